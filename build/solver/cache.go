@@ -1,0 +1,28 @@
+package solver
+
+import (
+	"context"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// A Record is a result that is known, under its canonical key.
+type Record[R any] struct {
+	Key     digest.Digest
+	Outputs []R
+}
+
+// A Cache remembers records between builds. It is used by several goroutines, and its files
+// by several processes, at once.
+type Cache[R any] interface {
+	// Get returns the record which key names, directly or as an alias. ok is false if
+	// there is none or if its results are no longer there. The Key of the record that is
+	// returned is its canonical key, which is not the key asked for if that was an alias.
+	Get(ctx context.Context, key digest.Digest) (r Record[R], ok bool, err error)
+	// Put stores r under r.Key.
+	Put(ctx context.Context, r Record[R]) error
+	// Alias makes key another name of the record of canonical, replacing what key named.
+	Alias(ctx context.Context, key, canonical digest.Digest) error
+	// Lock waits until nobody else, in this process or another, works on key.
+	Lock(ctx context.Context, key digest.Digest) (unlock func() error, err error)
+}
