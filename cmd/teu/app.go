@@ -1,0 +1,101 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/teu-dev/teu/cmd/teu/ui"
+)
+
+// app is what commands work with: the global settings and, made on first use, the
+// parts of teu. Nothing here costs anything until a command asks for it.
+type app struct {
+	ui *ui.UI
+
+	root       string // directory of the store
+	runRoot    string // directory of volatile state
+	configFile string
+	config     config
+	debug      bool
+	noColor    bool
+	logFormat  string
+
+	closers []func() error
+}
+
+// newApp returns an app with its settings taken from the environment; the global
+// flags override them.
+func newApp(u *ui.UI) *app {
+	root, runRoot, configFile := defaultPaths()
+	return &app{
+		ui:         u,
+		root:       envOr("TEU_ROOT", root),
+		runRoot:    envOr("TEU_RUN_ROOT", runRoot),
+		configFile: envOr("TEU_CONFIG", configFile),
+	}
+}
+
+func envOr(name, value string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return value
+}
+
+// defaultPaths returns the store, the volatile directory and the configuration file:
+// the system's for root, the XDG base directories for everybody else.
+func defaultPaths() (root, runRoot, configFile string) {
+	if os.Geteuid() == 0 {
+		return "/var/lib/teu", "/run/teu", "/etc/teu/config.json"
+	}
+	home, _ := os.UserHomeDir()
+	return filepath.Join(envOr("XDG_DATA_HOME", filepath.Join(home, ".local/share")), "teu"),
+		filepath.Join(envOr("XDG_RUNTIME_DIR", fmt.Sprintf("/tmp/teu-%d", os.Geteuid())), "teu"),
+		filepath.Join(envOr("XDG_CONFIG_HOME", filepath.Join(home, ".config")), "teu/config.json")
+}
+
+// prepare finishes the settings once the global flags are known.
+func (a *app) prepare() error {
+	if a.noColor {
+		a.ui.Color = false
+	}
+	level := slog.LevelWarn
+	if a.debug {
+		level = slog.LevelDebug
+	}
+	opts := &slog.HandlerOptions{Level: level}
+	switch a.logFormat {
+	case "text":
+		slog.SetDefault(slog.New(slog.NewTextHandler(a.ui.Err, opts)))
+	case "json":
+		slog.SetDefault(slog.New(slog.NewJSONHandler(a.ui.Err, opts)))
+	default:
+		return &usageError{command: "teu", err: fmt.Errorf("--log-format is text or json, not %q", a.logFormat)}
+	}
+	for _, dir := range []*string{&a.root, &a.runRoot} {
+		abs, err := filepath.Abs(*dir)
+		if err != nil {
+			return err
+		}
+		*dir = abs
+	}
+	c, err := readConfig(a.configFile)
+	a.config = c
+	return err
+}
+
+// onClose registers f to run when the command ends, last first.
+func (a *app) onClose(f func() error) { a.closers = append(a.closers, f) }
+
+func (a *app) close() {
+	var errs []error
+	for i := len(a.closers) - 1; i >= 0; i-- {
+		errs = append(errs, a.closers[i]())
+	}
+	if err := errors.Join(errs...); err != nil {
+		a.ui.Error(err)
+	}
+}

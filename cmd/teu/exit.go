@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/teu-dev/teu/cmd/teu/ui"
+)
+
+// Exit codes. run and exec use docker's: 125 when teu itself failed, 126 when the
+// command cannot be executed, 127 when it was not found, else the container's own.
+const (
+	exitFailure       = 1
+	exitUsage         = 2
+	exitEngine        = 125
+	exitNotExecutable = 126
+	exitNotFound      = 127
+	exitInterrupted   = 130
+)
+
+// exitError makes the process end with code. A nil err prints nothing: the
+// container's own output has said what there is to say.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return ""
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+// withExitCode returns err carrying code, or nil for a nil err.
+func withExitCode(code int, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &exitError{code: code, err: err}
+}
+
+// usageError is a wrong command line; it exits with 2 and points to the help.
+type usageError struct {
+	command string // "teu run"
+	err     error
+}
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+func (e *usageError) Hint() string  { return "see `" + e.command + " --help`" }
+
+// exitCode maps the error of a command to the exit code of the process.
+func exitCode(err error) int {
+	var exit *exitError
+	var usage *usageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return exit.code
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.Is(err, context.Canceled):
+		return exitInterrupted
+	}
+	return exitFailure
+}
+
+// report prints err with its hint, and returns the exit code.
+func report(u *ui.UI, err error) int {
+	code := exitCode(err)
+	var exit *exitError
+	if err == nil || (errors.As(err, &exit) && exit.err == nil) {
+		return code
+	}
+	u.Error(err)
+	return code
+}

@@ -1,0 +1,24 @@
+// Command teu builds, pushes, pulls, hosts and runs container images.
+//
+// This package is the only place where the parts of teu are wired together: app.go
+// constructs them, one file per command uses them, exit.go turns errors into exit
+// codes and package ui prints.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/teu-dev/teu/cmd/teu/ui"
+)
+
+func main() {
+	// The first signal cancels the command so that it can clean up; the next one
+	// has its default effect again.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	u := ui.New(os.Stdin, os.Stdout, os.Stderr)
+	os.Exit(execute(ctx, u, os.Args[1:]))
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/teu-dev/teu/cmd/teu/ui"
+)
+
+// commands lists every top-level command in the order of the help.
+func commands(a *app) []*cobra.Command {
+	return []*cobra.Command{
+		newVersionCommand(a),
+	}
+}
+
+// execute runs teu with args and returns the exit code of the process.
+func execute(ctx context.Context, u *ui.UI, args []string) int {
+	a := newApp(u)
+	defer a.close()
+	root := newRootCommand(a)
+	root.SetArgs(args)
+	return report(u, root.ExecuteContext(ctx))
+}
+
+func newRootCommand(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "teu [OPTIONS] COMMAND",
+		Short: "Build, push, pull, host and run container images",
+		Example: `  teu build -t registry.example/app .
+  teu run --rm -p 8080:80 registry.example/app
+  teu serve registry --addr 127.0.0.1:5000 --root /srv/registry`,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		Args:              cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			return unknownCommand(cmd, args[0])
+		},
+	}
+	root.DisableFlagsInUseLine = true
+	root.SetIn(a.ui.In)
+	root.SetOut(a.ui.Out)
+	root.SetErr(a.ui.Err)
+	// Global flags stand before the command, as docker's do.
+	f := root.Flags()
+	f.StringVar(&a.root, "root", a.root, "directory of the store (TEU_ROOT)")
+	f.StringVar(&a.runRoot, "run-root", a.runRoot, "directory of volatile state (TEU_RUN_ROOT)")
+	f.StringVar(&a.configFile, "config", a.configFile, "configuration file (TEU_CONFIG)")
+	f.BoolVarP(&a.debug, "debug", "D", false, "say more on standard error")
+	f.StringVar(&a.logFormat, "log-format", "text", "format of log lines: text or json")
+	f.BoolVar(&a.noColor, "no-color", false, "never use colour")
+	root.TraverseChildren = true
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.prepare() }
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return &usageError{command: cmd.CommandPath(), err: err}
+	})
+	root.SetHelpTemplate(helpTemplate)
+	root.SetUsageTemplate(helpTemplate)
+	root.AddCommand(commands(a)...)
+	adoptUsageErrors(root)
+	return root
+}
+
+// helpTemplate is one screen: what the command does, examples, then the rest.
+const helpTemplate = `{{with (or .Long .Short)}}{{. | trimTrailingWhitespaces}}
+
+{{end}}{{if .HasExample}}Examples:
+{{.Example}}
+
+{{end}}Usage:
+  {{if .Runnable}}{{.UseLine}}{{else}}{{.CommandPath}} COMMAND{{end}}
+{{if .HasAvailableSubCommands}}
+Commands:{{range .Commands}}{{if .IsAvailableCommand}}
+  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}
+{{end}}{{if .HasAvailableLocalFlags}}
+Options:
+{{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}
+{{end}}{{if .HasAvailableSubCommands}}
+"{{.CommandPath}} COMMAND --help" tells more about a command.
+{{end}}`
+
+// unknownCommand is the error for a mistyped command, with the nearest ones.
+func unknownCommand(cmd *cobra.Command, name string) error {
+	text := fmt.Sprintf("unknown command %q", name)
+	if near := cmd.SuggestionsFor(name); len(near) > 0 {
+		text += ", did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return &usageError{command: cmd.CommandPath(), err: errors.New(text)}
+}
+
+// adoptUsageErrors makes wrong argument counts of cmd and all below it usage errors,
+// and gives groups of commands (image, volume, serve) the same help and errors as the root.
+func adoptUsageErrors(cmd *cobra.Command) {
+	if args := cmd.Args; args != nil {
+		cmd.Args = func(c *cobra.Command, list []string) error {
+			if err := args(c, list); err != nil {
+				return &usageError{command: c.CommandPath(), err: err}
+			}
+			return nil
+		}
+	}
+	if cmd.HasSubCommands() && cmd.RunE == nil && cmd.Run == nil {
+		cmd.Args = cobra.ArbitraryArgs
+		cmd.RunE = func(c *cobra.Command, list []string) error {
+			if len(list) == 0 {
+				return c.Help()
+			}
+			return unknownCommand(c, list[0])
+		}
+	}
+	cmd.DisableFlagsInUseLine = true
+	for _, sub := range cmd.Commands() {
+		adoptUsageErrors(sub)
+	}
+}

@@ -1,0 +1,197 @@
+package ui
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"text/template"
+)
+
+// Field is one value of a listing. Name is docker's template name (".ID"), Header
+// its table heading ("CONTAINER ID").
+type Field struct{ Name, Header string }
+
+// Table describes a listing: every field a template may name, and those that the
+// default table shows.
+type Table struct {
+	Fields  []Field
+	Default []string
+}
+
+// Row maps field names to values. Values are strings, as docker's are, so that
+// `--format json` prints the same types.
+type Row map[string]string
+
+// List prints rows by format: "" and "table" give the default table, "table
+// TEMPLATE" a table of one's own, "json" one JSON object per line, and anything
+// else is a Go template executed per row.
+func (u *UI) List(t Table, format string, rows []Row) error {
+	switch {
+	case format == "" || format == "table":
+		return writeTable(u.Out, "{{."+strings.Join(t.Default, "}}\t{{.")+"}}", t, rows)
+	case format == "json":
+		return writeRows(u.Out, "{{json .}}", rows)
+	case strings.HasPrefix(format, "table "):
+		return writeTable(u.Out, unescape(strings.TrimPrefix(format, "table ")), t, rows)
+	}
+	return writeRows(u.Out, unescape(format), rows)
+}
+
+func writeTable(w io.Writer, format string, t Table, rows []Row) error {
+	headers := Row{}
+	for _, f := range t.Fields {
+		headers[f.Name] = f.Header
+	}
+	tw := tabwriter.NewWriter(w, 10, 1, 3, ' ', 0)
+	if err := writeRows(tw, format, append([]Row{headers}, rows...)); err != nil {
+		return err
+	}
+	return tw.Flush()
+}
+
+func writeRows(w io.Writer, format string, rows []Row) error {
+	tmpl, err := parseTemplate(format)
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		var b bytes.Buffer
+		if err := tmpl.Execute(&b, map[string]string(row)); err != nil {
+			return fmt.Errorf("template parsing error: %w", err)
+		}
+		if _, err := fmt.Fprintln(w, b.String()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Inspect prints objects as docker inspect does: format "" gives an indented JSON
+// array, "json" a compact one, anything else is a template per object whose names
+// are the JSON keys.
+func (u *UI) Inspect(format string, objects []any) error {
+	switch format {
+	case "":
+		b, err := marshal(objects, "    ")
+		if err != nil {
+			return err
+		}
+		_, err = u.Out.Write(b)
+		return err
+	case "json":
+		format = "{{json .}}"
+	}
+	tmpl, err := parseTemplate(unescape(format))
+	if err != nil {
+		return err
+	}
+	for _, o := range objects {
+		value, err := jsonValue(o)
+		if err != nil {
+			return err
+		}
+		var b bytes.Buffer
+		if err := tmpl.Execute(&b, value); err != nil {
+			return fmt.Errorf("template parsing error: %w", err)
+		}
+		fmt.Fprintln(u.Out, b.String())
+	}
+	return nil
+}
+
+// jsonValue turns v into maps and slices keyed as its JSON is. Docker's templates may
+// say .ID where the JSON says "Id"; both work.
+func jsonValue(v any) (any, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	var value any
+	if err := d.Decode(&value); err != nil {
+		return nil, err
+	}
+	if m, ok := value.(map[string]any); ok && m["Id"] != nil && m["ID"] == nil {
+		m["ID"] = m["Id"]
+		return objectWithID(m), nil
+	}
+	return value, nil
+}
+
+// objectWithID answers .ID beside the keys of an object; {{json .}} prints the object alone.
+type objectWithID map[string]any
+
+// MarshalJSON leaves out the alias.
+func (o objectWithID) MarshalJSON() ([]byte, error) {
+	plain := make(map[string]any, len(o))
+	for k, v := range o {
+		if k != "ID" {
+			plain[k] = v
+		}
+	}
+	return marshal(plain, "")
+}
+
+func marshal(v any, indent string) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", indent)
+	err := e.Encode(v)
+	return b.Bytes(), err
+}
+
+func parseTemplate(format string) (*template.Template, error) {
+	// docker's template functions (docker/cli docs, "Format command and log output").
+	t, err := template.New("").Funcs(template.FuncMap{
+		"json": func(v any) (string, error) {
+			b, err := marshal(v, "")
+			return strings.TrimSuffix(string(b), "\n"), err
+		},
+		"split":   strings.Split,
+		"join":    join,
+		"title":   title,
+		"lower":   strings.ToLower,
+		"upper":   strings.ToUpper,
+		"println": fmt.Sprintln,
+		"pad": func(s string, before, after int) string {
+			return strings.Repeat(" ", before) + s + strings.Repeat(" ", after)
+		},
+		"truncate": func(s string, n int) string { return s[:min(n, len(s))] },
+	}).Parse(format)
+	if err != nil {
+		return nil, fmt.Errorf("template parsing error: %w", err)
+	}
+	return t, nil
+}
+
+// join accepts what templates hand it: []string, or []any out of JSON.
+func join(v any, sep string) string {
+	switch list := v.(type) {
+	case []string:
+		return strings.Join(list, sep)
+	case []any:
+		parts := make([]string, len(list))
+		for i, p := range list {
+			parts[i] = fmt.Sprint(p)
+		}
+		return strings.Join(parts, sep)
+	}
+	return fmt.Sprint(v)
+}
+
+func title(s string) string {
+	if s == "" {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}
+
+// unescape lets a shell user write \t and \n in a format, as docker does.
+func unescape(format string) string {
+	return strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(format)
+}

@@ -1,0 +1,98 @@
+// Package ui is everything teu prints.
+//
+// The rules of output:
+//   - results go to Out, everything else (progress, warnings, errors) to Err;
+//   - an error is at most two lines, `teu: what failed` and `hint: what to do`;
+//   - a live region is drawn only when Err is a terminal; else one line per event;
+//   - colour only on a terminal, never as the only carrier of meaning, and never
+//     with NO_COLOR, TERM=dumb or --no-color;
+//   - nothing asks a question when In is no terminal.
+package ui
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/term"
+)
+
+// UI is the streams of one command and what is known about them.
+type UI struct {
+	In       io.Reader
+	Out, Err io.Writer
+	Color    bool
+
+	in, out, err *os.File // nil when the stream is not a file
+}
+
+// New returns the UI of a process with these standard streams.
+func New(in, out, err *os.File) *UI {
+	return &UI{
+		In: in, Out: out, Err: err,
+		Color: os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && isTerminal(err),
+		in:    in, out: out, err: err,
+	}
+}
+
+func isTerminal(f *os.File) bool { return f != nil && term.IsTerminal(int(f.Fd())) }
+
+// InTerminal reports whether standard input is a terminal.
+func (u *UI) InTerminal() bool { return isTerminal(u.in) }
+
+// OutTerminal reports whether standard output is a terminal.
+func (u *UI) OutTerminal() bool { return isTerminal(u.out) }
+
+// ErrTerminal reports whether standard error is a terminal.
+func (u *UI) ErrTerminal() bool { return isTerminal(u.err) }
+
+// InFile returns standard input as a file, or nil in tests that gave none.
+func (u *UI) InFile() *os.File { return u.in }
+
+// OutFile returns standard output as a file, or nil.
+func (u *UI) OutFile() *os.File { return u.out }
+
+// ErrFile returns standard error as a file, or nil.
+func (u *UI) ErrFile() *os.File { return u.err }
+
+// Size returns columns and rows of the terminal on standard output or error, or 80
+// and 24 where there is none.
+func (u *UI) Size() (columns, rows int) {
+	for _, f := range []*os.File{u.out, u.err, u.in} {
+		if f == nil {
+			continue
+		}
+		if w, h, err := term.GetSize(int(f.Fd())); err == nil && w > 0 {
+			return w, h
+		}
+	}
+	return 80, 24
+}
+
+// Printf writes a result.
+func (u *UI) Printf(format string, args ...any) { fmt.Fprintf(u.Out, format, args...) }
+
+// Println writes a result line.
+func (u *UI) Println(args ...any) { fmt.Fprintln(u.Out, args...) }
+
+// Notef writes a line about what is going on, to standard error.
+func (u *UI) Notef(format string, args ...any) { fmt.Fprintf(u.Err, format+"\n", args...) }
+
+// Warnf writes a warning line to standard error.
+func (u *UI) Warnf(format string, args ...any) {
+	fmt.Fprintf(u.Err, "WARNING: "+format+"\n", args...)
+}
+
+// hinter is an error that knows what the user can do about it.
+type hinter interface{ Hint() string }
+
+// Error prints err, and its hint if it has one.
+func (u *UI) Error(err error) {
+	fmt.Fprintf(u.Err, "teu: %s\n", strings.TrimRight(err.Error(), "\n"))
+	var h hinter
+	if errors.As(err, &h) && h.Hint() != "" {
+		fmt.Fprintf(u.Err, "hint: %s\n", h.Hint())
+	}
+}

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+)
+
+// version returns the version teu was built from: the module version or tag where
+// the toolchain recorded one, "devel" else.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" || info.Main.Version == "(devel)" {
+		return "devel"
+	}
+	return info.Main.Version
+}
+
+func newVersionCommand(a *app) *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use:   "version",
+		Short: "Show the version of teu",
+		Example: `  teu version
+  teu version --format '{{.Version}}'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			v := map[string]string{"Version": version(), "GoVersion": runtime.Version(), "Os": runtime.GOOS, "Arch": runtime.GOARCH}
+			if format != "" {
+				return a.ui.Inspect(format, []any{v})
+			}
+			a.ui.Printf("teu %s (%s, %s/%s)\n", v["Version"], v["GoVersion"], v["Os"], v["Arch"])
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&format, "format", "f", "", "print by a Go template, or \"json\"")
+	return cmd
+}
