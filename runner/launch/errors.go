@@ -1,0 +1,38 @@
+package launch
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// StepError is the operation that ended a program.
+type StepError struct {
+	Step  int    // its number in the printed plan
+	Name  string // system call or pseudo operation: "execve", "move_mount", "target"
+	Note  string // what it was for
+	Errno unix.Errno
+}
+
+func (e *StepError) Error() string {
+	if e.Note == "" {
+		return fmt.Sprintf("step %d: %s: %v", e.Step, e.Name, e.Errno)
+	}
+	return fmt.Sprintf("%s: %s: %v", e.Note, e.Name, e.Errno)
+}
+
+// Unwrap gives the errno, so errors.Is(err, unix.ENOENT) works.
+func (e *StepError) Unwrap() error { return e.Errno }
+
+// ExitCode is docker's exit code for the failure: 127 for a command that does not exist,
+// 126 for one that cannot be executed, 125 for everything before.
+func (e *StepError) ExitCode() int {
+	if e.Name != "execve" {
+		return 125
+	}
+	switch e.Errno {
+	case unix.ENOENT, unix.ENOTDIR:
+		return 127
+	}
+	return 126
+}
