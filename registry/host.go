@@ -1,0 +1,174 @@
+package registry
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+)
+
+const (
+	hubDomain = "docker.io"            // in references
+	hubHost   = "registry-1.docker.io" // serves the API
+	hubAuth   = "index.docker.io"      // in credential files
+)
+
+// host is one registry, or a server that a registry redirected to.
+type host struct {
+	client *Client
+	name   string // as in references: docker.io
+	addr   string // host[:port] to connect to
+	lax    bool   // plain HTTP and unverified TLS are allowed
+	auth   *authorizer
+
+	probe  lock
+	scheme string // "" until known; guarded by probe
+	seen   seenFlag
+}
+
+// host returns the registry of a reference's domain.
+func (c *Client) host(domain string) *host {
+	addr := domain
+	switch domain {
+	case hubDomain, hubAuth:
+		domain, addr = hubDomain, hubHost
+	}
+	return c.hostAt(domain, addr, true)
+}
+
+// foreign returns the host a registry redirected to. It gets no credentials.
+func (c *Client) foreign(u *url.URL) *host {
+	h := c.hostAt(u.Host, u.Host, false)
+	return h
+}
+
+func (c *Client) hostAt(name, addr string, credentials bool) *host {
+	key := addr
+	if !credentials {
+		key = "foreign " + addr
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	h := c.hosts[key]
+	if h == nil {
+		h = &host{client: c, name: name, addr: addr, lax: c.insecure.contains(addr), probe: newLock()}
+		h.auth = newAuthorizer(h, credentials)
+		c.hosts[key] = h
+	}
+	return h
+}
+
+// base returns the root of the host's API. A lax host is asked by TLS first and by
+// plain HTTP if it does not speak TLS, as docker does.
+func (h *host) base(ctx context.Context) (*url.URL, error) {
+	scheme, err := h.resolveScheme(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &url.URL{Scheme: scheme, Host: h.addr}, nil
+}
+
+func (h *host) resolveScheme(ctx context.Context) (string, error) {
+	if !h.lax {
+		return "https", nil
+	}
+	if err := h.probe.acquire(ctx); err != nil {
+		return "", err
+	}
+	defer h.probe.release()
+	if h.scheme != "" {
+		return h.scheme, nil
+	}
+	for _, scheme := range []string{"https", "http"} {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+h.addr+"/v2/", nil)
+		if err != nil {
+			return "", err
+		}
+		if scheme == "http" {
+			break
+		}
+		req.Header.Set("User-Agent", h.client.options.UserAgent)
+		if resp, err := h.client.lax.RoundTrip(req); err == nil {
+			resp.Body.Close()
+			h.scheme = scheme
+			return scheme, nil
+		} else if ctx.Err() != nil {
+			return "", ctx.Err()
+		}
+	}
+	h.scheme = "http"
+	return h.scheme, nil
+}
+
+func (h *host) transport() http.RoundTripper {
+	if h.lax {
+		return h.client.lax
+	}
+	return h.client.verified
+}
+
+func newTransport(lax bool) http.RoundTripper {
+	t := &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		TLSHandshakeTimeout:   10 * time.Second,
+		MaxIdleConnsPerHost:   16,
+		IdleConnTimeout:       90 * time.Second,
+		DisableCompression:    true, // digests are of the bytes as stored
+		ForceAttemptHTTP2:     true,
+		WriteBufferSize:       64 << 10,
+		ReadBufferSize:        64 << 10,
+		ExpectContinueTimeout: time.Second,
+	}
+	if lax {
+		t.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
+	}
+	return t
+}
+
+// insecureHosts are the registries that need no verified TLS.
+type insecureHosts struct {
+	names    map[string]bool
+	prefixes []netip.Prefix
+}
+
+func parseInsecure(list []string) insecureHosts {
+	hosts := insecureHosts{names: make(map[string]bool)}
+	for _, s := range list {
+		s = strings.TrimSuffix(strings.TrimPrefix(strings.TrimPrefix(s, "http://"), "https://"), "/")
+		if p, err := netip.ParsePrefix(s); err == nil {
+			hosts.prefixes = append(hosts.prefixes, p)
+			continue
+		}
+		hosts.names[s] = true
+	}
+	return hosts
+}
+
+func (i insecureHosts) contains(addr string) bool {
+	name := addr
+	if h, _, err := net.SplitHostPort(addr); err == nil {
+		name = h
+	}
+	name = strings.Trim(name, "[]")
+	if name == "localhost" || i.names[addr] || i.names[name] {
+		return true
+	}
+	ip, err := netip.ParseAddr(name)
+	if err != nil {
+		return false
+	}
+	if ip.IsLoopback() {
+		return true
+	}
+	for _, p := range i.prefixes {
+		if p.Contains(ip) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,94 @@
+// Package registry is the client of any OCI or Docker registry, Docker Hub included.
+//
+// A Client knows credentials and keeps connections; a Repository is one repository of
+// one registry and moves blobs as content.Fetcher and content.Pusher. Requests are
+// repeated where that is safe, broken downloads and uploads go on where they broke, and
+// credentials never leave the host they belong to.
+//
+// go-containerregistry gives the credentials (docker's config.json, podman's auth.json,
+// credential helpers). Its transport is not used: it spends a ping per repository,
+// knows neither Range nor Retry-After, and refuses token servers and redirects at
+// private addresses, which is where a MinIO behind a registry lives.
+package registry
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/opencontainers/go-digest"
+)
+
+// Options change how a Client works. The zero value is what docker does.
+type Options struct {
+	// Insecure lists registries that may be reached over unverified TLS or plain HTTP:
+	// "host", "host:port" or a CIDR for addresses. Loopback always may.
+	Insecure []string
+	// Keychain gives credentials; nil means docker's config.json and its helpers.
+	Keychain authn.Keychain
+	// UserAgent is sent with every request.
+	UserAgent string
+	// ChunkSize splits uploads into pieces of so many bytes; 0 sends each blob as one stream.
+	ChunkSize int64
+}
+
+// Client talks to registries. It is safe for concurrent use.
+type Client struct {
+	options  Options
+	insecure insecureHosts
+	verified http.RoundTripper // TLS certificates are checked
+	lax      http.RoundTripper // they are not: insecure hosts
+
+	sleep func(context.Context, time.Duration) error
+	now   func() time.Time
+	stall time.Duration // longest wait for a header or for the next bytes
+
+	mu    sync.Mutex
+	hosts map[string]*host
+}
+
+// New returns a client.
+func New(o Options) *Client {
+	if o.Keychain == nil {
+		o.Keychain = authn.DefaultKeychain
+	}
+	if o.UserAgent == "" {
+		o.UserAgent = fmt.Sprintf("teu (%s; %s)", runtime.GOOS, runtime.GOARCH)
+	}
+	return &Client{
+		options:  o,
+		insecure: parseInsecure(o.Insecure),
+		verified: newTransport(false),
+		lax:      newTransport(true),
+		sleep:    sleep,
+		now:      time.Now,
+		stall:    time.Minute,
+		hosts:    make(map[string]*host),
+	}
+}
+
+// Repository is one repository of a registry. It is safe for concurrent use.
+type Repository struct {
+	// MountFrom, if set before the first Push, names repositories of the same registry
+	// ("library/debian") that may hold the blob, so that it need not be sent.
+	MountFrom func(digest.Digest) []string
+
+	client *Client
+	host   *host
+	name   string // "library/debian"
+}
+
+// Repository returns the repository of ref; a tag or digest in ref is not looked at.
+func (c *Client) Repository(ref reference.Named) (*Repository, error) {
+	domain, path := reference.Domain(ref), reference.Path(ref)
+	if domain == "" || path == "" {
+		return nil, fmt.Errorf("%q names no repository of a registry: %w", ref.String(), errdefs.ErrInvalidArgument)
+	}
+	return &Repository{client: c, host: c.host(domain), name: path}, nil
+}
