@@ -1,0 +1,47 @@
+# teu: one static binary for the whole life of a container image.
+# `make quickstart` shows it at work, `make test` tests it. Both need root and nothing else.
+
+GO      ?= go
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -ldflags='-s -w'
+KEEPER  := cmd/teu/teu-keeper
+# Sources that the two binaries are made of; go itself decides what to compile anew.
+.PHONY: help build keeper setup quickstart test test-root lint fuzz bench soak clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' Makefile | expand -t 16
+
+build: keeper ## bin/teu, static and reproducible
+	$(BUILD) -o bin/teu ./cmd/teu
+
+keeper: # the supervisor that bin/teu carries inside
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags='-s -w -buildid=' -o $(KEEPER) ./cmd/teu-keeper
+
+setup: # the Debian packages that tests and benchmarks use
+	@test/setup.sh
+
+quickstart: build ## build, push, pull and run examples/hello with a registry of its own
+	@examples/hello/quickstart.sh bin/teu
+
+test: setup lint ## everything: unit tests, root tests, end-to-end scripts, interop
+	TEU_TEST_ROOT=1 $(GO) run ./test/suite -skips 0 -timeout 20m ./...
+
+test-root: keeper ## unit and root tests without the end-to-end scripts
+	TEU_TEST_ROOT=1 $(GO) run ./test/suite -short -timeout 15m ./...
+
+lint: build ## gofmt, vet, staticcheck
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+fuzz: keeper ## every fuzz target for FUZZTIME (default 10s) each
+	@test/fuzz.sh $${FUZZTIME:-10s}
+
+bench: build ## the figures of docs/benchmarks.md, against peers
+	@bench/run.sh
+
+soak: build setup ## the long runs: chaos and fuzzing at full counts
+	TEU_TEST_ROOT=1 TEU_SOAK=1 $(GO) run ./test/suite -timeout 6h ./...
+	@test/fuzz.sh $${FUZZTIME:-1h}
+
+clean: ## remove what make made
+	rm -rf bin $(KEEPER)
