@@ -7,11 +7,25 @@
 package statefile
 
 import (
-	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
 )
 
-var errTODO = errors.New("not written yet")
+const (
+	// maxSize is the largest document Read takes, in bytes.
+	maxSize = 8 << 20
+	// tempPrefix begins the names of documents being written. No document's name begins with a dot.
+	tempPrefix = ".tmp-"
+)
 
 // WriteOptions change how Write works.
 type WriteOptions struct {
@@ -21,44 +35,89 @@ type WriteOptions struct {
 }
 
 // Write stores v as JSON at path, replacing what is there in one step. The directory must exist.
-func Write(path string, v any, o WriteOptions) error { return errTODO }
+func Write(path string, v any, o WriteOptions) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encoding %s: %w", path, err)
+	}
+	if len(data) >= maxSize {
+		return fmt.Errorf("writing %s: %d bytes are more than the %d a document may have: %w", path, len(data), maxSize, errdefs.ErrInvalidArgument)
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), tempPrefix+"*")
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	if err := fill(f, append(data, '\n'), o); err != nil {
+		return errors.Join(fmt.Errorf("writing %s: %w", path, err), os.Remove(f.Name()))
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return errors.Join(fmt.Errorf("writing %s: %w", path, err), os.Remove(f.Name()))
+	}
+	if o.Durable {
+		return SyncDir(filepath.Dir(path))
+	}
+	return nil
+}
+
+// fill writes and closes f.
+func fill(f *os.File, data []byte, o WriteOptions) error {
+	_, err := f.Write(data)
+	if err == nil && o.Durable {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// SyncDir makes the names in dir survive a power loss.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
 
 // Read decodes the JSON document at path into v. A missing document is both an
 // errdefs.ErrNotFound and an fs.ErrNotExist. Documents larger than 8 MiB are refused.
-func Read(path string, v any) error { return errTODO }
-
-// LockOptions change how Lock and TryLock work.
-type LockOptions struct {
-	// Shared takes a lock that others may hold too, but not while one holds it exclusively.
-	Shared bool
+func Read(path string, v any) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", errdefs.ErrNotFound, err)
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err != nil {
+		return err
+	}
+	if len(data) > maxSize {
+		return fmt.Errorf("reading %s: larger than %d bytes: %w", path, maxSize, errdefs.ErrResourceExhausted)
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("decoding %s: %w: %w", path, errdefs.ErrDataLoss, err)
+	}
+	return nil
 }
 
-// Lock waits for the lock named path, creating its file, until ctx ends. The file
-// stays: removing it would let two holders lock two inodes of one name.
-func Lock(ctx context.Context, path string, o LockOptions) (unlock func() error, err error) {
-	return nil, errTODO
+// Sweep removes from dir what writers that died have left. No document takes an hour to write.
+func Sweep(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), tempPrefix) {
+			continue
+		}
+		fi, err := e.Info()
+		if err != nil || time.Since(fi.ModTime()) < time.Hour {
+			continue // renamed meanwhile, or still being written
+		}
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
-
-// TryLock is Lock without waiting; ok says whether the lock was taken.
-func TryLock(path string, o LockOptions) (unlock func() error, ok bool, err error) {
-	return nil, false, errTODO
-}
-
-// BootID returns the kernel's identity of this boot.
-func BootID() (string, error) { return "", errTODO }
-
-// Process names a process so that a later process with the same pid is not mistaken for it.
-type Process struct {
-	PID       int    `json:"pid"`
-	StartTime uint64 `json:"startTime"` // clock ticks after boot, proc_pid_stat(5) field 22
-	BootID    string `json:"bootID"`
-}
-
-// Self identifies the calling process.
-func Self() (Process, error) { return Process{}, errTODO }
-
-// Identify identifies the process pid. A missing one is an errdefs.ErrNotFound.
-func Identify(pid int) (Process, error) { return Process{}, errTODO }
-
-// Alive says whether the process still runs; a zombie does not.
-func (p Process) Alive() bool { return false }
