@@ -13,7 +13,7 @@ type EventKind int
 const (
 	Started   EventKind = iota // keys, content or bytes of the vertex are worked on
 	Cached                     // the result was known; the vertex is finished
-	Completed                  // the operation ran; Err is set if it failed
+	Completed                  // the operation ran; Err is set if it failed, context.Canceled if it was given up
 	Log                        // Data was written to Stream
 	Progress                   // Status changed
 )

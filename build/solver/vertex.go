@@ -1,0 +1,137 @@
+package solver
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// solve looks v up, or runs it, and tells of it.
+func (s *Solver[R]) solve(ctx context.Context, v *Vertex[R], in []input[R]) (node[R], error) {
+	c := NewConsole(v.ID, v.Name, s.emit)
+	c.send(Event{Kind: Started})
+	n, found, err := s.find(ctx, c, v, in)
+	switch {
+	case err != nil:
+		if ctx.Err() != nil {
+			err = context.Canceled
+		}
+		c.send(Event{Kind: Completed, Err: err})
+		return n, &VertexError{v.ID, v.Name, err}
+	case found:
+		c.send(Event{Kind: Cached})
+	default:
+		c.send(Event{Kind: Completed})
+	}
+	return n, nil
+}
+
+// find is the algorithm of the package comment. found says that nothing had to run.
+func (s *Solver[R]) find(ctx context.Context, c *Console, v *Vertex[R], in []input[R]) (n node[R], found bool, err error) {
+	op, err := v.Op.Key(ctx)
+	if err != nil {
+		return n, false, err
+	}
+	key := definitionKey(op.Digest, in)
+	if op.Live {
+		outputs, err := v.Op.Run(ctx, c, values(in))
+		return newNode(key, v.ID, outputs), false, err
+	}
+	if !v.IgnoreCache {
+		if n, ok, err := s.get(ctx, key); ok || err != nil {
+			return n, ok, err
+		}
+	}
+	digests, err := v.Op.ContentKeys(ctx, c, values(in))
+	if err != nil {
+		return n, false, err
+	}
+	content := contentKey(op.Digest, in, digests)
+	if content.transient {
+		outputs, err := s.run(ctx, c, v, in)
+		return newNode(key, v.ID, outputs), false, err
+	}
+	return s.findOrRun(ctx, c, v, in, key, content)
+}
+
+// findOrRun looks for content, which may be the same as key, and runs v if there is nothing.
+// It holds the lock of content, so that of several builds only one runs it.
+func (s *Solver[R]) findOrRun(ctx context.Context, c *Console, v *Vertex[R], in []input[R], key, content recordKey) (n node[R], found bool, err error) {
+	unlock, err := s.cache.Lock(ctx, content.digest)
+	if err != nil {
+		return n, false, err
+	}
+	defer func() {
+		if e := unlock(); e != nil {
+			err = errors.Join(err, e)
+		}
+	}()
+	n, found, err = s.known(ctx, v, content)
+	if err != nil {
+		return n, false, err
+	}
+	if !found {
+		outputs, err := s.run(ctx, c, v, in)
+		if err != nil {
+			return n, false, err
+		}
+		n = newNode(content, v.ID, outputs)
+		if v.IgnoreCache {
+			// A new identity: what stands on the old result must not be found for this one.
+			n.record.Key = digest.FromString(rand.Text())
+		}
+		if err := s.save(ctx, v, n, content); err != nil {
+			return n, false, err
+		}
+	}
+	if !key.transient && key.digest != content.digest && key.digest != n.record.Key {
+		err = s.cache.Alias(ctx, key.digest, n.record.Key)
+	}
+	return n, found, err
+}
+
+// known looks content up; with IgnoreCache only among what this Solver made.
+func (s *Solver[R]) known(ctx context.Context, v *Vertex[R], content recordKey) (node[R], bool, error) {
+	if !v.IgnoreCache {
+		return s.get(ctx, content)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, ok := s.fresh[content.digest]
+	return n, ok, nil
+}
+
+func (s *Solver[R]) save(ctx context.Context, v *Vertex[R], n node[R], content recordKey) error {
+	if err := s.cache.Put(ctx, n.record); err != nil {
+		return err
+	}
+	if !v.IgnoreCache {
+		return nil
+	}
+	s.mu.Lock()
+	s.fresh[content.digest] = n
+	s.mu.Unlock()
+	return s.cache.Alias(ctx, content.digest, n.record.Key)
+}
+
+func (s *Solver[R]) get(ctx context.Context, k recordKey) (node[R], bool, error) {
+	if k.transient {
+		return node[R]{}, false, nil
+	}
+	r, ok, err := s.cache.Get(ctx, k.digest)
+	return node[R]{record: r}, ok, err
+}
+
+// run runs v when there is a slot. Whoever holds a slot waits for no other vertex and for no lock
+// of a key, so the slots of all processes come free again.
+func (s *Solver[R]) run(ctx context.Context, c *Console, v *Vertex[R], in []input[R]) ([]R, error) {
+	select {
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case s.slots <- struct{}{}:
+	}
+	defer func() { <-s.slots }()
+	return v.Op.Run(ctx, c, values(in))
+}
