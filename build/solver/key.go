@@ -15,18 +15,18 @@ type recordKey struct {
 }
 
 // definitionKey combines an operation with the records it stands on.
-func definitionKey[R any](op digest.Digest, in []input[R]) recordKey {
+func definitionKey[R any](op Key, in []input[R]) recordKey {
 	return contentKey(op, in, nil)
 }
 
 // contentKey combines an operation with what it reads: of each input the digest in content,
 // or all of its record where there is none. Without any digest it is the definition key.
-func contentKey[R any](op digest.Digest, in []input[R], content []digest.Digest) recordKey {
-	if op == "" {
+func contentKey[R any](op Key, in []input[R], content []digest.Digest) recordKey {
+	if op.Digest == "" {
 		return recordKey{transient: true}
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "op %s\n", op)
+	fmt.Fprintf(&b, "op %s\n", op.Digest)
 	for i, input := range in {
 		switch {
 		case i < len(content) && content[i] != "":
@@ -35,6 +35,9 @@ func contentKey[R any](op digest.Digest, in []input[R], content []digest.Digest)
 			return recordKey{transient: true}
 		default:
 			fmt.Fprintf(&b, "record %s\n", input.key)
+			if i < len(op.Selectors) && op.Selectors[i] != "" {
+				fmt.Fprintf(&b, "selector %s\n", op.Selectors[i])
+			}
 		}
 	}
 	return recordKey{digest: digest.FromString(b.String())}

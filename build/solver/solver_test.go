@@ -72,6 +72,7 @@ type step struct {
 	name    string
 	key     string   // of the operation; "" is transient
 	from    []string // "a" or "a:1", the second output of a
+	selects []string // selectors
 	reads   []string // content keys; nil: whole records
 	out     []string // "" stands for name and the values of the inputs
 	live    bool
@@ -99,7 +100,7 @@ type fakeOp struct {
 }
 
 func (o fakeOp) Key(context.Context) (Key, error) {
-	k := Key{Live: o.live}
+	k := Key{Live: o.live, Selectors: digests(o.selects)}
 	if o.key != "" {
 		k.Digest = digest.FromString(o.key)
 	}
@@ -108,14 +109,18 @@ func (o fakeOp) Key(context.Context) (Key, error) {
 
 func (o fakeOp) ContentKeys(context.Context, *Console, []string) ([]digest.Digest, error) {
 	o.rec.note(&o.rec.read, o.name)
-	var list []digest.Digest
-	for _, r := range o.reads {
-		if r != "" {
-			r = digest.FromString(r).String()
+	return digests(o.reads), nil
+}
+
+func digests(list []string) []digest.Digest {
+	var out []digest.Digest
+	for _, s := range list {
+		if s != "" {
+			s = digest.FromString(s).String()
 		}
-		list = append(list, digest.Digest(r))
+		out = append(out, digest.Digest(s))
 	}
-	return list, nil
+	return out
 }
 
 func (o fakeOp) Run(ctx context.Context, c *Console, in []string) ([]string, error) {
@@ -183,6 +188,14 @@ func TestBuilds(t *testing.T) {
 				ran: []string{"copy", "run"}, read: []string{"copy", "run"}},
 			{steps: []step{base, context("2"), {name: "copy", key: "copy", from: []string{"base", "context2"}, reads: []string{"", "new"}}, {name: "run", key: "run", from: []string{"copy"}}},
 				ran: []string{"copy", "run"}, read: []string{"copy", "run"}},
+		},
+		"a selector counts with the record, not with the content": {
+			{steps: []step{{name: "make", key: "make"}, {name: "copy", key: "copy", from: []string{"make"}, selects: []string{"/a/f"}, reads: []string{"files"}}},
+				ran: []string{"make", "copy"}, read: []string{"make", "copy"}},
+			{steps: []step{{name: "make", key: "make"}, {name: "copy", key: "copy", from: []string{"make"}, selects: []string{"/b/f"}, reads: []string{"files"}}},
+				read: []string{"copy"}},
+			{steps: []step{{name: "make", key: "make"}, {name: "copy", key: "copy", from: []string{"make"}, selects: []string{"/c/f"}, reads: []string{"others"}}},
+				ran: []string{"copy"}, read: []string{"copy"}},
 		},
 		"what reads a whole directory of this machine is never remembered, nor what stands on it": {
 			{steps: []step{context(""), {name: "run", key: "run", from: []string{"context"}}, {name: "after", key: "after", from: []string{"run"}}},

@@ -34,7 +34,7 @@ func (s *Solver[R]) find(ctx context.Context, c *Console, v *Vertex[R], in []inp
 	if err != nil {
 		return n, false, err
 	}
-	key := definitionKey(op.Digest, in)
+	key := definitionKey(op, in)
 	if op.Live {
 		outputs, err := v.Op.Run(ctx, c, values(in))
 		return newNode(key, v.ID, outputs), false, err
@@ -48,7 +48,7 @@ func (s *Solver[R]) find(ctx context.Context, c *Console, v *Vertex[R], in []inp
 	if err != nil {
 		return n, false, err
 	}
-	content := contentKey(op.Digest, in, digests)
+	content := contentKey(op, in, digests)
 	if content.transient {
 		outputs, err := s.run(ctx, c, v, in)
 		return newNode(key, v.ID, outputs), false, err
