@@ -39,10 +39,6 @@ type Key struct {
 	// its content, so that equal files are found under another name. nil means none.
 	Selectors []digest.Digest
 
-	// Content stands for Digest beside content keys; empty means Digest. It leaves out what
-	// the content keys say better: COPY a/x and COPY b/x of equal files have one Content.
-	Content digest.Digest
-
 	// Live is set by sources which are always there and cheap to Run: they run in every
 	// build without waiting for a slot, and the cache does not hold their results.
 	Live bool
