@@ -1,0 +1,117 @@
+// Package op performs the operations of a build: it brings sources, changes files and
+// runs commands, each turning filesystem states into another.
+//
+// A state is a [Result], a list of layers. Nothing is copied to make one: an operation
+// works on an overlay of its input, and the upper directory becomes a layer by a rename.
+// Layers of a base image are fetched when somebody first asks for their bytes.
+//
+// Keys and content keys are those of BuildKit v0.33 (notes beside the functions say where
+// from), so that a cache made by one can mean something to the other.
+//
+// Every tree an operation touches is hostile: images, contexts and what earlier commands
+// left. Paths in them are opened through cache/rootfs and stay inside.
+package op
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	"github.com/moby/buildkit/solver/pb"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/build/graph"
+	"github.com/teu-dev/teu/build/solver"
+	"github.com/teu-dev/teu/cache"
+	"github.com/teu-dev/teu/cache/content"
+)
+
+// An Env is what the operations of one build work with. The caller holds a pin of Store
+// for as long as it uses the Env or a Result of it. Fields are not changed after first use.
+type Env struct {
+	Store *cache.Store
+	// Dir is the builder's own state below the store's root: cache mounts, digests of
+	// contexts, what was downloaded. It must be on the filesystem of Store.
+	Dir string
+	// RunDir is volatile and private: where mounts and secrets of running commands are.
+	RunDir string
+
+	Registry     func(reference.Named) (Repository, error)
+	Locals       map[string]string // directories by the name of their local:// source
+	OCILayouts   map[string]string // directories by the store name of their oci-layout:// source
+	Secrets      Secrets           // nil: there are none
+	SSH          map[string]string // path of an agent's socket by ID
+	HTTP         *http.Client      // nil: http.DefaultClient
+	Executor     Executor
+	Entitlements []string // "network.host", "security.insecure"
+	Proxy        map[string]string
+	Warn         func(format string, args ...any) // nil: warnings are dropped
+
+	mu     sync.Mutex
+	locals map[string]*Local
+	images map[string]*imageFlight
+	pruned map[string]bool
+}
+
+// A Repository is where the blobs of an image are.
+type Repository interface {
+	content.Fetcher
+	// Resolve returns what a tag or digest stands for.
+	Resolve(ctx context.Context, tagOrDigest string) (ocispec.Descriptor, error)
+}
+
+// Secrets are given by the user for one build. They are never part of a key or of a result.
+type Secrets interface {
+	// Secret returns the bytes of id, or an errdefs.ErrNotFound.
+	Secret(ctx context.Context, id string) ([]byte, error)
+}
+
+// Op returns the operation of v.
+func (e *Env) Op(v *graph.Vertex) (solver.Op[Result], error) {
+	switch o := v.Op.Op.(type) {
+	case *pb.Op_Source:
+		return e.sourceOp(v, o.Source)
+	case *pb.Op_File:
+		return e.fileOp(v, o.File)
+	case *pb.Op_Exec:
+		return e.execOp(v, o.Exec)
+	case *pb.Op_Merge:
+		return mergeOp{op: o.Merge}, nil
+	case *pb.Op_Diff:
+		return diffOp{op: o.Diff}, nil
+	}
+	return nil, fmt.Errorf("operation %T: %w", v.Op.Op, errdefs.ErrNotImplemented)
+}
+
+// Close gives back what the operations kept open.
+func (e *Env) Close() error { return nil }
+
+// ExitError is a command that ran and failed.
+type ExitError struct {
+	Code      int // as a shell reports it
+	OOMKilled bool
+}
+
+func (e *ExitError) Error() string {
+	if e.OOMKilled {
+		return fmt.Sprintf("exit code: %d (killed because memory ran out)", e.Code)
+	}
+	return fmt.Sprintf("exit code: %d", e.Code)
+}
+
+// An Executor runs the command of a RUN in a container.
+type Executor interface {
+	// Run returns when every process of p has ended. A command that failed is an
+	// *ExitError. When ctx ends they are killed.
+	Run(ctx context.Context, p Process) error
+}
+
+// A Console is where output goes; solver.Console is one.
+type Console interface {
+	Stdout() io.Writer
+	Stderr() io.Writer
+}
