@@ -36,3 +36,11 @@ func (e *StepError) ExitCode() int {
 	}
 	return 126
 }
+
+func (p *Program) stepError(m message) error {
+	e := &StepError{Step: int(m.step), Errno: unix.Errno(m.value)}
+	if e.Step < len(p.ops) {
+		e.Name, e.Note = opName(p.ops[e.Step].nr), p.notes[p.ops[e.Step].note]
+	}
+	return e
+}

@@ -16,6 +16,11 @@
 package launch
 
 import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -26,8 +31,7 @@ type Program struct {
 	ops    []op
 	data   []byte
 	relocs []reloc
-	notes  []string
-	slots  int
+	notes  []string // what operations are for; the first is empty
 	opts   Options
 }
 
@@ -44,7 +48,7 @@ type Options struct {
 }
 
 // Slots returns the number of files [Start] needs.
-func (p *Program) Slots() int { return p.slots }
+func (p *Program) Slots() int { return p.opts.Slots }
 
 // Ref names an operation of a program, so that later ones can use its result. The zero
 // Ref names none.
@@ -87,8 +91,8 @@ type Cond struct {
 type op struct {
 	nr     uint32 // system call number, or one of the pseudo numbers
 	note   uint32 // index in notes
-	when   int32  // k+1: only if ops[k] succeeded; -(k+1): only if it failed
-	unless int32  // k+1: only if ops[k] failed; kept apart because both may be given
+	when   int32  // k+1: only if ops[k] succeeded
+	unless int32  // k+1: only if ops[k] failed
 	ignore [4]uint16
 	kinds  [6]argKind
 	args   [6]uint64
@@ -100,15 +104,117 @@ type reloc struct{ at, to uint32 }
 // Numbers of operations that are no system call.
 const (
 	opStore   = 1<<31 + iota // data address, value, size: stores a value of 4 or 8 bytes
-	opCheck                  // data address, size, mask, want, errno: compares what a call wrote
-	opTarget                 // root fd, path, mode, scratch: opens or creates a path inside a root
+	opCheck                  // data address, size, mask, want, errno: looks at what a call wrote
+	opTarget                 // root fd, path, mode: opens or creates a path inside a root
 	opSend                   // message kind, fd or -1: tells the starter
-	opAwait                  // waits until the starter has answered
-	opFork                   // clone flags: continues in a child that is the starter's own
+	opFork                   // clone flags: goes on in a child that is the starter's own
 	opBorn                   // fails unless the process was born in Options.CgroupDir
 	opSignals                // default disposition for all signals
 	opFail                   // errno: fails
 	opEnd
 )
 
-const opFirst = opStore
+// Kinds of the messages from child to starter: {kind, step, value} in 4, 4 and 8 bytes.
+const (
+	msgFailed  = iota + 1 // value is the errno
+	msgConsole            // with a descriptor
+	msgReady
+	msgPID // value is the pid of the child Fork made, in the starter's PID namespace
+)
+
+const msgSize = 16
+
+// Limits of a program. They are far above what a spec of 8 MiB can need.
+const (
+	maxOps    = 16384
+	maxData   = 16 << 20
+	maxRelocs = 1 << 18
+	maxNote   = 4096
+	maxSlots  = 64
+	maxPath   = 4096
+)
+
+// validate checks everything the child relies on: it has no way to notice a bad program.
+// It does not judge what the system calls do; a program is as trusted as its author.
+func (p *Program) validate() error {
+	switch {
+	case p.opts.Slots < 3 || p.opts.Slots > maxSlots:
+		return fmt.Errorf("%d slots", p.opts.Slots)
+	case len(p.ops) == 0 || len(p.ops) > maxOps || len(p.data) > maxData || len(p.relocs) > maxRelocs:
+		return fmt.Errorf("size out of range: %d operations, %d bytes, %d pointers", len(p.ops), len(p.data), len(p.relocs))
+	case len(p.opts.CgroupDir) >= maxPath || strings.IndexByte(p.opts.CgroupDir, 0) >= 0:
+		return fmt.Errorf("impossible cgroup directory")
+	case len(p.notes) == 0 || len(p.notes) > maxOps+1:
+		return fmt.Errorf("%d notes", len(p.notes))
+	}
+	for _, r := range p.relocs {
+		if uint64(r.at)+8 > uint64(len(p.data)) || uint64(r.to) >= uint64(len(p.data)) {
+			return fmt.Errorf("pointer at %d to %d outside the data", r.at, r.to)
+		}
+	}
+	for i := range p.ops {
+		if err := p.validateOp(i); err != nil {
+			return fmt.Errorf("operation %d (%s): %w", i, opName(p.ops[i].nr), err)
+		}
+	}
+	return nil
+}
+
+func (p *Program) validateOp(i int) error {
+	o := &p.ops[i]
+	if o.nr >= opEnd || (o.nr >= maxSyscall && o.nr < opStore) || uint64(o.note) >= uint64(len(p.notes)) {
+		return errors.New("no such operation")
+	}
+	if o.when < 0 || o.when > int32(i) || o.unless < 0 || o.unless > int32(i) {
+		return errors.New("condition on an operation that is not before")
+	}
+	for k := range o.args {
+		switch o.kinds[k] {
+		case argInt:
+		case argData:
+			if o.args[k] >= uint64(len(p.data)) {
+				return fmt.Errorf("argument %d outside the data", k)
+			}
+		case argResult:
+			if o.args[k] >= uint64(i) {
+				return fmt.Errorf("argument %d is no earlier result", k)
+			}
+		default:
+			return fmt.Errorf("argument %d of unknown kind", k)
+		}
+	}
+	return p.validatePseudo(o)
+}
+
+// validatePseudo checks the arguments of operations that touch memory by themselves.
+func (p *Program) validatePseudo(o *op) error {
+	inData := func(size uint64) bool {
+		return o.kinds[0] == argData && (size == 1 || size == 2 || size == 4 || size == 8) &&
+			o.args[0]+size <= uint64(len(p.data))
+	}
+	switch o.nr {
+	case opStore:
+		if o.kinds[2] != argInt || o.args[2] < 4 || !inData(o.args[2]) {
+			return errors.New("stores outside the data")
+		}
+	case opCheck:
+		if o.kinds[1] != argInt || !inData(o.args[1]) {
+			return errors.New("checks outside the data")
+		}
+	case opTarget:
+		if o.kinds[1] != argData || o.kinds[2] != argInt {
+			return errors.New("path is not data")
+		}
+		if n := bytes.IndexByte(p.data[o.args[1]:], 0); n < 0 || n >= maxPath {
+			return errors.New("path is too long")
+		}
+	case opSend:
+		if o.kinds[0] != argInt || (o.args[0] != msgConsole && o.args[0] != msgReady) {
+			return errors.New("unknown message")
+		}
+	}
+	return nil
+}
+
+// maxSyscall is above every system call number of the 64-bit tables.
+const maxSyscall = 1024

@@ -1,7 +1,14 @@
 package launch
 
 import (
+	"errors"
+	"fmt"
 	"os"
+	"runtime"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // Child is a process that has been started and not yet waited for.
@@ -11,18 +18,220 @@ type Child struct {
 	Console *os.File // master of the terminal the program made, or nil
 }
 
-// Exit is how a process ended: Code as a shell reports it (128+n for signal n).
-type Exit struct {
-	Code   int
-	Signal int  // 0 if it exited by itself
-	Core   bool // dumped core
-}
-
 // Start runs p in a new process and returns when the program has executed something,
 // sent [Assembler.Ready] or failed. files become the descriptors of the child from 0 on;
-// they stay the caller's. A failed operation is a [*StepError].
+// they stay the caller's. A failed operation is a [*StepError], and then no process is left.
 //
-// Whoever waits for any child of the process (wait4(-1)) breaks Start and Wait.
+// The starter must not reap children it does not know (wait4(-1)): that breaks Start and
+// [Child.Wait].
 func Start(p *Program, files []*os.File) (*Child, error) {
-	return start(p, files)
+	if len(files) != p.opts.Slots {
+		return nil, fmt.Errorf("launching: %d files for %d slots", len(files), p.opts.Slots)
+	}
+	fds, err := holdFiles(files)
+	if err != nil {
+		return nil, fmt.Errorf("launching: %w", err)
+	}
+	defer closeAll(fds)
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("launching: making the control socket: %w", err)
+	}
+	control := os.NewFile(uintptr(pair[0]), "launch control")
+	defer control.Close()
+	theirs, err := unix.FcntlInt(uintptr(pair[1]), unix.F_DUPFD_CLOEXEC, p.opts.Slots+1)
+	unix.Close(pair[1])
+	if err != nil {
+		return nil, fmt.Errorf("launching: %w", err)
+	}
+	first, err := p.fork(fds, theirs)
+	unix.Close(theirs)
+	if err != nil {
+		return nil, fmt.Errorf("launching: making the process: %w", err)
+	}
+	return p.follow(first, pair[0])
+}
+
+// holdFiles duplicates files to descriptors above all slots, so that the child can put
+// them in place in any order. Descriptors 0 to 2 are made blocking: a container's program
+// does not expect the mode the Go runtime likes.
+func holdFiles(files []*os.File) (fds []int32, err error) {
+	for i, f := range files {
+		if f == nil {
+			closeAll(fds)
+			return nil, fmt.Errorf("slot %d: no file", i)
+		}
+		raw, err := f.SyscallConn()
+		if err != nil {
+			closeAll(fds)
+			return nil, fmt.Errorf("slot %d: %w", i, err)
+		}
+		var fd int
+		var dupErr error
+		if err := raw.Control(func(u uintptr) {
+			fd, dupErr = unix.FcntlInt(u, unix.F_DUPFD_CLOEXEC, len(files)+1)
+			if i < 3 && dupErr == nil {
+				dupErr = unix.SetNonblock(fd, false)
+			}
+		}); err != nil || dupErr != nil {
+			closeAll(fds)
+			return nil, fmt.Errorf("slot %d: %w", i, errors.Join(err, dupErr))
+		}
+		fds = append(fds, int32(fd))
+	}
+	return fds, nil
+}
+
+func closeAll(fds []int32) {
+	for _, fd := range fds {
+		unix.Close(int(fd))
+	}
+}
+
+// fork prepares the child's memory and makes it. Console is not set yet.
+func (p *Program) fork(fds []int32, control int) (*Child, error) {
+	data := make([]byte, len(p.data)+8) // the zeros behind end every string
+	copy(data, p.data)
+	base := unsafe.Pointer(&data[0])
+	for _, r := range p.relocs {
+		*(*uint64)(unsafe.Add(base, r.at)) = uint64(uintptr(base)) + uint64(r.to)
+	}
+	ops := make([]op, len(p.ops))
+	copy(ops, p.ops)
+	for i := range ops {
+		for k := range ops[i].args {
+			if ops[i].kinds[k] == argData && ops[i].nr < opStore {
+				ops[i].args[k] += uint64(uintptr(base))
+			}
+		}
+	}
+	results := make([]int64, len(ops))
+	im := &image{ops: &ops[0], results: &results[0], count: len(ops), data: base,
+		files: &fds[0], slots: len(fds), control: int32(control)}
+	req := &forkRequest{flags: p.opts.CloneFlags | unix.CLONE_PIDFD}
+	if p.opts.CgroupDir != "" {
+		dir, err := unix.Open(p.opts.CgroupDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, fmt.Errorf("opening cgroup %s: %w", p.opts.CgroupDir, err)
+		}
+		defer unix.Close(dir)
+		im.born = true
+		req.args = cloneArgs{flags: req.flags | unix.CLONE_INTO_CGROUP, exitSignal: uint64(unix.SIGCHLD),
+			pidfd: uint64(uintptr(unsafe.Pointer(&req.pidfd))), cgroup: uint64(dir)}
+	}
+	syscall.ForkLock.Lock()
+	pid, errno := fork(im, req)
+	if errno != 0 && im.born { // no clone3, not a cgroup2 directory, or not allowed there
+		im.born, req.args.cgroup = false, 0
+		pid, errno = fork(im, req)
+	}
+	syscall.ForkLock.Unlock()
+	runtime.KeepAlive(data)
+	runtime.KeepAlive(ops)
+	runtime.KeepAlive(results)
+	runtime.KeepAlive(fds)
+	if errno != 0 {
+		return nil, errno
+	}
+	return &Child{PID: int(pid), PIDFD: os.NewFile(uintptr(req.pidfd), "pidfd")}, nil
+}
+
+// follow listens to the child until it has executed something, failed or is ready.
+func (p *Program) follow(first *Child, control int) (*Child, error) {
+	var (
+		console *os.File
+		second  int // pid of the child the first one made
+		failure error
+		ready   bool
+	)
+	for !ready || (p.forks() && second == 0) {
+		m, fd, err := receive(control)
+		if fd >= 0 {
+			if console != nil {
+				console.Close()
+			}
+			console = os.NewFile(uintptr(fd), "console")
+		}
+		if err != nil {
+			failure = fmt.Errorf("launching: reading the control socket: %w", err)
+			break
+		}
+		if m.kind == 0 {
+			break
+		}
+		switch m.kind {
+		case msgFailed:
+			failure = p.stepError(m)
+		case msgPID:
+			second = int(m.value)
+		case msgReady:
+			ready = true
+		}
+	}
+	child := first
+	if p.forks() && (second != 0 || failure == nil) {
+		var err error
+		if child, err = p.adopt(first, second); err != nil {
+			failure = errors.Join(failure, err)
+		}
+	}
+	if failure != nil {
+		if console != nil {
+			console.Close()
+		}
+		return nil, errors.Join(failure, child.destroy())
+	}
+	child.Console = console
+	return child, nil
+}
+
+// adopt reaps the intermediate process and takes the one it made.
+func (p *Program) adopt(first *Child, pid int) (*Child, error) {
+	exit, err := first.Wait()
+	if err != nil {
+		return nil, fmt.Errorf("launching: waiting for the intermediate process: %w", err)
+	}
+	if pid == 0 {
+		return nil, fmt.Errorf("launching: the intermediate process ended with status %d", exit.Code)
+	}
+	// Our child, and nobody else reaps it: the pid cannot have been used again.
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("launching: pidfd of %d: %w", pid, err)
+	}
+	return &Child{PID: pid, PIDFD: os.NewFile(uintptr(fd), "pidfd")}, nil
+}
+
+func (p *Program) forks() bool {
+	for i := range p.ops {
+		if p.ops[i].nr == opFork {
+			return true
+		}
+	}
+	return false
+}
+
+// receive reads one message; kind 0 is the end. fd is -1 unless one came with it.
+func receive(control int) (m message, fd int, err error) {
+	var buf [msgSize]byte
+	oob := make([]byte, unix.CmsgSpace(4))
+	n, oobn, _, _, err := unix.Recvmsg(control, buf[:], oob, unix.MSG_CMSG_CLOEXEC)
+	for err == unix.EINTR {
+		n, oobn, _, _, err = unix.Recvmsg(control, buf[:], oob, unix.MSG_CMSG_CLOEXEC)
+	}
+	fd = -1
+	if oobn > 0 {
+		if msgs, err := unix.ParseSocketControlMessage(oob[:oobn]); err == nil && len(msgs) == 1 {
+			if fds, err := unix.ParseUnixRights(&msgs[0]); err == nil && len(fds) == 1 {
+				fd = fds[0]
+			}
+		}
+	}
+	if err != nil || n == 0 {
+		return message{}, fd, err
+	}
+	if n != msgSize {
+		return message{}, fd, fmt.Errorf("message of %d bytes", n)
+	}
+	return *(*message)(unsafe.Pointer(&buf)), fd, nil
 }
