@@ -1,13 +1,105 @@
 package keeper
 
-import "os"
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
 
 // Binary is the keeper's executable in a sealed memfd: nobody can change what keepers
 // execute, not even a container that gets hold of /proc/PID/exe (CVE-2019-5736).
 type Binary struct{ f *os.File }
 
+// seals forbid every change of the memfd, and further seals.
+const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+
+// highDescriptor keeps the memfd's number clear of those a child's files get.
+const highDescriptor = 256
+
 // Seal copies an executable into a memfd and seals it.
-func Seal(elf []byte) (*Binary, error) { panic("todo") }
+func Seal(elf []byte) (*Binary, error) {
+	fd, err := unix.MemfdCreate("teu-keeper", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	if err == unix.EINVAL { // MFD_EXEC is of Linux 6.3
+		fd, err = unix.MemfdCreate("teu-keeper", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("memfd_create: %w", err)
+	}
+	low := os.NewFile(uintptr(fd), "teu-keeper")
+	defer low.Close()
+	if _, err := low.Write(elf); err != nil {
+		return nil, fmt.Errorf("writing the keeper: %w", err)
+	}
+	if _, err := unix.FcntlInt(low.Fd(), unix.F_ADD_SEALS, seals); err != nil {
+		return nil, fmt.Errorf("sealing the keeper: %w", err)
+	}
+	high, err := unix.FcntlInt(low.Fd(), unix.F_DUPFD_CLOEXEC, highDescriptor)
+	if err != nil {
+		return nil, fmt.Errorf("moving the keeper's descriptor: %w", err)
+	}
+	return &Binary{os.NewFile(uintptr(high), "teu-keeper")}, nil
+}
 
 // Close releases the memfd. Running keepers keep theirs.
-func (b *Binary) Close() error { panic("todo") }
+func (b *Binary) Close() error { return b.f.Close() }
+
+// environment is all of a keeper's: it is small and mostly asleep, and must not inherit
+// credentials.
+func environment() []string {
+	return []string{"GOMAXPROCS=2", "GOGC=25", "GOMEMLIMIT=24MiB", "GOTRACEBACK=single", "GODEBUG=madvdontneed=1"}
+}
+
+// spawn starts a keeper in a session of its own and returns the connection to it. The
+// process is reaped when it ends, by a goroutine that lives as long.
+func (b *Binary) spawn(stderr *os.File, args ...string) (*conn, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("socketpair: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(pair[0]), "keeper"), os.NewFile(uintptr(pair[1]), "keeper")
+	defer theirs.Close()
+	defer ours.Close() // FileConn has its own
+	c, err := net.FileConn(ours)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Cmd{
+		Path:        fmt.Sprintf("/proc/self/fd/%d", b.f.Fd()),
+		Args:        append([]string{"teu-keeper"}, args...),
+		Env:         environment(),
+		Dir:         "/",
+		ExtraFiles:  []*os.File{theirs},
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
+	if stderr != nil {
+		cmd.Stderr = stderr
+	}
+	if err := cmd.Start(); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("starting a keeper: %w", err)
+	}
+	go cmd.Wait()
+	return newConn(c.(*net.UnixConn)), nil
+}
+
+// initialConn is the connection a keeper was started with.
+func initialConn() (*conn, error) {
+	unix.CloseOnExec(3)
+	f := os.NewFile(3, "starter")
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		c.Close()
+		return nil, io.ErrClosedPipe
+	}
+	return newConn(u), nil
+}

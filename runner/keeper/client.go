@@ -2,12 +2,18 @@ package keeper
 
 import (
 	"context"
-	"io"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
 	"os"
+	"path/filepath"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/launch"
 )
 
@@ -28,102 +34,268 @@ type AttachOptions struct {
 // Start makes a keeper and lets it run the program. It returns when the program has
 // executed the container's command; a failed step is a [*LaunchError] and leaves no
 // keeper behind. The stream is nil unless o asks for one.
-func Start(ctx context.Context, b *Binary, cfg Config, p *launch.Program, o StartOptions) (*Stream, error) {
-	panic("todo")
+func Start(ctx context.Context, b *Binary, cfg Config, p *launch.Program, o StartOptions) (_ *Stream, err error) {
+	program, err := p.MarshalBinary()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(cfg.RunDir, programName), program, 0o600); err != nil {
+		return nil, err
+	}
+	if err := statefile.Write(filepath.Join(cfg.RunDir, configName), &cfg, statefile.WriteOptions{}); err != nil {
+		return nil, err
+	}
+	c, err := spawnIn(b, cfg.RunDir, "run")
+	if err != nil {
+		return nil, err
+	}
+	q := request{Op: "start", Stream: o.Attach != nil || o.Claim, Claim: o.Claim}
+	if o.Attach != nil {
+		q.Attach = *o.Attach
+	}
+	if err := c.ask(ctx, q); err != nil {
+		c.Close()
+		return nil, withKeeperOutput(cfg.RunDir, err)
+	}
+	if !q.Stream {
+		return nil, c.Close()
+	}
+	return newStream(c), nil
 }
 
 // Adopt makes sure that a container whose keeper died has one again. It does nothing
 // if the keeper lives.
-func Adopt(ctx context.Context, b *Binary, runDir string) error { panic("todo") }
+func Adopt(ctx context.Context, b *Binary, runDir string) error {
+	c, err := spawnIn(b, runDir, "adopt")
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.c.SetReadDeadline(time.Unix(1, 0)) })()
+	if _, err := c.readReply(); err != nil {
+		return withKeeperOutput(runDir, errOr(ctx.Err(), err))
+	}
+	return nil
+}
+
+// spawnIn starts a keeper that may complain into a file of the run directory.
+func spawnIn(b *Binary, runDir, verb string) (*conn, error) {
+	f, err := os.OpenFile(filepath.Join(runDir, "keeper.err"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return b.spawn(f, verb, runDir)
+}
+
+// withKeeperOutput adds what a keeper that vanished has said.
+func withKeeperOutput(runDir string, err error) error {
+	if !errors.Is(err, errdefs.ErrUnavailable) {
+		return err
+	}
+	f, e := os.Open(filepath.Join(runDir, "keeper.err"))
+	if e != nil {
+		return err
+	}
+	defer f.Close()
+	b := make([]byte, 2048)
+	if n, _ := f.Read(b); n > 0 {
+		return fmt.Errorf("%w; it said: %s", err, b[:n])
+	}
+	return err
+}
+
+// ask sends a request and waits for its reply until ctx ends.
+func (c *conn) ask(ctx context.Context, q request) error {
+	if err := c.writeJSON(frameRequest, q); err != nil {
+		return gone(err)
+	}
+	_, err := c.answer(ctx)
+	return err
+}
+
+func (c *conn) answer(ctx context.Context) (reply, error) {
+	stop := context.AfterFunc(ctx, func() { c.c.SetReadDeadline(time.Unix(1, 0)) })
+	r, err := c.readReply()
+	if !stop() {
+		return r, ctx.Err()
+	}
+	return r, err
+}
 
 // Client talks to the keeper of one container. It holds no connection.
 type Client struct{ runDir string }
 
 // Dial returns a client if a keeper lives there, else an errdefs.ErrUnavailable.
-func Dial(ctx context.Context, runDir string) (*Client, error) { panic("todo") }
+func Dial(ctx context.Context, runDir string) (*Client, error) {
+	k := &Client{runDir}
+	c, err := k.connect()
+	if err != nil {
+		return nil, err
+	}
+	return k, c.Close()
+}
 
-// Attach connects to the container's streams from now on.
-func (c *Client) Attach(ctx context.Context, o AttachOptions) (*Stream, error) { panic("todo") }
+func (k *Client) connect() (*conn, error) {
+	dir, err := unix.Open(k.runDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, unavailable(&os.PathError{Op: "open", Path: k.runDir, Err: err})
+	}
+	defer unix.Close(dir)
+	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir, socketName)})
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	return newConn(c), nil
+}
 
-// Wait returns the status of the final exit, or of the next one if next is set.
-func (c *Client) Wait(ctx context.Context, o WaitOptions) (ExitStatus, error) { panic("todo") }
+func unavailable(err error) error {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ECONNRESET) {
+		return fmt.Errorf("no keeper answers: %w: %w", err, errdefs.ErrUnavailable)
+	}
+	return err
+}
+
+// command sends a request and returns when it has been answered.
+func (k *Client) command(ctx context.Context, q request) error {
+	c, err := k.connect()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.ask(ctx, q)
+}
+
+// Attach connects to the container's streams from now on until its next exit.
+func (k *Client) Attach(ctx context.Context, o AttachOptions) (*Stream, error) {
+	c, err := k.connect()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.ask(ctx, request{Op: "attach", Attach: o}); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return newStream(c), nil
+}
 
 // WaitOptions say which exit to wait for.
 type WaitOptions struct {
 	Next bool // also one that the restart policy follows
 }
 
+// Wait returns the status of the final exit, or of the next one if o says so. An
+// errdefs.ErrUnavailable means that the keeper has gone, and the state tells more.
+func (k *Client) Wait(ctx context.Context, o WaitOptions) (ExitStatus, error) {
+	c, err := k.connect()
+	if err != nil {
+		return ExitStatus{}, err
+	}
+	defer c.Close()
+	if err := c.writeJSON(frameRequest, request{Op: "wait", Next: o.Next}); err != nil {
+		return ExitStatus{}, gone(err)
+	}
+	return c.exitStatus(ctx)
+}
+
+// exitStatus waits for the frame with one.
+func (c *conn) exitStatus(ctx context.Context) (ExitStatus, error) {
+	defer context.AfterFunc(ctx, func() { c.c.SetReadDeadline(time.Unix(1, 0)) })()
+	kind, payload, err := c.read()
+	if err != nil {
+		return ExitStatus{}, errOr(ctx.Err(), gone(err))
+	}
+	var e ExitStatus
+	if kind != frameExit {
+		return e, fmt.Errorf("frame %q instead of an exit status: %w", kind, errdefs.ErrInternal)
+	}
+	return e, json.Unmarshal(payload, &e)
+}
+
+// SignalOptions change what Signal means.
+type SignalOptions struct {
+	Final bool // it is meant to end the container, which shall not be restarted
+}
+
 // Signal sends a signal to the container's pid 1.
-func (c *Client) Signal(ctx context.Context, s unix.Signal) error { panic("todo") }
+func (k *Client) Signal(ctx context.Context, s unix.Signal, o SignalOptions) error {
+	return k.command(ctx, request{Op: "signal", Signal: int(s), Final: o.Final})
+}
 
 // Stop ends the container: signal, then SIGKILL after timeout (never if negative). It
 // will not be restarted. Stop returns after the final exit.
-func (c *Client) Stop(ctx context.Context, s unix.Signal, timeout time.Duration) error {
-	panic("todo")
+func (k *Client) Stop(ctx context.Context, s unix.Signal, timeout time.Duration) error {
+	return k.command(ctx, request{Op: "stop", Signal: int(s), Millis: timeout.Milliseconds()})
 }
 
 // Resize sets the size of the container's terminal.
-func (c *Client) Resize(ctx context.Context, columns, rows uint16) error { panic("todo") }
+func (k *Client) Resize(ctx context.Context, columns, rows uint16) error {
+	return k.command(ctx, request{Op: "resize", Columns: columns, Rows: rows})
+}
 
 // Pause freezes all processes of the container.
-func (c *Client) Pause(ctx context.Context) error { panic("todo") }
+func (k *Client) Pause(ctx context.Context) error { return k.command(ctx, request{Op: "pause"}) }
 
 // Resume thaws them.
-func (c *Client) Resume(ctx context.Context) error { panic("todo") }
+func (k *Client) Resume(ctx context.Context) error { return k.command(ctx, request{Op: "resume"}) }
 
-// Update changes the restart policy.
-func (c *Client) Update(ctx context.Context, p RestartPolicy) error { panic("todo") }
+// Exec runs another program. files become its descriptors from 0 on and stay the
+// caller's; a program that makes a terminal gives its master in [Process.Console].
+func (k *Client) Exec(ctx context.Context, p *launch.Program, files []*os.File) (*Process, error) {
+	program, err := p.MarshalBinary()
+	if err != nil {
+		return nil, err
+	}
+	c, err := k.connect()
+	if err != nil {
+		return nil, err
+	}
+	r, err := c.exec(ctx, program, files)
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	n := 1
+	if r.File {
+		n = 2
+	}
+	got, err := c.takeFiles(n)
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	e := &Process{PID: r.PID, pidfd: got[0], c: c}
+	if r.File {
+		e.Console = got[1]
+	}
+	return e, nil
+}
 
-// Exec runs another program. files become its descriptors from 0 on; a program that
-// makes a terminal gives its master in [Process.Console].
-func (c *Client) Exec(ctx context.Context, p *launch.Program, files []*os.File) (*Process, error) {
-	panic("todo")
+func (c *conn) exec(ctx context.Context, program []byte, files []*os.File) (reply, error) {
+	if err := c.writeJSON(frameRequest, request{Op: "exec", Files: len(files)}, files...); err != nil {
+		return reply{}, gone(err)
+	}
+	if err := c.write(frameProgram, program); err != nil {
+		return reply{}, gone(err)
+	}
+	return c.answer(ctx)
 }
 
 // Process is a program started by [Client.Exec].
 type Process struct {
 	PID     int
-	Console *os.File // master of its terminal, or nil; the caller's
+	Console *os.File // master of its terminal, or nil; the caller closes it
+	pidfd   *os.File
+	c       *conn
 }
 
 // Wait returns how the process ended.
-func (p *Process) Wait(ctx context.Context) (ExitStatus, error) { panic("todo") }
+func (p *Process) Wait(ctx context.Context) (ExitStatus, error) { return p.c.exitStatus(ctx) }
+
+// Signal sends a signal to the process.
+func (p *Process) Signal(s unix.Signal) error {
+	return unix.PidfdSendSignal(int(p.pidfd.Fd()), s, nil, 0)
+}
 
 // Close stops waiting. The process goes on.
-func (p *Process) Close() error { panic("todo") }
-
-// Stream is one client's connection to a container's streams.
-type Stream struct{}
-
-// Stdin is the container's standard input. Closing it tells the container its end.
-func (s *Stream) Stdin() io.WriteCloser { panic("todo") }
-
-// Resize sets the size of the container's terminal.
-func (s *Stream) Resize(columns, rows uint16) error { panic("todo") }
-
-// Copy writes what the container says to stdout and stderr until its final exit. An
-// error that is errdefs.ErrUnavailable means that the keeper is gone.
-func (s *Stream) Copy(stdout, stderr io.Writer) (ExitStatus, error) { panic("todo") }
-
-// Done tells the keeper that the claimed finishing has been done.
-func (s *Stream) Done() error { panic("todo") }
-
-// Close detaches. The container goes on.
-func (s *Stream) Close() error { panic("todo") }
-
-// LaunchError is a program that did not come to its execve.
-type LaunchError struct {
-	Text  string
-	Errno unix.Errno
-	Code  int // docker's exit code: 125, 126 or 127
-}
-
-func (e *LaunchError) Error() string { return e.Text }
-
-// Unwrap gives the errno, or nil.
-func (e *LaunchError) Unwrap() error {
-	if e.Errno == 0 {
-		return nil
-	}
-	return e.Errno
-}
+func (p *Process) Close() error { return errors.Join(p.pidfd.Close(), p.c.Close()) }

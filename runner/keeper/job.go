@@ -2,7 +2,14 @@ package keeper
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/runner/launch"
 )
@@ -10,13 +17,13 @@ import (
 // Job is a program run in the foreground: a RUN of a build. It leaves no state.
 type Job struct {
 	Program *launch.Program
-	// Stdin is empty if nil. An *os.File is handed to the program itself.
+	// Stdin is empty if nil.
 	Stdin io.Reader
 	// Stdout and Stderr receive its output through pipes; nil discards it.
 	Stdout, Stderr io.Writer
 	// UID and GID own the pipes, so that the program may open /dev/stdout again.
 	UID, GID int
-	// Cgroup lets OOM kills be reported; it may be empty.
+	// Cgroup lets OOM kills be reported, and what is left be killed; it may be empty.
 	Cgroup Cgroup
 }
 
@@ -24,4 +31,180 @@ type Job struct {
 // that failed before its execve is a [*LaunchError]. When ctx is cancelled, or the
 // caller is killed, the program's pid 1 is killed and all of its PID namespace with it,
 // and Run returns ctx's error after that.
-func Run(ctx context.Context, b *Binary, j Job) (ExitStatus, error) { panic("todo") }
+func Run(ctx context.Context, b *Binary, j Job) (status ExitStatus, err error) {
+	if err := ctx.Err(); err != nil {
+		return ExitStatus{}, err
+	}
+	program, err := j.Program.MarshalBinary()
+	if err != nil {
+		return ExitStatus{}, err
+	}
+	pipes, err := j.pipes()
+	if err != nil {
+		return ExitStatus{}, err
+	}
+	defer func() { err = errors.Join(err, pipes.finish()) }()
+	c, err := b.spawn(os.Stderr, "job")
+	if err != nil {
+		closeAll(pipes.theirs)
+		return ExitStatus{}, err
+	}
+	defer c.Close()
+	err = c.writeJSON(frameRequest, request{Op: "job", Files: len(pipes.theirs), Cgroup: j.Cgroup}, pipes.theirs...)
+	closeAll(pipes.theirs)
+	if err == nil {
+		err = c.write(frameProgram, program)
+	}
+	if err != nil {
+		return ExitStatus{}, gone(err)
+	}
+	return follow(ctx, c)
+}
+
+// follow waits for the end of a job. Closing our half of the connection makes its
+// keeper kill it.
+func follow(ctx context.Context, c *conn) (ExitStatus, error) {
+	defer context.AfterFunc(ctx, func() { c.c.CloseWrite() })()
+	if _, err := c.readReply(); err != nil {
+		return ExitStatus{}, errOr(ctx.Err(), err)
+	}
+	files, err := c.takeFiles(1)
+	if err != nil {
+		return ExitStatus{}, err
+	}
+	pidfd := files[0]
+	defer pidfd.Close()
+	kind, payload, err := c.read()
+	if err != nil || kind != frameExit {
+		// The keeper was killed. Nobody else knows of its job.
+		unix.PidfdSendSignal(int(pidfd.Fd()), unix.SIGKILL, nil, 0)
+		pollExit(int(pidfd.Fd()))
+		return ExitStatus{}, errOr(ctx.Err(), gone(errOr(err, io.ErrUnexpectedEOF)))
+	}
+	var e ExitStatus
+	if err := json.Unmarshal(payload, &e); err != nil {
+		return ExitStatus{}, err
+	}
+	return e, ctx.Err()
+}
+
+// jobPipes are the standard streams of a job.
+type jobPipes struct {
+	theirs []*os.File
+	ours   []*os.File
+	stdin  *os.File
+	wg     sync.WaitGroup
+	mu     sync.Mutex
+	errs   []error
+}
+
+func (j *Job) pipes() (p *jobPipes, err error) {
+	p = &jobPipes{}
+	defer func() {
+		if err != nil {
+			closeAll(p.theirs)
+			p.finish()
+		}
+	}()
+	for i, use := range []bool{j.Stdin != nil, j.Stdout != nil, j.Stderr != nil} {
+		if !use {
+			null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+			if err != nil {
+				return p, err
+			}
+			p.theirs = append(p.theirs, null)
+			continue
+		}
+		r, w, err := os.Pipe()
+		if err != nil {
+			return p, err
+		}
+		if err := os.Chown(fmt.Sprintf("/proc/self/fd/%d", descriptor(r)), j.UID, j.GID); err != nil {
+			r.Close()
+			w.Close()
+			return p, err
+		}
+		ours, theirs := r, w
+		if i == 0 {
+			ours, theirs = w, r
+		}
+		unix.SetNonblock(descriptor(theirs), false)
+		p.theirs = append(p.theirs, theirs)
+		p.begin(i, ours, j)
+	}
+	return p, nil
+}
+
+// begin copies one stream. Input ends with the job, whether it was read or not.
+func (p *jobPipes) begin(i int, f *os.File, j *Job) {
+	if i == 0 {
+		p.stdin = f
+		go func() { // not waited for: the reader may never return
+			io.Copy(f, j.Stdin)
+			f.Close()
+		}()
+		return
+	}
+	to := []io.Writer{nil, j.Stdout, j.Stderr}[i]
+	p.wg.Go(func() {
+		_, err := io.Copy(to, f)
+		f.Close()
+		if err != nil {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.errs = append(p.errs, fmt.Errorf("passing on the output: %w", err))
+		}
+	})
+}
+
+// finish waits for the end of the output.
+func (p *jobPipes) finish() error {
+	if p.stdin != nil {
+		p.stdin.Close()
+	}
+	p.wg.Wait()
+	return errors.Join(p.errs...)
+}
+
+// job is the process of a job's keeper. It ends with its job, and its job with the
+// connection.
+func job(c *conn) int {
+	q, child, err := startJob(c)
+	if err != nil {
+		c.writeJSON(frameReply, failure(err))
+		return 1
+	}
+	base := oomKills(q.Cgroup)
+	if err := c.writeJSON(frameReply, reply{PID: child.PID}, child.PIDFD); err != nil {
+		unix.PidfdSendSignal(int(child.PIDFD.Fd()), unix.SIGKILL, nil, 0)
+	}
+	go func() {
+		c.read() // the caller says nothing more: it is gone, or wants the end
+		unix.PidfdSendSignal(int(child.PIDFD.Fd()), unix.SIGKILL, nil, 0)
+	}()
+	e, err := child.Wait()
+	killAll(q.Cgroup)
+	status := ExitStatus{Code: e.Code, Final: true, OOMKilled: oomKills(q.Cgroup) > base}
+	if err != nil {
+		status = ExitStatus{Code: codeUnknown, Error: err.Error(), Final: true}
+	}
+	c.write(frameExit, encode(status))
+	return 0
+}
+
+func startJob(c *conn) (q request, child *launch.Child, err error) {
+	kind, payload, err := c.read()
+	if err == nil && kind == frameRequest {
+		err = json.Unmarshal(payload, &q)
+	}
+	if err != nil {
+		return q, nil, err
+	}
+	program, files, err := readProgram(c, q.Files)
+	defer closeAll(files)
+	if err != nil {
+		return q, nil, err
+	}
+	child, err = launch.Start(program, files)
+	return q, child, err
+}

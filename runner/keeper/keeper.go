@@ -107,8 +107,10 @@ type State struct {
 	Status       Status
 	Init         statefile.Process // pid 1 of the container
 	Keeper       statefile.Process
+	Holder       statefile.Process `json:",omitzero"` // see holder
 	ExitCode     int
 	OOMKilled    bool   `json:",omitempty"`
+	OOMKills     uint64 `json:",omitempty"` // of the cgroup, before this run
 	Error        string `json:",omitempty"`
 	StartedAt    time.Time
 	FinishedAt   time.Time
@@ -127,4 +129,5 @@ type ExitStatus struct {
 	Code      int    // as a shell reports it: 128+n for signal n
 	OOMKilled bool   `json:",omitempty"`
 	Error     string `json:",omitempty"` // why Code is a guess, or nothing was executed
+	Final     bool   `json:",omitempty"` // the restart policy lets it be
 }

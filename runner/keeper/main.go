@@ -1,5 +1,211 @@
 package keeper
 
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/runner/launch"
+)
+
 // Main is the keeper process; it returns its exit code. args are the process's own
 // without its name.
-func Main(args []string) int { panic("todo") }
+func Main(args []string) int {
+	if len(args) == 1 && args[0] == "hold" {
+		return hold()
+	}
+	// Caught, not ignored: an ignored signal would be so for the container too.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM,
+		unix.SIGTSTP, unix.SIGUSR1, unix.SIGUSR2, unix.SIGPIPE)
+	unix.Umask(0o077)
+	c, err := initialConn()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "teu-keeper is started by teu")
+		return 2
+	}
+	switch {
+	case len(args) == 1 && args[0] == "job":
+		return job(c)
+	case len(args) == 2 && args[0] == "run":
+		return supervise(c, args[1], (*supervisor).fresh)
+	case len(args) == 2 && args[0] == "adopt":
+		return supervise(c, args[1], (*supervisor).adopt)
+	}
+	fmt.Fprintln(os.Stderr, "unknown arguments", args)
+	return 2
+}
+
+// supervise is the whole life of a container's keeper. begin starts or adopts the
+// container, answers the starter, and reports whether there is something to keep.
+func supervise(c *conn, runDir string, begin func(*supervisor, *conn) bool) int {
+	s, err := prepare(runDir)
+	if err != nil {
+		c.writeJSON(frameReply, failure(err))
+		return 1
+	}
+	if s == nil { // another keeper lives
+		c.writeJSON(frameReply, reply{})
+		return 0
+	}
+	s.oom.protect()
+	if !begin(s, c) {
+		s.unlock()
+		return 1
+	}
+	go s.accept()
+	for _, f := range s.forwards {
+		go f.run()
+	}
+	s.life()
+	s.retire()
+	return 0
+}
+
+// prepare takes the lock and opens everything. It returns nil if another keeper lives.
+func prepare(runDir string) (*supervisor, error) {
+	unlock, err := lockKeeper(runDir)
+	if unlock == nil || err != nil {
+		return nil, err
+	}
+	cfg := new(Config)
+	if err := statefile.Read(filepath.Join(runDir, configName), cfg); err != nil {
+		return nil, err
+	}
+	s := newSupervisor(cfg, unlock)
+	b, err := os.ReadFile(filepath.Join(runDir, programName))
+	if err != nil {
+		return nil, err
+	}
+	s.program = new(launch.Program)
+	if err := s.program.UnmarshalBinary(b); err != nil {
+		return nil, fmt.Errorf("reading the launch program: %w", err)
+	}
+	if err := statefile.Read(cfg.StateFile, &s.state); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	if s.state.Keeper, err = statefile.Self(); err != nil {
+		return nil, err
+	}
+	if s.rec, err = openRecorder(cfg.Log, filepath.Join(runDir, "cursor")); err != nil {
+		return nil, err
+	}
+	for _, f := range cfg.Forwards {
+		l, err := listenForward(f)
+		if err != nil {
+			return nil, err
+		}
+		s.forwards = append(s.forwards, l)
+	}
+	s.listener, err = listen(runDir)
+	return s, err
+}
+
+const (
+	configName  = "keeper.json"
+	programName = "program"
+	lockName    = "keeper.lock"
+)
+
+// lockKeeper returns nil if another keeper holds the lock. One that is on its way out
+// holds it for moments.
+func lockKeeper(runDir string) (func() error, error) {
+	for deadline := time.Now().Add(time.Second); ; time.Sleep(5 * time.Millisecond) {
+		unlock, ok, err := statefile.TryLock(filepath.Join(runDir, lockName), statefile.LockOptions{})
+		if ok || err != nil {
+			return unlock, err
+		}
+		if time.Now().After(deadline) {
+			return nil, nil
+		}
+	}
+}
+
+// fresh answers a start request.
+func (s *supervisor) fresh(c *conn) bool {
+	kind, payload, err := c.read()
+	var q request
+	if err == nil && kind == frameRequest {
+		err = json.Unmarshal(payload, &q)
+	}
+	if err != nil {
+		return false // the starter died: nothing has happened
+	}
+	var sub *subscriber
+	if q.Stream {
+		sub = newSubscriber(c, q.Attach)
+		s.subs[sub] = true
+	}
+	s.state.RestartCount = 0
+	if err := s.launch(); err != nil {
+		s.mu.Lock()
+		s.state.ExitCode, s.state.Error = codeOf(err), err.Error()
+		s.save()
+		s.mu.Unlock()
+		c.writeJSON(frameReply, failure(err))
+		return false
+	}
+	err = c.writeJSON(frameReply, reply{PID: s.proc.id.PID})
+	if sub == nil {
+		c.Close()
+		return true
+	}
+	if q.Claim {
+		s.claim = make(chan bool, 1)
+	}
+	s.work.Add(1)
+	go func() {
+		defer c.Close()
+		if err != nil {
+			sub.abandon()
+		}
+		done := s.converse(c, sub, q.Attach.Stdin)
+		if q.Claim {
+			s.claim <- done
+		}
+	}()
+	return true
+}
+
+// retire ends the keeper after the final exit: the door is closed first, so that the
+// container can be started again at once; then clients get what is theirs, and the
+// finishing is done.
+func (s *supervisor) retire() {
+	for _, f := range s.forwards {
+		f.listener.Close()
+	}
+	os.Remove(filepath.Join(s.cfg.RunDir, socketName))
+	s.listener.Close()
+	s.rec.Close()
+	s.unlock()
+	if s.claim == nil || !<-s.claim {
+		s.finish()
+	}
+	s.work.Wait()
+}
+
+// finish lets teu clean up after the container.
+func (s *supervisor) finish() {
+	if len(s.cfg.Finish) == 0 {
+		return
+	}
+	var p *os.Process
+	var err error
+	s.oom.normal(func() {
+		p, err = os.StartProcess(s.cfg.Finish[0], s.cfg.Finish, &os.ProcAttr{
+			Dir: "/", Env: s.cfg.Env, Files: []*os.File{nil, nil, os.Stderr},
+		})
+	})
+	if err == nil {
+		_, err = p.Wait()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "finishing:", err)
+	}
+}

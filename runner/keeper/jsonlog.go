@@ -1,0 +1,156 @@
+package keeper
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+	"unicode/utf8"
+)
+
+// jsonLog is docker's json-file: one JSON object per line with keys log, stream, time.
+// The current file is path; older ones are path.1, path.2 and so on.
+type jsonLog struct {
+	cfg   Log
+	f     *os.File
+	inode uint64
+	size  int64
+	buf   []byte
+}
+
+func openLog(cfg Log) (*jsonLog, error) {
+	f, err := os.OpenFile(cfg.Path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
+	if err != nil {
+		return nil, err
+	}
+	l := &jsonLog{cfg: cfg}
+	if err := l.use(f); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *jsonLog) use(f *os.File) error {
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	l.f, l.size, l.inode = f, st.Size(), st.Sys().(*syscall.Stat_t).Ino
+	return nil
+}
+
+// add encodes one line, or a part of one, to be written by flush.
+func (l *jsonLog) add(stream string, line []byte, stamp []byte) {
+	l.buf = append(l.buf, `{"log":"`...)
+	l.buf = appendEscaped(l.buf, line)
+	l.buf = append(l.buf, `","stream":"`...)
+	l.buf = append(l.buf, stream...)
+	l.buf = append(l.buf, `","time":"`...)
+	l.buf = append(l.buf, stamp...)
+	l.buf = append(l.buf, '"', '}', '\n')
+}
+
+// flush writes what was added: everything or, if the disk is full, nothing.
+func (l *jsonLog) flush() error {
+	b := l.buf
+	l.buf = l.buf[:0]
+	if cap(b) > 256<<10 {
+		l.buf = nil
+	}
+	if len(b) == 0 {
+		return nil
+	}
+	if l.cfg.MaxSize > 0 && l.size > 0 && l.size+int64(len(b)) > l.cfg.MaxSize {
+		if err := l.rotate(); err != nil {
+			return err
+		}
+	}
+	n, err := l.f.Write(b)
+	if err != nil {
+		if n > 0 {
+			l.f.Truncate(l.size)
+		}
+		return err
+	}
+	l.size += int64(n)
+	return nil
+}
+
+// rotate moves every file one number up and begins a new one.
+func (l *jsonLog) rotate() error {
+	if l.cfg.MaxFiles <= 1 {
+		l.size = 0
+		return l.f.Truncate(0)
+	}
+	name := func(i int) string {
+		if i == 0 {
+			return l.cfg.Path
+		}
+		return fmt.Sprintf("%s.%d", l.cfg.Path, i)
+	}
+	for i := l.cfg.MaxFiles - 1; i > 0; i-- {
+		if err := os.Rename(name(i-1), name(i)); err != nil && !os.IsNotExist(err) {
+			return err
+		}
+	}
+	f, err := os.OpenFile(l.cfg.Path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
+	if err != nil {
+		return err
+	}
+	old := l.f
+	if err := l.use(f); err != nil {
+		f.Close()
+		return err
+	}
+	return old.Close()
+}
+
+func (l *jsonLog) Close() error { return l.f.Close() }
+
+// appendTime is the form docker writes: UTC with all nine digits of the nanoseconds.
+func appendTime(b []byte, t time.Time) []byte {
+	return t.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000000Z")
+}
+
+const hexDigits = "0123456789abcdef"
+
+// appendEscaped appends s as the inside of a JSON string. Bytes that are no UTF-8 become
+// U+FFFD, as encoding/json has it.
+func appendEscaped(b, s []byte) []byte {
+	start := 0
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c < utf8.RuneSelf {
+			if c >= ' ' && c != '"' && c != '\\' && c != 0x7f {
+				i++
+				continue
+			}
+			b = append(b, s[start:i]...)
+			switch c {
+			case '"', '\\':
+				b = append(b, '\\', c)
+			case '\n':
+				b = append(b, '\\', 'n')
+			case '\r':
+				b = append(b, '\\', 'r')
+			case '\t':
+				b = append(b, '\\', 't')
+			default:
+				b = append(b, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
+			}
+			i++
+			start = i
+			continue
+		}
+		r, n := utf8.DecodeRune(s[i:])
+		if r == utf8.RuneError && n == 1 {
+			b = append(append(b, s[start:i]...), `\ufffd`...)
+			i++
+			start = i
+			continue
+		}
+		i += n
+	}
+	return append(b, s[start:]...)
+}

@@ -1,0 +1,140 @@
+package keeper
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+)
+
+// maxLine is the length up to which a line becomes one entry of the log.
+const maxLine = 1 << 20
+
+// streamNames are docker's names of the streams; an index is 0 or 1.
+var streamNames = [2]string{"stdout", "stderr"}
+
+// recorder turns output into log lines. It is safe for concurrent use.
+type recorder struct {
+	mu     sync.Mutex
+	log    *jsonLog // nil: nothing is kept
+	cur    *cursor
+	stamp  []byte
+	failed bool // the last write failed and was reported
+}
+
+// openRecorder opens the log and the cursor at cursorPath and brings them together.
+func openRecorder(cfg Log, cursorPath string) (*recorder, error) {
+	if cfg.Path == "" {
+		return &recorder{}, nil
+	}
+	log, err := openLog(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("opening the log: %w", err)
+	}
+	cur, err := openCursor(cursorPath)
+	if err != nil {
+		log.Close()
+		return nil, fmt.Errorf("opening the log's cursor: %w", err)
+	}
+	r := &recorder{log: log, cur: cur}
+	if cur.seq > 0 {
+		r.undo()
+	}
+	return r, nil
+}
+
+// undo cuts off what an earlier keeper logged and did not note. If it had just begun a
+// new file, all of that file goes.
+func (r *recorder) undo() {
+	keep := r.cur.note.size
+	if r.log.inode != r.cur.note.inode {
+		keep = 0
+	}
+	if keep < r.log.size && r.log.f.Truncate(keep) == nil {
+		r.log.size = keep
+	}
+}
+
+// logged returns how many bytes at the head of an unconsumed chunk have been recorded
+// by an earlier keeper.
+func (r *recorder) logged(index int, chunk []byte) int {
+	if r.log == nil {
+		return 0
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.cur.note.n[index]
+	if n == 0 || n > len(chunk) || chunkSum(chunk[:n]) != r.cur.note.sum[index] {
+		return 0
+	}
+	return n
+}
+
+// record logs the complete lines of a chunk and carries what is left.
+func (r *recorder) record(index int, chunk []byte) {
+	if r.log == nil || len(chunk) == 0 {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stamp = appendTime(r.stamp[:0], time.Now())
+	carry := &r.cur.note.carry[index]
+	rest := chunk
+	for {
+		i := bytes.IndexByte(rest, '\n')
+		if i < 0 {
+			break
+		}
+		line := rest[:i+1]
+		if len(*carry) > 0 {
+			line = append(*carry, line...)
+			*carry = (*carry)[:0]
+		}
+		r.log.add(streamNames[index], line, r.stamp)
+		rest = rest[i+1:]
+	}
+	if len(*carry)+len(rest) > maxLine {
+		r.log.add(streamNames[index], append(*carry, rest...), r.stamp)
+		*carry, rest = nil, nil
+	}
+	*carry = append(*carry, rest...)
+	r.commit(index, chunk)
+}
+
+// commit writes the log, then the note that says so.
+func (r *recorder) commit(index int, chunk []byte) {
+	err := r.log.flush()
+	if err != nil && !r.failed {
+		fmt.Fprintln(os.Stderr, "output is not logged:", err)
+	}
+	r.failed = err != nil
+	note := &r.cur.note
+	note.inode, note.size = r.log.inode, r.log.size
+	note.n[index], note.sum[index] = len(chunk), chunkSum(chunk)
+	if err := r.cur.save(); err != nil {
+		fmt.Fprintln(os.Stderr, "the log's cursor is not kept:", err)
+	}
+}
+
+// end records a last line without its end. Nothing of the stream is unconsumed then.
+func (r *recorder) end(index int) {
+	if r.log == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if carry := &r.cur.note.carry[index]; len(*carry) > 0 {
+		r.stamp = appendTime(r.stamp[:0], time.Now())
+		r.log.add(streamNames[index], *carry, r.stamp)
+		*carry = nil
+	}
+	r.commit(index, nil)
+}
+
+func (r *recorder) Close() {
+	if r.log != nil {
+		r.log.Close()
+		r.cur.Close()
+	}
+}

@@ -1,0 +1,285 @@
+package keeper
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/runner/launch"
+)
+
+// listen opens the control socket. Its address goes through a descriptor, because the
+// path of a run directory may be longer than a socket address.
+func listen(runDir string) (*net.UnixListener, error) {
+	dir, err := unix.Open(runDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: runDir, Err: err}
+	}
+	defer unix.Close(dir)
+	if err := unix.Unlinkat(dir, socketName, 0); err != nil && err != unix.ENOENT {
+		return nil, fmt.Errorf("removing an old socket: %w", err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir, socketName)})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	return l, nil
+}
+
+const socketName = "keeper.sock"
+
+// accept serves connections until the listener is closed.
+func (s *supervisor) accept() {
+	for {
+		c, err := s.listener.AcceptUnix()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			time.Sleep(10 * time.Millisecond) // out of descriptors, say
+			continue
+		}
+		if !permitted(c) {
+			c.Close()
+			continue
+		}
+		go s.serve(newConn(c))
+	}
+}
+
+// permitted says whether the peer may command us: root, or our own user.
+func permitted(c *net.UnixConn) bool {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	ok := false
+	raw.Control(func(fd uintptr) {
+		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		ok = err == nil && (cred.Uid == 0 || int(cred.Uid) == os.Geteuid())
+	})
+	return ok
+}
+
+// serve answers one connection.
+func (s *supervisor) serve(c *conn) {
+	defer c.Close()
+	c.c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	kind, payload, err := c.read()
+	if err != nil || kind != frameRequest {
+		return
+	}
+	var q request
+	if err := json.Unmarshal(payload, &q); err != nil {
+		return
+	}
+	if q.Op == "attach" {
+		s.serveAttach(c, q)
+		return
+	}
+	s.work.Add(1)
+	defer s.work.Done()
+	switch q.Op {
+	case "exec":
+		s.serveExec(c, q)
+	case "wait":
+		c.c.SetReadDeadline(time.Time{})
+		s.serveWait(c, q)
+	default:
+		var r reply
+		if err := s.command(c, q); err != nil {
+			r = failure(err)
+		}
+		c.writeJSON(frameReply, r)
+	}
+}
+
+// command performs a request that is answered by success or an error.
+func (s *supervisor) command(c *conn, q request) error {
+	switch q.Op {
+	case "signal":
+		return s.signal(unix.Signal(q.Signal), q.Final)
+	case "stop":
+		return s.stopContainer(c, unix.Signal(q.Signal), time.Duration(q.Millis)*time.Millisecond)
+	case "resize":
+		_, streams, err := s.running()
+		if err != nil {
+			return err
+		}
+		return streams.resize(q.Columns, q.Rows)
+	case "pause":
+		return s.freeze(Running, Paused, s.cfg.Cgroup.Frozen)
+	case "resume":
+		return s.freeze(Paused, Running, s.cfg.Cgroup.Thawed)
+	}
+	return fmt.Errorf("request %q: %w", q.Op, errdefs.ErrNotImplemented)
+}
+
+func (s *supervisor) signal(sig unix.Signal, final bool) error {
+	p, _, err := s.running()
+	if final {
+		s.mu.Lock()
+		s.forbidRestart()
+		s.mu.Unlock()
+	}
+	if err != nil {
+		return err
+	}
+	if err := p.signal(sig); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	if sig == unix.SIGKILL || final {
+		s.thaw()
+	}
+	return nil
+}
+
+// stopContainer ends the container and returns after its final exit. The client's going
+// away does not call it off, except that nobody waits any more.
+func (s *supervisor) stopContainer(c *conn, sig unix.Signal, timeout time.Duration) error {
+	if err := s.signal(sig, true); err != nil && !errors.Is(err, errdefs.ErrConflict) {
+		return err
+	}
+	var expired <-chan time.Time
+	if timeout >= 0 {
+		t := time.NewTimer(timeout)
+		defer t.Stop()
+		expired = t.C
+	}
+	select {
+	case <-s.ended:
+		return nil
+	case <-expired:
+	}
+	if err := s.signal(unix.SIGKILL, true); err != nil && !errors.Is(err, errdefs.ErrConflict) {
+		return err
+	}
+	<-s.ended
+	return nil
+}
+
+// freeze changes between running and paused.
+func (s *supervisor) freeze(from, to Status, value string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state.Status != from {
+		return fmt.Errorf("container %s is %s, not %s: %w", s.cfg.ID, s.state.Status, from, errdefs.ErrConflict)
+	}
+	if s.cfg.Cgroup.Freeze == "" {
+		return fmt.Errorf("container %s has no freezer: %w", s.cfg.ID, errdefs.ErrNotImplemented)
+	}
+	if err := os.WriteFile(s.cfg.Cgroup.Freeze, []byte(value), 0); err != nil {
+		return err
+	}
+	s.state.Status = to
+	s.save()
+	return nil
+}
+
+// thaw lets a paused container meet its signal.
+func (s *supervisor) thaw() {
+	if err := s.freeze(Paused, Running, s.cfg.Cgroup.Thawed); err != nil && !errors.Is(err, errdefs.ErrConflict) {
+		fmt.Fprintln(os.Stderr, "thawing:", err)
+	}
+}
+
+func (s *supervisor) serveWait(c *conn, q request) {
+	ctx, gone := context.WithCancel(context.Background())
+	go func() { // the client says nothing more; reading ends when it goes
+		defer gone()
+		c.read()
+	}()
+	for {
+		s.mu.Lock()
+		over, next := s.over, s.exited
+		last := s.last
+		s.mu.Unlock()
+		if over {
+			c.write(frameExit, encode(last))
+			return
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return
+		}
+		if q.Next {
+			s.mu.Lock()
+			last = s.last
+			s.mu.Unlock()
+			c.write(frameExit, encode(last))
+			return
+		}
+	}
+}
+
+// serveExec runs another program and reports how it ended.
+func (s *supervisor) serveExec(c *conn, q request) {
+	child, err := s.exec(c, q)
+	if err != nil {
+		c.writeJSON(frameReply, failure(err))
+		return
+	}
+	files := []*os.File{child.PIDFD}
+	if child.Console != nil {
+		files = append(files, child.Console)
+	}
+	c.writeJSON(frameReply, reply{PID: child.PID, File: child.Console != nil}, files...)
+	if child.Console != nil {
+		child.Console.Close() // the client's alone: its end hangs the process up
+	}
+	e, err := child.Wait()
+	child.PIDFD.Close()
+	status := ExitStatus{Code: e.Code}
+	if err != nil {
+		status = ExitStatus{Code: codeUnknown, Error: err.Error()}
+	}
+	c.write(frameExit, encode(status))
+}
+
+func (s *supervisor) exec(c *conn, q request) (*launch.Child, error) {
+	program, files, err := readProgram(c, q.Files)
+	defer closeAll(files)
+	if err != nil {
+		return nil, err
+	}
+	if _, _, err := s.running(); err != nil {
+		return nil, err
+	}
+	var child *launch.Child
+	s.oom.normal(func() { child, err = launch.Start(program, files) })
+	return child, err
+}
+
+// readProgram reads the frame with a program, and takes the files that came before it.
+func readProgram(c *conn, n int) (*launch.Program, []*os.File, error) {
+	kind, payload, err := c.read()
+	if err != nil {
+		return nil, nil, err
+	}
+	if kind != frameProgram {
+		return nil, nil, fmt.Errorf("frame %q instead of a program: %w", kind, errdefs.ErrInvalidArgument)
+	}
+	p := new(launch.Program)
+	if err := p.UnmarshalBinary(payload); err != nil {
+		return nil, nil, err
+	}
+	files, err := c.takeFiles(n)
+	return p, files, err
+}
+
+func encode(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // plain structs of ours
+	}
+	return b
+}

@@ -1,0 +1,230 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// stdio is the container's standard streams during one run of its program.
+type stdio struct {
+	cfg     *Config
+	out     [2]*os.File // read ends of the FIFOs; nil for a terminal
+	console *os.File    // master of the terminal, or nil
+
+	mu     sync.Mutex
+	in     *os.File // write end of the FIFO or the master; nil if closed
+	holder *holder
+}
+
+func (c *Config) fifo(name string) string { return filepath.Join(c.RunDir, name) }
+
+// outPipeSize is how much a container may say while it has no keeper.
+const outPipeSize = 1 << 20
+
+// makeFIFOs makes the FIFOs of a container without a terminal.
+func (c *Config) makeFIFOs() error {
+	for _, name := range []string{"stdin", "stdout", "stderr"} {
+		path := c.fifo(name)
+		if err := unix.Mkfifo(path, 0o600); err != nil && err != unix.EEXIST {
+			return &os.PathError{Op: "mkfifo", Path: path, Err: err}
+		}
+		// So that a process of the container's user may open /dev/stdout again.
+		if err := os.Chown(path, c.UID, c.GID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openStreams opens the keeper's ends of the FIFOs and the container's, which are given
+// to the launch and then closed.
+func openStreams(cfg *Config) (s *stdio, theirs []*os.File, err error) {
+	s = &stdio{cfg: cfg}
+	defer func() {
+		if err != nil {
+			closeAll(theirs)
+			s.close()
+		}
+	}()
+	if cfg.TTY {
+		for range 3 { // the program replaces them by its terminal
+			f, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+			if err != nil {
+				return s, theirs, err
+			}
+			theirs = append(theirs, f)
+		}
+		return s, theirs, nil
+	}
+	if err := cfg.makeFIFOs(); err != nil {
+		return s, theirs, err
+	}
+	in, err := s.openInput()
+	if err != nil {
+		return s, theirs, err
+	}
+	theirs = append(theirs, in)
+	if err := s.openOutputs(); err != nil {
+		return s, theirs, err
+	}
+	for _, name := range streamNames {
+		// Read and write: the container always has a reader, itself, so our death is no SIGPIPE.
+		f, err := openBlocking(cfg.fifo(name), unix.O_RDWR)
+		if err != nil {
+			return s, theirs, err
+		}
+		theirs = append(theirs, f)
+		unix.FcntlInt(f.Fd(), unix.F_SETPIPE_SZ, outPipeSize) // best effort
+	}
+	return s, theirs, nil
+}
+
+// openBlocking opens without the poller: the description is shared with the container,
+// which expects blocking streams.
+func openBlocking(path string, flags int) (*os.File, error) {
+	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// openInput returns the container's standard input and keeps our end of it.
+func (s *stdio) openInput() (*os.File, error) {
+	if !s.cfg.OpenStdin {
+		return openBlocking("/dev/null", unix.O_RDONLY)
+	}
+	theirs, err := openBlocking(s.cfg.fifo("stdin"), unix.O_RDONLY|unix.O_NONBLOCK)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.openInputEnd(); err != nil {
+		theirs.Close()
+		return nil, err
+	}
+	if err := unix.SetNonblock(int(theirs.Fd()), false); err != nil {
+		theirs.Close()
+		return nil, err
+	}
+	return theirs, nil
+}
+
+func (s *stdio) openInputEnd() error {
+	f, err := os.OpenFile(s.cfg.fifo("stdin"), os.O_WRONLY|unix.O_NONBLOCK, 0)
+	s.in = f
+	return err
+}
+
+func (s *stdio) openOutputs() error {
+	for i, name := range streamNames {
+		f, err := os.OpenFile(s.cfg.fifo(name), os.O_RDONLY|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return err
+		}
+		s.out[i] = f
+	}
+	return nil
+}
+
+// useConsole takes the master of the terminal a program made. f stays the caller's.
+func (s *stdio) useConsole(f *os.File) error {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return err
+	}
+	s.console = os.NewFile(uintptr(fd), "console") // with the poller, being non-blocking
+	s.in = s.console
+	return nil
+}
+
+// hold lets a holder keep what the container must not lose with us.
+func (s *stdio) hold() error {
+	if s.in == nil {
+		return nil
+	}
+	h, err := startHolder(s.in)
+	s.holder = h
+	return err
+}
+
+// pump moves output to the sink until the last process of the container has closed it.
+func (s *stdio) pump(to sink) error {
+	if s.console != nil {
+		return pumpConsole(s.console, to)
+	}
+	errs := make([]error, 2)
+	var wg sync.WaitGroup
+	for i, f := range s.out {
+		if f == nil { // a terminal that was lost
+			continue
+		}
+		wg.Go(func() { errs[i] = pumpFIFO(f, i, to) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// write gives input to the container.
+func (s *stdio) write(b []byte) error {
+	s.mu.Lock()
+	in := s.in
+	s.mu.Unlock()
+	if in == nil {
+		return os.ErrClosed
+	}
+	_, err := in.Write(b)
+	return err
+}
+
+// closeInput tells the container that there will be no more input.
+func (s *stdio) closeInput() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.in == nil || s.in == s.console {
+		return
+	}
+	s.in.Close()
+	s.in = nil
+	s.holder.end()
+	s.holder = nil
+}
+
+func (s *stdio) resize(columns, rows uint16) error {
+	if s.console == nil {
+		return nil
+	}
+	err := unix.IoctlSetWinsize(descriptor(s.console), unix.TIOCSWINSZ, &unix.Winsize{Col: columns, Row: rows})
+	if err != nil {
+		return fmt.Errorf("resizing the terminal: %w", err)
+	}
+	return nil
+}
+
+// close releases everything; pumps end.
+func (s *stdio) close() {
+	s.closeInput()
+	for _, f := range s.out {
+		if f != nil {
+			f.Close()
+		}
+	}
+	if s.console != nil {
+		s.console.Close()
+	}
+	s.holder.end()
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}

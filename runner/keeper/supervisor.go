@@ -1,0 +1,318 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/runner/launch"
+)
+
+// supervisor is the keeper process of a container. Its life is one goroutine
+// ([supervisor.life]); each connection has another.
+type supervisor struct {
+	cfg      *Config
+	program  *launch.Program
+	rec      *recorder
+	unlock   func() error
+	listener *net.UnixListener
+	forwards []*forward
+	oom      oomScore
+
+	work sync.WaitGroup // connections and subscribers that must end before the process does
+
+	mu      sync.Mutex
+	state   State
+	proc    *process // of the present run, else nil
+	io      *stdio   // of the present run, else nil
+	pumped  chan struct{}
+	last    ExitStatus
+	over    bool // the final exit has been
+	stop    bool // no more restarts
+	stopped chan struct{}
+	exited  chan struct{} // closed at the next exit, then replaced
+	ended   chan struct{} // closed at the final exit
+	subs    map[*subscriber]bool
+	claim   chan bool // the claimant's word: done or gone; nil without a claimant
+}
+
+func newSupervisor(cfg *Config, unlock func() error) *supervisor {
+	return &supervisor{
+		cfg: cfg, unlock: unlock,
+		stopped: make(chan struct{}), exited: make(chan struct{}), ended: make(chan struct{}),
+		subs: map[*subscriber]bool{},
+	}
+}
+
+// save writes the state. mu is held.
+func (s *supervisor) save() {
+	if err := statefile.Write(s.cfg.StateFile, &s.state, statefile.WriteOptions{}); err != nil {
+		fmt.Fprintln(os.Stderr, "writing the state:", err)
+	}
+}
+
+// launch runs the program. On success the container is running and its output flows.
+func (s *supervisor) launch() error {
+	streams, theirs, err := openStreams(s.cfg)
+	if err != nil {
+		return err
+	}
+	oom := oomKills(s.cfg.Cgroup)
+	var child *launch.Child
+	s.oom.normal(func() { child, err = launch.Start(s.program, theirs) })
+	closeAll(theirs)
+	if err != nil {
+		streams.close()
+		return err
+	}
+	if child.Console != nil {
+		err = streams.useConsole(child.Console)
+		child.Console.Close()
+		if err == nil && s.cfg.Columns > 0 {
+			err = streams.resize(s.cfg.Columns, s.cfg.Rows)
+		}
+	}
+	id, e := statefile.Identify(child.PID)
+	if err = errors.Join(err, e); err == nil {
+		err = streams.hold()
+	}
+	if err != nil {
+		unix.PidfdSendSignal(int(child.PIDFD.Fd()), unix.SIGKILL, nil, 0)
+		child.Wait()
+		streams.close()
+		return err
+	}
+	s.begin(&process{id: id, pidfd: child.PIDFD, child: child}, streams, oom)
+	return nil
+}
+
+// begin records a run that has started.
+func (s *supervisor) begin(p *process, streams *stdio, oom uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state.Status, s.state.Init = Running, p.id
+	s.state.ExitCode, s.state.OOMKilled, s.state.Error = 0, false, ""
+	s.state.OOMKills = oom
+	s.state.StartedAt = time.Now().UTC()
+	s.state.Finished, s.state.Stopped = false, s.stop
+	if streams.holder != nil {
+		s.state.Holder = streams.holder.id
+	}
+	s.save()
+	s.enter(p, streams)
+}
+
+// enter makes p the present run and lets its output flow. mu is held.
+func (s *supervisor) enter(p *process, streams *stdio) {
+	s.proc, s.io = p, streams
+	pumped := make(chan struct{})
+	s.pumped = pumped
+	go func() {
+		defer close(pumped)
+		if err := streams.pump(s); err != nil && !errors.Is(err, os.ErrClosed) {
+			fmt.Fprintln(os.Stderr, "reading the output:", err)
+		}
+	}()
+}
+
+// drainTime is how long output is awaited from processes that outlive pid 1, which only
+// a container without a PID namespace of its own can have.
+const drainTime = 2 * time.Second
+
+// life waits for the end of the present run, starts others as the restart policy says,
+// and returns after the final exit.
+func (s *supervisor) life() {
+	delay := firstDelay
+	for {
+		exit := s.proc.wait()
+		killAll(s.cfg.Cgroup)
+		s.drain()
+		ran := time.Since(s.state.StartedAt)
+		again := s.exit(exit)
+		if !again {
+			return
+		}
+		if ran > steadyTime {
+			delay = firstDelay
+		}
+		select {
+		case <-time.After(delay):
+		case <-s.stopped:
+		}
+		delay = min(2*delay, lastDelay)
+		if !s.relaunch() {
+			return
+		}
+	}
+}
+
+// drain takes the rest of the output and ends the run's streams.
+func (s *supervisor) drain() {
+	s.mu.Lock()
+	subs := s.subscribers()
+	s.mu.Unlock()
+	for _, sub := range subs {
+		sub.unlimit()
+	}
+	select {
+	case <-s.pumped:
+	case <-time.After(drainTime):
+	}
+	s.io.close()
+	<-s.pumped
+	s.rec.end(0)
+	s.rec.end(1)
+}
+
+// exit records the end of a run and tells the clients. It reports whether there will be
+// another.
+func (s *supervisor) exit(e ExitStatus) (again bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e.OOMKilled = oomKills(s.cfg.Cgroup) > s.state.OOMKills
+	again = !s.stop && s.cfg.Restart.again(e, s.state.RestartCount)
+	e.Final = !again
+	s.proc.pidfd.Close()
+	s.proc, s.io = nil, nil
+	st := &s.state
+	st.Status, st.ExitCode, st.OOMKilled, st.Error = Exited, e.Code, e.OOMKilled, e.Error
+	st.Init, st.Holder = statefile.Process{}, statefile.Process{}
+	st.FinishedAt = time.Now().UTC()
+	if again {
+		st.Status = Restarting
+		st.RestartCount++
+	}
+	s.tell(e)
+	return again
+}
+
+// tell saves the state and ends whoever waited for an exit. mu is held.
+func (s *supervisor) tell(e ExitStatus) {
+	s.last, s.over = e, e.Final
+	s.save()
+	for _, sub := range s.subscribers() {
+		sub.put(frameExit, encode(e))
+		sub.end()
+	}
+	clear(s.subs)
+	close(s.exited)
+	s.exited = make(chan struct{})
+	if s.over {
+		close(s.ended)
+	}
+}
+
+// relaunch starts the next run. If it cannot be, or somebody stopped the container
+// meanwhile, the exit before was the final one.
+func (s *supervisor) relaunch() bool {
+	s.mu.Lock()
+	stop := s.stop
+	s.mu.Unlock()
+	var err error
+	if !stop {
+		if err = s.launch(); err == nil {
+			return true
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := ExitStatus{Code: s.state.ExitCode, OOMKilled: s.state.OOMKilled, Final: true}
+	s.state.Status = Exited
+	if err != nil {
+		e.Code, e.Error = codeOf(err), err.Error()
+		s.state.ExitCode, s.state.Error = e.Code, e.Error
+	}
+	s.tell(e)
+	return false
+}
+
+// codeOf is docker's exit code of a failed launch.
+func codeOf(err error) int {
+	var step *launch.StepError
+	if errors.As(err, &step) {
+		return step.ExitCode()
+	}
+	return 125
+}
+
+// forbidRestart makes the next exit the final one. mu is held.
+func (s *supervisor) forbidRestart() {
+	if !s.stop {
+		s.stop = true
+		close(s.stopped)
+	}
+	if !s.state.Stopped {
+		s.state.Stopped = true
+		s.save()
+	}
+}
+
+// killAll kills what is left in the cgroup after the end of pid 1.
+func killAll(c Cgroup) {
+	if c.ProcFile == "" {
+		return
+	}
+	b, err := os.ReadFile(c.ProcFile)
+	if err != nil {
+		return
+	}
+	for field := range strings.FieldsSeq(string(b)) {
+		if pid, err := strconv.Atoi(field); err == nil && pid > 1 {
+			unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+}
+
+// The sink of the pumps.
+
+func (s *supervisor) logged(index int, chunk []byte) int { return s.rec.logged(index, chunk) }
+func (s *supervisor) record(index int, chunk []byte)     { s.rec.record(index, chunk) }
+
+func (s *supervisor) broadcast(index int, chunk []byte) {
+	if len(chunk) == 0 {
+		return
+	}
+	s.mu.Lock()
+	subs := s.subscribers()
+	s.mu.Unlock()
+	var shared []byte
+	for _, sub := range subs {
+		if !sub.stream[index] {
+			continue
+		}
+		if shared == nil {
+			shared = append(shared, chunk...)
+		}
+		sub.put([]byte{frameStdout, frameStderr}[index], shared)
+	}
+}
+
+func (s *supervisor) subscribers() []*subscriber {
+	if len(s.subs) == 0 {
+		return nil
+	}
+	subs := make([]*subscriber, 0, len(s.subs))
+	for sub := range s.subs {
+		subs = append(subs, sub)
+	}
+	return subs
+}
+
+// running returns the present run.
+func (s *supervisor) running() (*process, *stdio, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.proc == nil {
+		return nil, nil, fmt.Errorf("container %s is not running: %w", s.cfg.ID, errdefs.ErrConflict)
+	}
+	return s.proc, s.io, nil
+}
