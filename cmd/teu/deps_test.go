@@ -19,10 +19,10 @@ const module = "github.com/teu-dev/teu/"
 var layers = map[string]int{
 	"cache/content": 0, "cache/mount": 0, "cache/rootfs": 0, "cache/statefile": 0,
 	"dockerfile": 0, "build/graph": 0, "build/solver": 0,
-	"runner/cgroup": 0, "runner/seccomp": 0, "runner/network": 0, "server": 0,
+	"runner/cgroup": 0, "runner/seccomp": 0, "server": 0,
 
 	"cache/layer": 1, "cache/snapshot": 1, "cache/image": 1, "cache/contenthash": 1,
-	"registry": 1, "registry/archive": 1, "server/registry": 1, "runner/spec": 1, "runner/launch": 1,
+	"registry": 1, "registry/archive": 1, "server/registry": 1, "runner/spec": 1, "runner/launch": 1, "runner/network": 1,
 
 	"cache/result": 2, "runner/oci": 2,
 	"cache": 3, "runner/keeper": 3, "cmd/teu-keeper": 3,
