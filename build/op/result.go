@@ -2,6 +2,7 @@ package op
 
 import (
 	"context"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -28,6 +29,9 @@ type Layer struct {
 	// Blob is the compressed layer in its image's manifest, and Origin where that image is.
 	Blob   *ocispec.Descriptor `json:"blob,omitempty"`
 	Origin *Origin             `json:"origin,omitempty"`
+	// Created is when a build made the layer; zero for layers of images. The history of an
+	// image that has the layer says so.
+	Created time.Time `json:"created,omitzero"`
 }
 
 // An Origin says where a base image came from.

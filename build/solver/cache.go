@@ -8,8 +8,9 @@ import (
 
 // A Record is a result that is known, under its canonical key.
 type Record[R any] struct {
-	Key     digest.Digest
-	Outputs []R
+	Key         digest.Digest
+	Description string // for people: the name of the vertex that made it
+	Outputs     []R
 }
 
 // A Cache remembers records between builds. It is used by several goroutines, and its files

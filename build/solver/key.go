@@ -2,6 +2,7 @@ package solver
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -16,17 +17,24 @@ type recordKey struct {
 
 // definitionKey combines an operation with the records it stands on.
 func definitionKey[R any](op Key, in []input[R]) recordKey {
-	return contentKey(op, in, nil)
+	return combine(op.Digest, in, nil)
 }
 
 // contentKey combines an operation with what it reads: of each input the digest in content,
 // or all of its record where there is none. Without any digest it is the definition key.
 func contentKey[R any](op Key, in []input[R], content []digest.Digest) recordKey {
-	if op.Digest == "" {
+	if op.Content == "" || !slices.ContainsFunc(content, func(d digest.Digest) bool { return d != "" }) {
+		return combine(op.Digest, in, content)
+	}
+	return combine(op.Content, in, content)
+}
+
+func combine[R any](op digest.Digest, in []input[R], content []digest.Digest) recordKey {
+	if op == "" {
 		return recordKey{transient: true}
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "op %s\n", op.Digest)
+	fmt.Fprintf(&b, "op %s\n", op)
 	for i, input := range in {
 		switch {
 		case i < len(content) && content[i] != "":
@@ -35,9 +43,6 @@ func contentKey[R any](op Key, in []input[R], content []digest.Digest) recordKey
 			return recordKey{transient: true}
 		default:
 			fmt.Fprintf(&b, "record %s\n", input.key)
-			if i < len(op.Selectors) && op.Selectors[i] != "" {
-				fmt.Fprintf(&b, "selector %s\n", op.Selectors[i])
-			}
 		}
 	}
 	return recordKey{digest: digest.FromString(b.String())}
@@ -48,12 +53,12 @@ func outputKey(key digest.Digest, index int) digest.Digest {
 	return digest.FromString(fmt.Sprintf("%s@%d", key, index))
 }
 
-// newNode returns the node of a new result under k; vertex names a transient one.
-func newNode[R any](k recordKey, vertex digest.Digest, outputs []R) node[R] {
+// newNode returns the node of a new result under k; the vertex names a transient one.
+func newNode[R any](k recordKey, v *Vertex[R], outputs []R) node[R] {
 	if k.transient {
-		k.digest = vertex
+		k.digest = v.ID
 	}
-	return node[R]{Record[R]{k.digest, outputs}, k.transient}
+	return node[R]{Record[R]{k.digest, v.Name, outputs}, k.transient}
 }
 
 func values[R any](in []input[R]) []R {

@@ -34,10 +34,9 @@ type Key struct {
 	// machine); what is behind it can then only be found by content.
 	Digest digest.Digest
 
-	// Selectors say, per input, which part of it the operation reads (the source path of a
-	// COPY), where Digest does not. They count only with the record of the input, not with
-	// its content, so that equal files are found under another name. nil means none.
-	Selectors []digest.Digest
+	// Content stands for Digest beside content keys; empty means Digest. It leaves out what
+	// the content keys say better: COPY a/x and COPY b/x of equal files have one Content.
+	Content digest.Digest
 
 	// Live is set by sources which are always there and cheap to Run: they run in every
 	// build without waiting for a slot, and the cache does not hold their results.

@@ -72,7 +72,7 @@ type step struct {
 	name    string
 	key     string   // of the operation; "" is transient
 	from    []string // "a" or "a:1", the second output of a
-	selects []string // selectors
+	content string   // what stands for key beside reads
 	reads   []string // content keys; nil: whole records
 	out     []string // "" stands for name and the values of the inputs
 	live    bool
@@ -100,7 +100,10 @@ type fakeOp struct {
 }
 
 func (o fakeOp) Key(context.Context) (Key, error) {
-	k := Key{Live: o.live, Selectors: digests(o.selects)}
+	k := Key{Live: o.live}
+	if o.content != "" {
+		k.Content = digest.FromString(o.content)
+	}
 	if o.key != "" {
 		k.Digest = digest.FromString(o.key)
 	}
@@ -189,12 +192,12 @@ func TestBuilds(t *testing.T) {
 			{steps: []step{base, context("2"), {name: "copy", key: "copy", from: []string{"base", "context2"}, reads: []string{"", "new"}}, {name: "run", key: "run", from: []string{"copy"}}},
 				ran: []string{"copy", "run"}, read: []string{"copy", "run"}},
 		},
-		"a selector counts with the record, not with the content": {
-			{steps: []step{{name: "make", key: "make"}, {name: "copy", key: "copy", from: []string{"make"}, selects: []string{"/a/f"}, reads: []string{"files"}}},
+		"a renamed source is found by content": {
+			{steps: []step{{name: "make", key: "make"}, {name: "copy", key: "copy /a/f", content: "copy f", from: []string{"make"}, reads: []string{"files"}}},
 				ran: []string{"make", "copy"}, read: []string{"make", "copy"}},
-			{steps: []step{{name: "make", key: "make"}, {name: "copy", key: "copy", from: []string{"make"}, selects: []string{"/b/f"}, reads: []string{"files"}}},
+			{steps: []step{{name: "make", key: "make"}, {name: "copy", key: "copy /b/f", content: "copy f", from: []string{"make"}, reads: []string{"files"}}},
 				read: []string{"copy"}},
-			{steps: []step{{name: "make", key: "make"}, {name: "copy", key: "copy", from: []string{"make"}, selects: []string{"/c/f"}, reads: []string{"others"}}},
+			{steps: []step{{name: "make", key: "make"}, {name: "copy", key: "copy /c/f", content: "copy f", from: []string{"make"}, reads: []string{"others"}}},
 				ran: []string{"copy"}, read: []string{"copy"}},
 		},
 		"what reads a whole directory of this machine is never remembered, nor what stands on it": {

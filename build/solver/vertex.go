@@ -37,7 +37,7 @@ func (s *Solver[R]) find(ctx context.Context, c *Console, v *Vertex[R], in []inp
 	key := definitionKey(op, in)
 	if op.Live {
 		outputs, err := v.Op.Run(ctx, c, values(in))
-		return newNode(key, v.ID, outputs), false, err
+		return newNode(key, v, outputs), false, err
 	}
 	if !v.IgnoreCache {
 		if n, ok, err := s.get(ctx, key); ok || err != nil {
@@ -51,7 +51,7 @@ func (s *Solver[R]) find(ctx context.Context, c *Console, v *Vertex[R], in []inp
 	content := contentKey(op, in, digests)
 	if content.transient {
 		outputs, err := s.run(ctx, c, v, in)
-		return newNode(key, v.ID, outputs), false, err
+		return newNode(key, v, outputs), false, err
 	}
 	return s.findOrRun(ctx, c, v, in, key, content)
 }
@@ -77,7 +77,7 @@ func (s *Solver[R]) findOrRun(ctx context.Context, c *Console, v *Vertex[R], in 
 		if err != nil {
 			return n, false, err
 		}
-		n = newNode(content, v.ID, outputs)
+		n = newNode(content, v, outputs)
 		if v.IgnoreCache {
 			// A new identity: what stands on the old result must not be found for this one.
 			n.record.Key = digest.FromString(rand.Text())
