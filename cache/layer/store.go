@@ -4,19 +4,36 @@
 // Because a layer knows nothing of what lies below it, all layers of an image can be
 // unpacked at the same time, and the same diffID under two parents is stored once.
 // What a layer needs from below (the mode and owner of a directory it only passes
-// through) is remembered when it is unpacked and added by Stack for each chain.
+// through, the target of a hard link) is remembered when it is unpacked and added by
+// Stack for each chain.
+//
+//	DIR/ID/diff/           the overlay directory
+//	DIR/ID/layer.json      the record; its mtime is when the layer was used last
+//	DIR/ID/needs           what the layer needs from those below, if anything
+//	DIR/ID/synced          made after a syncfs(2) that came after the record
+//	DIR/ID/chains/HASH*    what Stack made for one list of layers below
+//	DIR/by-diffid/HEX      symbolic link with the text ID
+//	DIR/tmp/               scratch directories and the locks of diffIDs being unpacked
+//	DIR/empty/             the lower directory of an image without layers
 package layer
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
-	"io"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"github.com/teu-dev/teu/cache/statefile"
+	"golang.org/x/sys/unix"
 )
-
-var errTODO = errors.New("not written yet")
 
 // A Layer describes an unpacked layer of the store.
 type Layer struct {
@@ -32,80 +49,227 @@ type Layer struct {
 // A Store keeps layers in a directory of its own. Any number of processes may use one
 // directory at the same time. A Store may be used by many goroutines.
 type Store struct {
-	dir string
+	dir       string
+	bootID    string
+	userXattr bool
+	noChown   bool
 }
 
+const builtPrefix = "b-"
+
 // Open opens the store in dir, creating it if needed.
-func Open(dir string) (*Store, error) { return nil, errTODO }
+func Open(dir string) (*Store, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range []string{dir, filepath.Join(dir, "tmp"), filepath.Join(dir, "by-diffid")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, fmt.Errorf("opening the layers: %w", err)
+		}
+	}
+	empty := filepath.Join(dir, "empty")
+	if err := os.Mkdir(empty, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("opening the layers: %w", err)
+	}
+	boot, err := statefile.BootID()
+	if err != nil {
+		return nil, err
+	}
+	return &Store{dir: dir, bootID: boot, userXattr: UserXattr(), noChown: os.Geteuid() != 0}, nil
+}
+
+// UserXattr says whether this process may write only the attributes user.overlay.*, because it
+// is not root or root in a user namespace only. Its overlays are to be mounted with userxattr.
+func UserXattr() bool {
+	if os.Geteuid() != 0 {
+		return true
+	}
+	ids, err := os.ReadFile("/proc/self/uid_map")
+	return err == nil && strings.Join(strings.Fields(string(ids)), " ") != "0 0 4294967295"
+}
 
 // Get returns the layer id. An errdefs.ErrNotFound means that it is absent, or that it
 // may have been damaged by a power loss and has to be made again.
-func (s *Store) Get(id string) (Layer, error) { return Layer{}, errTODO }
+func (s *Store) Get(id string) (Layer, error) {
+	r, err := s.read(id)
+	if err != nil {
+		return Layer{}, err
+	}
+	if r.stale {
+		return Layer{}, fmt.Errorf("layer %s is from before the last start of the machine: %w", id, errdefs.ErrNotFound)
+	}
+	return r.layer(), nil
+}
 
 // ByDiffID returns a layer whose plain tar has the digest d, or errdefs.ErrNotFound as Get.
-func (s *Store) ByDiffID(d digest.Digest) (Layer, error) { return Layer{}, errTODO }
+func (s *Store) ByDiffID(d digest.Digest) (Layer, error) {
+	if err := checkDiffID(d); err != nil {
+		return Layer{}, err
+	}
+	ids := []string{d.Encoded()}
+	switch id, err := os.Readlink(s.byDiffID(d)); {
+	case err == nil:
+		ids = append([]string{id}, ids...)
+	case !errors.Is(err, fs.ErrNotExist): // it may be missing: publish makes it after the layer
+		return Layer{}, err
+	}
+	for _, id := range ids {
+		l, err := s.Get(id)
+		if err == nil && l.DiffID == d {
+			return l, nil
+		}
+		if err != nil && !errors.Is(err, errdefs.ErrNotFound) {
+			return Layer{}, err
+		}
+	}
+	return Layer{}, fmt.Errorf("layer with the diffID %s: %w", d, errdefs.ErrNotFound)
+}
 
 // Path returns the overlay directory of the layer id, whether or not it exists.
-func (s *Store) Path(id string) string { return "" }
-
-// Apply unpacks the plain tar r, whose digest must be want, and returns its layer. A
-// layer that is there already is returned without reading r; so is one that another
-// process finishes while this one waits for it. A wrong digest is an errdefs.ErrDataLoss,
-// a tar that is not acceptable an errdefs.ErrInvalidArgument, and neither leaves a trace.
-func (s *Store) Apply(ctx context.Context, want digest.Digest, r io.Reader) (Layer, error) {
-	return Layer{}, errTODO
-}
-
-// Adopt makes the overlay upper directory a layer by renaming it. The upper must be
-// unmounted and on the filesystem of the store (else errdefs.ErrFailedPrecondition). The
-// layer's DiffID and Size are unknown until Seal.
-func (s *Store) Adopt(ctx context.Context, upper string) (Layer, error) { return Layer{}, errTODO }
-
-// Seal computes the DiffID of a layer made by Adopt and records it with the epoch that was
-// used, so that each later Diff gives the same bytes. A layer with a DiffID is returned as it is.
-func (s *Store) Seal(ctx context.Context, id string, epoch *time.Time) (Layer, error) {
-	return Layer{}, errTODO
-}
-
-// DiffOptions change how Diff writes.
-type DiffOptions struct {
-	// Epoch clamps later times to it, as SOURCE_DATE_EPOCH asks. A sealed layer ignores it and
-	// uses the epoch it was sealed with.
-	Epoch *time.Time
-
-	// Unverified accepts a tar whose digest is not the layer's DiffID. Without it such a tar
-	// ends in an errdefs.ErrFailedPrecondition: a layer that was pulled cannot in general be
-	// turned back into the tar it came from. A layer without DiffID is never verified.
-	Unverified bool
-}
-
-// Diff writes to w the uncompressed OCI layer tar of the layer id. Entries are sorted by path,
-// so equal layers give equal tars; times are cut to seconds as docker does.
-// On error w holds a prefix of the tar; the caller discards it.
-func (s *Store) Diff(ctx context.Context, id string, w io.Writer, o DiffOptions) error {
-	return errTODO
-}
-
-// Stack returns the overlay lower directories, top first, of the layers ids, lowest first.
-// Where a layer needs something of those below it (see Layer.Implicit), a directory that
-// belongs to this chain is made and kept inside that layer's directory.
-func (s *Store) Stack(ctx context.Context, ids []string) ([]string, error) { return nil, errTODO }
+func (s *Store) Path(id string) string { return filepath.Join(s.dir, id, "diff") }
 
 // Touch says that the layer id is used now, and whether it exists.
-func (s *Store) Touch(id string) (bool, error) { return false, errTODO }
-
-// Remove deletes the layer id. An absent one is not an error. No mount may use it.
-func (s *Store) Remove(ctx context.Context, id string) error { return errTODO }
+func (s *Store) Touch(id string) (bool, error) {
+	if _, err := s.Get(id); err != nil {
+		if errors.Is(err, errdefs.ErrNotFound) {
+			return false, nil
+		}
+		return false, err
+	}
+	now := time.Now()
+	err := os.Chtimes(s.record(id), now, now)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
 
 // Info is what Walk tells about a layer.
 type Info struct {
 	Layer
-	Used time.Time // when it was made or touched last
+	Used  time.Time // when it was made or touched last
+	Stale bool      // it may have been damaged by a power loss: Get does not find it any more
 }
 
-// Walk calls fn for each layer of the store, in no order, until fn returns an error.
-func (s *Store) Walk(ctx context.Context, fn func(Info) error) error { return errTODO }
+// Walk calls fn for each layer of the store, in no order, until fn returns an error. Implicit is not filled in.
+func (s *Store) Walk(ctx context.Context, fn func(Info) error) error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		if checkID(e.Name()) != nil {
+			continue
+		}
+		info := Info{Layer: Layer{ID: e.Name()}}
+		fi, err := os.Stat(s.record(e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		info.Used = fi.ModTime()
+		r, err := s.readRecord(e.Name())
+		switch {
+		case errors.Is(err, errdefs.ErrNotFound):
+			continue
+		case errors.Is(err, errdefs.ErrDataLoss):
+			info.Stale = true
+		case err != nil:
+			return err
+		default:
+			info.Layer, info.Stale = r.layer(), r.stale
+		}
+		if err := fn(info); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) record(id string) string { return filepath.Join(s.dir, id, "layer.json") }
+
+func (s *Store) tmp() string { return filepath.Join(s.dir, "tmp") }
+
+func (s *Store) byDiffID(d digest.Digest) string {
+	return filepath.Join(s.dir, "by-diffid", d.Encoded())
+}
+
+// newID names a layer that was built.
+func newID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return builtPrefix + hex.EncodeToString(b[:])
+}
+
+// checkID keeps what is no ID out of paths.
+func checkID(id string) error {
+	want, digits := 64, id
+	if rest, ok := strings.CutPrefix(id, builtPrefix); ok {
+		want, digits = 32, rest
+	}
+	if len(digits) != want || strings.Trim(digits, "0123456789abcdef") != "" {
+		return fmt.Errorf("%q is not the ID of a layer: %w", shorten(id), errdefs.ErrNotFound)
+	}
+	return nil
+}
+
+func checkDiffID(d digest.Digest) error {
+	if err := d.Validate(); err != nil {
+		return fmt.Errorf("diffID %q: %w: %w", shorten(d.String()), err, errdefs.ErrInvalidArgument)
+	}
+	if d.Algorithm() != digest.SHA256 {
+		return fmt.Errorf("diffID %s: only sha256 is supported: %w", d, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
 
 // Sync makes every layer that exists now survive a power loss. It is one syncfs(2), and
 // cheap when nothing is to be done.
-func (s *Store) Sync(ctx context.Context) error { return errTODO }
+func (s *Store) Sync(ctx context.Context) error {
+	var ids []string
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if checkID(e.Name()) != nil {
+			continue
+		}
+		if r, err := s.readRecord(e.Name()); err == nil && !r.synced && !r.stale {
+			ids = append(ids, e.Name())
+		}
+	}
+	if len(ids) == 0 {
+		return ctx.Err()
+	}
+	if err := syncfs(s.dir); err != nil {
+		return err
+	}
+	for _, id := range ids {
+		f, err := os.Create(s.marker(id))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func syncfs(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd()))), f.Close())
+}

@@ -1,0 +1,84 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"github.com/teu-dev/teu/cache/statefile"
+	"golang.org/x/sys/unix"
+)
+
+// Adopt makes the overlay upper directory a layer by renaming it. The upper must be
+// unmounted and on the filesystem of the store (else errdefs.ErrFailedPrecondition). The
+// layer's DiffID and Size are unknown until Seal.
+func (s *Store) Adopt(ctx context.Context, upper string) (_ Layer, err error) {
+	if err := ctx.Err(); err != nil {
+		return Layer{}, context.Cause(ctx)
+	}
+	fi, err := os.Lstat(upper)
+	if err != nil {
+		return Layer{}, fmt.Errorf("adopting a layer: %w", err)
+	}
+	if !fi.IsDir() {
+		return Layer{}, fmt.Errorf("adopting %s: it is not a directory: %w", upper, errdefs.ErrInvalidArgument)
+	}
+	scratch, err := statefile.NewScratch(s.tmp())
+	if err != nil {
+		return Layer{}, err
+	}
+	defer func() { err = errors.Join(err, scratch.Close()) }()
+	dir := filepath.Join(scratch.Path(), "layer")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return Layer{}, err
+	}
+	err = os.Rename(upper, filepath.Join(dir, "diff"))
+	if errors.Is(err, unix.EXDEV) {
+		return Layer{}, fmt.Errorf("adopting %s: it is on another filesystem than %s: %w: %w", upper, s.dir, err, errdefs.ErrFailedPrecondition)
+	}
+	if err != nil {
+		return Layer{}, fmt.Errorf("adopting a layer: %w", err)
+	}
+	return s.publish(dir, &record{id: newID()})
+}
+
+// Remove deletes the layer id. An absent one is not an error. No mount may use it.
+func (s *Store) Remove(ctx context.Context, id string) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	if r, err := s.readRecord(id); err == nil && r.DiffID != "" {
+		if to, err := os.Readlink(s.byDiffID(r.DiffID)); err == nil && to == id {
+			if err := os.Remove(s.byDiffID(r.DiffID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	if err := s.discard(id); err != nil {
+		return fmt.Errorf("removing the layer %s: %w", id, err)
+	}
+	return nil
+}
+
+// discard takes the layer's name away at once, and its files after that.
+func (s *Store) discard(id string) error {
+	scratch, err := statefile.NewScratch(s.tmp())
+	if err != nil {
+		return err
+	}
+	err = os.Rename(filepath.Join(s.dir, id), filepath.Join(scratch.Path(), "removed"))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, scratch.Close())
+}
+
+// Sweep removes what processes that died have left behind.
+func (s *Store) Sweep() error { return statefile.SweepScratch(s.tmp()) }

@@ -1,0 +1,100 @@
+package layer
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"github.com/teu-dev/teu/cache/statefile"
+)
+
+// Seal computes the DiffID of a layer made by Adopt and records it with the epoch that was
+// used, so that each later Diff gives the same bytes. A layer with a DiffID is returned as it is.
+func (s *Store) Seal(ctx context.Context, id string, epoch *time.Time) (_ Layer, err error) {
+	r, err := s.sealable(id)
+	if err != nil || r.DiffID != "" {
+		return r.layer(), err
+	}
+	lock := filepath.Join(s.tmp(), id+".lock")
+	unlock, err := statefile.Lock(ctx, lock, statefile.LockOptions{})
+	if err != nil {
+		return Layer{}, err
+	}
+	defer func() { err = errors.Join(err, os.Remove(lock), unlock()) }()
+	if r, err = s.sealable(id); err != nil || r.DiffID != "" {
+		return r.layer(), err
+	}
+	h := newAsyncHash()
+	r.Size, err = writeTar(ctx, s.Path(id), h, r.UserXattr, epoch)
+	r.DiffID = h.finish()
+	if err != nil {
+		return Layer{}, fmt.Errorf("computing the diffID of the layer %s: %w", id, err)
+	}
+	r.Sealed = true
+	if epoch != nil {
+		t := epoch.UTC().Truncate(time.Second)
+		r.Epoch = &t
+	}
+	if err := statefile.Write(s.record(id), r, statefile.WriteOptions{}); err != nil {
+		return Layer{}, err
+	}
+	if _, err := s.ByDiffID(r.DiffID); errors.Is(err, errdefs.ErrNotFound) {
+		return r.layer(), s.index(r.DiffID, id)
+	}
+	return r.layer(), nil
+}
+
+// sealable reads the record; on error it returns an empty one.
+func (s *Store) sealable(id string) (*record, error) {
+	r, err := s.read(id)
+	if err == nil && r.stale {
+		err = fmt.Errorf("layer %s is from before the last start of the machine: %w", id, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return &record{}, err
+	}
+	return r, nil
+}
+
+// An asyncHash computes a digest beside the one who writes to it.
+type asyncHash struct {
+	full, empty chan []byte
+	hash        hash.Hash
+	done        chan struct{}
+}
+
+func newAsyncHash() *asyncHash {
+	const buffers = 3
+	h := &asyncHash{full: make(chan []byte, buffers), empty: make(chan []byte, buffers), hash: sha256.New(), done: make(chan struct{})}
+	for range buffers {
+		h.empty <- nil
+	}
+	go func() {
+		defer close(h.done)
+		for buf := range h.full {
+			h.hash.Write(buf)
+			h.empty <- buf
+		}
+	}()
+	return h
+}
+
+// Write never fails.
+func (h *asyncHash) Write(p []byte) (int, error) {
+	h.full <- append((<-h.empty)[:0], p...)
+	return len(p), nil
+}
+
+// finish ends the goroutine and returns the digest.
+func (h *asyncHash) finish() digest.Digest {
+	close(h.full)
+	<-h.done
+	return digest.NewDigest(digest.SHA256, h.hash)
+}
