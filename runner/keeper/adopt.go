@@ -3,8 +3,6 @@ package keeper
 import (
 	"fmt"
 	"os"
-
-	"github.com/teu-dev/teu/cache/statefile"
 )
 
 // adopt goes on with a container whose keeper died.
@@ -33,14 +31,8 @@ func (s *supervisor) adopt(c *conn) bool {
 // resumeRun takes hold of the process and the streams of a run that another keeper
 // began. If the process has ended meanwhile, its output may still wait.
 func (s *supervisor) resumeRun() {
-	p, err := adoptProcess(s.state.Init)
-	if err != nil {
-		p = lostProcess(s.state.Init)
-	}
-	streams := &stdio{cfg: s.cfg}
-	if s.state.Holder.PID != 0 {
-		streams.holder = &holder{id: s.state.Holder}
-	}
+	streams := &stdio{cfg: s.cfg, holder: &holder{id: s.state.Holder}}
+	p := s.findProcess(streams.holder)
 	if err := s.reopen(streams); err != nil {
 		fmt.Fprintln(os.Stderr, "adopting the streams:", err)
 	}
@@ -55,23 +47,32 @@ func (s *supervisor) resumeRun() {
 
 func (s *supervisor) reopen(streams *stdio) error {
 	if s.cfg.TTY {
-		if streams.holder == nil {
-			return fmt.Errorf("the terminal was lost")
-		}
-		f, err := streams.holder.take()
+		f, err := streams.holder.take(heldConsole)
 		if err != nil {
 			return err
 		}
 		defer f.Close()
 		return streams.useConsole(f)
 	}
-	if streams.holder != nil && streams.holder.id.Alive() {
-		if err := streams.openInputEnd(); err != nil {
-			fmt.Fprintln(os.Stderr, "adopting standard input:", err)
+	if s.cfg.OpenStdin && streams.holder.id.Alive() {
+		f, err := streams.holder.take(heldInput)
+		if err != nil {
+			return err
 		}
+		streams.in = f
 	}
 	return streams.openOutputs()
 }
 
-// lostProcess stands for one that is gone without a trace of its exit status.
-func lostProcess(id statefile.Process) *process { return &process{id: id} }
+// findProcess takes the container's process from the holder, from the list of processes,
+// or, if it is gone without a trace of its exit status, makes one that stands for it.
+func (s *supervisor) findProcess(h *holder) *process {
+	if f, err := h.take(heldPidfd); err == nil {
+		return &process{id: s.state.Init, pidfd: f}
+	}
+	p, err := adoptProcess(s.state.Init)
+	if err != nil {
+		return &process{id: s.state.Init}
+	}
+	return p
+}

@@ -2,9 +2,12 @@ package keeper
 
 import (
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/teu-dev/teu/cache/statefile"
 )
 
 // serveAttach gives a client the container's streams until the next exit.
@@ -73,7 +76,21 @@ func (s *supervisor) endInput() {
 	if !s.cfg.StdinOnce {
 		return
 	}
-	if _, streams, err := s.running(); err == nil {
-		streams.closeInput()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.proc == nil || !s.io.closeInput() {
+		return
 	}
+	old := s.io.holder
+	h, err := startHolder(s.proc.pidfd, s.io)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	s.io.holder = h
+	s.state.Holder = statefile.Process{}
+	if h != nil {
+		s.state.Holder = h.id
+	}
+	s.save()
+	old.end()
 }

@@ -240,7 +240,8 @@ func (k *Client) Pause(ctx context.Context) error { return k.command(ctx, reques
 func (k *Client) Resume(ctx context.Context) error { return k.command(ctx, request{Op: "resume"}) }
 
 // Exec runs another program. files become its descriptors from 0 on and stay the
-// caller's; a program that makes a terminal gives its master in [Process.Console].
+// caller's. A program with one slot more gets a pidfd of the container's pid 1 there, and
+// one that makes a terminal gives its master in [Process.Console].
 func (k *Client) Exec(ctx context.Context, p *launch.Program, files []*os.File) (*Process, error) {
 	program, err := p.MarshalBinary()
 	if err != nil {

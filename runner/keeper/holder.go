@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os"
 	"runtime"
@@ -11,35 +12,66 @@ import (
 	"github.com/teu-dev/teu/cache/statefile"
 )
 
-// holder is a sleeping process that shares one descriptor with the keeper: the master of
-// a terminal, whose loss would hang up the container, or the write end of a standard
-// input, whose loss would end it. The next keeper takes it from there.
+// holder is a sleeping process that shares descriptors with the keeper, so that their
+// files outlive it:
+//
+//   - a pidfd of the container, through which the kernel tells its exit status for as
+//     long as it is open;
+//   - our ends of the FIFOs, which would be emptied if nobody had them open;
+//   - the master of the terminal, whose loss would hang up the container.
+//
+// The next keeper takes them from there. The program is a few instructions long, as
+// there is one holder for every container.
 type holder struct {
 	id  statefile.Process
 	own bool // our child
 }
 
-const heldDescriptor = 3
+// The descriptors of a holder. Only one of heldInput and heldConsole is there.
+const (
+	heldPidfd = 3 + iota
+	heldInput
+	heldConsole
+	heldOutput // and one more
+)
 
-func startHolder(f *os.File) (*holder, error) {
-	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+// startHolder starts the holder of a run.
+func startHolder(pidfd *os.File, s *stdio) (*holder, error) {
+	exe, err := holderBinary()
 	if err != nil {
 		return nil, err
 	}
-	defer null.Close()
-	n := null.Fd()
-	// Not os.StartProcess: it would take f away from the poller.
-	pid, err := syscall.ForkExec("/proc/self/exe", []string{"teu-keeper", "hold"}, &syscall.ProcAttr{
-		Dir:   "/",
-		Env:   []string{"GOMAXPROCS=1", "GOGC=25"},
-		Files: []uintptr{n, n, n, uintptr(descriptor(f))},
-	})
-	runtime.KeepAlive(f)
+	defer unix.Close(exe)
+	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(null)
+	files := []uintptr{}
+	for range heldPidfd {
+		files = append(files, uintptr(null))
+	}
+	input := s.in
+	if s.console != nil {
+		input = nil
+	}
+	for _, f := range []*os.File{pidfd, input, s.console, s.out[0], s.out[1]} {
+		fd := null
+		if f != nil {
+			fd = descriptor(f)
+		}
+		files = append(files, uintptr(fd))
+	}
+	// Not os.StartProcess: it would take the files away from the poller.
+	pid, err := syscall.ForkExec(fmt.Sprintf("/proc/self/fd/%d", exe), []string{"teu-keeper", "hold"},
+		&syscall.ProcAttr{Dir: "/", Files: files})
+	runtime.KeepAlive(s)
+	runtime.KeepAlive(pidfd)
 	if err != nil {
 		return nil, fmt.Errorf("starting a holder: %w", err)
 	}
 	h := &holder{own: true}
-	if h.id, err = statefile.Identify(pid); err != nil {
+	if h.id, err = identifyChild(pid); err != nil {
 		h.id.PID = pid
 		h.end()
 		return nil, err
@@ -47,15 +79,8 @@ func startHolder(f *os.File) (*holder, error) {
 	return h, nil
 }
 
-// hold is the holder process.
-func hold() int {
-	for {
-		unix.Pause()
-	}
-}
-
-// take returns the descriptor of a holder that an earlier keeper started.
-func (h *holder) take() (*os.File, error) {
+// take returns a descriptor of a holder that an earlier keeper started.
+func (h *holder) take(which int) (*os.File, error) {
 	pidfd, err := unix.PidfdOpen(h.id.PID, 0)
 	if err != nil {
 		return nil, fmt.Errorf("pidfd_open %d: %w", h.id.PID, err)
@@ -64,7 +89,7 @@ func (h *holder) take() (*os.File, error) {
 	if !h.id.Alive() {
 		return nil, fmt.Errorf("holder %d: %w", h.id.PID, unix.ESRCH)
 	}
-	fd, err := unix.PidfdGetfd(pidfd, heldDescriptor, 0)
+	fd, err := unix.PidfdGetfd(pidfd, which, 0)
 	if err != nil {
 		return nil, fmt.Errorf("pidfd_getfd of %d: %w", h.id.PID, err)
 	}
@@ -81,4 +106,53 @@ func (h *holder) end() {
 	case h.id.Alive():
 		unix.Kill(h.id.PID, unix.SIGKILL)
 	}
+}
+
+// holderBinary makes the holder's program: an ELF header, one segment, and a loop around
+// a system call that sleeps. The caller closes the descriptor, after having executed it.
+func holderBinary() (int, error) {
+	const base, headers = 0x400000, 64 + 56
+	size := uint64(headers + len(sleepForever))
+	elf := []byte("\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00")
+	half := func(v ...uint16) { elf, _ = binary.Append(elf, binary.LittleEndian, v) }
+	word := func(v ...uint32) { elf, _ = binary.Append(elf, binary.LittleEndian, v) }
+	long := func(v ...uint64) { elf, _ = binary.Append(elf, binary.LittleEndian, v) }
+	half(2, holderMachine) // executable
+	word(1)
+	long(base+headers, 64, 0) // entry, program headers, no section headers
+	word(0)
+	half(64, 56, 1, 64, 0, 0)
+	word(1, 5) // to be loaded, readable and executable
+	long(0, base, base, size, size, 0x1000)
+	elf = append(elf, sleepForever...)
+
+	fd, err := unix.MemfdCreate("teu-holder", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	if err == unix.EINVAL {
+		fd, err = unix.MemfdCreate("teu-holder", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return -1, fmt.Errorf("memfd_create: %w", err)
+	}
+	if _, err := unix.Write(fd, elf); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, highDescriptor)
+	unix.Close(fd)
+	return high, err
+}
+
+// identifyChild is statefile.Identify for a child that has not been waited for; it may
+// have ended.
+func identifyChild(pid int) (statefile.Process, error) {
+	id, err := statefile.Identify(pid)
+	if err == nil {
+		return id, nil
+	}
+	boot, err := statefile.BootID()
+	return statefile.Process{PID: pid, BootID: boot}, err
 }

@@ -18,9 +18,6 @@ import (
 // Main is the keeper process; it returns its exit code. args are the process's own
 // without its name.
 func Main(args []string) int {
-	if len(args) == 1 && args[0] == "hold" {
-		return hold()
-	}
 	// Caught, not ignored: an ignored signal would be so for the container too.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM,
 		unix.SIGTSTP, unix.SIGUSR1, unix.SIGUSR2, unix.SIGPIPE)

@@ -251,11 +251,16 @@ func (s *supervisor) exec(c *conn, q request) (*launch.Child, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, _, err := s.running(); err != nil {
+	p, _, err := s.running()
+	if err != nil {
 		return nil, err
 	}
+	slots := files
+	if program.Slots() == len(files)+1 {
+		slots = append(slots[:len(files):len(files)], p.pidfd)
+	}
 	var child *launch.Child
-	s.oom.normal(func() { child, err = launch.Start(program, files) })
+	s.oom.normal(func() { child, err = launch.Start(program, slots) })
 	return child, err
 }
 

@@ -146,16 +146,6 @@ func (s *stdio) useConsole(f *os.File) error {
 	return nil
 }
 
-// hold lets a holder keep what the container must not lose with us.
-func (s *stdio) hold() error {
-	if s.in == nil {
-		return nil
-	}
-	h, err := startHolder(s.in)
-	s.holder = h
-	return err
-}
-
 // pump moves output to the sink until the last process of the container has closed it.
 func (s *stdio) pump(to sink) error {
 	if s.console != nil {
@@ -185,17 +175,17 @@ func (s *stdio) write(b []byte) error {
 	return err
 }
 
-// closeInput tells the container that there will be no more input.
-func (s *stdio) closeInput() {
+// closeInput tells the container that there will be no more input. It reports whether
+// there could have been some before: the holder then still has a copy of our end.
+func (s *stdio) closeInput() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.in == nil || s.in == s.console {
-		return
+		return false
 	}
 	s.in.Close()
 	s.in = nil
-	s.holder.end()
-	s.holder = nil
+	return true
 }
 
 func (s *stdio) resize(columns, rows uint16) error {

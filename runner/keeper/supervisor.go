@@ -81,9 +81,9 @@ func (s *supervisor) launch() error {
 			err = streams.resize(s.cfg.Columns, s.cfg.Rows)
 		}
 	}
-	id, e := statefile.Identify(child.PID)
+	id, e := identifyChild(child.PID)
 	if err = errors.Join(err, e); err == nil {
-		err = streams.hold()
+		streams.holder, err = startHolder(child.PIDFD, streams)
 	}
 	if err != nil {
 		unix.PidfdSendSignal(int(child.PIDFD.Fd()), unix.SIGKILL, nil, 0)
@@ -104,9 +104,7 @@ func (s *supervisor) begin(p *process, streams *stdio, oom uint64) {
 	s.state.OOMKills = oom
 	s.state.StartedAt = time.Now().UTC()
 	s.state.Finished, s.state.Stopped = false, s.stop
-	if streams.holder != nil {
-		s.state.Holder = streams.holder.id
-	}
+	s.state.Holder = streams.holder.id
 	s.save()
 	s.enter(p, streams)
 }

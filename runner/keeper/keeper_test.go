@@ -1,0 +1,365 @@
+package keeper
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/runner/launch"
+)
+
+// The test binary is its own keeper: it executes itself from a sealed memfd.
+func TestMain(m *testing.M) {
+	if os.Args[0] == "teu-keeper" {
+		os.Exit(Main(os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}
+
+func sealed(t *testing.T) *Binary {
+	t.Helper()
+	elf, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := Seal(elf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	return b
+}
+
+// shell is a program that runs a shell command, without namespaces.
+func shell(t *testing.T, slots int, script string) *launch.Program {
+	t.Helper()
+	a := launch.NewAssembler(launch.Options{Slots: slots})
+	a.DefaultSignals()
+	a.Note("running the shell")
+	a.Call(unix.SYS_EXECVE, a.Str("/bin/sh"), a.Strings([]string{"sh", "-c", script}), a.Strings([]string{"PATH=/usr/bin:/bin"}))
+	p, err := a.Program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// terminal is the same with a terminal as its standard streams.
+func terminal(t *testing.T, script string) *launch.Program {
+	t.Helper()
+	a := launch.NewAssembler(launch.Options{Slots: 3})
+	a.DefaultSignals()
+	master := a.Call(unix.SYS_OPENAT, launch.Int(unix.AT_FDCWD), a.Str("/dev/ptmx"), launch.Int(unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC), launch.Int(0))
+	a.Call(unix.SYS_IOCTL, launch.Result(master), launch.Int(unix.TIOCSPTLCK), a.Buffer(8))
+	slave := a.Call(unix.SYS_IOCTL, launch.Result(master), launch.Int(0x5441), launch.Int(unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC))
+	a.SendConsole(launch.Result(master))
+	a.Call(unix.SYS_SETSID)
+	a.Call(unix.SYS_IOCTL, launch.Result(slave), launch.Int(unix.TIOCSCTTY), launch.Int(0))
+	for fd := range 3 {
+		a.Call(unix.SYS_DUP3, launch.Result(slave), launch.Int(fd), launch.Int(0))
+	}
+	a.Call(unix.SYS_EXECVE, a.Str("/bin/sh"), a.Strings([]string{"sh", "-c", script}), a.Strings([]string{"PATH=/usr/bin:/bin"}))
+	p, err := a.Program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func config(t *testing.T) Config {
+	t.Helper()
+	dir := t.TempDir()
+	return Config{
+		ID: "test", RunDir: dir, StateFile: filepath.Join(dir, "state.json"),
+		Log: Log{Path: filepath.Join(dir, "log"), MaxSize: 10 << 20, MaxFiles: 3},
+		UID: os.Getuid(), GID: os.Getgid(),
+	}
+}
+
+func start(t *testing.T, b *Binary, cfg Config, p *launch.Program, o StartOptions) *Stream {
+	t.Helper()
+	s, err := Start(t.Context(), b, cfg, p, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { end(cfg) })
+	return s
+}
+
+// end makes sure that nothing of a test stays behind.
+func end(cfg Config) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if k, err := Dial(ctx, cfg.RunDir); err == nil {
+		k.Stop(ctx, unix.SIGKILL, 0)
+	}
+	if st := readState(cfg); st.Init.Alive() {
+		unix.Kill(st.Init.PID, unix.SIGKILL)
+	}
+	await(func() bool { return !readState(cfg).Keeper.Alive() })
+}
+
+func readState(cfg Config) State {
+	var s State
+	statefile.Read(cfg.StateFile, &s)
+	return s
+}
+
+// await polls for up to ten seconds.
+func await(f func() bool) bool {
+	for range 1000 {
+		if f() {
+			return true
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return false
+}
+
+type entry struct{ Log, Stream, Time string }
+
+// logEntries reads the rotated files, the oldest first.
+func logEntries(t *testing.T, cfg Config) []entry {
+	t.Helper()
+	var all []entry
+	for _, suffix := range []string{".4", ".3", ".2", ".1", ""} {
+		b, err := os.ReadFile(cfg.Log.Path + suffix)
+		if err != nil {
+			continue
+		}
+		for line := range bytes.Lines(b) {
+			var e entry
+			if err := json.Unmarshal(line, &e); err != nil {
+				t.Fatalf("%q: %v", line, err)
+			}
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
+func TestSealedBinaryCannotChange(t *testing.T) {
+	b := sealed(t)
+	got, err := unix.FcntlInt(b.f.Fd(), unix.F_GET_SEALS, 0)
+	if err != nil || got&seals != seals {
+		t.Fatalf("seals %#x, %v; want %#x", got, err, seals)
+	}
+	if _, err := b.f.Write([]byte("x")); !errors.Is(err, unix.EPERM) {
+		t.Errorf("writing gives %v, want EPERM", err)
+	}
+}
+
+func TestAttachedRun(t *testing.T) {
+	b, cfg := sealed(t), config(t)
+	cfg.OpenStdin, cfg.StdinOnce = true, true
+	done := filepath.Join(cfg.RunDir, "finished")
+	cfg.Finish = []string{"/bin/sh", "-c", "touch " + done}
+	s := start(t, b, cfg, shell(t, 3, `cat; echo err >&2; ls /proc/self/fd | wc -l; exit 3`),
+		StartOptions{Attach: &AttachOptions{Stdin: true, Stdout: true, Stderr: true}, Claim: true})
+	defer s.Close()
+	fmt.Fprint(s.Stdin(), "input\n")
+	s.Stdin().Close()
+	var stdout, stderr bytes.Buffer
+	e, err := s.Copy(&stdout, &stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(ExitStatus{Code: 3, Final: true}, e); diff != "" {
+		t.Error(diff)
+	}
+	if stdout.String() != "input\n4\n" || stderr.String() != "err\n" {
+		t.Errorf("output %q and %q", &stdout, &stderr)
+	}
+	if st := readState(cfg); st.Status != Exited || st.ExitCode != 3 || st.FinishedAt.Before(st.StartedAt) {
+		t.Errorf("state %+v", st)
+	}
+	if n := len(logEntries(t, cfg)); n != 3 {
+		t.Errorf("%d log entries, want 3", n)
+	}
+	if err := s.Done(); err != nil {
+		t.Fatal(err)
+	}
+	if !await(func() bool { return !readState(cfg).Keeper.Alive() }) {
+		t.Error("the keeper stays")
+	}
+	if _, err := os.Stat(done); err == nil {
+		t.Error("finished although a client had claimed that")
+	}
+}
+
+func TestDetachedRunIsFinished(t *testing.T) {
+	b, cfg := sealed(t), config(t)
+	done := filepath.Join(t.TempDir(), "finished")
+	cfg.Finish = []string{"/bin/sh", "-c", "touch " + done}
+	if s := start(t, b, cfg, shell(t, 3, "exit 0"), StartOptions{}); s != nil {
+		t.Error("a stream that nobody asked for")
+	}
+	if !await(func() bool { _, err := os.Stat(done); return err == nil }) {
+		t.Error("not finished")
+	}
+	if _, err := Dial(t.Context(), cfg.RunDir); !errors.Is(err, errdefs.ErrUnavailable) {
+		t.Errorf("dialling gives %v", err)
+	}
+}
+
+func TestAbandonedClaimIsFinished(t *testing.T) {
+	b, cfg := sealed(t), config(t)
+	done := filepath.Join(t.TempDir(), "finished")
+	cfg.Finish = []string{"/bin/sh", "-c", "touch " + done}
+	start(t, b, cfg, shell(t, 3, "exit 0"), StartOptions{Claim: true}).Close()
+	if !await(func() bool { _, err := os.Stat(done); return err == nil }) {
+		t.Error("not finished")
+	}
+}
+
+func TestFailedLaunch(t *testing.T) {
+	b, cfg := sealed(t), config(t)
+	a := launch.NewAssembler(launch.Options{Slots: 3})
+	a.Note("executing /no/such")
+	a.Call(unix.SYS_EXECVE, a.Str("/no/such"), a.Strings([]string{"x"}), a.Strings(nil))
+	p, err := a.Program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = Start(t.Context(), b, cfg, p, StartOptions{Claim: true})
+	var failed *LaunchError
+	if !errors.As(err, &failed) || failed.Code != 127 || !errors.Is(err, unix.ENOENT) {
+		t.Fatalf("error %v", err)
+	}
+	if st := readState(cfg); st.ExitCode != 127 || !strings.Contains(st.Error, "/no/such") {
+		t.Errorf("state %+v", st)
+	}
+}
+
+func TestRestartOnFailure(t *testing.T) {
+	b, cfg := sealed(t), config(t)
+	cfg.Restart = RestartPolicy{Name: "on-failure", MaxRetries: 2}
+	start(t, b, cfg, shell(t, 3, "echo run; exit 5"), StartOptions{})
+	if !await(func() bool { return readState(cfg).Status == Exited }) {
+		t.Fatalf("state %+v", readState(cfg))
+	}
+	st := readState(cfg)
+	if st.RestartCount != 2 || st.ExitCode != 5 || len(logEntries(t, cfg)) != 3 {
+		t.Errorf("state %+v, log %v", st, logEntries(t, cfg))
+	}
+}
+
+func TestStopEndsARestartingContainer(t *testing.T) {
+	b, cfg := sealed(t), config(t)
+	cfg.Restart = RestartPolicy{Name: "always"}
+	start(t, b, cfg, shell(t, 3, "exit 0"), StartOptions{})
+	if !await(func() bool { return readState(cfg).RestartCount >= 2 }) {
+		t.Fatalf("state %+v", readState(cfg))
+	}
+	k, err := Dial(t.Context(), cfg.RunDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Stop(t.Context(), unix.SIGTERM, time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if st := readState(cfg); st.Status != Exited || !st.Stopped {
+		t.Errorf("state %+v", st)
+	}
+}
+
+func TestStopKillsAfterTimeout(t *testing.T) {
+	b, cfg := sealed(t), config(t)
+	cfg.Restart = RestartPolicy{Name: "always"}
+	start(t, b, cfg, shell(t, 3, "trap '' TERM; while :; do sleep 0.05; done"), StartOptions{})
+	k, err := Dial(t.Context(), cfg.RunDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Stop(t.Context(), unix.SIGTERM, 100*time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	if st := readState(cfg); st.Status != Exited || st.ExitCode != 137 {
+		t.Errorf("state %+v", st)
+	}
+}
+
+func TestExec(t *testing.T) {
+	b, cfg := sealed(t), config(t)
+	start(t, b, cfg, shell(t, 3, "sleep 60"), StartOptions{})
+	k, err := Dial(t.Context(), cfg.RunDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	// Its fourth slot is a pidfd of the container's pid 1, which the keeper adds.
+	p, err := k.Exec(t.Context(), shell(t, 4, `echo hello; exit 9`), []*os.File{w, w, w})
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	line, _ := bufio.NewReader(r).ReadString('\n')
+	e, err := p.Wait(t.Context())
+	if err != nil || e.Code != 9 || line != "hello\n" {
+		t.Errorf("%q, %+v, %v", line, e, err)
+	}
+}
+
+func TestAttachLater(t *testing.T) {
+	b, cfg := sealed(t), config(t)
+	cfg.OpenStdin = true
+	start(t, b, cfg, shell(t, 3, `while read x; do echo "got $x"; [ "$x" = end ] && exit 4; done`), StartOptions{})
+	k, err := Dial(t.Context(), cfg.RunDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := AttachOptions{Stdin: true, Stdout: true, Stderr: true}
+	first, err := k.Attach(t.Context(), all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(first.Stdin(), "one\n")
+	first.Detach()
+	first.Close()
+	second, err := k.Attach(t.Context(), all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	fmt.Fprint(second.Stdin(), "end\n")
+	var out bytes.Buffer
+	e, err := second.Copy(&out, &out)
+	if err != nil || e.Code != 4 || !strings.HasSuffix(out.String(), "got end\n") {
+		t.Errorf("%q, %+v, %v", &out, e, err)
+	}
+}
+
+func TestTerminal(t *testing.T) {
+	b, cfg := sealed(t), config(t)
+	cfg.TTY, cfg.OpenStdin, cfg.Columns, cfg.Rows = true, true, 91, 33
+	s := start(t, b, cfg, terminal(t, `read x; stty size; echo "got $x"; exit 6`),
+		StartOptions{Attach: &AttachOptions{Stdin: true, Stdout: true}})
+	defer s.Close()
+	fmt.Fprint(s.Stdin(), "word\n")
+	var out bytes.Buffer
+	e, err := s.Copy(&out, &out)
+	if err != nil || e.Code != 6 {
+		t.Fatalf("%+v, %v", e, err)
+	}
+	if want := "word\r\n33 91\r\ngot word\r\n"; out.String() != want {
+		t.Errorf("output %q, want %q", &out, want)
+	}
+}
