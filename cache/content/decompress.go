@@ -1,0 +1,87 @@
+package content
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+)
+
+// Decompress returns the plain bytes of a layer. Magic numbers win over the media type,
+// which many tools get wrong. The caller closes the result, then r. Memory is bounded: a
+// window of at most 128 MiB for zstd, far less for gzip. Bytes that are damaged are an
+// errdefs.ErrDataLoss.
+func Decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
+	src := &sourceReader{r: r}
+	br := bufio.NewReaderSize(src, 256<<10)
+	head, err := br.Peek(4)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	switch {
+	case bytes.HasPrefix(head, []byte{0x1f, 0x8b, 8}): // RFC 1952, 2.3.1: ID1, ID2, deflate
+		gz, err := gzip.NewReader(br)
+		if err != nil {
+			return nil, fmt.Errorf("gzip: %w: %w", errdefs.ErrDataLoss, err)
+		}
+		return &plainReader{r: gz, src: src, close: gz.Close, kind: "gzip"}, nil
+	case isZstd(head) || strings.HasSuffix(mediaType, "zstd") && len(head) > 0:
+		const window = 128 << 20 // what zstd --long makes; RFC 8878 asks for 8 MiB at least
+		zr, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+			zstd.WithDecoderMaxWindow(window))
+		if err != nil {
+			return nil, fmt.Errorf("zstd: %w", err)
+		}
+		return &plainReader{r: zr, src: src, close: func() error { zr.Close(); return nil }, kind: "zstd"}, nil
+	}
+	return io.NopCloser(br), nil
+}
+
+// isZstd knows a frame, RFC 8878, 3.1.1, and a skippable one, 3.1.2, with which seekable files may begin.
+func isZstd(head []byte) bool {
+	if len(head) < 4 {
+		return false
+	}
+	return bytes.Equal(head, []byte{0x28, 0xb5, 0x2f, 0xfd}) ||
+		head[0]&0xf0 == 0x50 && bytes.Equal(head[1:], []byte{0x2a, 0x4d, 0x18})
+}
+
+// sourceReader remembers the error of the compressed bytes' source.
+type sourceReader struct {
+	r   io.Reader
+	err error
+}
+
+func (s *sourceReader) Read(b []byte) (int, error) {
+	n, err := s.r.Read(b)
+	if err != nil && err != io.EOF {
+		s.err = err
+	}
+	return n, err
+}
+
+// plainReader gives the errors of a decompressor a class, and leaves those of its source as they are.
+type plainReader struct {
+	r     io.Reader
+	src   *sourceReader
+	close func() error
+	kind  string
+}
+
+func (p *plainReader) Read(b []byte) (int, error) {
+	n, err := p.r.Read(b)
+	switch {
+	case err == nil || err == io.EOF:
+		return n, err
+	case p.src.err != nil:
+		return n, p.src.err
+	}
+	return n, fmt.Errorf("%s: %w: %w", p.kind, errdefs.ErrDataLoss, err)
+}
+
+func (p *plainReader) Close() error { return p.close() }

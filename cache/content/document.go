@@ -1,0 +1,188 @@
+package content
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+const (
+	// MaxManifest is the largest manifest or index that is read, in bytes. OCI distribution-spec
+	// v1.1, "Pushing Manifests": registries should take 4 MiB.
+	MaxManifest = 4 << 20
+	// MaxConfig is the largest image config that is read, in bytes.
+	MaxConfig = 8 << 20
+)
+
+// ReadAll returns the bytes of a manifest or another small blob, at most 4 MiB.
+func ReadAll(ctx context.Context, f Fetcher, d ocispec.Descriptor) ([]byte, error) {
+	return readAll(ctx, f, d, MaxManifest)
+}
+
+func readAll(ctx context.Context, f Fetcher, d ocispec.Descriptor, limit int64) (_ []byte, err error) {
+	if err := tooLarge(d, limit); err != nil {
+		return nil, err
+	}
+	r, err := f.Fetch(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	// One byte more, so that the reader gets to its end and to its verification.
+	data, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", d.Digest, err)
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("%s has more than the %d bytes allowed: %w", d.Digest, limit, errdefs.ErrResourceExhausted)
+	}
+	return data, nil
+}
+
+// A document is a manifest or an index; one of the two is set.
+type document struct {
+	manifest *ocispec.Manifest
+	index    *ocispec.Index
+}
+
+// parse reads a manifest or index. mediaType is what its descriptor says; if that is neither's,
+// the document is asked.
+//
+// Bytes that can be read as both kinds would be one image to us and another to the next tool
+// (CVE-2021-41190), so they are refused, and so is a document that contradicts its descriptor.
+func parse(mediaType string, data []byte) (document, error) {
+	var probe struct {
+		SchemaVersion int             `json:"schemaVersion"`
+		MediaType     string          `json:"mediaType"`
+		Manifests     json.RawMessage `json:"manifests"`
+		Layers        json.RawMessage `json:"layers"`
+		Config        json.RawMessage `json:"config"`
+		FSLayers      json.RawMessage `json:"fsLayers"`
+	}
+	if isSchema1(mediaType) {
+		return document{}, errSchema1
+	}
+	if err := json.Unmarshal(data, &probe); err != nil {
+		return document{}, fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
+	}
+	known := IsIndex(mediaType) || IsManifest(mediaType)
+	switch {
+	case probe.SchemaVersion == 1 || isSchema1(probe.MediaType) || probe.FSLayers != nil:
+		return document{}, errSchema1
+	case probe.Manifests != nil && (probe.Layers != nil || probe.Config != nil):
+		return document{}, fmt.Errorf("it is a manifest and an index at the same time: %w", errdefs.ErrInvalidArgument)
+	case known && probe.MediaType != "" && probe.MediaType != mediaType:
+		return document{}, fmt.Errorf("its media type is %q, its descriptor says %q: %w", probe.MediaType, mediaType, errdefs.ErrInvalidArgument)
+	case !known:
+		mediaType = probe.MediaType
+	}
+	if IsIndex(mediaType) || !IsManifest(mediaType) && probe.Manifests != nil {
+		if probe.Layers != nil || probe.Config != nil {
+			return document{}, fmt.Errorf("it is called an index, but is a manifest: %w", errdefs.ErrInvalidArgument)
+		}
+		return parseIndex(data)
+	}
+	if IsManifest(mediaType) || probe.Config != nil {
+		if probe.Manifests != nil {
+			return document{}, fmt.Errorf("it is called a manifest, but is an index: %w", errdefs.ErrInvalidArgument)
+		}
+		return parseManifest(data)
+	}
+	return document{}, fmt.Errorf("media type %q is no image's: %w", mediaType, errdefs.ErrInvalidArgument)
+}
+
+var errSchema1 = fmt.Errorf("it is in Docker's image format of before 2016 (schema 1), which teu does not read; "+
+	"push it again with a current tool: %w", errdefs.ErrNotImplemented)
+
+func parseIndex(data []byte) (document, error) {
+	var index ocispec.Index
+	if err := json.Unmarshal(data, &index); err != nil {
+		return document{}, fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
+	}
+	doc := document{index: &index}
+	return doc, doc.validate()
+}
+
+func parseManifest(data []byte) (document, error) {
+	var manifest ocispec.Manifest
+	if err := json.Unmarshal(data, &manifest); err != nil {
+		return document{}, fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
+	}
+	doc := document{manifest: &manifest}
+	return doc, doc.validate()
+}
+
+// children are what the document refers to and cannot do without.
+func (d document) children() []ocispec.Descriptor {
+	if d.index != nil {
+		return d.index.Manifests
+	}
+	return append([]ocispec.Descriptor{d.manifest.Config}, d.manifest.Layers...)
+}
+
+// validate refuses descriptors that nothing can be fetched by.
+func (d document) validate() error {
+	for _, child := range d.children() {
+		if err := validate(child.Digest); err != nil {
+			return err
+		}
+		if child.Size < 0 {
+			return fmt.Errorf("size %d of %s: %w", child.Size, child.Digest, errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
+}
+
+// readDocument fetches and parses the manifest or index d.
+func readDocument(ctx context.Context, f Fetcher, d ocispec.Descriptor) (document, []byte, error) {
+	if isSchema1(d.MediaType) {
+		return document{}, nil, fmt.Errorf("manifest %s: %w", d.Digest, errSchema1)
+	}
+	data, err := ReadAll(ctx, f, d)
+	if err != nil {
+		return document{}, nil, err
+	}
+	doc, err := parse(d.MediaType, data)
+	if err != nil {
+		return document{}, nil, fmt.Errorf("manifest %s: %w", d.Digest, err)
+	}
+	return doc, data, nil
+}
+
+// Children returns what the index or manifest d refers to: manifests, or config and
+// layers in this order. Other blobs have no children.
+func Children(ctx context.Context, f Fetcher, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+	if !IsIndex(d.MediaType) && !IsManifest(d.MediaType) && !isSchema1(d.MediaType) {
+		return nil, nil
+	}
+	doc, _, err := readDocument(ctx, f, d)
+	if err != nil {
+		return nil, err
+	}
+	return doc.children(), nil
+}
+
+// DetectMediaType returns the media type of a manifest or index from its bytes, as for an upload
+// or an archive that does not tell.
+func DetectMediaType(data []byte) (string, error) {
+	if len(data) > MaxManifest {
+		return "", fmt.Errorf("manifest of %d bytes: %w", len(data), errdefs.ErrResourceExhausted)
+	}
+	doc, err := parse("", data)
+	switch {
+	case err != nil:
+		return "", err
+	case doc.index != nil && doc.index.MediaType != "":
+		return doc.index.MediaType, nil
+	case doc.index != nil:
+		return ocispec.MediaTypeImageIndex, nil // OCI's may be left out, Docker's may not
+	case doc.manifest.MediaType != "":
+		return doc.manifest.MediaType, nil
+	}
+	return ocispec.MediaTypeImageManifest, nil
+}
