@@ -41,6 +41,11 @@ func openRecorder(cfg Log, cursorPath string) (*recorder, error) {
 	if cur.seq > 0 {
 		r.undo()
 	}
+	cur.note.inode, cur.note.size = log.inode, log.size
+	if err := cur.save(); err != nil {
+		r.Close()
+		return nil, fmt.Errorf("writing the log's cursor: %w", err)
+	}
 	return r, nil
 }
 
