@@ -32,18 +32,14 @@ func (s *Store) Adopt(ctx context.Context, upper string) (_ Layer, err error) {
 		return Layer{}, err
 	}
 	defer func() { err = errors.Join(err, scratch.Close()) }()
-	dir := filepath.Join(scratch.Path(), "layer")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return Layer{}, err
-	}
-	err = os.Rename(upper, filepath.Join(dir, "diff"))
+	err = os.Rename(upper, filepath.Join(scratch.Path(), "diff"))
 	if errors.Is(err, unix.EXDEV) {
 		return Layer{}, fmt.Errorf("adopting %s: it is on another filesystem than %s: %w: %w", upper, s.dir, err, errdefs.ErrFailedPrecondition)
 	}
 	if err != nil {
 		return Layer{}, fmt.Errorf("adopting a layer: %w", err)
 	}
-	return s.publish(dir, &record{id: newID()})
+	return s.publish(scratch, &record{id: newID()})
 }
 
 // Remove deletes the layer id. An absent one is not an error. No mount may use it.

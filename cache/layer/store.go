@@ -31,6 +31,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"github.com/teu-dev/teu/cache/mount"
 	"github.com/teu-dev/teu/cache/statefile"
 	"golang.org/x/sys/unix"
 )
@@ -76,17 +77,7 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{dir: dir, bootID: boot, userXattr: UserXattr(), noChown: os.Geteuid() != 0}, nil
-}
-
-// UserXattr says whether this process may write only the attributes user.overlay.*, because it
-// is not root or root in a user namespace only. Its overlays are to be mounted with userxattr.
-func UserXattr() bool {
-	if os.Geteuid() != 0 {
-		return true
-	}
-	ids, err := os.ReadFile("/proc/self/uid_map")
-	return err == nil && strings.Join(strings.Fields(string(ids)), " ") != "0 0 4294967295"
+	return &Store{dir: dir, bootID: boot, userXattr: mount.NeedsUserXattr(), noChown: os.Geteuid() != 0}, nil
 }
 
 // Get returns the layer id. An errdefs.ErrNotFound means that it is absent, or that it

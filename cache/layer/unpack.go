@@ -45,12 +45,12 @@ func (s *Store) unpack(ctx context.Context, want digest.Digest, r io.Reader) (_ 
 		return Layer{}, err
 	}
 	defer func() { err = errors.Join(err, scratch.Close()) }()
-	dir, err := makeLayerDir(scratch)
-	if err != nil {
+	diff := filepath.Join(scratch.Path(), "diff")
+	if err := makeRoot(diff); err != nil {
 		return Layer{}, err
 	}
 	hashed := newHashedReader(ctx, r)
-	res, err := Apply(ctx, filepath.Join(dir, "diff"), hashed, ApplyOptions{UserXattr: s.userXattr, NoChown: s.noChown})
+	res, err := Apply(ctx, diff, hashed, ApplyOptions{UserXattr: s.userXattr, NoChown: s.noChown})
 	got, readErr := hashed.finish(err == nil)
 	if err == nil {
 		err = readErr // else it is in err already
@@ -61,27 +61,23 @@ func (s *Store) unpack(ctx context.Context, want digest.Digest, r io.Reader) (_ 
 	if got != want {
 		return Layer{}, fmt.Errorf("the tar has the digest %s: %w", got, errdefs.ErrDataLoss)
 	}
-	return s.publish(dir, &record{
+	return s.publish(scratch, &record{
 		id: want.Encoded(), DiffID: want, Size: res.Size, OpaqueRoot: res.OpaqueRoot,
 		needs: needs{res.Implicit, res.Links},
 	})
 }
 
-// makeLayerDir makes the directory that is renamed to the layer, with an empty diff.
-func makeLayerDir(scratch *statefile.Scratch) (string, error) {
-	dir := filepath.Join(scratch.Path(), "layer")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return "", err
+// makeRoot makes the root of a layer as it is when the tar says nothing about it.
+func makeRoot(dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
 	}
-	diff := filepath.Join(dir, "diff")
-	if err := os.Mkdir(diff, 0o755); err != nil {
-		return "", err
-	}
-	return dir, os.Chmod(diff, 0o755) // the umask
+	return os.Chmod(dir, 0o755) // the umask
 }
 
-// publish writes the record of the layer in dir, a scratch directory, and gives both their name.
-func (s *Store) publish(dir string, r *record) (Layer, error) {
+// publish writes the record of the layer in the scratch directory, which becomes the layer.
+func (s *Store) publish(scratch *statefile.Scratch, r *record) (Layer, error) {
+	dir := scratch.Path()
 	r.BootID, r.UserXattr = s.bootID, s.userXattr
 	r.Needs = len(r.needs.implicit)+len(r.needs.links) > 0
 	if r.Needs {

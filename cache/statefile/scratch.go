@@ -19,7 +19,7 @@ type Scratch struct {
 }
 
 // NewScratch makes a scratch directory in dir, which must exist. It is gone after Close, with all
-// that was not renamed out of it.
+// that was not renamed out of it, unless it was renamed itself.
 func NewScratch(dir string) (*Scratch, error) {
 	for {
 		name := filepath.Join(dir, strconv.FormatUint(rand.Uint64(), 36))
