@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -26,8 +27,8 @@ type host struct {
 	auth   *authorizer
 
 	probe  lock
-	scheme string // "" until known; guarded by probe
-	seen   seenFlag
+	scheme string      // "" until known; guarded by probe
+	seen   atomic.Bool // it has answered once
 }
 
 // host returns the registry of a reference's domain.
@@ -42,8 +43,7 @@ func (c *Client) host(domain string) *host {
 
 // foreign returns the host a registry redirected to. It gets no credentials.
 func (c *Client) foreign(u *url.URL) *host {
-	h := c.hostAt(u.Host, u.Host, false)
-	return h
+	return c.hostAt(u.Host, u.Host, false)
 }
 
 func (c *Client) hostAt(name, addr string, credentials bool) *host {
@@ -83,25 +83,28 @@ func (h *host) resolveScheme(ctx context.Context) (string, error) {
 	if h.scheme != "" {
 		return h.scheme, nil
 	}
-	for _, scheme := range []string{"https", "http"} {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+h.addr+"/v2/", nil)
-		if err != nil {
-			return "", err
-		}
-		if scheme == "http" {
-			break
-		}
-		req.Header.Set("User-Agent", h.client.options.UserAgent)
-		if resp, err := h.client.lax.RoundTrip(req); err == nil {
-			resp.Body.Close()
-			h.scheme = scheme
-			return scheme, nil
-		} else if ctx.Err() != nil {
-			return "", ctx.Err()
-		}
-	}
 	h.scheme = "http"
+	if err := h.ping(ctx); err == nil {
+		h.scheme = "https"
+	} else if ctx.Err() != nil {
+		h.scheme = ""
+		return "", context.Cause(ctx)
+	}
 	return h.scheme, nil
+}
+
+// ping finds out whether the host speaks TLS.
+func (h *host) ping(ctx context.Context) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+h.addr+"/v2/", nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("User-Agent", h.client.options.UserAgent)
+	resp, err := h.transport().RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
 }
 
 func (h *host) transport() http.RoundTripper {

@@ -1,6 +1,16 @@
 package registry
 
-import "context"
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-containerregistry/pkg/authn"
+)
 
 // Credential is what a user logs in with.
 type Credential struct {
@@ -8,24 +18,115 @@ type Credential struct {
 	Secret   string // password or personal access token
 }
 
-// LoginOptions change how Login works.
-type LoginOptions struct {
-	// ConfigDir is the directory of docker's config.json; empty means DOCKER_CONFIG or ~/.docker.
-	ConfigDir string
-}
-
 // LoginResult says what Login did.
 type LoginResult struct {
-	Path   string // the file written, or the configuration that named the helper
-	Helper string // the credential helper that took the secret; empty: it is in the file
+	Path   string // of config.json
+	Helper string // the credential helper that took the secret; empty: config.json has it
 }
 
 // Login checks the credential with the registry of domain ("" or docker.io is Docker
 // Hub) and stores it where docker looks for it: in the configured credential helper, or
-// else in config.json, mode 0600. Fields of the file that teu does not know are kept.
-func (c *Client) Login(ctx context.Context, domain string, cred Credential, o LoginOptions) (LoginResult, error) {
-	return LoginResult{}, errTODO
+// else in config.json below DOCKER_CONFIG or ~/.docker, mode 0600. A registry that gives
+// an identity token has that stored instead of the secret.
+func (c *Client) Login(ctx context.Context, domain string, cred Credential) (LoginResult, error) {
+	domain = Domain(domain)
+	identity, err := c.checkCredential(ctx, domain, cred)
+	if err != nil {
+		return LoginResult{}, err
+	}
+	path, err := configPath()
+	if err != nil {
+		return LoginResult{}, err
+	}
+	var result LoginResult
+	err = editConfig(ctx, path, func(f *configFile) error {
+		key := credentialKey(domain)
+		entry := map[string]string{}
+		result = LoginResult{Path: path, Helper: f.helper(key)}
+		switch {
+		case result.Helper != "":
+			secret := helperSecret{ServerURL: key, Username: cred.Username, Secret: cred.Secret}
+			if identity != "" {
+				secret.Username, secret.Secret = "<token>", identity
+			}
+			if err := runHelper(ctx, result.Helper, "store", secret); err != nil {
+				return err
+			}
+		case identity != "":
+			entry["auth"] = base64.StdEncoding.EncodeToString([]byte(cred.Username + ":"))
+			entry["identitytoken"] = identity
+		default:
+			entry["auth"] = base64.StdEncoding.EncodeToString([]byte(cred.Username + ":" + cred.Secret))
+		}
+		raw, err := json.Marshal(entry)
+		if err != nil {
+			return err
+		}
+		f.auths[key] = raw
+		return nil
+	})
+	return result, err
 }
 
 // Logout removes the credential of domain. It is an errdefs.ErrNotFound if there was none.
-func (c *Client) Logout(ctx context.Context, domain string, o LoginOptions) error { return errTODO }
+func (c *Client) Logout(ctx context.Context, domain string) error {
+	domain = Domain(domain)
+	path, err := configPath()
+	if err != nil {
+		return err
+	}
+	return editConfig(ctx, path, func(f *configFile) error {
+		key, found := credentialKey(domain), false
+		for _, k := range []string{key, "https://" + domain, "http://" + domain, domain} {
+			if _, ok := f.auths[k]; ok {
+				found = true
+				delete(f.auths, k)
+			}
+		}
+		if helper := f.helper(key); helper != "" {
+			return runHelper(ctx, helper, "erase", key)
+		}
+		if !found {
+			return fmt.Errorf("not logged in to %s: %w", domain, errdefs.ErrNotFound)
+		}
+		return nil
+	})
+}
+
+// Domain returns the registry a user means by s: without scheme and path, and docker.io
+// for every name of Docker Hub and for "".
+func Domain(s string) string {
+	s = strings.TrimPrefix(strings.TrimPrefix(s, "https://"), "http://")
+	s, _, _ = strings.Cut(s, "/")
+	switch s {
+	case "", hubAuth, hubHost:
+		return hubDomain
+	}
+	return s
+}
+
+// credentialKey is the name of domain in credential stores.
+func credentialKey(domain string) string {
+	if domain == hubDomain {
+		return authn.DefaultAuthKey
+	}
+	return domain
+}
+
+// checkCredential asks the registry whether cred is right, and for an identity token.
+func (c *Client) checkCredential(ctx context.Context, domain string, cred Credential) (identity string, err error) {
+	addr := domain
+	if domain == hubDomain {
+		addr = hubHost
+	}
+	h := &host{client: c, name: domain, addr: addr, lax: c.insecure.contains(addr), probe: newLock()}
+	h.auth = newAuthorizer(h, true)
+	h.auth.config = &authn.AuthConfig{Username: cred.Username, Password: cred.Secret}
+	h.auth.offline = true
+	resp, err := h.do(ctx, request{method: http.MethodGet, path: "/v2/"})
+	if err != nil {
+		return "", err
+	}
+	resp.Body.Close()
+	return h.auth.refresh, nil
+}

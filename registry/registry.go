@@ -23,6 +23,8 @@ import (
 	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/teu-dev/teu/cache/content"
 )
 
 // Options change how a Client works. The zero value is what docker does.
@@ -78,6 +80,9 @@ type Repository struct {
 	// MountFrom, if set before the first Push, names repositories of the same registry
 	// ("library/debian") that may hold the blob, so that it need not be sent.
 	MountFrom func(digest.Digest) []string
+	// Source, if set before the first Push, is where the bytes of a blob whose upload
+	// broke are read again.
+	Source content.Fetcher
 
 	client *Client
 	host   *host

@@ -1,49 +1,270 @@
 package registry
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
 
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/teu-dev/teu/cache/content"
 )
 
+const (
+	maxManifest = 4 << 20 // bytes, the usual limit of registries
+	maxTagPage  = 8 << 20
+	maxTagPages = 10000
+)
+
 var (
 	_ content.Fetcher = (*Repository)(nil)
 	_ content.Pusher  = (*Repository)(nil)
-
-	errTODO = errors.New("not written yet")
 )
+
+// acceptManifests lists what we can read. Some registries look at the first header line only.
+func acceptManifests() []string {
+	return []string{strings.Join([]string{
+		ocispec.MediaTypeImageIndex,
+		ocispec.MediaTypeImageManifest,
+		"application/vnd.docker.distribution.manifest.list.v2+json",
+		"application/vnd.docker.distribution.manifest.v2+json",
+		"*/*",
+	}, ", ")}
+}
 
 // Resolve returns the descriptor of a tag ("latest") or a digest ("sha256:..."), without
 // its platform. It asks with HEAD, which Docker Hub does not count as a pull.
 func (r *Repository) Resolve(ctx context.Context, tagOrDigest string) (ocispec.Descriptor, error) {
-	return ocispec.Descriptor{}, errTODO
+	q := r.request(http.MethodHead, "manifests/"+tagOrDigest)
+	q.header = http.Header{"Accept": acceptManifests()}
+	resp, err := r.host.do(ctx, q)
+	var status *Error
+	switch {
+	case err == nil:
+		resp.Body.Close()
+		if d, ok := descriptorOf(resp); ok {
+			return checkResolved(d, tagOrDigest)
+		}
+	case errors.As(err, &status) && (errdefs.IsNotFound(err) || errdefs.IsUnauthorized(err) ||
+		errdefs.IsPermissionDenied(err) || errdefs.IsResourceExhausted(err)):
+		if len(status.Details) > 0 || !errdefs.IsNotFound(err) {
+			return ocispec.Descriptor{}, err
+		}
+	case status == nil:
+		return ocispec.Descriptor{}, err
+	}
+	// Not every registry answers HEAD, or with a digest; and it cannot say why it refuses.
+	return r.resolveByGet(ctx, tagOrDigest)
 }
 
-// Fetch implements content.Fetcher. A broken connection is opened again where it broke.
-func (r *Repository) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
-	return nil, errTODO
+func (r *Repository) resolveByGet(ctx context.Context, tagOrDigest string) (ocispec.Descriptor, error) {
+	q := r.request(http.MethodGet, "manifests/"+tagOrDigest)
+	q.header = http.Header{"Accept": acceptManifests()}
+	resp, err := r.host.do(ctx, q)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	defer resp.Body.Close()
+	body, err := readLimited(resp.Body, maxManifest)
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("reading manifest: %w", err)
+	}
+	d := ocispec.Descriptor{MediaType: mediaType(resp, body), Digest: digest.FromBytes(body), Size: int64(len(body))}
+	if want := digest.Digest(tagOrDigest); want.Validate() == nil && want.Algorithm() != digest.SHA256 {
+		d.Digest = want.Algorithm().FromBytes(body)
+	}
+	return checkResolved(d, tagOrDigest)
+}
+
+// descriptorOf reads the descriptor of a manifest out of the headers.
+func descriptorOf(resp *http.Response) (ocispec.Descriptor, bool) {
+	d := ocispec.Descriptor{
+		MediaType: mediaType(resp, nil),
+		Digest:    digest.Digest(resp.Header.Get("Docker-Content-Digest")),
+		Size:      resp.ContentLength,
+	}
+	return d, d.Digest.Validate() == nil && d.Size > 0 && d.Size <= maxManifest && d.MediaType != ""
+}
+
+// mediaType returns the Content-Type without parameters, or what the document itself says.
+func mediaType(resp *http.Response, body []byte) string {
+	t, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
+	t = strings.ToLower(strings.TrimSpace(t))
+	if content.IsManifest(t) || content.IsIndex(t) {
+		return t
+	}
+	var doc struct {
+		MediaType string `json:"mediaType"`
+	}
+	if json.Unmarshal(body, &doc) == nil && doc.MediaType != "" {
+		return doc.MediaType
+	}
+	if t == "application/vnd.docker.distribution.manifest.v1+prettyjws" || t == "application/vnd.docker.distribution.manifest.v1+json" {
+		return t
+	}
+	return ""
+}
+
+func checkResolved(d ocispec.Descriptor, tagOrDigest string) (ocispec.Descriptor, error) {
+	if want := digest.Digest(tagOrDigest); want.Validate() == nil && d.Digest != want {
+		return ocispec.Descriptor{}, fmt.Errorf("the registry gave %s for %s: %w", d.Digest, want, errdefs.ErrDataLoss)
+	}
+	if strings.HasPrefix(d.MediaType, "application/vnd.docker.distribution.manifest.v1+") {
+		return ocispec.Descriptor{}, fmt.Errorf("image has the docker schema 1 format of before 2016, push it again with a current tool: %w", errdefs.ErrNotImplemented)
+	}
+	if d.MediaType == "" {
+		return ocispec.Descriptor{}, fmt.Errorf("the registry gave something that is no manifest: %w", errdefs.ErrInvalidArgument)
+	}
+	return d, nil
 }
 
 // Exists implements content.Pusher.
 func (r *Repository) Exists(ctx context.Context, d ocispec.Descriptor) (bool, error) {
-	return false, errTODO
-}
-
-// Push implements content.Pusher. Manifests are stored under their digest; Tag names
-// them. A broken upload goes on if src is an io.Seeker, or starts again if it has a
-// Reopen method; else it fails.
-func (r *Repository) Push(ctx context.Context, d ocispec.Descriptor, src io.Reader) error {
-	return errTODO
+	q := r.request(http.MethodHead, "blobs/"+d.Digest.String())
+	if isManifest(d) {
+		q = r.request(http.MethodHead, "manifests/"+d.Digest.String())
+		q.header = http.Header{"Accept": []string{d.MediaType}}
+	}
+	resp, err := r.host.do(ctx, q)
+	if errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	resp.Body.Close()
+	return true, nil
 }
 
 // Tag stores the manifest d, whose bytes are manifest, under tag. What it refers to is there already.
 func (r *Repository) Tag(ctx context.Context, d ocispec.Descriptor, tag string, manifest []byte) error {
-	return errTODO
+	return r.putManifest(ctx, d, tag, manifest)
+}
+
+func (r *Repository) putManifest(ctx context.Context, d ocispec.Descriptor, name string, manifest []byte) error {
+	if int64(len(manifest)) != d.Size || d.Digest.Validate() != nil || d.Digest.Algorithm().FromBytes(manifest) != d.Digest {
+		return fmt.Errorf("manifest is not %s: %w", d.Digest, errdefs.ErrDataLoss)
+	}
+	q := r.request(http.MethodPut, "manifests/"+name)
+	q.scope.push = true
+	q.header = http.Header{"Content-Type": []string{d.MediaType}}
+	q.body = func() io.ReadCloser { return io.NopCloser(bytes.NewReader(manifest)) }
+	q.length = d.Size
+	resp, err := r.host.do(ctx, q)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if got := resp.Header.Get("Docker-Content-Digest"); got != "" && got != d.Digest.String() {
+		return fmt.Errorf("the registry stored %s as %s: %w", d.Digest, printable(got), errdefs.ErrDataLoss)
+	}
+	return nil
 }
 
 // Tags lists the tags of the repository in the registry's order.
-func (r *Repository) Tags(ctx context.Context) ([]string, error) { return nil, errTODO }
+func (r *Repository) Tags(ctx context.Context) ([]string, error) {
+	q := r.request(http.MethodGet, "tags/list")
+	var all []string
+	for page := 0; ; page++ {
+		tags, next, err := r.tagPage(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, tags...)
+		if next == nil {
+			return all, nil
+		}
+		if page == maxTagPages || len(tags) == 0 {
+			return nil, fmt.Errorf("listing tags: the registry's pages do not end: %w", errdefs.ErrUnavailable)
+		}
+		q.url = next
+	}
+}
+
+func (r *Repository) tagPage(ctx context.Context, q request) (tags []string, next *url.URL, err error) {
+	resp, err := r.host.do(ctx, q)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer resp.Body.Close()
+	body, err := readLimited(resp.Body, maxTagPage)
+	if err != nil {
+		return nil, nil, fmt.Errorf("listing tags: %w", err)
+	}
+	var doc struct {
+		Tags []string `json:"tags"`
+	}
+	if err := json.Unmarshal(body, &doc); err != nil {
+		return nil, nil, fmt.Errorf("listing tags: %w", err)
+	}
+	next, err = r.nextPage(resp)
+	return doc.Tags, next, err
+}
+
+// nextPage reads the Link header (distribution-spec, "Listing Tags").
+func (r *Repository) nextPage(resp *http.Response) (*url.URL, error) {
+	link := resp.Header.Get("Link")
+	if link == "" {
+		return nil, nil
+	}
+	start, end := strings.IndexByte(link, '<'), strings.IndexByte(link, '>')
+	if start < 0 || end < start {
+		return nil, nil
+	}
+	return r.location(resp, link[start+1:end])
+}
+
+// location resolves an address the registry gave for a later request to itself. The
+// scheme is ours: registries behind a TLS proxy often do not know it.
+func (r *Repository) location(resp *http.Response, s string) (*url.URL, error) {
+	u, err := resp.Request.URL.Parse(s)
+	if err != nil || s == "" {
+		return nil, fmt.Errorf("%s gave the unusable address %q: %w", r.host.name, printable(s), errdefs.ErrUnavailable)
+	}
+	if u.Host == r.host.addr {
+		if u.Scheme = "https"; r.host.lax {
+			base, err := r.host.base(resp.Request.Context())
+			if err != nil {
+				return nil, err
+			}
+			u.Scheme = base.Scheme
+		}
+		return u, nil
+	}
+	if u.Scheme != "https" && !(u.Scheme == "http" && r.host.lax) {
+		return nil, fmt.Errorf("%s sends us to %s without TLS: %w", r.host.name, u.Host, errdefs.ErrPermissionDenied)
+	}
+	if u.User = nil; linkLocal(u) {
+		return nil, fmt.Errorf("%s sends us to the link-local address %s: %w", r.host.name, u.Host, errdefs.ErrPermissionDenied)
+	}
+	return u, nil
+}
+
+func (r *Repository) request(method, path string) request {
+	return request{method: method, path: "/v2/" + r.name + "/" + path, scope: scope{repository: r.name}}
+}
+
+func isManifest(d ocispec.Descriptor) bool {
+	return content.IsManifest(d.MediaType) || content.IsIndex(d.MediaType)
+}
+
+// readLimited reads all of r, at most limit bytes.
+func readLimited(r io.Reader, limit int64) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("more than %s bytes: %w", strconv.FormatInt(limit, 10), errdefs.ErrOutOfRange)
+	}
+	return b, nil
+}

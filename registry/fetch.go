@@ -1,0 +1,183 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+const (
+	// A connection that broke after so many bytes was worth it: the count of restarts begins anew.
+	worthwhile  = 32 << 10
+	maxRestarts = 6
+	// A server that ignores Range sends all from the beginning, so restarts cost the square.
+	maxFullRestarts = 4
+)
+
+// Fetch implements content.Fetcher. A broken connection is opened again where it broke.
+func (r *Repository) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+	if err := d.Digest.Validate(); err != nil {
+		return nil, fmt.Errorf("digest %q: %w: %w", d.Digest, errdefs.ErrInvalidArgument, err)
+	}
+	if d.Size < 0 {
+		return nil, fmt.Errorf("size %d of %s: %w", d.Size, d.Digest, errdefs.ErrInvalidArgument)
+	}
+	if len(d.Data) > 0 && int64(len(d.Data)) == d.Size && d.Digest.Algorithm().FromBytes(d.Data) == d.Digest {
+		return io.NopCloser(bytes.NewReader(d.Data)), nil
+	}
+	b := &blobReader{ctx: ctx, repository: r, desc: d, verifier: d.Digest.Verifier()}
+	if err := b.open(); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// blobReader reads one blob over as many connections as it takes.
+type blobReader struct {
+	ctx        context.Context
+	repository *Repository
+	desc       ocispec.Descriptor
+	verifier   digest.Verifier
+
+	body   io.ReadCloser
+	offset int64 // bytes given out
+	begun  int64 // offset when body was opened
+
+	restarts, fullRestarts int
+	err                    error // how it ended
+}
+
+// Read implements io.Reader. The last bytes come before the verdict: io.EOF for the
+// right digest, an errdefs.ErrDataLoss for a wrong one.
+func (b *blobReader) Read(p []byte) (int, error) {
+	for b.err == nil {
+		rest := b.desc.Size - b.offset
+		if rest == 0 {
+			b.err = b.verdict()
+			break
+		}
+		n, err := b.body.Read(p[:min(int64(len(p)), rest)])
+		b.verifier.Write(p[:n])
+		b.offset += int64(n)
+		if err != nil && b.offset < b.desc.Size {
+			b.err = b.restart(err)
+		}
+		if n > 0 || len(p) == 0 {
+			return n, nil
+		}
+	}
+	return 0, b.err
+}
+
+func (b *blobReader) verdict() error {
+	if !b.verifier.Verified() {
+		return fmt.Errorf("%s sent other bytes than %s: %w", b.repository.host.name, b.desc.Digest, errdefs.ErrDataLoss)
+	}
+	return io.EOF
+}
+
+// restart opens the blob again at the offset after err ended the connection.
+func (b *blobReader) restart(err error) error {
+	if b.offset-b.begun >= worthwhile {
+		b.restarts = 0
+	}
+	for {
+		b.body.Close()
+		if b.ctx.Err() != nil {
+			return context.Cause(b.ctx)
+		}
+		if b.restarts++; b.restarts > maxRestarts {
+			return fmt.Errorf("connection broke %d times at byte %d of %s: %w", b.restarts-1, b.offset, b.desc.Digest, notEOF(err))
+		}
+		if b.restarts > 1 {
+			if err := b.repository.client.pause(b.ctx, b.restarts-1, err); err != nil {
+				return err
+			}
+		}
+		if err = b.open(); err == nil {
+			return nil
+		}
+		var network *networkError
+		if !errors.As(err, &network) {
+			return err
+		}
+	}
+}
+
+// open asks for the bytes from the offset on.
+func (b *blobReader) open() error {
+	b.body, b.begun = http.NoBody, b.offset
+	q := b.repository.request(http.MethodGet, "blobs/"+b.desc.Digest.String())
+	q.header = http.Header{}
+	if isManifest(b.desc) {
+		q = b.repository.request(http.MethodGet, "manifests/"+b.desc.Digest.String())
+		q.header = http.Header{"Accept": []string{b.desc.MediaType}}
+	}
+	if b.offset > 0 {
+		q.header.Set("Range", "bytes="+strconv.FormatInt(b.offset, 10)+"-")
+	}
+	resp, err := b.repository.host.do(b.ctx, q)
+	if err != nil {
+		return err
+	}
+	b.body = resp.Body
+	if resp.StatusCode == http.StatusPartialContent {
+		return b.checkRange(resp)
+	}
+	if resp.ContentLength >= 0 && resp.ContentLength != b.desc.Size {
+		resp.Body.Close()
+		return fmt.Errorf("%s has %d bytes for %s, not %d: %w", b.repository.host.name, resp.ContentLength, b.desc.Digest, b.desc.Size, errdefs.ErrDataLoss)
+	}
+	if b.offset == 0 {
+		return nil
+	}
+	if b.fullRestarts++; b.fullRestarts > maxFullRestarts {
+		resp.Body.Close()
+		return fmt.Errorf("connection broke %d times and %s cannot continue a download (it ignores Range): %w", b.fullRestarts, b.repository.host.name, errdefs.ErrUnavailable)
+	}
+	_, err = io.CopyN(io.Discard, resp.Body, b.offset)
+	if err != nil {
+		return &networkError{host: b.repository.host, err: notEOF(err)}
+	}
+	return nil
+}
+
+// checkRange refuses an answer that begins elsewhere or is about another length.
+func (b *blobReader) checkRange(resp *http.Response) error {
+	got := resp.Header.Get("Content-Range")
+	span, total, _ := strings.Cut(strings.TrimPrefix(got, "bytes "), "/")
+	first, _, _ := strings.Cut(span, "-")
+	start, err := strconv.ParseInt(first, 10, 64)
+	size, sizeErr := strconv.ParseInt(total, 10, 64)
+	if err != nil || start != b.offset || (sizeErr == nil && size != b.desc.Size) {
+		resp.Body.Close()
+		return fmt.Errorf("%s answered with range %q of %s instead of bytes from %d of %d: %w",
+			b.repository.host.name, printable(got), b.desc.Digest, b.offset, b.desc.Size, errdefs.ErrDataLoss)
+	}
+	return nil
+}
+
+// notEOF keeps an end that came too early from looking like the end of the blob.
+func notEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// Close implements io.Closer.
+func (b *blobReader) Close() error {
+	if b.err == nil {
+		b.err = errors.New("read after close")
+	}
+	return b.body.Close()
+}

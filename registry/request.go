@@ -1,0 +1,290 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+const maxRedirects = 10
+
+// request is one call of the distribution API.
+type request struct {
+	method string
+	path   string     // below the host's root: "/v2/library/x/manifests/latest"
+	url    *url.URL   // instead of path: an upload location the registry gave
+	query  url.Values // added to the address
+	header http.Header
+	scope  scope
+
+	body   func() io.ReadCloser // nil for none; called for every attempt
+	length int64                // bytes of body
+
+	once bool // do not repeat: the caller knows how to go on
+}
+
+// do sends q and returns the answer if its status is 2xx, else an *Error or a network
+// error. It repeats what may be repeated. The caller closes the body.
+func (h *host) do(ctx context.Context, q request) (*http.Response, error) {
+	return h.client.repeat(ctx, !q.once, func() (*http.Response, error) {
+		resp, err := h.send(ctx, q)
+		return resp, h.auth.explain(ctx, err)
+	})
+}
+
+// repeat calls f until it succeeds, fails for good, or has failed too often.
+func (c *Client) repeat(ctx context.Context, again bool, f func() (*http.Response, error)) (*http.Response, error) {
+	for attempt := 1; ; attempt++ {
+		resp, err := f()
+		if err == nil || !again || attempt >= maxAttempts || !retryable(err) || ctx.Err() != nil {
+			return resp, err
+		}
+		if err := c.pause(ctx, attempt, err); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// send makes one attempt at q. Redirects are followed for reading only, and without
+// credentials where they leave the host: registry.k8s.io serves manifests that way,
+// everybody blobs.
+func (h *host) send(ctx context.Context, q request) (*http.Response, error) {
+	u := q.url
+	if u == nil {
+		base, err := h.base(ctx)
+		if err != nil {
+			return nil, err
+		}
+		u = base.JoinPath(q.path)
+	}
+	if len(q.query) > 0 {
+		both := u.Query()
+		for k, v := range q.query {
+			both[k] = v
+		}
+		with := *u
+		with.RawQuery = both.Encode()
+		u = &with
+	}
+	at := h
+	if u.Host != h.addr {
+		at = h.client.foreign(u)
+	}
+	for hop := 0; ; hop++ {
+		resp, err := at.authorized(ctx, q, u)
+		if err != nil {
+			return nil, err
+		}
+		if resp.StatusCode/100 == 2 {
+			return resp, nil
+		}
+		if !isRedirect(resp.StatusCode) {
+			e := newError(at, resp)
+			e.foreign = at != h
+			return nil, e
+		}
+		resp.Body.Close()
+		next, err := redirectTarget(q, u, resp.Header.Get("Location"), h.client.insecure)
+		if err == nil && hop == maxRedirects {
+			err = errors.New("too many redirects")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("redirected by %s: %w", at.name, err)
+		}
+		if u = next; u.Host == h.addr {
+			at = h
+		} else {
+			at = h.client.foreign(u)
+		}
+	}
+}
+
+func isRedirect(status int) bool {
+	switch status {
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
+		http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		return true
+	}
+	return false
+}
+
+// redirectTarget resolves location and refuses where we must not go.
+func redirectTarget(q request, from *url.URL, location string, insecure insecureHosts) (*url.URL, error) {
+	if q.method != http.MethodGet && q.method != http.MethodHead {
+		return nil, fmt.Errorf("refusing to send a %s elsewhere: %w", q.method, errdefs.ErrPermissionDenied)
+	}
+	next, err := from.Parse(location)
+	if err != nil || location == "" || next.Host == "" {
+		return nil, fmt.Errorf("no usable address: %w", errdefs.ErrUnavailable)
+	}
+	next.User = nil
+	switch {
+	case next.Scheme != "https" && next.Scheme != "http":
+		return nil, fmt.Errorf("scheme %q: %w", next.Scheme, errdefs.ErrPermissionDenied)
+	case next.Scheme == "http" && from.Scheme == "https" && !insecure.contains(next.Host):
+		return nil, fmt.Errorf("from TLS to plain HTTP at %s: %w", next.Host, errdefs.ErrPermissionDenied)
+	case linkLocal(next):
+		return nil, fmt.Errorf("to the link-local address %s: %w", next.Host, errdefs.ErrPermissionDenied)
+	}
+	return next, nil
+}
+
+// authorized sends q to u with the credentials the host asks for, at most three times:
+// as we think is right, as its challenge says, and after a ping if the host hides
+// from strangers what it has.
+func (h *host) authorized(ctx context.Context, q request, u *url.URL) (*http.Response, error) {
+	used, err := h.auth.header(ctx, q.scope)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := h.attempt(ctx, q, u, used)
+	if err != nil {
+		return nil, err
+	}
+	denied := resp
+	switch resp.StatusCode {
+	case http.StatusUnauthorized:
+	case http.StatusForbidden, http.StatusNotFound:
+		if used != "" || !h.auth.shouldPing(ctx) {
+			return resp, nil
+		}
+		ping, err := h.attempt(ctx, request{method: http.MethodGet}, u.ResolveReference(&url.URL{Path: "/v2/"}), "")
+		if err != nil {
+			return resp, nil
+		}
+		ping.Body.Close()
+		if ping.StatusCode != http.StatusUnauthorized {
+			return resp, nil
+		}
+		denied = ping
+	default:
+		return resp, nil
+	}
+	better, err := h.auth.challenged(ctx, denied, q.scope, used)
+	if err == nil && better == used {
+		return resp, nil
+	}
+	resp.Body.Close()
+	if err != nil {
+		return nil, err
+	}
+	return h.attempt(ctx, q, u, better)
+}
+
+// attempt sends q to u once.
+func (h *host) attempt(ctx context.Context, q request, u *url.URL, authorization string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, q.method, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	for k, v := range q.header {
+		req.Header[k] = v
+	}
+	if authorization != "" {
+		req.Header.Set("Authorization", authorization)
+	}
+	if q.body != nil {
+		req.Body, req.ContentLength = q.body(), q.length
+		if q.length == 0 {
+			req.Body.Close()
+			req.Body = http.NoBody
+		}
+	}
+	return h.client.roundTrip(h, req)
+}
+
+// roundTrip sends req to h. Waiting ends when no byte moves for too long, both before
+// the answer and while its body is read.
+func (c *Client) roundTrip(h *host, req *http.Request) (*http.Response, error) {
+	outer := req.Context()
+	ctx, cancel := context.WithCancelCause(outer)
+	patience := c.stall
+	if req.Body != nil || req.Method == http.MethodPut {
+		patience *= 10 // registries put a large blob together before they answer
+	}
+	watch := &watchdog{patience: patience, timer: time.AfterFunc(patience, func() { cancel(errStalled) })}
+	if req.Body != nil && req.Body != http.NoBody {
+		req.Body = &watchedBody{ReadCloser: req.Body, watch: watch}
+	}
+	req = req.WithContext(ctx)
+	req.Header.Set("User-Agent", c.options.UserAgent)
+	resp, err := h.transport().RoundTrip(req)
+	watch.timer.Stop()
+	if err != nil {
+		cause := context.Cause(ctx)
+		cancel(nil)
+		switch {
+		case outer.Err() != nil:
+			return nil, context.Cause(outer)
+		case errors.Is(cause, errStalled):
+			err = cause
+		}
+		return nil, &networkError{host: h, err: err}
+	}
+	h.seen.Store(true)
+	resp.Body = &responseBody{
+		body: resp.Body, host: h, outer: outer, ctx: ctx, cancel: cancel,
+		watch: &watchdog{patience: c.stall, timer: watch.timer},
+	}
+	return resp, nil
+}
+
+// watchdog ends a request in which nothing moves.
+type watchdog struct {
+	patience time.Duration
+	timer    *time.Timer
+}
+
+func (w *watchdog) feed() { w.timer.Reset(w.patience) }
+
+// watchedBody is the body of a request; every read shows that the server takes bytes.
+type watchedBody struct {
+	io.ReadCloser
+	watch *watchdog
+}
+
+// Read implements io.Reader.
+func (b *watchedBody) Read(p []byte) (int, error) {
+	b.watch.feed()
+	return b.ReadCloser.Read(p)
+}
+
+// responseBody is the body of an answer. Its errors are network errors, or the end of
+// the caller's context.
+type responseBody struct {
+	body       io.ReadCloser
+	host       *host
+	outer, ctx context.Context
+	cancel     context.CancelCauseFunc
+	watch      *watchdog
+}
+
+// Read implements io.Reader.
+func (b *responseBody) Read(p []byte) (int, error) {
+	b.watch.feed()
+	n, err := b.body.Read(p)
+	b.watch.timer.Stop()
+	switch {
+	case err == nil, err == io.EOF:
+		return n, err
+	case b.outer.Err() != nil:
+		return n, context.Cause(b.outer)
+	case errors.Is(context.Cause(b.ctx), errStalled):
+		err = errStalled
+	}
+	return n, &networkError{host: b.host, err: err}
+}
+
+// Close implements io.Closer.
+func (b *responseBody) Close() error {
+	b.watch.timer.Stop()
+	err := b.body.Close()
+	b.cancel(nil)
+	return err
+}

@@ -1,0 +1,145 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-containerregistry/pkg/authn"
+)
+
+const clientID = "teu"
+
+// tokenAnswer is the JSON of a token server (distribution, "Token Authentication
+// Specification" and "OAuth2 Token Authentication").
+type tokenAnswer struct {
+	Token        string `json:"token"`
+	AccessToken  string `json:"access_token"`
+	RefreshToken string `json:"refresh_token"`
+	ExpiresIn    int64  `json:"expires_in"` // seconds
+}
+
+// fetchToken asks the server that the challenge names for a token with scopes.
+func (a *authorizer) fetchToken(ctx context.Context, cfg authn.AuthConfig, scopes []string) (bearer, error) {
+	answer, err := a.exchange(ctx, cfg, scopes)
+	if err != nil {
+		return bearer{}, err
+	}
+	a.refresh = answer.RefreshToken
+	value := answer.Token
+	if value == "" {
+		value = answer.AccessToken
+	}
+	if value == "" {
+		return bearer{}, fmt.Errorf("the token server of %s gave no token: %w", a.host.name, errdefs.ErrUnavailable)
+	}
+	// The specification's default is 60 seconds. Stop early, an upload takes a while to begin.
+	life := time.Duration(min(max(answer.ExpiresIn, 60), 1<<24)) * time.Second
+	return bearer{value: value, expires: a.host.client.now().Add(life - life/6)}, nil
+}
+
+func (a *authorizer) exchange(ctx context.Context, cfg authn.AuthConfig, scopes []string) (tokenAnswer, error) {
+	realm, err := a.realm()
+	if err != nil {
+		return tokenAnswer{}, err
+	}
+	server := a.host
+	if realm.Host != server.addr {
+		server = server.client.foreign(realm)
+	}
+	resp, err := a.host.client.repeat(ctx, true, func() (*http.Response, error) {
+		req, err := a.tokenRequest(ctx, realm, cfg, scopes)
+		if err != nil {
+			return nil, err
+		}
+		resp, err := server.client.roundTrip(server, req)
+		if err != nil {
+			return nil, err
+		}
+		if resp.StatusCode != http.StatusOK {
+			return nil, newError(a.host, resp)
+		}
+		return resp, nil
+	})
+	if err != nil {
+		return tokenAnswer{}, fmt.Errorf("asking %s for a token: %w", realm.Host, err)
+	}
+	defer resp.Body.Close()
+	var answer tokenAnswer
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&answer); err != nil {
+		return tokenAnswer{}, fmt.Errorf("reading the token of %s: %w", realm.Host, err)
+	}
+	return answer, nil
+}
+
+// tokenRequest builds the request: OAuth2's POST for an identity token, the older GET
+// with the password otherwise, as docker does.
+func (a *authorizer) tokenRequest(ctx context.Context, realm *url.URL, cfg authn.AuthConfig, scopes []string) (*http.Request, error) {
+	service := a.challenge.params["service"]
+	if cfg.IdentityToken != "" {
+		form := url.Values{
+			"grant_type":    {"refresh_token"},
+			"client_id":     {clientID},
+			"refresh_token": {cfg.IdentityToken},
+			"service":       {service},
+			"scope":         {strings.Join(scopes, " ")},
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, realm.String(), strings.NewReader(form.Encode()))
+		if err == nil {
+			req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		}
+		return req, err
+	}
+	u := *realm
+	q := u.Query()
+	if service != "" {
+		q.Set("service", service)
+	}
+	q["scope"] = scopes
+	if a.offline {
+		q.Set("offline_token", "true")
+		q.Set("client_id", clientID)
+	}
+	if cfg.Username != "" {
+		q.Set("account", cfg.Username)
+	}
+	u.RawQuery = q.Encode()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err == nil {
+		if h := basicHeader(cfg); h != "" {
+			req.Header.Set("Authorization", h)
+		}
+	}
+	return req, err
+}
+
+// realm returns the address of the token server. It gets the user's password, so it
+// must be as safe as the registry itself.
+func (a *authorizer) realm() (*url.URL, error) {
+	u, err := url.Parse(a.challenge.params["realm"])
+	if err != nil || u.Host == "" {
+		return nil, fmt.Errorf("%s names no usable token server: %w", a.host.name, errdefs.ErrInvalidArgument)
+	}
+	plainAllowed := u.Scheme == "http" && (a.host.lax || a.host.client.insecure.contains(u.Host))
+	if u.Scheme != "https" && !plainAllowed {
+		return nil, fmt.Errorf("%s sends us to the token server %s without TLS: %w", a.host.name, u.Host, errdefs.ErrPermissionDenied)
+	}
+	if linkLocal(u) {
+		return nil, fmt.Errorf("%s sends us to the link-local address %s: %w", a.host.name, u.Host, errdefs.ErrPermissionDenied)
+	}
+	return u, nil
+}
+
+// linkLocal reports whether u names an address where clouds serve machine secrets;
+// no registry lives there.
+func linkLocal(u *url.URL) bool {
+	ip, err := netip.ParseAddr(u.Hostname())
+	return err == nil && (ip.Unmap().IsLinkLocalUnicast() || ip.IsUnspecified())
+}
