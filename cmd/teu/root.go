@@ -14,6 +14,7 @@ import (
 // commands lists every top-level command in the order of the help.
 func commands(a *app) []*cobra.Command {
 	return []*cobra.Command{
+		newServeCommand(a),
 		newVersionCommand(a),
 	}
 }

@@ -1,10 +1,49 @@
-// Package registry serves the OCI distribution API from a directory.
+// Package registry serves the OCI distribution API (distribution-spec 1.1) from a directory.
+//
+// # What is on disk
+//
+//	ROOT/layout                                   "teu registry 1", the version of this tree
+//	ROOT/blobs/sha256/ab/ab12..                   every blob once, named by its digest
+//	ROOT/repositories/NAME/_blobs/sha256/ab12..   hard link to the blob: it is visible in NAME
+//	ROOT/repositories/NAME/_manifests/sha256/cd.. record of a manifest: one line "manifest DIGEST
+//	                                              MEDIA-TYPE", then the manifest byte for byte
+//	ROOT/repositories/NAME/_tags/TAG              hard link to the record the tag points to
+//	ROOT/repositories/NAME/_referrers/sha256-ab../sha256-cd..
+//	                                              hard link to the record of a manifest (second
+//	                                              name) whose subject is the first
+//	ROOT/uploads/ID                               bytes of an upload so far; its size is the offset
+//	ROOT/tmp/                                     files that are about to be linked into place
+//
+// No component of a repository name starts with "_", so NAME can hold other repositories.
+//
+// # Why hard links
+//
+// The link in the repository is the permission and the data in one: reading a blob or a
+// tag is one open(2), and nothing has to agree with anything else. The link count is the
+// reference count, kept by the file system, so that collecting garbage needs no pause: a
+// file in blobs/ with a single link is in no repository and may be unlinked at any time.
+// Should a push link it in that moment, the push has the bytes and only the sharing is lost.
+//
+// # What is promised
+//
+// A file gets a visible name only when it is whole, verified and on disk. 201 is sent after
+// its name is on disk too. Any process may be killed at any instant and any number of
+// servers may work on one directory: the only locks are flock(2) on an upload, and on a
+// repository's _manifests directory while a manifest or blob of it is linked or removed,
+// which never lasts as long as a write to disk.
+//
+// Collecting the blobs of a repository works by the same lock: mark without it, then hold it
+// exclusively for the moment in which links that no manifest names, and whose inode has not
+// changed (ctime) since before the oldest push that may rely on them, are removed.
+// Directories of repositories are never removed while a server runs.
 package registry
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"time"
 )
 
 // Options say where a registry keeps its data and who may use it.
@@ -26,19 +65,130 @@ type Options struct {
 
 // Registry is an http.Handler for everything below /v2/. It is safe for concurrent use,
 // and several may work on one directory, in one process or in many.
-type Registry struct{}
+type Registry struct {
+	store       storage
+	door        *door
+	allowDelete bool
+	log         *slog.Logger
+}
+
+const (
+	// uploadLife is how long an upload may lie still before it is removed.
+	uploadLife = 24 * time.Hour
+	// sweepEvery is the time between two looks at the uploads.
+	sweepEvery = time.Hour
+)
 
 // New opens the registry in o.Root, and makes it if there is none.
 func New(o Options) (*Registry, error) {
-	return &Registry{}, nil
+	log := o.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	d, err := newDoor(o, log)
+	if err != nil {
+		return nil, err
+	}
+	s, err := openDirectory(o.Root)
+	if err != nil {
+		return nil, fmt.Errorf("opening registry %s: %w", o.Root, err)
+	}
+	return &Registry{store: s, door: d, allowDelete: o.AllowDelete, log: log}, nil
 }
 
 // ServeHTTP implements http.Handler.
 func (g *Registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	http.NotFound(w, r)
+	h := w.Header()
+	h["Docker-Distribution-Api-Version"] = []string{"registry/2.0"}
+	// What is served was uploaded by somebody; no browser shall run it.
+	h["X-Content-Type-Options"] = []string{"nosniff"}
+	if g.log.Enabled(r.Context(), slog.LevelDebug) {
+		lw := &logWriter{ResponseWriter: w, start: time.Now()}
+		defer lw.log(g.log, r)
+		w = lw
+	}
+	if err := g.serve(w, r); err != nil {
+		g.fail(w, r, err)
+	}
+}
+
+// serve answers r, or returns the error to answer with. After an error nothing has been
+// written yet, or the connection is beyond repair.
+func (g *Registry) serve(w http.ResponseWriter, r *http.Request) error {
+	if err := g.door.admit(w, r); err != nil {
+		return err
+	}
+	rt, err := parseRoute(r.URL.Path)
+	if err != nil {
+		return err
+	}
+	h := g.handler(rt.kind, r.Method)
+	if h == nil {
+		return notAllowed(w, rt.kind, r.Method)
+	}
+	return h(w, r, rt)
+}
+
+type handler func(w http.ResponseWriter, r *http.Request, rt route) error
+
+// handler is the table of the API. nil: the method is not allowed there.
+func (g *Registry) handler(k routeKind, method string) handler {
+	if method == http.MethodHead {
+		method = http.MethodGet // net/http leaves the body out
+	}
+	switch k.String() + " " + method {
+	case "base GET":
+		return g.getBase
+	case "catalog GET":
+		return g.listRepositories
+	case "tags GET":
+		return g.listTags
+	case "referrers GET":
+		return g.listReferrers
+	case "manifest GET":
+		return g.getManifest
+	case "manifest PUT":
+		return g.putManifest
+	case "manifest DELETE":
+		return g.deleteManifest
+	case "blob GET":
+		return g.getBlob
+	case "blob DELETE":
+		return g.deleteBlob
+	case "uploads POST":
+		return g.startUpload
+	case "upload GET":
+		return g.getUpload
+	case "upload PATCH":
+		return g.patchUpload
+	case "upload PUT":
+		return g.finishUpload
+	case "upload DELETE":
+		return g.cancelUpload
+	}
+	return nil
+}
+
+func (g *Registry) getBase(w http.ResponseWriter, r *http.Request, _ route) error {
+	return writeJSON(w, "application/json", struct{}{})
 }
 
 // Maintain removes abandoned uploads, now and every hour, until ctx ends.
 func (g *Registry) Maintain(ctx context.Context) {
-	<-ctx.Done()
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		n, err := g.store.SweepUploads(ctx, time.Now().Add(-uploadLife))
+		if err != nil && ctx.Err() == nil {
+			g.log.Error("removing abandoned uploads", "error", err)
+		}
+		if n > 0 {
+			g.log.Info("removed abandoned uploads", "count", n)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }

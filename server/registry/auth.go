@@ -1,0 +1,218 @@
+package registry
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+	"golang.org/x/sync/singleflight"
+)
+
+// door decides who may come in: whoever has a password in the htpasswd file if there is
+// one, else whoever comes over a loopback address, or everybody.
+type door struct {
+	file      string
+	anonymous bool
+	log       *slog.Logger
+
+	// bcrypt is slow on purpose, so its answers are remembered, under a key that only
+	// this process can make. A changed hash makes another key.
+	secret  []byte
+	nobody  []byte // hash of no password, compared for users that do not exist
+	compare singleflight.Group
+	slots   chan struct{} // bounds how much of the machine guessing passwords can take
+
+	mu    sync.Mutex
+	stamp fileStamp
+	users map[string][]byte // user -> bcrypt hash
+	good  map[answerKey]bool
+	bad   map[answerKey]bool
+}
+
+type answerKey [sha256.Size]byte
+
+// fileStamp tells whether a file is the one read before.
+type fileStamp struct {
+	mtime time.Time
+	size  int64
+}
+
+// maxAnswers bounds each of the two memories of passwords.
+const maxAnswers = 4096
+
+// maxHtpasswd is the largest htpasswd file, in bytes.
+const maxHtpasswd = 8 << 20
+
+func newDoor(o Options, log *slog.Logger) (*door, error) {
+	d := &door{
+		file: o.Htpasswd, anonymous: o.Anonymous, log: log,
+		secret: make([]byte, 32),
+		slots:  make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
+		good:   map[answerKey]bool{}, bad: map[answerKey]bool{},
+	}
+	if d.file == "" {
+		return d, nil
+	}
+	rand.Read(d.secret)
+	nobody, err := bcrypt.GenerateFromPassword(d.secret, bcrypt.DefaultCost)
+	if err != nil {
+		return nil, fmt.Errorf("preparing logins: %w", err)
+	}
+	d.nobody = nobody
+	users, bad, err := readHtpasswd(d.file)
+	if err == nil && len(bad) > 0 {
+		err = fmt.Errorf("%s:%d: not \"user:hash\" with a bcrypt hash ($2y$...); make it with htpasswd -B", d.file, bad[0])
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading users: %w", err)
+	}
+	d.users = users
+	if fi, err := os.Stat(d.file); err == nil {
+		d.stamp = fileStamp{fi.ModTime(), fi.Size()}
+	}
+	return d, nil
+}
+
+// admit returns nil if the request may go on, else the error to answer with.
+func (d *door) admit(w http.ResponseWriter, r *http.Request) error {
+	if d.file == "" {
+		return d.admitAnonymous(r)
+	}
+	user, password, ok := r.BasicAuth()
+	if ok && d.check(user, password) {
+		return nil
+	}
+	w.Header().Set("WWW-Authenticate", `Basic realm="teu registry"`)
+	return &apiError{http.StatusUnauthorized, codeUnauthorized, "authentication required", nil}
+}
+
+func (d *door) admitAnonymous(r *http.Request) error {
+	if d.anonymous {
+		return nil
+	}
+	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if !isLoopback(local) {
+		return &apiError{http.StatusForbidden, codeDenied, "anonymous access is for loopback addresses only", nil}
+	}
+	// A page in a browser on this machine can reach loopback addresses. Browsers say so.
+	if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
+		return &apiError{http.StatusForbidden, codeDenied, "anonymous access is not for browsers", nil}
+	}
+	return nil
+}
+
+func isLoopback(a net.Addr) bool {
+	switch a := a.(type) {
+	case *net.TCPAddr:
+		return a.IP.IsLoopback()
+	case *net.UnixAddr:
+		return true
+	}
+	return false
+}
+
+// check tells whether the password is the user's.
+func (d *door) check(user, password string) bool {
+	d.mu.Lock()
+	d.reload()
+	hash, known := d.users[user]
+	if !known {
+		hash = d.nobody // takes as long, so that answers do not tell who exists
+	}
+	key := d.answerKey(user, password, hash)
+	good, bad := d.good[key], d.bad[key]
+	d.mu.Unlock()
+	if good || bad {
+		return good
+	}
+	// The clients of one job come at once with one password: one of them waits for
+	// bcrypt, the others for him.
+	v, _, _ := d.compare.Do(string(key[:]), func() (any, error) {
+		d.slots <- struct{}{}
+		defer func() { <-d.slots }()
+		ok := bcrypt.CompareHashAndPassword(hash, []byte(password)) == nil && known
+		d.remember(key, ok)
+		return ok, nil
+	})
+	return v.(bool)
+}
+
+func (d *door) answerKey(user, password string, hash []byte) (k answerKey) {
+	m := hmac.New(sha256.New, d.secret)
+	fmt.Fprintf(m, "%d:%s%d:%s%s", len(user), user, len(password), password, hash)
+	m.Sum(k[:0])
+	return k
+}
+
+func (d *door) remember(key answerKey, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	memory := d.bad
+	if ok {
+		memory = d.good
+	}
+	if len(memory) >= maxAnswers {
+		clear(memory)
+	}
+	memory[key] = true
+}
+
+// reload reads the file if it changed. A file that cannot be read lets nobody in.
+// The caller holds d.mu.
+func (d *door) reload() {
+	var now fileStamp
+	if fi, err := os.Stat(d.file); err == nil {
+		now = fileStamp{fi.ModTime(), fi.Size()}
+	}
+	if now == d.stamp {
+		return
+	}
+	d.stamp = now
+	users, bad, err := readHtpasswd(d.file)
+	if err != nil {
+		d.log.Error("reading users: nobody can log in", "error", err)
+	}
+	for _, line := range bad {
+		d.log.Warn("ignoring a user without a bcrypt hash", "file", d.file, "line", line)
+	}
+	d.users = users
+}
+
+// readHtpasswd returns the users of a file, and the numbers of the lines it cannot use.
+func readHtpasswd(path string) (users map[string][]byte, bad []int, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() || fi.Size() > maxHtpasswd {
+		return nil, nil, fmt.Errorf("%s is not a regular file of at most 8 MiB", path)
+	}
+	users = map[string][]byte{}
+	lines := bufio.NewScanner(f)
+	for n := 1; lines.Scan(); n++ {
+		line := bytes.TrimSpace(lines.Bytes())
+		if len(line) == 0 || line[0] == '#' {
+			continue
+		}
+		user, hash, _ := strings.Cut(string(line), ":")
+		if _, err := bcrypt.Cost([]byte(hash)); err != nil || user == "" {
+			bad = append(bad, n)
+			continue
+		}
+		users[user] = []byte(hash)
+	}
+	return users, bad, lines.Err()
+}

@@ -1,0 +1,103 @@
+package registry
+
+import (
+	"io"
+	"net/http"
+	"time"
+)
+
+// getBlob serves GET and HEAD /v2/NAME/blobs/DIGEST, whole or by Range.
+func (g *Registry) getBlob(w http.ResponseWriter, r *http.Request, rt route) error {
+	d, err := parseDigest(rt.ref)
+	if err != nil {
+		return err
+	}
+	f, err := g.store.OpenBlob(r.Context(), rt.repo, d)
+	if err != nil {
+		return notFoundAs(err, codeBlobUnknown, "blob unknown to repository")
+	}
+	defer f.Close()
+	h := w.Header()
+	h.Set("Content-Type", "application/octet-stream")
+	h.Set("Docker-Content-Digest", d.String())
+	h.Set("Etag", `"`+d.String()+`"`)
+	h.Set("Cache-Control", "private, max-age=31536000, immutable")
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	limitWriting(w, size)
+	http.ServeContent(w, r, "", time.Time{}, f)
+	return nil
+}
+
+// deleteBlob serves DELETE /v2/NAME/blobs/DIGEST.
+func (g *Registry) deleteBlob(w http.ResponseWriter, r *http.Request, rt route) error {
+	if err := g.mayDelete(); err != nil {
+		return err
+	}
+	d, err := parseDigest(rt.ref)
+	if err != nil {
+		return err
+	}
+	if err := g.store.RemoveBlob(r.Context(), rt.repo, d); err != nil {
+		return notFoundAs(err, codeBlobUnknown, "blob unknown to repository")
+	}
+	w.WriteHeader(http.StatusAccepted)
+	return nil
+}
+
+// mayDelete returns the error of a registry without deletion. distribution-spec 1.1,
+// "Content Management": 405 is how clients learn it.
+func (g *Registry) mayDelete() error {
+	if g.allowDelete {
+		return nil
+	}
+	return &apiError{http.StatusMethodNotAllowed, codeUnsupported, "deletion is disabled", nil}
+}
+
+// A connection over which nothing moves for stallTime is cut. Sending is done by the
+// kernel, where we do not see it move, so it gets stallTime and a second per slowest
+// bytes.
+const (
+	stallTime = time.Minute
+	slowest   = 32 << 10
+)
+
+// limitWriting bounds the time in which size bytes have to be sent. net/http lifts the
+// limit when the request is done.
+func limitWriting(w http.ResponseWriter, size int64) {
+	limit := stallTime + time.Duration(size/slowest)*time.Second
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit)) // not supported: tests without a connection
+}
+
+// body is the body of a request as handlers read it: an error is errBody, and comes
+// after stallTime without a byte.
+type body struct {
+	r  io.Reader
+	rc *http.ResponseController
+}
+
+func newBody(w http.ResponseWriter, r *http.Request) *body {
+	return &body{r.Body, http.NewResponseController(w)}
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	_ = b.rc.SetReadDeadline(time.Now().Add(stallTime))
+	n, err := b.r.Read(p)
+	if err == nil {
+		return n, nil
+	}
+	// From here on net/http waits for the client to go away, which is not to be limited.
+	_ = b.rc.SetReadDeadline(time.Time{})
+	if err != io.EOF {
+		err = &bodyError{err}
+	}
+	return n, err
+}
+
+// bodyError is a failure to read what the client sends, as opposed to storing it.
+type bodyError struct{ err error }
+
+func (e *bodyError) Error() string { return "reading the request body: " + e.err.Error() }
+func (e *bodyError) Unwrap() error { return e.err }

@@ -1,0 +1,168 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+// OpenBlob implements blobs.
+func (s *directory) OpenBlob(_ context.Context, repo string, d digest.Digest) (io.ReadSeekCloser, error) {
+	f, err := openRead(s.repoBlobPath(repo, d))
+	if err != nil {
+		return nil, notFound(err)
+	}
+	return f, nil
+}
+
+// openRead opens a regular file. os.Open would ask epoll about it first.
+func openRead(path string) (*os.File, error) {
+	for {
+		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			return os.NewFile(uintptr(fd), path), nil
+		}
+		if err != unix.EINTR {
+			return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+		}
+	}
+}
+
+// MountBlob implements blobs.
+func (s *directory) MountBlob(_ context.Context, repo, from string, d digest.Digest) error {
+	source := s.blobPath(d)
+	if from != "" {
+		source = s.repoBlobPath(from, d)
+	}
+	if _, err := os.Lstat(source); err != nil {
+		return notFound(err) // before a directory is made for it
+	}
+	target := s.repoBlobPath(repo, d)
+	if err := s.sync.mkdir(filepath.Dir(target)); err != nil {
+		return err
+	}
+	if err := s.linkBlob(source, target); err != nil {
+		return notFound(err)
+	}
+	return s.sync.dir(filepath.Dir(target))
+}
+
+// linkBlob makes target another name of source. That target is there already is fine.
+func (s *directory) linkBlob(source, target string) error {
+	err := os.Link(source, target)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if !errors.Is(err, unix.EMLINK) {
+		return err
+	}
+	// 65,000 repositories have it, which is all that ext4 can count. Begin a new file.
+	tmp, err := s.copyTemp(source)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp)
+	if err := os.Link(tmp, target); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return os.Rename(tmp, source)
+}
+
+// copyTemp copies a file into tmp, durably.
+func (s *directory) copyTemp(source string) (path string, err error) {
+	in, err := os.Open(source)
+	if err != nil {
+		return "", err
+	}
+	defer in.Close()
+	path = s.tempPath()
+	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return "", err
+	}
+	_, err = io.Copy(out, in)
+	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
+		os.Remove(path)
+		return "", err
+	}
+	return path, nil
+}
+
+// RemoveBlob implements blobs.
+func (s *directory) RemoveBlob(ctx context.Context, repo string, d digest.Digest) error {
+	unlock, err := s.lockRepository(ctx, repo, unix.LOCK_EX)
+	if errdefs.IsNotFound(err) {
+		unlock, err = func() {}, nil // no manifests, nothing that could come to refer to it
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	path := s.repoBlobPath(repo, d)
+	if err := os.Remove(path); err != nil {
+		return notFound(err)
+	}
+	return s.sync.dir(filepath.Dir(path))
+}
+
+// adoptBlob makes the file at path, which is on disk or will be by flush, the blob d of
+// repo, and removes the name path.
+//
+// If the registry has the blob, repo gets a link to that and the file goes. Else the file
+// itself moves: it never has a second name while somebody may still write to it.
+func (s *directory) adoptBlob(path, repo string, d digest.Digest, size int64, flush func() error) error {
+	target, shared := s.repoBlobPath(repo, d), s.blobPath(d)
+	if err := s.sync.mkdir(filepath.Dir(target)); err != nil {
+		return err
+	}
+	if sameSize(shared, size) && s.linkBlob(shared, target) == nil && sameSize(target, size) {
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+		return s.sync.dir(filepath.Dir(target))
+	}
+	if err := flush(); err != nil {
+		return err
+	}
+	if err := os.Rename(path, target); err != nil {
+		return err
+	}
+	if err := s.shareBlob(target, shared, size); err != nil {
+		return err
+	}
+	return s.sync.dir(filepath.Dir(target))
+}
+
+// shareBlob lets other repositories find a blob. It need not be durable: without it only
+// the sharing is lost.
+func (s *directory) shareBlob(target, shared string, size int64) error {
+	if err := os.MkdirAll(filepath.Dir(shared), 0o700); err != nil {
+		return err
+	}
+	err := os.Link(target, shared)
+	if errors.Is(err, fs.ErrExist) && !sameSize(shared, size) {
+		// A disk has lost part of it. What was just verified heals it.
+		if err := os.Remove(shared); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("replacing a broken blob: %w", err)
+		}
+		err = os.Link(target, shared)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
+}
+
+// sameSize reports whether there is a file of this size.
+func sameSize(path string, size int64) bool {
+	fi, err := os.Lstat(path)
+	return err == nil && fi.Size() == size
+}

@@ -1,0 +1,339 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+// The first line of a record is
+//
+//	manifest DIGEST MEDIA-TYPE
+//	manifest DIGEST MEDIA-TYPE split
+//
+// "split" says that some tags of the manifest are links to another file with the same
+// contents, which happens when there are more tags than the file system counts links.
+const (
+	recordWord = "manifest"
+	splitWord  = "split"
+	// maxRecord is the largest record, in bytes. Media types are at most 255.
+	maxRecord = maxManifest + 1024
+)
+
+func encodeHeader(d digest.Digest, mediaType string, split bool) []byte {
+	line := recordWord + " " + d.String() + " " + mediaType
+	if split {
+		line += " " + splitWord
+	}
+	return []byte(line + "\n")
+}
+
+// decodeRecord takes a record apart. The result shares b.
+func decodeRecord(b []byte) (r record, split bool, err error) {
+	line, body, ok := bytes.Cut(b, []byte("\n"))
+	f := strings.Split(string(line), " ")
+	if !ok || len(f) < 3 || f[0] != recordWord {
+		return record{}, false, fmt.Errorf("not a record of a manifest: %w", errdefs.ErrDataLoss)
+	}
+	d, err := parseDigest(f[1])
+	if err != nil {
+		return record{}, false, fmt.Errorf("not a record of a manifest: %w", errdefs.ErrDataLoss)
+	}
+	return record{d, f[2], body}, len(f) > 3 && f[3] == splitWord, nil
+}
+
+// readRecord reads a record with as few system calls as there can be.
+func readRecord(path string) (r record, split bool, err error) {
+	f, err := openRead(path)
+	if err != nil {
+		return record{}, false, notFound(err)
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return record{}, false, &fs.PathError{Op: "fstat", Path: path, Err: err}
+	}
+	if st.Size > maxRecord {
+		return record{}, false, fmt.Errorf("%s is too large: %w", path, errdefs.ErrDataLoss)
+	}
+	b := make([]byte, st.Size)
+	if _, err := f.ReadAt(b, 0); err != nil {
+		return record{}, false, err
+	}
+	r, split, err = decodeRecord(b)
+	if err != nil {
+		return record{}, false, fmt.Errorf("%s: %w", path, err)
+	}
+	return r, split, nil
+}
+
+// GetManifest implements manifests.
+func (s *directory) GetManifest(_ context.Context, repo, ref string) (record, error) {
+	path := s.tagPath(repo, ref)
+	if strings.Contains(ref, ":") {
+		path = s.recordPath(repo, digest.Digest(ref))
+	}
+	r, _, err := readRecord(path)
+	return r, err
+}
+
+// PutManifest implements manifests. The order is: references looked at, the record's bytes to
+// disk, then under the lock its references looked at again and the links made, then the
+// links to disk.
+func (s *directory) PutManifest(ctx context.Context, repo string, m manifest, tags []string) error {
+	path := s.recordPath(repo, m.digest)
+	dirs := []string{filepath.Dir(path)}
+	if len(tags) > 0 {
+		dirs = append(dirs, s.repo(repo)+"/_tags")
+	}
+	if m.subject != "" {
+		dirs = append(dirs, s.referrersPath(repo, m.subject))
+	}
+	for _, dir := range dirs {
+		if err := s.sync.mkdir(dir); err != nil {
+			return err
+		}
+	}
+	err := s.linkManifest(ctx, repo, m, tags, "")
+	if errors.Is(err, errNoRecord) { // it is new: what is pushed again to set a tag is not written again
+		var tmp string
+		if tmp, err = s.writeTemp(encodeHeader(m.digest, m.mediaType, false), m.body); err != nil {
+			return err
+		}
+		defer os.Remove(tmp)
+		err = s.linkManifest(ctx, repo, m, tags, tmp)
+	}
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		if err := s.sync.dir(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// errNoRecord says that a manifest is not there and was not brought along.
+var errNoRecord = errors.New("no record of the manifest")
+
+// linkManifest makes m and its tags visible. tmp is a file with its record, or "" if it
+// should be there already.
+func (s *directory) linkManifest(ctx context.Context, repo string, m manifest, tags []string, tmp string) error {
+	unlock, err := s.lockRepository(ctx, repo, unix.LOCK_SH)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := s.checkReferences(repo, m.references); err != nil {
+		return err
+	}
+	path := s.recordPath(repo, m.digest)
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) && tmp == "" {
+		return errNoRecord
+	}
+	if tmp != "" {
+		if err := os.Link(tmp, path); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	if m.subject != "" {
+		referrer := s.referrersPath(repo, m.subject) + "/" + flatDigest(m.digest)
+		if err := s.linkRecord(path, referrer); err != nil {
+			return err
+		}
+	}
+	for _, tag := range tags {
+		if err := s.linkRecord(path, s.tagPath(repo, tag)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkReferences returns a *missingError for the first digest that repo has neither as a
+// blob nor as a manifest. BuildKit's cache refers to blobs from an index.
+func (s *directory) checkReferences(repo string, refs []digest.Digest) error {
+	for _, d := range refs {
+		_, err := os.Lstat(s.repoBlobPath(repo, d))
+		if errors.Is(err, fs.ErrNotExist) {
+			_, err = os.Lstat(s.recordPath(repo, d))
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return &missingError{d}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// linkRecord makes target, which may be a link to another record, one to this record.
+func (s *directory) linkRecord(path, target string) error {
+	err := os.Link(path, target)
+	if errors.Is(err, unix.EMLINK) {
+		if err := s.splitRecord(path); err != nil {
+			return err
+		}
+		err = os.Link(path, target)
+	}
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	tmp := s.tempPath()
+	err = os.Link(path, tmp)
+	if errors.Is(err, unix.EMLINK) {
+		if err := s.splitRecord(path); err != nil {
+			return err
+		}
+		err = os.Link(path, tmp)
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, target); err != nil {
+		os.Remove(tmp)
+		return err
+	}
+	// rename(2) does nothing, successfully, to two names of one file.
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// splitRecord puts a new file in the place of a record that has as many links as there can
+// be.
+func (s *directory) splitRecord(path string) error {
+	r, _, err := readRecord(path)
+	if err != nil {
+		return err
+	}
+	tmp, err := s.writeTemp(encodeHeader(r.digest, r.mediaType, true), r.body)
+	if err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+// RemoveManifest implements manifests. The record goes last, so that a deletion that was
+// cut short can be repeated.
+func (s *directory) RemoveManifest(ctx context.Context, repo string, d digest.Digest) error {
+	unlock, err := s.lockRepository(ctx, repo, unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	path := s.recordPath(repo, d)
+	r, split, err := readRecord(path)
+	if err != nil {
+		return err
+	}
+	if err := s.removeTagsOf(repo, path, d, split); err != nil {
+		return err
+	}
+	if m, err := parseManifest(r.body, r.mediaType); err == nil && m.subject != "" {
+		dir := s.referrersPath(repo, m.subject)
+		if err := removeDurably(s.sync, dir+"/"+flatDigest(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return removeDurably(s.sync, path)
+}
+
+// removeTagsOf removes every tag that is a link to the record at path or, if the record was
+// split, to one with its digest.
+func (s *directory) removeTagsOf(repo, path string, d digest.Digest, split bool) error {
+	record, err := os.Lstat(path)
+	if err != nil {
+		return notFound(err)
+	}
+	dir := s.repo(repo) + "/_tags"
+	tags, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	removed := false
+	for _, tag := range tags {
+		fi, err := tag.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		ours := os.SameFile(fi, record)
+		if !ours && split {
+			r, _, err := readRecord(filepath.Join(dir, tag.Name()))
+			ours = err == nil && r.digest == d
+		}
+		if !ours {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, tag.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		removed = true
+	}
+	if !removed {
+		return nil
+	}
+	return s.sync.dir(dir)
+}
+
+// RemoveTag implements manifests.
+func (s *directory) RemoveTag(_ context.Context, repo, tag string) error {
+	return notFound(removeDurably(s.sync, s.tagPath(repo, tag)))
+}
+
+func removeDurably(s *syncer, path string) error {
+	if err := os.Remove(path); err != nil {
+		return err
+	}
+	return s.dir(filepath.Dir(path))
+}
+
+// Referrers implements manifests.
+func (s *directory) Referrers(ctx context.Context, repo string, d digest.Digest, last string) iter.Seq2[record, error] {
+	return func(yield func(record, error) bool) {
+		dir := s.referrersPath(repo, d)
+		names, err := readNames(dir)
+		if err != nil && !errdefs.IsNotFound(err) {
+			yield(record{}, err)
+			return
+		}
+		// "-" and ":" sort alike here: they follow the same names of algorithms.
+		slices.Sort(names)
+		after := strings.Replace(last, ":", "-", 1)
+		for _, name := range names {
+			if name <= after {
+				continue
+			}
+			r, _, err := readRecord(filepath.Join(dir, name))
+			if errdefs.IsNotFound(err) {
+				continue // deleted meanwhile
+			}
+			if err == nil {
+				err = ctx.Err()
+			}
+			if !yield(r, err) || err != nil {
+				return
+			}
+		}
+	}
+}

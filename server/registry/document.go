@@ -1,0 +1,164 @@
+package registry
+
+import (
+	"encoding/json"
+	"mime"
+	"net/http"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Docker's media types, image manifest version 2 schema 2.
+const (
+	dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
+	dockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
+	dockerForeign  = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+	dockerSchema1  = "application/vnd.docker.distribution.manifest.v1+"
+)
+
+// manifest is a manifest to be stored.
+type manifest struct {
+	digest     digest.Digest
+	mediaType  string
+	body       []byte
+	subject    digest.Digest   // "" without
+	references []digest.Digest // what the repository must have
+}
+
+// document is the part of any manifest the registry looks at.
+type document struct {
+	MediaType    string               `json:"mediaType"`
+	ArtifactType string               `json:"artifactType"`
+	Config       *ocispec.Descriptor  `json:"config"`
+	Layers       []ocispec.Descriptor `json:"layers"`
+	Manifests    []ocispec.Descriptor `json:"manifests"`
+	Blobs        []ocispec.Descriptor `json:"blobs"` // of the artifact manifest that image-spec 1.1 dropped
+	FSLayers     json.RawMessage      `json:"fsLayers"`
+	Subject      *ocispec.Descriptor  `json:"subject"`
+	Annotations  map[string]string    `json:"annotations"`
+}
+
+// parseManifest checks the bytes of a manifest that came with a Content-Type, which may be
+// empty. The digest is left open.
+func parseManifest(b []byte, contentType string) (manifest, error) {
+	var doc document
+	if err := json.Unmarshal(b, &doc); err != nil {
+		return manifest{}, invalidManifest("not a JSON object: " + err.Error())
+	}
+	mediaType, err := doc.mediaType(contentType)
+	if err != nil {
+		return manifest{}, err
+	}
+	if err := doc.check(mediaType); err != nil {
+		return manifest{}, err
+	}
+	m := manifest{mediaType: mediaType, body: b}
+	if doc.Subject != nil {
+		if m.subject, err = parseDigest(doc.Subject.Digest.String()); err != nil {
+			return manifest{}, invalidManifest("the subject has no valid digest")
+		}
+	}
+	m.references, err = doc.references()
+	return m, err
+}
+
+// mediaType returns the type to keep: what the client said, which must not contradict the
+// document.
+func (doc *document) mediaType(contentType string) (string, error) {
+	t := doc.MediaType
+	if contentType != "" {
+		parsed, _, err := mime.ParseMediaType(contentType)
+		if err != nil {
+			return "", invalidManifest("invalid Content-Type")
+		}
+		if t != "" && t != parsed {
+			return "", invalidManifest("Content-Type and mediaType differ")
+		}
+		t = parsed
+	}
+	switch {
+	case t == "":
+		return "", invalidManifest("no Content-Type")
+	case strings.HasPrefix(t, dockerSchema1):
+		return "", invalidManifest("manifests of Docker's schema 1 are not supported")
+	case len(t) > 255 || !strings.HasPrefix(t, "application/vnd.") || !strings.HasSuffix(t, "+json"):
+		return "", invalidManifest("not the media type of a manifest")
+	}
+	return t, nil
+}
+
+// check refuses documents that different readers could take for different things
+// (CVE-2021-41190).
+func (doc *document) check(mediaType string) error {
+	switch mediaType {
+	case ocispec.MediaTypeImageManifest, dockerManifest:
+		if doc.Config == nil {
+			return invalidManifest("an image manifest has a config")
+		}
+		if doc.Manifests != nil || doc.FSLayers != nil {
+			return invalidManifest("an image manifest has no manifests or fsLayers")
+		}
+	case ocispec.MediaTypeImageIndex, dockerList:
+		if doc.Config != nil || doc.Layers != nil || doc.FSLayers != nil {
+			return invalidManifest("an index has no config, layers or fsLayers")
+		}
+	}
+	return nil
+}
+
+// references lists what has to be in the repository: everything but the subject and
+// layers that may not be distributed.
+func (doc *document) references() ([]digest.Digest, error) {
+	var all []ocispec.Descriptor
+	if doc.Config != nil {
+		all = append(all, *doc.Config)
+	}
+	for _, list := range [][]ocispec.Descriptor{doc.Layers, doc.Manifests, doc.Blobs} {
+		all = append(all, list...)
+	}
+	refs := make([]digest.Digest, 0, len(all))
+	for _, desc := range all {
+		d, err := parseDigest(desc.Digest.String())
+		if err != nil {
+			return nil, invalidManifest("a descriptor has no valid sha256 or sha512 digest")
+		}
+		if desc.Size < 0 {
+			return nil, invalidManifest("a descriptor has a negative size")
+		}
+		if !nonDistributable(desc.MediaType) {
+			refs = append(refs, d)
+		}
+	}
+	return refs, nil
+}
+
+func nonDistributable(mediaType string) bool {
+	return mediaType == dockerForeign || strings.HasPrefix(mediaType, "application/vnd.oci.image.layer.nondistributable.")
+}
+
+func invalidManifest(why string) error {
+	return &apiError{http.StatusBadRequest, codeManifestInvalid, "manifest invalid: " + why, nil}
+}
+
+// referrer returns the descriptor by which a stored manifest appears in the list of
+// referrers of its subject. distribution-spec 1.1, "Listing Referrers": the artifact type
+// of an image manifest without one is the type of its config.
+func referrer(r record) (ocispec.Descriptor, error) {
+	var doc document
+	if err := json.Unmarshal(r.body, &doc); err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	d := ocispec.Descriptor{
+		MediaType:    r.mediaType,
+		Digest:       r.digest,
+		Size:         int64(len(r.body)),
+		ArtifactType: doc.ArtifactType,
+		Annotations:  doc.Annotations,
+	}
+	if d.ArtifactType == "" && doc.Config != nil {
+		d.ArtifactType = doc.Config.MediaType
+	}
+	return d, nil
+}

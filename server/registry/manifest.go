@@ -1,0 +1,148 @@
+package registry
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// maxManifest is the largest manifest that is accepted, in bytes.
+const maxManifest = 4 << 20
+
+// maxTagParameters is how many ?tag= one PUT may have.
+const maxTagParameters = 64
+
+// getManifest serves GET and HEAD /v2/NAME/manifests/TAG-OR-DIGEST.
+func (g *Registry) getManifest(w http.ResponseWriter, r *http.Request, rt route) error {
+	if strings.Contains(rt.ref, ":") {
+		if _, err := parseDigest(rt.ref); err != nil {
+			return err
+		}
+	} else if !validTag(rt.ref) {
+		return &apiError{http.StatusNotFound, codeManifestUnknown, "manifest unknown: not a tag", nil}
+	}
+	m, err := g.store.GetManifest(r.Context(), rt.repo, rt.ref)
+	if err != nil {
+		return notFoundAs(err, codeManifestUnknown, "manifest unknown")
+	}
+	h := w.Header()
+	etag := `"` + string(m.digest) + `"`
+	h["Content-Type"] = []string{m.mediaType}
+	h["Docker-Content-Digest"] = []string{string(m.digest)}
+	h["Etag"] = []string{etag}
+	if r.Header.Get("If-None-Match") == etag {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	h["Content-Length"] = []string{strconv.Itoa(len(m.body))}
+	if r.Method == http.MethodHead {
+		return nil
+	}
+	limitWriting(w, int64(len(m.body)))
+	w.Write(m.body) // a client that does not read it has gone
+	return nil
+}
+
+// putManifest serves PUT /v2/NAME/manifests/TAG-OR-DIGEST. With a digest, ?tag= may name
+// tags too, as distribution-spec 1.2 drafts it.
+func (g *Registry) putManifest(w http.ResponseWriter, r *http.Request, rt route) error {
+	want, tags, err := putReference(r, rt)
+	if err != nil {
+		return err
+	}
+	b, err := readManifest(w, r)
+	if err != nil {
+		return err
+	}
+	m, err := parseManifest(b, r.Header.Get("Content-Type"))
+	if err != nil {
+		return err
+	}
+	m.digest = digestOf(want.Algorithm(), b)
+	if want.Encoded() != "" && m.digest != want {
+		return errDigest
+	}
+	err = g.store.PutManifest(r.Context(), rt.repo, m, tags)
+	if missing := (*missingError)(nil); errors.As(err, &missing) {
+		return &apiError{http.StatusNotFound, codeManifestBlobUnknown, "a blob or manifest it refers to is unknown to the repository",
+			map[string]string{"digest": missing.digest.String()}}
+	}
+	if err != nil {
+		return err
+	}
+	if m.subject != "" {
+		w.Header().Set("OCI-Subject", m.subject.String())
+	}
+	if strings.Contains(rt.ref, ":") {
+		w.Header()["Oci-Tag"] = tags
+	}
+	created(w, "/v2/"+rt.repo+"/manifests/"+m.digest.String(), m.digest)
+	return nil
+}
+
+// putReference returns the digest a manifest has to have, or "sha256:" if any will do, and
+// the tags to set.
+func putReference(r *http.Request, rt route) (want digest.Digest, tags []string, err error) {
+	if strings.Contains(rt.ref, ":") {
+		want, err = parseDigest(rt.ref)
+		tags = r.URL.Query()["tag"]
+	} else {
+		want, tags = "sha256:", []string{rt.ref}
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	if len(tags) > maxTagParameters {
+		return "", nil, &apiError{http.StatusBadRequest, codeManifestInvalid, "too many tags in one request", nil}
+	}
+	for _, tag := range tags {
+		if !validTag(tag) {
+			return "", nil, &apiError{http.StatusBadRequest, codeManifestInvalid, "invalid tag", map[string]string{"tag": tag}}
+		}
+	}
+	return want, tags, nil
+}
+
+func readManifest(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	tooLarge := &apiError{http.StatusRequestEntityTooLarge, codeSizeInvalid, "manifests are at most 4 MiB", nil}
+	if r.ContentLength > maxManifest {
+		return nil, tooLarge
+	}
+	b, err := io.ReadAll(io.LimitReader(newBody(w, r), maxManifest+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxManifest {
+		return nil, tooLarge
+	}
+	return b, nil
+}
+
+// deleteManifest serves DELETE /v2/NAME/manifests/TAG-OR-DIGEST: a digest goes with all
+// its tags, a tag goes alone.
+func (g *Registry) deleteManifest(w http.ResponseWriter, r *http.Request, rt route) error {
+	if err := g.mayDelete(); err != nil {
+		return err
+	}
+	var err error
+	if strings.Contains(rt.ref, ":") {
+		var d digest.Digest
+		if d, err = parseDigest(rt.ref); err != nil {
+			return err
+		}
+		err = g.store.RemoveManifest(r.Context(), rt.repo, d)
+	} else if !validTag(rt.ref) {
+		return &apiError{http.StatusNotFound, codeManifestUnknown, "manifest unknown: not a tag", nil}
+	} else {
+		err = g.store.RemoveTag(r.Context(), rt.repo, rt.ref)
+	}
+	if err != nil {
+		return notFoundAs(err, codeManifestUnknown, "manifest unknown")
+	}
+	w.WriteHeader(http.StatusAccepted)
+	return nil
+}

@@ -1,0 +1,95 @@
+package registry
+
+import (
+	"context"
+	"io"
+	"iter"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// storage is what the API needs from the place that holds the bytes. Names, tags, digests
+// and upload IDs have been checked before they come here. Errors are of the errdefs
+// classes; errdefs.ErrNotFound is the one the API looks for.
+//
+// A nil error of a method that changes something means: durable, and visible to whoever
+// asks next, on any server of the same storage.
+type storage interface {
+	blobs
+	uploads
+	manifests
+	listings
+}
+
+// blobs are bytes by digest, visible per repository.
+type blobs interface {
+	// OpenBlob opens a blob for reading from the start. An *os.File is sent by sendfile(2).
+	OpenBlob(ctx context.Context, repo string, d digest.Digest) (io.ReadSeekCloser, error)
+	// MountBlob makes a blob of repository from visible in repo. An empty from means any.
+	MountBlob(ctx context.Context, repo, from string, d digest.Digest) error
+	// RemoveBlob ends the visibility of a blob in repo.
+	RemoveBlob(ctx context.Context, repo string, d digest.Digest) error
+}
+
+// uploads are blobs in the making. They outlive the server.
+type uploads interface {
+	// CreateUpload begins an upload to repo. The algorithm is a guess at the one that will
+	// be asked for in the end.
+	CreateUpload(ctx context.Context, repo string, a digest.Algorithm) (id string, err error)
+	// UploadSize returns how many bytes the upload has.
+	UploadSize(ctx context.Context, repo, id string) (int64, error)
+	// OpenUpload opens an upload of repo, alone: it waits until nobody else has it open.
+	OpenUpload(ctx context.Context, repo, id string) (upload, error)
+	// SweepUploads removes uploads that nobody has open nor wrote to since before.
+	SweepUploads(ctx context.Context, before time.Time) (removed int, err error)
+}
+
+// upload is an upload held by one request. Close lets go of it and keeps what it has.
+type upload interface {
+	// Size is the number of bytes it has, which is the offset of the next.
+	Size() int64
+	// ReadFrom appends r. After an error what was read before stays.
+	io.ReaderFrom
+	// Commit makes the upload the blob d of its repository. errDigest when it is not d;
+	// the upload is gone then too.
+	Commit(ctx context.Context, d digest.Digest) error
+	// Cancel removes the upload.
+	Cancel() error
+	io.Closer
+}
+
+// manifests are small documents by digest and by tag, per repository.
+type manifests interface {
+	// GetManifest looks up a tag or, if it has a colon, a digest.
+	GetManifest(ctx context.Context, repo, ref string) (record, error)
+	// PutManifest stores m and points tags to it. A *missingError when repo does not
+	// have everything in m.References.
+	PutManifest(ctx context.Context, repo string, m manifest, tags []string) error
+	// RemoveManifest removes a manifest with its tags.
+	RemoveManifest(ctx context.Context, repo string, d digest.Digest) error
+	// RemoveTag removes a tag.
+	RemoveTag(ctx context.Context, repo, tag string) error
+	// Referrers yields, sorted by digest, the manifests of repo whose subject is d and
+	// whose digest is behind last. An error ends it.
+	Referrers(ctx context.Context, repo string, d digest.Digest, last string) iter.Seq2[record, error]
+}
+
+// listings are sorted by byte. They return up to n names after last; more tells whether
+// there are others behind them.
+type listings interface {
+	Tags(ctx context.Context, repo, last string, n int) (names []string, more bool, err error)
+	Repositories(ctx context.Context, last string, n int) (names []string, more bool, err error)
+}
+
+// record is a stored manifest.
+type record struct {
+	digest    digest.Digest
+	mediaType string
+	body      []byte
+}
+
+// missingError says which reference of a manifest the repository does not have.
+type missingError struct{ digest digest.Digest }
+
+func (e *missingError) Error() string { return "reference " + e.digest.String() + " is unknown" }
