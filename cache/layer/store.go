@@ -54,6 +54,7 @@ type Store struct {
 	bootID    string
 	userXattr bool
 	noChown   bool
+	guard     string // see Guard
 }
 
 const builtPrefix = "b-"
@@ -121,7 +122,12 @@ func (s *Store) ByDiffID(d digest.Digest) (Layer, error) {
 func (s *Store) Path(id string) string { return filepath.Join(s.dir, id, "diff") }
 
 // Touch says that the layer id is used now, and whether it exists.
-func (s *Store) Touch(id string) (bool, error) {
+func (s *Store) Touch(id string) (found bool, err error) {
+	unlock, err := s.lockTouch()
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
 	if _, err := s.Get(id); err != nil {
 		if errors.Is(err, errdefs.ErrNotFound) {
 			return false, nil
@@ -129,7 +135,7 @@ func (s *Store) Touch(id string) (bool, error) {
 		return false, err
 	}
 	now := time.Now()
-	err := os.Chtimes(s.record(id), now, now)
+	err = os.Chtimes(s.record(id), now, now)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
