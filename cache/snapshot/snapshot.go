@@ -41,7 +41,8 @@ func (sn Snapshot) Overlay() mount.Overlay {
 // A Store keeps snapshots in a directory of its own. Any number of processes may use one directory.
 // A Store may be used by many goroutines.
 type Store struct {
-	dir string
+	dir   string
+	guard string // see Guard
 }
 
 // record is snapshot.json.
@@ -175,12 +176,17 @@ func (s *Store) Sync(id string) error {
 }
 
 // Touch says that the snapshot id is used now, and whether it exists.
-func (s *Store) Touch(id string) (bool, error) {
+func (s *Store) Touch(id string) (found bool, err error) {
 	if checkID(id) != nil {
 		return false, nil
 	}
+	unlock, err := s.lockTouch()
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
 	now := time.Now()
-	err := os.Chtimes(s.record(id), now, now)
+	err = os.Chtimes(s.record(id), now, now)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
