@@ -1,0 +1,187 @@
+// Package dockerfile turns a Dockerfile into a build definition and an image config.
+//
+// The language is BuildKit's own: its Dockerfile frontend runs in this process and talks
+// to us as it would to buildkitd. What the frontend needs to know of the world (files of
+// a context, configs of base images) it asks the [Backend] for. Of BuildKit's types only
+// those of solver/pb leave this package.
+package dockerfile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strconv"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	commonexptypes "github.com/moby/buildkit/exporter/exptypes"
+	"github.com/moby/buildkit/frontend/dockerfile/builder"
+	"github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/solver/pb"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Names of the local sources a definition refers to.
+const (
+	LocalContext    = "context"    // the build context
+	LocalDockerfile = "dockerfile" // the directory of the Dockerfile
+)
+
+// Options of a compilation.
+type Options struct {
+	// Attrs are BuildKit's options of the Dockerfile frontend: filename, target, platform,
+	// "build-arg:K", "label:K", no-cache, "context:NAME", ... (frontend/dockerui/config.go).
+	Attrs map[string]string
+	// Host is the platform of this machine.
+	Host ocispec.Platform
+}
+
+// A Result is what a Dockerfile says.
+type Result struct {
+	Images []Image
+	// Answer holds the answer to a question (Attrs["requestid"]) instead of images:
+	// "result.json" and "result.txt".
+	Answer map[string][]byte
+}
+
+// An Image is the result for one platform.
+type Image struct {
+	Platform   ocispec.Platform
+	Definition *pb.Definition // without operations: the empty filesystem
+	Config     []byte         // JSON; rootfs and times are the exporter's duty
+	BaseConfig []byte         // JSON of the base image; nil for scratch
+	Epoch      *time.Time     // SOURCE_DATE_EPOCH
+}
+
+// A Backend answers what the frontend asks while it compiles. It is used by several
+// goroutines at once. name is what to call the question when telling people.
+type Backend interface {
+	// Files returns the filesystem that def makes.
+	Files(ctx context.Context, def *pb.Definition) (Files, error)
+	// ResolveImage finds out what an image reference stands for.
+	ResolveImage(ctx context.Context, name, ref string, o ImageOptions) (ImageConfig, error)
+	// Warn passes on what the linter says.
+	Warn(w Warning)
+}
+
+// Files gives out small files of a filesystem. Paths are relative to its root; links are
+// followed inside it. A missing file is an fs.ErrNotExist.
+type Files interface {
+	ReadFile(ctx context.Context, path string) ([]byte, error)
+	Stat(ctx context.Context, path string) (FileInfo, error)
+	ReadDir(ctx context.Context, path string) ([]FileInfo, error)
+}
+
+// FileInfo describes a file.
+type FileInfo struct {
+	Name     string // last element
+	Mode     uint32 // as Go's fs.FileMode
+	UID, GID uint32
+	Size     int64
+	ModTime  time.Time
+	Linkname string
+}
+
+// ImageOptions say which image is meant.
+type ImageOptions struct {
+	Platform *ocispec.Platform // nil: the host's
+	Mode     string            // "default", "pull" or "local"
+	Layout   string            // the name of an OCI layout which has the image, instead of a registry
+}
+
+// An ImageConfig is what an image reference stands for.
+type ImageConfig struct {
+	Ref    string // the name to use from now on
+	Digest string // of the manifest or index
+	Config []byte // JSON
+}
+
+// A Warning is a remark of the linter.
+type Warning struct {
+	Text  string
+	URL   string
+	Where Location // zero if it is not about a place
+}
+
+// A Location is a range of lines in a Dockerfile.
+type Location struct {
+	File       string
+	Text       []byte // the whole file
+	Start, End int    // lines, from 1, both included
+}
+
+// An Error is a Dockerfile that cannot be compiled, and where.
+type Error struct {
+	Where Location
+	Err   error
+}
+
+func (e *Error) Error() string {
+	return fmt.Sprintf("%s:%d: %v", e.Where.File, e.Where.Start, e.Err)
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Compile compiles the Dockerfile that the local source LocalDockerfile of b holds. If the
+// Dockerfile is to blame the error is an *Error.
+func Compile(ctx context.Context, b Backend, o Options) (*Result, error) {
+	g := &gateway{backend: b, host: o.Host, attrs: maps.Clone(o.Attrs)}
+	if g.attrs == nil {
+		g.attrs = map[string]string{}
+	}
+	res, err := g.build(ctx)
+	if err != nil {
+		return nil, locate(err)
+	}
+	if g.attrs["requestid"] != "" {
+		return &Result{Answer: res.Metadata}, nil
+	}
+	return result(res)
+}
+
+// build runs the frontend. It was written to run in a process of its own, so a panic in it
+// must not take the builder down.
+func (g *gateway) build(ctx context.Context) (res *client.Result, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the Dockerfile frontend panicked: %v: %w", p, errdefs.ErrInternal)
+		}
+	}()
+	return builder.Build(ctx, g)
+}
+
+// result takes the answer of the frontend apart.
+func result(res *client.Result) (*Result, error) {
+	list, err := exptypes.ParsePlatforms(res.Metadata)
+	if err != nil {
+		return nil, err
+	}
+	out := &Result{}
+	for _, p := range list.Platforms {
+		img := Image{
+			Platform:   p.Platform,
+			Config:     exptypes.ParseKey(res.Metadata, exptypes.ExporterImageConfigKey, &p),
+			BaseConfig: exptypes.ParseKey(res.Metadata, exptypes.ExporterImageBaseConfigKey, &p),
+			Definition: &pb.Definition{},
+		}
+		ref, ok := res.FindRef(p.ID)
+		if !ok {
+			return nil, errors.New("the Dockerfile frontend returned no result for " + p.ID)
+		}
+		if ref, ok := ref.(*reference); ok && ref != nil {
+			img.Definition = ref.def
+		}
+		if s := exptypes.ParseKey(res.Metadata, commonexptypes.ExporterEpochKey, &p); len(s) > 0 {
+			sec, err := strconv.ParseInt(string(s), 10, 64)
+			if err != nil {
+				return nil, fmt.Errorf("SOURCE_DATE_EPOCH: %w", err)
+			}
+			t := time.Unix(sec, 0).UTC()
+			img.Epoch = &t
+		}
+		out.Images = append(out.Images, img)
+	}
+	return out, nil
+}

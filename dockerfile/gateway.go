@@ -1,0 +1,225 @@
+package dockerfile
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/client/llb/sourceresolver"
+	"github.com/moby/buildkit/frontend/gateway/client"
+	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	fstypes "github.com/tonistiigi/fsutil/types"
+)
+
+// A gateway is buildkitd as the frontend sees it.
+type gateway struct {
+	backend Backend
+	host    ocispec.Platform
+	attrs   map[string]string
+}
+
+var _ client.Client = (*gateway)(nil)
+
+// BuildOpts implements client.Client.
+func (g *gateway) BuildOpts() client.BuildOpts {
+	return client.BuildOpts{
+		Opts:      g.attrs, // shared: the frontend writes to it
+		SessionID: "teu",
+		Product:   "teu",
+		Workers:   []client.WorkerInfo{{Platforms: []ocispec.Platform{g.host}}},
+		// Without capabilities the frontend panics on a writable bind mount and silently
+		// makes a plain copy of COPY --link.
+		LLBCaps: pb.Caps.CapSet(pb.Caps.All()),
+		Caps:    gwpb.Caps.CapSet(gwpb.Caps.All()),
+	}
+}
+
+// Solve implements client.Client. Nothing is solved until a file of the result is read.
+func (g *gateway) Solve(ctx context.Context, req client.SolveRequest) (*client.Result, error) {
+	if req.Frontend != "" {
+		return g.forward(ctx, req)
+	}
+	res := client.NewResult()
+	if req.Definition == nil {
+		return res, nil
+	}
+	ref := &reference{backend: g.backend, def: req.Definition}
+	res.SetRef(ref)
+	if req.Evaluate {
+		return res, ref.Evaluate(ctx)
+	}
+	return res, nil
+}
+
+// forward answers a "# syntax" line. Every released docker/dockerfile is this one frontend.
+func (g *gateway) forward(ctx context.Context, req client.SolveRequest) (*client.Result, error) {
+	source := req.FrontendOpt["source"]
+	if !builtin(source) {
+		return nil, fmt.Errorf("syntax=%s is a frontend that is not built in; docker/dockerfile is: %w", source, errdefs.ErrNotImplemented)
+	}
+	sub := &gateway{backend: g.backend, host: g.host, attrs: req.FrontendOpt}
+	if sub.attrs["cmdline"] == "" {
+		sub.attrs["cmdline"] = source // or it would forward again
+	}
+	return sub.build(ctx)
+}
+
+// builtin says whether the image named by a "# syntax" line is the frontend we have.
+func builtin(ref string) bool {
+	ref, _, _ = strings.Cut(ref, "@")
+	if i := strings.LastIndex(ref, ":"); i > strings.LastIndex(ref, "/") {
+		ref = ref[:i]
+	}
+	ref = strings.TrimPrefix(strings.TrimPrefix(ref, "index."), "docker.io/")
+	return ref == "docker/dockerfile" || ref == "docker/dockerfile-upstream" || ref == "dockerfile.v0"
+}
+
+// ResolveImageConfig implements client.Client.
+func (g *gateway) ResolveImageConfig(ctx context.Context, ref string, opt sourceresolver.Opt) (string, digest.Digest, []byte, error) {
+	var o ImageOptions
+	if opt.ImageOpt != nil {
+		o.Platform, o.Mode = opt.ImageOpt.Platform, opt.ImageOpt.ResolveMode
+	}
+	if opt.OCILayoutOpt != nil {
+		o.Platform, o.Layout = opt.OCILayoutOpt.Platform, opt.OCILayoutOpt.Store.StoreID
+	}
+	if o.Mode == "" {
+		o.Mode = "default"
+	}
+	img, err := g.backend.ResolveImage(ctx, opt.LogName, ref, o)
+	if err != nil {
+		return "", "", nil, err
+	}
+	return img.Ref, digest.Digest(img.Digest), img.Config, nil
+}
+
+// ResolveSourceMetadata implements client.Client. The frontend asks for git commits and
+// modification times only for the symbolic values of SOURCE_DATE_EPOCH.
+func (g *gateway) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
+	ref, isImage := strings.CutPrefix(op.Identifier, "docker-image://")
+	if !isImage {
+		return nil, fmt.Errorf("metadata of %s: %w", op.Identifier, errdefs.ErrNotImplemented)
+	}
+	_, dgst, config, err := g.ResolveImageConfig(ctx, ref, opt)
+	if err != nil {
+		return nil, err
+	}
+	return &sourceresolver.MetaResponse{Op: op, Image: &sourceresolver.ResolveImageResponse{Digest: dgst, Config: config}}, nil
+}
+
+// Inputs implements client.Client: there are none, contexts are sources.
+func (g *gateway) Inputs(context.Context) (map[string]llb.State, error) { return nil, nil }
+
+// NewContainer implements client.Client.
+func (g *gateway) NewContainer(context.Context, client.NewContainerRequest) (client.Container, error) {
+	return nil, fmt.Errorf("containers of a frontend: %w", errdefs.ErrNotImplemented)
+}
+
+// Warn implements client.Client.
+func (g *gateway) Warn(_ context.Context, _ digest.Digest, msg string, o client.WarnOpts) error {
+	g.backend.Warn(Warning{Text: msg, URL: o.URL, Where: location(o.SourceInfo, o.Range)})
+	return nil
+}
+
+// A reference is a filesystem that the frontend may look into.
+type reference struct {
+	backend Backend
+	def     *pb.Definition
+
+	mu    sync.Mutex
+	files Files
+}
+
+var _ client.Reference = (*reference)(nil)
+
+func (r *reference) open(ctx context.Context) (Files, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.files != nil {
+		return r.files, nil
+	}
+	files, err := r.backend.Files(ctx, r.def)
+	if err != nil {
+		return nil, err
+	}
+	r.files = files
+	return files, nil
+}
+
+// ToState implements client.Reference.
+func (r *reference) ToState() (llb.State, error) {
+	op, err := llb.NewDefinitionOp(r.def)
+	if err != nil {
+		return llb.State{}, err
+	}
+	return llb.NewState(op), nil
+}
+
+// Evaluate implements client.Reference.
+func (r *reference) Evaluate(ctx context.Context) error {
+	_, err := r.open(ctx)
+	return err
+}
+
+// ReadFile implements client.Reference.
+func (r *reference) ReadFile(ctx context.Context, req client.ReadRequest) ([]byte, error) {
+	files, err := r.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b, err := files.ReadFile(ctx, req.Filename)
+	if err != nil || req.Range == nil {
+		return b, err
+	}
+	b = b[min(max(req.Range.Offset, 0), len(b)):]
+	if req.Range.Length > 0 {
+		b = b[:min(req.Range.Length, len(b))]
+	}
+	return b, nil
+}
+
+// StatFile implements client.Reference.
+func (r *reference) StatFile(ctx context.Context, req client.StatRequest) (*fstypes.Stat, error) {
+	files, err := r.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	info, err := files.Stat(ctx, req.Path)
+	if err != nil {
+		return nil, err
+	}
+	return stat(info), nil
+}
+
+// ReadDir implements client.Reference.
+func (r *reference) ReadDir(ctx context.Context, req client.ReadDirRequest) ([]*fstypes.Stat, error) {
+	if req.IncludePattern != "" {
+		return nil, fmt.Errorf("reading a directory by a pattern: %w", errdefs.ErrNotImplemented)
+	}
+	files, err := r.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	infos, err := files.ReadDir(ctx, req.Path)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]*fstypes.Stat, len(infos))
+	for i, info := range infos {
+		list[i] = stat(info)
+	}
+	return list, nil
+}
+
+func stat(i FileInfo) *fstypes.Stat {
+	return &fstypes.Stat{
+		Path: i.Name, Mode: i.Mode, Uid: i.UID, Gid: i.GID,
+		Size: i.Size, ModTime: i.ModTime.UnixNano(), Linkname: i.Linkname,
+	}
+}
