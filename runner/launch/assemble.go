@@ -62,7 +62,23 @@ func (a *Assembler) Check(c Cond, at Arg, size int, mask, want uint64, errno uni
 // directory if mode has S_IFDIR, else as an empty file, with mode's permission bits.
 // Links that lead to nothing are followed inside the root and their end is created.
 func (a *Assembler) Target(root Arg, path string, mode uint32) Ref {
-	return a.add(opTarget, Cond{}, []Arg{root, a.Str(path), Int(mode)})
+	return a.TargetIf(Cond{}, root, path, mode)
+}
+
+// TargetIf is [Assembler.Target] under a condition.
+func (a *Assembler) TargetIf(c Cond, root Arg, path string, mode uint32) Ref {
+	return a.add(opTarget, c, []Arg{root, a.Str(path), Int(mode)})
+}
+
+// Exec executes the first of paths that can be executed and names its failure "execve".
+// The answer of a file that must not be executed counts more than that of a missing one.
+func (a *Assembler) Exec(paths, argv, env []string) Ref {
+	return a.add(opExec, Cond{}, []Arg{a.Strings(paths), a.Strings(argv), a.Strings(env)})
+}
+
+// Differ fails with errno if the size bytes at x and y are the same.
+func (a *Assembler) Differ(c Cond, x, y Arg, size int, errno unix.Errno) Ref {
+	return a.add(opDiffer, c, []Arg{x, y, Int(size), Int(uintptr(errno))})
 }
 
 // SendConsole gives the descriptor to the starter, as [Child.Console].

@@ -164,6 +164,15 @@ func (im *image) pseudo(i int, o *op) int64 {
 			sys4(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&im.sigact)), 0, 8)
 		}
 		return sys4(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&im.mask)), 0, 8)
+	case opExec:
+		return sysExec(o)
+	case opDiffer:
+		for n := uint64(0); n < o.args[2]; n++ {
+			if im.load(o.args[0]+n, 1) != im.load(o.args[1]+n, 1) {
+				return 0
+			}
+		}
+		return -int64(o.args[3])
 	case opFail:
 		return -int64(o.args[0])
 	}
@@ -251,6 +260,27 @@ func sysOp(o *op) int64 {
 			return -int64(e)
 		}
 	}
+}
+
+// sysExec tries the paths in turn, as execvp(3) does: what is missing or may not be
+// executed is passed over, and at the end the latter is the better answer.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func sysExec(o *op) int64 {
+	failure := -int64(unix.ENOENT)
+	for list := *(*unsafe.Pointer)(unsafe.Pointer(&o.args[0])); *(*uint64)(list) != 0; list = unsafe.Add(list, 8) {
+		_, _, e := syscall.RawSyscall6(unix.SYS_EXECVE, uintptr(*(*uint64)(list)), uintptr(o.args[1]), uintptr(o.args[2]), 0, 0, 0)
+		switch e {
+		case syscall.EACCES:
+			failure = -int64(e)
+		case syscall.ENOENT, syscall.ENOTDIR, syscall.ELOOP, syscall.ENAMETOOLONG:
+		default:
+			return -int64(e)
+		}
+	}
+	return failure
 }
 
 //go:nosplit

@@ -145,6 +145,37 @@ func TestConditions(t *testing.T) {
 	}
 }
 
+func TestExecTriesPaths(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		paths []string
+		errno error
+		code  int
+	}{
+		{"second", []string{"/no/sh", "/etc/passwd/sh", "/etc/passwd", "/bin/sh"}, nil, 0},
+		{"none", []string{"/no/sh"}, unix.ENOENT, 127},
+		{"no list", nil, unix.ENOENT, 127},
+		{"one may not be executed", []string{"/etc/passwd", "/no/sh"}, unix.EACCES, 126},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a := NewAssembler(Options{Slots: 3})
+			x, y := a.Bytes([]byte("abc")), a.Bytes([]byte("abd"))
+			a.Differ(Cond{}, x, y, 3, unix.EXDEV)
+			a.Differ(Cond{Ignore: []unix.Errno{unix.EXDEV}}, x, y, 2, unix.EXDEV)
+			a.Exec(tt.paths, []string{"sh", "-c", "echo hi"}, nil)
+			p, err := a.Program()
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, _, err := output(t, p)
+			var step *StepError
+			if !errors.Is(err, tt.errno) || (err == nil) != (got == "hi\n") || (errors.As(err, &step) && step.ExitCode() != tt.code) {
+				t.Errorf("%q, %v", got, err)
+			}
+		})
+	}
+}
+
 func TestForkMakesAChildOfTheStarter(t *testing.T) {
 	p := shell(t, `echo $PPID`, func(a *Assembler) { a.Fork(0) })
 	got, exit, err := output(t, p)

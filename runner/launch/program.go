@@ -110,6 +110,8 @@ const (
 	opFork                   // clone flags: goes on in a child that is the starter's own
 	opBorn                   // fails unless the process was born in Options.CgroupDir
 	opSignals                // default disposition for all signals
+	opExec                   // paths, argv, envp: execve of the first path that can be executed
+	opDiffer                 // data address, data address, size, errno: fails if both are equal
 	opFail                   // errno: fails
 	opEnd
 )
@@ -200,6 +202,16 @@ func (p *Program) validatePseudo(o *op) error {
 	case opCheck:
 		if o.kinds[1] != argInt || !inData(o.args[1]) {
 			return errors.New("checks outside the data")
+		}
+	case opExec:
+		if o.kinds[0] != argData {
+			return errors.New("paths are not data")
+		}
+	case opDiffer:
+		a, b, n := o.args[0], o.args[1], o.args[2]
+		if o.kinds[0] != argData || o.kinds[1] != argData || o.kinds[2] != argInt || n > 4096 ||
+			a+n > uint64(len(p.data)) || b+n > uint64(len(p.data)) {
+			return errors.New("compares outside the data")
 		}
 	case opTarget:
 		if o.kinds[1] != argData || o.kinds[2] != argInt {

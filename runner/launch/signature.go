@@ -31,6 +31,10 @@ func signatureOf(nr uint32) signature {
 		return signature{"born_in_cgroup", ""}
 	case opSignals:
 		return signature{"default_signals", ""}
+	case opExec:
+		return signature{"execve", "strs,strs,strs"}
+	case opDiffer:
+		return signature{"differ", "hex,hex,int,errno"}
 	case opFail:
 		return signature{"fail", "errno"}
 	}

@@ -90,7 +90,7 @@ func closeAll(fds []int32) {
 
 // fork prepares the child's memory and makes it. Console is not set yet.
 func (p *Program) fork(fds []int32, control int) (*Child, error) {
-	data := make([]byte, len(p.data)+8) // the zeros behind end every string
+	data := make([]byte, len(p.data)+16) // the zeros behind end every string and list
 	copy(data, p.data)
 	base := unsafe.Pointer(&data[0])
 	for _, r := range p.relocs {
@@ -100,7 +100,7 @@ func (p *Program) fork(fds []int32, control int) (*Child, error) {
 	copy(ops, p.ops)
 	for i := range ops {
 		for k := range ops[i].args {
-			if ops[i].kinds[k] == argData && ops[i].nr < opStore {
+			if ops[i].kinds[k] == argData && (ops[i].nr < opStore || ops[i].nr == opExec) {
 				ops[i].args[k] += uint64(uintptr(base))
 			}
 		}
