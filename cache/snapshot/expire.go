@@ -25,7 +25,7 @@ func (s *Store) lockTouch() (unlock func() error, err error) {
 	return statefile.Lock(context.Background(), s.guard, statefile.LockOptions{Shared: true})
 }
 
-// Expire takes the record of the snapshot id away at once, unless it was used at or after before.
+// Expire takes the name of the snapshot id away at once, unless it was used at or after before.
 // What is left to do, and takes long, is done by remove. It is nil if the snapshot stays or is absent.
 func (s *Store) Expire(id string, before time.Time) (remove func() error, err error) {
 	if err := checkID(id); err != nil {
@@ -35,11 +35,15 @@ func (s *Store) Expire(id string, before time.Time) (remove func() error, err er
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !fi.ModTime().Before(before) {
 		return nil, nil
 	}
-	if err == nil {
-		err = os.Remove(s.record(id))
-	}
 	if err != nil {
-		return nil, fmt.Errorf("removing the snapshot %s: %w", id, err)
+		return nil, err
 	}
-	return func() error { return statefile.RemoveAll(filepath.Join(s.dir, id)) }, nil
+	scratch, err := statefile.NewScratch(filepath.Join(s.dir, tmpName))
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Rename(filepath.Join(s.dir, id), filepath.Join(scratch.Path(), "removed")); err != nil {
+		return nil, errors.Join(fmt.Errorf("removing the snapshot %s: %w", id, err), scratch.Close())
+	}
+	return scratch.Close, nil
 }
