@@ -12,7 +12,8 @@ import (
 //
 // Requests that change one directory at the same time share its fsync.
 type syncer struct {
-	root string // exists, and is durable
+	root  string // exists, and is durable
+	fsync func(dir string) error
 
 	mu     sync.Mutex
 	known  map[string]bool // directories whose own name is durable
@@ -37,7 +38,7 @@ type syncBatch struct {
 const maxKnown = 1 << 17
 
 func newSyncer(root string) *syncer {
-	return &syncer{root: root, known: map[string]bool{root: true}, queues: map[string]*syncQueue{}}
+	return &syncer{root: root, fsync: syncDir, known: map[string]bool{root: true}, queues: map[string]*syncQueue{}}
 }
 
 // dir syncs what was linked into or removed from a directory before the call.
@@ -60,7 +61,7 @@ func (s *syncer) dir(path string) error {
 		s.mu.Lock()
 		q.next = nil // whoever comes from now on may be too late for us
 		s.mu.Unlock()
-		batch.err, batch.done = syncDir(path), true
+		batch.err, batch.done = s.fsync(path), true
 	}
 	err := batch.err
 	q.running.Unlock()

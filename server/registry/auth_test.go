@@ -1,0 +1,208 @@
+package registry
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+)
+
+// hashed returns a line of an htpasswd file.
+func hashed(t *testing.T, user, password string) string {
+	t.Helper()
+	h, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return user + ":" + strings.Replace(string(h), "$2a$", "$2y$", 1) + "\n" // as htpasswd -B writes it
+}
+
+func writeUsers(t *testing.T, path, lines string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(lines), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *client) login(path, user, password string) int {
+	c.t.Helper()
+	req, err := http.NewRequest("GET", c.base+path, nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if user != "" {
+		req.SetBasicAuth(user, password)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	resp.Body.Close()
+	return resp.StatusCode
+}
+
+func TestHtpasswd(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "users")
+	writeUsers(t, file, "# users\n\n"+hashed(t, "ann", "one")+hashed(t, "bob", "t:wo"))
+	c := serveOptions(t, Options{Root: t.TempDir(), Htpasswd: file})
+	a := c.want(c.do("GET", "/v2/", nil), 401, codeUnauthorized)
+	if got := a.header.Get("WWW-Authenticate"); got != `Basic realm="teu registry"` {
+		t.Errorf("got WWW-Authenticate %q", got)
+	}
+	for range 2 { // the second time from memory
+		for _, test := range []struct {
+			user, password string
+			status         int
+		}{
+			{"ann", "one", 200}, {"bob", "t:wo", 200}, {"ann", "t:wo", 401}, {"ann", "", 401}, {"eve", "one", 401}, {"# users", "", 401},
+		} {
+			if got := c.login("/v2/", test.user, test.password); got != test.status {
+				t.Errorf("%s with %q: got %d, want %d", test.user, test.password, got, test.status)
+			}
+		}
+	}
+	// Nothing is told about what is there.
+	for _, path := range []string{"/v2/a/tags/list", "/v2/_catalog", "/v2/BAD/tags/list", "/elsewhere"} {
+		if got := c.login(path, "", ""); got != 401 {
+			t.Errorf("%s: got %d, want 401", path, got)
+		}
+	}
+}
+
+func TestHtpasswdReload(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "users")
+	writeUsers(t, file, hashed(t, "ann", "one"))
+	c := serveOptions(t, Options{Root: t.TempDir(), Htpasswd: file})
+	if got := c.login("/v2/", "ann", "one"); got != 200 {
+		t.Fatalf("got %d, want 200", got)
+	}
+	change := func(lines string, ago time.Duration) {
+		writeUsers(t, file, lines)
+		when := time.Now().Add(-ago) // surely another mtime
+		if err := os.Chtimes(file, when, when); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change(hashed(t, "ann", "two")+"carl:{SHA}notbcrypt\n", time.Hour)
+	for password, want := range map[string]int{"one": 401, "two": 200} {
+		if got := c.login("/v2/", "ann", password); got != want {
+			t.Errorf("%s after the change: got %d, want %d", password, got, want)
+		}
+	}
+	if got := c.login("/v2/", "carl", "x"); got != 401 {
+		t.Errorf("user without bcrypt: got %d", got)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.login("/v2/", "ann", "two"); got != 401 {
+		t.Errorf("without the file: got %d, want 401", got)
+	}
+	change(hashed(t, "ann", "two"), 2*time.Hour)
+	if got := c.login("/v2/", "ann", "two"); got != 200 {
+		t.Errorf("with the file again: got %d, want 200", got)
+	}
+}
+
+func TestHtpasswdAtStart(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "users")
+	if _, err := New(Options{Root: t.TempDir(), Htpasswd: file}); !os.IsNotExist(unwrapAll(err)) {
+		t.Errorf("missing file: got %v", err)
+	}
+	writeUsers(t, file, hashed(t, "ann", "one")+"bob:$apr1$x$y\n")
+	if _, err := New(Options{Root: t.TempDir(), Htpasswd: file}); err == nil || !strings.Contains(err.Error(), "users:2:") {
+		t.Errorf("got %v, want the line of bob", err)
+	}
+}
+
+func unwrapAll(err error) error {
+	for {
+		u, ok := err.(interface{ Unwrap() error })
+		if !ok {
+			return err
+		}
+		if _, ok := err.(*os.PathError); ok {
+			return err
+		}
+		err = u.Unwrap()
+	}
+}
+
+// TestLoginsAreRemembered: many clients with one password cost bcrypt once. All slots for
+// bcrypt are taken, so whoever needed one would wait for ever.
+func TestLoginsAreRemembered(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "users")
+	writeUsers(t, file, hashed(t, "ann", "one"))
+	g, err := New(Options{Root: t.TempDir(), Htpasswd: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !g.door.check("ann", "one") || g.door.check("ann", "bad") || g.door.check("eve", "one") {
+		t.Fatal("wrong answers")
+	}
+	for range cap(g.door.slots) {
+		g.door.slots <- struct{}{}
+	}
+	var wg sync.WaitGroup
+	for range 64 {
+		wg.Go(func() {
+			if !g.door.check("ann", "one") || g.door.check("ann", "bad") || g.door.check("eve", "one") {
+				t.Error("wrong answers from memory")
+			}
+		})
+	}
+	wg.Wait()
+	for i := range maxAnswers + 10 { // guesses do not push out who is known
+		g.door.remember(answerKey{byte(i), byte(i >> 8), 1}, false)
+	}
+	if !g.door.check("ann", "one") || len(g.door.bad) > maxAnswers {
+		t.Errorf("%d bad answers are remembered", len(g.door.bad))
+	}
+}
+
+func TestAnonymous(t *testing.T) {
+	loopback, lan := &net.TCPAddr{IP: net.IPv6loopback}, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1)}
+	tests := map[string]struct {
+		anonymous bool
+		local     net.Addr
+		header    string
+		status    int
+	}{
+		"loopback":                 {false, loopback, "", 200},
+		"unix socket":              {false, &net.UnixAddr{}, "", 200},
+		"other address":            {false, lan, "", 403},
+		"unknown address":          {false, nil, "", 403},
+		"other address, anonymous": {true, lan, "", 200},
+		"browser":                  {false, loopback, "Origin", 403},
+		"browser, reading":         {false, loopback, "Sec-Fetch-Site", 403},
+		"browser, anonymous":       {true, lan, "Origin", 200},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			g, err := New(Options{Root: t.TempDir(), Anonymous: test.anonymous})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := httptest.NewRequest("GET", "/v2/", nil)
+			if test.local != nil {
+				r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, test.local))
+			}
+			if test.header != "" {
+				r.Header.Set(test.header, "http://example.com")
+			}
+			w := httptest.NewRecorder()
+			g.ServeHTTP(w, r)
+			if w.Code != test.status {
+				t.Errorf("got %d, want %d", w.Code, test.status)
+			}
+		})
+	}
+}

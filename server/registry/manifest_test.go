@@ -1,0 +1,338 @@
+package registry
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+func TestPutAndGetManifest(t *testing.T) {
+	c := serve(t)
+	m := c.image("a/b", "config", "layer")
+	b := append(encode(t, m), '\n') // kept byte for byte
+	d := digest.FromBytes(b)
+	a := c.want(c.do("PUT", "/v2/a/b/manifests/v1", bytes.NewReader(b), "Content-Type", m.MediaType+"; charset=utf-8"), 201, "")
+	if got, want := a.header.Get("Location"), "/v2/a/b/manifests/"+d.String(); got != want {
+		t.Errorf("got location %s, want %s", got, want)
+	}
+	for _, ref := range []string{"v1", d.String()} {
+		for _, method := range []string{"GET", "HEAD"} {
+			a := c.want(c.do(method, "/v2/a/b/manifests/"+ref, nil), 200, "")
+			got := []string{a.header.Get("Content-Type"), a.header.Get("Docker-Content-Digest"), a.header.Get("Content-Length"), string(a.body)}
+			want := []string{m.MediaType, d.String(), fmt.Sprint(len(b)), string(b)}
+			if method == "HEAD" {
+				want[3] = ""
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s %s (-want +got):\n%s", method, ref, diff)
+			}
+		}
+		c.want(c.do("GET", "/v2/a/b/manifests/"+ref, nil, "If-None-Match", `"`+d.String()+`"`), 304, "")
+	}
+}
+
+// TestManifestKinds: every kind of document comes back with its type.
+func TestManifestKinds(t *testing.T) {
+	c := serve(t)
+	m := c.image("a", "config", "layer")
+	image := c.put("a", "oci", m)
+
+	docker := m
+	docker.MediaType = dockerManifest
+	dockerImage := c.put("a", "docker", docker)
+
+	index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{image, dockerImage}}
+	index.SchemaVersion = 2
+	nested := index
+	nested.Manifests = []ocispec.Descriptor{c.put("a", "index", index)}
+	c.put("a", "nested", nested)
+
+	empty := index
+	empty.Manifests = []ocispec.Descriptor{}
+	c.put("a", "empty", empty)
+
+	list := index
+	list.MediaType = dockerList
+	c.put("a", "list", list)
+
+	// BuildKit's cache: an index whose entries are blobs.
+	cache := index
+	cache.Manifests = m.Layers
+	c.put("a", "cache", cache)
+
+	foreign := m
+	foreign.Layers = []ocispec.Descriptor{
+		{MediaType: dockerForeign, Digest: digest.FromString("1"), Size: 1, URLs: []string{"https://example.com/1"}},
+		{MediaType: ocispec.MediaTypeImageLayerNonDistributableGzip, Digest: digest.FromString("2"), Size: 1},
+	}
+	c.put("a", "foreign", foreign)
+
+	artifact := m
+	artifact.ArtifactType = "application/vnd.example"
+	artifact.Layers = []ocispec.Descriptor{}
+	c.put("a", "artifact", artifact)
+
+	c.put("a", "old-artifact", map[string]any{"mediaType": "application/vnd.oci.artifact.manifest.v1+json", "blobs": m.Layers})
+
+	for tag, want := range map[string]string{
+		"oci": ocispec.MediaTypeImageManifest, "docker": dockerManifest, "index": ocispec.MediaTypeImageIndex,
+		"nested": ocispec.MediaTypeImageIndex, "list": dockerList, "cache": ocispec.MediaTypeImageIndex,
+		"old-artifact": "application/vnd.oci.artifact.manifest.v1+json",
+	} {
+		if got := c.want(c.do("GET", "/v2/a/manifests/"+tag, nil), 200, "").header.Get("Content-Type"); got != want {
+			t.Errorf("%s: got %s, want %s", tag, got, want)
+		}
+	}
+}
+
+func TestPutManifestErrors(t *testing.T) {
+	c := serve(t)
+	m := c.image("a", "config", "layer")
+	good := string(encode(t, m))
+	without := func(edit func(m *ocispec.Manifest)) string {
+		m := m
+		m.Layers = slices.Clone(m.Layers)
+		edit(&m)
+		return string(encode(t, m))
+	}
+	oci, index := ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex
+	tests := map[string]struct {
+		ref, contentType, body string
+		status                 int
+		code                   string
+	}{
+		"not JSON":            {"x", oci, "{", 400, codeManifestInvalid},
+		"not an object":       {"x", oci, "[]", 400, codeManifestInvalid},
+		"empty":               {"x", oci, "", 400, codeManifestInvalid},
+		"no type at all":      {"x", "", `{"config":{}}`, 400, codeManifestInvalid},
+		"type is no manifest": {"x", "text/html", `{}`, 400, codeManifestInvalid},
+		"types differ":        {"x", index, good, 400, codeManifestInvalid},
+		"schema 1":            {"x", "application/vnd.docker.distribution.manifest.v1+prettyjws", `{}`, 400, codeManifestInvalid},
+		"both kinds":          {"x", oci, `{"config":{},"manifests":[]}`, 400, codeManifestInvalid},
+		"index with layers":   {"x", index, `{"layers":[],"manifests":[]}`, 400, codeManifestInvalid},
+		"no config":           {"x", oci, `{"layers":[]}`, 400, codeManifestInvalid},
+		"bad digest inside":   {"x", oci, without(func(m *ocispec.Manifest) { m.Layers[0].Digest = "sha256:../../x" }), 400, codeManifestInvalid},
+		"negative size":       {"x", oci, without(func(m *ocispec.Manifest) { m.Layers[0].Size = -1 }), 400, codeManifestInvalid},
+		"bad subject":         {"x", oci, without(func(m *ocispec.Manifest) { m.Subject = &ocispec.Descriptor{Digest: "x"} }), 400, codeManifestInvalid},
+		"layer missing":       {"x", oci, without(func(m *ocispec.Manifest) { m.Layers[0].Digest = digest.FromString("?") }), 404, codeManifestBlobUnknown},
+		"config missing":      {"x", oci, without(func(m *ocispec.Manifest) { m.Config.Digest = digest.FromString("?") }), 404, codeManifestBlobUnknown},
+		"child missing":       {"x", index, fmt.Sprintf(`{"manifests":[{"digest":%q}]}`, digest.FromString("?")), 404, codeManifestBlobUnknown},
+		"digest differs":      {digest.FromString("?").String(), oci, good, 400, codeDigestInvalid},
+		"digest malformed":    {"sha256:1", oci, good, 400, codeDigestInvalid},
+		"bad tag":             {".x", oci, good, 400, codeManifestInvalid},
+		"long tag":            {strings.Repeat("x", 129), oci, good, 400, codeManifestInvalid},
+		"too large":           {"x", oci, strings.Repeat(" ", maxManifest) + good, 413, codeSizeInvalid},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			c := &client{t, c.base, c.http}
+			c.want(c.do("PUT", "/v2/a/manifests/"+test.ref, strings.NewReader(test.body), "Content-Type", test.contentType), test.status, test.code)
+		})
+	}
+	// The same without a Content-Length.
+	stream := struct{ io.Reader }{strings.NewReader(strings.Repeat(" ", maxManifest) + good)}
+	c.want(c.do("PUT", "/v2/a/manifests/x", stream, "Content-Type", oci), 413, codeSizeInvalid)
+	c.want(c.do("GET", "/v2/a/manifests/x", nil), 404, codeManifestUnknown)
+}
+
+func TestLargeManifest(t *testing.T) {
+	c := serve(t)
+	m := c.image("a", "config", "layer")
+	m.Annotations = map[string]string{"padding": strings.Repeat("x", maxManifest-2000)}
+	d := c.put("a", "x", m)
+	if a := c.want(c.do("GET", "/v2/a/manifests/x", nil), 200, ""); digest.FromBytes(a.body) != d.Digest {
+		t.Error("the manifest came back different")
+	}
+}
+
+func TestGetManifestErrors(t *testing.T) {
+	c := serve(t)
+	c.tagged("a", "x")
+	c.want(c.do("GET", "/v2/a/manifests/y", nil), 404, codeManifestUnknown)
+	c.want(c.do("GET", "/v2/a/manifests/.y", nil), 404, codeManifestUnknown)
+	c.want(c.do("GET", "/v2/a/manifests/"+digest.FromString("y").String(), nil), 404, codeManifestUnknown)
+	c.want(c.do("GET", "/v2/a/manifests/sha256:y", nil), 400, codeDigestInvalid)
+	c.want(c.do("GET", "/v2/b/manifests/x", nil), 404, codeManifestUnknown)
+	c.want(c.do("GET", "/v2/a/x/manifests/x", nil), 404, codeManifestUnknown)
+}
+
+func TestMoveTag(t *testing.T) {
+	c := serve(t)
+	first := c.put("a", "latest", c.image("a", "1", "1"))
+	second := c.put("a", "latest", c.image("a", "2", "2"))
+	for range 2 { // setting it again to the same changes nothing
+		a := c.want(c.do("GET", "/v2/a/manifests/latest", nil), 200, "")
+		if got := a.header.Get("Docker-Content-Digest"); got != second.Digest.String() {
+			t.Errorf("got %s, want %s", got, second.Digest)
+		}
+		c.want(c.do("GET", "/v2/a/manifests/"+first.Digest.String(), nil), 200, "")
+		c.put("a", "latest", c.image("a", "2", "2"))
+	}
+}
+
+// TestManifestByDigest covers distribution-spec 1.2's tag parameters, and sha512.
+func TestManifestByDigest(t *testing.T) {
+	c := serve(t)
+	b := encode(t, c.image("a", "config", "layer"))
+	for _, algorithm := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
+		d := digestOf(algorithm, b).String()
+		tags := []string{algorithm.String() + "-1", algorithm.String() + "-2"}
+		a := c.want(c.do("PUT", "/v2/a/manifests/"+d+"?tag="+tags[0]+"&tag="+tags[1], bytes.NewReader(b)), 201, "")
+		if got := a.header.Values("OCI-Tag"); !slices.Equal(got, tags) {
+			t.Errorf("got OCI-Tag %v, want %v", got, tags)
+		}
+		for _, ref := range append(tags, d) {
+			if got := c.want(c.do("GET", "/v2/a/manifests/"+ref, nil), 200, "").header.Get("Docker-Content-Digest"); got != d {
+				t.Errorf("%s: got %s, want %s", ref, got, d)
+			}
+		}
+	}
+	d := digest.FromBytes(b).String()
+	c.want(c.do("PUT", "/v2/a/manifests/"+d+"?tag=.x", bytes.NewReader(b)), 400, codeManifestInvalid)
+	c.want(c.do("PUT", "/v2/a/manifests/"+d+"?"+strings.Repeat("tag=x&", maxTagParameters+1), bytes.NewReader(b)), 400, codeManifestInvalid)
+}
+
+func TestDeleteManifest(t *testing.T) {
+	c := serve(t)
+	m := c.image("a", "config", "layer")
+	d := c.put("a", "one", m).Digest.String()
+	c.put("a", "two", m)
+	c.tagged("a", "other")
+
+	c.want(c.do("DELETE", "/v2/a/manifests/one", nil), 202, "")
+	c.want(c.do("GET", "/v2/a/manifests/one", nil), 404, codeManifestUnknown)
+	c.want(c.do("DELETE", "/v2/a/manifests/one", nil), 404, codeManifestUnknown)
+	c.want(c.do("GET", "/v2/a/manifests/two", nil), 200, "")
+	c.want(c.do("GET", "/v2/a/manifests/"+d, nil), 200, "")
+
+	c.want(c.do("DELETE", "/v2/a/manifests/"+d, nil), 202, "")
+	c.want(c.do("GET", "/v2/a/manifests/"+d, nil), 404, codeManifestUnknown)
+	c.want(c.do("GET", "/v2/a/manifests/two", nil), 404, codeManifestUnknown)
+	c.want(c.do("DELETE", "/v2/a/manifests/"+d, nil), 404, codeManifestUnknown)
+	c.want(c.do("DELETE", "/v2/b/manifests/"+d, nil), 404, codeManifestUnknown)
+	c.want(c.do("DELETE", "/v2/a/manifests/sha256:1", nil), 400, codeDigestInvalid)
+	c.want(c.do("DELETE", "/v2/a/manifests/.x", nil), 404, codeManifestUnknown)
+
+	if got, want := tags(c, "a", ""), []string{"other"}; !slices.Equal(got, want) {
+		t.Errorf("got tags %v, want %v", got, want)
+	}
+	c.put("a", "again", m)
+	c.want(c.do("GET", "/v2/a/manifests/"+d, nil), 200, "")
+}
+
+// TestReferrers: subjects may come later than what refers to them.
+func TestReferrers(t *testing.T) {
+	c := serve(t)
+	subject := c.image("a", "config", "layer")
+	b := encode(t, subject)
+	want := ocispec.Descriptor{MediaType: subject.MediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
+	path := "/v2/a/referrers/" + want.Digest.String()
+	if got := referrersOf(c, path); len(got) != 0 {
+		t.Fatalf("got %v, want none", got)
+	}
+
+	sbom := c.image("a", "{}", "sbom")
+	sbom.ArtifactType, sbom.Subject = "application/vnd.example.sbom", &want
+	sbom.Annotations = map[string]string{"k": "v"}
+	plain := c.image("a", "config", "plain")
+	plain.Subject = &want
+	index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Subject: &want, Manifests: []ocispec.Descriptor{}}
+
+	a := c.want(c.do("PUT", "/v2/a/manifests/sbom", bytes.NewReader(encode(t, sbom)), "Content-Type", sbom.MediaType), 201, "")
+	if got := a.header.Get("OCI-Subject"); got != want.Digest.String() {
+		t.Errorf("got OCI-Subject %q, want %s", got, want.Digest)
+	}
+	descs := []ocispec.Descriptor{c.put("a", "sbom", sbom), c.put("a", "plain", plain), c.put("a", "index", index)}
+	descs[0].ArtifactType, descs[0].Annotations = sbom.ArtifactType, sbom.Annotations
+	descs[1].ArtifactType = ocispec.MediaTypeImageConfig
+	sorted := slices.Clone(descs)
+	slices.SortFunc(sorted, func(a, b ocispec.Descriptor) int { return strings.Compare(a.Digest.String(), b.Digest.String()) })
+	if diff := cmp.Diff(sorted, referrersOf(c, path)); diff != "" {
+		t.Errorf("referrers (-want +got):\n%s", diff)
+	}
+
+	filtered := c.want(c.do("GET", path+"?artifactType="+sbom.ArtifactType, nil), 200, "")
+	if got := filtered.header.Get("OCI-Filters-Applied"); got != "artifactType" {
+		t.Errorf("got OCI-Filters-Applied %q", got)
+	}
+	if diff := cmp.Diff(descs[:1], referrersOf(c, path+"?artifactType="+sbom.ArtifactType)); diff != "" {
+		t.Errorf("filtered (-want +got):\n%s", diff)
+	}
+
+	c.put("a", "subject", subject)
+	c.want(c.do("DELETE", "/v2/a/manifests/"+descs[0].Digest.String(), nil), 202, "")
+	if got := referrersOf(c, path); len(got) != 2 {
+		t.Errorf("got %v after the deletion of one of three", got)
+	}
+	c.want(c.do("GET", "/v2/a/referrers/x", nil), 400, codeDigestInvalid)
+	if got := referrersOf(c, "/v2/nowhere/referrers/"+want.Digest.String()); len(got) != 0 {
+		t.Errorf("got %v from a repository that is not there", got)
+	}
+}
+
+// referrersOf reads all pages of a list of referrers.
+func referrersOf(c *client, path string) (list []ocispec.Descriptor) {
+	c.t.Helper()
+	for path != "" {
+		a := c.want(c.do("GET", path, nil), 200, "")
+		if got := a.header.Get("Content-Type"); got != ocispec.MediaTypeImageIndex {
+			c.t.Errorf("got Content-Type %s", got)
+		}
+		var index ocispec.Index
+		if err := json.Unmarshal(a.body, &index); err != nil {
+			c.t.Fatal(err)
+		}
+		if index.Manifests == nil || index.SchemaVersion != 2 || len(a.body) > maxManifest {
+			c.t.Errorf("not a proper index: %.200s", a.body)
+		}
+		list = append(list, index.Manifests...)
+		path = nextPage(c, a)
+	}
+	return list
+}
+
+// nextPage returns the target of the Link header, "" without one.
+func nextPage(c *client, a answer) string {
+	link := a.header.Get("Link")
+	if link == "" {
+		return ""
+	}
+	path, ok := strings.CutSuffix(link, `>; rel="next"`)
+	if !ok || path[0] != '<' {
+		c.t.Fatalf("malformed Link header %q", link)
+	}
+	return path[1:]
+}
+
+func TestReferrersPages(t *testing.T) {
+	c := serve(t)
+	subject := c.tagged("a", "subject")
+	want := map[digest.Digest]bool{}
+	for i := range 5 {
+		m := c.image("a", "config", "layer")
+		m.Subject = &subject
+		m.Annotations = map[string]string{"n": fmt.Sprint(i), "padding": strings.Repeat("x", 1<<20)}
+		want[c.put("a", fmt.Sprint(i), m).Digest] = true
+	}
+	path := "/v2/a/referrers/" + subject.Digest.String()
+	if nextPage(c, c.do("GET", path, nil)) == "" {
+		t.Error("5 MB came on one page")
+	}
+	for _, d := range referrersOf(c, path) {
+		if !want[d.Digest] {
+			t.Errorf("%s came twice or should not have come", d.Digest)
+		}
+		delete(want, d.Digest)
+	}
+	if len(want) > 0 {
+		t.Errorf("missing %v", want)
+	}
+}

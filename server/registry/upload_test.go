@@ -1,0 +1,184 @@
+package registry
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// TestUploadSurvivesRestart: another server goes on where the first one stopped.
+func TestUploadSurvivesRestart(t *testing.T) {
+	root := t.TempDir()
+	first, second := serveOptions(t, Options{Root: root}), serveOptions(t, Options{Root: root})
+	d := digest.FromString("0123456789").String()
+	location := first.start("a")
+	first.want(first.do("PATCH", location, strings.NewReader("01234"), "Content-Range", "0-4"), 202, "")
+	if got := second.want(second.do("GET", location, nil), 204, "").header.Get("Range"); got != "0-4" {
+		t.Fatalf("got range %s, want 0-4", got)
+	}
+	second.want(second.do("PATCH", location, strings.NewReader("567"), "Content-Range", "5-7"), 202, "")
+	// The first one remembers the hash of five bytes, which is not to be used.
+	first.want(first.do("PUT", location+"?digest="+d, strings.NewReader("89"), "Content-Range", "8-9"), 201, "")
+	if a := second.want(second.do("GET", "/v2/a/blobs/"+d, nil), 200, ""); string(a.body) != "0123456789" {
+		t.Errorf("got %q", a.body)
+	}
+}
+
+// TestBrokenConnection: what arrived before the connection broke need not be sent again.
+func TestBrokenConnection(t *testing.T) {
+	c := serve(t)
+	body := bytes.Repeat([]byte("0123456789"), 100_000)
+	d := digest.FromBytes(body).String()
+	location := c.start("a")
+	conn, err := net.Dial("tcp", strings.TrimPrefix(c.base, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintf(conn, "PATCH %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", location, len(body), body[:500_000])
+	conn.Close()
+	var have int
+	for have == 0 { // the server may still be reading
+		a := c.want(c.do("GET", location, nil), 204, "")
+		if _, err := fmt.Sscanf(a.header.Get("Range"), "0-%d", &have); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Whoever comes next waits for the broken request to end, and is told the offset.
+	a := c.want(c.do("PATCH", location, strings.NewReader("x"), "Content-Range", "999999-999999"), 416, codeBlobUploadInvalid)
+	if _, err := fmt.Sscanf(a.header.Get("Range"), "0-%d", &have); err != nil {
+		t.Fatal(err)
+	}
+	c.want(c.do("PUT", location+"?digest="+d, bytes.NewReader(body[have+1:])), 201, "")
+	if a := c.want(c.do("GET", "/v2/a/blobs/"+d, nil), 200, ""); !bytes.Equal(a.body, body) {
+		t.Error("the blob came back different")
+	}
+}
+
+// TestBrokenPOST: nobody can go on with a POST that broke, so nothing is kept.
+func TestBrokenPOST(t *testing.T) {
+	root := t.TempDir()
+	g, err := New(Options{Root: root, Anonymous: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := digest.FromString("0123456789").String()
+	r := httptest.NewRequest("POST", "/v2/a/blobs/uploads/?digest="+d, io.MultiReader(strings.NewReader("01234"), brokenReader{}))
+	w := httptest.NewRecorder()
+	g.ServeHTTP(w, r)
+	if w.Code != 400 {
+		t.Errorf("got %d, want 400", w.Code)
+	}
+	if left, err := os.ReadDir(filepath.Join(root, "uploads")); err != nil || len(left) > 0 {
+		t.Errorf("left %v (%v)", left, err)
+	}
+}
+
+type brokenReader struct{}
+
+func (brokenReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+// TestUploadTogether: requests for one upload at one time do not mix their bytes, and the
+// blob can be made only once.
+func TestUploadTogether(t *testing.T) {
+	c := serve(t)
+	location := c.start("a")
+	part := bytes.Repeat([]byte("x"), 300_000)
+	var wg sync.WaitGroup
+	statuses := make([]int, 8)
+	for i := range statuses {
+		wg.Go(func() {
+			// All say they have the first chunk; one can be right.
+			a, err := c.try("PATCH", location, bytes.NewReader(part), "Content-Range", "0-299999")
+			if err != nil {
+				t.Error(err)
+			}
+			statuses[i] = a.status
+		})
+	}
+	wg.Wait()
+	accepted := 0
+	for _, s := range statuses {
+		switch s {
+		case 202:
+			accepted++
+		case 416:
+		default:
+			t.Errorf("got %d, want 202 or 416", s)
+		}
+	}
+	if accepted != 1 {
+		t.Errorf("%d first chunks were accepted", accepted)
+	}
+	c.want(c.do("PUT", location+"?digest="+digest.FromBytes(part).String(), nil), 201, "")
+}
+
+// TestSweep removes what was abandoned and nothing that is in use.
+func TestSweep(t *testing.T) {
+	root := t.TempDir()
+	s, err := openDirectory(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := func(id string) upload {
+		u, err := s.OpenUpload(t.Context(), "a", id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return u
+	}
+	var ids []string
+	for range 3 {
+		id, err := s.CreateUpload(t.Context(), "a", digest.SHA256)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, id)
+	}
+	old := time.Now().Add(-48 * time.Hour)
+	for _, id := range ids[:2] {
+		if err := os.Chtimes(s.uploadPath(id), old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(root, "tmp/old"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(filepath.Join(root, "tmp/old"), old, old); err != nil {
+		t.Fatal(err)
+	}
+	inUse := open(ids[0]) // old, but somebody has just come back to it
+	n, err := s.SweepUploads(t.Context(), time.Now().Add(-24*time.Hour))
+	if err != nil || n != 1 {
+		t.Errorf("swept %d (%v), want 1", n, err)
+	}
+	inUse.Close()
+	for i, want := range []bool{true, false, true} {
+		if _, err := s.UploadSize(t.Context(), "a", ids[i]); (err == nil) != want {
+			t.Errorf("upload %d: %v", i, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(root, "tmp/old")); err == nil {
+		t.Error("the temporary file is still there")
+	}
+}
+
+// TestHashMemoryIsBounded: uploads that were forgotten are hashed from their file.
+func TestHashMemoryIsBounded(t *testing.T) {
+	c := serve(t)
+	location := c.start("a")
+	c.want(c.do("PATCH", location, strings.NewReader("01234")), 202, "")
+	for range maxHashes + 1 {
+		c.do("POST", "/v2/b/blobs/uploads/", nil)
+	}
+	c.want(c.do("PUT", location+"?digest="+digest.FromString("0123456789").String(), strings.NewReader("56789")), 201, "")
+}
