@@ -82,9 +82,9 @@ type Cgroup struct {
 // Forward is a listener of the keeper for a published port: connections to Listen, a
 // loopback address, go to Target, the container's.
 type Forward struct {
-	Network string // "tcp" or "udp"
-	Listen  string // "127.0.0.1:8080"
-	Target  string // "172.30.0.2:80"
+	Listen   string // "127.0.0.1:8080"
+	Target   string // "172.30.0.2:80"
+	Optional bool   // the host may lack the address
 }
 
 // Status is docker's word for what a container is doing.

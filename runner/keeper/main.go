@@ -95,6 +95,9 @@ func prepare(runDir string) (*supervisor, error) {
 	}
 	for _, f := range cfg.Forwards {
 		l, err := listenForward(f)
+		if err != nil && f.Optional && !errors.Is(err, unix.EADDRINUSE) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -177,8 +180,7 @@ func (s *supervisor) retire() {
 	for _, f := range s.forwards {
 		f.listener.Close()
 	}
-	os.Remove(filepath.Join(s.cfg.RunDir, socketName))
-	s.listener.Close()
+	s.listener.Close() // its name may be the next keeper's already
 	s.rec.Close()
 	s.unlock()
 	if s.claim == nil || !<-s.claim {

@@ -1,0 +1,119 @@
+package runner
+
+import (
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/teu-dev/teu/runner/keeper"
+	"github.com/teu-dev/teu/runner/network"
+	"github.com/teu-dev/teu/runner/spec"
+)
+
+// Config is the record of a container. It never changes.
+type Config struct {
+	ID          string
+	Created     time.Time
+	ImageID     digest.Digest // of the image's config
+	Manifest    digest.Digest
+	ImageConfig ocispec.ImageConfig
+	Options     Options
+	Mounts      []MountPoint
+	Hostname    string
+}
+
+// Options are what somebody asked for. The zero value is docker's default everywhere.
+type Options struct {
+	Image      string
+	Platform   *ocispec.Platform `json:",omitempty"`
+	Args       []string
+	Entrypoint []string
+	// ClearEntrypoint drops the image's entry point (--entrypoint "").
+	ClearEntrypoint bool `json:",omitempty"`
+	Env             []string
+	WorkingDir      string
+	User            string
+	Groups          []string
+	Hostname        string
+	Domainname      string
+	Labels          map[string]string
+	Annotations     map[string]string
+
+	TTY                                     bool
+	OpenStdin                               bool
+	StdinOnce                               bool
+	AttachStdin, AttachStdout, AttachStderr bool
+
+	Mounts     []MountRequest
+	Network    string // bridge, none, host or container:ID
+	Ports      []network.Port
+	PublishAll bool
+	ExtraHosts []string // name:address
+	DNS        []string
+	DNSSearch  []string
+	DNSOptions []string
+	PIDMode    string // "" or host
+	IPCMode    string
+	UTSMode    string
+	CgroupMode string
+
+	Restart     keeper.RestartPolicy
+	AutoRemove  bool
+	StopSignal  string
+	StopTimeout *int // seconds
+	LogDriver   string
+	LogSize     int64 // bytes; 0: the default
+	LogFiles    int
+
+	Privileged      bool
+	CapAdd, CapDrop []string
+	ReadOnly        bool
+	Init            bool
+	NoNewPrivileges bool
+	Seccomp         string
+	SecurityOpt     []string
+	ShmSize         int64
+	Devices         []spec.Device
+	DeviceRules     []specs.LinuxDeviceCgroup
+	Sysctls         map[string]string
+	Rlimits         []specs.POSIXRlimit
+	OOMScoreAdj     *int
+	Resources       *specs.LinuxResources
+	Columns, Rows   uint16
+}
+
+// MountRequest asks for something to be mounted in the container.
+type MountRequest struct {
+	Type        string // bind, volume or tmpfs
+	Source      string // path, volume name, or empty
+	Target      string
+	ReadOnly    bool
+	Propagation string
+	NoRecursive bool
+	NoCopy      bool // volume: do not fill it from the image
+	MakeSource  bool // bind: make a missing directory, as -v does
+	Options     []string
+}
+
+// MountPoint is a mount as the container has it, in docker's words.
+type MountPoint struct {
+	Type        string
+	Name        string `json:",omitempty"`
+	Source      string
+	Destination string
+	Driver      string `json:",omitempty"`
+	Mode        string
+	RW          bool
+	Propagation string
+	Anonymous   bool     `json:",omitempty"`
+	NoRecursive bool     `json:",omitempty"`
+	Options     []string `json:",omitempty"`
+}
+
+// defaults of logging: docker's own has no limit, which fills disks.
+const (
+	defaultLogSize  = 10 << 20
+	defaultLogFiles = 3
+)

@@ -1,0 +1,160 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/teu-dev/teu/cache"
+	"github.com/teu-dev/teu/cache/content"
+	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/runner/keeper"
+)
+
+// Create makes a container from a local image and returns it. A missing image is an
+// errdefs.ErrNotFound, a name that is taken an errdefs.ErrConflict. An empty name becomes
+// a random one. On error nothing is left behind.
+func (e *Engine) Create(ctx context.Context, name string, o Options) (_ *Container, err error) {
+	if name != "" {
+		if err := checkName(name); err != nil {
+			return nil, err
+		}
+	}
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	store, err := e.Store()
+	if err != nil {
+		return nil, err
+	}
+	unpin, err := store.Pin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, unpin()) }()
+	img, layers, err := e.image(ctx, store, o)
+	if err != nil {
+		return nil, err
+	}
+	c := &Container{Config: Config{
+		ID: newID(), Created: time.Now().UTC(), Options: o,
+		ImageID: img.Manifest.Config.Digest, Manifest: img.Descriptor.Digest, ImageConfig: img.Config.Config,
+	}}
+	c.Hostname = o.hostname(c.ID)
+	if err := e.make(ctx, store, c, name, layers); err != nil {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		return nil, errors.Join(err, e.unmake(undo, c, RemoveOptions{Volumes: true}))
+	}
+	return c, nil
+}
+
+// image finds the image and makes sure that it is unpacked.
+func (e *Engine) image(ctx context.Context, store *cache.Store, o Options) (content.Image, []string, error) {
+	record, err := store.Lookup(ctx, o.Image)
+	if err != nil {
+		return content.Image{}, nil, err
+	}
+	p := content.Host()
+	if o.Platform != nil {
+		p = *o.Platform
+	}
+	img, err := content.Resolve(ctx, store.Content, record.Target, p)
+	if err != nil {
+		return content.Image{}, nil, err
+	}
+	layers, err := store.Unpack(ctx, img)
+	if err != nil {
+		return content.Image{}, nil, fmt.Errorf("unpacking %s: %w", o.Image, err)
+	}
+	return img, layers, nil
+}
+
+// make makes the parts of a container, the record last: what is not recorded does not
+// exist, and is collected as garbage if we die here.
+func (e *Engine) make(ctx context.Context, store *cache.Store, c *Container, name string, layers []string) error {
+	lowers, err := store.Layers.Stack(ctx, layers)
+	if err != nil {
+		return err
+	}
+	if _, err := store.Snapshots.Prepare(ctx, c.ID, lowers, layers); err != nil {
+		return fmt.Errorf("preparing the root filesystem: %w", err)
+	}
+	lease := cache.Lease{Manifest: c.Manifest, Layers: layers, Snapshots: []string{c.ID}}
+	if err := store.Lease(ctx, leaseName(c.ID), lease); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(e.dir(c.ID), 0o700); err != nil {
+		return err
+	}
+	if c.Mounts, err = e.mountPoints(ctx, store, c); err != nil {
+		return err
+	}
+	if c.Name, err = e.claimName(ctx, c.ID, name); err != nil {
+		return err
+	}
+	if err := e.setName(c.ID, c.Name); err != nil {
+		return err
+	}
+	c.State = keeper.State{Status: keeper.Created, Finished: true}
+	if err := e.writeState(c); err != nil {
+		return err
+	}
+	return statefile.Write(filepath.Join(e.dir(c.ID), "config.json"), &c.Config, statefile.WriteOptions{Durable: true})
+}
+
+func leaseName(id string) string { return "container-" + id }
+
+// check refuses what cannot work.
+func (o *Options) check() error {
+	if o.AutoRemove && o.Restart.Name != "" && o.Restart.Name != "no" {
+		return fmt.Errorf("conflicting options: cannot specify both --restart and --rm: %w", errdefs.ErrInvalidArgument)
+	}
+	switch o.Restart.Name {
+	case "", "no", "on-failure", "always", "unless-stopped":
+	default:
+		return fmt.Errorf("invalid restart policy %q: %w", o.Restart.Name, errdefs.ErrInvalidArgument)
+	}
+	switch mode := o.networkMode(); {
+	case mode == "bridge", mode == "none", mode == "host", o.networkContainer() != "":
+	default:
+		return worded(errdefs.ErrNotFound, "network %s not found", mode)
+	}
+	if len(o.Ports) > 0 && o.networkContainer() != "" {
+		return fmt.Errorf("conflicting options: port publishing and the container type network mode: %w", errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+func (o *Options) networkMode() string {
+	if o.Network == "" || o.Network == "default" {
+		return "bridge"
+	}
+	return o.Network
+}
+
+// networkContainer is the container whose network is shared, or empty.
+func (o *Options) networkContainer() string {
+	const prefix = "container:"
+	if len(o.Network) > len(prefix) && o.Network[:len(prefix)] == prefix {
+		return o.Network[len(prefix):]
+	}
+	return ""
+}
+
+func (o *Options) hostname(id string) string {
+	if o.Hostname != "" {
+		return o.Hostname
+	}
+	if o.networkMode() == "host" || o.UTSMode == "host" {
+		if name, err := os.Hostname(); err == nil {
+			return name
+		}
+	}
+	return id[:12]
+}

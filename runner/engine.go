@@ -1,0 +1,215 @@
+// Package runner owns containers: their records, their lives, their output and their volumes.
+//
+// There is no daemon. A container that runs has a keeper (runner/keeper), everything else
+// is files, and any number of engines in any number of processes may work on them:
+//
+//	ROOT/containers/ID/config.json     what was created; never changes
+//	ROOT/containers/ID/name            its name, which can
+//	ROOT/containers/ID/state.json      what became of it; written by its keeper
+//	ROOT/containers/ID/ID-json.log     output, with older files .1, .2
+//	ROOT/containers/ID/{hosts,hostname,resolv.conf}
+//	ROOT/containers/ID/lock            held for transitions only
+//	ROOT/names/NAME -> ID              made by link, so that a name is given once
+//	ROOT/volumes/NAME/{volume.json,_data/}
+//	RUNROOT/containers/ID/             the keeper's, gone when the container is not running
+//
+// Readers take no lock, so a listing cannot hang on a container. Whoever finds one whose
+// keeper was killed starts another keeper first.
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/teu-dev/teu/cache"
+	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/runner/cgroup"
+	"github.com/teu-dev/teu/runner/keeper"
+	"github.com/teu-dev/teu/runner/network"
+)
+
+// Parts are what an Engine works with.
+type Parts struct {
+	Root, RunRoot string
+	// Store gives the store. It is called when a container is created or removed.
+	Store func() (*cache.Store, error)
+	// Keeper gives the keeper's executable. It is called when one must be started.
+	Keeper func() (*keeper.Binary, error)
+	// Exe is teu's own executable, with which keepers finish containers.
+	Exe string
+}
+
+// Engine works on the containers of one root. It is safe for concurrent use.
+type Engine struct {
+	Parts
+	network *network.Manager
+}
+
+// Open returns the engine of a root. Nothing is read or made yet.
+func Open(p Parts) *Engine { return &Engine{Parts: p, network: network.New(p.RunRoot)} }
+
+func (e *Engine) containers() string         { return filepath.Join(e.Root, "containers") }
+func (e *Engine) dir(id string) string       { return filepath.Join(e.containers(), id) }
+func (e *Engine) runDir(id string) string    { return filepath.Join(e.RunRoot, "containers", id) }
+func (e *Engine) stateFile(id string) string { return filepath.Join(e.dir(id), "state.json") }
+func (e *Engine) logFile(id string) string   { return filepath.Join(e.dir(id), id+"-json.log") }
+
+func (e *Engine) cgroup(id string) (*cgroup.Group, error) {
+	h, err := cgroup.Detect()
+	if err != nil {
+		return nil, err
+	}
+	return h.Open(cgroupPath(id)), nil
+}
+
+func cgroupPath(id string) string { return "teu/" + id }
+
+// Container is a container as it is read: what was created, its name and its state.
+type Container struct {
+	Config
+	Name  string
+	State keeper.State
+}
+
+// load reads a container by its whole ID.
+func (e *Engine) load(id string) (*Container, error) {
+	c := &Container{}
+	if err := statefile.Read(filepath.Join(e.dir(id), "config.json"), &c.Config); err != nil {
+		return nil, err
+	}
+	c.Name = e.nameOf(id)
+	if err := statefile.Read(e.stateFile(id), &c.State); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Get finds a container by name, ID, or the beginning of an ID.
+func (e *Engine) Get(ctx context.Context, ref string) (*Container, error) {
+	id, err := e.resolve(ref)
+	if err != nil {
+		return nil, err
+	}
+	return e.current(ctx, id)
+}
+
+// current reads a container after making sure that somebody keeps it.
+func (e *Engine) current(ctx context.Context, id string) (*Container, error) {
+	c, err := e.load(id)
+	if err != nil || !orphaned(c.State) {
+		return c, missing(err, id)
+	}
+	if err := e.adopt(ctx, c); err != nil {
+		return nil, fmt.Errorf("adopting container %s: %w", c.ID, err)
+	}
+	c, err = e.load(id)
+	return c, missing(err, id)
+}
+
+func noSuchContainer(ref string) error {
+	return worded(errdefs.ErrNotFound, "No such container: %s", ref)
+}
+
+// missing is the error for a container that vanished meanwhile.
+func missing(err error, ref string) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return noSuchContainer(ref)
+	}
+	return err
+}
+
+// orphaned says whether a state that goes on has lost its keeper.
+func orphaned(s keeper.State) bool {
+	switch s.Status {
+	case keeper.Running, keeper.Paused, keeper.Restarting:
+		return !s.Keeper.Alive()
+	}
+	return false
+}
+
+// adopt gives an orphan a keeper, or, if the machine has been started since, records its end.
+func (e *Engine) adopt(ctx context.Context, c *Container) error {
+	boot, err := statefile.BootID()
+	if err != nil {
+		return err
+	}
+	if c.State.Keeper.BootID == boot && e.hasRunDir(c.ID) {
+		return e.adoptRunning(ctx, c.ID)
+	}
+	unlock, err := e.lock(ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	now, err := e.load(c.ID)
+	if err != nil || !orphaned(now.State) {
+		return err
+	}
+	now.State.Status, now.State.ExitCode = keeper.Exited, 255
+	now.State.Error = "the machine went down while the container was running"
+	now.State.FinishedAt = time.Now().UTC()
+	return e.writeState(now)
+}
+
+func (e *Engine) adoptRunning(ctx context.Context, id string) error {
+	b, err := e.Keeper()
+	if err != nil {
+		return err
+	}
+	return keeper.Adopt(ctx, b, e.runDir(id))
+}
+
+func (e *Engine) hasRunDir(id string) bool {
+	_, err := os.Stat(e.runDir(id))
+	return err == nil
+}
+
+// writeState replaces the state of a container without a keeper. The lock is held.
+func (e *Engine) writeState(c *Container) error {
+	return statefile.Write(e.stateFile(c.ID), &c.State, statefile.WriteOptions{})
+}
+
+// lock takes the container's lock for a transition.
+func (e *Engine) lock(ctx context.Context, id string) (func() error, error) {
+	unlock, err := statefile.Lock(ctx, filepath.Join(e.dir(id), "lock"), statefile.LockOptions{})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, noSuchContainer(id)
+	}
+	return unlock, err
+}
+
+// client talks to the keeper of a container that goes on.
+func (e *Engine) client(ctx context.Context, c *Container) (*keeper.Client, error) {
+	switch c.State.Status {
+	case keeper.Running, keeper.Paused, keeper.Restarting:
+		return keeper.Dial(ctx, e.runDir(c.ID))
+	}
+	return nil, notRunning(c)
+}
+
+func notRunning(c *Container) error {
+	return worded(errdefs.ErrConflict, "container %s is not running", c.ID)
+}
+
+// IDs returns the IDs of all containers.
+func (e *Engine) IDs() ([]string, error) {
+	entries, err := os.ReadDir(e.containers())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var ids []string
+	for _, d := range entries {
+		if d.IsDir() && !strings.HasPrefix(d.Name(), ".") {
+			ids = append(ids, d.Name())
+		}
+	}
+	return ids, err
+}

@@ -1,0 +1,196 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/cache/snapshot"
+	"github.com/teu-dev/teu/runner/keeper"
+	"github.com/teu-dev/teu/runner/oci"
+	"github.com/teu-dev/teu/runner/spec"
+)
+
+// ExecOptions are what somebody wants to execute in a running container.
+type ExecOptions struct {
+	Args       []string
+	Env        []string
+	WorkingDir string
+	User       string
+	TTY        bool
+	Stdin      bool // else it is empty
+	Output     bool // else it is thrown away
+	Privileged bool
+}
+
+// Exec is a process in a running container with our ends of its streams.
+type Exec struct {
+	*keeper.Process
+	Stdin          *os.File // nil unless asked for; the terminal's with TTY
+	Stdout, Stderr *os.File // Stderr is nil with TTY
+}
+
+// Exec executes a command in a running container. Its failure to start is a
+// [*keeper.LaunchError].
+func (e *Engine) Exec(ctx context.Context, ref string, o ExecOptions) (*Exec, error) {
+	c, err := e.Get(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	switch c.State.Status {
+	case keeper.Running:
+	case keeper.Paused:
+		return nil, worded(errdefs.ErrConflict, "container %s is paused, unpause the container before exec", c.Name)
+	case keeper.Restarting:
+		return nil, worded(errdefs.ErrConflict, "container %s is restarting, wait until the container is running", c.ID)
+	default:
+		return nil, notRunning(c)
+	}
+	k, err := e.client(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	s, process, err := e.execProcess(c, o)
+	if err != nil {
+		return nil, err
+	}
+	g, err := e.cgroup(c.ID)
+	if err != nil {
+		return nil, err
+	}
+	program, err := oci.CompileExec(s, process, oci.ExecOptions{CgroupProcs: g.Procs(), CgroupDir: g.V2Dir()})
+	if err != nil {
+		return nil, err
+	}
+	x, theirs, err := execStreams(o, int(process.User.UID), int(process.User.GID))
+	if err != nil {
+		return nil, err
+	}
+	x.Process, err = k.Exec(ctx, program, theirs)
+	closeFiles(theirs)
+	if err != nil {
+		closeFiles([]*os.File{x.Stdin, x.Stdout, x.Stderr})
+		return nil, err
+	}
+	if o.TTY {
+		return x, x.useConsole()
+	}
+	return x, nil
+}
+
+// execProcess makes the process by the container's spec, which is made again: it follows
+// from the record, except for the paths of namespaces, which the process joins anyway.
+func (e *Engine) execProcess(c *Container, o ExecOptions) (*specs.Spec, *specs.Process, error) {
+	root, err := rootOf(c)
+	if err != nil {
+		return nil, nil, fmt.Errorf("opening the root of %s: %w", c.Name, err)
+	}
+	defer root.Close()
+	sn, err := e.snapshot(c.ID)
+	if err != nil {
+		return nil, nil, err
+	}
+	netns := ""
+	if c.Options.networkMode() == "host" {
+		netns = "host"
+	}
+	s, _, err := e.spec(c, sn, netns)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := spec.NewExec(s, spec.ExecOptions{
+		Args: o.Args, Env: o.Env, WorkingDir: o.WorkingDir, User: o.User, TTY: o.TTY,
+		Privileged: o.Privileged, Files: root,
+	})
+	return s, p, err
+}
+
+func (e *Engine) snapshot(id string) (sn snapshot.Snapshot, err error) {
+	store, err := e.Store()
+	if err != nil {
+		return sn, err
+	}
+	return store.Snapshots.Get(id)
+}
+
+// execStreams makes the pipes of a process without a terminal: our own terminal and files
+// never become the container's.
+func execStreams(o ExecOptions, uid, gid int) (x *Exec, theirs []*os.File, err error) {
+	x = &Exec{}
+	defer func() {
+		if err != nil {
+			closeFiles(append(theirs, x.Stdin, x.Stdout, x.Stderr))
+		}
+	}()
+	for i, use := range []bool{o.Stdin, o.Output, o.Output} {
+		if !use || o.TTY {
+			null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+			if err != nil {
+				return x, theirs, err
+			}
+			theirs = append(theirs, null)
+			continue
+		}
+		var pair [2]int
+		if err := unix.Pipe2(pair[:], unix.O_CLOEXEC); err != nil {
+			return x, theirs, err
+		}
+		ours, their := pair[0], pair[1]
+		if i == 0 {
+			ours, their = their, ours
+		}
+		// So that the process may open /dev/stdout again.
+		err := errors.Join(unix.Fchown(their, uid, gid), unix.SetNonblock(ours, true))
+		theirs = append(theirs, os.NewFile(uintptr(their), "theirs"))
+		*[]**os.File{&x.Stdin, &x.Stdout, &x.Stderr}[i] = os.NewFile(uintptr(ours), "ours")
+		if err != nil {
+			return x, theirs, err
+		}
+	}
+	return x, theirs, nil
+}
+
+// useConsole makes the terminal the streams, with the poller, so that reading it can be
+// ended by closing it.
+func (x *Exec) useConsole() error {
+	fd, err := unix.FcntlInt(x.Console.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	x.Console.Close()
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return err
+	}
+	x.Console = os.NewFile(uintptr(fd), "console")
+	x.Stdin, x.Stdout = x.Console, x.Console
+	return nil
+}
+
+// Resize sets the size of the process's terminal.
+func (x *Exec) Resize(columns, rows uint16) error {
+	if x.Console == nil {
+		return nil
+	}
+	raw, err := x.Console.SyscallConn()
+	if err != nil {
+		return err
+	}
+	e := raw.Control(func(fd uintptr) {
+		err = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Col: columns, Row: rows})
+	})
+	return errors.Join(e, err)
+}
+
+func closeFiles(files []*os.File) {
+	for _, f := range files {
+		if f != nil {
+			f.Close()
+		}
+	}
+}

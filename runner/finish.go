@@ -1,0 +1,69 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/teu-dev/teu/runner/keeper"
+)
+
+// Finish does what is left to do after a container's final exit: it leaves the network,
+// its volatile state goes, and with AutoRemove the container itself. It is done once,
+// whoever comes first: the client that waited, the keeper, or the next command.
+func (e *Engine) Finish(ctx context.Context, id string) error {
+	unlock, err := e.lock(ctx, id)
+	if errors.Is(err, errdefs.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c, err := e.load(id)
+	if err == nil {
+		err = e.finish(ctx, c)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	remove := err == nil && c != nil && c.Options.AutoRemove && c.State.Finished && !c.State.StartedAt.IsZero()
+	if !remove {
+		return errors.Join(err, unlock())
+	}
+	defer unlock()
+	return e.unmake(ctx, c, RemoveOptions{Volumes: true})
+}
+
+// finish is Finish without removal, under the container's lock.
+func (e *Engine) finish(ctx context.Context, c *Container) error {
+	if c.State.Finished || !ended(c.State) {
+		return nil
+	}
+	if err := e.tidy(ctx, c.ID); err != nil {
+		return err
+	}
+	c.State.Finished = true
+	return e.writeState(c)
+}
+
+// ended says whether nothing of a container goes on. A container that was created but
+// not started has ended too: its start may have failed half-way.
+func ended(s keeper.State) bool {
+	return s.Status == keeper.Exited || s.Status == keeper.Dead || s.Status == keeper.Created || s.Status == keeper.Removing
+}
+
+// tidy removes everything volatile.
+func (e *Engine) tidy(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	g, err := e.cgroup(id)
+	if err == nil {
+		// A keeper that died between fork and record may have left a container nobody knows of.
+		err = errors.Join(g.Kill(ctx), g.Remove(ctx))
+	}
+	return errors.Join(err, e.network.Detach(ctx, id), os.RemoveAll(e.runDir(id)))
+}

@@ -1,0 +1,374 @@
+package runner
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/teu-dev/teu/runner/keeper"
+	"github.com/teu-dev/teu/runner/network"
+)
+
+// Inspection is a container in the shape of docker's API (1.51, ContainerInspectResponse).
+type Inspection struct {
+	ID              string `json:"Id"`
+	Created         string
+	Path            string
+	Args            []string
+	State           InspectState
+	Image           string
+	ResolvConfPath  string
+	HostnamePath    string
+	HostsPath       string
+	LogPath         string
+	Name            string
+	RestartCount    int
+	Driver          string
+	Platform        string
+	MountLabel      string
+	ProcessLabel    string
+	AppArmorProfile string
+	ExecIDs         []string
+	HostConfig      InspectHostConfig
+	GraphDriver     InspectDriver
+	SizeRw          *int64 `json:",omitempty"`
+	Mounts          []MountPoint
+	Config          InspectConfig
+	NetworkSettings InspectNetwork
+}
+
+// InspectState is State of an Inspection.
+type InspectState struct {
+	Status                                       keeper.Status
+	Running, Paused, Restarting, OOMKilled, Dead bool
+	Pid, ExitCode                                int
+	Error                                        string
+	StartedAt, FinishedAt                        string
+}
+
+// InspectDriver is GraphDriver of an Inspection.
+type InspectDriver struct {
+	Name string
+	Data map[string]string
+}
+
+// InspectConfig is Config of an Inspection.
+type InspectConfig struct {
+	Hostname, Domainname, User              string
+	AttachStdin, AttachStdout, AttachStderr bool
+	ExposedPorts                            map[string]struct{} `json:",omitempty"`
+	Tty, OpenStdin, StdinOnce               bool
+	Env, Cmd                                []string
+	Image                                   string
+	Volumes                                 map[string]struct{}
+	WorkingDir                              string
+	Entrypoint                              []string
+	Labels                                  map[string]string
+	StopSignal                              string `json:",omitempty"`
+	StopTimeout                             *int   `json:",omitempty"`
+}
+
+// InspectHostConfig is HostConfig of an Inspection, as far as it is not constant.
+type InspectHostConfig struct {
+	Binds           []string
+	NetworkMode     string
+	PortBindings    map[string][]PortBinding
+	RestartPolicy   InspectRestart
+	AutoRemove      bool
+	LogConfig       InspectLog
+	CapAdd, CapDrop []string
+	DNS             []string `json:"Dns"`
+	DNSOptions      []string `json:"DnsOptions"`
+	DNSSearch       []string `json:"DnsSearch"`
+	ExtraHosts      []string
+	GroupAdd        []string
+	IpcMode         string
+	PidMode         string
+	UTSMode         string
+	CgroupnsMode    string
+	Privileged      bool
+	PublishAllPorts bool
+	ReadonlyRootfs  bool
+	SecurityOpt     []string
+	ShmSize         int64
+	Sysctls         map[string]string `json:",omitempty"`
+	Runtime         string
+	Init            *bool `json:",omitempty"`
+	OomScoreAdj     int
+	Memory          int64
+	MemorySwap      int64
+	NanoCpus        int64
+	CPUShares       int64 `json:"CpuShares"`
+	CpusetCpus      string
+	PidsLimit       *int64
+}
+
+// InspectRestart is RestartPolicy of an Inspection.
+type InspectRestart struct {
+	Name              string
+	MaximumRetryCount int
+}
+
+// InspectLog is LogConfig of an Inspection.
+type InspectLog struct {
+	Type   string
+	Config map[string]string
+}
+
+// PortBinding is where a port is published.
+type PortBinding struct {
+	HostIP   string `json:"HostIp"`
+	HostPort string
+}
+
+// InspectNetwork is NetworkSettings of an Inspection. The addresses stand at the top too,
+// where scripts have looked for them since before networks had names.
+type InspectNetwork struct {
+	Bridge      string
+	SandboxID   string
+	SandboxKey  string
+	Ports       map[string][]PortBinding
+	Gateway     string
+	IPAddress   string
+	IPPrefixLen int
+	MacAddress  string
+	Networks    map[string]InspectEndpoint
+}
+
+// InspectEndpoint is one of the Networks of an Inspection.
+type InspectEndpoint struct {
+	NetworkID   string
+	EndpointID  string
+	Gateway     string
+	IPAddress   string
+	IPPrefixLen int
+	MacAddress  string
+	DNSNames    []string
+}
+
+// Inspect tells everything about a container.
+func (e *Engine) Inspect(ctx context.Context, ref string) (*Inspection, error) {
+	c, err := e.Get(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	o := &c.Options
+	argv := c.command()
+	in := &Inspection{
+		ID: c.ID, Created: c.Created.Format(time.RFC3339Nano), State: inspectState(c.State),
+		Image: c.ImageID.String(), ResolvConfPath: e.dir(c.ID) + "/resolv.conf",
+		HostnamePath: e.dir(c.ID) + "/hostname", HostsPath: e.dir(c.ID) + "/hosts", LogPath: e.logFile(c.ID),
+		Name: "/" + c.Name, RestartCount: c.State.RestartCount, Driver: "overlayfs", Platform: "linux",
+		Mounts: c.Mounts, Args: []string{},
+		HostConfig: c.hostConfig(), Config: c.inspectConfig(),
+		GraphDriver: InspectDriver{Name: "overlayfs"},
+	}
+	if in.Mounts == nil {
+		in.Mounts = []MountPoint{}
+	}
+	if len(argv) > 0 {
+		in.Path, in.Args = argv[0], argv[1:]
+	}
+	if sn, err := e.snapshot(c.ID); err == nil {
+		in.GraphDriver.Data = map[string]string{
+			"LowerDir": strings.Join(sn.Lowers, ":"), "UpperDir": sn.Upper, "WorkDir": sn.Work,
+		}
+	}
+	in.NetworkSettings = e.networkSettings(c, o)
+	return in, nil
+}
+
+// command is what the container executes: its entry point and arguments.
+func (c *Container) command() []string {
+	o := &c.Options
+	entrypoint, args := c.ImageConfig.Entrypoint, c.ImageConfig.Cmd
+	if len(o.Entrypoint) > 0 || o.ClearEntrypoint {
+		entrypoint, args = o.Entrypoint, nil
+	}
+	if len(o.Args) > 0 {
+		args = o.Args
+	}
+	return slices.Concat(entrypoint, args)
+}
+
+// Command is the command line as listings show it.
+func (c *Container) Command() string { return strings.Join(c.command(), " ") }
+
+// Labels are the image's labels and the container's own.
+func (c *Container) Labels() map[string]string {
+	all := map[string]string{}
+	maps.Copy(all, c.ImageConfig.Labels)
+	maps.Copy(all, c.Options.Labels)
+	return all
+}
+
+func inspectState(s keeper.State) InspectState {
+	in := InspectState{
+		Status: s.Status, Running: s.Status == keeper.Running || s.Status == keeper.Paused || s.Status == keeper.Restarting,
+		Paused: s.Status == keeper.Paused, Restarting: s.Status == keeper.Restarting, OOMKilled: s.OOMKilled,
+		Dead: s.Status == keeper.Dead, ExitCode: s.ExitCode, Error: s.Error,
+		StartedAt: s.StartedAt.Format(time.RFC3339Nano), FinishedAt: s.FinishedAt.Format(time.RFC3339Nano),
+	}
+	if s.Status == keeper.Running || s.Status == keeper.Paused {
+		in.Pid = s.Init.PID
+	}
+	return in
+}
+
+func (c *Container) inspectConfig() InspectConfig {
+	o, img := &c.Options, &c.ImageConfig
+	in := InspectConfig{
+		Hostname: c.Hostname, Domainname: o.Domainname, User: or(o.User, img.User),
+		AttachStdin: o.AttachStdin, AttachStdout: o.AttachStdout, AttachStderr: o.AttachStderr,
+		Tty: o.TTY, OpenStdin: o.OpenStdin, StdinOnce: o.StdinOnce,
+		Env: mergeEnv(img.Env, o.Env), Cmd: img.Cmd, Image: o.Image, Volumes: img.Volumes,
+		WorkingDir: or(o.WorkingDir, img.WorkingDir), Entrypoint: img.Entrypoint, Labels: c.Labels(),
+		StopSignal: or(o.StopSignal, img.StopSignal), StopTimeout: o.StopTimeout, ExposedPorts: map[string]struct{}{},
+	}
+	if len(o.Entrypoint) > 0 || o.ClearEntrypoint {
+		in.Entrypoint, in.Cmd = o.Entrypoint, nil
+	}
+	if len(o.Args) > 0 {
+		in.Cmd = o.Args
+	}
+	maps.Copy(in.ExposedPorts, img.ExposedPorts)
+	for _, p := range o.Ports {
+		in.ExposedPorts[portName(p)] = struct{}{}
+	}
+	return in
+}
+
+func or(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// mergeEnv replaces and adds variables, in docker's order.
+func mergeEnv(base, more []string) []string {
+	env := slices.Clone(base)
+	for _, kv := range more {
+		key, _, _ := strings.Cut(kv, "=")
+		i := slices.IndexFunc(env, func(s string) bool { return strings.HasPrefix(s, key+"=") })
+		switch {
+		case i >= 0:
+			env[i] = kv
+		case strings.Contains(kv, "="):
+			env = append(env, kv)
+		}
+	}
+	return env
+}
+
+func (c *Container) hostConfig() InspectHostConfig {
+	o := &c.Options
+	h := InspectHostConfig{
+		NetworkMode: o.networkMode(), PortBindings: map[string][]PortBinding{}, AutoRemove: o.AutoRemove,
+		RestartPolicy: InspectRestart{Name: or(o.Restart.Name, "no"), MaximumRetryCount: o.Restart.MaxRetries},
+		LogConfig:     InspectLog{Type: or(o.LogDriver, "json-file"), Config: map[string]string{}},
+		CapAdd:        o.CapAdd, CapDrop: o.CapDrop, DNS: o.DNS, DNSOptions: o.DNSOptions, DNSSearch: o.DNSSearch,
+		ExtraHosts: o.ExtraHosts, GroupAdd: o.Groups, IpcMode: or(o.IPCMode, "private"), PidMode: o.PIDMode,
+		UTSMode: o.UTSMode, CgroupnsMode: or(o.CgroupMode, "private"), Privileged: o.Privileged,
+		PublishAllPorts: o.PublishAll, ReadonlyRootfs: o.ReadOnly, SecurityOpt: o.SecurityOpt,
+		ShmSize: o.ShmSize, Sysctls: o.Sysctls, Runtime: "teu",
+	}
+	if h.ShmSize == 0 {
+		h.ShmSize = 64 << 20
+	}
+	if o.Init {
+		h.Init = &o.Init
+	}
+	if o.OOMScoreAdj != nil {
+		h.OomScoreAdj = *o.OOMScoreAdj
+	}
+	for _, p := range o.Ports {
+		b := PortBinding{HostPort: fmt.Sprint(p.HostPort)}
+		if p.HostIP.IsValid() {
+			b.HostIP = p.HostIP.String()
+		}
+		h.PortBindings[portName(p)] = append(h.PortBindings[portName(p)], b)
+	}
+	for _, m := range c.Mounts {
+		if m.Type == "bind" {
+			h.Binds = append(h.Binds, m.Source+":"+m.Destination)
+		}
+	}
+	c.limits(&h)
+	return h
+}
+
+func (c *Container) limits(h *InspectHostConfig) {
+	r := c.Options.Resources
+	if r == nil {
+		return
+	}
+	if m := r.Memory; m != nil {
+		if m.Limit != nil {
+			h.Memory = *m.Limit
+		}
+		if m.Swap != nil {
+			h.MemorySwap = *m.Swap
+		}
+	}
+	if cpu := r.CPU; cpu != nil {
+		h.CpusetCpus = cpu.Cpus
+		if cpu.Shares != nil {
+			h.CPUShares = int64(*cpu.Shares)
+		}
+		if cpu.Quota != nil && cpu.Period != nil && *cpu.Period > 0 {
+			h.NanoCpus = *cpu.Quota * 1e9 / int64(*cpu.Period)
+		}
+	}
+	if r.Pids != nil {
+		h.PidsLimit = r.Pids.Limit
+	}
+}
+
+func portName(p network.Port) string { return fmt.Sprintf("%d/%s", p.Container, p.Protocol) }
+
+// Ports are the published ports of a running container.
+func (e *Engine) Ports(c *Container) []network.Port {
+	if ended(c.State) || c.Options.networkMode() != "bridge" {
+		return nil
+	}
+	ep, err := e.network.Get(c.ID)
+	if err != nil {
+		return nil
+	}
+	return ep.Ports
+}
+
+func (e *Engine) networkSettings(c *Container, o *Options) InspectNetwork {
+	in := InspectNetwork{Ports: map[string][]PortBinding{}, Networks: map[string]InspectEndpoint{}}
+	for port := range c.ImageConfig.ExposedPorts {
+		in.Ports[port] = nil
+	}
+	mode := o.networkMode()
+	if o.networkContainer() != "" {
+		return in
+	}
+	ep := network.Endpoint{}
+	if mode == "bridge" && !ended(c.State) {
+		ep, _ = e.network.Get(c.ID) // one that is just starting has none yet
+	}
+	one := InspectEndpoint{NetworkID: mode}
+	if ep.Address.IsValid() {
+		one.Gateway, one.IPAddress = ep.Gateway.String(), ep.Address.Addr().String()
+		one.IPPrefixLen, one.MacAddress, one.EndpointID = ep.Address.Bits(), ep.MAC, c.ID
+		in.Gateway, in.IPAddress, in.IPPrefixLen, in.MacAddress = one.Gateway, one.IPAddress, one.IPPrefixLen, one.MacAddress
+		in.Bridge, in.SandboxID, in.SandboxKey = ep.Bridge, c.ID, ep.NetNS
+	}
+	for _, p := range ep.Ports {
+		b := PortBinding{HostIP: "0.0.0.0", HostPort: fmt.Sprint(p.HostPort)}
+		if p.HostIP.IsValid() {
+			b.HostIP = p.HostIP.String()
+		}
+		in.Ports[portName(p)] = append(in.Ports[portName(p)], b)
+	}
+	in.Networks[mode] = one
+	return in
+}

@@ -1,0 +1,77 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/teu-dev/teu/cache/statefile"
+)
+
+// List returns all containers, the newest first. It takes no lock and waits for no
+// container, except that for a moment it lets orphans be adopted.
+func (e *Engine) List(ctx context.Context) ([]*Container, error) {
+	ids, err := e.IDs()
+	if err != nil {
+		return nil, err
+	}
+	var all []*Container
+	for _, id := range ids {
+		c, err := e.load(id)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // being made or removed
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, c)
+	}
+	all = e.adoptAll(ctx, all)
+	slices.SortFunc(all, func(a, b *Container) int { return b.Created.Compare(a.Created) })
+	return all, nil
+}
+
+// tryFinish finishes a container whose keeper died before it could, unless somebody is
+// working on it.
+func (e *Engine) tryFinish(ctx context.Context, c *Container) {
+	unlock, ok, err := statefile.TryLock(filepath.Join(e.dir(c.ID), "lock"), statefile.LockOptions{})
+	if err != nil || !ok {
+		return
+	}
+	unlock()
+	e.Finish(ctx, c.ID)
+}
+
+// adoptTime is how long a listing lets orphans be adopted.
+const adoptTime = 2 * time.Second
+
+func (e *Engine) adoptAll(ctx context.Context, all []*Container) []*Container {
+	ctx, cancel := context.WithTimeout(ctx, adoptTime)
+	defer cancel()
+	var wg sync.WaitGroup
+	for i, c := range all {
+		unfinished := ended(c.State) && !c.State.Finished && !c.State.Keeper.Alive()
+		if !orphaned(c.State) && !unfinished {
+			continue
+		}
+		wg.Go(func() {
+			if unfinished {
+				e.tryFinish(ctx, c)
+			} else if e.adopt(ctx, c) != nil {
+				return // shown as it is
+			}
+			now, err := e.load(c.ID)
+			if err == nil {
+				all[i] = now
+			} else if errors.Is(err, fs.ErrNotExist) {
+				all[i] = nil
+			}
+		})
+	}
+	wg.Wait()
+	return slices.DeleteFunc(all, func(c *Container) bool { return c == nil })
+}

@@ -1,0 +1,202 @@
+package runner
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	mathrand "math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/teu-dev/teu/cache/statefile"
+)
+
+func newID() string {
+	b := make([]byte, 32)
+	rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
+
+func (e *Engine) names() string { return filepath.Join(e.Root, "names") }
+
+// nameOf returns the container's name. A container without one is just being made.
+func (e *Engine) nameOf(id string) string {
+	b, err := os.ReadFile(filepath.Join(e.dir(id), "name"))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// resolve finds the ID behind a whole ID, a name, or the beginning of an ID, in this order.
+func (e *Engine) resolve(ref string) (string, error) {
+	ref = strings.TrimPrefix(ref, "/")
+	if ref == "" {
+		return "", fmt.Errorf("a container has no empty name: %w", errdefs.ErrInvalidArgument)
+	}
+	if isHex(ref) && len(ref) == 64 {
+		if _, err := os.Lstat(e.dir(ref)); err == nil {
+			return ref, nil
+		}
+	}
+	if checkName(ref) == nil {
+		if id, err := os.Readlink(filepath.Join(e.names(), ref)); err == nil {
+			if _, err := os.Lstat(e.dir(id)); err == nil {
+				return id, nil
+			}
+		}
+	}
+	if !isHex(ref) {
+		return "", noSuchContainer(ref)
+	}
+	ids, err := e.IDs()
+	if err != nil {
+		return "", err
+	}
+	found := ""
+	for _, id := range ids {
+		if !strings.HasPrefix(id, ref) {
+			continue
+		}
+		if found != "" {
+			return "", fmt.Errorf("multiple containers begin with %s: %w", ref, errdefs.ErrInvalidArgument)
+		}
+		found = id
+	}
+	if found == "" {
+		return "", noSuchContainer(ref)
+	}
+	return found, nil
+}
+
+func isHex(s string) bool {
+	return strings.Trim(s, "0123456789abcdef") == ""
+}
+
+// checkName is docker's rule: [a-zA-Z0-9][a-zA-Z0-9_.-]+
+func checkName(name string) error {
+	ok := len(name) >= 2 && len(name) <= 255
+	for i := range len(name) {
+		c := name[i]
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		ok = ok && (letter || i > 0 && (c == '_' || c == '.' || c == '-'))
+	}
+	if !ok {
+		return worded(errdefs.ErrInvalidArgument, "Invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", name)
+	}
+	return nil
+}
+
+// claimName gives a free name to a container, durably, or a random one if name is empty.
+func (e *Engine) claimName(ctx context.Context, id, name string) (string, error) {
+	if err := os.MkdirAll(e.names(), 0o700); err != nil {
+		return "", err
+	}
+	unlock, err := statefile.Lock(ctx, filepath.Join(e.Root, "names.lock"), statefile.LockOptions{})
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	for try := 0; ; try++ {
+		chosen := name
+		if name == "" {
+			chosen = randomName(try)
+		}
+		err := e.link(id, chosen)
+		if err == nil || name != "" || !errors.Is(err, errdefs.ErrConflict) || try > 100 {
+			return chosen, err
+		}
+	}
+}
+
+// link makes the link of a name. A link to a container that does not call itself so was
+// left by a process that died; it is replaced.
+func (e *Engine) link(id, name string) error {
+	path := filepath.Join(e.names(), name)
+	for {
+		err := os.Symlink(id, path)
+		if !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		owner, err := os.Readlink(path)
+		if err != nil {
+			return err
+		}
+		if owner != id && e.nameOf(owner) == name {
+			return worded(errdefs.ErrConflict, "Conflict. The container name \"/%s\" is already in use by container %q. "+
+				"You have to remove (or rename) that container to be able to reuse that name.", name, owner)
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+}
+
+// setName writes the container's own record of its name.
+func (e *Engine) setName(id, name string) error {
+	path := filepath.Join(e.dir(id), "name")
+	if err := os.WriteFile(path+".new", []byte(name+"\n"), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// Rename gives a container another name.
+func (e *Engine) Rename(ctx context.Context, ref, name string) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	id, err := e.resolve(ref)
+	if err != nil {
+		return err
+	}
+	unlock, err := e.lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	old := e.nameOf(id)
+	if old == name {
+		return fmt.Errorf("renaming a container with the same name as its current name: %w", errdefs.ErrInvalidArgument)
+	}
+	if _, err := e.claimName(ctx, id, name); err != nil {
+		return err
+	}
+	if err := e.setName(id, name); err != nil {
+		return err
+	}
+	return os.Remove(filepath.Join(e.names(), old))
+}
+
+// randomName is docker's kind of name, with a number if it is not the first try.
+func randomName(try int) string {
+	name := adjectives()[mathrand.IntN(len(adjectives()))] + "_" + surnames()[mathrand.IntN(len(surnames()))]
+	if try > 3 {
+		name += fmt.Sprint(mathrand.IntN(1000))
+	}
+	return name
+}
+
+func adjectives() []string {
+	return strings.Fields(`able amber brave breezy bright brisk calm careful cheerful clever crisp curious daring
+deft eager early earnest fair fearless fine fond frank free fresh gentle glad golden grand hardy honest hopeful
+humble jolly keen kind lively loyal lucid lucky merry mild modest neat nimble noble open patient plucky polite
+proud quick quiet ready robust serene sharp silent smart snug solid sound stable steady sturdy sunny swift tidy
+trusty upbeat vivid warm wise witty zealous`)
+}
+
+func surnames() []string {
+	return strings.Fields(`abel ampere babbage banach bell bohr boole borg braun cantor carson cerf clarke curie
+darwin dijkstra dirac driscoll edison einstein elion euclid euler faraday fermat fermi feynman franklin galileo
+galois gauss goodall hamilton hawking hertz hilbert hoare hopper hugle hypatia jang johnson joliot kalam kare
+kepler khorana kilby knuth lamarr leakey lichterman liskov lovelace mccarthy mcclintock meitner mendel mirzakhani
+morse newton nightingale nobel noether noyce pascal pasteur perlman pike planck ptolemy ride ritchie rosalind
+rubin sammet shannon shaw sinoussi snyder spence stallman swartz tesla thompson torvalds tu turing villani
+wiles wilson wozniak wright yalow yonath`)
+}

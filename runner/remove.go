@@ -1,0 +1,148 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/runner/keeper"
+)
+
+// RemoveOptions change how Remove works.
+type RemoveOptions struct {
+	Force   bool // kill it first
+	Volumes bool // its anonymous volumes too
+}
+
+// Remove removes a container. One that runs is an errdefs.ErrConflict without Force.
+func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error {
+	c, err := e.Get(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if !ended(c.State) {
+		if !o.Force {
+			return worded(errdefs.ErrConflict, "cannot remove container %q: container is %s: stop the container before removing or force remove", ref, c.State.Status)
+		}
+		if err := e.end(ctx, c, unix.SIGKILL, 0); err != nil {
+			return fmt.Errorf("killing container %s: %w", ref, err)
+		}
+	}
+	unlock, err := e.lock(ctx, c.ID)
+	if errors.Is(err, errdefs.ErrNotFound) {
+		return nil // it was --rm
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	now, err := e.load(c.ID)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !ended(now.State) {
+		return worded(errdefs.ErrConflict, "cannot remove container %q: it was started meanwhile", ref)
+	}
+	return e.unmake(ctx, now, o)
+}
+
+// unmake removes all parts of a container, whichever there are. The record goes before
+// the name and what it protects, so a process that dies in between leaves a container
+// that says it is being removed, and the next one goes on.
+func (e *Engine) unmake(ctx context.Context, c *Container, o RemoveOptions) error {
+	if c.State.Status != "" {
+		c.State.Status = keeper.Removing
+		if err := e.writeState(c); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if !c.State.Finished {
+		if err := e.tidy(ctx, c.ID); err != nil {
+			return err
+		}
+	}
+	store, err := e.Store()
+	if err != nil {
+		return err
+	}
+	if err := store.Snapshots.Remove(ctx, c.ID); err != nil {
+		return fmt.Errorf("removing the root filesystem: %w", err)
+	}
+	if c.Name != "" {
+		if owner, err := os.Readlink(filepath.Join(e.names(), c.Name)); err == nil && owner == c.ID {
+			os.Remove(filepath.Join(e.names(), c.Name))
+		}
+	}
+	gone := filepath.Join(e.containers(), ".removed-"+c.ID)
+	if err := os.Rename(e.dir(c.ID), gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := statefile.RemoveAll(gone); err != nil {
+		return err
+	}
+	if o.Volumes {
+		err = e.dropAnonymous(ctx, c)
+	}
+	return errors.Join(err, store.Unlease(ctx, leaseName(c.ID)))
+}
+
+// dropAnonymous removes the container's anonymous volumes which nobody else uses.
+func (e *Engine) dropAnonymous(ctx context.Context, c *Container) error {
+	var errs []error
+	for _, p := range c.Mounts {
+		if p.Type != "volume" || !p.Anonymous {
+			continue
+		}
+		err := e.RemoveVolume(ctx, p.Name)
+		if !errors.Is(err, errdefs.ErrConflict) && !errors.Is(err, errdefs.ErrNotFound) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Prune removes the containers that do not run, and returns their IDs and the bytes of
+// what they had written.
+func (e *Engine) Prune(ctx context.Context) (ids []string, size int64, err error) {
+	all, err := e.List(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, c := range all {
+		if !ended(c.State) {
+			continue
+		}
+		n := e.writtenSize(c.ID)
+		if err := e.Remove(ctx, c.ID, RemoveOptions{}); err != nil {
+			if errors.Is(err, errdefs.ErrConflict) || errors.Is(err, errdefs.ErrNotFound) {
+				continue
+			}
+			return ids, size, err
+		}
+		ids, size = append(ids, c.ID), size+n
+	}
+	return ids, size, nil
+}
+
+// writtenSize is what the container's own layer holds, in bytes.
+func (e *Engine) writtenSize(id string) int64 {
+	store, err := e.Store()
+	if err != nil {
+		return 0
+	}
+	sn, err := store.Snapshots.Get(id)
+	if err != nil {
+		return 0
+	}
+	return diskUsage(sn.Upper)
+}

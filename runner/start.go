@@ -1,0 +1,349 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/teu-dev/teu/cache/rootfs"
+	"github.com/teu-dev/teu/cache/snapshot"
+	"github.com/teu-dev/teu/runner/cgroup"
+	"github.com/teu-dev/teu/runner/keeper"
+	"github.com/teu-dev/teu/runner/launch"
+	"github.com/teu-dev/teu/runner/network"
+	"github.com/teu-dev/teu/runner/oci"
+	"github.com/teu-dev/teu/runner/spec"
+)
+
+// StartOptions say what the starter wants besides a running container.
+type StartOptions struct {
+	// Attach gives the starter a session that sees the output from its first byte.
+	Attach *keeper.AttachOptions
+	// Warn is told what the host cannot do, in plain words.
+	Warn func(string)
+	// Columns and Rows are the size of the starter's terminal.
+	Columns, Rows uint16
+}
+
+// Start starts a container that is not running. One that runs is left alone, unless a
+// session is wanted: that is an errdefs.ErrConflict. A command that cannot be executed is
+// a [*keeper.LaunchError].
+func (e *Engine) Start(ctx context.Context, ref string, o StartOptions) (*Session, error) {
+	c, err := e.Get(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := e.lock(ctx, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if c, err = e.load(c.ID); err != nil {
+		return nil, missing(err, ref)
+	}
+	switch c.State.Status {
+	case keeper.Running, keeper.Paused, keeper.Restarting:
+		if o.Attach != nil {
+			return nil, worded(errdefs.ErrConflict, "container %s is already running", c.ID)
+		}
+		return nil, nil
+	case keeper.Removing:
+		return nil, worded(errdefs.ErrConflict, "container %s is marked for removal and cannot be started", c.ID)
+	}
+	if err := e.finish(ctx, c); err != nil {
+		return nil, fmt.Errorf("cleaning up after the last run: %w", err)
+	}
+	// From here on there is something to finish, should we die.
+	c.State.Finished = false
+	if err := e.writeState(c); err != nil {
+		return nil, err
+	}
+	stream, err := e.begin(ctx, c, o)
+	if err != nil {
+		return nil, errors.Join(err, e.failedStart(context.WithoutCancel(ctx), c))
+	}
+	if o.Attach == nil {
+		return nil, nil
+	}
+	return newSession(e, c, stream, *o.Attach), nil
+}
+
+// failedStart cleans up after a start that came to nothing. The keeper may have noted why.
+func (e *Engine) failedStart(ctx context.Context, c *Container) error {
+	now, err := e.load(c.ID)
+	if err != nil {
+		return err
+	}
+	return e.finish(ctx, now)
+}
+
+// begin makes everything volatile and the keeper.
+func (e *Engine) begin(ctx context.Context, c *Container, o StartOptions) (*keeper.Stream, error) {
+	if err := os.MkdirAll(e.runDir(c.ID), 0o700); err != nil {
+		return nil, err
+	}
+	p, err := e.plan(ctx, c, o)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := e.keeperConfig(c, p, o)
+	if err != nil {
+		return nil, err
+	}
+	b, err := e.Keeper()
+	if err != nil {
+		return nil, err
+	}
+	k := keeper.StartOptions{Attach: o.Attach, Claim: o.Attach != nil}
+	stream, err := keeper.Start(ctx, b, cfg, p.program, k)
+	if err != nil {
+		return nil, fmt.Errorf("starting container %s: %w", c.Name, err)
+	}
+	return stream, nil
+}
+
+// plan is everything decided about a start.
+type plan struct {
+	spec     *specs.Spec
+	program  *launch.Program
+	endpoint network.Endpoint
+	group    *cgroup.Group
+}
+
+// plan resolves the container's options on this host.
+func (e *Engine) plan(ctx context.Context, c *Container, o StartOptions) (*plan, error) {
+	store, err := e.Store()
+	if err != nil {
+		return nil, err
+	}
+	sn, err := store.Snapshots.Get(c.ID)
+	if err != nil {
+		return nil, fmt.Errorf("root filesystem of %s: %w", c.Name, err)
+	}
+	p := &plan{}
+	netns, err := e.attachNetwork(ctx, c, p)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.writeFiles(ctx, c, p.endpoint); err != nil {
+		return nil, err
+	}
+	warn := func(lines []string) {
+		if o.Warn != nil {
+			for _, l := range lines {
+				o.Warn(l)
+			}
+		}
+	}
+	var warnings []string
+	if p.spec, warnings, err = e.spec(c, sn, netns); err != nil {
+		return nil, err
+	}
+	warn(warnings)
+	host, err := cgroup.Detect()
+	if err != nil {
+		return nil, err
+	}
+	if p.group, warnings, err = host.Create(cgroupPath(c.ID), p.spec.Linux.Resources); err != nil {
+		return nil, fmt.Errorf("making the control group: %w", err)
+	}
+	warn(warnings)
+	p.program, err = oci.Compile(p.spec, oci.Rootfs{Overlay: sn.Overlay()}, oci.Options{
+		CgroupProcs: p.group.Procs(), CgroupDir: p.group.V2Dir(),
+	})
+	return p, err
+}
+
+// Explain returns the list of steps that starting the container would take.
+func (e *Engine) Explain(ctx context.Context, ref string) (string, error) {
+	c, err := e.Get(ctx, ref)
+	if err != nil {
+		return "", err
+	}
+	unlock, err := e.lock(ctx, c.ID)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if c.State.Status != keeper.Created && c.State.Status != keeper.Exited {
+		return "", worded(errdefs.ErrConflict, "container %s is %s", c.ID, c.State.Status)
+	}
+	p, err := e.plan(ctx, c, StartOptions{})
+	text := ""
+	if err == nil {
+		text = p.program.String()
+	}
+	return text, errors.Join(err, e.tidy(context.WithoutCancel(ctx), c.ID))
+}
+
+// spec makes the runtime spec.
+func (e *Engine) spec(c *Container, sn snapshot.Snapshot, netns string) (*specs.Spec, []string, error) {
+	o := &c.Options
+	root, err := view(sn)
+	if err != nil {
+		return nil, nil, fmt.Errorf("opening the root filesystem: %w", err)
+	}
+	defer root.Close()
+	so := spec.Options{
+		Args: o.Args, Entrypoint: o.Entrypoint, ClearEntrypoint: o.ClearEntrypoint,
+		Env: o.Env, WorkingDir: o.WorkingDir, User: o.User, Groups: o.Groups,
+		Hostname: c.Hostname, Domainname: o.Domainname, TTY: o.TTY,
+		Privileged: o.Privileged, CapAdd: o.CapAdd, CapDrop: o.CapDrop, ReadOnly: o.ReadOnly,
+		NoNewPrivileges: o.NoNewPrivileges, Seccomp: o.Seccomp,
+		Mounts: e.specMounts(c), ShmSize: o.ShmSize, Devices: o.Devices, DeviceRules: o.DeviceRules,
+		Sysctls: o.Sysctls, Rlimits: o.Rlimits, OOMScoreAdj: o.OOMScoreAdj, Resources: o.Resources,
+		NetNS: netns, PIDNS: o.PIDMode, IPCNS: o.IPCMode, UTSNS: o.UTSMode, CgroupNS: o.CgroupMode,
+		Files: root,
+	}
+	s, warnings, err := spec.New(c.ImageConfig, so)
+	if err != nil {
+		return nil, nil, err
+	}
+	if o.Columns > 0 {
+		s.Process.ConsoleSize = &specs.Box{Width: uint(o.Columns), Height: uint(o.Rows)}
+	}
+	return s, warnings, nil
+}
+
+// attachNetwork gives the container its place in the network and returns what its spec
+// says about the namespace.
+func (e *Engine) attachNetwork(ctx context.Context, c *Container, p *plan) (netns string, err error) {
+	switch mode := c.Options.networkMode(); mode {
+	case "none":
+		return "", nil
+	case "host":
+		return "host", nil
+	case "bridge":
+		p.endpoint, err = e.network.Attach(ctx, c.ID, network.Options{Ports: c.ports()})
+		if errors.Is(err, errdefs.ErrAlreadyExists) { // of a run whose finishing failed
+			if err = e.network.Detach(ctx, c.ID); err == nil {
+				p.endpoint, err = e.network.Attach(ctx, c.ID, network.Options{Ports: c.ports()})
+			}
+		}
+		if err != nil {
+			return "", fmt.Errorf("connecting the network: %w", err)
+		}
+		return p.endpoint.NetNS, nil
+	}
+	other, err := e.Get(ctx, c.Options.networkContainer())
+	if err != nil {
+		return "", err
+	}
+	if !other.State.Alive() {
+		return "", worded(errdefs.ErrConflict, "cannot join network of a non running container: %s", other.ID)
+	}
+	switch other.Options.networkMode() {
+	case "bridge":
+		return e.network.NetNSPath(other.ID), nil
+	case "host":
+		return "host", nil
+	}
+	return fmt.Sprintf("/proc/%d/ns/net", other.State.Init.PID), nil
+}
+
+// ports are the ports to publish, with -P those the image exposes too.
+func (c *Container) ports() []network.Port {
+	ports := append([]network.Port(nil), c.Options.Ports...)
+	if !c.Options.PublishAll {
+		return ports
+	}
+	for exposed := range c.ImageConfig.ExposedPorts {
+		number, protocol, _ := strings.Cut(exposed, "/")
+		n, err := strconv.ParseUint(number, 10, 16)
+		if err != nil {
+			continue
+		}
+		if protocol == "" {
+			protocol = "tcp"
+		}
+		ports = append(ports, network.Port{Protocol: protocol, Container: uint16(n)})
+	}
+	return ports
+}
+
+// keeperConfig is what the keeper must know.
+func (e *Engine) keeperConfig(c *Container, p *plan, o StartOptions) (keeper.Config, error) {
+	opts := &c.Options
+	cfg := keeper.Config{
+		ID: c.ID, RunDir: e.runDir(c.ID), StateFile: e.stateFile(c.ID),
+		Log: keeper.Log{Path: e.logFile(c.ID), MaxSize: opts.LogSize, MaxFiles: opts.LogFiles},
+		TTY: opts.TTY, OpenStdin: opts.OpenStdin, StdinOnce: opts.StdinOnce,
+		UID: int(p.spec.Process.User.UID), GID: int(p.spec.Process.User.GID),
+		Columns: o.Columns, Rows: o.Rows,
+		Restart: opts.Restart, Cgroup: cgroupFiles(p.group), Forwards: forwards(p.endpoint),
+		Finish: []string{e.Exe, "--root", e.Root, "--run-root", e.RunRoot, "container", "finish", c.ID},
+		Env:    []string{"PATH=" + os.Getenv("PATH"), "HOME=/"},
+	}
+	switch {
+	case opts.LogDriver == "none":
+		cfg.Log = keeper.Log{}
+	case opts.LogSize == 0:
+		cfg.Log.MaxSize = defaultLogSize
+	}
+	if cfg.Log.MaxFiles == 0 {
+		cfg.Log.MaxFiles = defaultLogFiles
+	}
+	return cfg, nil
+}
+
+// cgroupFiles finds the files the keeper uses among the directories of a group.
+func cgroupFiles(g *cgroup.Group) (f keeper.Cgroup) {
+	procs := g.Procs()
+	if len(procs) == 0 {
+		return f
+	}
+	f.ProcFile = procs[0]
+	for _, p := range procs {
+		dir := filepath.Dir(p)
+		for _, c := range []struct {
+			name string
+			use  func(path string)
+		}{
+			{"cgroup.freeze", func(path string) { f.Freeze, f.Frozen, f.Thawed = path, "1", "0" }},
+			{"freezer.state", func(path string) { f.Freeze, f.Frozen, f.Thawed = path, "FROZEN", "THAWED" }},
+			{"memory.events", func(path string) { f.OOM = path }},
+			{"memory.oom_control", func(path string) { f.OOM = path }},
+		} {
+			path := filepath.Join(dir, c.name)
+			if _, err := os.Stat(path); err == nil {
+				c.use(path)
+			}
+		}
+	}
+	return f
+}
+
+// forwards are the loopback listeners of the published ports.
+func forwards(ep network.Endpoint) []keeper.Forward {
+	var all []keeper.Forward
+	for _, p := range ep.Ports {
+		if p.Protocol != "tcp" {
+			continue
+		}
+		target := netip.AddrPortFrom(ep.Address.Addr(), p.Container).String()
+		add := func(a netip.Addr, optional bool) {
+			all = append(all, keeper.Forward{Listen: netip.AddrPortFrom(a, p.HostPort).String(), Target: target, Optional: optional})
+		}
+		switch {
+		case !p.HostIP.IsValid() || p.HostIP.IsUnspecified():
+			add(netip.AddrFrom4([4]byte{127, 0, 0, 1}), false)
+			add(netip.IPv6Loopback(), true) // a host may have no IPv6
+		case p.HostIP.IsLoopback():
+			add(p.HostIP, false)
+		}
+	}
+	return all
+}
+
+// rootOf opens the root of a running container as it sees it, with all that is mounted.
+func rootOf(c *Container) (*rootfs.Dir, error) {
+	return rootfs.Open(fmt.Sprintf("/proc/%d/root", c.State.Init.PID))
+}

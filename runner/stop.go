@@ -1,0 +1,217 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/runner/keeper"
+)
+
+// StopOptions change how Stop works.
+type StopOptions struct {
+	Signal  string         // "" is the container's
+	Timeout *time.Duration // until SIGKILL, negative for never; nil is the container's
+}
+
+const defaultStopTimeout = 10 * time.Second
+
+// Stop ends a container and returns after its end; its restart policy is not followed.
+// One that does not run is left alone. No lock is held meanwhile.
+func (e *Engine) Stop(ctx context.Context, ref string, o StopOptions) error {
+	c, err := e.Get(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if ended(c.State) {
+		return nil
+	}
+	name := o.Signal
+	if name == "" {
+		name = c.stopSignal()
+	}
+	sig, err := ParseSignal(name)
+	if err != nil {
+		return err
+	}
+	timeout := defaultStopTimeout
+	if s := c.Options.StopTimeout; s != nil {
+		timeout = time.Duration(*s) * time.Second
+	}
+	if o.Timeout != nil {
+		timeout = *o.Timeout
+	}
+	return e.end(ctx, c, sig, timeout)
+}
+
+func (c *Container) stopSignal() string {
+	switch {
+	case c.Options.StopSignal != "":
+		return c.Options.StopSignal
+	case c.ImageConfig.StopSignal != "":
+		return c.ImageConfig.StopSignal
+	}
+	return "SIGTERM"
+}
+
+// end ends a container by way of its keeper, of the next keeper if that one dies
+// meanwhile, and sees that it is finished.
+func (e *Engine) end(ctx context.Context, c *Container, sig unix.Signal, timeout time.Duration) error {
+	for {
+		k, err := e.client(ctx, c)
+		if err == nil {
+			err = k.Stop(ctx, sig, timeout)
+		}
+		if err != nil && !errors.Is(err, errdefs.ErrUnavailable) && !errors.Is(err, errdefs.ErrConflict) {
+			return err
+		}
+		now, err := e.current(ctx, c.ID)
+		if errors.Is(err, errdefs.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if ended(now.State) {
+			return e.Finish(ctx, c.ID)
+		}
+		c = now
+		if err := pause(ctx, 5*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits a moment before something is tried again.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// Kill sends a signal to a container, SIGKILL if name is empty.
+func (e *Engine) Kill(ctx context.Context, ref, name string) error {
+	if name == "" {
+		name = "SIGKILL"
+	}
+	sig, err := ParseSignal(name)
+	if err != nil {
+		return err
+	}
+	c, err := e.Get(ctx, ref)
+	if err != nil {
+		return err
+	}
+	k, err := e.client(ctx, c)
+	if err == nil {
+		stop, _ := ParseSignal(c.stopSignal())
+		err = k.Signal(ctx, sig, keeper.SignalOptions{Final: sig == unix.SIGKILL || sig == stop})
+	}
+	if errors.Is(err, errdefs.ErrConflict) || errors.Is(err, errdefs.ErrUnavailable) {
+		return worded(errdefs.ErrConflict, "cannot kill container: %s: container %s is not running", ref, c.ID)
+	}
+	return err
+}
+
+// Restart stops a container if it runs, and starts it.
+func (e *Engine) Restart(ctx context.Context, ref string, o StopOptions) error {
+	if err := e.Stop(ctx, ref, o); err != nil {
+		return err
+	}
+	_, err := e.Start(ctx, ref, StartOptions{})
+	return err
+}
+
+// Pause freezes a container.
+func (e *Engine) Pause(ctx context.Context, ref string) error {
+	return e.command(ctx, ref, (*keeper.Client).Pause)
+}
+
+// Unpause thaws it.
+func (e *Engine) Unpause(ctx context.Context, ref string) error {
+	return e.command(ctx, ref, (*keeper.Client).Resume)
+}
+
+func (e *Engine) command(ctx context.Context, ref string, f func(*keeper.Client, context.Context) error) error {
+	c, err := e.Get(ctx, ref)
+	if err != nil {
+		return err
+	}
+	k, err := e.client(ctx, c)
+	if err != nil {
+		return err
+	}
+	return f(k, ctx)
+}
+
+// Wait returns the exit status of a container's next end, or of its last if it does not
+// run. With Next it waits for the next end in any case.
+func (e *Engine) Wait(ctx context.Context, ref string) (keeper.ExitStatus, error) {
+	c, err := e.Get(ctx, ref)
+	if err != nil {
+		return keeper.ExitStatus{}, err
+	}
+	for {
+		if ended(c.State) {
+			return keeper.ExitStatus{Code: c.State.ExitCode, OOMKilled: c.State.OOMKilled, Error: c.State.Error, Final: true}, nil
+		}
+		k, err := e.client(ctx, c)
+		if err == nil {
+			var s keeper.ExitStatus
+			if s, err = k.Wait(ctx, keeper.WaitOptions{}); err == nil {
+				return s, nil
+			}
+		}
+		if !errors.Is(err, errdefs.ErrUnavailable) {
+			return keeper.ExitStatus{}, err
+		}
+		if err := pause(ctx, 5*time.Millisecond); err != nil {
+			return keeper.ExitStatus{}, err
+		}
+		if c, err = e.current(ctx, c.ID); err != nil {
+			return keeper.ExitStatus{}, err
+		}
+	}
+}
+
+// ParseSignal understands a number, "KILL" and "SIGKILL", also RTMIN+n, in any case.
+func ParseSignal(s string) (unix.Signal, error) {
+	invalid := worded(errdefs.ErrInvalidArgument, "invalid signal: %s", s)
+	if n, err := strconv.Atoi(s); err == nil {
+		if n < 1 || n > 64 {
+			return 0, invalid
+		}
+		return unix.Signal(n), nil
+	}
+	name := strings.ToUpper(s)
+	if !strings.HasPrefix(name, "SIG") {
+		name = "SIG" + name
+	}
+	if n := unix.SignalNum(name); n != 0 {
+		return n, nil
+	}
+	const realtime, last = 34, 64 // as libc shows them
+	var n int
+	if _, err := fmt.Sscanf(name, "SIGRTMIN+%d", &n); err == nil && n >= 0 && n <= last-realtime {
+		return unix.Signal(realtime + n), nil
+	}
+	if _, err := fmt.Sscanf(name, "SIGRTMAX-%d", &n); err == nil && n >= 0 && n <= last-realtime {
+		return unix.Signal(last - n), nil
+	}
+	switch name {
+	case "SIGRTMIN":
+		return realtime, nil
+	case "SIGRTMAX":
+		return last, nil
+	}
+	return 0, invalid
+}

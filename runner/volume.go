@@ -1,0 +1,228 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/teu-dev/teu/cache/statefile"
+)
+
+// Volume is a directory that outlives containers.
+type Volume struct {
+	Name       string
+	Driver     string
+	Mountpoint string
+	CreatedAt  time.Time
+	Labels     map[string]string
+	Scope      string
+	Options    map[string]string
+	Anonymous  bool `json:",omitempty"`
+}
+
+func (e *Engine) volumes() string              { return filepath.Join(e.Root, "volumes") }
+func (e *Engine) volumeDir(name string) string { return filepath.Join(e.volumes(), name) }
+
+func (e *Engine) lockVolumes(ctx context.Context) (func() error, error) {
+	if err := os.MkdirAll(e.volumes(), 0o711); err != nil {
+		return nil, err
+	}
+	return statefile.Lock(ctx, filepath.Join(e.Root, "volumes.lock"), statefile.LockOptions{})
+}
+
+// CreateVolume makes a volume, or returns the one that has the name. An empty name makes
+// an anonymous one.
+func (e *Engine) CreateVolume(ctx context.Context, name string, labels map[string]string) (Volume, error) {
+	v, _, err := e.makeVolume(ctx, name, labels)
+	return v, err
+}
+
+func (e *Engine) ensureVolume(ctx context.Context, name string) (v Volume, made bool, err error) {
+	return e.makeVolume(ctx, name, nil)
+}
+
+func (e *Engine) makeVolume(ctx context.Context, name string, labels map[string]string) (v Volume, made bool, err error) {
+	anonymous := name == ""
+	if anonymous {
+		name = newID()
+	}
+	if checkName(name) != nil {
+		return v, false, worded(errdefs.ErrInvalidArgument, "%q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. "+
+			"If you intended to pass a host directory, use absolute path", name)
+	}
+	unlock, err := e.lockVolumes(ctx)
+	if err != nil {
+		return v, false, err
+	}
+	defer unlock()
+	if v, err := e.Volume(name); !errors.Is(err, errdefs.ErrNotFound) {
+		return v, false, err
+	}
+	v = Volume{
+		Name: name, Driver: "local", Mountpoint: filepath.Join(e.volumeDir(name), "_data"),
+		CreatedAt: time.Now().UTC(), Labels: labels, Scope: "local", Anonymous: anonymous,
+	}
+	if err := os.MkdirAll(v.Mountpoint, 0o755); err != nil {
+		return v, false, err
+	}
+	err = statefile.Write(filepath.Join(e.volumeDir(name), "volume.json"), &v, statefile.WriteOptions{Durable: true})
+	return v, true, err
+}
+
+// Volume returns a volume by its name.
+func (e *Engine) Volume(name string) (Volume, error) {
+	var v Volume
+	if checkName(name) != nil {
+		return v, noSuchVolume(name)
+	}
+	err := statefile.Read(filepath.Join(e.volumeDir(name), "volume.json"), &v)
+	if errors.Is(err, fs.ErrNotExist) {
+		return v, noSuchVolume(name)
+	}
+	// The root may have been moved since.
+	v.Mountpoint = filepath.Join(e.volumeDir(name), "_data")
+	return v, err
+}
+
+func noSuchVolume(name string) error {
+	return worded(errdefs.ErrNotFound, "get %s: no such volume", name)
+}
+
+// Volumes returns all volumes by name.
+func (e *Engine) Volumes() ([]Volume, error) {
+	entries, err := os.ReadDir(e.volumes())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var all []Volume
+	for _, d := range entries {
+		v, err := e.Volume(d.Name())
+		if errors.Is(err, errdefs.ErrNotFound) {
+			continue // being made or removed
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, v)
+	}
+	return all, nil
+}
+
+// VolumeUsers returns the IDs of the containers that use each volume.
+func (e *Engine) VolumeUsers() (map[string][]string, error) {
+	ids, err := e.IDs()
+	if err != nil {
+		return nil, err
+	}
+	users := map[string][]string{}
+	for _, id := range ids {
+		c, err := e.load(id)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range c.Mounts {
+			if p.Type == "volume" {
+				users[p.Name] = append(users[p.Name], id)
+			}
+		}
+	}
+	return users, nil
+}
+
+// RemoveVolume removes a volume that no container uses.
+func (e *Engine) RemoveVolume(ctx context.Context, name string) error {
+	if _, err := e.Volume(name); err != nil {
+		return err
+	}
+	unlock, err := e.lockVolumes(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	users, err := e.VolumeUsers()
+	if err != nil {
+		return err
+	}
+	if ids := users[name]; len(ids) > 0 {
+		return worded(errdefs.ErrConflict, "remove %s: volume is in use - [%s]", name, strings.Join(ids, ", "))
+	}
+	return e.dropVolume(name)
+}
+
+// dropVolume removes the record first: without it the directory is no volume.
+func (e *Engine) dropVolume(name string) error {
+	err := os.Remove(filepath.Join(e.volumeDir(name), "volume.json"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return statefile.RemoveAll(e.volumeDir(name))
+}
+
+// PruneVolumes removes the volumes that no container uses: the anonymous ones, or all.
+// It returns their names and what they held, in bytes.
+func (e *Engine) PruneVolumes(ctx context.Context, o PruneVolumesOptions) (names []string, size int64, err error) {
+	unlock, err := e.lockVolumes(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer unlock()
+	users, err := e.VolumeUsers()
+	if err != nil {
+		return nil, 0, err
+	}
+	all, err := e.Volumes()
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, v := range all {
+		if len(users[v.Name]) > 0 || (!v.Anonymous && !o.All) {
+			continue
+		}
+		size += diskUsage(v.Mountpoint)
+		if err := e.dropVolume(v.Name); err != nil {
+			return names, size, fmt.Errorf("removing volume %s: %w", v.Name, err)
+		}
+		names = append(names, v.Name)
+	}
+	slices.Sort(names)
+	return names, size, nil
+}
+
+// PruneVolumesOptions say which volumes go.
+type PruneVolumesOptions struct {
+	All bool // also those that have a name
+}
+
+func isEmpty(dir string) bool {
+	f, err := os.Open(dir)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(1)
+	return len(names) == 0
+}
+
+// diskUsage sums up the sizes of the files below dir, in bytes.
+func diskUsage(dir string) (n int64) {
+	filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			if info, err := d.Info(); err == nil {
+				n += info.Size()
+			}
+		}
+		return nil
+	})
+	return n
+}
