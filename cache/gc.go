@@ -1,6 +1,24 @@
 package cache
 
-import "context"
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/cache/content"
+	"github.com/teu-dev/teu/cache/layer"
+	"github.com/teu-dev/teu/cache/result"
+	"github.com/teu-dev/teu/cache/snapshot"
+	"github.com/teu-dev/teu/cache/statefile"
+)
 
 // A Kind is a kind of object that can be collected.
 type Kind string
@@ -21,30 +39,253 @@ type Object struct {
 
 // GCOptions change how GC works.
 type GCOptions struct {
-	DryRun  bool // report what would go, remove nothing
-	Results bool // drop the build cache first
+	DryRun  bool                 // report what would go, remove nothing
+	Results *result.PruneOptions // which build results go first; nil: none
 }
 
 // A Report says what GC removed.
 type Report struct {
-	Removed []Object
+	Removed []Object // results first, then by kind and ID
 	Bytes   int64
 }
 
 // GC removes every object that no name, lease, live pin or build result leads to.
-func (s *Store) GC(ctx context.Context, o GCOptions) (Report, error) { return Report{}, errTODO }
-
-// A KindUsage sums up the objects of one kind.
-type KindUsage struct {
-	Count       int
-	Bytes       int64
-	Reclaimable int64 // bytes GC would free
+//
+// What makes it safe beside any number of processes that use the store:
+//
+//   - A process that means to use an object touches it, which sets its time and tells whether it
+//     is there, holding gc.lock shared. GC holds gc.lock exclusively while it looks at the time of
+//     one object and takes its name away. So whoever was told that it is there, has it.
+//   - An object is only taken if its time is before the oldest live pin began, and before GC
+//     began. So whatever somebody touched under a pin stays until he has named it, and what
+//     is made while GC runs stays until the next.
+//   - The pins are read before the roots: when a pin is gone by then, its root is there.
+func (s *Store) GC(ctx context.Context, o GCOptions) (Report, error) {
+	pruned, err := s.pruneResults(ctx, o)
+	if err != nil {
+		return Report{}, err
+	}
+	before, err := s.cutoff()
+	if err != nil {
+		return Report{}, fmt.Errorf("collecting: %w", err)
+	}
+	dropped := map[digest.Digest]bool{}
+	for _, r := range pruned {
+		dropped[r.Key] = true
+	}
+	all, err := s.survey(ctx, dropped)
+	if err != nil {
+		return Report{}, fmt.Errorf("collecting: %w", err)
+	}
+	var report Report
+	for _, r := range pruned {
+		// Its bytes are those of the layers and blobs that go with it.
+		report.Removed = append(report.Removed, Object{Kind: KindResult, ID: string(r.Key)})
+	}
+	for _, obj := range all.objects {
+		if all.live[node{obj.Kind, obj.ID}] || !obj.used.Before(before) {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return report, err
+		}
+		gone := true
+		if !o.DryRun {
+			if gone, err = s.expire(ctx, obj.Object, before); err != nil {
+				return report, fmt.Errorf("collecting %s %s: %w", obj.Kind, obj.ID, err)
+			}
+		}
+		if gone {
+			report.Removed = append(report.Removed, obj.Object)
+			report.Bytes += obj.Size
+		}
+	}
+	if o.DryRun {
+		return report, nil
+	}
+	return report, s.tidy(ctx)
 }
 
-// Usage says where the bytes of the store are.
-type Usage struct {
-	Blobs, Layers, Snapshots, Results KindUsage
+func (s *Store) pruneResults(ctx context.Context, o GCOptions) ([]result.Record, error) {
+	if o.Results == nil {
+		return nil, nil
+	}
+	prune := *o.Results
+	prune.DryRun = prune.DryRun || o.DryRun
+	return s.Results.Prune(ctx, prune)
 }
 
-// DiskUsage sums up the store.
-func (s *Store) DiskUsage(ctx context.Context) (Usage, error) { return Usage{}, errTODO }
+// cutoff returns the time before which an object must have been used last to be taken.
+func (s *Store) cutoff() (time.Time, error) {
+	began, err := s.stamp()
+	if err != nil {
+		return time.Time{}, err
+	}
+	oldest, err := s.oldestPin(began)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if oldest.Before(began) {
+		// A clock that was set back since would make what is pinned look older than its pin.
+		const slack = time.Minute
+		oldest = oldest.Add(-slack)
+	}
+	return oldest, nil
+}
+
+// stamp returns the time by the clock that the files of the store get their times from.
+func (s *Store) stamp() (time.Time, error) {
+	f, err := os.OpenFile(s.gcLock(), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer f.Close()
+	now := []unix.Timespec{{Nsec: unix.UTIME_NOW}, {Nsec: unix.UTIME_NOW}}
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, f.Name(), now, 0); err != nil {
+		return time.Time{}, &os.PathError{Op: "utimensat", Path: f.Name(), Err: err}
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		return time.Time{}, err
+	}
+	return fi.ModTime(), nil
+}
+
+// expire takes one object away if it was not used meanwhile, and says whether it did.
+func (s *Store) expire(ctx context.Context, obj Object, before time.Time) (gone bool, err error) {
+	unlock, err := statefile.Lock(ctx, s.gcLock(), statefile.LockOptions{})
+	if err != nil {
+		return false, err
+	}
+	remove, err := s.takeName(ctx, obj, before)
+	if err := errors.Join(err, unlock()); err != nil || remove == nil {
+		return false, err
+	}
+	return true, remove() // what takes long, without the lock
+}
+
+// takeName is called with gc.lock held. remove is nil if the object stays.
+func (s *Store) takeName(ctx context.Context, obj Object, before time.Time) (remove func() error, err error) {
+	switch obj.Kind {
+	case KindLayer:
+		return s.Layers.Expire(obj.ID, before)
+	case KindSnapshot:
+		return s.Snapshots.Expire(obj.ID, before)
+	case KindBlob:
+		info, err := s.Content.Stat(ctx, digest.Digest(obj.ID))
+		if errdefs.IsNotFound(err) || err == nil && !info.ModTime.Before(before) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		return func() error { return nil }, s.Content.Delete(ctx, digest.Digest(obj.ID))
+	}
+	return nil, fmt.Errorf("cannot collect a %s: %w", obj.Kind, errdefs.ErrInvalidArgument)
+}
+
+// tidy removes what dead processes left behind, and makes what is there last.
+func (s *Store) tidy(ctx context.Context) error {
+	errs := []error{s.Content.Sweep(ctx), s.Layers.Sweep(), s.Snapshots.Sweep(), s.sweepCompressed(ctx)}
+	for _, dir := range []string{"leases", "compressed", "images/names", "images/dangling"} {
+		errs = append(errs, statefile.Sweep(s.path(dir)))
+	}
+	errs = append(errs, s.Layers.Sync(ctx))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("tidying the store: %w", err)
+	}
+	return nil
+}
+
+// A survey is what is in the store, and which of it is reached from a root.
+type survey struct {
+	objects []object // sorted by kind and ID
+	live    map[node]bool
+}
+
+type object struct {
+	Object
+	used time.Time
+}
+
+// survey looks at the whole store. Results in dropped count as gone.
+func (s *Store) survey(ctx context.Context, dropped map[digest.Digest]bool) (survey, error) {
+	roots, err := s.roots(ctx, dropped)
+	if err != nil {
+		return survey{}, err
+	}
+	g := &graph{
+		s: s, ctx: ctx, layers: map[digest.Digest][]string{}, diffIDs: map[string]digest.Digest{},
+		snapshots: map[string][]string{},
+	}
+	if g.compressed, err = s.allCompressed(); err != nil {
+		return survey{}, err
+	}
+	var out survey
+	add := func(kind Kind, id string, size int64, used time.Time) {
+		out.objects = append(out.objects, object{Object{kind, id, size}, used})
+	}
+	err = errors.Join(
+		s.Layers.Walk(ctx, func(l layer.Info) error {
+			add(KindLayer, l.ID, l.Size, l.Used)
+			if !l.Stale && l.DiffID != "" {
+				g.layers[l.DiffID] = append(g.layers[l.DiffID], l.ID)
+				g.diffIDs[l.ID] = l.DiffID
+			}
+			return nil
+		}),
+		s.Snapshots.Walk(ctx, func(sn snapshot.Info) error {
+			add(KindSnapshot, sn.ID, 0, sn.Used)
+			g.snapshots[sn.ID] = sn.Layers
+			return nil
+		}),
+		s.Content.Walk(ctx, func(b content.Info) error {
+			add(KindBlob, string(b.Digest), b.Size, b.ModTime)
+			return nil
+		}),
+	)
+	if err != nil {
+		return survey{}, err
+	}
+	slices.SortFunc(out.objects, func(a, b object) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID))
+	})
+	out.live, err = mark(roots, g.refs)
+	return out, err
+}
+
+// roots returns what names, leases and build results stand for.
+func (s *Store) roots(ctx context.Context, dropped map[digest.Digest]bool) ([]node, error) {
+	var roots []node
+	images, err := s.Images.Snapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, img := range images {
+		roots = append(roots, blobNode(img.Target.Digest))
+	}
+	leases, err := s.leases()
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range leases {
+		if l.Manifest != "" {
+			roots = append(roots, blobNode(l.Manifest))
+		}
+		roots = append(roots, layerNodes(l.Layers)...)
+		for _, id := range l.Snapshots {
+			roots = append(roots, node{KindSnapshot, id})
+		}
+	}
+	err = s.Results.Walk(ctx, func(r result.Record) error {
+		if dropped[r.Key] {
+			return nil
+		}
+		roots = append(roots, layerNodes(r.Layers)...)
+		for _, d := range r.Blobs {
+			roots = append(roots, blobNode(d))
+		}
+		return nil
+	})
+	return roots, err
+}

@@ -8,6 +8,7 @@ import (
 	"io"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -185,4 +186,27 @@ func DetectMediaType(data []byte) (string, error) {
 		return doc.manifest.MediaType, nil
 	}
 	return ocispec.MediaTypeImageManifest, nil
+}
+
+// References returns what a manifest or index refers to, from its bytes alone.
+// Other bytes are an errdefs.ErrInvalidArgument.
+func References(data []byte) ([]ocispec.Descriptor, error) {
+	doc, err := parse("", data)
+	if err != nil {
+		return nil, err
+	}
+	return doc.children(), nil
+}
+
+// DiffIDs returns the diffIDs of an image config from its bytes, and none for other bytes.
+func DiffIDs(data []byte) []digest.Digest {
+	var config struct {
+		RootFS struct {
+			DiffIDs []digest.Digest `json:"diff_ids"`
+		} `json:"rootfs"`
+	}
+	if json.Unmarshal(data, &config) != nil {
+		return nil
+	}
+	return config.RootFS.DiffIDs
 }

@@ -192,6 +192,17 @@ func (s *Store) All(ctx context.Context) ([]Image, error) {
 	return append(named, dangling...), nil
 }
 
+// Snapshot is All while nobody writes. Where one name is made for an image and another of it
+// goes, All might come too early for the one and too late for the other; a collection must not.
+func (s *Store) Snapshot(ctx context.Context) (_ []Image, err error) {
+	unlock, err := s.lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	return s.All(ctx)
+}
+
 // read returns the records of one directory. One that was damaged by a power loss names nothing.
 func (s *Store) read(ctx context.Context, sub string) ([]Image, error) {
 	dir := filepath.Join(s.dir, sub)

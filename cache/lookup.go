@@ -1,0 +1,149 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/cache/content"
+	"github.com/teu-dev/teu/cache/image"
+)
+
+// CanonicalName returns the name under which images are kept for what a user wrote:
+// docker.io/library/alpine:latest for alpine. A reference with tag and digest keeps both.
+func CanonicalName(name string) (string, error) {
+	ref, err := reference.ParseDockerRef(name)
+	if err != nil {
+		return "", fmt.Errorf("image name %.300q: %w: %w", name, errdefs.ErrInvalidArgument, err)
+	}
+	return ref.String(), nil
+}
+
+// Lookup finds an image by name (docker's short forms included), by name@digest, or by ID or
+// digest, whole or its first hex digits. A name wins over the first digits of an ID, as it does for docker.
+// Several images behind a prefix are an errdefs.ErrInvalidArgument.
+func (s *Store) Lookup(ctx context.Context, nameOrID string) (image.Image, error) {
+	if d := digest.Digest(nameOrID); d.Validate() == nil {
+		return s.byID(ctx, d.Encoded(), nameOrID)
+	}
+	if hex, ok := strings.CutPrefix(nameOrID, "sha256:"); ok && isHex(hex) {
+		return s.byID(ctx, hex, nameOrID)
+	}
+	if isHex(nameOrID) && len(nameOrID) == 64 { // reference refuses these as names
+		return s.byID(ctx, nameOrID, nameOrID)
+	}
+	img, err := s.byName(ctx, nameOrID)
+	if err == nil || !errdefs.IsNotFound(err) && !errdefs.IsInvalidArgument(err) {
+		return img, err
+	}
+	if isHex(nameOrID) {
+		if found, err := s.byID(ctx, nameOrID, nameOrID); !errdefs.IsNotFound(err) {
+			return found, err
+		}
+	}
+	return image.Image{}, err
+}
+
+func isHex(s string) bool { return s != "" && strings.Trim(s, "0123456789abcdef") == "" }
+
+// byName finds an image by its name, or by a digest it has under that name.
+func (s *Store) byName(ctx context.Context, name string) (image.Image, error) {
+	ref, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return image.Image{}, fmt.Errorf("image name %.300q: %w: %w", name, errdefs.ErrInvalidArgument, err)
+	}
+	digested, ok := ref.(reference.Digested)
+	if !ok {
+		return s.Images.Get(reference.TagNameOnly(ref).String())
+	}
+	if img, err := s.Images.Get(ref.String()); err == nil || !errdefs.IsNotFound(err) {
+		return img, err
+	}
+	return s.byDigest(ctx, ref, digested.Digest())
+}
+
+// byDigest finds an image of the repository whose target is dgst, or an index with it. The tag that
+// may stand beside a digest does not count, as for docker.
+func (s *Store) byDigest(ctx context.Context, ref reference.Named, dgst digest.Digest) (image.Image, error) {
+	all, err := s.Images.All(ctx)
+	if err != nil {
+		return image.Image{}, err
+	}
+	for _, img := range all {
+		named, err := reference.ParseNormalizedNamed(img.Name)
+		if err != nil || named.Name() != ref.Name() {
+			continue
+		}
+		if img.Target.Digest == dgst {
+			return img, nil
+		}
+		children, err := content.Children(ctx, s.Content, img.Target)
+		if err != nil && !gone(err) {
+			return image.Image{}, err
+		}
+		i := slices.IndexFunc(children, func(d ocispec.Descriptor) bool { return d.Digest == dgst })
+		if i >= 0 && content.IsIndex(img.Target.MediaType) {
+			img.Target = children[i]
+			return img, nil
+		}
+	}
+	return image.Image{}, fmt.Errorf("image %s: %w", ref, errdefs.ErrNotFound)
+}
+
+// byID finds an image by the first hex digits of its ID, the digest of the config, or of its target.
+func (s *Store) byID(ctx context.Context, prefix, what string) (image.Image, error) {
+	all, err := s.Images.All(ctx)
+	if err != nil {
+		return image.Image{}, err
+	}
+	var found []image.Image
+	for _, img := range all {
+		ok := strings.HasPrefix(img.Target.Digest.Encoded(), prefix)
+		if !ok {
+			id, err := s.ImageID(ctx, img.Target)
+			if err != nil && !gone(err) {
+				return image.Image{}, err
+			}
+			ok = err == nil && strings.HasPrefix(id.Encoded(), prefix)
+		}
+		same := func(other image.Image) bool { return other.Target.Digest == img.Target.Digest }
+		if ok && !slices.ContainsFunc(found, same) {
+			found = append(found, img)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return image.Image{}, fmt.Errorf("image %s: %w", what, errdefs.ErrNotFound)
+	case 1:
+		return found[0], nil
+	}
+	return image.Image{}, fmt.Errorf("image %s: %d images have an ID that begins so: %w", what, len(found), errdefs.ErrInvalidArgument)
+}
+
+// ImageID returns the ID of the image a target stands for on this machine: the digest of its config.
+// Of an index without an image for this machine it is the first whose config is there.
+func (s *Store) ImageID(ctx context.Context, target ocispec.Descriptor) (digest.Digest, error) {
+	img, err := content.Resolve(ctx, s.Content, target, content.Host())
+	if err == nil {
+		return img.Manifest.Config.Digest, nil
+	}
+	children, cerr := content.Children(ctx, s.Content, target)
+	if !gone(err) || cerr != nil || !content.IsIndex(target.MediaType) {
+		return "", err
+	}
+	for _, d := range children {
+		if content.IsAttestation(d) || !content.IsManifest(d.MediaType) {
+			continue
+		}
+		if img, err := content.Resolve(ctx, s.Content, d, content.Host()); err == nil {
+			return img.Manifest.Config.Digest, nil
+		}
+	}
+	return "", err
+}

@@ -1,0 +1,138 @@
+package cache
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/cache/content"
+)
+
+// mark returns everything that can be reached from roots. It knows nothing of what the nodes are.
+func mark[N comparable](roots []N, refs func(N) ([]N, error)) (map[N]bool, error) {
+	live := map[N]bool{}
+	for todo := slices.Clone(roots); len(todo) > 0; {
+		n := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		if live[n] {
+			continue
+		}
+		live[n] = true
+		more, err := refs(n)
+		if err != nil {
+			return nil, err
+		}
+		todo = append(todo, more...)
+	}
+	return live, nil
+}
+
+// A node is an object of the store.
+type node struct {
+	kind Kind
+	id   string
+}
+
+func blobNode(d digest.Digest) node { return node{KindBlob, string(d)} }
+
+// A graph knows which objects of the store refer to which, as they were when it was made.
+type graph struct {
+	s          *Store
+	ctx        context.Context // of the one call the graph lives in
+	layers     map[digest.Digest][]string
+	diffIDs    map[string]digest.Digest
+	snapshots  map[string][]string
+	compressed map[digest.Digest][]digest.Digest // diffID to blobs
+}
+
+// refs returns what n refers to. What is missing or damaged refers to nothing: that an image is
+// broken is no reason to keep the rest of it, nor to stop collecting. Any other failure is one.
+func (g *graph) refs(n node) ([]node, error) {
+	switch n.kind {
+	case KindSnapshot:
+		return layerNodes(g.snapshots[n.id]), nil
+	case KindLayer:
+		var out []node
+		for _, d := range g.compressed[g.diffIDs[n.id]] {
+			out = append(out, blobNode(d))
+		}
+		return out, nil
+	case KindBlob:
+		return g.blobRefs(digest.Digest(n.id))
+	}
+	return nil, nil
+}
+
+func layerNodes(ids []string) []node {
+	out := make([]node, len(ids))
+	for i, id := range ids {
+		out[i] = node{KindLayer, id}
+	}
+	return out
+}
+
+// blobRefs returns the children of a manifest or index, and the layers of a config.
+func (g *graph) blobRefs(dgst digest.Digest) ([]node, error) {
+	data, err := g.document(dgst)
+	if data == nil || err != nil {
+		return nil, err
+	}
+	var out []node
+	for _, d := range content.DiffIDs(data) {
+		out = append(out, layerNodes(g.layers[d])...)
+	}
+	children, err := content.References(data)
+	if err != nil {
+		return out, nil //nolint:nilerr // a config, or JSON of another kind
+	}
+	for _, c := range children {
+		out = append(out, blobNode(c.Digest))
+	}
+	return out, nil
+}
+
+// document returns the bytes of a blob that may be a manifest, an index or a config, or nil. That is
+// asked of the bytes: a lease or a build result tells no media type, and a wrong one must not cost blobs.
+func (g *graph) document(dgst digest.Digest) ([]byte, error) {
+	info, err := g.s.Content.Stat(g.ctx, dgst)
+	if gone(err) || err == nil && info.Size > content.MaxConfig {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	r, err := g.s.Content.Fetch(g.ctx, ocispec.Descriptor{Digest: dgst, Size: info.Size})
+	if gone(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	br := bufio.NewReader(r)
+	head, err := br.Peek(1)
+	// The first byte of a JSON object: RFC 8259, section 2. Layers are not read any further.
+	if err == nil && !strings.Contains("{ \t\r\n", string(head)) || err == io.EOF || gone(err) {
+		return nil, nil
+	}
+	data, err := io.ReadAll(br)
+	if gone(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", dgst, err)
+	}
+	return data, nil
+}
+
+// gone says whether err means that there is no such blob, or not in a state anybody could use.
+func gone(err error) bool {
+	return errdefs.IsNotFound(err) || errdefs.IsDataLoss(err) || errdefs.IsInvalidArgument(err)
+}

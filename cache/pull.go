@@ -1,0 +1,246 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/teu-dev/teu/cache/content"
+)
+
+// PullOptions change how Pull works.
+type PullOptions struct {
+	Platform    *ocispec.Platform // nil: the host's
+	Concurrency int               // layers at once; 0 means 4
+	Progress    content.Progress
+}
+
+// Pull stores and unpacks the image for one platform behind root. Each layer is fetched,
+// verified, decompressed, verified and unpacked in one stream; what is there already is
+// neither fetched nor unpacked. The memory needed does not grow with the layers. A Pull that was
+// killed leaves whole layers or nothing. The caller holds a pin and names the image afterwards.
+func (s *Store) Pull(ctx context.Context, src content.Fetcher, root ocispec.Descriptor, o PullOptions) (content.Image, error) {
+	platform := content.Host()
+	if o.Platform != nil {
+		platform = *o.Platform
+	}
+	img, err := content.Resolve(ctx, &keeper{src, s.Content}, root, platform)
+	if err != nil {
+		return content.Image{}, err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	// What earlier commands unpacked becomes safe from a power loss while we wait for the network.
+	g.Go(func() error { return s.Layers.Sync(ctx) })
+	g.Go(func() error {
+		_, err := s.unpack(ctx, img, src, o)
+		return err
+	})
+	return img, g.Wait()
+}
+
+// Unpack returns the layers of img, lowest first, unpacking from local blobs what is not unpacked.
+// The caller holds a pin. A blob that is neither unpacked nor local is an errdefs.ErrNotFound.
+func (s *Store) Unpack(ctx context.Context, img content.Image) (layerIDs []string, err error) {
+	return s.unpack(ctx, img, nil, PullOptions{})
+}
+
+// unpack has all layers of img unpacked, from src if they are not local. A nil src means nowhere.
+func (s *Store) unpack(ctx context.Context, img content.Image, src content.Fetcher, o PullOptions) ([]string, error) {
+	diffIDs := img.Config.RootFS.DiffIDs
+	if len(diffIDs) != len(img.Manifest.Layers) {
+		return nil, fmt.Errorf("image %s: %d diffIDs for %d layers: %w", img.Descriptor.Digest,
+			len(diffIDs), len(img.Manifest.Layers), errdefs.ErrInvalidArgument)
+	}
+	if o.Concurrency <= 0 {
+		o.Concurrency = 4
+	}
+	ids := make([]string, len(diffIDs))
+	first := map[digest.Digest]int{} // an empty layer is often in an image more than once
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(o.Concurrency)
+	for i, diffID := range diffIDs {
+		if _, again := first[diffID]; again {
+			continue
+		}
+		first[diffID] = i
+		g.Go(func() (err error) {
+			ids[i], err = s.layer(gctx, diffID, img.Manifest.Layers[i], src, o.Progress)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	for i, diffID := range diffIDs {
+		ids[i] = ids[first[diffID]]
+	}
+	return ids, nil
+}
+
+// layer returns the ID of the layer diffID, whose blob is d.
+func (s *Store) layer(ctx context.Context, diffID digest.Digest, d ocispec.Descriptor, src content.Fetcher, p content.Progress) (string, error) {
+	id, ok, err := s.unpacked(diffID)
+	if err != nil {
+		return "", err
+	}
+	if ok {
+		tell(p, content.EventExists, d)
+		// Its blob, if it is there, is still this image's.
+		_, err := s.Content.Exists(ctx, d)
+		return id, err
+	}
+	id, err = s.fromBlob(ctx, diffID, d, p)
+	if src != nil && (errdefs.IsNotFound(err) || errdefs.IsDataLoss(err)) {
+		id, err = s.fromSource(ctx, diffID, d, src, p)
+	}
+	if err != nil {
+		return "", err
+	}
+	tell(p, content.EventUnpacked, d)
+	return id, s.remember(diffID, d)
+}
+
+func tell(p content.Progress, kind content.EventKind, d ocispec.Descriptor) {
+	if p != nil {
+		p(content.Event{Kind: kind, Desc: d, Current: d.Size, Total: d.Size})
+	}
+}
+
+// unpacked finds a layer and touches it.
+func (s *Store) unpacked(diffID digest.Digest) (id string, ok bool, err error) {
+	l, err := s.Layers.ByDiffID(diffID)
+	if errdefs.IsNotFound(err) {
+		return "", false, nil
+	}
+	if err != nil {
+		return "", false, err
+	}
+	ok, err = s.Layers.Touch(l.ID)
+	return l.ID, ok, err
+}
+
+// fromBlob unpacks the local blob d.
+func (s *Store) fromBlob(ctx context.Context, diffID digest.Digest, d ocispec.Descriptor, p content.Progress) (string, error) {
+	ok, err := s.Content.Exists(ctx, d)
+	if err != nil {
+		return "", err
+	}
+	if !ok {
+		return "", fmt.Errorf("blob %s of layer %s: %w", d.Digest, diffID, errdefs.ErrNotFound)
+	}
+	r, err := s.Content.Fetch(ctx, d)
+	if err != nil {
+		return "", err
+	}
+	defer r.Close()
+	return s.apply(ctx, diffID, d, r)
+}
+
+// fromSource fetches d and unpacks and stores it in the same stream.
+func (s *Store) fromSource(ctx context.Context, diffID digest.Digest, d ocispec.Descriptor, src content.Fetcher, p content.Progress) (_ string, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r, err := src.Fetch(ctx, d)
+	if err != nil {
+		return "", fmt.Errorf("fetching layer %s: %w", d.Digest, err)
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	w, err := s.Content.WriterFor(ctx, d)
+	if err != nil {
+		return "", err
+	}
+	defer w.Close()
+	// Three things go on at the same time: receiving, digesting and storing; decompressing and
+	// digesting; making files. The first has its goroutine here, the others in layer.Apply.
+	ahead := newReadAhead(io.TeeReader(p.Reader(&contextReader{ctx, r}, d), w))
+	id, err := s.apply(ctx, diffID, d, ahead)
+	if err != nil {
+		cancel() // or Close would wait for bytes nobody wants any more
+	}
+	if err := errors.Join(err, ahead.Close()); err != nil {
+		return "", err
+	}
+	if _, err := w.Commit(ctx, ""); err != nil {
+		return "", err
+	}
+	tell(p, content.EventDone, d)
+	return id, nil
+}
+
+// apply unpacks the compressed bytes of d and reads r to its end, so that all of d is verified.
+func (s *Store) apply(ctx context.Context, diffID digest.Digest, d ocispec.Descriptor, r io.Reader) (_ string, err error) {
+	plain, err := content.Decompress(r, d.MediaType)
+	if err != nil {
+		return "", fmt.Errorf("layer %s: %w", d.Digest, err)
+	}
+	defer func() { err = errors.Join(err, plain.Close()) }()
+	l, err := s.Layers.Apply(ctx, diffID, plain)
+	if err != nil {
+		return "", fmt.Errorf("layer %s: %w", d.Digest, err)
+	}
+	if _, err := io.Copy(io.Discard, r); err != nil {
+		return "", fmt.Errorf("layer %s: %w", d.Digest, err)
+	}
+	// Apply may have found it made by somebody else, a while ago.
+	if ok, err := s.Layers.Touch(l.ID); !ok || err != nil {
+		return "", errors.Join(fmt.Errorf("layer %s went while it was unpacked: %w", d.Digest, errdefs.ErrUnavailable), err)
+	}
+	return l.ID, nil
+}
+
+// A keeper stores the manifests and configs that are fetched through it, and does not fetch
+// again what is stored.
+type keeper struct {
+	src   content.Fetcher
+	store *content.Store
+}
+
+func (k *keeper) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+	ok, err := k.store.Exists(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	if ok {
+		data, err := readSmall(ctx, k.store, d)
+		if err == nil {
+			return io.NopCloser(bytes.NewReader(data)), nil
+		}
+		if !gone(err) {
+			return nil, err
+		}
+	}
+	data, err := readSmall(ctx, k.src, d)
+	if err != nil {
+		return nil, err
+	}
+	// Not by Push, which would take a damaged blob for stored.
+	w, err := k.store.WriterFor(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	defer w.Close()
+	if _, err := w.Write(data); err != nil {
+		return nil, err
+	}
+	if _, err := w.Commit(ctx, ""); err != nil {
+		return nil, err
+	}
+	return io.NopCloser(bytes.NewReader(data)), nil
+}
+
+// readSmall reads a manifest or config.
+func readSmall(ctx context.Context, f content.Fetcher, d ocispec.Descriptor) (_ []byte, err error) {
+	r, err := f.Fetch(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	return io.ReadAll(r) // as long as the descriptor says, which Resolve has looked at
+}
