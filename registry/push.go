@@ -25,8 +25,8 @@ const (
 )
 
 // Push implements content.Pusher. Manifests are stored under their digest; Tag names
-// them. A broken upload goes on if src is an io.Seeker or Source is set; else it fails. Blobs are not asked for first,
-// that is what Exists is for.
+// them. A broken upload goes on if src is an io.Seeker or Source is set; else it fails.
+// Blobs are not asked for first: that is what Exists is for.
 func (r *Repository) Push(ctx context.Context, d ocispec.Descriptor, src io.Reader) error {
 	if err := d.Digest.Validate(); err != nil || d.Size < 0 {
 		return fmt.Errorf("descriptor of %q with %d bytes: %w", d.Digest, d.Size, errdefs.ErrInvalidArgument)
@@ -91,7 +91,7 @@ func (u *upload) run(ctx context.Context) error {
 
 // again says whether another attempt after err makes sense, and prepares it.
 func (u *upload) again(err error) bool {
-	if u.source.err != nil || !u.source.rewinds() {
+	if u.source.err != nil || !u.source.restarts() {
 		return false
 	}
 	var status *Error

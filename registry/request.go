@@ -210,7 +210,7 @@ func (c *Client) roundTrip(h *host, req *http.Request) (*http.Response, error) {
 	}
 	watch := &watchdog{patience: patience, timer: time.AfterFunc(patience, func() { cancel(errStalled) })}
 	if req.Body != nil && req.Body != http.NoBody {
-		req.Body = &watchedBody{ReadCloser: req.Body, watch: watch}
+		req.Body = &watchedBody{ReadCloser: req.Body, ctx: ctx, watch: watch}
 	}
 	req = req.WithContext(ctx)
 	req.Header.Set("User-Agent", c.options.UserAgent)
@@ -244,13 +244,18 @@ type watchdog struct {
 func (w *watchdog) feed() { w.timer.Reset(w.patience) }
 
 // watchedBody is the body of a request; every read shows that the server takes bytes.
+// It ends with the request, because the transport waits for it to end.
 type watchedBody struct {
 	io.ReadCloser
+	ctx   context.Context
 	watch *watchdog
 }
 
 // Read implements io.Reader.
 func (b *watchedBody) Read(p []byte) (int, error) {
+	if b.ctx.Err() != nil {
+		return 0, context.Cause(b.ctx)
+	}
 	b.watch.feed()
 	return b.ReadCloser.Read(p)
 }

@@ -20,10 +20,12 @@ type source struct {
 	err error      // why reading failed, which no other attempt would cure
 }
 
-// rewinds reports whether seek can go back.
-func (s *source) rewinds() bool {
+// restarts reports whether seek can go to the beginning.
+func (s *source) restarts() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	_, ok := s.reader.(io.Seeker)
-	return ok || s.reopen != nil
+	return ok || s.reopen != nil || s.pos == 0
 }
 
 // seek makes the next byte read the one at offset.
