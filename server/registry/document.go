@@ -83,10 +83,20 @@ func (doc *document) mediaType(contentType string) (string, error) {
 		return "", invalidManifest("no Content-Type")
 	case strings.HasPrefix(t, dockerSchema1):
 		return "", invalidManifest("manifests of Docker's schema 1 are not supported")
-	case len(t) > 255 || !strings.HasPrefix(t, "application/vnd.") || !strings.HasSuffix(t, "+json"):
+	case !manifestType(t):
 		return "", invalidManifest("not the media type of a manifest")
 	}
 	return t, nil
+}
+
+// manifestType reports whether t, which comes back to others as a header, can be the type of
+// a manifest. RFC 6838, 4.2, has the characters.
+func manifestType(t string) bool {
+	name, ok := strings.CutPrefix(t, "application/vnd.")
+	return ok && len(t) <= 127 && strings.HasSuffix(name, "+json") &&
+		!strings.ContainsFunc(name, func(r rune) bool {
+			return !(r < 0x80 && (isLowerAlnum(byte(r)) || 'A' <= r && r <= 'Z' || strings.ContainsRune("!#$&-^_.+", r)))
+		})
 }
 
 // check refuses documents that different readers could take for different things

@@ -114,6 +114,8 @@ func TestPutManifestErrors(t *testing.T) {
 		"empty":               {"x", oci, "", 400, codeManifestInvalid},
 		"no type at all":      {"x", "", `{"config":{}}`, 400, codeManifestInvalid},
 		"type is no manifest": {"x", "text/html", `{}`, 400, codeManifestInvalid},
+		"type with a line":    {"x", "", `{"mediaType":"application/vnd.x\nSet-Cookie: x+json"}`, 400, codeManifestInvalid},
+		"type with a blank":   {"x", "", `{"mediaType":"application/vnd.x split+json"}`, 400, codeManifestInvalid},
 		"types differ":        {"x", index, good, 400, codeManifestInvalid},
 		"schema 1":            {"x", "application/vnd.docker.distribution.manifest.v1+prettyjws", `{}`, 400, codeManifestInvalid},
 		"both kinds":          {"x", oci, `{"config":{},"manifests":[]}`, 400, codeManifestInvalid},
