@@ -1,0 +1,85 @@
+// Command bench measures teu against its peers in one run and writes docs/benchmarks.md.
+//
+// It wants root, the peers that bench/setup.sh installs, and a quiet machine. Every figure
+// is taken in rounds, each tool once per round, so that all see the same weather; medians
+// with the fastest and the slowest round are published, losses too.
+//
+//	go run ./bench -teu bin/teu -peers .cache/peers [-only run,pull,build,registry] [-write docs/benchmarks.md]
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+)
+
+// bench is one run.
+type bench struct {
+	teu    string // the binary
+	peers  string // directory of peers built from source
+	dir    string // on a journaled ext4 of its own, see disk.go
+	rounds int
+	report report
+}
+
+// figures are the measurements by name, in the order of the report.
+var figures = []struct {
+	name    string
+	measure func(context.Context, *bench) error
+}{
+	{"run", measureRun},
+	{"pull", measurePull},
+	{"build", measureBuild},
+	{"registry", measureRegistry},
+}
+
+func main() {
+	teu := flag.String("teu", "bin/teu", "teu's binary")
+	peers := flag.String("peers", ".cache/peers", "directory of peers built from source")
+	only := flag.String("only", "", "comma-separated figures to take: run, pull, build, registry")
+	rounds := flag.Int("rounds", 20, "rounds of the short figures; long ones take a fifth")
+	write := flag.String("write", "", "file to write the report to")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, *teu, *peers, *only, *write, *rounds); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, teu, peers, only, write string, rounds int) (err error) {
+	b := &bench{rounds: rounds}
+	if b.teu, err = filepath.Abs(teu); err != nil {
+		return err
+	}
+	if b.peers, err = filepath.Abs(peers); err != nil {
+		return err
+	}
+	for _, f := range figures {
+		if only != "" && !strings.Contains(","+only+",", ","+f.name+",") {
+			continue
+		}
+		disk, err := newDisk()
+		if err != nil {
+			return err
+		}
+		b.dir = disk.dir
+		err = f.measure(ctx, b)
+		if err2 := disk.close(); err == nil {
+			err = err2
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.name, err)
+		}
+	}
+	fmt.Print(b.report.String())
+	if write == "" {
+		return nil
+	}
+	return os.WriteFile(write, []byte(b.report.String()), 0o644)
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// result is what one tool did in one figure.
+type result struct {
+	tool   string
+	values []float64
+	failed string // why there are no values
+}
+
+// figure is one table of the report.
+type figure struct {
+	title, unit, note string
+	more              bool // more is better
+	results           []result
+}
+
+type report struct{ figures []figure }
+
+func (r *report) add(f figure) {
+	r.figures = append(r.figures, f)
+	fmt.Fprint(os.Stderr, f.String())
+}
+
+func median(values []float64) float64 {
+	s := slices.Sorted(slices.Values(values))
+	return s[len(s)/2]
+}
+
+// String renders the table. The ratio says how many times teu's figure the tool's is.
+func (f figure) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n### %s\n\n", f.title)
+	if f.note != "" {
+		fmt.Fprintf(&b, "%s\n\n", f.note)
+	}
+	fmt.Fprintf(&b, "| tool | median, %s | best – worst | rounds | times teu |\n|---|---|---|---|---|\n", f.unit)
+	own := 0.0
+	if len(f.results) > 0 && len(f.results[0].values) > 0 {
+		own = median(f.results[0].values)
+	}
+	for _, r := range f.results {
+		if len(r.values) == 0 {
+			fmt.Fprintf(&b, "| %s | – | %s | 0 | – |\n", r.tool, r.failed)
+			continue
+		}
+		m, low, high := median(r.values), slices.Min(r.values), slices.Max(r.values)
+		if f.more {
+			low, high = high, low
+		}
+		ratio := "–"
+		if own > 0 {
+			ratio = fmt.Sprintf("%.2f", m/own)
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s – %s | %d | %s |\n", r.tool, number(m), number(low), number(high), len(r.values), ratio)
+	}
+	return b.String()
+}
+
+func number(v float64) string {
+	switch {
+	case v >= 100:
+		return fmt.Sprintf("%.0f", v)
+	case v >= 10:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.2f", v)
+}
+
+// String renders docs/benchmarks.md.
+func (r *report) String() string {
+	var b strings.Builder
+	b.WriteString("# Benchmarks\n\nOne run of `make bench`: every tool once per round, medians over the rounds. " +
+		"Generated; do not edit.\n\n")
+	var uts unix.Utsname
+	unix.Uname(&uts)
+	fmt.Fprintf(&b, "Machine: %d cores, Linux %s, %s/%s, %s. Data on a fresh ext4 with a journal, on a loop device in memory.\n",
+		runtime.NumCPU(), unix.ByteSliceToString(uts.Release[:]), runtime.GOOS, runtime.GOARCH, time.Now().UTC().Format("2006-01-02"))
+	b.WriteString("\nVersions: " + strings.Join(versions(), "; ") + ".\n")
+	for _, f := range r.figures {
+		b.WriteString(f.String())
+	}
+	return b.String()
+}
+
+// versions asks every tool of Debian for its version; the others are in bench/tools/go.mod.
+func versions() (list []string) {
+	for _, c := range [][]string{
+		{"podman", "--version"}, {"crun", "--version"}, {"runc", "--version"}, {"dockerd", "--version"}, {"go", "version"},
+	} {
+		out, err := exec.Command(c[0], c[1:]...).Output()
+		if err != nil {
+			continue
+		}
+		first, _, _ := strings.Cut(string(out), "\n")
+		list = append(list, first)
+	}
+	return append(list, "buildkit, distribution: see bench/tools/go.mod")
+}

@@ -1,0 +1,20 @@
+#!/bin/sh
+# Installs the peers: Debian's, and those built from bench/tools/go.mod into the directory given.
+set -eu
+out=$(mkdir -p "$1" && cd "$1" && pwd)
+missing=
+for p in podman crun runc skopeo docker.io containerd busybox-static e2fsprogs util-linux netavark aardvark-dns nftables iptables; do
+	dpkg-query -W -f '${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || missing="$missing $p"
+done
+if [ -n "$missing" ]; then
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get update -qq
+	# No daemon may start: benchmarks start their own.
+	printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d
+	apt-get install -y -qq --no-install-recommends $missing || { rm -f /usr/sbin/policy-rc.d; exit 1; }
+	rm -f /usr/sbin/policy-rc.d
+fi
+cd "$(dirname "$0")/tools"
+for tool in $(go list -f '{{.ImportPath}}' tool); do
+	[ -x "$out/$(basename "$tool")" ] || CGO_ENABLED=0 go build -ldflags='-s -w' -o "$out/" "$tool"
+done
