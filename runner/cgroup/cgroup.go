@@ -1,19 +1,23 @@
 // Package cgroup makes, limits, measures and removes the control groups of containers.
 //
 // It works on whatever the host has: the unified hierarchy (v2), separate hierarchies
-// (v1, also beside an empty v2), or nothing at all, by plain file reads and writes. It
-// never moves a process by itself: a process joins by writing "0" to [Group.Procs].
+// (v1, also beside a v2 without controllers), or nothing at all, by plain reads and writes
+// of files. It never moves a process by itself: a process joins by writing "0" to the
+// files of [Group.Procs], or is born in [Group.V2Dir].
 package cgroup
 
 import (
-	"context"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
-
-var errTODO = errors.New("not written yet")
 
 // Mode is the kind of hierarchies a host has.
 type Mode int
@@ -24,61 +28,139 @@ const (
 	V2
 )
 
-// Host is where the hierarchies of this host are mounted.
-type Host struct {
-	mode Mode
-}
-
-// Detect finds the hierarchies this process can see. A host without any is no error.
-func Detect() (*Host, error) { return nil, errTODO }
-
-// Mode returns the kind of hierarchies.
-func (h *Host) Mode() Mode { return h.mode }
-
 // Group is one container's control group: a directory in every hierarchy in use.
-type Group struct{}
-
-// Create makes the group named path ("teu/ID", relative to the group this process is in
-// the root of) and applies r. It is idempotent. What the host cannot do is returned as
-// warnings; a limit that was asked for and that the kernel refuses is an error.
-func (h *Host) Create(path string, r *specs.LinuxResources) (g *Group, warnings []string, err error) {
-	return nil, nil, errTODO
+type Group struct {
+	host *Host
+	path string
 }
 
-// Open refers to a group that exists or not; nothing is read.
-func (h *Host) Open(path string) *Group { return nil }
-
-// Procs are the files a process writes "0" to in order to join, none on a host without cgroups.
-func (g *Group) Procs() []string { return nil }
-
-// V2Dir is the directory to be born in with CLONE_INTO_CGROUP, or "".
-func (g *Group) V2Dir() string { return "" }
-
-// Update applies r to the existing group.
-func (g *Group) Update(r *specs.LinuxResources) (warnings []string, err error) { return nil, errTODO }
-
-// Stats is what the kernel has counted. A zero limit means none.
+// Stats is what the kernel has counted. A limit of zero means none.
 type Stats struct {
 	MemoryUsage, MemoryLimit, MemoryPeak, MemoryCache uint64 // bytes
 	OOMKills                                          uint64
-	CPU, CPUUser, CPUSystem                           time.Duration
-	Throttled                                         time.Duration
+	CPU, CPUUser, CPUSystem, Throttled                time.Duration
 	Pids, PidsLimit                                   uint64
 	ReadBytes, WriteBytes                             uint64
 }
 
-// Stats reads the counters. A group that is gone is an errdefs.ErrNotFound.
-func (g *Group) Stats() (Stats, error) { return Stats{}, errTODO }
+// Create makes the group path ("teu/ID", below the root of every hierarchy) and applies r.
+// It is idempotent. What the host cannot do at all comes back as warnings; a limit that
+// the kernel refuses is an error, and so is not being able to restrict devices.
+func (h *Host) Create(path string, r *specs.LinuxResources) (g *Group, warnings []string, err error) {
+	if err := checkPath(path); err != nil {
+		return nil, nil, err
+	}
+	g = h.Open(path)
+	if h.mode == None {
+		return g, unlimited(r), nil
+	}
+	for _, hi := range h.inUse() {
+		if err := h.makeDir(hi, path); err != nil {
+			return nil, nil, fmt.Errorf("making control group %s: %w", path, err)
+		}
+	}
+	warnings, err = g.Update(r)
+	return g, warnings, err
+}
 
-// Pids are the processes of the group and of the groups below it.
-func (g *Group) Pids() ([]int, error) { return nil, errTODO }
+// Open refers to the group path, whether it exists or not; nothing is read.
+func (h *Host) Open(path string) *Group { return &Group{host: h, path: filepath.Clean("/" + path)} }
 
-// Freeze stops or continues all processes.
-func (g *Group) Freeze(ctx context.Context, frozen bool) error { return errTODO }
+// checkPath refuses what would lead out of the hierarchies or to their roots.
+func checkPath(path string) error {
+	clean := filepath.Clean("/" + path)
+	if clean == "/" || len(clean) > 3000 || strings.ContainsAny(clean, "\n\x00") || slices.Contains(strings.Split(path, "/"), "..") {
+		return fmt.Errorf("control group %q: %w", path, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
 
-// Kill sends SIGKILL to every process until none is left or ctx ends.
-func (g *Group) Kill(ctx context.Context) error { return errTODO }
+// Procs are the files a process writes "0" to in order to join, none on a host without cgroups.
+func (g *Group) Procs() []string {
+	var files []string
+	for _, hi := range g.host.inUse() {
+		files = append(files, filepath.Join(g.dir(hi), "cgroup.procs"))
+	}
+	return files
+}
 
-// Remove removes the group and the groups below it. Processes that are just ending are
-// waited for until ctx ends. A group that does not exist is no error.
-func (g *Group) Remove(ctx context.Context) error { return errTODO }
+// V2Dir is the directory to be born in with CLONE_INTO_CGROUP, or "".
+func (g *Group) V2Dir() string {
+	if g.host.mode != V2 {
+		return ""
+	}
+	return g.dir(g.host.hierarchies[0])
+}
+
+func (g *Group) dir(hi Hierarchy) string { return filepath.Join(hi.Mountpoint, g.path) }
+
+// makeDir makes the group in one hierarchy, from the root down, because some limits have
+// to be passed on by hand.
+func (h *Host) makeDir(hi Hierarchy, path string) error {
+	dir := hi.Mountpoint
+	for part := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
+		parent := dir
+		dir = filepath.Join(dir, part)
+		if h.mode == V2 {
+			if err := delegate(parent); err != nil {
+				return err
+			}
+		}
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+		if hi.has("cpuset") && h.mode == V1 {
+			if err := inheritCPUSet(parent, dir); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// delegate lets the children of a v2 group have the controllers the group has.
+// A group with processes of its own refuses (EBUSY); then its children go without, which
+// is noticed when a limit is to be set.
+func delegate(dir string) error {
+	have, err := readFile(dir, "cgroup.controllers")
+	if err != nil {
+		return err
+	}
+	given, err := readFile(dir, "cgroup.subtree_control")
+	if err != nil {
+		return err
+	}
+	for _, c := range strings.Fields(have) {
+		if !slices.Contains(strings.Fields(given), c) {
+			// One by one: one that is refused does not keep the others back.
+			_ = writeFile(dir, "cgroup.subtree_control", "+"+c)
+		}
+	}
+	return nil
+}
+
+// inheritCPUSet gives a new v1 group the processors and memory nodes of its parent; without
+// any, no process can join.
+func inheritCPUSet(parent, dir string) error {
+	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+		have, err := readFile(dir, file)
+		if err != nil || have != "" {
+			return err
+		}
+		v, err := readFile(parent, file)
+		if err != nil {
+			return err
+		}
+		if err := writeFile(dir, file, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func unlimited(r *specs.LinuxResources) []string {
+	if r != nil && (r.Memory != nil || r.CPU != nil || r.Pids != nil || r.BlockIO != nil) {
+		return []string{"this host has no control groups: resource limits have no effect"}
+	}
+	return nil
+}

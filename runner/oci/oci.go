@@ -2,19 +2,30 @@
 //
 // It implements the Linux part of runtime-spec 1.3 as plan, then act: everything is
 // decided here, by reading the spec and the host, and written down as a
-// [launch.Program]; whoever starts the program needs no knowledge of specs.
+// [launch.Program]; whoever starts the program needs no knowledge of specs. The order:
+//
+//	session, namespaces, cgroups           then nothing the host sees changes any more
+//	root, mounts, devices, terminal        every path resolved inside the root, by descriptor
+//	read-only and masked paths             on the filesystems themselves where we made them
+//	pivot_root, hostname, sysctls, limits  through a procfs that is mounted nowhere
+//	close files, working directory         no descriptor is left to climb out by
+//	bounding set, seccomp, ids, capset     seccomp last with no_new_privs, else before capset
+//	execve
+//
+// What a container can influence is only the tree below its root. So no path in it is ever
+// looked up twice for one purpose, links never lead out of it, and the kernel's own
+// filesystems are reached by the descriptors they were made with, not by their paths.
 package oci
 
 import (
-	"errors"
-
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/teu-dev/teu/cache/mount"
 	"github.com/teu-dev/teu/runner/launch"
 )
 
-// Rootfs is where the container's root comes from: an overlay to be mounted, or a directory.
+// Rootfs is where the container's root comes from: an overlay to be mounted, or a
+// directory of the host.
 type Rootfs struct {
 	Overlay mount.Overlay
 	Path    string // used if not empty
@@ -26,18 +37,20 @@ type Options struct {
 	CgroupProcs []string
 	// CgroupDir is the cgroup2 directory it is born in where possible (cgroup.Group.V2Dir).
 	CgroupDir string
-	// Pause makes the program stop before the command, until something writes to the FIFO
-	// in slot 3; Start returns at that point. It is "create" without "start".
-	Pause bool
+	// Detached are mounts that come as files, by the destination of a mount of the spec
+	// with type "bind", whose source is then not used. Such a program can be started once.
+	Detached map[string]Detached
+	// Pause makes the program stop before the command, until somebody opens the FIFO at
+	// this path for reading; launch.Start returns at that point. It is create without start.
+	Pause string
+
+	oldKernel bool // for tests: use none of the calls that newer kernels have
 }
 
-// Compile makes the program that starts s.Process in a new container. The program wants
-// three files: standard input, output and error. With s.Process.Terminal they are not
-// used (but must be given) and the child's terminal comes back as launch.Child.Console.
-//
-// What this host cannot do although the spec asks for it is an errdefs.ErrNotImplemented.
-func Compile(s *specs.Spec, r Rootfs, o Options) (*launch.Program, error) {
-	return nil, errors.New("not written yet")
+// Detached is a mount without a place (open_tree(2), fsmount(2)) in a file slot from 3 on.
+type Detached struct {
+	Slot int
+	File bool // its root is no directory
 }
 
 // PIDFDSlot is the file of an exec program that is a pidfd of the container's init.
@@ -49,9 +62,20 @@ type ExecOptions struct {
 	CgroupDir   string
 }
 
+// Compile makes the program that starts s.Process in a new container. The program wants
+// three files, standard input, output and error, and those of o.Detached. With
+// s.Process.Terminal the three are not used (but must be given) and the terminal comes
+// back as launch.Child.Console.
+//
+// What teu or this host cannot do although the spec asks for it is an
+// errdefs.ErrNotImplemented, a contradiction in the spec an errdefs.ErrInvalidArgument.
+func Compile(s *specs.Spec, r Rootfs, o Options) (*launch.Program, error) {
+	return compile(s, r, o)
+}
+
 // CompileExec makes the program that starts p in the running container of s. The program
 // wants four files: standard input, output, error and, in PIDFDSlot, a pidfd of the
 // container's first process.
 func CompileExec(s *specs.Spec, p *specs.Process, o ExecOptions) (*launch.Program, error) {
-	return nil, errors.New("not written yet")
+	return compileExec(s, p, o)
 }

@@ -1,0 +1,147 @@
+package cgroup
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Host is where the hierarchies of this host are mounted.
+type Host struct {
+	mode        Mode
+	hierarchies []Hierarchy // V2: the one
+}
+
+// Hierarchy is one tree of groups.
+type Hierarchy struct {
+	Name        string   // the directory it is usually mounted on: "memory", "cpu,cpuacct"
+	Mountpoint  string   // absolute
+	Controllers []string // v1 only, "name=systemd" for a named one
+}
+
+// Options are the mount options that name a v1 hierarchy.
+func (h Hierarchy) Options() []string {
+	if len(h.Controllers) > 0 && strings.HasPrefix(h.Controllers[0], "name=") {
+		return append([]string{"none"}, h.Controllers...)
+	}
+	return h.Controllers
+}
+
+func (h Hierarchy) has(controller string) bool { return slices.Contains(h.Controllers, controller) }
+
+// Detect finds the hierarchies this process can see. A host without any is no error.
+func Detect() (*Host, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("looking for control groups: %w", err)
+	}
+	defer f.Close()
+	h, err := parseMountinfo(f)
+	if err != nil {
+		return nil, fmt.Errorf("looking for control groups: %w", err)
+	}
+	return h, nil
+}
+
+// Mode returns the kind of hierarchies.
+func (h *Host) Mode() Mode { return h.mode }
+
+// Hierarchies are those in which groups are made.
+func (h *Host) Hierarchies() []Hierarchy { return h.inUse() }
+
+// controllers are the v1 controllers a container gets a group of its own in. Joining one
+// costs milliseconds, so the others are left out.
+func controllers() []string {
+	return []string{"memory", "cpu", "cpuacct", "pids", "devices", "freezer", "cpuset", "blkio"}
+}
+
+func (h *Host) inUse() []Hierarchy {
+	if h.mode != V1 {
+		return h.hierarchies
+	}
+	var list []Hierarchy
+	for _, hi := range h.hierarchies {
+		if slices.ContainsFunc(hi.Controllers, func(c string) bool { return slices.Contains(controllers(), c) }) {
+			list = append(list, hi)
+		}
+	}
+	return list
+}
+
+// find is the v1 hierarchy of a controller.
+func (h *Host) find(controller string) (Hierarchy, bool) {
+	for _, hi := range h.inUse() {
+		if hi.has(controller) {
+			return hi, true
+		}
+	}
+	return Hierarchy{}, false
+}
+
+// parseMountinfo reads proc_pid_mountinfo(5). Of several mounts of one hierarchy the first
+// whose root is the hierarchy's (as far as this process sees it) counts.
+func parseMountinfo(r io.Reader) (*Host, error) {
+	var v2 *Hierarchy
+	h := &Host{}
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		before, after, ok := strings.Cut(lines.Text(), " - ")
+		fields, fs := strings.Fields(before), strings.Fields(after)
+		if !ok || len(fields) < 6 || len(fs) < 3 || !strings.HasPrefix(fields[4], "/") {
+			continue
+		}
+		root, point := fields[3], unescape(fields[4])
+		if root != "/" && !strings.HasPrefix(root, "/..") {
+			continue // a bind mount of a part
+		}
+		switch fs[0] {
+		case "cgroup2":
+			if v2 == nil {
+				v2 = &Hierarchy{Mountpoint: point}
+			}
+		case "cgroup":
+			h.addV1(point, fs[2])
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, err
+	}
+	switch {
+	case len(h.inUseV1()) > 0:
+		h.mode = V1
+	case v2 != nil:
+		h.mode, h.hierarchies = V2, []Hierarchy{*v2}
+	default:
+		h.hierarchies = nil
+	}
+	return h, nil
+}
+
+func (h *Host) inUseV1() []Hierarchy { return (&Host{mode: V1, hierarchies: h.hierarchies}).inUse() }
+
+func (h *Host) addV1(point, options string) {
+	var list []string
+	for o := range strings.SplitSeq(options, ",") {
+		switch o {
+		case "rw", "ro", "xattr", "noprefix", "clone_children", "none", "cpuset_v2_mode", "favordynmods", "nofavordynmods":
+		default:
+			if !strings.Contains(o, "=") || strings.HasPrefix(o, "name=") {
+				list = append(list, o)
+			}
+		}
+	}
+	if len(list) == 0 || slices.ContainsFunc(h.hierarchies, func(x Hierarchy) bool { return x.has(list[0]) }) {
+		return
+	}
+	h.hierarchies = append(h.hierarchies, Hierarchy{Name: filepath.Base(point), Mountpoint: point, Controllers: list})
+}
+
+// unescape undoes the octal escapes of mountinfo.
+func unescape(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}

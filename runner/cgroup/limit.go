@@ -1,0 +1,261 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// setting is one value for one file.
+type setting struct {
+	controller string // v1: where the file is
+	file       string
+	value      string
+	limit      string // what it is, for a warning if the host does not have it
+}
+
+// Update applies r to the existing group, as Create does.
+func (g *Group) Update(r *specs.LinuxResources) (warnings []string, err error) {
+	if r == nil {
+		return nil, nil
+	}
+	if g.host.mode == None {
+		return unlimited(r), nil
+	}
+	if err := checkMemory(r.Memory); err != nil {
+		return nil, err
+	}
+	list := settingsV2(r)
+	if g.host.mode == V1 {
+		list = settingsV1(r)
+	}
+	for _, s := range list {
+		err := g.apply(s)
+		if absent(err) {
+			warnings = append(warnings, "this host cannot limit "+s.limit+" ("+s.file+" is missing): the limit has no effect")
+			continue
+		}
+		if err != nil {
+			return warnings, fmt.Errorf("limiting %s: %w", s.limit, err)
+		}
+	}
+	if len(r.HugepageLimits)+len(r.Rdma) > 0 || r.Network != nil {
+		warnings = append(warnings, "limits of huge pages, RDMA and network classes are not supported and have no effect")
+	}
+	if err := g.devices(r.Devices); err != nil {
+		return warnings, fmt.Errorf("restricting devices: %w", err)
+	}
+	return warnings, nil
+}
+
+// checkMemory refuses what the kernel's own message would not explain.
+func checkMemory(m *specs.LinuxMemory) error {
+	if m != nil && m.Limit != nil && m.Swap != nil && *m.Limit > 0 && *m.Swap > 0 && *m.Swap < *m.Limit {
+		return fmt.Errorf("limit of memory and swap is less than that of memory: %w", errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+func (g *Group) apply(s setting) error {
+	dir := ""
+	if g.host.mode == V2 {
+		dir = g.dir(g.host.hierarchies[0])
+	} else {
+		hi, ok := g.host.find(s.controller)
+		if !ok {
+			return &os.PathError{Op: "open", Path: s.file, Err: unix.ENOENT}
+		}
+		dir = g.dir(hi)
+	}
+	err := writeFile(dir, s.file, s.value)
+	// Memory may never be above memory and swap. A new group has no limits and an old one may
+	// have lower ones, so the second limit is lifted if it stands in the way; it is set next.
+	if s.file == "memory.limit_in_bytes" && errors.Is(err, unix.EINVAL) && writeFile(dir, "memory.memsw.limit_in_bytes", "-1") == nil {
+		err = writeFile(dir, s.file, s.value)
+	}
+	return err
+}
+
+// collector builds a list of settings.
+type collector []setting
+
+func (c *collector) add(controller, file, limit string, value any) {
+	*c = append(*c, setting{controller, file, fmt.Sprint(value), limit})
+}
+
+func settingsV1(r *specs.LinuxResources) []setting {
+	var c collector
+	if m := r.Memory; m != nil {
+		if m.Limit != nil && *m.Limit != 0 {
+			c.add("memory", "memory.limit_in_bytes", "memory", *m.Limit)
+		}
+		if m.Swap != nil && *m.Swap != 0 {
+			c.add("memory", "memory.memsw.limit_in_bytes", "swap", *m.Swap)
+		}
+		if m.Reservation != nil && *m.Reservation != 0 {
+			c.add("memory", "memory.soft_limit_in_bytes", "reserved memory", *m.Reservation)
+		}
+		if m.Swappiness != nil && *m.Swappiness <= 100 {
+			c.add("memory", "memory.swappiness", "swappiness", *m.Swappiness)
+		}
+		if m.DisableOOMKiller != nil && *m.DisableOOMKiller {
+			c.add("memory", "memory.oom_control", "the OOM killer", 1)
+		}
+	}
+	if p := r.CPU; p != nil {
+		if p.Shares != nil && *p.Shares != 0 {
+			c.add("cpu", "cpu.shares", "shares of processors", *p.Shares)
+		}
+		if p.Period != nil && *p.Period != 0 {
+			c.add("cpu", "cpu.cfs_period_us", "processor time", *p.Period)
+		}
+		if p.Quota != nil && *p.Quota != 0 {
+			c.add("cpu", "cpu.cfs_quota_us", "processor time", *p.Quota)
+		}
+		if p.Burst != nil {
+			c.add("cpu", "cpu.cfs_burst_us", "bursts of processor time", *p.Burst)
+		}
+		if p.Idle != nil {
+			c.add("cpu", "cpu.idle", "idle scheduling", *p.Idle)
+		}
+		if p.Cpus != "" {
+			c.add("cpuset", "cpuset.cpus", "the set of processors", p.Cpus)
+		}
+		if p.Mems != "" {
+			c.add("cpuset", "cpuset.mems", "the set of memory nodes", p.Mems)
+		}
+	}
+	if r.Pids != nil && r.Pids.Limit != nil {
+		c.add("pids", "pids.max", "processes", maximum(*r.Pids.Limit))
+	}
+	if b := r.BlockIO; b != nil {
+		if b.Weight != nil && *b.Weight != 0 {
+			c.add("blkio", "blkio.weight", "shares of block devices", *b.Weight)
+		}
+		for file, list := range map[string][]specs.LinuxThrottleDevice{
+			"blkio.throttle.read_bps_device": b.ThrottleReadBpsDevice, "blkio.throttle.write_bps_device": b.ThrottleWriteBpsDevice,
+			"blkio.throttle.read_iops_device": b.ThrottleReadIOPSDevice, "blkio.throttle.write_iops_device": b.ThrottleWriteIOPSDevice,
+		} {
+			for _, d := range list {
+				c.add("blkio", file, "throughput of block devices", fmt.Sprintf("%d:%d %d", d.Major, d.Minor, d.Rate))
+			}
+		}
+	}
+	return c
+}
+
+func settingsV2(r *specs.LinuxResources) []setting {
+	var c collector
+	if m := r.Memory; m != nil {
+		if m.Limit != nil && *m.Limit != 0 {
+			c.add("", "memory.max", "memory", maximum(*m.Limit))
+		}
+		if swap, ok := swapV2(m); ok {
+			c.add("", "memory.swap.max", "swap", swap)
+		}
+		if m.Reservation != nil && *m.Reservation != 0 {
+			c.add("", "memory.low", "reserved memory", maximum(*m.Reservation))
+		}
+	}
+	if p := r.CPU; p != nil {
+		if p.Shares != nil && *p.Shares != 0 {
+			c.add("", "cpu.weight", "shares of processors", weight(*p.Shares))
+		}
+		if quota, ok := quotaV2(p); ok {
+			c.add("", "cpu.max", "processor time", quota)
+		}
+		if p.Burst != nil {
+			c.add("", "cpu.max.burst", "bursts of processor time", *p.Burst)
+		}
+		if p.Idle != nil {
+			c.add("", "cpu.idle", "idle scheduling", *p.Idle)
+		}
+		if p.Cpus != "" {
+			c.add("", "cpuset.cpus", "the set of processors", p.Cpus)
+		}
+		if p.Mems != "" {
+			c.add("", "cpuset.mems", "the set of memory nodes", p.Mems)
+		}
+	}
+	if r.Pids != nil && r.Pids.Limit != nil {
+		c.add("", "pids.max", "processes", maximum(*r.Pids.Limit))
+	}
+	if b := r.BlockIO; b != nil {
+		if b.Weight != nil && *b.Weight != 0 { // 10..1000 to 1..10000, as runc does
+			c.add("", "io.weight", "shares of block devices", 1+(uint64(max(*b.Weight, 10))-10)*9999/990)
+		}
+		for key, list := range map[string][]specs.LinuxThrottleDevice{
+			"rbps": b.ThrottleReadBpsDevice, "wbps": b.ThrottleWriteBpsDevice,
+			"riops": b.ThrottleReadIOPSDevice, "wiops": b.ThrottleWriteIOPSDevice,
+		} {
+			for _, d := range list {
+				c.add("", "io.max", "throughput of block devices", fmt.Sprintf("%d:%d %s=%d", d.Major, d.Minor, key, d.Rate))
+			}
+		}
+	}
+	for _, file := range slices.Sorted(maps.Keys(r.Unified)) {
+		if filepath.Base(file) == file && !strings.HasPrefix(file, "cgroup.") {
+			c.add("", file, file, r.Unified[file])
+		}
+	}
+	return c
+}
+
+// maximum is how the kernel writes a limit; negative is none.
+func maximum(n int64) string {
+	if n < 0 {
+		return "max"
+	}
+	return strconv.FormatInt(n, 10)
+}
+
+// swapV2 is the limit of swap alone, which v2 wants, from that of memory and swap.
+func swapV2(m *specs.LinuxMemory) (string, bool) {
+	switch {
+	case m.Swap == nil || *m.Swap == 0:
+		return "max", m.Limit != nil && *m.Limit < 0
+	case *m.Swap < 0:
+		return "max", true
+	case m.Limit == nil || *m.Limit <= 0:
+		return "", false
+	}
+	return maximum(*m.Swap - *m.Limit), true
+}
+
+func quotaV2(p *specs.LinuxCPU) (string, bool) {
+	hasQuota, hasPeriod := p.Quota != nil && *p.Quota != 0, p.Period != nil && *p.Period != 0
+	if !hasQuota && !hasPeriod {
+		return "", false
+	}
+	quota := "max"
+	if hasQuota && *p.Quota > 0 {
+		quota = strconv.FormatInt(*p.Quota, 10)
+	}
+	if !hasPeriod {
+		return quota, true
+	}
+	return quota + " " + strconv.FormatUint(*p.Period, 10), true
+}
+
+// weight converts shares (2..262144, default 1024) to a weight (1..10000, default 100) by
+// the function that meets all three; opencontainers/cgroups v0.1.0, utils.go.
+func weight(shares uint64) uint64 {
+	switch {
+	case shares <= 2:
+		return 1
+	case shares >= 262144:
+		return 10000
+	}
+	l := math.Log2(float64(shares))
+	return uint64(math.Ceil(math.Pow(10, (l*l+125*l)/612.0-7.0/34.0)))
+}

@@ -1,0 +1,82 @@
+package oci
+
+import (
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/runner/launch"
+)
+
+// makeConsole makes the terminal from the container's own devpts, by the descriptor it
+// was mounted with: nothing the image has can stand in its place (CVE-2025-52565).
+func (c *compiler) makeConsole() error {
+	if !c.process.Terminal {
+		c.ownStdio()
+		return nil
+	}
+	var pts, dev launch.Ref
+	for _, p := range c.placed {
+		switch {
+		case p.dest == "/dev/pts" && !p.bind:
+			pts = p.fd
+		case p.dest == "/dev" && !p.bind:
+			dev = p.fd
+		}
+	}
+	if pts == 0 {
+		return fmt.Errorf("terminal in a container without devpts on /dev/pts: %w", errdefs.ErrNotImplemented)
+	}
+	c.Note("making the terminal")
+	peer := c.terminal(launch.Result(pts))
+	if dev != 0 {
+		target := c.Target(launch.Result(dev), "console", unix.S_IFREG|0o600)
+		c.moveMount(c.cloneMount(launch.Cond{}, peer, 0), launch.Result(target), "")
+	}
+	c.useTerminal(peer)
+	c.Call(unix.SYS_IOCTL, launch.Int(0), launch.Int(unix.TIOCSCTTY), launch.Int(0))
+	return nil
+}
+
+// terminal makes a pair from the devpts in the directory pts, gives the master to the
+// starter and returns the other side.
+func (c *compiler) terminal(pts launch.Arg) launch.Ref {
+	master := c.Call(unix.SYS_OPENAT, pts, c.Str("ptmx"), launch.Int(unix.O_RDWR|unix.O_NOCTTY|unix.O_NOFOLLOW|cloexec), launch.Int(0))
+	c.Call(unix.SYS_IOCTL, launch.Result(master), launch.Int(unix.TIOCSPTLCK), c.Buffer(4))
+	peer := c.Call(unix.SYS_IOCTL, launch.Result(master), launch.Int(unix.TIOCGPTPEER), launch.Int(unix.O_RDWR|unix.O_NOCTTY|cloexec))
+	if s := c.process.ConsoleSize; s != nil && (s.Height > 0 || s.Width > 0) {
+		size := []byte{byte(s.Height), byte(s.Height >> 8), byte(s.Width), byte(s.Width >> 8), 0, 0, 0, 0}
+		c.Call(unix.SYS_IOCTL, launch.Result(master), launch.Int(unix.TIOCSWINSZ), c.Bytes(size))
+	}
+	c.SendConsole(launch.Result(master))
+	c.Call(unix.SYS_CLOSE, launch.Result(master))
+	return peer
+}
+
+// useTerminal makes peer the standard files and the user its owner.
+func (c *compiler) useTerminal(peer launch.Ref) {
+	if uid := c.process.User.UID; uid != 0 {
+		c.Call(unix.SYS_FCHOWNAT, launch.Result(peer), c.Str(""), launch.Int(uid), launch.Int(-1), launch.Int(unix.AT_EMPTY_PATH))
+	}
+	for fd := range 3 {
+		c.Call(unix.SYS_DUP3, launch.Result(peer), launch.Int(fd), launch.Int(0))
+	}
+	c.Call(unix.SYS_CLOSE, launch.Result(peer))
+}
+
+// ownStdio gives pipes among the standard files to the user, so that /dev/stdout can be
+// opened by who is not root. Anything else, such as the host's /dev/null, is left alone.
+func (c *compiler) ownStdio() {
+	uid := c.process.User.UID
+	if uid == 0 {
+		return
+	}
+	c.Note("giving standard files to user %d", uid)
+	for fd := range 3 {
+		c.Call(sysFstatat, launch.Int(fd), c.Str(""), c.stat, launch.Int(unix.AT_EMPTY_PATH))
+		pipe := c.checkMode(ignore(unix.ENOTTY), unix.S_IFIFO, unix.ENOTTY)
+		c.CallIf(launch.Cond{When: pipe, Ignore: []unix.Errno{unix.EPERM, unix.EROFS, unix.EINVAL}},
+			unix.SYS_FCHOWNAT, launch.Int(fd), c.Str(""), launch.Int(uid), launch.Int(-1), launch.Int(unix.AT_EMPTY_PATH))
+	}
+}

@@ -1,0 +1,191 @@
+package oci
+
+import (
+	"fmt"
+	"sort"
+	"strings"
+	"unsafe"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/runner/launch"
+)
+
+// makeWorkingDir makes the working directory inside the root if it is missing, as docker
+// and runc do. Whether it is good is seen when the process goes there.
+func (c *compiler) makeWorkingDir() error {
+	c.Note("making the working directory %s", c.process.Cwd)
+	fd := c.TargetIf(ignore(launch.AnyError), launch.Result(c.root), c.process.Cwd, unix.S_IFDIR|0o755)
+	c.Call(unix.SYS_CLOSE, launch.Result(fd))
+	return nil
+}
+
+// enterRoot makes the root the process's own and lets go of the host's; pivot_root(2),
+// "pivot_root(".", ".")".
+func (c *compiler) enterRoot() error {
+	c.Note("entering the root")
+	c.Call(unix.SYS_FCHDIR, launch.Result(c.root))
+	c.Call(unix.SYS_PIVOT_ROOT, c.Str("."), c.Str("."))
+	c.Call(unix.SYS_UMOUNT2, c.Str("."), launch.Int(unix.MNT_DETACH))
+	c.Call(unix.SYS_CHDIR, c.Str("/"))
+	return nil
+}
+
+// configure sets what belongs to the namespaces: names, the loopback device, sysctls.
+func (c *compiler) configure() error {
+	if err := c.names(); err != nil {
+		return err
+	}
+	if c.newNamespace(specs.NetworkNamespace) {
+		c.loopback()
+	}
+	if len(c.spec.Linux.Sysctl) > 0 || c.process.OOMScoreAdj != nil || c.process.ApparmorProfile != "" || c.process.SelinuxLabel != "" {
+		c.openProc()
+	}
+	if err := c.sysctls(); err != nil {
+		return err
+	}
+	return c.labels()
+}
+
+func (c *compiler) names() error {
+	for _, n := range []struct {
+		what, value string
+		nr          uintptr
+	}{{"host", c.spec.Hostname, unix.SYS_SETHOSTNAME}, {"domain", c.spec.Domainname, unix.SYS_SETDOMAINNAME}} {
+		if n.value == "" {
+			continue
+		}
+		if !c.ownNamespace(specs.UTSNamespace) {
+			return fmt.Errorf("%s name without a UTS namespace: %w", n.what, errdefs.ErrInvalidArgument)
+		}
+		c.Note("setting the %s name", n.what)
+		c.Call(n.nr, c.Str(n.value), launch.Int(len(n.value)))
+	}
+	return nil
+}
+
+// loopback brings lo up; netdevice(7), struct ifreq.
+func (c *compiler) loopback() {
+	c.Note("bringing the loopback device up")
+	s := c.Call(unix.SYS_SOCKET, launch.Int(unix.AF_INET), launch.Int(unix.SOCK_DGRAM|unix.SOCK_CLOEXEC), launch.Int(0))
+	req := make([]byte, 40)
+	copy(req, "lo")
+	*(*uint16)(unsafe.Pointer(&req[16])) = unix.IFF_UP | unix.IFF_RUNNING
+	c.Call(unix.SYS_IOCTL, launch.Result(s), launch.Int(unix.SIOCSIFFLAGS), c.Bytes(req))
+	c.Call(unix.SYS_CLOSE, launch.Result(s))
+}
+
+// openProc makes a procfs that is mounted nowhere, so that no mount of the container can
+// redirect what is written to it (CVE-2025-52881).
+func (c *compiler) openProc() {
+	c.Note("opening a private procfs")
+	c.proc = c.filesystem("proc", "proc", 0)
+}
+
+// writeProc writes a value to a file of the private procfs.
+func (c *compiler) writeProc(cond launch.Cond, file, value string) {
+	fd := c.openat2(cond, launch.Result(c.proc), file, unix.O_WRONLY, ownFiles)
+	c.CallIf(cond, unix.SYS_WRITE, launch.Result(fd), c.Str(value), launch.Int(len(value)))
+	c.Call(unix.SYS_CLOSE, launch.Result(fd))
+}
+
+func (c *compiler) sysctls() error {
+	names := make([]string, 0, len(c.spec.Linux.Sysctl))
+	for name := range c.spec.Linux.Sysctl {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	for _, name := range names {
+		value := c.spec.Linux.Sysctl[name]
+		file, err := c.sysctlFile(name, value)
+		if err != nil {
+			return err
+		}
+		c.Note("setting sysctl %s", name)
+		c.writeProc(launch.Cond{}, "sys/"+file, value)
+	}
+	return nil
+}
+
+// sysctlFile is the file of a sysctl that belongs to a namespace of the container. Any
+// other would change the host, and is refused however it is spelled.
+func (c *compiler) sysctlFile(name, value string) (string, error) {
+	// Dots and slashes change their parts if a slash comes first: sysctl.d(5).
+	file := name
+	if i := strings.IndexAny(name, "./"); i >= 0 && name[i] == '.' {
+		file = strings.Map(func(r rune) rune {
+			switch r {
+			case '.':
+				return '/'
+			case '/':
+				return '.'
+			}
+			return r
+		}, name)
+	}
+	for _, r := range file {
+		if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("_-./@:", r) {
+			return "", fmt.Errorf("sysctl %q: %w", name, errdefs.ErrInvalidArgument)
+		}
+	}
+	for _, part := range strings.Split(file, "/") {
+		if part == "" || part == "." || part == ".." {
+			return "", fmt.Errorf("sysctl %q: %w", name, errdefs.ErrInvalidArgument)
+		}
+	}
+	if len(value) > 4096 || strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' }) {
+		return "", fmt.Errorf("value of sysctl %s: %w", name, errdefs.ErrInvalidArgument)
+	}
+	owner, ok := sysctlOwner(file)
+	if !ok || !c.ownNamespace(owner) {
+		return "", fmt.Errorf("sysctl %s does not belong to a namespace of the container: %w", name, errdefs.ErrInvalidArgument)
+	}
+	return file, nil
+}
+
+// sysctlOwner is the kind of namespace a sysctl is part of.
+func sysctlOwner(file string) (specs.LinuxNamespaceType, bool) {
+	switch file {
+	case "kernel/msgmax", "kernel/msgmnb", "kernel/msgmni", "kernel/sem", "kernel/shmall", "kernel/shmmax",
+		"kernel/shmmni", "kernel/shm_rmid_forced":
+		return specs.IPCNamespace, true
+	case "kernel/domainname", "kernel/hostname":
+		return specs.UTSNamespace, true
+	}
+	if strings.HasPrefix(file, "fs/mqueue/") {
+		return specs.IPCNamespace, true
+	}
+	if strings.HasPrefix(file, "net/") {
+		return specs.NetworkNamespace, true
+	}
+	return "", false
+}
+
+// labels sets what procfs keeps of the process itself.
+func (c *compiler) labels() error {
+	if adj := c.process.OOMScoreAdj; adj != nil {
+		c.Note("setting oom_score_adj")
+		c.writeProc(launch.Cond{}, "self/oom_score_adj", fmt.Sprint(*adj))
+	}
+	if p := c.process.ApparmorProfile; p != "" && p != "unconfined" {
+		c.Note("setting the AppArmor profile %s", p)
+		c.writeProc(launch.Cond{}, "thread-self/attr/apparmor/exec", "exec "+p)
+	}
+	if l := c.process.SelinuxLabel; l != "" {
+		c.Note("setting the SELinux label %s", l)
+		c.writeProc(launch.Cond{}, "thread-self/attr/exec", l)
+	}
+	return nil
+}
+
+// pause waits until the command is to be started: opening a FIFO for writing waits for a
+// reader.
+func (c *compiler) pause() error {
+	if c.opts.Pause != "" {
+		return fmt.Errorf("create without start: %w", errdefs.ErrNotImplemented)
+	}
+	return nil
+}

@@ -1,0 +1,78 @@
+package oci
+
+import (
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/runner/launch"
+)
+
+// maskDirs is where the empty directory over masked directories is opened.
+const maskDirs = firstFD - 2
+
+// openMaskDir makes the empty read-only directory that covers masked directories, one for
+// all. It is mounted below the root, where nobody sees it: only a mount with a place can
+// be cloned before Linux 6.15.
+func (c *compiler) openMaskDir() {
+	if len(c.spec.Linux.MaskedPaths) == 0 {
+		return
+	}
+	c.Note("making the mask of directories")
+	fd := c.filesystem("tmpfs", "tmpfs", unix.MOUNT_ATTR_RDONLY, "mode=0755", "nr_inodes=1", "size=4k")
+	c.moveMount(fd, launch.Int(atFDCWD), "/")
+	c.Call(unix.SYS_DUP3, launch.Result(fd), launch.Int(maskDirs), launch.Int(cloexec))
+	c.Call(unix.SYS_CLOSE, launch.Result(fd))
+}
+
+// protectPaths makes paths read-only, then masks paths, then makes the root read-only.
+// Paths that are missing are passed over; everything else that fails is a failure.
+func (c *compiler) protectPaths() error {
+	for _, p := range c.spec.Linux.ReadonlyPaths {
+		if err := checkPath(p); err != nil {
+			return err
+		}
+		c.Note("making %s read-only", p)
+		target := c.existing(p)
+		tree := c.cloneMount(launch.Cond{}, target, unix.AT_RECURSIVE)
+		c.setAttr(launch.Cond{}, tree, unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, attr{set: unix.MOUNT_ATTR_RDONLY})
+		c.moveMount(tree, launch.Result(target), "")
+	}
+	for _, p := range c.spec.Linux.MaskedPaths {
+		if err := checkPath(p); err != nil {
+			return err
+		}
+		c.Note("masking %s", p)
+		target := c.existing(p)
+		// Every operation on a missing target is skipped with it; so is what depends on them.
+		known := c.fstat(launch.Cond{}, target, c.stat)
+		isDir := c.checkMode(launch.Cond{When: known, Ignore: []unix.Errno{unix.ENOTDIR}}, unix.S_IFDIR, unix.ENOTDIR)
+		file := launch.Cond{When: known, Unless: isDir}
+		c.moveMountIf(file, c.cloneMount(file, c.null, 0), launch.Result(target), "")
+		dir := launch.Cond{When: isDir}
+		cover := c.CallIf(dir, unix.SYS_OPEN_TREE, launch.Int(maskDirs), c.Str(""),
+			launch.Int(unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))
+		c.moveMountIf(dir, cover, launch.Result(target), "")
+	}
+	if c.spec.Root.Readonly {
+		c.Note("making the root read-only")
+		c.setAttr(launch.Cond{}, c.root, unix.AT_EMPTY_PATH, attr{set: unix.MOUNT_ATTR_RDONLY})
+	}
+	return nil
+}
+
+func checkPath(p string) error {
+	if !strings.HasPrefix(p, "/") || path.Clean(p) == "/" || len(p) >= unix.PathMax {
+		return fmt.Errorf("masked or read-only path %q: %w", p, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// existing opens a path of the container, from the filesystem it is on if that is ours.
+func (c *compiler) existing(p string) launch.Ref {
+	dir, rest := c.base(path.Clean(p))
+	return c.openat2(ignore(unix.ENOENT, unix.ENOTDIR), launch.Result(dir), rest, unix.O_PATH, inRoot)
+}
