@@ -15,7 +15,6 @@ package op
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"sync"
 
@@ -47,13 +46,12 @@ type Env struct {
 	SSH          map[string]string // path of an agent's socket by ID
 	HTTP         *http.Client      // nil: http.DefaultClient
 	Executor     Executor
-	Entitlements []string // "network.host", "security.insecure"
-	Proxy        map[string]string
+	Entitlements []string                         // "network.host", "security.insecure"
 	Warn         func(format string, args ...any) // nil: warnings are dropped
 
 	mu     sync.Mutex
 	locals map[string]*Local
-	images map[string]*imageFlight
+	images map[string]*once[Image]
 	pruned map[string]bool
 }
 
@@ -80,15 +78,33 @@ func (e *Env) Op(v *graph.Vertex) (solver.Op[Result], error) {
 	case *pb.Op_Exec:
 		return e.execOp(v, o.Exec)
 	case *pb.Op_Merge:
-		return mergeOp{op: o.Merge}, nil
+		return &mergeOp{o.Merge}, nil
 	case *pb.Op_Diff:
-		return diffOp{op: o.Diff}, nil
+		return &diffOp{e, o.Diff}, nil
 	}
 	return nil, fmt.Errorf("operation %T: %w", v.Op.Op, errdefs.ErrNotImplemented)
 }
 
 // Close gives back what the operations kept open.
-func (e *Env) Close() error { return nil }
+func (e *Env) Close() error { return e.closeLocals() }
+
+func (e *Env) warn(format string, args ...any) {
+	if e.Warn != nil {
+		e.Warn(format, args...)
+	}
+}
+
+// secret returns the secret id, or an errdefs.ErrNotFound.
+func (e *Env) secret(ctx context.Context, id string) ([]byte, error) {
+	if e.Secrets == nil {
+		return nil, fmt.Errorf("secret %q: %w", id, errdefs.ErrNotFound)
+	}
+	data, err := e.Secrets.Secret(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("secret %q: %w", id, err)
+	}
+	return data, nil
+}
 
 // ExitError is a command that ran and failed.
 type ExitError struct {
@@ -101,17 +117,4 @@ func (e *ExitError) Error() string {
 		return fmt.Sprintf("exit code: %d (killed because memory ran out)", e.Code)
 	}
 	return fmt.Sprintf("exit code: %d", e.Code)
-}
-
-// An Executor runs the command of a RUN in a container.
-type Executor interface {
-	// Run returns when every process of p has ended. A command that failed is an
-	// *ExitError. When ctx ends they are killed.
-	Run(ctx context.Context, p Process) error
-}
-
-// A Console is where output goes; solver.Console is one.
-type Console interface {
-	Stdout() io.Writer
-	Stderr() io.Writer
 }

@@ -2,13 +2,22 @@ package op
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/teu-dev/teu/build/solver"
+	"github.com/teu-dev/teu/cache/mount"
 	"github.com/teu-dev/teu/cache/rootfs"
+	"github.com/teu-dev/teu/cache/snapshot"
 )
 
 // A Result is the state of a filesystem. It is a value; the zero Result is empty (scratch).
@@ -22,8 +31,9 @@ type Result struct {
 
 // A Layer is one layer of a state.
 type Layer struct {
-	// ID names it in the layer store. A layer of a base image has one before it is there.
-	ID string `json:"id"`
+	// ID names it in the layer store; "" for a layer of a base image, which is found by its
+	// DiffID, or fetched when somebody asks for its bytes.
+	ID string `json:"id,omitempty"`
 	// DiffID is set for layers of images. Those a build made are sealed later.
 	DiffID digest.Digest `json:"diffID,omitempty"`
 	// Blob is the compressed layer in its image's manifest, and Origin where that image is.
@@ -42,13 +52,108 @@ type Origin struct {
 	Platform ocispec.Platform   `json:"platform"`
 }
 
-// Available says whether all that r needs is there or can be fetched, and counts as a use.
-func (e *Env) Available(ctx context.Context, r Result) (bool, error) { return false, errTODO }
+// empty returns a directory with nothing in it, which stands below the first layer of all.
+func (e *Env) empty() (string, error) {
+	dir := filepath.Join(e.Dir, "empty")
+	err := os.Mkdir(dir, 0o755)
+	if errors.Is(err, os.ErrNotExist) {
+		err = os.MkdirAll(dir, 0o755)
+	}
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return "", err
+	}
+	return dir, nil
+}
+
+// Available says whether all that r needs is there or can be fetched again, and counts as a use.
+func (e *Env) Available(ctx context.Context, r Result) (bool, error) {
+	if r.Local != nil {
+		return true, nil
+	}
+	for _, l := range r.Layers {
+		if l.Origin != nil {
+			continue
+		}
+		if ok, err := e.Store.Layers.Touch(l.ID); !ok || err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
 
 // LayerIDs returns the IDs of the layers of r, lowest first, fetching and making what is
 // not there yet.
 func (e *Env) LayerIDs(ctx context.Context, c *solver.Console, r Result) ([]string, error) {
-	return nil, errTODO
+	if r.Local != nil {
+		solid, err := r.Local.solid(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		r = solid
+	}
+	ids, missing, err := e.present(r)
+	if err != nil || missing == nil {
+		return ids, err
+	}
+	if missing.Origin == nil {
+		return nil, fmt.Errorf("layer %s: %w", missing.ID, errdefs.ErrNotFound)
+	}
+	for _, o := range origins(r) {
+		if err := e.pull(ctx, c, o); err != nil {
+			return nil, err
+		}
+	}
+	ids, missing, err = e.present(r)
+	if missing != nil {
+		err = fmt.Errorf("layer %s of %s: %w", missing.DiffID, missing.Origin.Ref, errdefs.ErrNotFound)
+	}
+	return ids, err
+}
+
+// present returns the IDs of the layers that are there, or the first layer that is not.
+func (e *Env) present(r Result) (ids []string, missing *Layer, err error) {
+	for i := range r.Layers {
+		l := &r.Layers[i]
+		id := l.ID
+		if id == "" {
+			found, err := e.Store.Layers.ByDiffID(l.DiffID)
+			if errdefs.IsNotFound(err) {
+				return nil, l, nil
+			}
+			if err != nil {
+				return nil, nil, err
+			}
+			id = found.ID
+		}
+		if ok, err := e.Store.Layers.Touch(id); !ok || err != nil {
+			return nil, l, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil, nil
+}
+
+func origins(r Result) (list []Origin) {
+	for _, l := range r.Layers {
+		same := func(o Origin) bool { return o.Manifest.Digest == l.Origin.Manifest.Digest }
+		if l.Origin != nil && !slices.ContainsFunc(list, same) {
+			list = append(list, *l.Origin)
+		}
+	}
+	return list
+}
+
+// lowers returns the directories of r for an overlay, top first; at least one.
+func (e *Env) lowers(ctx context.Context, c *solver.Console, r Result) (lowers, ids []string, err error) {
+	if ids, err = e.LayerIDs(ctx, c, r); err != nil {
+		return nil, nil, err
+	}
+	if len(ids) == 0 {
+		dir, err := e.empty()
+		return []string{dir}, nil, err
+	}
+	lowers, err = e.Store.Layers.Stack(ctx, ids)
+	return lowers, ids, err
 }
 
 // A View is a state that can be read. It is closed by its user.
@@ -56,10 +161,105 @@ type View struct {
 	Dir *rootfs.Dir
 }
 
-// View opens r for reading. A local directory is shown whole, without its patterns.
-func (e *Env) View(ctx context.Context, c *solver.Console, r Result) (*View, error) {
-	return nil, errTODO
-}
-
 // Close gives the view back.
 func (v *View) Close() error { return v.Dir.Close() }
+
+// View opens r for reading. A local directory is shown whole, without its patterns.
+func (e *Env) View(ctx context.Context, c *solver.Console, r Result) (*View, error) {
+	dir, err := e.view(ctx, c, r)
+	if err != nil {
+		return nil, err
+	}
+	return &View{dir}, nil
+}
+
+func (e *Env) view(ctx context.Context, c *solver.Console, r Result) (*rootfs.Dir, error) {
+	if r.Local != nil {
+		return rootfs.Open(r.Local.path)
+	}
+	lowers, _, err := e.lowers(ctx, c, r)
+	if err != nil {
+		return nil, err
+	}
+	f, err := openOverlay(lowers)
+	if err != nil {
+		return nil, err
+	}
+	return rootfs.FromFile(f), nil
+}
+
+func openOverlay(lowers []string) (*os.File, error) { return mount.Overlay{Lowers: lowers}.Open() }
+
+// A mutable is a state being changed: a snapshot whose upper becomes a layer.
+type mutable struct {
+	env  *Env
+	base []Layer
+	snap snapshot.Snapshot
+	dir  *rootfs.Dir // the whole tree; nil until open, and while a command has it
+}
+
+// prepare makes a state that begins as r.
+func (e *Env) prepare(ctx context.Context, c *solver.Console, r Result) (*mutable, error) {
+	if r.Local != nil {
+		solid, err := r.Local.solid(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		r = solid
+	}
+	lowers, ids, err := e.lowers(ctx, c, r)
+	if err != nil {
+		return nil, err
+	}
+	snap, err := e.Store.Snapshots.Prepare(ctx, "build-"+rand.Text(), lowers, ids)
+	if err != nil {
+		return nil, err
+	}
+	return &mutable{env: e, base: r.Layers, snap: snap}, nil
+}
+
+// open gives the tree to work in. On nothing, the upper is all there is: no overlay is needed.
+func (m *mutable) open() (*rootfs.Dir, error) {
+	if m.dir != nil {
+		return m.dir, nil
+	}
+	if len(m.base) == 0 {
+		dir, err := rootfs.Open(m.snap.Upper)
+		m.dir = dir
+		return dir, err
+	}
+	f, err := m.snap.Overlay().Open()
+	if err != nil {
+		return nil, err
+	}
+	m.dir = rootfs.FromFile(f)
+	return m.dir, nil
+}
+
+func (m *mutable) close() error {
+	if m.dir == nil {
+		return nil
+	}
+	err := m.dir.Close()
+	m.dir = nil
+	return err
+}
+
+// commit turns the state into a Result with one layer more.
+func (m *mutable) commit(ctx context.Context) (Result, error) {
+	if err := m.close(); err != nil {
+		return Result{}, err
+	}
+	l, err := m.env.Store.Layers.Adopt(ctx, m.snap.Upper)
+	if err != nil {
+		return Result{}, err
+	}
+	layers := append(slices.Clone(m.base), Layer{ID: l.ID, Created: time.Now().UTC()})
+	return Result{Layers: layers}, m.env.Store.Snapshots.Remove(ctx, m.snap.ID)
+}
+
+// discard drops the state, also after a cancellation. After commit it does nothing.
+func (m *mutable) discard(ctx context.Context) error {
+	err := m.close()
+	return errors.Join(err, m.env.Store.Snapshots.Remove(context.WithoutCancel(ctx), m.snap.ID))
+}

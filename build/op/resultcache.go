@@ -2,7 +2,10 @@ package op
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/teu-dev/teu/build/solver"
@@ -22,11 +25,48 @@ func NewCache(e *Env, store *result.Store) *Cache { return &Cache{env: e, store:
 
 // Get implements solver.Cache.
 func (c *Cache) Get(ctx context.Context, key digest.Digest) (r solver.Record[Result], ok bool, err error) {
-	return r, false, errTODO
+	rec, err := c.store.Get(ctx, key)
+	if errdefs.IsNotFound(err) {
+		return r, false, nil
+	}
+	if err != nil {
+		return r, false, err
+	}
+	var outputs []Result
+	if json.Unmarshal(rec.Value, &outputs) != nil {
+		return r, false, nil // written by another version
+	}
+	for _, o := range outputs {
+		if ok, err := c.env.Available(ctx, o); !ok || err != nil {
+			return r, false, err
+		}
+	}
+	return solver.Record[Result]{Key: rec.Key, Description: rec.Description, Outputs: outputs}, true, nil
 }
 
 // Put implements solver.Cache.
-func (c *Cache) Put(ctx context.Context, r solver.Record[Result]) error { return errTODO }
+func (c *Cache) Put(ctx context.Context, r solver.Record[Result]) error {
+	rec := result.Record{Key: r.Key, Description: r.Description}
+	for _, o := range r.Outputs {
+		if o.Local != nil {
+			return fmt.Errorf("build cache: the directory %s cannot be kept: %w", o.Local.path, errdefs.ErrInvalidArgument)
+		}
+		for _, l := range o.Layers {
+			if l.ID == "" {
+				continue // fetched again when needed
+			}
+			rec.Layers = append(rec.Layers, l.ID)
+			if known, err := c.env.Store.Layers.Get(l.ID); err == nil {
+				rec.Size = known.Size // the topmost: what lies below belongs to other records
+			}
+		}
+	}
+	var err error
+	if rec.Value, err = json.Marshal(r.Outputs); err != nil {
+		return err
+	}
+	return c.store.Put(ctx, rec)
+}
 
 // Alias implements solver.Cache.
 func (c *Cache) Alias(ctx context.Context, key, canonical digest.Digest) error {

@@ -1,0 +1,334 @@
+package op
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/buildkit/solver/pb"
+
+	"github.com/teu-dev/teu/build/solver"
+)
+
+const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// An execRun is one run of a command.
+type execRun struct {
+	*execOp
+	console *solver.Console
+	inputs  []Result
+
+	process Process
+	root    *mutable
+	memory  memory // files that are only in memory
+	caches  map[string]*cacheDir
+	outputs []output
+	release []func() error // in the order of making; called backwards
+}
+
+// An output is what a mount leaves behind: a state that was changed, or what was there before.
+type output struct {
+	m      *mutable
+	result Result
+}
+
+// Run implements solver.Op.
+func (x *execOp) Run(ctx context.Context, c *solver.Console, inputs []Result) (out []Result, err error) {
+	if x.env.Executor == nil {
+		return nil, fmt.Errorf("running a command: %w", errdefs.ErrNotImplemented)
+	}
+	r := &execRun{execOp: x, console: c, inputs: inputs, caches: map[string]*cacheDir{}}
+	defer func() {
+		for _, f := range slices.Backward(r.release) {
+			err = errors.Join(err, f())
+		}
+	}()
+	if err := r.prepare(ctx); err != nil {
+		return nil, err
+	}
+	stubs := r.findStubs()
+	if err := r.run(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.removeStubs(stubs); err != nil {
+		return nil, fmt.Errorf("removing mount points: %w", err)
+	}
+	for _, o := range r.outputs {
+		if o.m != nil {
+			if o.result, err = o.m.commit(ctx); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, o.result)
+	}
+	return out, nil
+}
+
+// run runs the command and judges how it ended.
+func (r *execRun) run(ctx context.Context) error {
+	err := r.env.Executor.Run(ctx, r.process)
+	var exit *ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return err
+	}
+	code := 0
+	if exit != nil {
+		code = exit.Code
+	}
+	valid := r.op.Meta.ValidExitCodes
+	if len(valid) == 0 {
+		valid = []int32{0}
+	}
+	if slices.Contains(valid, int32(code)) {
+		return nil
+	}
+	if exit == nil {
+		exit = &ExitError{}
+	}
+	return exit
+}
+
+// prepare makes everything the command needs.
+func (r *execRun) prepare(ctx context.Context) error {
+	meta := r.op.Meta
+	r.process = Process{
+		Args:      meta.Args,
+		Env:       slices.Clone(meta.Env),
+		Cwd:       meta.Cwd,
+		User:      meta.User,
+		Hostname:  meta.Hostname,
+		Insecure:  r.op.Security == pb.SecurityMode_INSECURE,
+		Ulimits:   meta.Ulimit,
+		Cgroup:    meta.CgroupParent,
+		Resources: r.limits,
+		Stdout:    r.console.Stdout(),
+		Stderr:    r.console.Stderr(),
+	}
+	if r.process.Cwd == "" {
+		r.process.Cwd = "/"
+	}
+	if r.process.Hostname == "" {
+		r.process.Hostname = "buildkitsandbox" // programs are known to look for it
+	}
+	switch r.op.Network {
+	case pb.NetMode_HOST:
+		r.process.Network = NetworkHost
+	case pb.NetMode_NONE:
+		r.process.Network = NetworkNone
+	}
+	if err := r.environment(ctx); err != nil {
+		return err
+	}
+	return r.mounts(ctx)
+}
+
+// environment adds what a command gets without being part of its key or of the image.
+func (r *execRun) environment(ctx context.Context) error {
+	env := &r.process.Env
+	if p := r.op.Meta.ProxyEnv; p != nil {
+		for _, v := range [][2]string{
+			{"HTTP_PROXY", p.HttpProxy},
+			{"HTTPS_PROXY", p.HttpsProxy},
+			{"FTP_PROXY", p.FtpProxy},
+			{"NO_PROXY", p.NoProxy},
+			{"ALL_PROXY", p.AllProxy},
+		} {
+			if v[1] != "" {
+				*env = append(*env, v[0]+"="+v[1], strings.ToLower(v[0])+"="+v[1])
+			}
+		}
+	}
+	if !slices.ContainsFunc(*env, func(kv string) bool { return strings.HasPrefix(kv, "PATH=") }) {
+		*env = append(*env, defaultPath)
+	}
+	for _, s := range r.op.Secretenv {
+		value, err := r.env.secret(ctx, s.ID)
+		if errdefs.IsNotFound(err) && s.Optional {
+			value, err = nil, nil
+		}
+		if err != nil {
+			return fmt.Errorf("environment variable %s: %w", s.Name, err)
+		}
+		*env = append(*env, s.Name+"="+string(value))
+	}
+	return nil
+}
+
+// later notes what is to be done when the command has ended.
+func (r *execRun) later(f func() error) { r.release = append(r.release, f) }
+
+// mounts makes the root and all mounts.
+func (r *execRun) mounts(ctx context.Context) error {
+	outputs := 0
+	for _, m := range r.op.Mounts {
+		if m.Output >= 0 {
+			outputs++
+		}
+	}
+	r.outputs = make([]output, outputs)
+	r.later(r.memory.close)
+	if err := r.systemFiles(); err != nil {
+		return err
+	}
+	for i, m := range r.op.Mounts {
+		if err := r.mount(ctx, i, m); err != nil {
+			return fmt.Errorf("mount %s: %w", m.Dest, err)
+		}
+	}
+	slices.SortStableFunc(r.process.Mounts, func(a, b Mount) int { return strings.Compare(a.Target, b.Target) })
+	return nil
+}
+
+func (r *execRun) mount(ctx context.Context, index int, m *pb.Mount) error {
+	var in Result
+	if m.Input >= 0 {
+		in = r.inputs[m.Input]
+	}
+	if m.Dest == pb.RootMount {
+		return r.mountRoot(ctx, m, in)
+	}
+	switch m.MountType {
+	case pb.MountType_BIND:
+		return r.mountBind(ctx, m, in)
+	case pb.MountType_CACHE:
+		return r.mountCache(ctx, m, in)
+	case pb.MountType_TMPFS:
+		opts := []string{"nosuid"}
+		if m.Readonly {
+			opts = append(opts, "ro")
+		}
+		if size := m.TmpfsOpt.GetSize(); size > 0 {
+			opts = append(opts, fmt.Sprintf("size=%d", size))
+		}
+		r.add(m, Mount{Options: opts})
+		return nil
+	case pb.MountType_SECRET:
+		return r.mountSecret(ctx, m)
+	case pb.MountType_SSH:
+		return r.mountSSH(index, m)
+	}
+	return fmt.Errorf("type %s: %w", m.MountType, errdefs.ErrNotImplemented)
+}
+
+// add appends a mount for m, at its place in the container.
+func (r *execRun) add(m *pb.Mount, mnt Mount) {
+	mnt.Target = path.Clean(m.Dest)
+	if !path.IsAbs(mnt.Target) {
+		mnt.Target = path.Join("/", r.process.Cwd, m.Dest)
+	}
+	r.process.Mounts = append(r.process.Mounts, mnt)
+}
+
+// change returns a state that begins as in and is dropped unless it is committed.
+func (r *execRun) change(ctx context.Context, in Result) (*mutable, error) {
+	m, err := r.env.prepare(ctx, r.console, in)
+	if err != nil {
+		return nil, err
+	}
+	r.later(func() error { return m.discard(ctx) })
+	return m, nil
+}
+
+func (r *execRun) mountRoot(ctx context.Context, m *pb.Mount, in Result) error {
+	root, err := r.change(ctx, in)
+	if err != nil {
+		return err
+	}
+	r.root = root
+	r.process.Root = root.snap.Overlay()
+	r.process.ReadOnly = m.Readonly
+	f, err := openOverlay(root.snap.Lowers)
+	if err != nil {
+		return err
+	}
+	r.process.Files = newDir(f)
+	r.later(r.process.Files.Close)
+	if m.Output >= 0 {
+		r.outputs[m.Output] = output{m: root}
+	}
+	return nil
+}
+
+// mountBind shows a state. A command may write to it unless it is read-only; without an
+// output what it wrote is dropped (notes/builder.md A7.11).
+func (r *execRun) mountBind(ctx context.Context, m *pb.Mount, in Result) error {
+	var err error
+	var changed *mutable
+	if !m.Readonly || m.Input < 0 {
+		if changed, err = r.change(ctx, in); err != nil {
+			return err
+		}
+	}
+	if m.Output >= 0 {
+		r.outputs[m.Output] = output{m: changed}
+		if m.Readonly && m.Input >= 0 {
+			r.outputs[m.Output] = output{result: in}
+		}
+	}
+	var lowers []string
+	if changed == nil {
+		if lowers, _, err = r.env.lowers(ctx, r.console, in); err != nil {
+			return err
+		}
+	}
+	whole, err := openMutable(changed, lowers)
+	if err != nil {
+		return err
+	}
+	dir := newDir(whole)
+	defer dir.Close()
+	d, err := detach(dir, m.Selector, whole)
+	if err != nil {
+		return err
+	}
+	return r.attach(m, d)
+}
+
+// attach adds a mount of d, which is closed when the command has ended.
+func (r *execRun) attach(m *pb.Mount, d detached) error {
+	r.later(d.Close)
+	mnt := Mount{Source: d.File, File: d.file}
+	if m.Readonly {
+		mnt.Options = []string{"ro"}
+		if err := d.restrict(attrReadOnly); err != nil {
+			return err
+		}
+	}
+	r.add(m, mnt)
+	return nil
+}
+
+// mountCache shows a directory that outlives the build.
+func (r *execRun) mountCache(ctx context.Context, m *pb.Mount, in Result) error {
+	if m.CacheOpt == nil {
+		return fmt.Errorf("cache mount without options: %w", errdefs.ErrInvalidArgument)
+	}
+	var base *Result
+	if m.Input >= 0 {
+		base = &in
+	}
+	if m.Output >= 0 {
+		r.outputs[m.Output] = output{result: in}
+	}
+	key, err := r.env.cacheKey(ctx, r.console, m.CacheOpt.ID, base)
+	if err != nil {
+		return err
+	}
+	dir, ok := r.caches[key]
+	if !ok {
+		if dir, err = r.env.openCache(ctx, r.console, key, m.CacheOpt, base, r.fresh); err != nil {
+			return err
+		}
+		r.caches[key] = dir // mounted twice it is one directory, and locked once
+		r.later(dir.close)
+	}
+	d, err := detach(dir.Dir, m.Selector, nil)
+	if err != nil {
+		return err
+	}
+	return r.attach(m, d)
+}

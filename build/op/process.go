@@ -1,0 +1,59 @@
+package op
+
+import (
+	"context"
+	"io"
+	"os"
+
+	"github.com/moby/buildkit/solver/pb"
+
+	"github.com/teu-dev/teu/cache/mount"
+	"github.com/teu-dev/teu/cache/rootfs"
+)
+
+// A Network is what a command sees of the network.
+type Network int
+
+const (
+	NetworkDefault Network = iota // a bridge of its own with NAT
+	NetworkNone                   // a loopback only
+	NetworkHost                   // the host's
+)
+
+// A Process is a command and the container it runs in.
+type Process struct {
+	Args, Env []string
+	Cwd       string
+	User      string // as in a Dockerfile: names or numbers, "" for root
+	Hostname  string
+
+	Root     mount.Overlay // of the container
+	Files    *rootfs.Dir   // the root as it is before the command, for reading
+	ReadOnly bool          // the root must not be changed
+	Mounts   []Mount       // parents before what is mounted in them
+
+	Network   Network
+	Insecure  bool // everything a privileged container may do
+	Ulimits   []*pb.Ulimit
+	Cgroup    string             // path of the group to make one in; "" for the executor's own
+	Resources *pb.LinuxResources // may be nil
+
+	Stdout, Stderr io.Writer
+}
+
+// A Mount is a filesystem in a container.
+type Mount struct {
+	Target string // absolute and clean
+	// Source is a mount that has no place yet (open_tree(2), fsmount(2)) with all its
+	// attributes set; nil makes an empty tmpfs. It stays the caller's.
+	Source  *os.File
+	File    bool     // the root of Source is not a directory
+	Options []string // as mount(8) writes them
+}
+
+// An Executor runs the command of a RUN in a container.
+type Executor interface {
+	// Run returns when every process of p has ended. A command that failed is an
+	// *ExitError. When ctx ends they are killed.
+	Run(ctx context.Context, p Process) error
+}
