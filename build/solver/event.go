@@ -11,7 +11,8 @@ import (
 type EventKind int
 
 const (
-	Started   EventKind = iota // keys, content or bytes of the vertex are worked on
+	Started   EventKind = iota // the vertex is looked for
+	Running                    // nothing was found; the operation runs
 	Cached                     // the result was known; the vertex is finished
 	Completed                  // the operation ran; Err is set if it failed, context.Canceled if it was given up
 	Log                        // Data was written to Stream
@@ -52,6 +53,12 @@ func NewConsole(vertex digest.Digest, name string, emit func(Event)) *Console {
 	}
 	return &Console{emit: emit, vertex: vertex, name: name}
 }
+
+// Begin tells that something outside the graph begins which is shown like a vertex.
+func (c *Console) Begin() { c.send(Event{Kind: Started}) }
+
+// End tells that what Begin began has ended.
+func (c *Console) End(err error) { c.send(Event{Kind: Completed, Err: err}) }
 
 // Stdout returns the writer for the standard output of what runs.
 func (c *Console) Stdout() io.Writer { return logWriter{c, 1} }

@@ -133,5 +133,6 @@ func (s *Solver[R]) run(ctx context.Context, c *Console, v *Vertex[R], in []inpu
 	case s.slots <- struct{}{}:
 	}
 	defer func() { <-s.slots }()
+	c.send(Event{Kind: Running})
 	return v.Op.Run(ctx, c, values(in))
 }

@@ -1,0 +1,141 @@
+package build
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/dockerfile"
+)
+
+func invalidf(format string, args ...any) error {
+	return fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument)
+}
+
+// attrs translates the options into those of the frontend, and gives the operations the
+// directories that the frontend will refer to.
+func (r *run) attrs(ctx context.Context) (map[string]string, error) {
+	o := r.o
+	attrs := map[string]string{
+		"target":             o.Target,
+		"add-hosts":          strings.Join(o.AddHosts, ","),
+		"ulimit":             strings.Join(o.Ulimits, ","),
+		"cgroup-parent":      o.CgroupParent,
+		"force-network-mode": o.Network,
+		"requestid":          o.Question,
+	}
+	if o.Network == "default" {
+		attrs["force-network-mode"] = ""
+	}
+	if o.ShmSize > 0 {
+		attrs["shm-size"] = strconv.FormatInt(o.ShmSize, 10)
+	}
+	if o.Pull {
+		attrs["image-resolve-mode"] = "pull"
+	}
+	for name, v := range attrs {
+		if v == "" {
+			delete(attrs, name) // to some options an empty value means something
+		}
+	}
+	switch {
+	case o.NoCache:
+		attrs["no-cache"] = ""
+	case len(o.NoCacheOf) > 0:
+		attrs["no-cache"] = strings.Join(o.NoCacheOf, ",")
+	}
+	var platforms []string
+	for _, p := range o.Platforms {
+		platforms = append(platforms, platformName(p))
+	}
+	if len(platforms) > 0 {
+		attrs["platform"] = strings.Join(platforms, ",")
+	}
+	for k, v := range o.Args {
+		attrs["build-arg:"+k] = v
+	}
+	for k, v := range o.Labels {
+		attrs["label:"+k] = v
+	}
+	r.env.Locals = map[string]string{}
+	if err := r.mainContext(ctx, attrs); err != nil {
+		return nil, err
+	}
+	return attrs, r.namedContexts(attrs)
+}
+
+func platformName(p ocispec.Platform) string {
+	name := p.OS + "/" + p.Architecture
+	if p.Variant != "" {
+		name += "/" + p.Variant
+	}
+	return name
+}
+
+// namedContexts gives the frontend the other contexts. A value that is no URL is a directory.
+func (r *run) namedContexts(attrs map[string]string) error {
+	for name, value := range r.o.Contexts {
+		if name == dockerfile.LocalContext || name == dockerfile.LocalDockerfile || name == "" {
+			return invalidf("a named context cannot be called %q", name)
+		}
+		switch {
+		case strings.HasPrefix(value, "docker-image://"), strings.HasPrefix(value, "target:"), isRemote(value):
+			attrs["context:"+name] = value
+		case strings.HasPrefix(value, "oci-layout://"):
+			if err := r.layoutContext(attrs, name, strings.TrimPrefix(value, "oci-layout://")); err != nil {
+				return err
+			}
+		default:
+			if err := checkDir(value); err != nil {
+				return fmt.Errorf("context %s: %w", name, err)
+			}
+			attrs["context:"+name] = "local:" + name
+			r.env.Locals[name] = value
+		}
+	}
+	return nil
+}
+
+// layoutContext adds a context DIR@DIGEST that is an OCI layout.
+func (r *run) layoutContext(attrs map[string]string, name, value string) error {
+	dir, dgst, ok := strings.Cut(value, "@")
+	if !ok {
+		return fmt.Errorf("context %s: name an image of the layout as oci-layout://%s@DIGEST: %w", name, value, errdefs.ErrInvalidArgument)
+	}
+	if err := checkDir(dir); err != nil {
+		return fmt.Errorf("context %s: %w", name, err)
+	}
+	if r.env.OCILayouts == nil {
+		r.env.OCILayouts = map[string]string{}
+	}
+	store := "layout" + strconv.Itoa(len(r.env.OCILayouts))
+	r.env.OCILayouts[store] = dir
+	attrs["context:"+name] = "oci-layout://" + store + "@" + dgst
+	return nil
+}
+
+// isRemote says whether a context is fetched by the frontend's own rules.
+func isRemote(s string) bool {
+	for _, prefix := range []string{"http://", "https://", "git://", "ssh://", "git@"} {
+		if strings.HasPrefix(s, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+func checkDir(dir string) error {
+	fi, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
+	}
+	if !fi.IsDir() {
+		return invalidf("%s is not a directory", dir)
+	}
+	return nil
+}

@@ -1,0 +1,214 @@
+// Package build makes images from Dockerfiles: it compiles, solves and exports.
+//
+//	Dockerfile --dockerfile--> definition --build/graph--> vertices
+//	vertices --build/solver, build/op--> layers --build/export--> image, files, archive
+//
+// While the frontend compiles it asks for files of the context and configs of base images;
+// those questions are small builds of their own, solved by the same solver.
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/teu-dev/teu/build/op"
+	"github.com/teu-dev/teu/build/solver"
+	"github.com/teu-dev/teu/cache"
+	"github.com/teu-dev/teu/cache/content"
+	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/dockerfile"
+	"github.com/teu-dev/teu/registry"
+)
+
+// A Builder builds on one store. It is safe for concurrent use.
+type Builder struct {
+	Store    *cache.Store
+	Registry *registry.Client
+	Executor op.Executor // runs the commands of RUN
+}
+
+// Options of a build. Only one of Context, ContextTar and DockerfileText is required.
+type Options struct {
+	Context    string    // a directory, or the URL of a git repository or of a tar archive
+	ContextTar io.Reader // the context instead, plain or compressed
+	Dockerfile string    // path, "" for Dockerfile in the context; inside the context if that is no directory
+	// DockerfileText is the Dockerfile instead. Without a context it is empty.
+	DockerfileText []byte
+	Contexts       map[string]string // named contexts: a directory or what BuildKit takes, docker-image://...
+
+	Target    string
+	Platforms []ocispec.Platform // none: the host's
+	Args      map[string]string
+	Labels    map[string]string
+	NoCache   bool
+	NoCacheOf []string // stages
+	Pull      bool     // ask registries what tags of base images stand for, even if they are here
+
+	Network      string            // "", "default", "host" or "none"
+	AddHosts     []string          // "name=address"
+	ShmSize      int64             // bytes; 0: the default
+	Ulimits      []string          // "nofile=1024:2048"
+	CgroupParent string            //
+	Secrets      map[string]Secret // by id
+	SSH          map[string]string // socket of an agent by id
+	Entitlements []string          // "network.host", "security.insecure"
+
+	Tags        []string // names of the image, docker's short form
+	Annotations map[string]string
+	Outputs     []Output // none: the local store
+	Push        bool     // push the image under all its Tags
+
+	Question string // instead of building, ask the frontend: "frontend.outline", "frontend.targets", "frontend.lint"
+
+	Parallel int                      // commands at once; 0: one per CPU
+	Events   func(solver.Event)       // called from several goroutines, one at a time; may be nil
+	Warn     func(dockerfile.Warning) // likewise
+}
+
+// An Output is where a result goes instead of the local store.
+type Output struct {
+	Type string // "image", "local", "tar", "oci" or "docker"
+	Dest string // directory of local; file of the others, "" or "-" for Writer
+	// Writer takes what goes to no file; it is not closed.
+	Writer io.Writer
+}
+
+// A Result is what a build made.
+type Result struct {
+	// Target is the manifest, or the index of several platforms; zero if only files were written.
+	Target ocispec.Descriptor
+	Config digest.Digest // the image ID
+	Names  []string      // canonical
+	Answer map[string][]byte
+}
+
+// Build builds. An error that a step or a line of the Dockerfile caused is an *Error.
+func (b *Builder) Build(ctx context.Context, o Options) (res Result, err error) {
+	names, err := canonicalNames(o)
+	if err != nil {
+		return res, err
+	}
+	unpin, err := b.Store.Pin(ctx)
+	if err != nil {
+		return res, err
+	}
+	defer func() { err = errors.Join(err, unpin()) }()
+	r, err := b.start(ctx, o)
+	if err != nil {
+		return res, err
+	}
+	defer func() { err = errors.Join(err, r.close()) }()
+	res, err = r.build(ctx, names)
+	return res, r.explain(err)
+}
+
+// A run is one build.
+type run struct {
+	b       *Builder
+	o       Options
+	env     *op.Env
+	solver  *solver.Solver[op.Result]
+	journal *journal
+	sealer  sealer
+	scratch *statefile.Scratch // volatile
+	disk    *statefile.Scratch // for contexts that come as a stream; nil until needed
+	views   views
+}
+
+func (b *Builder) start(ctx context.Context, o Options) (*run, error) {
+	dir, runDir := filepath.Join(b.Store.Root(), "build"), filepath.Join(b.Store.RunRoot(), "build")
+	for _, d := range []string{dir, runDir} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	if err := statefile.SweepScratch(runDir); err != nil {
+		return nil, fmt.Errorf("removing what an earlier build left: %w", err)
+	}
+	scratch, err := statefile.NewScratch(runDir)
+	if err != nil {
+		return nil, err
+	}
+	r := &run{b: b, o: o, scratch: scratch, journal: newJournal(o.Events)}
+	r.sealer = sealer{store: b.Store, slots: make(chan struct{}, 1)}
+	r.env = &op.Env{
+		Store: b.Store, Dir: dir, RunDir: scratch.Path(),
+		Registry:     func(n reference.Named) (op.Repository, error) { return b.Registry.Repository(n) },
+		Executor:     b.Executor,
+		Secrets:      secrets(o.Secrets),
+		SSH:          o.SSH,
+		Entitlements: o.Entitlements,
+		Warn:         r.warnf,
+	}
+	r.solver = solver.New(op.NewCache(r.env, b.Store.Results), solver.Options{Parallel: o.Parallel, Events: r.journal.event})
+	return r, nil
+}
+
+func (r *run) close() error {
+	r.sealer.wait()
+	errs := []error{r.views.close(), r.env.Close(), r.scratch.Close()}
+	if r.disk != nil {
+		errs = append(errs, r.disk.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (r *run) warnf(format string, args ...any) {
+	if r.o.Warn != nil {
+		r.o.Warn(dockerfile.Warning{Text: fmt.Sprintf(format, args...)})
+	}
+}
+
+func (r *run) build(ctx context.Context, names []reference.Named) (Result, error) {
+	attrs, err := r.attrs(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	compiled, err := dockerfile.Compile(ctx, (*backend)(r), dockerfile.Options{Attrs: attrs, Host: content.Host()})
+	if err != nil {
+		return Result{}, err
+	}
+	if compiled.Answer != nil {
+		return Result{Answer: compiled.Answer}, nil
+	}
+	states := make([]op.Result, len(compiled.Images))
+	g, gctx := errgroup.WithContext(ctx)
+	for i, img := range compiled.Images {
+		g.Go(func() (err error) {
+			states[i], err = r.solve(gctx, img.Definition, sealing{spine: true, epoch: img.Epoch})
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return Result{}, err
+	}
+	return r.export(ctx, compiled.Images, states, names)
+}
+
+// canonicalNames parses the tags of o.
+func canonicalNames(o Options) ([]reference.Named, error) {
+	var names []reference.Named
+	for _, tag := range o.Tags {
+		name, err := reference.ParseNormalizedNamed(tag)
+		if err != nil {
+			return nil, invalidf("tag %q: %v", tag, err)
+		}
+		if _, digested := name.(reference.Digested); digested {
+			return nil, invalidf("tag %q: a digest cannot be chosen", tag)
+		}
+		names = append(names, reference.TagNameOnly(name))
+	}
+	if o.Push && len(names) == 0 {
+		return nil, invalidf("a push needs a tag")
+	}
+	return names, nil
+}

@@ -1,0 +1,178 @@
+package export
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"runtime"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/teu-dev/teu/cache"
+)
+
+// A Layer is one layer of an image to be. It is in the store.
+type Layer struct {
+	ID          string
+	Blob        *ocispec.Descriptor // the blob it came from, if it was pulled
+	Created     time.Time           // when a build made it; zero otherwise
+	Description string              // what made it
+}
+
+// A Source is the outcome of a build for one platform.
+type Source struct {
+	Platform   ocispec.Platform
+	Layers     []Layer    // lowest first
+	Config     []byte     // JSON, without layers and times
+	BaseConfig []byte     // JSON of the base image's config; nil if there is none
+	Epoch      *time.Time // SOURCE_DATE_EPOCH: no time in the image is later
+}
+
+// Options of an image.
+type Options struct {
+	Annotations map[string]string // of the manifests
+	Status      func(text string) // told what goes on; may be nil
+}
+
+// An Image is what was put into the store.
+type Image struct {
+	Target ocispec.Descriptor // manifest, or index of several platforms
+	Config digest.Digest      // of the config; of several platforms, of the first
+	// Manifests are the images of the platforms, in the order of the sources.
+	Manifests []ocispec.Descriptor
+}
+
+// Commit makes an image of sources and puts it into the store, without a name. Layers are
+// sealed and compressed if they were not yet, several at once. The caller holds a pin.
+func Commit(ctx context.Context, s *cache.Store, sources []Source, o Options) (Image, error) {
+	if o.Status == nil {
+		o.Status = func(string) {}
+	}
+	var img Image
+	for i, src := range sources {
+		manifest, config, err := commit(ctx, s, src, o)
+		if err != nil {
+			return Image{}, err
+		}
+		if i == 0 {
+			img.Config = config
+		}
+		img.Manifests = append(img.Manifests, manifest)
+	}
+	if len(img.Manifests) == 1 {
+		img.Target = img.Manifests[0]
+		return img, nil
+	}
+	target, err := put(ctx, s, ocispec.MediaTypeImageIndex, ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: img.Manifests,
+	})
+	if err != nil {
+		return Image{}, err
+	}
+	o.Status("exporting manifest list " + target.Digest.String())
+	img.Target = target
+	return img, nil
+}
+
+// commit makes the image of one platform.
+func commit(ctx context.Context, s *cache.Store, src Source, o Options) (manifest ocispec.Descriptor, config digest.Digest, err error) {
+	o.Status("exporting layers")
+	infos, blobs, err := finishLayers(ctx, s, src)
+	if err != nil {
+		return manifest, "", err
+	}
+	raw, err := finishConfig(src.Config, src.BaseConfig, infos, src.Epoch)
+	if err != nil {
+		return manifest, "", err
+	}
+	configDesc, err := putBytes(ctx, s, ocispec.MediaTypeImageConfig, raw)
+	if err != nil {
+		return manifest, "", err
+	}
+	manifest, err = put(ctx, s, ocispec.MediaTypeImageManifest, ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+		Config: configDesc, Layers: blobs, Annotations: o.Annotations,
+	})
+	if err != nil {
+		return manifest, "", err
+	}
+	platform := src.Platform
+	manifest.Platform = &platform
+	o.Status("exporting manifest " + manifest.Digest.String())
+	o.Status("exporting config " + configDesc.Digest.String())
+	return manifest, configDesc.Digest, nil
+}
+
+// finishLayers makes diffIDs and blobs of the layers that have none yet.
+func finishLayers(ctx context.Context, s *cache.Store, src Source) ([]layerInfo, []ocispec.Descriptor, error) {
+	infos := make([]layerInfo, len(src.Layers))
+	blobs := make([]ocispec.Descriptor, len(src.Layers))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for i, l := range src.Layers {
+		g.Go(func() error {
+			sealed, err := s.Layers.Seal(ctx, l.ID, src.Epoch)
+			if err != nil {
+				return err
+			}
+			infos[i] = layerInfo{diffID: sealed.DiffID, description: l.Description}
+			if !l.Created.IsZero() {
+				created := l.Created.UTC()
+				infos[i].created = &created
+			}
+			blobs[i], err = blob(ctx, s, l)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, nil, fmt.Errorf("exporting layers: %w", err)
+	}
+	return infos, blobs, nil
+}
+
+// blob returns the compressed layer: the one it came from, so that its digest stays what it is
+// in its registry, or one that is made.
+func blob(ctx context.Context, s *cache.Store, l Layer) (ocispec.Descriptor, error) {
+	if l.Blob != nil {
+		if ok, err := s.Content.Exists(ctx, *l.Blob); err != nil || ok {
+			d := *l.Blob
+			d.MediaType = ociMediaType(d.MediaType)
+			return d, err
+		}
+	}
+	return s.CompressLayer(ctx, l.ID, ocispec.MediaTypeImageLayerGzip)
+}
+
+// ociMediaType translates docker's media types of layers.
+func ociMediaType(t string) string {
+	switch t {
+	case "application/vnd.docker.image.rootfs.diff.tar.gzip":
+		return ocispec.MediaTypeImageLayerGzip
+	case "application/vnd.docker.image.rootfs.diff.tar.zstd":
+		return ocispec.MediaTypeImageLayerZstd
+	case "application/vnd.docker.image.rootfs.diff.tar":
+		return ocispec.MediaTypeImageLayer
+	case "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip":
+		return ocispec.MediaTypeImageLayerNonDistributableGzip //nolint:staticcheck // what the base has stays what it is
+	}
+	return t
+}
+
+// put stores v as JSON in the form BuildKit writes manifests in.
+func put(ctx context.Context, s *cache.Store, mediaType string, v any) (ocispec.Descriptor, error) {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	return putBytes(ctx, s, mediaType, b)
+}
+
+func putBytes(ctx context.Context, s *cache.Store, mediaType string, b []byte) (ocispec.Descriptor, error) {
+	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
+	return d, s.Content.Push(ctx, d, bytes.NewReader(b))
+}

@@ -1,0 +1,144 @@
+package export
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/cache/rootfs"
+)
+
+// WriteDir copies the filesystem root into the directory dir, which is made if needed. Files that
+// are there are replaced, others stay. Everything belongs to the caller, as with
+// `docker build -o type=local`; devices are left out, as they would need privileges.
+// Links that are in dir already are not followed out of it.
+func WriteDir(ctx context.Context, dir string, root *rootfs.Dir, o TreeOptions) (err error) {
+	if err := os.MkdirAll(path.Join(dir, o.Prefix), 0o755); err != nil {
+		return err
+	}
+	dst, err := rootfs.Open(path.Join(dir, o.Prefix))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dst.Close()) }()
+	c := copier{dst: dst, o: o}
+	if err := walk(ctx, root, c.copy); err != nil {
+		return fmt.Errorf("writing to %s: %w", dir, err)
+	}
+	// Times of directories last: files that were put into them changed them.
+	for _, d := range c.dirs {
+		if err := c.times(d); err != nil {
+			return fmt.Errorf("writing to %s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+type copier struct {
+	dst  *rootfs.Dir
+	o    TreeOptions
+	dirs []entry
+}
+
+func (c *copier) copy(e entry) error {
+	if e.path == "." {
+		return nil
+	}
+	parent, base, err := c.dst.Parent(e.path)
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	dir := int(parent.Fd())
+	switch e.kind() {
+	case unix.S_IFDIR:
+		c.dirs = append(c.dirs, e)
+		return c.mkdir(dir, base, e)
+	case unix.S_IFLNK:
+		target, err := e.readlink()
+		if err != nil {
+			return err
+		}
+		if err := c.clear(dir, base, e); err != nil {
+			return err
+		}
+		if err := unix.Symlinkat(target, dir, base); err != nil {
+			return fmt.Errorf("symlink %s: %w", e.path, err)
+		}
+		return c.times(e)
+	case unix.S_IFREG:
+		return c.file(dir, base, e)
+	}
+	return nil
+}
+
+// mkdir makes a directory, or takes the one that is there.
+func (c *copier) mkdir(dir int, base string, e entry) error {
+	var st unix.Stat_t
+	err := unix.Fstatat(dir, base, &st, unix.AT_SYMLINK_NOFOLLOW)
+	if err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return nil
+	}
+	if err := c.clear(dir, base, e); err != nil {
+		return err
+	}
+	// Writable for us, whatever it is in the image, or nothing could be put into it.
+	if err := unix.Mkdirat(dir, base, e.stat.Mode&0o777|0o700); err != nil {
+		return fmt.Errorf("mkdir %s: %w", e.path, err)
+	}
+	return nil
+}
+
+func (c *copier) file(dir int, base string, e entry) (err error) {
+	src, err := e.open()
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	if err := c.clear(dir, base, e); err != nil {
+		return err
+	}
+	fd, err := unix.Openat(dir, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, e.stat.Mode&0o777|0o200)
+	if err != nil {
+		return fmt.Errorf("create %s: %w", e.path, err)
+	}
+	dst := os.NewFile(uintptr(fd), e.path)
+	_, err = io.Copy(dst, src)
+	if err := errors.Join(err, unix.Fchmod(fd, e.stat.Mode&0o777), dst.Close()); err != nil {
+		return fmt.Errorf("writing %s: %w", e.path, err)
+	}
+	return c.times(e)
+}
+
+// clear removes what stands where e goes.
+func (c *copier) clear(dir int, base string, e entry) error {
+	err := unix.Unlinkat(dir, base, 0)
+	if err == unix.EISDIR {
+		err = unix.Unlinkat(dir, base, unix.AT_REMOVEDIR)
+	}
+	if err != nil && err != unix.ENOENT {
+		return fmt.Errorf("replacing %s: %w", e.path, err)
+	}
+	return nil
+}
+
+func (c *copier) times(e entry) error {
+	parent, base, err := c.dst.Parent(e.path)
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	t, err := unix.TimeToTimespec(e.mtime(c.o.Epoch))
+	if err != nil {
+		return fmt.Errorf("the time of %s: %w", e.path, err)
+	}
+	if err := unix.UtimesNanoAt(int(parent.Fd()), base, []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return fmt.Errorf("setting the time of %s: %w", e.path, err)
+	}
+	return nil
+}

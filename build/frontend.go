@@ -1,0 +1,145 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+	"syscall"
+
+	"github.com/moby/buildkit/solver/pb"
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/build/op"
+	"github.com/teu-dev/teu/build/solver"
+	"github.com/teu-dev/teu/cache/content"
+	"github.com/teu-dev/teu/dockerfile"
+)
+
+// maxFile is the most that the frontend may read of one file: a Dockerfile with everything in it.
+const maxFile = 16 << 20
+
+// A backend answers the frontend of a run.
+type backend run
+
+var _ dockerfile.Backend = (*backend)(nil)
+
+// Files implements dockerfile.Backend.
+func (b *backend) Files(ctx context.Context, def *pb.Definition) (dockerfile.Files, error) {
+	r := (*run)(b)
+	state, err := r.solve(ctx, def, sealing{})
+	if err != nil {
+		return nil, err
+	}
+	view, err := r.env.View(ctx, solver.NewConsole("", "", nil), state)
+	if err != nil {
+		return nil, err
+	}
+	r.views.add(view)
+	return files{view}, nil
+}
+
+// ResolveImage implements dockerfile.Backend.
+func (b *backend) ResolveImage(ctx context.Context, name, ref string, o dockerfile.ImageOptions) (dockerfile.ImageConfig, error) {
+	r := (*run)(b)
+	p := content.Host()
+	if o.Platform != nil {
+		p = *o.Platform
+	}
+	if o.Layout != "" {
+		return dockerfile.ImageConfig{}, invalidf("image %s of an OCI layout: not supported yet", ref)
+	}
+	var img op.Image
+	err := r.step(ctx, name, func(*solver.Console) (err error) {
+		img, err = r.env.ResolveImage(ctx, ref, op.ResolveMode(o.Mode), p)
+		return err
+	})
+	if err != nil {
+		return dockerfile.ImageConfig{}, err
+	}
+	return dockerfile.ImageConfig{Ref: ref, Digest: img.Target.Digest.String(), Config: img.RawConfig}, nil
+}
+
+// Warn implements dockerfile.Backend.
+func (b *backend) Warn(w dockerfile.Warning) {
+	if b.o.Warn != nil {
+		b.o.Warn(w)
+	}
+}
+
+// views are the filesystems the frontend looked into. They stay open, as it comes back to them.
+type views struct {
+	mu   sync.Mutex
+	list []*op.View
+}
+
+func (v *views) add(view *op.View) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.list = append(v.list, view)
+}
+
+func (v *views) close() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var errs []error
+	for _, view := range v.list {
+		errs = append(errs, view.Close())
+	}
+	v.list = nil
+	return errors.Join(errs...)
+}
+
+// files shows a view to the frontend.
+type files struct{ view *op.View }
+
+var _ dockerfile.Files = files{}
+
+func (f files) ReadFile(_ context.Context, path string) ([]byte, error) {
+	return f.view.Dir.ReadFile(path, maxFile)
+}
+
+func (f files) Stat(_ context.Context, path string) (dockerfile.FileInfo, error) {
+	fi, err := f.view.Dir.Lstat(path)
+	if err != nil {
+		return dockerfile.FileInfo{}, err
+	}
+	return f.info(path, fi), nil
+}
+
+func (f files) ReadDir(_ context.Context, path string) ([]dockerfile.FileInfo, error) {
+	dir, err := f.view.Dir.OpenFile(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	entries, err := dir.ReadDir(-1)
+	if err != nil {
+		return nil, err
+	}
+	var list []dockerfile.FileInfo
+	for _, e := range entries {
+		fi, err := f.view.Dir.Lstat(path + "/" + e.Name())
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading %s: %w", path, err)
+		}
+		list = append(list, f.info(path+"/"+e.Name(), fi))
+	}
+	return list, nil
+}
+
+func (f files) info(path string, fi fs.FileInfo) dockerfile.FileInfo {
+	info := dockerfile.FileInfo{Name: fi.Name(), Mode: uint32(fi.Mode()), Size: fi.Size(), ModTime: fi.ModTime()}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		info.UID, info.GID = st.Uid, st.Gid
+	}
+	if fi.Mode()&fs.ModeSymlink != 0 {
+		info.Linkname, _ = f.view.Dir.Readlink(path)
+	}
+	return info
+}

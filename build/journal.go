@@ -1,0 +1,75 @@
+package build
+
+import (
+	"bytes"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/teu-dev/teu/build/graph"
+	"github.com/teu-dev/teu/build/solver"
+)
+
+// A journal passes events on, one at a time, and keeps what an error needs: where vertices
+// come from and the last they printed.
+type journal struct {
+	mu       sync.Mutex
+	events   func(solver.Event)
+	vertices map[digest.Digest]*graph.Vertex
+	tails    map[digest.Digest][]byte
+}
+
+// tailSize is how many bytes of a step's output are kept, about.
+const tailSize = 16 << 10
+
+func newJournal(events func(solver.Event)) *journal {
+	return &journal{events: events, vertices: map[digest.Digest]*graph.Vertex{}, tails: map[digest.Digest][]byte{}}
+}
+
+func (j *journal) add(v *graph.Vertex) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.vertices[v.Digest] = v
+}
+
+func (j *journal) event(e solver.Event) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	switch {
+	case e.Kind == solver.Log:
+		j.keep(e)
+	case e.Kind == solver.Cached, e.Kind == solver.Completed && e.Err == nil:
+		delete(j.tails, e.Vertex)
+	}
+	if j.events != nil {
+		j.events(e)
+	}
+}
+
+func (j *journal) keep(e solver.Event) {
+	tail := append(j.tails[e.Vertex], e.Data...)
+	if len(tail) > 2*tailSize {
+		tail = bytes.Clone(tail[len(tail)-tailSize:])
+	}
+	j.tails[e.Vertex] = tail
+}
+
+// tail returns the last lines that a vertex printed.
+func (j *journal) tail(v digest.Digest) []byte {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	tail := j.tails[v]
+	if len(tail) > tailSize {
+		tail = tail[len(tail)-tailSize:]
+		if i := bytes.IndexByte(tail, '\n'); i >= 0 {
+			tail = tail[i+1:] // not half a line
+		}
+	}
+	return bytes.Clone(tail)
+}
+
+func (j *journal) vertex(id digest.Digest) *graph.Vertex {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.vertices[id]
+}

@@ -1,0 +1,237 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/teu-dev/teu/build/export"
+	"github.com/teu-dev/teu/build/op"
+	"github.com/teu-dev/teu/build/solver"
+	"github.com/teu-dev/teu/cache/content"
+	"github.com/teu-dev/teu/cache/image"
+	"github.com/teu-dev/teu/dockerfile"
+	"github.com/teu-dev/teu/registry/archive"
+)
+
+// export gives the user what was asked for.
+func (r *run) export(ctx context.Context, images []dockerfile.Image, states []op.Result, names []reference.Named) (Result, error) {
+	outputs := r.o.Outputs
+	if len(outputs) == 0 {
+		outputs = []Output{{Type: "image"}}
+	}
+	res := Result{}
+	for _, out := range outputs {
+		var err error
+		switch out.Type {
+		case "image":
+			if err = r.image(ctx, &res, images, states); err == nil {
+				err = r.name(ctx, &res, names)
+			}
+		case "oci", "docker":
+			if err = r.image(ctx, &res, images, states); err == nil {
+				err = r.archive(ctx, res, out, names)
+			}
+		case "tar", "local":
+			err = r.files(ctx, out, images, states)
+		default:
+			err = invalidf("unknown output type %q", out.Type)
+		}
+		if err != nil {
+			return res, err
+		}
+	}
+	if r.o.Push {
+		if err := r.image(ctx, &res, images, states); err != nil {
+			return res, err
+		}
+		return res, r.push(ctx, res, names)
+	}
+	return res, nil
+}
+
+// image makes the image in the store, unless that was done.
+func (r *run) image(ctx context.Context, res *Result, images []dockerfile.Image, states []op.Result) error {
+	if res.Target.Digest != "" {
+		return nil
+	}
+	return r.step(ctx, "exporting to image", func(c *solver.Console) error {
+		sources := make([]export.Source, len(images))
+		for i, img := range images {
+			layers, err := r.layers(ctx, c, states[i])
+			if err != nil {
+				return err
+			}
+			sources[i] = export.Source{
+				Platform: img.Platform, Layers: layers,
+				Config: img.Config, BaseConfig: img.BaseConfig, Epoch: img.Epoch,
+			}
+		}
+		made, err := export.Commit(ctx, r.b.Store, sources, export.Options{
+			Annotations: r.o.Annotations,
+			Status:      func(text string) { c.Status(solver.Status{ID: text, Done: true}) },
+		})
+		if err != nil {
+			return err
+		}
+		res.Target, res.Config = made.Target, made.Config
+		return nil
+	})
+}
+
+// layers returns the layers of a state, all of which are then in the store.
+func (r *run) layers(ctx context.Context, c *solver.Console, state op.Result) ([]export.Layer, error) {
+	ids, err := r.env.LayerIDs(ctx, c, state)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]export.Layer, len(ids))
+	for i, id := range ids {
+		list[i] = export.Layer{ID: id, Description: "created by teu"}
+		if len(state.Layers) == len(ids) {
+			list[i].Blob, list[i].Created = state.Layers[i].Blob, state.Layers[i].Created
+		}
+	}
+	return list, nil
+}
+
+// name names the image, so that it stays.
+func (r *run) name(ctx context.Context, res *Result, names []reference.Named) error {
+	now := time.Now().UTC()
+	if len(names) == 0 {
+		return r.b.Store.Images.Put(ctx, image.Image{Target: res.Target, Created: now})
+	}
+	for _, n := range names {
+		name := n.String()
+		err := r.step(ctx, "naming to "+name, func(*solver.Console) error {
+			return r.b.Store.Images.Put(ctx, image.Image{Name: name, Target: res.Target, Created: now})
+		})
+		if err != nil {
+			return err
+		}
+		res.Names = append(res.Names, name)
+	}
+	return nil
+}
+
+// push pushes the image under all its names; blobs go once to each repository.
+func (r *run) push(ctx context.Context, res Result, names []reference.Named) error {
+	manifest, err := content.ReadAll(ctx, r.b.Store.Content, res.Target)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		err := r.step(ctx, "pushing "+name.String(), func(c *solver.Console) error {
+			repo, err := r.b.Registry.Repository(name)
+			if err != nil {
+				return err
+			}
+			repo.Source = r.b.Store.Content
+			if err := content.Copy(ctx, repo, r.b.Store.Content, res.Target, content.CopyOptions{Progress: progress(c)}); err != nil {
+				return err
+			}
+			return repo.Tag(ctx, res.Target, name.(reference.Tagged).Tag(), manifest)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// progress shows the transfer of blobs on c.
+func progress(c *solver.Console) content.Progress {
+	return func(e content.Event) {
+		if e.Desc.Digest == "" {
+			return
+		}
+		c.Status(solver.Status{
+			ID:      short(e.Desc.Digest),
+			Current: e.Current, Total: e.Total,
+			Done: e.Kind == content.EventDone || e.Kind == content.EventExists,
+		})
+	}
+}
+
+func short(d digest.Digest) string {
+	hex := d.Encoded()
+	return d.Algorithm().String() + ":" + hex[:min(12, len(hex))]
+}
+
+// archive writes the image as one tar, in the form that all tools read.
+func (r *run) archive(ctx context.Context, res Result, out Output, names []reference.Named) error {
+	return r.step(ctx, "exporting to "+out.Type+" image format", func(c *solver.Console) error {
+		img := archive.Image{Target: res.Target}
+		for _, n := range names {
+			img.Names = append(img.Names, n.String())
+		}
+		return writeTo(out, func(w io.Writer) error {
+			return archive.Save(ctx, w, r.b.Store.Content, []archive.Image{img}, archive.SaveOptions{Progress: progress(c)})
+		})
+	})
+}
+
+// files writes the filesystems themselves; those of several platforms into directories.
+func (r *run) files(ctx context.Context, out Output, images []dockerfile.Image, states []op.Result) error {
+	if out.Type == "local" && (out.Dest == "" || out.Dest == "-") {
+		return invalidf("output type=local needs dest=DIRECTORY")
+	}
+	if out.Type == "tar" && len(images) > 1 {
+		return invalidf("output type=tar takes one platform")
+	}
+	step := "exporting to client directory"
+	if out.Type == "tar" {
+		step = "exporting to client tarball"
+	}
+	return r.step(ctx, step, func(c *solver.Console) error {
+		for i, img := range images {
+			o := export.TreeOptions{Epoch: img.Epoch}
+			if len(images) > 1 {
+				o.Prefix = strings.ReplaceAll(platformName(img.Platform), "/", "_")
+			}
+			if err := r.tree(ctx, c, out, states[i], o); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (r *run) tree(ctx context.Context, c *solver.Console, out Output, state op.Result, o export.TreeOptions) (err error) {
+	view, err := r.env.View(ctx, c, state)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, view.Close()) }()
+	if out.Type == "local" {
+		return export.WriteDir(ctx, out.Dest, view.Dir, o)
+	}
+	return writeTo(out, func(w io.Writer) error { return export.WriteTar(ctx, w, view.Dir, o) })
+}
+
+// writeTo calls write with the file of out, which appears only when it is whole.
+func writeTo(out Output, write func(io.Writer) error) (err error) {
+	if out.Dest == "" || out.Dest == "-" {
+		if out.Writer == nil {
+			return invalidf("output type=%s needs dest=FILE", out.Type)
+		}
+		return write(out.Writer)
+	}
+	temp := fmt.Sprintf("%s.tmp%d", out.Dest, os.Getpid())
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
+		return err
+	}
+	err = write(f)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(temp))
+	}
+	return os.Rename(temp, out.Dest)
+}

@@ -1,0 +1,52 @@
+package build
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/teu-dev/teu/build/op"
+	"github.com/teu-dev/teu/cache"
+)
+
+// A sealer computes the diffIDs of new layers beside the steps that follow, so that little
+// is left to do at the end. Failures are found again there.
+type sealer struct {
+	store *cache.Store
+	slots chan struct{}
+	wg    sync.WaitGroup
+
+	mu   sync.Mutex
+	seen map[string]bool
+}
+
+func (s *sealer) seal(ctx context.Context, r op.Result, epoch *time.Time) {
+	for _, l := range r.Layers {
+		if l.DiffID != "" || !s.first(l.ID) {
+			continue
+		}
+		s.wg.Go(func() {
+			select {
+			case <-ctx.Done():
+				return
+			case s.slots <- struct{}{}:
+			}
+			defer func() { <-s.slots }()
+			s.store.Layers.Seal(ctx, l.ID, epoch)
+		})
+	}
+}
+
+func (s *sealer) first(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.seen == nil {
+		s.seen = map[string]bool{}
+	}
+	seen := s.seen[id]
+	s.seen[id] = true
+	return !seen
+}
+
+// wait returns when nothing is being sealed any more.
+func (s *sealer) wait() { s.wg.Wait() }

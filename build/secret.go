@@ -1,0 +1,49 @@
+package build
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/containerd/errdefs"
+)
+
+// A Secret is where the value of a secret is; exactly one field is set.
+type Secret struct {
+	File string
+	Env  string
+}
+
+// maxSecret is BuildKit's limit (session/secrets/secretsprovider).
+const maxSecret = 500 << 10
+
+type secrets map[string]Secret
+
+// Secret implements op.Secrets.
+func (s secrets) Secret(_ context.Context, id string) ([]byte, error) {
+	secret, ok := s[id]
+	if !ok {
+		return nil, fmt.Errorf("secret %s: %w", id, errdefs.ErrNotFound)
+	}
+	if secret.Env != "" {
+		value, ok := os.LookupEnv(secret.Env)
+		if !ok {
+			return nil, fmt.Errorf("secret %s: environment variable %s is not set: %w", id, secret.Env, errdefs.ErrNotFound)
+		}
+		return []byte(value), nil
+	}
+	f, err := os.Open(secret.File)
+	if err != nil {
+		return nil, fmt.Errorf("secret %s: %w", id, err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
+	if err != nil {
+		return nil, fmt.Errorf("secret %s: %w", id, err)
+	}
+	if len(b) > maxSecret {
+		return nil, fmt.Errorf("secret %s: larger than %d bytes: %w", id, maxSecret, errdefs.ErrResourceExhausted)
+	}
+	return b, nil
+}

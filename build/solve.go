@@ -1,0 +1,110 @@
+package build
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/teu-dev/teu/build/graph"
+	"github.com/teu-dev/teu/build/op"
+	"github.com/teu-dev/teu/build/solver"
+	"github.com/teu-dev/teu/cache/content"
+)
+
+// sealing says what happens to layers as they are made.
+type sealing struct {
+	spine bool // seal those that will be layers of the image, beside the steps that follow
+	epoch *time.Time
+}
+
+// solve returns the filesystem that def makes.
+func (r *run) solve(ctx context.Context, def *pb.Definition, s sealing) (op.Result, error) {
+	g, err := graph.Load(def, content.Host())
+	if err != nil {
+		return op.Result{}, err
+	}
+	if g.Root.Vertex == nil {
+		return op.Result{}, nil
+	}
+	spine := map[*graph.Vertex]bool{}
+	if s.spine {
+		markSpine(g.Root.Vertex, spine)
+	}
+	made := make(map[*graph.Vertex]*solver.Vertex[op.Result], len(g.Vertices))
+	for _, v := range g.Vertices {
+		operation, err := r.env.Op(v)
+		if err != nil {
+			return op.Result{}, &solver.VertexError{Vertex: v.Digest, Name: v.Name, Err: err}
+		}
+		if spine[v] {
+			operation = sealedOp{Op: operation, seal: func(res op.Result) { r.sealer.seal(ctx, res, s.epoch) }}
+		}
+		sv := &solver.Vertex[op.Result]{ID: v.Digest, Name: v.Name, Op: operation, IgnoreCache: v.Metadata.IgnoreCache}
+		for _, in := range v.Inputs {
+			sv.Inputs = append(sv.Inputs, solver.Edge[op.Result]{Vertex: made[in.Vertex], Index: in.Index})
+		}
+		made[v] = sv
+		r.journal.add(v)
+	}
+	return r.solver.Solve(ctx, solver.Edge[op.Result]{Vertex: made[g.Root.Vertex], Index: g.Root.Index})
+}
+
+// markSpine marks the vertices whose layers are those of v's result: what v changes, not what it
+// only reads.
+func markSpine(v *graph.Vertex, spine map[*graph.Vertex]bool) {
+	for v != nil && !spine[v] {
+		spine[v] = true
+		next := int64(-1)
+		switch o := v.Op.Op.(type) {
+		case *pb.Op_Exec:
+			for _, m := range o.Exec.Mounts {
+				if m.Dest == pb.RootMount {
+					next = m.Input
+				}
+			}
+		case *pb.Op_File:
+			next = o.File.Actions[0].Input
+		case *pb.Op_Merge:
+			for _, in := range v.Inputs {
+				markSpine(in.Vertex, spine)
+			}
+		}
+		if next < 0 || next >= int64(len(v.Inputs)) {
+			return
+		}
+		v = v.Inputs[next].Vertex
+	}
+}
+
+// A sealedOp tells of what it made.
+type sealedOp struct {
+	solver.Op[op.Result]
+	seal func(op.Result)
+}
+
+func (o sealedOp) Run(ctx context.Context, c *solver.Console, in []op.Result) ([]op.Result, error) {
+	out, err := o.Op.Run(ctx, c, in)
+	if err == nil && len(out) > 0 {
+		o.seal(out[0])
+	}
+	return out, err
+}
+
+// step does something that people may want to see as a step of its own.
+func (r *run) step(ctx context.Context, name string, do func(c *solver.Console) error) error {
+	id := digest.FromString(name)
+	c := solver.NewConsole(id, name, r.journal.event)
+	c.Begin()
+	err := do(c)
+	if err != nil && ctx.Err() != nil {
+		err = context.Canceled
+	}
+	c.End(err)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
