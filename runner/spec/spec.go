@@ -1,13 +1,18 @@
 // Package spec makes runtime specs with docker's defaults from an image's config and a
 // user's options.
 //
-// It decides what a container is; how it is made is runner/oci's business. It reads the
-// image's passwd and group files and nothing else, and changes nothing.
+// It decides what a container is; how it is made is runner/oci's business. Of the image it
+// reads the config and the passwd and group files, nothing else: labels and annotations of
+// an image never change what a container may do.
 package spec
 
 import (
-	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
 
+	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -21,10 +26,10 @@ type Files interface {
 type Options struct {
 	Args       []string // replaces the image's command
 	Entrypoint []string // replaces the image's entry point, and its command too
-	// ClearEntrypoint drops the image's entry point (--entrypoint "").
+	// ClearEntrypoint drops the image's entry point and command (--entrypoint "").
 	ClearEntrypoint bool
 	Env             []string // K=V, or K to unset
-	WorkingDir      string
+	WorkingDir      string   // absolute
 	User            string   // user[:group], names or numbers; "" is the image's
 	Groups          []string // additional groups
 	Hostname        string
@@ -32,13 +37,13 @@ type Options struct {
 	TTY             bool
 
 	Privileged      bool
-	CapAdd, CapDrop []string
+	CapAdd, CapDrop []string // with or without CAP_, or ALL
 	ReadOnly        bool
 	NoNewPrivileges bool
 	// Seccomp is a profile in docker's JSON form, "unconfined", or "" for the default.
 	Seccomp       string
 	MaskedPaths   []string // nil: docker's; use an empty list for none
-	ReadonlyPaths []string
+	ReadonlyPaths []string // the same
 
 	Mounts      []Mount
 	ShmSize     int64 // bytes, 0: 64 MiB
@@ -49,14 +54,11 @@ type Options struct {
 	OOMScoreAdj *int
 
 	Resources   *specs.LinuxResources
-	CgroupsPath string // relative to the host's root group, "" to leave it to the caller
+	CgroupsPath string // kept in the spec for who makes the group
 
-	// Namespaces to join or share instead of making new ones.
-	NetNS    string // path; "" makes one with only a loopback, "host" shares
-	PIDNS    string
-	IPCNS    string
-	UTSNS    string
-	CgroupNS string
+	// Namespaces: "" makes one (for NetNS with only a loopback), "host" shares the host's,
+	// anything else is the path of one to join.
+	NetNS, PIDNS, IPCNS, UTSNS, CgroupNS string
 
 	Files Files // the root filesystem; nil: users and groups must be numbers
 }
@@ -72,31 +74,98 @@ type Mount struct {
 	Options     []string // further mount options as mount(8) writes them
 }
 
-// Device is a device node of the host in the container.
+// Device is a device node of the host in the container, or a directory of them.
 type Device struct {
-	Source, Target string
+	Source, Target string // Target "" is Source
 	Access         string // of "rwm"; "" is all
 }
 
-// New makes the spec. Warnings (a limit that had to be clamped) are in the result's
-// second value. An impossible wish is an errdefs.ErrInvalidArgument, an unknown user an
-// errdefs.ErrNotFound.
-func New(img ocispec.ImageConfig, o Options) (*specs.Spec, []string, error) {
-	return nil, nil, errors.New("not written yet")
+// maker is a spec in the making.
+type maker struct {
+	spec     *specs.Spec
+	img      ocispec.ImageConfig
+	o        Options
+	warnings []string
 }
 
-// ExecOptions are what the user of exec asked for.
-type ExecOptions struct {
-	Args       []string
-	Env        []string
-	WorkingDir string // "" is the container's
-	User       string // "" is the container's
-	TTY        bool
-	Privileged bool
-	Files      Files // the container's root filesystem
+// New makes the spec. What this host cannot give and a container can do without comes back
+// as warnings. An impossible wish is an errdefs.ErrInvalidArgument, an unknown user or
+// device an errdefs.ErrNotFound.
+func New(img ocispec.ImageConfig, o Options) (s *specs.Spec, warnings []string, err error) {
+	m := &maker{img: img, o: o, spec: &specs.Spec{
+		Version: specs.Version,
+		Root:    &specs.Root{Path: "rootfs", Readonly: o.ReadOnly},
+		Process: &specs.Process{Terminal: o.TTY, NoNewPrivileges: o.NoNewPrivileges},
+		Linux:   &specs.Linux{CgroupsPath: o.CgroupsPath},
+	}}
+	for _, step := range []func() error{
+		m.namespaces, m.command, m.user, m.capabilities, m.limits, m.mounts, m.devices, m.sysctls, m.protection,
+	} {
+		if err := step(); err != nil {
+			return nil, nil, err
+		}
+	}
+	return m.spec, m.warnings, nil
 }
 
-// NewExec makes the process of an exec into a container of the given spec, by docker's rules.
-func NewExec(s *specs.Spec, o ExecOptions) (*specs.Process, error) {
-	return nil, errors.New("not written yet")
+func (m *maker) warn(format string, args ...any) {
+	m.warnings = append(m.warnings, fmt.Sprintf(format, args...))
+}
+
+func invalid(format string, args ...any) error {
+	return fmt.Errorf(format+": %w", append(args, errdefs.ErrInvalidArgument)...)
+}
+
+// namespaces translates the namespaces; the mount namespace is always the container's own.
+func (m *maker) namespaces() error {
+	list := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
+	for _, ns := range []struct {
+		kind specs.LinuxNamespaceType
+		wish string
+	}{
+		{specs.PIDNamespace, m.o.PIDNS}, {specs.NetworkNamespace, m.o.NetNS}, {specs.IPCNamespace, m.o.IPCNS},
+		{specs.UTSNamespace, m.o.UTSNS}, {specs.CgroupNamespace, m.o.CgroupNS},
+	} {
+		switch {
+		case ns.wish == "host":
+		case ns.wish == "" || path.IsAbs(ns.wish):
+			list = append(list, specs.LinuxNamespace{Type: ns.kind, Path: ns.wish})
+		default:
+			return invalid("%s namespace %q", ns.kind, ns.wish)
+		}
+	}
+	m.spec.Linux.Namespaces = list
+	if m.o.UTSNS == "" {
+		m.spec.Hostname, m.spec.Domainname = m.o.Hostname, m.o.Domainname
+	}
+	return nil
+}
+
+// command decides arguments and working directory; docker's daemon/create.go, "merge".
+func (m *maker) command() error {
+	entrypoint, args := m.img.Entrypoint, m.img.Cmd
+	if m.o.ClearEntrypoint || len(m.o.Entrypoint) > 0 {
+		entrypoint, args = m.o.Entrypoint, nil
+	}
+	if len(m.o.Args) > 0 {
+		args = m.o.Args
+	}
+	m.spec.Process.Args = slices.Concat(entrypoint, args)
+	if len(m.spec.Process.Args) == 0 || m.spec.Process.Args[0] == "" {
+		return invalid("no command specified")
+	}
+	if m.o.WorkingDir != "" && !path.IsAbs(m.o.WorkingDir) {
+		return invalid("the working directory %q is not an absolute path", m.o.WorkingDir)
+	}
+	dir := m.img.WorkingDir
+	if m.o.WorkingDir != "" {
+		dir = m.o.WorkingDir
+	}
+	m.spec.Process.Cwd = path.Clean("/" + dir)
+	for _, s := range slices.Concat(m.spec.Process.Args, []string{dir, m.o.Hostname, m.o.Domainname}) {
+		if strings.IndexByte(s, 0) >= 0 {
+			return invalid("%q has a NUL", s)
+		}
+	}
+	return nil
 }
