@@ -1,0 +1,59 @@
+package ui
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/teu-dev/teu/build"
+	"github.com/teu-dev/teu/build/graph"
+)
+
+// BuildError shows what an error of a build knows beyond its text: the last that the step
+// printed, and its lines in the Dockerfile.
+func (u *UI) BuildError(e *build.Error) {
+	if out := strings.TrimRight(string(e.Output), "\n"); out != "" {
+		const most = 20
+		lines := strings.Split(out, "\n")
+		fmt.Fprintf(u.Err, "------\n > %s:\n", oneLine(e.Step))
+		for _, line := range lines[max(len(lines)-most, 0):] {
+			fmt.Fprintln(u.Err, line)
+		}
+		fmt.Fprintln(u.Err, "------")
+	}
+	if len(e.Where) > 0 {
+		fmt.Fprint(u.Err, excerpt(e.Where))
+	}
+}
+
+// excerpt prints the lines of places, which are in one file, with some around them:
+//
+//	Dockerfile:3
+//	--------------------
+//	   2 |     COPY . .
+//	   3 | >>> RUN make
+//	--------------------
+func excerpt(places []graph.Location) string {
+	first := places[0]
+	start, end := first.Start, first.End
+	marked := func(n int) bool {
+		for _, p := range places {
+			if p.File == first.File && p.Start <= n && n <= p.End {
+				return true
+			}
+		}
+		return false
+	}
+	lines := strings.Split(strings.TrimRight(string(first.Text), "\n"), "\n")
+	const around = 2
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s:%d\n--------------------\n", first.File, start)
+	for n := max(start-around, 1); n <= min(end+around, len(lines)); n++ {
+		mark := "   "
+		if marked(n) {
+			mark = ">>>"
+		}
+		fmt.Fprintf(&b, " %3d | %s %s\n", n, mark, strings.TrimRight(lines[n-1], "\r"))
+	}
+	b.WriteString("--------------------\n")
+	return b.String()
+}
