@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"time"
@@ -45,7 +46,7 @@ type GCOptions struct {
 
 // A Report says what GC removed.
 type Report struct {
-	Removed []Object // results first, then by kind and ID
+	Removed []Object // results, snapshots, layers, blobs
 	Bytes   int64
 }
 
@@ -57,8 +58,8 @@ type Report struct {
 //     is there, holding gc.lock shared. GC holds gc.lock exclusively while it looks at the time of
 //     one object and takes its name away. So whoever was told that it is there, has it.
 //   - An object is only taken if its time is before the oldest live pin began, and before GC
-//     began. So whatever somebody touched under a pin stays until he has named it, and what
-//     is made while GC runs stays until the next.
+//     began. So whatever somebody touched under a pin stays until he has named it, with what it leads
+//     to, and what is made while GC runs stays until the next.
 //   - The pins are read before the roots: when a pin is gone by then, its root is there.
 func (s *Store) GC(ctx context.Context, o GCOptions) (Report, error) {
 	pruned, err := s.pruneResults(ctx, o)
@@ -73,7 +74,7 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (Report, error) {
 	for _, r := range pruned {
 		dropped[r.Key] = true
 	}
-	all, err := s.survey(ctx, dropped)
+	all, err := s.survey(ctx, dropped, before)
 	if err != nil {
 		return Report{}, fmt.Errorf("collecting: %w", err)
 	}
@@ -83,7 +84,7 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (Report, error) {
 		report.Removed = append(report.Removed, Object{Kind: KindResult, ID: string(r.Key)})
 	}
 	for _, obj := range all.objects {
-		if all.live[node{obj.Kind, obj.ID}] || !obj.used.Before(before) {
+		if all.live[obj.node()] {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
@@ -95,10 +96,14 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (Report, error) {
 				return report, fmt.Errorf("collecting %s %s: %w", obj.Kind, obj.ID, err)
 			}
 		}
-		if gone {
-			report.Removed = append(report.Removed, obj.Object)
-			report.Bytes += obj.Size
+		if !gone { // somebody wants it after all, so also what it leads to
+			if err := all.revive(obj.node()); err != nil {
+				return report, fmt.Errorf("collecting: %w", err)
+			}
+			continue
 		}
+		report.Removed = append(report.Removed, obj.Object)
+		report.Bytes += obj.Size
 	}
 	if o.DryRun {
 		return report, nil
@@ -199,8 +204,9 @@ func (s *Store) tidy(ctx context.Context) error {
 
 // A survey is what is in the store, and which of it is reached from a root.
 type survey struct {
-	objects []object // sorted by kind and ID
+	objects []object // what refers to others comes first
 	live    map[node]bool
+	graph   *graph
 }
 
 type object struct {
@@ -208,35 +214,58 @@ type object struct {
 	used time.Time
 }
 
-// survey looks at the whole store. Results in dropped count as gone.
-func (s *Store) survey(ctx context.Context, dropped map[digest.Digest]bool) (survey, error) {
+func (o object) node() node { return node{o.Kind, o.ID} }
+
+// revive marks n and what it leads to as live.
+func (v *survey) revive(n node) error {
+	more, err := mark([]node{n}, v.graph.refs)
+	maps.Copy(v.live, more)
+	return err
+}
+
+// survey looks at the whole store. Results in dropped count as gone, objects that were used at or
+// after before as roots.
+func (s *Store) survey(ctx context.Context, dropped map[digest.Digest]bool, before time.Time) (survey, error) {
 	roots, err := s.roots(ctx, dropped)
 	if err != nil {
 		return survey{}, err
 	}
-	g := &graph{
+	v := survey{graph: &graph{
 		s: s, ctx: ctx, layers: map[digest.Digest][]string{}, diffIDs: map[string]digest.Digest{},
 		snapshots: map[string][]string{},
-	}
-	if g.compressed, err = s.allCompressed(); err != nil {
+	}}
+	if v.graph.compressed, err = s.allCompressed(); err != nil {
 		return survey{}, err
 	}
-	var out survey
-	add := func(kind Kind, id string, size int64, used time.Time) {
-		out.objects = append(out.objects, object{Object{kind, id, size}, used})
+	if err := s.list(ctx, &v); err != nil {
+		return survey{}, err
 	}
-	err = errors.Join(
+	for _, obj := range v.objects {
+		if !obj.used.Before(before) {
+			roots = append(roots, obj.node())
+		}
+	}
+	v.live, err = mark(roots, v.graph.refs)
+	return v, err
+}
+
+// list fills in the objects and what they refer to.
+func (s *Store) list(ctx context.Context, v *survey) error {
+	add := func(kind Kind, id string, size int64, used time.Time) {
+		v.objects = append(v.objects, object{Object{kind, id, size}, used})
+	}
+	err := errors.Join(
+		s.Snapshots.Walk(ctx, func(sn snapshot.Info) error {
+			add(KindSnapshot, sn.ID, 0, sn.Used)
+			v.graph.snapshots[sn.ID] = sn.Layers
+			return nil
+		}),
 		s.Layers.Walk(ctx, func(l layer.Info) error {
 			add(KindLayer, l.ID, l.Size, l.Used)
 			if !l.Stale && l.DiffID != "" {
-				g.layers[l.DiffID] = append(g.layers[l.DiffID], l.ID)
-				g.diffIDs[l.ID] = l.DiffID
+				v.graph.layers[l.DiffID] = append(v.graph.layers[l.DiffID], l.ID)
+				v.graph.diffIDs[l.ID] = l.DiffID
 			}
-			return nil
-		}),
-		s.Snapshots.Walk(ctx, func(sn snapshot.Info) error {
-			add(KindSnapshot, sn.ID, 0, sn.Used)
-			g.snapshots[sn.ID] = sn.Layers
 			return nil
 		}),
 		s.Content.Walk(ctx, func(b content.Info) error {
@@ -244,14 +273,11 @@ func (s *Store) survey(ctx context.Context, dropped map[digest.Digest]bool) (sur
 			return nil
 		}),
 	)
-	if err != nil {
-		return survey{}, err
-	}
-	slices.SortFunc(out.objects, func(a, b object) int {
-		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID))
+	order := []Kind{KindSnapshot, KindLayer, KindBlob}
+	slices.SortFunc(v.objects, func(a, b object) int {
+		return cmp.Or(cmp.Compare(slices.Index(order, a.Kind), slices.Index(order, b.Kind)), cmp.Compare(a.ID, b.ID))
 	})
-	out.live, err = mark(roots, g.refs)
-	return out, err
+	return err
 }
 
 // roots returns what names, leases and build results stand for.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -104,7 +105,7 @@ func (s *Store) layer(ctx context.Context, diffID digest.Digest, d ocispec.Descr
 		return "", err
 	}
 	tell(p, content.EventUnpacked, d)
-	return id, s.remember(diffID, d)
+	return id, nil
 }
 
 func tell(p content.Progress, kind content.EventKind, d ocispec.Descriptor) {
@@ -140,7 +141,7 @@ func (s *Store) fromBlob(ctx context.Context, diffID digest.Digest, d ocispec.De
 		return "", err
 	}
 	defer r.Close()
-	return s.apply(ctx, diffID, d, r)
+	return s.apply(ctx, diffID, d, r, func() error { return s.remember(diffID, d) })
 }
 
 // fromSource fetches d and unpacks and stores it in the same stream.
@@ -160,39 +161,62 @@ func (s *Store) fromSource(ctx context.Context, diffID digest.Digest, d ocispec.
 	// Three things go on at the same time: receiving, digesting and storing; decompressing and
 	// digesting; making files. The first has its goroutine here, the others in layer.Apply.
 	ahead := newReadAhead(io.TeeReader(p.Reader(&contextReader{ctx, r}, d), w))
-	id, err := s.apply(ctx, diffID, d, ahead)
+	id, err := s.apply(ctx, diffID, d, ahead, func() error {
+		if _, err := w.Commit(ctx, ""); err != nil {
+			return err
+		}
+		tell(p, content.EventDone, d)
+		return s.remember(diffID, d)
+	})
 	if err != nil {
 		cancel() // or Close would wait for bytes nobody wants any more
 	}
-	if err := errors.Join(err, ahead.Close()); err != nil {
-		return "", err
-	}
-	if _, err := w.Commit(ctx, ""); err != nil {
-		return "", err
-	}
-	tell(p, content.EventDone, d)
-	return id, nil
+	return id, errors.Join(err, ahead.Close())
 }
 
-// apply unpacks the compressed bytes of d and reads r to its end, so that all of d is verified.
-func (s *Store) apply(ctx context.Context, diffID digest.Digest, d ocispec.Descriptor, r io.Reader) (_ string, err error) {
+// apply unpacks d, whose compressed bytes are r. They are read to their end, so that all of d is
+// verified, and then verified is called, before the layer becomes visible: whoever is killed leaves no
+// layer without its blob.
+func (s *Store) apply(ctx context.Context, diffID digest.Digest, d ocispec.Descriptor, r io.Reader, verified func() error) (_ string, err error) {
 	plain, err := content.Decompress(r, d.MediaType)
 	if err != nil {
 		return "", fmt.Errorf("layer %s: %w", d.Digest, err)
 	}
 	defer func() { err = errors.Join(err, plain.Close()) }()
-	l, err := s.Layers.Apply(ctx, diffID, plain)
+	finish := sync.OnceValue(func() error {
+		if _, err := io.Copy(io.Discard, r); err != nil {
+			return err
+		}
+		return verified()
+	})
+	l, err := s.Layers.Apply(ctx, diffID, &finishingReader{plain, finish})
+	if err == nil {
+		err = finish() // Apply reads nothing of a layer that somebody else has just unpacked
+	}
 	if err != nil {
 		return "", fmt.Errorf("layer %s: %w", d.Digest, err)
 	}
-	if _, err := io.Copy(io.Discard, r); err != nil {
-		return "", fmt.Errorf("layer %s: %w", d.Digest, err)
+	ok, err := s.Layers.Touch(l.ID)
+	if err == nil && !ok {
+		err = fmt.Errorf("layer %s went while it was unpacked: %w", d.Digest, errdefs.ErrUnavailable)
 	}
-	// Apply may have found it made by somebody else, a while ago.
-	if ok, err := s.Layers.Touch(l.ID); !ok || err != nil {
-		return "", errors.Join(fmt.Errorf("layer %s went while it was unpacked: %w", d.Digest, errdefs.ErrUnavailable), err)
+	return l.ID, err
+}
+
+// A finishingReader calls finish before it says that r is at its end.
+type finishingReader struct {
+	r      io.Reader
+	finish func() error
+}
+
+func (f *finishingReader) Read(p []byte) (int, error) {
+	n, err := f.r.Read(p)
+	if err == io.EOF {
+		if ferr := f.finish(); ferr != nil {
+			return n, ferr
+		}
 	}
-	return l.ID, nil
+	return n, err
 }
 
 // A keeper stores the manifests and configs that are fetched through it, and does not fetch

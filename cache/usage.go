@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/teu-dev/teu/cache/result"
 )
@@ -22,7 +23,8 @@ type Usage struct {
 
 // DiskUsage sums up the store.
 func (s *Store) DiskUsage(ctx context.Context) (Usage, error) {
-	all, err := s.survey(ctx, nil)
+	// Next year: that something was used lately does not make it less reclaimable.
+	all, err := s.survey(ctx, nil, time.Now().AddDate(1, 0, 0))
 	if err != nil {
 		return Usage{}, fmt.Errorf("measuring the store: %w", err)
 	}
@@ -32,7 +34,7 @@ func (s *Store) DiskUsage(ctx context.Context) (Usage, error) {
 		k := kinds[obj.Kind]
 		k.Count++
 		k.Bytes += obj.Size
-		if !all.live[node{obj.Kind, obj.ID}] {
+		if !all.live[obj.node()] {
 			k.Reclaimable += obj.Size
 		}
 	}
