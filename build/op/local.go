@@ -101,11 +101,9 @@ func (e *Env) openLocal(name, dir string, p localPatterns) (*Local, error) {
 	if err != nil {
 		return nil, err
 	}
-	var now unix.Timespec
-	// The clock of file times, which lags behind by up to a tick.
-	if err := unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now); err != nil {
-		return nil, fmt.Errorf("clock_gettime: %w", err)
-	}
+	// Not CLOCK_REALTIME_COARSE: since Linux 6.13 times of files may be ahead of it, and
+	// a file that was written just before would count as changed.
+	now := time.Now()
 	tree, err := contenthash.OpenTree(path, contenthash.TreeOptions{
 		CacheFile:   filepath.Join(e.Dir, "contexts", digest.FromString(path).Encoded()),
 		ResetOwner:  true,
@@ -116,7 +114,7 @@ func (e *Env) openLocal(name, dir string, p localPatterns) (*Local, error) {
 	if err != nil {
 		return nil, fmt.Errorf("local directory %q: %w", name, err)
 	}
-	return &Local{env: e, name: name, path: path, opened: time.Unix(now.Unix()), patterns: p, tree: tree}, nil
+	return &Local{env: e, name: name, path: path, opened: now, patterns: p, tree: tree}, nil
 }
 
 func (l *Local) String() string { return "local directory " + l.name }
