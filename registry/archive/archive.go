@@ -16,15 +16,14 @@ package archive
 
 import (
 	"context"
-	"errors"
-	"io"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/teu-dev/teu/cache/content"
 )
 
-var errTODO = errors.New("not written yet")
+const dockerManifestFile = "manifest.json"
 
 // Image is an image in an archive.
 type Image struct {
@@ -32,33 +31,12 @@ type Image struct {
 	Target ocispec.Descriptor
 }
 
-// SaveOptions change how Save works.
-type SaveOptions struct {
-	Platform *ocispec.Platform // manifest.json describes this one; nil means the host's
-	Progress content.Progress
-}
-
-// Save writes images and all they refer to into w. Manifests of other platforms that
-// src does not have are left out, as an index may be pulled for one platform only.
-func Save(ctx context.Context, w io.Writer, src content.Fetcher, images []Image, o SaveOptions) error {
-	return errTODO
-}
-
 // Sink is where Load puts blobs; content.Store is one.
 type Sink interface {
 	content.Fetcher
 	content.Pusher
+	Stat(ctx context.Context, dgst digest.Digest) (content.Info, error)
 	Writer(ctx context.Context) (*content.Writer, error)
 }
 
-// LoadOptions change how Load works.
-type LoadOptions struct {
-	Progress content.Progress
-}
-
-// Load reads an archive, plain or compressed by gzip or zstd, from r, stores its blobs
-// in dst and returns its images in the order of the archive. Layers are not unpacked
-// and so their diffIDs not verified yet; everything else is.
-func Load(ctx context.Context, dst Sink, r io.Reader, o LoadOptions) ([]Image, error) {
-	return nil, errTODO
-}
+var _ Sink = (*content.Store)(nil)

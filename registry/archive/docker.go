@@ -1,0 +1,152 @@
+package archive
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/cache/content"
+)
+
+// docker reads manifest.json (docker's image specification v1.2, "Combined Image JSON +
+// Filesystem Changeset Format"). known are the images of the layout in the same archive;
+// they only get the names they lack.
+func (l *loader) docker(ctx context.Context, raw []byte, known []Image) ([]Image, error) {
+	var entries []dockerManifest
+	if err := json.Unmarshal(raw, &entries); err != nil {
+		return nil, fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
+	}
+	configs := l.configs(ctx, known)
+	for _, e := range entries {
+		config, err := l.lookup(ctx, e.Config)
+		if err != nil {
+			return nil, err
+		}
+		at, ok := configs[config.Digest]
+		if !ok {
+			target, err := l.manifest(ctx, config, e.Layers)
+			if err != nil {
+				return nil, fmt.Errorf("image %s: %w", config.Digest, err)
+			}
+			if at = slices.IndexFunc(known, func(i Image) bool { return i.Target.Digest == target.Digest }); at < 0 {
+				at, known = len(known), append(known, Image{Target: target})
+			}
+		}
+		for _, tag := range e.RepoTags {
+			name := canonicalName(tag)
+			// Several images may have this config; the layout knows better whose name it is.
+			if !slices.ContainsFunc(known, func(i Image) bool { return slices.Contains(i.Names, name) }) {
+				known[at].add(name)
+			}
+		}
+	}
+	return known, nil
+}
+
+// configs returns which of images each config belongs to.
+func (l *loader) configs(ctx context.Context, images []Image) map[digest.Digest]int {
+	found := map[digest.Digest]int{}
+	var visit func(d ocispec.Descriptor, at int)
+	visit = func(d ocispec.Descriptor, at int) {
+		children, err := content.Children(ctx, l.dst, d)
+		if err != nil {
+			return // of a platform that is not here
+		}
+		for _, child := range children {
+			if isDocument(child) {
+				visit(child, at)
+			} else if _, ok := found[child.Digest]; !ok {
+				found[child.Digest] = at
+			}
+		}
+	}
+	for at, img := range images {
+		visit(img.Target, at)
+	}
+	return found
+}
+
+// manifest makes and stores the manifest that an image of manifest.json does not have.
+// The config stays byte for byte, so the image keeps its ID.
+func (l *loader) manifest(ctx context.Context, config ocispec.Descriptor, files []string) (ocispec.Descriptor, error) {
+	raw, err := l.small(ctx, config)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	var img ocispec.Image
+	if err := json.Unmarshal(raw, &img); err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("its config: %w: %w", errdefs.ErrInvalidArgument, err)
+	}
+	diffIDs := img.RootFS.DiffIDs
+	if len(diffIDs) != len(files) {
+		return ocispec.Descriptor{}, fmt.Errorf("%d layers for %d diffIDs: %w", len(files), len(diffIDs), errdefs.ErrInvalidArgument)
+	}
+	config.MediaType = ocispec.MediaTypeImageConfig
+	m := ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+		Config: config, Layers: []ocispec.Descriptor{},
+	}
+	for i, file := range files {
+		layer, err := l.layer(ctx, file, diffIDs[i])
+		if err != nil {
+			return ocispec.Descriptor{}, err
+		}
+		m.Layers = append(m.Layers, layer)
+	}
+	doc, err := json.Marshal(m)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	d := ocispec.Descriptor{MediaType: m.MediaType, Digest: digest.FromBytes(doc), Size: int64(len(doc))}
+	return d, l.dst.Push(ctx, d, bytes.NewReader(doc))
+}
+
+// layer finds out how a layer is compressed. A plain one must be what the config says.
+func (l *loader) layer(ctx context.Context, file string, diffID digest.Digest) (_ ocispec.Descriptor, err error) {
+	d, err := l.lookup(ctx, file)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	r, err := l.dst.Fetch(ctx, d)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	var magic [4]byte
+	if _, err := io.ReadFull(r, magic[:]); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && err != io.EOF {
+		return ocispec.Descriptor{}, err
+	}
+	switch {
+	case bytes.HasPrefix(magic[:], []byte{0x1f, 0x8b}):
+		d.MediaType = ocispec.MediaTypeImageLayerGzip
+	case bytes.Equal(magic[:], []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		d.MediaType = ocispec.MediaTypeImageLayerZstd
+	default:
+		d.MediaType = ocispec.MediaTypeImageLayer
+		if d.Digest != diffID {
+			return ocispec.Descriptor{}, fmt.Errorf("layer %.300q is %s, the config says %s: %w", file, d.Digest, diffID, errdefs.ErrDataLoss)
+		}
+	}
+	return d, nil
+}
+
+func (l *loader) small(ctx context.Context, d ocispec.Descriptor) (_ []byte, err error) {
+	if d.Size > maxDocument {
+		return nil, fmt.Errorf("config of %d bytes: %w", d.Size, errdefs.ErrOutOfRange)
+	}
+	r, err := l.dst.Fetch(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	return io.ReadAll(r)
+}
