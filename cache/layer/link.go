@@ -38,7 +38,11 @@ func (a *applier) link(at place, e *entry) error {
 	if old, err := statAt(at.dir.fd, at.base); err == nil && old.Ino == st.Ino && old.Dev == st.Dev {
 		return nil // clearing the name could remove the only one
 	}
-	return a.create(at, "linkat", func() error { return unix.Linkat(d.fd, base, at.dir.fd, at.base, 0) })
+	err = a.create(at, "linkat", func() error { return unix.Linkat(d.fd, base, at.dir.fd, at.base, 0) })
+	if errors.Is(err, unix.ENOENT) {
+		return invalid("its target %q was in the directory whose place it takes", shorten(e.link))
+	}
+	return err
 }
 
 // existing opens the directory that the tar calls dir, if it is there.
