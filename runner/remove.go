@@ -122,7 +122,7 @@ func (e *Engine) Prune(ctx context.Context) (ids []string, size int64, err error
 		if !ended(c.State) {
 			continue
 		}
-		n := e.writtenSize(c.ID)
+		n := e.WrittenSize(c.ID)
 		if err := e.Remove(ctx, c.ID, RemoveOptions{}); err != nil {
 			if errors.Is(err, errdefs.ErrConflict) || errors.Is(err, errdefs.ErrNotFound) {
 				continue
@@ -134,8 +134,8 @@ func (e *Engine) Prune(ctx context.Context) (ids []string, size int64, err error
 	return ids, size, nil
 }
 
-// writtenSize is what the container's own layer holds, in bytes.
-func (e *Engine) writtenSize(id string) int64 {
+// WrittenSize is what the container's own layer holds, in bytes.
+func (e *Engine) WrittenSize(id string) int64 {
 	store, err := e.Store()
 	if err != nil {
 		return 0

@@ -1,0 +1,347 @@
+package runner
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/runner/keeper"
+)
+
+func TestForegroundRun(t *testing.T) {
+	e := newEngine(t)
+	o := sh(`echo "$$ $(id -un) $(hostname)"; echo oops >&2; exit 3`)
+	o.Hostname = "box"
+	o.AutoRemove = true
+	stdout, stderr, status := run(t, e, o)
+	if stdout != "1 root box\n" || stderr != "oops\n" || status.Code != 3 {
+		t.Errorf("%q, %q, %+v", stdout, stderr, status)
+	}
+	if all, err := e.List(t.Context()); err != nil || len(all) > 0 {
+		t.Errorf("%v is left, %v", all, err)
+	}
+	for _, dir := range []string{e.containers(), filepath.Join(e.RunRoot, "containers"), e.names(), e.volumes(), filepath.Join(e.Root, "leases"), filepath.Join(e.Root, "snapshots")} {
+		entries, err := os.ReadDir(dir)
+		for _, d := range entries {
+			if d.IsDir() || d.Type()&os.ModeSymlink != 0 || strings.HasPrefix(d.Name(), "container-") {
+				if d.Name() != "tmp" && d.Name() != "removed" {
+					t.Errorf("%s is left in %s (%v)", d.Name(), dir, err)
+				}
+			}
+		}
+	}
+}
+
+func TestCommandThatCannotBeExecuted(t *testing.T) {
+	e := newEngine(t)
+	for command, code := range map[string]int{"nosuchprogram": 127, "/no/such": 127, "/etc": 126, "/etc/passwd": 126} {
+		c, err := e.Create(t.Context(), "", Options{Image: "busybox", Args: []string{command}, Network: "none"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = e.Start(t.Context(), c.ID, StartOptions{})
+		var failed *keeper.LaunchError
+		if !errors.As(err, &failed) || failed.Code != code || !strings.Contains(err.Error(), command) {
+			t.Errorf("%s: %v, want code %d", command, err, code)
+		}
+		if c := get(t, e, c.ID); c.State.Status != keeper.Created || c.State.ExitCode != code || !c.State.Finished {
+			t.Errorf("%s: state %+v", command, c.State)
+		}
+	}
+}
+
+func TestBackgroundLife(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	c := detached(t, e, "web", sh(`trap 'echo stopping; exit 5' TERM; echo up; while :; do sleep 0.05; done`))
+	if c.State.Status != keeper.Running || c.Name != "web" {
+		t.Fatalf("%+v", c)
+	}
+	await(t, "output", func() bool { return logs(t, e, "web", LogOptions{Tail: -1}) == "up\n" })
+	if err := e.Remove(ctx, "web", RemoveOptions{}); !errors.Is(err, errdefs.ErrConflict) {
+		t.Errorf("removing gives %v", err)
+	}
+	if _, err := e.Create(ctx, "web", sh("true")); !errors.Is(err, errdefs.ErrConflict) || !strings.Contains(err.Error(), "already in use") {
+		t.Errorf("the same name again gives %v", err)
+	}
+	if err := e.Stop(ctx, c.ID[:12], StopOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if c = get(t, e, "web"); c.State.Status != keeper.Exited || c.State.ExitCode != 5 || !c.State.Finished {
+		t.Errorf("state %+v", c.State)
+	}
+	if got := logs(t, e, "web", LogOptions{Tail: 1}); got != "stopping\n" {
+		t.Errorf("the last line is %q", got)
+	}
+	if _, err := e.Start(ctx, "web", StartOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Kill(ctx, "web", ""); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := e.Wait(ctx, "web"); err != nil || s.Code != 137 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if err := e.Rename(ctx, "web", "old"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Get(ctx, "web"); !errors.Is(err, errdefs.ErrNotFound) {
+		t.Errorf("the old name gives %v", err)
+	}
+	if err := e.Remove(ctx, "old", RemoveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func logs(t *testing.T, e *Engine, ref string, o LogOptions) string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := e.Logs(t.Context(), ref, o, &b, &b); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func TestExec(t *testing.T) {
+	e := newEngine(t)
+	o := sh("sleep 60")
+	o.Env = []string{"COLOR=red"}
+	detached(t, e, "box", o)
+	out, code := execOut(t, e, "box", ExecOptions{Args: []string{"sh", "-c", `echo "$COLOR $(id -un) $(id -Gn) $X $PWD"; exit 9`},
+		User: "dev", WorkingDir: "/home/dev", Env: []string{"X=y"}})
+	if out != "red dev dev audio y /home/dev\n" || code != 9 {
+		t.Errorf("%q, %d", out, code)
+	}
+	_, err := e.Exec(t.Context(), "box", ExecOptions{Args: []string{"nosuchprogram"}})
+	var failed *keeper.LaunchError
+	if !errors.As(err, &failed) || failed.Code != 127 {
+		t.Errorf("error %v", err)
+	}
+}
+
+func execOut(t *testing.T, e *Engine, ref string, o ExecOptions) (string, int) {
+	t.Helper()
+	o.Output = true
+	x, err := e.Exec(t.Context(), ref, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	var b bytes.Buffer
+	b.ReadFrom(x.Stdout)
+	s, err := x.Wait(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.String(), s.Code
+}
+
+func TestExecWithTerminal(t *testing.T) {
+	e := newEngine(t)
+	detached(t, e, "box", sh("sleep 60"))
+	out, code := execOut(t, e, "box", ExecOptions{Args: []string{"sh", "-c", `tty; stty size </dev/tty >/dev/null && echo ok; exit 4`}, TTY: true})
+	if !strings.HasPrefix(out, "/dev/pts/") || !strings.Contains(out, "ok") || code != 4 {
+		t.Errorf("%q, %d", out, code)
+	}
+}
+
+func TestVolumes(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	data := t.TempDir()
+	o := sh(`cat /named/file; stat -c '%a %u' /named /named/file; echo more >/named/file; echo back >/bind/file; touch /ro/x || echo read-only`)
+	o.Mounts = []MountRequest{
+		{Type: "volume", Source: "keep", Target: "/named"},
+		{Type: "bind", Source: data, Target: "/bind"}, {Type: "bind", Source: data, Target: "/ro", ReadOnly: true},
+	}
+	o.Mounts[0].Target = "/vol" // where the image has something
+	o.Args[2] = strings.ReplaceAll(o.Args[2], "/named", "/vol")
+	stdout, stderr, _ := run(t, e, o)
+	if want := "of the image\n750 1000\n640 1000\nread-only\n"; stdout != want {
+		t.Errorf("%s (%s)", cmp.Diff(want, stdout), stderr)
+	}
+	if b, err := os.ReadFile(filepath.Join(data, "file")); err != nil || string(b) != "back\n" {
+		t.Errorf("%q, %v", b, err)
+	}
+	o = sh("cat /vol/file")
+	o.Mounts = []MountRequest{{Type: "volume", Source: "keep", Target: "/vol"}}
+	if stdout, stderr, _ := run(t, e, o); stdout != "more\n" {
+		t.Errorf("%q, %q", stdout, stderr)
+	}
+	if err := e.RemoveVolume(ctx, "keep"); !errors.Is(err, errdefs.ErrConflict) {
+		t.Errorf("removing a volume in use gives %v", err)
+	}
+	if ids, _, err := e.Prune(ctx); err != nil || len(ids) != 2 {
+		t.Errorf("pruned %v, %v", ids, err)
+	}
+	if err := e.RemoveVolume(ctx, "keep"); err != nil {
+		t.Error(err)
+	}
+}
+
+// A container whose keeper is killed goes on; whoever looks next finds another keeper.
+func TestKeeperIsKilled(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	c := detached(t, e, "talk", sh(`i=0; while [ $i -lt 200 ]; do echo line $i; i=$((i+1)); sleep 0.005; done; exit 6`))
+	for range 5 {
+		time.Sleep(50 * time.Millisecond)
+		killKeeper(t, get(t, e, c.ID))
+		if now := get(t, e, c.ID); now.State.Status != keeper.Running && now.State.Status != keeper.Exited {
+			t.Fatalf("state %+v", now.State)
+		}
+	}
+	if s, err := e.Wait(ctx, c.ID); err != nil || s.Code != 6 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	var want strings.Builder
+	for i := range 200 {
+		fmt.Fprintf(&want, "line %d\n", i)
+	}
+	if diff := cmp.Diff(want.String(), logs(t, e, c.ID, LogOptions{Tail: -1})); diff != "" {
+		t.Error(diff)
+	}
+	await(t, "finish", func() bool { return get(t, e, c.ID).State.Finished })
+}
+
+func killKeeper(t *testing.T, c *Container) {
+	t.Helper()
+	unix.Kill(c.State.Keeper.PID, unix.SIGKILL)
+	await(t, "the keeper's death", func() bool { return !c.State.Keeper.Alive() })
+}
+
+func TestSessionSurvivesItsKeeper(t *testing.T) {
+	e := newEngine(t)
+	o := sh(`read a; echo "got $a"; read b; echo "got $b"; exit 7`)
+	o.OpenStdin, o.StdinOnce = true, true
+	c, err := e.Create(t.Context(), "", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := e.Start(t.Context(), c.ID, StartOptions{Attach: &keeper.AttachOptions{Stdin: true, Stdout: true, Stderr: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out syncBuffer
+	ended := make(chan keeper.ExitStatus, 1)
+	go func() {
+		status, err := s.Copy(t.Context(), &out, &out)
+		if err != nil {
+			t.Error(err)
+		}
+		ended <- status
+	}()
+	fmt.Fprint(s, "one\n")
+	await(t, "an answer", func() bool { return out.String() == "got one\n" })
+	killKeeper(t, get(t, e, c.ID))
+	await(t, "another keeper", func() bool { return get(t, e, c.ID).State.Keeper.Alive() })
+	time.Sleep(50 * time.Millisecond)
+	fmt.Fprint(s, "two\n")
+	if status := <-ended; status.Code != 7 || out.String() != "got one\ngot two\n" {
+		t.Errorf("%+v, %q", status, out.String())
+	}
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(b)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func TestOrphanIsNoticedAndRemoved(t *testing.T) {
+	e := newEngine(t)
+	o := sh("sleep 0.3")
+	o.AutoRemove = true
+	c := detached(t, e, "", o)
+	killKeeper(t, c)
+	time.Sleep(400 * time.Millisecond)
+	await(t, "its removal", func() bool {
+		all, err := e.List(t.Context())
+		return err == nil && len(all) == 0
+	})
+}
+
+func TestManyAtOnce(t *testing.T) {
+	e := newEngine(t)
+	var wg sync.WaitGroup
+	for i := range 10 {
+		wg.Go(func() {
+			o := sh(fmt.Sprintf("echo %d", i))
+			o.AutoRemove = true
+			if stdout, stderr, status := run(t, e, o); stdout != fmt.Sprintln(i) || status.Code != 0 {
+				t.Errorf("%q, %q, %+v", stdout, stderr, status)
+			}
+		})
+	}
+	wg.Wait()
+	if all, err := e.List(t.Context()); err != nil || len(all) > 0 {
+		t.Errorf("%v is left, %v", all, err)
+	}
+}
+
+func TestPause(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	c := detached(t, e, "tick", sh("while :; do echo tick; sleep 0.02; done"))
+	await(t, "output", func() bool { return logs(t, e, "tick", LogOptions{Tail: -1}) != "" })
+	if err := e.Pause(ctx, "tick"); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(100 * time.Millisecond)
+	before := logs(t, e, "tick", LogOptions{Tail: -1})
+	time.Sleep(200 * time.Millisecond)
+	if after := logs(t, e, "tick", LogOptions{Tail: -1}); after != before || get(t, e, c.ID).State.Status != keeper.Paused {
+		t.Errorf("a paused container says %q", strings.TrimPrefix(after, before))
+	}
+	if err := e.Unpause(ctx, "tick"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "more output", func() bool { return logs(t, e, "tick", LogOptions{Tail: -1}) != before })
+	if err := e.Pause(ctx, "tick"); err != nil {
+		t.Fatal(err)
+	}
+	zero := time.Duration(0)
+	if err := e.Stop(ctx, "tick", StopOptions{Timeout: &zero}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTop(t *testing.T) {
+	e := newEngine(t)
+	c := detached(t, e, "box", sh("sleep 61 & sleep 62; true"))
+	await(t, "the processes", func() bool {
+		_, rows, err := e.Top(t.Context(), "box", nil)
+		return err == nil && len(rows) == 3
+	})
+	titles, rows, err := e.Top(t.Context(), "box", []string{"-o", "pid,args"})
+	if err != nil || strings.Join(titles, " ") != "PID COMMAND" || rows[0][0] != fmt.Sprint(c.State.Init.PID) {
+		t.Errorf("%v, %v, %v", titles, rows, err)
+	}
+}
+
+func TestBridge(t *testing.T) {
+	e := newEngine(t)
+	o := sh("ip addr show eth0 | grep inet; cat /etc/hosts")
+	o.Network = ""
+	stdout, stderr, _ := run(t, e, o)
+	if !strings.Contains(stdout, "inet ") || !strings.Contains(stdout, "localhost") {
+		t.Errorf("%q, %q", stdout, stderr)
+	}
+}
