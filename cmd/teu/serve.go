@@ -79,6 +79,9 @@ func (e *openDoorError) Hint() string {
 }
 
 func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
+	if o.htpasswd != "" && o.anonymous {
+		return &usageError{command: "teu serve registry", err: errors.New("--htpasswd and --insecure-anonymous exclude each other")}
+	}
 	tlsConfig, err := o.tls()
 	if err != nil {
 		return err
@@ -98,8 +101,13 @@ func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
 		return err
 	}
 	defer ln.Close()
-	if ip := ln.Addr().(*net.TCPAddr).IP; !ip.IsLoopback() && o.htpasswd == "" && !o.anonymous {
-		return &openDoorError{ln.Addr()}
+	if !ln.Addr().(*net.TCPAddr).IP.IsLoopback() {
+		if o.htpasswd == "" && !o.anonymous {
+			return &openDoorError{ln.Addr()}
+		}
+		if o.htpasswd != "" && tlsConfig == nil {
+			a.ui.Warnf("passwords travel unencrypted: give --tls-cert and --tls-key, or put a proxy with TLS in front")
+		}
 	}
 	a.ui.Printf("serving registry on %s\n", ln.Addr())
 

@@ -30,13 +30,13 @@ type door struct {
 	// bcrypt is slow on purpose, so its answers are remembered, under a key that only
 	// this process can make. A changed hash makes another key.
 	secret  []byte
-	nobody  []byte // hash of no password, compared for users that do not exist
 	compare singleflight.Group
 	slots   chan struct{} // bounds how much of the machine guessing passwords can take
 
 	mu    sync.Mutex
 	stamp fileStamp
 	users map[string][]byte // user -> bcrypt hash
+	other []byte            // one of the hashes
 	good  map[answerKey]bool
 	bad   map[answerKey]bool
 }
@@ -66,11 +66,6 @@ func newDoor(o Options, log *slog.Logger) (*door, error) {
 		return d, nil
 	}
 	rand.Read(d.secret)
-	nobody, err := bcrypt.GenerateFromPassword(d.secret, bcrypt.DefaultCost)
-	if err != nil {
-		return nil, fmt.Errorf("preparing logins: %w", err)
-	}
-	d.nobody = nobody
 	users, bad, err := readHtpasswd(d.file)
 	if err == nil && len(bad) > 0 {
 		err = fmt.Errorf("%s:%d: not \"user:hash\" with a bcrypt hash ($2y$...); make it with htpasswd -B", d.file, bad[0])
@@ -78,7 +73,7 @@ func newDoor(o Options, log *slog.Logger) (*door, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading users: %w", err)
 	}
-	d.users = users
+	d.setUsers(users)
 	if fi, err := os.Stat(d.file); err == nil {
 		d.stamp = fileStamp{fi.ModTime(), fi.Size()}
 	}
@@ -129,7 +124,7 @@ func (d *door) check(user, password string) bool {
 	d.reload()
 	hash, known := d.users[user]
 	if !known {
-		hash = d.nobody // takes as long, so that answers do not tell who exists
+		hash = d.other // takes as long, so that answers do not tell who exists
 	}
 	key := d.answerKey(user, password, hash)
 	good, bad := d.good[key], d.bad[key]
@@ -187,7 +182,15 @@ func (d *door) reload() {
 	for _, line := range bad {
 		d.log.Warn("ignoring a user without a bcrypt hash", "file", d.file, "line", line)
 	}
-	d.users = users
+	d.setUsers(users)
+}
+
+func (d *door) setUsers(users map[string][]byte) {
+	d.users, d.other = users, nil
+	for _, hash := range users {
+		d.other = hash
+		break
+	}
 }
 
 // readHtpasswd returns the users of a file, and the numbers of the lines it cannot use.

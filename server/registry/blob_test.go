@@ -241,6 +241,7 @@ func TestGetBlob(t *testing.T) {
 		"last bytes":   {"GET", "bytes=-2", 206, "89", "bytes 8-9/10"},
 		"past the end": {"GET", "bytes=8-100", 206, "89", "bytes 8-9/10"},
 		"not there":    {"GET", "bytes=10-", 416, "", "bytes */10"},
+		"backwards":    {"GET", "bytes=5-0", 416, "", ""},
 		"HEAD range":   {"HEAD", "bytes=0-3", 206, "", "bytes 0-3/10"},
 	}
 	for name, test := range tests {

@@ -22,7 +22,7 @@ import (
 
 const (
 	// bufferSize is how much of an upload is read, hashed and written at a time.
-	bufferSize = 256 << 10
+	bufferSize = 128 << 10
 	// flushSize is after how many bytes the disk is asked to begin writing, so that the
 	// fsync in the end finds little left.
 	flushSize = 8 << 20

@@ -37,7 +37,9 @@ func (a answer) code() string {
 }
 
 // serve starts a registry in a new directory and returns a client of it.
-func serve(t testing.TB) *client { return serveOptions(t, Options{Root: t.TempDir(), AllowDelete: true}) }
+func serve(t testing.TB) *client {
+	return serveOptions(t, Options{Root: t.TempDir(), AllowDelete: true})
+}
 
 func serveOptions(t testing.TB, o Options) *client {
 	t.Helper()
