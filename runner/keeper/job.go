@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/runner/launch"
@@ -23,6 +24,8 @@ type Job struct {
 	Stdout, Stderr io.Writer
 	// UID and GID own the pipes, so that the program may open /dev/stdout again.
 	UID, GID int
+	// Files become its descriptors from 3 on, for the program to use before its execve.
+	Files []*os.File
 	// Cgroup lets OOM kills be reported, and what is left be killed; it may be empty.
 	Cgroup Cgroup
 }
@@ -50,7 +53,12 @@ func Run(ctx context.Context, b *Binary, j Job) (status ExitStatus, err error) {
 		return ExitStatus{}, err
 	}
 	defer c.Close()
-	err = c.writeJSON(frameRequest, request{Op: "job", Files: len(pipes.theirs), Cgroup: j.Cgroup}, pipes.theirs...)
+	files := append(pipes.theirs[:len(pipes.theirs):len(pipes.theirs)], j.Files...)
+	if len(files) > maxFiles {
+		closeAll(pipes.theirs)
+		return ExitStatus{}, fmt.Errorf("%d files for a job: %w", len(files), errdefs.ErrInvalidArgument)
+	}
+	err = c.writeJSON(frameRequest, request{Op: "job", Files: len(files), Cgroup: j.Cgroup}, files...)
 	closeAll(pipes.theirs)
 	if err == nil {
 		err = c.write(frameProgram, program)

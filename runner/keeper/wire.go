@@ -31,7 +31,7 @@ const (
 
 const (
 	maxFrame = 8 << 20
-	maxFiles = 16 // descriptors of one frame
+	maxFiles = 253 // descriptors of one frame; SCM_MAX_FD, unix(7)
 )
 
 // request is the first frame of a connection.
