@@ -7,7 +7,11 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cmd/teu/ui"
+	"github.com/teu-dev/teu/registry"
+	"github.com/teu-dev/teu/runner"
+	"github.com/teu-dev/teu/runner/keeper"
 )
 
 // app is what commands work with: the global settings and, made on first use, the
@@ -23,6 +27,10 @@ type app struct {
 	noColor    bool
 	logFormat  string
 
+	opened  *cache.Store
+	client  *registry.Client
+	runner  *runner.Engine
+	sealed  *keeper.Binary
 	closers []func() error
 }
 
@@ -85,6 +93,26 @@ func (a *app) prepare() error {
 	c, err := readConfig(a.configFile)
 	a.config = c
 	return err
+}
+
+// store opens the store, once.
+func (a *app) store() (*cache.Store, error) {
+	if a.opened == nil {
+		s, err := cache.Open(a.root, a.runRoot)
+		if err != nil {
+			return nil, fmt.Errorf("opening the store %s: %w", a.root, err)
+		}
+		a.opened = s
+	}
+	return a.opened, nil
+}
+
+// registry returns the client of registries.
+func (a *app) registry() *registry.Client {
+	if a.client == nil {
+		a.client = registry.New(registry.Options{Insecure: a.config.InsecureRegistries, UserAgent: "teu/" + version()})
+	}
+	return a.client
 }
 
 // onClose registers f to run when the command ends, last first.

@@ -1,0 +1,230 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"github.com/teu-dev/teu/runner"
+)
+
+// attached is this process's time with a container's streams.
+type attached struct {
+	a       *app
+	session *runner.Session
+	id      string
+	tty     bool
+	stdin   bool
+	keys    []byte       // that detach
+	signals *signalProxy // nil: none are passed on
+}
+
+// run copies streams until the container ends or the user detaches, and returns the
+// container's exit code as an error.
+func (t *attached) run(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx) // signals are the container's
+	restore, err := t.raw()
+	if err != nil {
+		return err
+	}
+	defer restore()
+	if t.signals != nil {
+		t.signals.serve(func(s unix.Signal) { t.a.engine().Kill(ctx, t.id, fmt.Sprint(int(s))) })
+	}
+	if t.tty {
+		stop := t.followSize(ctx)
+		defer stop()
+	}
+	if t.stdin {
+		go t.copyInput() // ends with the process: reading a terminal cannot be interrupted
+	}
+	status, err := t.session.Copy(ctx, t.a.ui.Out, t.a.ui.Err)
+	restore()
+	switch {
+	case errors.Is(err, io.EOF): // detached
+		return nil
+	case err != nil:
+		return err
+	case status.Code != 0:
+		return &exitError{code: status.Code}
+	}
+	return nil
+}
+
+// raw gives the container the keys as they are typed. restore may be called twice.
+func (t *attached) raw() (restore func(), err error) {
+	if !t.tty || !t.stdin || !t.a.ui.InTerminal() {
+		return func() {}, nil
+	}
+	fd := int(t.a.ui.InFile().Fd())
+	before, err := term.MakeRaw(fd)
+	if err != nil {
+		return nil, fmt.Errorf("setting the terminal: %w", err)
+	}
+	return sync.OnceFunc(func() { term.Restore(fd, before) }), nil
+}
+
+// followSize gives the container's terminal the size of ours, now and whenever it changes.
+func (t *attached) followSize(ctx context.Context) (stop func()) {
+	if !t.a.ui.OutTerminal() && !t.a.ui.InTerminal() {
+		return func() {}
+	}
+	changed := make(chan os.Signal, 1)
+	signal.Notify(changed, unix.SIGWINCH)
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			columns, rows := t.a.ui.Size()
+			t.session.Resize(ctx, uint16(columns), uint16(rows)) // a container that just ended has none
+			select {
+			case <-changed:
+			case <-done:
+				return
+			}
+		}
+	})
+	return func() {
+		signal.Stop(changed)
+		close(done)
+		wg.Wait()
+	}
+}
+
+// copyInput gives the container our input until its end, or until the keys that detach.
+func (t *attached) copyInput() {
+	in := t.a.ui.In
+	if t.tty {
+		in = &detachReader{r: in, keys: t.keys}
+	}
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := in.Read(buf)
+		if n > 0 {
+			if _, err := t.session.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+		switch {
+		case errors.Is(err, errDetached):
+			t.session.Detach()
+			return
+		case err != nil:
+			if !t.tty {
+				t.session.CloseInput()
+			}
+			return
+		}
+	}
+}
+
+var errDetached = errors.New("detached")
+
+// detachReader ends with errDetached when the keys are typed one after the other.
+type detachReader struct {
+	r       io.Reader
+	keys    []byte
+	matched int
+	held    []byte // read, not yet given out
+}
+
+func (d *detachReader) Read(b []byte) (int, error) {
+	if len(d.keys) == 0 {
+		return d.r.Read(b)
+	}
+	one := make([]byte, max(1, len(b)-len(d.keys)))
+	n, err := d.r.Read(one)
+	out := b[:0]
+	for _, c := range one[:n] {
+		switch {
+		case c == d.keys[d.matched]:
+			d.matched++
+			d.held = append(d.held, c)
+			if d.matched == len(d.keys) {
+				return len(out), errDetached
+			}
+			continue
+		case d.matched > 0:
+			out = append(out, d.held...)
+			d.held, d.matched = d.held[:0], 0
+			if c == d.keys[0] {
+				d.matched, d.held = 1, append(d.held, c)
+				continue
+			}
+		}
+		out = append(out, c)
+	}
+	if err != nil {
+		out = append(out, d.held...)
+		d.held, d.matched = nil, 0
+	}
+	return len(out), err
+}
+
+// parseDetachKeys understands docker's notation: letters, and ctrl- with a letter or one
+// of @ [ \ ] ^ _, separated by commas.
+func parseDetachKeys(text string) ([]byte, error) {
+	if text == "" {
+		text = "ctrl-p,ctrl-q"
+	}
+	var keys []byte
+	for part := range strings.SplitSeq(text, ",") {
+		c, control := strings.CutPrefix(strings.ToLower(part), "ctrl-")
+		switch {
+		case len(part) == 1:
+			keys = append(keys, part[0])
+		case control && len(c) == 1 && c[0] >= 'a' && c[0] <= 'z':
+			keys = append(keys, c[0]-'a'+1)
+		case control && len(c) == 1 && c[0] >= '@' && c[0] <= '_':
+			keys = append(keys, c[0]-'@')
+		default:
+			return nil, fmt.Errorf("invalid detach keys (%s): unknown character: '%s'", text, part)
+		}
+	}
+	return keys, nil
+}
+
+// signalProxy catches the signals that a container in the foreground gets in our place.
+type signalProxy struct {
+	caught chan os.Signal
+	done   chan struct{}
+	wg     sync.WaitGroup
+}
+
+func catchSignals() *signalProxy {
+	p := &signalProxy{caught: make(chan os.Signal, 128), done: make(chan struct{})}
+	signal.Notify(p.caught)
+	return p
+}
+
+// serve passes the signals on, also those caught before.
+func (p *signalProxy) serve(send func(unix.Signal)) {
+	p.wg.Go(func() {
+		for {
+			select {
+			case s := <-p.caught:
+				n, ok := s.(unix.Signal)
+				// Those of our own children, of Go's scheduler, and of the terminal are not meant.
+				if ok && n != unix.SIGCHLD && n != unix.SIGURG && n != unix.SIGPIPE && n != unix.SIGWINCH && n != unix.SIGTTIN && n != unix.SIGTTOU && n != unix.SIGTSTP {
+					send(n)
+				}
+			case <-p.done:
+				return
+			}
+		}
+	})
+}
+
+func (p *signalProxy) stop() {
+	signal.Stop(p.caught)
+	close(p.done)
+	p.wg.Wait()
+}

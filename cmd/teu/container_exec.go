@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/signal"
+	"sync"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"github.com/teu-dev/teu/runner"
+)
+
+// execFlags are the flags of exec.
+type execFlags struct {
+	runner.ExecOptions
+	env, envFiles []string
+	detach        bool
+	interactive   bool
+	detachKeys    string
+}
+
+func newExecCommand(a *app) *cobra.Command {
+	var x execFlags
+	cmd := &cobra.Command{
+		Use:   "exec [OPTIONS] CONTAINER COMMAND [ARG...]",
+		Short: "Execute a command in a running container",
+		Example: `  teu exec -it web sh
+  teu exec -u postgres db pg_dumpall`,
+		Args: cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return execFailure(execIn(cmd.Context(), a, &x, args[0], args[1:]))
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&x.interactive, "interactive", "i", false, "keep standard input open")
+	f.BoolVarP(&x.TTY, "tty", "t", false, "give the command a terminal")
+	f.BoolVarP(&x.detach, "detach", "d", false, "run in the background")
+	f.StringArrayVarP(&x.env, "env", "e", nil, "set an environment variable")
+	f.StringArrayVar(&x.envFiles, "env-file", nil, "read environment variables from a file")
+	f.StringVarP(&x.User, "user", "u", "", "user[:group], by name or number")
+	f.StringVarP(&x.WorkingDir, "workdir", "w", "", "working directory")
+	f.BoolVar(&x.Privileged, "privileged", false, "give the command all rights")
+	f.StringVar(&x.detachKeys, "detach-keys", "", "keys that detach (default ctrl-p,ctrl-q)")
+	engineFlags(cmd)
+	return cmd
+}
+
+// execFailure: docker exec exits with 1 if there is no container to execute in, else
+// with the codes of run.
+func execFailure(err error) error {
+	if code := exitCode(engineFailure(err)); err != nil && code == exitEngine {
+		return withExitCode(exitFailure, err)
+	}
+	return engineFailure(err)
+}
+
+func execIn(ctx context.Context, a *app, x *execFlags, ref string, args []string) error {
+	keys, err := parseDetachKeys(x.detachKeys)
+	if err != nil {
+		return err
+	}
+	if x.TTY && x.interactive && !x.detach && !a.ui.InTerminal() {
+		return errors.New("the input device is not a TTY")
+	}
+	for _, path := range x.envFiles {
+		lines, err := readLines(path)
+		if err != nil {
+			return err
+		}
+		x.Env = append(x.Env, expandEnv(lines)...)
+	}
+	x.Env = append(x.Env, expandEnv(x.env)...)
+	x.Args, x.Stdin, x.Output = args, x.interactive && !x.detach, !x.detach
+	p, err := a.engine().Exec(ctx, ref, x.ExecOptions)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	if x.detach {
+		return nil
+	}
+	return followExec(context.WithoutCancel(ctx), a, p, x, keys)
+}
+
+// followExec copies the streams of an exec until it ends.
+func followExec(ctx context.Context, a *app, p *runner.Exec, x *execFlags, keys []byte) error {
+	if p.Console != nil && x.interactive && a.ui.InTerminal() {
+		fd := int(a.ui.InFile().Fd())
+		before, err := term.MakeRaw(fd)
+		if err != nil {
+			return err
+		}
+		defer term.Restore(fd, before)
+	}
+	if p.Console != nil {
+		stop := followExecSize(a, p)
+		defer stop()
+	}
+	detached := make(chan struct{})
+	if p.Stdin != nil && x.Stdin {
+		go copyExecInput(a, p, keys, detached) // ends with the process
+	}
+	var wg sync.WaitGroup
+	for _, s := range []struct {
+		to   io.Writer
+		from *os.File
+	}{{a.ui.Out, p.Stdout}, {a.ui.Err, p.Stderr}} {
+		if s.from != nil {
+			wg.Go(func() { io.Copy(s.to, s.from) }) // a terminal's end is an error
+		}
+	}
+	ended := make(chan error, 1)
+	go func() {
+		status, err := p.Wait(ctx)
+		if err == nil && status.Code != 0 {
+			err = &exitError{code: status.Code}
+		}
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		wg.Wait()
+		return err
+	case <-detached:
+		return nil
+	}
+}
+
+func copyExecInput(a *app, p *runner.Exec, keys []byte, detached chan<- struct{}) {
+	in := a.ui.In
+	if p.Console != nil {
+		in = &detachReader{r: in, keys: keys}
+	}
+	_, err := io.Copy(p.Stdin, in)
+	switch {
+	case errors.Is(err, errDetached):
+		close(detached)
+	case p.Console == nil:
+		p.Stdin.Close()
+	}
+}
+
+func followExecSize(a *app, p *runner.Exec) (stop func()) {
+	changed := make(chan os.Signal, 1)
+	signal.Notify(changed, unix.SIGWINCH)
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			if a.ui.OutTerminal() || a.ui.InTerminal() {
+				columns, rows := a.ui.Size()
+				p.Resize(uint16(columns), uint16(rows))
+			}
+			select {
+			case <-changed:
+			case <-done:
+				return
+			}
+		}
+	})
+	return func() {
+		signal.Stop(changed)
+		close(done)
+		wg.Wait()
+	}
+}

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"github.com/teu-dev/teu/runner"
+)
+
+// newContainerCommand is docker's group of the same commands, and what is only there.
+func newContainerCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{Use: "container", Short: "Manage containers"}
+	ls := newPsCommand(a)
+	ls.Use, ls.Aliases = "ls [OPTIONS]", []string{"ps", "list"}
+	cmd.AddCommand(
+		newRunCommand(a), newCreateCommand(a), newStartCommand(a), newStopCommand(a), newRestartCommand(a),
+		newKillCommand(a), newRmCommand(a), ls, newLogsCommand(a), newExecCommand(a), newAttachCommand(a),
+		newWaitCommand(a), newTopCommand(a), newPortCommand(a), newPauseCommand(a), newUnpauseCommand(a),
+		newRenameCommand(a), newContainerInspectCommand(a), newContainerPruneCommand(a), newContainerFinishCommand(a),
+	)
+	return cmd
+}
+
+func newContainerInspectCommand(a *app) *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use:   "inspect [OPTIONS] CONTAINER [CONTAINER...]",
+		Short: "Show everything about containers",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return inspectAll(a, format, args, func(ref string) (any, error) { return a.engine().Inspect(cmd.Context(), ref) })
+		},
+	}
+	cmd.Flags().StringVarP(&format, "format", "f", "", "json or a template")
+	return cmd
+}
+
+// inspectAll prints the objects that were found, then fails if one was not.
+func inspectAll(a *app, format string, refs []string, find func(ref string) (any, error)) error {
+	objects := []any{}
+	var failure error
+	for _, ref := range refs {
+		o, err := find(ref)
+		if err != nil {
+			if failure != nil {
+				a.ui.Error(failure)
+			}
+			failure = err
+			continue
+		}
+		objects = append(objects, o)
+	}
+	if len(objects) > 0 || format == "" {
+		if err := a.ui.Inspect(format, objects); err != nil {
+			return err
+		}
+	}
+	return failure
+}
+
+func newContainerPruneCommand(a *app) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "prune [OPTIONS]",
+		Short: "Remove all containers that do not run",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !force && !confirm(a, "WARNING! This will remove all stopped containers.") {
+				return nil
+			}
+			ids, size, err := a.engine().Prune(cmd.Context())
+			printPruned(a, "Deleted Containers:", ids, size)
+			return err
+		},
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
+	return cmd
+}
+
+func printPruned(a *app, title string, names []string, size int64) {
+	if len(names) > 0 {
+		a.ui.Println(title)
+		for _, n := range names {
+			a.ui.Println(n)
+		}
+		a.ui.Println()
+	}
+	a.ui.Println("Total reclaimed space: " + units.HumanSize(float64(size)))
+}
+
+// confirm asks on a terminal. Without one the answer is yes: nobody is there to be asked.
+func confirm(a *app, warning string) bool {
+	if !a.ui.InTerminal() {
+		return true
+	}
+	fmt.Fprintf(a.ui.Err, "%s\nAre you sure you want to continue? [y/N] ", warning)
+	var answer string
+	fmt.Fscanln(a.ui.In, &answer)
+	return answer == "y" || answer == "Y" || answer == "yes"
+}
+
+// newContainerFinishCommand is what keepers execute after the end of a container.
+func newContainerFinishCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:    "finish ID",
+		Short:  "Clean up after a container that has ended",
+		Hidden: true,
+		Args:   cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.engine().Finish(cmd.Context(), args[0])
+		},
+	}
+}
+
+func newVolumeCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{Use: "volume", Short: "Manage volumes"}
+	cmd.AddCommand(newVolumeCreateCommand(a), newVolumeLsCommand(a), newVolumeRmCommand(a), newVolumeInspectCommand(a), newVolumePruneCommand(a))
+	return cmd
+}
+
+func newVolumeRmCommand(a *app) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:     "rm [OPTIONS] VOLUME [VOLUME...]",
+		Aliases: []string{"remove"},
+		Short:   "Remove volumes that no container uses",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return forEach(a, args, func(name string) error {
+				err := a.engine().RemoveVolume(cmd.Context(), name)
+				if force && isNotFound(err) {
+					return nil
+				}
+				return err
+			})
+		},
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "a missing volume is no error")
+	return cmd
+}
+
+func newVolumePruneCommand(a *app) *cobra.Command {
+	var force bool
+	var o runner.PruneVolumesOptions
+	cmd := &cobra.Command{
+		Use:   "prune [OPTIONS]",
+		Short: "Remove volumes that no container uses",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !force && !confirm(a, "WARNING! This will remove volumes not used by at least one container.") {
+				return nil
+			}
+			names, size, err := a.engine().PruneVolumes(cmd.Context(), o)
+			printPruned(a, "Deleted Volumes:", names, size)
+			return err
+		},
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
+	cmd.Flags().BoolVarP(&o.All, "all", "a", false, "also those that have a name")
+	return cmd
+}

@@ -1,0 +1,264 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"github.com/teu-dev/teu/cmd/teu/ui"
+	"github.com/teu-dev/teu/runner"
+	"github.com/teu-dev/teu/runner/keeper"
+	"github.com/teu-dev/teu/runner/network"
+)
+
+// psFlags are the flags of ps.
+type psFlags struct {
+	all, latest, noTrunc, quiet, size bool
+	last                              int
+	format                            string
+	filters                           []string
+}
+
+func newPsCommand(a *app) *cobra.Command {
+	var p psFlags
+	cmd := &cobra.Command{
+		Use:     "ps [OPTIONS]",
+		Aliases: []string{"list"},
+		Short:   "List containers",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return listContainers(cmd.Context(), a, &p) },
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&p.all, "all", "a", false, "also those that do not run")
+	f.BoolVarP(&p.latest, "latest", "l", false, "the one created last, in any state")
+	f.IntVarP(&p.last, "last", "n", -1, "the n created last, in any state")
+	f.BoolVar(&p.noTrunc, "no-trunc", false, "do not shorten")
+	f.BoolVarP(&p.quiet, "quiet", "q", false, "IDs only")
+	f.BoolVarP(&p.size, "size", "s", false, "show what they have written")
+	f.StringVar(&p.format, "format", "", "table, json or a template")
+	f.StringArrayVarP(&p.filters, "filter", "f", nil, "name=, id=, status=, label=, ancestor=, exited=, volume=")
+	return cmd
+}
+
+func psTable(size bool) ui.Table {
+	t := ui.Table{
+		Fields: []ui.Field{
+			{Name: "ID", Header: "CONTAINER ID"}, {Name: "Image", Header: "IMAGE"}, {Name: "Command", Header: "COMMAND"},
+			{Name: "RunningFor", Header: "CREATED"}, {Name: "CreatedAt", Header: "CREATED AT"}, {Name: "Status", Header: "STATUS"},
+			{Name: "State", Header: "STATE"}, {Name: "Ports", Header: "PORTS"}, {Name: "Names", Header: "NAMES"},
+			{Name: "Size", Header: "SIZE"}, {Name: "Labels", Header: "LABELS"}, {Name: "Mounts", Header: "MOUNTS"},
+			{Name: "Networks", Header: "NETWORKS"}, {Name: "LocalVolumes", Header: "LOCAL VOLUMES"},
+		},
+		Default: []string{"ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names"},
+	}
+	if size {
+		t.Default = append(t.Default, "Size")
+	}
+	return t
+}
+
+func listContainers(ctx context.Context, a *app, p *psFlags) error {
+	filters, err := parseFilters(p.filters)
+	if err != nil {
+		return err
+	}
+	all, err := a.engine().List(ctx)
+	if err != nil {
+		return err
+	}
+	limit := p.last
+	if p.latest {
+		limit = 1
+	}
+	everything := p.all || limit >= 0 || len(filters["status"]) > 0 || len(filters["exited"]) > 0
+	all = slices.DeleteFunc(all, func(c *runner.Container) bool {
+		up := c.State.Status == keeper.Running || c.State.Status == keeper.Paused || c.State.Status == keeper.Restarting
+		return !up && !everything || !filters.match(c)
+	})
+	if limit >= 0 && len(all) > limit {
+		all = all[:limit]
+	}
+	if p.quiet {
+		for _, c := range all {
+			a.ui.Println(shortID(c.ID, p.noTrunc))
+		}
+		return nil
+	}
+	var rows []ui.Row
+	withSize := p.size || strings.Contains(p.format, ".Size")
+	for _, c := range all {
+		rows = append(rows, psRow(a, c, p.noTrunc, withSize))
+	}
+	return a.ui.List(psTable(p.size), p.format, rows)
+}
+
+func shortID(id string, whole bool) string {
+	if whole {
+		return id
+	}
+	return id[:12]
+}
+
+func psRow(a *app, c *runner.Container, noTrunc, size bool) ui.Row {
+	command := strconv.Quote(c.Command())
+	if !noTrunc {
+		command = strconv.Quote(ellipsis(c.Command(), 20))
+	}
+	labels := []string{}
+	for k, v := range c.Labels() {
+		labels = append(labels, k+"="+v)
+	}
+	sort.Strings(labels)
+	mounts, volumes := []string{}, 0
+	for _, m := range c.Mounts {
+		name := m.Name
+		if name == "" {
+			name = m.Source
+		} else {
+			volumes++
+		}
+		if !noTrunc {
+			name = ellipsis(name, 15)
+		}
+		mounts = append(mounts, name)
+	}
+	networks := c.Options.Network
+	if networks == "" {
+		networks = "bridge"
+	}
+	row := ui.Row{
+		"ID": shortID(c.ID, noTrunc), "Image": c.Options.Image, "Command": command,
+		"RunningFor": ago(c.Created), "CreatedAt": c.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"),
+		"Status": statusText(c.State), "State": string(c.State.Status), "Ports": portsText(a.engine().Ports(c)),
+		"Names": c.Name, "Labels": strings.Join(labels, ","), "Mounts": strings.Join(mounts, ","),
+		"Networks": networks, "LocalVolumes": strconv.Itoa(volumes), "Size": "0B",
+	}
+	if size {
+		row["Size"] = units.HumanSizeWithPrecision(float64(a.engine().WrittenSize(c.ID)), 3)
+	}
+	return row
+}
+
+// ellipsis shortens to n characters, the last of which says so.
+func ellipsis(s string, n int) string {
+	runes := []rune(s)
+	if len(runes) <= n {
+		return s
+	}
+	return string(runes[:n-1]) + "…"
+}
+
+func ago(t time.Time) string { return units.HumanDuration(time.Since(t)) + " ago" }
+
+// statusText is docker's: "Up 5 minutes", "Exited (0) 2 hours ago".
+func statusText(s keeper.State) string {
+	switch s.Status {
+	case keeper.Running:
+		return "Up " + units.HumanDuration(time.Since(s.StartedAt))
+	case keeper.Paused:
+		return "Up " + units.HumanDuration(time.Since(s.StartedAt)) + " (Paused)"
+	case keeper.Restarting:
+		return fmt.Sprintf("Restarting (%d) %s", s.ExitCode, ago(s.FinishedAt))
+	case keeper.Created:
+		return "Created"
+	case keeper.Removing:
+		return "Removal In Progress"
+	case keeper.Dead:
+		return "Dead"
+	}
+	return fmt.Sprintf("Exited (%d) %s", s.ExitCode, ago(s.FinishedAt))
+}
+
+func portsText(ports []network.Port) string {
+	var list []string
+	for _, p := range ports {
+		list = append(list, fmt.Sprintf("%s:%d->%d/%s", hostAddress(p), p.HostPort, p.Container, p.Protocol))
+	}
+	return strings.Join(list, ", ")
+}
+
+func hostAddress(p network.Port) string {
+	switch {
+	case !p.HostIP.IsValid():
+		return "0.0.0.0"
+	case p.HostIP.Is6():
+		return "[" + p.HostIP.String() + "]"
+	}
+	return p.HostIP.String()
+}
+
+// psFilters maps the names of filters to what was asked for.
+type psFilters map[string][]string
+
+func parseFilters(list []string) (psFilters, error) {
+	filters := psFilters{}
+	for _, text := range list {
+		k, v, ok := strings.Cut(text, "=")
+		if !ok {
+			return nil, errors.New("invalid argument \"" + text + "\" for \"-f, --filter\" flag: bad format of filter (expected name=value)")
+		}
+		switch k {
+		case "name", "id", "status", "label", "ancestor", "exited", "volume", "network":
+		default:
+			return nil, fmt.Errorf("invalid filter '%s'", k)
+		}
+		filters[k] = append(filters[k], v)
+	}
+	return filters, nil
+}
+
+// match: different filters must all fit; of one with several values any does, but labels
+// must all be there.
+func (f psFilters) match(c *runner.Container) bool {
+	for _, k := range slices.Sorted(maps.Keys(f)) {
+		fits := func(v string) bool { return matchOne(c, k, v) }
+		if k == "label" {
+			if slices.ContainsFunc(f[k], func(v string) bool { return !fits(v) }) {
+				return false
+			}
+		} else if !slices.ContainsFunc(f[k], fits) {
+			return false
+		}
+	}
+	return true
+}
+
+func matchOne(c *runner.Container, k, v string) bool {
+	switch k {
+	case "name":
+		if anchored, ok := strings.CutPrefix(v, "^"); ok {
+			anchored = strings.TrimPrefix(anchored, "/")
+			if whole, ok := strings.CutSuffix(anchored, "$"); ok {
+				return c.Name == whole
+			}
+			return strings.HasPrefix(c.Name, anchored)
+		}
+		return strings.Contains(c.Name, strings.Trim(v, "/$"))
+	case "id":
+		return strings.HasPrefix(c.ID, v)
+	case "status":
+		return string(c.State.Status) == v
+	case "label":
+		key, value, valued := strings.Cut(v, "=")
+		got, ok := c.Labels()[key]
+		return ok && (!valued || got == value)
+	case "ancestor":
+		return c.Options.Image == v || strings.HasPrefix(c.Options.Image, v+":") || strings.Contains(c.ImageID.String(), v)
+	case "exited":
+		return c.State.Status == keeper.Exited && strconv.Itoa(c.State.ExitCode) == v
+	case "volume":
+		return slices.ContainsFunc(c.Mounts, func(m runner.MountPoint) bool { return m.Name == v || m.Destination == v || m.Source == v })
+	case "network":
+		return c.Options.Network == v || v == "bridge" && c.Options.Network == ""
+	}
+	return false
+}

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/teu-dev/teu/runner"
+)
+
+func newLogsCommand(a *app) *cobra.Command {
+	var o runner.LogOptions
+	var tail, since, until string
+	cmd := &cobra.Command{
+		Use:   "logs [OPTIONS] CONTAINER",
+		Short: "Show what a container has said",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			o.Tail = -1
+			if tail != "all" && tail != "" {
+				if o.Tail, err = strconv.Atoi(tail); err != nil {
+					return fmt.Errorf("invalid value for \"tail\": %q", tail)
+				}
+			}
+			now := time.Now()
+			if o.Since, err = parseTime(since, now); err != nil {
+				return err
+			}
+			if o.Until, err = parseTime(until, now); err != nil {
+				return err
+			}
+			return a.engine().Logs(cmd.Context(), args[0], o, a.ui.Out, a.ui.Err)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&o.Follow, "follow", "f", false, "go on until the container ends")
+	f.StringVarP(&tail, "tail", "n", "all", "the last lines only")
+	f.StringVar(&since, "since", "", "what was said since a time (2026-01-02T13:23:37Z) or for a while (42m)")
+	f.StringVar(&until, "until", "", "what was said before a time or a while ago")
+	f.BoolVarP(&o.Timestamps, "timestamps", "t", false, "show when")
+	f.Bool("details", false, "accepted for docker's sake")
+	hide(f, "details")
+	return cmd
+}
+
+// parseTime understands docker's times: a duration before now, RFC 3339 and its
+// beginnings in local time, and seconds since 1970.
+func parseTime(text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if d, err := time.ParseDuration(text); err == nil {
+		return now.Add(-d), nil
+	}
+	if s, err := strconv.ParseFloat(text, 64); err == nil {
+		return time.Unix(0, int64(s*1e9)), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999", "2006-01-02T15:04", "2006-01-02T15", "2006-01-02Z07:00", "2006-01-02"} {
+		if t, err := time.ParseInLocation(layout, text, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("invalid time: %q", text)
+}
+
+func newTopCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "top CONTAINER [ps OPTIONS]",
+		Short: "Show the processes of a container",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			titles, rows, err := a.engine().Top(cmd.Context(), args[0], args[1:])
+			if err != nil {
+				return err
+			}
+			w := tabwriter.NewWriter(a.ui.Out, 20, 1, 3, ' ', 0)
+			for _, row := range append([][]string{titles}, rows...) {
+				io.WriteString(w, strings.Join(row, "\t")+"\n")
+			}
+			return w.Flush()
+		},
+	}
+	cmd.Flags().SetInterspersed(false)
+	return cmd
+}
+
+func newPortCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "port CONTAINER [PORT[/PROTOCOL]]",
+		Short: "Show where ports are published",
+		Args:  cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.engine().Get(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			want := ""
+			if len(args) == 2 {
+				want = args[1]
+				if !strings.Contains(want, "/") {
+					want += "/tcp"
+				}
+			}
+			found := false
+			for _, p := range a.engine().Ports(c) {
+				name := fmt.Sprintf("%d/%s", p.Container, p.Protocol)
+				where := fmt.Sprintf("%s:%d", hostAddress(p), p.HostPort)
+				switch {
+				case want == "":
+					a.ui.Printf("%s -> %s\n", name, where)
+				case want == name:
+					a.ui.Println(where)
+					found = true
+				}
+			}
+			if want != "" && !found {
+				return fmt.Errorf("no public port '%s' published for %s", want, args[0])
+			}
+			return nil
+		},
+	}
+}

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/teu-dev/teu/runner"
+	"github.com/teu-dev/teu/runner/keeper"
+)
+
+// engine returns the engine of containers.
+func (a *app) engine() *runner.Engine {
+	if a.runner == nil {
+		a.runner = runner.Open(runner.Parts{Root: a.root, RunRoot: a.runRoot, Store: a.store, Keeper: a.keeper, Exe: executable()})
+	}
+	return a.runner
+}
+
+// keeper returns the keeper's executable, sealed in memory.
+func (a *app) keeper() (*keeper.Binary, error) {
+	if a.sealed == nil {
+		b, err := keeper.Seal(keeperELF)
+		if err != nil {
+			return nil, fmt.Errorf("preparing the keeper: %w", err)
+		}
+		a.sealed = b
+		a.onClose(b.Close)
+	}
+	return a.sealed, nil
+}
+
+// executable is where keepers find teu. If it was replaced meanwhile they use the new one.
+func executable() string {
+	path, err := os.Executable()
+	if err != nil {
+		return "/proc/self/exe" // of whoever executes it: at worst nothing is finished now
+	}
+	return path
+}
