@@ -126,16 +126,7 @@ func (s *Store) cutoff() (time.Time, error) {
 	if err != nil {
 		return time.Time{}, err
 	}
-	oldest, err := s.oldestPin(began)
-	if err != nil {
-		return time.Time{}, err
-	}
-	if oldest.Before(began) {
-		// A clock that was set back since would make what is pinned look older than its pin.
-		const slack = time.Minute
-		oldest = oldest.Add(-slack)
-	}
-	return oldest, nil
+	return s.oldestPin(began)
 }
 
 // stamp returns the time by the clock that the files of the store get their times from.

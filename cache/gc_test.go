@@ -376,3 +376,26 @@ func TestOpenModes(t *testing.T) {
 		}
 	}
 }
+
+func TestPinSurvivesAClockThatIsSetBack(t *testing.T) {
+	s := openStore(t)
+	began := time.Now()
+	hold(t, s)
+	now, err := readClock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(s.path("pins"))
+	if err != nil || len(entries) != 1 {
+		t.Fatal(entries, err)
+	}
+	now.Offset -= int64(time.Hour) // as if set back since
+	got, live, err := inspectPin(s.path("pins", entries[0].Name()), now)
+	if err != nil || !live || got.After(began.Add(-59*time.Minute)) {
+		t.Errorf("the pin protects from %v on, live %v, %v, want an hour before %v", got, live, err, began)
+	}
+	now.Offset += int64(3 * time.Hour) // and forward
+	if got, _, _ := inspectPin(s.path("pins", entries[0].Name()), now); got.Before(began.Add(-time.Minute)) {
+		t.Errorf("the pin protects from %v on, want %v", got, began)
+	}
+}

@@ -20,10 +20,11 @@ import (
 
 // A pin is the file ROOT/pins/RANDOM.json. Its process holds it locked, so it is live until it is
 // unlocked, by whatever way the process ends; its modification time is when the protection
-// began. What it contains is for people.
+// began. What it contains is for people, but for the clock.
 type pin struct {
 	statefile.Process
 	Command string `json:"command"`
+	clock          // when it began
 }
 
 // Pin protects from collection whatever this process makes or touches from now until
@@ -33,14 +34,19 @@ func (s *Store) Pin(ctx context.Context) (unpin func() error, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("pinning: %w", err)
 	}
+	began, err := readClock()
+	if err != nil {
+		return nil, fmt.Errorf("pinning: %w", err)
+	}
 	path := s.path("pins", rand.Text()+".json")
-	// Locked before it has its name, or a collection could take it for that of a dead process.
+	// Locked before it has its name. A collection that comes between making and locking removes it
+	// for that of a dead process; then Lock makes another.
 	temp := path + ".new"
 	unlock, err := statefile.Lock(ctx, temp, statefile.LockOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("pinning: %w", err)
 	}
-	if err := writePin(temp, path, pin{self, strings.Join(os.Args, " ")}); err != nil {
+	if err := writePin(temp, path, pin{self, strings.Join(os.Args, " "), began}); err != nil {
 		return nil, errors.Join(fmt.Errorf("pinning: %w", err), unlock())
 	}
 	return func() error {
@@ -71,9 +77,13 @@ func (s *Store) oldestPin(later time.Time) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, err
 	}
+	now, err := readClock()
+	if err != nil {
+		return time.Time{}, err
+	}
 	oldest := later
 	for _, e := range entries {
-		began, live, err := inspectPin(s.path("pins", e.Name()))
+		began, live, err := inspectPin(s.path("pins", e.Name()), now)
 		if err != nil {
 			return time.Time{}, err
 		}
@@ -85,7 +95,7 @@ func (s *Store) oldestPin(later time.Time) (time.Time, error) {
 }
 
 // inspectPin says whether the pin at path is live, and removes it if not.
-func inspectPin(path string) (began time.Time, live bool, err error) {
+func inspectPin(path string, now clock) (began time.Time, live bool, err error) {
 	fi, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return time.Time{}, false, nil
@@ -93,12 +103,14 @@ func inspectPin(path string) (began time.Time, live bool, err error) {
 	if err != nil {
 		return time.Time{}, false, err
 	}
-	if strings.HasSuffix(path, ".new") && time.Since(fi.ModTime()) < time.Hour {
-		return fi.ModTime(), true, nil // about to be locked, or to become a pin
-	}
 	unlock, dead, err := tryLockExisting(path)
-	if err != nil || !dead {
-		return fi.ModTime(), err == nil, err
+	if err != nil {
+		return time.Time{}, false, err
+	}
+	if !dead {
+		p := pin{clock: now}
+		_ = statefile.Read(path, &p) // one that is just being made knows nothing else
+		return p.correct(fi.ModTime(), now), true, nil
 	}
 	return time.Time{}, false, errors.Join(ignoreMissing(os.Remove(path)), unlock())
 }
