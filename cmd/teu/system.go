@@ -1,0 +1,367 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/go-units"
+	"github.com/opencontainers/go-digest"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/cache"
+	"github.com/teu-dev/teu/cache/result"
+	"github.com/teu-dev/teu/cmd/teu/ui"
+	"github.com/teu-dev/teu/runner"
+	"github.com/teu-dev/teu/runner/cgroup"
+	"github.com/teu-dev/teu/runner/network"
+)
+
+func newSystemCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{Use: "system", Short: "Look after the store and the host"}
+	cmd.AddCommand(newSystemDFCommand(a), newSystemPruneCommand(a), newSystemCheckCommand(a), newSystemResetCommand(a), newInfoCommand(a))
+	return cmd
+}
+
+func newSystemDFCommand(a *app) *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use:     "df",
+		Short:   "Show where the bytes of the store are",
+		Example: "  teu system df\n  teu system df --format json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := a.store()
+			if err != nil {
+				return err
+			}
+			u, err := s.DiskUsage(cmd.Context())
+			if err != nil {
+				return err
+			}
+			var rows []ui.Row
+			for _, k := range []struct {
+				name string
+				cache.KindUsage
+			}{{"Blobs", u.Blobs}, {"Layers", u.Layers}, {"Snapshots", u.Snapshots}, {"Build Cache", u.Results}} {
+				rows = append(rows, ui.Row{"Type": k.name, "TotalCount": fmt.Sprint(k.Count),
+					"Size": units.HumanSize(float64(k.Bytes)), "Reclaimable": units.HumanSize(float64(k.Reclaimable))})
+			}
+			fields := []ui.Field{{Name: "Type", Header: "TYPE"}, {Name: "TotalCount", Header: "TOTAL"}, {Name: "Size", Header: "SIZE"}, {Name: "Reclaimable", Header: "RECLAIMABLE"}}
+			return a.ui.List(ui.Table{Fields: fields, Default: []string{"Type", "TotalCount", "Size", "Reclaimable"}}, format, rows)
+		},
+	}
+	cmd.Flags().StringVar(&format, "format", "", "table, json or a Go template")
+	return cmd
+}
+
+// pruneFlags are docker's flags of `system prune`.
+type pruneFlags struct{ all, force, volumes bool }
+
+func newSystemPruneCommand(a *app) *cobra.Command {
+	var f pruneFlags
+	cmd := &cobra.Command{
+		Use:     "prune [OPTIONS]",
+		Short:   "Remove stopped containers, unused images and the build cache",
+		Example: "  teu system prune --force\n  teu system prune --all --volumes",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			what := []string{"all stopped containers", "all dangling images", "unused build cache"}
+			if f.all {
+				what[1] = "all images without at least one container"
+			}
+			if f.volumes {
+				what = append(what, "all anonymous volumes not used by a container")
+			}
+			if !f.force {
+				if ok, err := a.confirm("WARNING! This will remove:\n  - " + strings.Join(what, "\n  - ") + "\n"); !ok {
+					return err
+				}
+			}
+			return systemPrune(cmd.Context(), a, f)
+		},
+	}
+	s := cmd.Flags()
+	s.BoolVarP(&f.all, "all", "a", false, "remove all unused images, not just dangling ones")
+	s.BoolVarP(&f.force, "force", "f", false, "do not ask")
+	s.BoolVar(&f.volumes, "volumes", false, "remove anonymous volumes too")
+	return cmd
+}
+
+// confirm asks a yes-no question. Without a terminal to ask at, the answer is an error
+// that says how to do without.
+func (a *app) confirm(warning string) (bool, error) {
+	if !a.ui.InTerminal() {
+		return false, errors.New("this removes data and asks first, but standard input is no terminal: say --force")
+	}
+	fmt.Fprintf(a.ui.Err, "%sAre you sure you want to continue? [y/N] ", warning)
+	line, err := bufio.NewReader(a.ui.In).ReadString('\n')
+	answer := strings.ToLower(strings.TrimSpace(line))
+	return err == nil && (answer == "y" || answer == "yes"), nil
+}
+
+func systemPrune(ctx context.Context, a *app, f pruneFlags) error {
+	containers, freed, err := a.engine().Prune(ctx)
+	if err != nil {
+		return err
+	}
+	a.list("Deleted Containers:", containers)
+	if f.volumes {
+		names, size, err := a.engine().PruneVolumes(ctx, runner.PruneVolumesOptions{})
+		if err != nil {
+			return err
+		}
+		freed += size
+		a.list("Deleted Volumes:", names)
+	}
+	images, err := pruneNames(ctx, a, f.all)
+	if err != nil {
+		return err
+	}
+	a.list("Deleted Images:", images)
+	s, err := a.store()
+	if err != nil {
+		return err
+	}
+	report, err := s.GC(ctx, cache.GCOptions{Results: &result.PruneOptions{}})
+	if err != nil {
+		return err
+	}
+	a.ui.Printf("Total reclaimed space: %s\n", units.HumanSize(float64(freed+report.Bytes)))
+	return nil
+}
+
+func (a *app) list(heading string, names []string) {
+	if len(names) == 0 {
+		return
+	}
+	a.ui.Println(heading)
+	for _, n := range names {
+		a.ui.Println(n)
+	}
+	a.ui.Println()
+}
+
+func newSystemCheckCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "check",
+		Short: "Check what the host can do and whether the store is sound",
+		Long: `Check what the host can do and whether the store is sound.
+
+Every blob and layer is read and compared with its digest. The exit code is 1 when the
+store has a problem; what the host lacks is only told.`,
+		Example: "  teu system check",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			checkHost(a.ui)
+			s, err := a.store()
+			if err != nil {
+				return err
+			}
+			problems, err := s.Check(cmd.Context())
+			if err != nil {
+				return err
+			}
+			for _, p := range problems {
+				a.ui.Printf("store: %s: %v\n", p.Object, p.Err)
+			}
+			if len(problems) > 0 {
+				return withExitCode(exitFailure, fmt.Errorf("the store in %s has %d problems", a.root, len(problems)))
+			}
+			a.ui.Println("store: no problem found")
+			return nil
+		},
+	}
+}
+
+// checkHost tells what this host lacks, and what to do about it.
+func checkHost(u *ui.UI) {
+	if os.Geteuid() != 0 {
+		u.Println("host: not root: containers cannot be run; pull, push and serve can")
+	}
+	host, err := cgroup.Detect()
+	switch {
+	case err != nil:
+		u.Printf("host: control groups cannot be used: %v; limits (-m, --cpus, --pids-limit) are refused\n", err)
+	case host.Mode() == cgroup.None:
+		u.Println("host: no control groups are mounted: limits (-m, --cpus, --pids-limit) have no effect; mount cgroup2 on /sys/fs/cgroup")
+	case host.Mode() == cgroup.V1:
+		u.Println("host: control groups v1")
+	default:
+		u.Println("host: control groups v2")
+	}
+	if filesystems, err := os.ReadFile("/proc/filesystems"); err == nil && !strings.Contains(string(filesystems), "\toverlay\n") {
+		u.Println("host: no overlayfs: load it with `modprobe overlay`")
+	}
+	if forward, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err == nil && strings.TrimSpace(string(forward)) == "0" {
+		u.Println("host: IPv4 forwarding is off; teu turns it on with the first container on the bridge")
+	}
+}
+
+func newSystemResetCommand(a *app) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "reset",
+		Short: "Remove everything: containers, volumes, images, cache and the network",
+		Long: `Remove everything: containers, volumes, images, cache and the network.
+
+A registry served from below the store's directory goes with it.`,
+		Example: "  teu system reset --force",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !force {
+				if ok, err := a.confirm("WARNING! This will remove every container, volume and image in " + a.root + "\n"); !ok {
+					return err
+				}
+			}
+			return systemReset(cmd.Context(), a)
+		},
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
+	return cmd
+}
+
+// parts are the directories of the store; nothing else in --root is ever removed.
+var parts = []string{"containers", "names", "volumes", "content", "layers", "compressed", "snapshots", "images", "results",
+	"contexts", "cache-mounts", "pins", "leases", "network", "registry", "gc.lock"}
+
+func systemReset(ctx context.Context, a *app) error {
+	ids, err := a.engine().IDs()
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if err := a.engine().Remove(ctx, id, runner.RemoveOptions{Force: true, Volumes: true}); err != nil {
+			return err
+		}
+	}
+	if err := network.New(a.runRoot).Reset(ctx); err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range parts {
+		errs = append(errs, os.RemoveAll(filepath.Join(a.root, p)))
+	}
+	for _, p := range []string{"containers", "network", "netns"} {
+		errs = append(errs, os.RemoveAll(filepath.Join(a.runRoot, p)))
+	}
+	return errors.Join(errs...)
+}
+
+func newInfoCommand(a *app) *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use:     "info",
+		Short:   "Show what teu works with here",
+		Example: "  teu info\n  teu info --format '{{.Containers}}'",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			info, err := a.info(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if format != "" {
+				return a.ui.Inspect(format, []any{info})
+			}
+			a.ui.Printf("Containers: %d\n Running: %d\n Paused: %d\n Stopped: %d\nImages: %d\nServer Version: %s\nStorage Driver: %s\nCgroup Driver: %s\n"+
+				"Kernel Version: %s\nOSType: %s\nArchitecture: %s\nCPUs: %d\nTotal Memory: %s\nName: %s\nTeu Root Dir: %s\n",
+				info.Containers, info.ContainersRunning, info.ContainersPaused, info.ContainersStopped, info.Images, info.ServerVersion, info.Driver,
+				info.CgroupDriver, info.KernelVersion, info.OSType, info.Architecture, info.NCPU, units.BytesSize(float64(info.MemTotal)), info.Name, info.RootDir)
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&format, "format", "f", "", "print by a Go template, or \"json\"")
+	return cmd
+}
+
+// info has docker's names (Engine API v1.47, GET /info) where docker has the thing.
+type info struct {
+	Containers, ContainersRunning, ContainersPaused, ContainersStopped, Images int
+	Driver, CgroupDriver, KernelVersion, OSType, Architecture, Name            string
+	ServerVersion                                                              string
+	NCPU                                                                       int
+	MemTotal                                                                   int64
+	RootDir                                                                    string `json:"DockerRootDir"`
+}
+
+func (a *app) info(ctx context.Context) (info, error) {
+	var uts unix.Utsname
+	var mem unix.Sysinfo_t
+	if err := errors.Join(unix.Uname(&uts), unix.Sysinfo(&mem)); err != nil {
+		return info{}, err
+	}
+	i := info{
+		Driver: "overlay", CgroupDriver: "cgroupfs", KernelVersion: unix.ByteSliceToString(uts.Release[:]), OSType: runtime.GOOS,
+		Architecture: unix.ByteSliceToString(uts.Machine[:]), Name: unix.ByteSliceToString(uts.Nodename[:]), ServerVersion: version(),
+		NCPU: runtime.NumCPU(), MemTotal: int64(mem.Totalram) * int64(mem.Unit), RootDir: a.root,
+	}
+	list, err := a.engine().List(ctx)
+	if err != nil {
+		return info{}, err
+	}
+	for _, c := range list {
+		i.Containers++
+		switch c.State.Status {
+		case "running", "restarting":
+			i.ContainersRunning++
+		case "paused":
+			i.ContainersPaused++
+		default:
+			i.ContainersStopped++
+		}
+	}
+	s, err := a.store()
+	if err != nil {
+		return info{}, err
+	}
+	images, err := s.Images.All(ctx)
+	i.Images = len(images)
+	return i, err
+}
+
+// pruneNames removes the images that have no name and no container or, with all, every
+// image without a container. Their bytes go with the next collection.
+func pruneNames(ctx context.Context, a *app, all bool) (removed []string, err error) {
+	s, err := a.store()
+	if err != nil {
+		return nil, err
+	}
+	containers, err := a.engine().List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	used := map[digest.Digest]bool{}
+	for _, c := range containers {
+		used[c.ImageID] = true
+	}
+	images, err := s.Images.All(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, img := range images {
+		id, err := s.ImageID(ctx, img.Target)
+		if err != nil && !errdefs.IsNotFound(err) {
+			return removed, err
+		}
+		switch {
+		case used[id]:
+		case img.Name == "":
+			err = s.Images.DeleteDangling(ctx, img.Target.Digest)
+			removed = append(removed, img.Target.Digest.String())
+		case all:
+			err = s.Images.Delete(ctx, img.Name)
+			removed = append(removed, img.Name)
+		}
+		if err != nil {
+			return removed, err
+		}
+	}
+	return removed, nil
+}
