@@ -15,6 +15,9 @@ const (
 	statRdev = int(unsafe.Offsetof(unix.Stat_t{}.Rdev))
 )
 
+// sameFile is the size of st_dev and st_ino, with which what fstat writes begins.
+const sameFile = 16
+
 // Ways to look something up below a held directory.
 const (
 	inRoot   = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS

@@ -30,6 +30,11 @@ func (c *compiler) enterRoot() error {
 	c.Call(unix.SYS_PIVOT_ROOT, c.Str("."), c.Str("."))
 	c.Call(unix.SYS_UMOUNT2, c.Str("."), launch.Int(unix.MNT_DETACH))
 	c.Call(unix.SYS_CHDIR, c.Str("/"))
+	// "/.." is what is mounted on the root. If that is not the root, the host still is.
+	top := c.openat2(launch.Cond{}, launch.Int(atFDCWD), "/..", unix.O_PATH|unix.O_DIRECTORY, 0)
+	c.fstat(launch.Cond{}, top, c.stat)
+	other := c.Differ(ignore(unix.EBUSY), c.stat, c.self, sameFile, unix.EBUSY)
+	c.Fail(launch.Cond{When: other}, unix.EBUSY)
 	return nil
 }
 

@@ -15,15 +15,15 @@ import (
 const maskDirs = firstFD - 2
 
 // openMaskDir makes the empty read-only directory that covers masked directories, one for
-// all. It is mounted below the root, where nobody sees it: only a mount with a place can
-// be cloned before Linux 6.15.
+// all. It is mounted on the host's /proc, which nothing needs any more and which is left
+// behind with the rest: only a mount with a place can be cloned before Linux 6.15.
 func (c *compiler) openMaskDir() {
 	if len(c.spec.Linux.MaskedPaths) == 0 {
 		return
 	}
 	c.Note("making the mask of directories")
 	fd := c.filesystem("tmpfs", "tmpfs", unix.MOUNT_ATTR_RDONLY, "mode=0755", "nr_inodes=1", "size=4k")
-	c.moveMount(fd, launch.Int(atFDCWD), "/")
+	c.moveMount(fd, launch.Int(atFDCWD), "/proc")
 	c.Call(unix.SYS_DUP3, launch.Result(fd), launch.Int(maskDirs), launch.Int(cloexec))
 	c.Call(unix.SYS_CLOSE, launch.Result(fd))
 }
@@ -41,6 +41,7 @@ func (c *compiler) protectPaths() error {
 		c.setAttr(launch.Cond{}, tree, unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, attr{set: unix.MOUNT_ATTR_RDONLY})
 		c.moveMount(tree, launch.Result(target), "")
 	}
+	c.openMaskDir()
 	for _, p := range c.spec.Linux.MaskedPaths {
 		if err := checkPath(p); err != nil {
 			return err

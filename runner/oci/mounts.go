@@ -116,7 +116,7 @@ func (c *compiler) place(fd launch.Ref, dest string, mode uint32, follow bool) {
 		target = c.openat2(launch.Cond{}, launch.Result(dir), rest, flags, noLinks)
 	}
 	c.fstat(launch.Cond{}, target, c.stat)
-	c.Differ(launch.Cond{}, c.stat, c.self, 16, unix.ELOOP) // st_dev and st_ino
+	c.Differ(launch.Cond{}, c.stat, c.self, sameFile, unix.ELOOP)
 	c.moveMount(fd, launch.Result(target), "")
 	c.Call(unix.SYS_CLOSE, launch.Result(target))
 }

@@ -18,7 +18,6 @@ func (c *compiler) makeRoot(r Rootfs) error {
 	// Slave and not private: what the host unmounts later goes away here too.
 	c.Call(unix.SYS_MOUNT, c.Str(""), c.Str("/"), c.Str(""), launch.Int(unix.MS_REC|unix.MS_SLAVE), launch.Int(0))
 	c.openNull()
-	c.openMaskDir()
 	if r.Path != "" {
 		c.Note("opening the root %s", r.Path)
 		c.root = c.Call(unix.SYS_OPEN_TREE, launch.Int(atFDCWD), c.Str(r.Path),

@@ -146,12 +146,12 @@ func environment(base []string, home string, changes ...[]string) ([]string, err
 	return withHome(env, home), nil
 }
 
+// withHome adds HOME at the end, or makes sure that one that was asked for is not there.
 func withHome(env []string, home string) []string {
-	if slices.ContainsFunc(env, func(e string) bool { return strings.HasPrefix(e, "HOME=") }) {
-		if strings.HasPrefix(env[len(env)-1], "HOME=") && len(env) > 1 { // not ours: not last
-			env[0], env[len(env)-1] = env[len(env)-1], env[0]
-		}
-		return env
+	i := slices.IndexFunc(env, func(e string) bool { return strings.HasPrefix(e, "HOME=") })
+	if i < 0 {
+		return append(env, "HOME="+home)
 	}
-	return append(env, "HOME="+home)
+	asked := env[i]
+	return append([]string{asked}, slices.Delete(env, i, i+1)...)
 }
