@@ -1,0 +1,189 @@
+package oci
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/runner/spec"
+)
+
+// A link in the place of a directory of the kernel must not decide where its filesystem
+// appears: the start fails, or everything is as if there were no link.
+func TestLinksInPlaceOfKernelDirectories(t *testing.T) {
+	b := newBundle(t)
+	for _, dir := range []string{"proc", "sys", "dev"} {
+		for _, target := range []string{"/x", "/", ".", "..", "/../../../.." + b.host, b.host, "/proc/self/root", "/proc/1/cwd", "loop"} {
+			b.symlink(target, dir)
+			r := b.run(b.spec("cat /proc/sys/kernel/core_pattern; ls /dev/null /sys/kernel; cat "+b.host+"/secret", nil))
+			if r.err == nil {
+				t.Errorf("%s -> %s: started: %+v", dir, target, r)
+			}
+			if !errors.Is(r.err, unix.ELOOP) {
+				t.Errorf("%s -> %s: %v", dir, target, r.err)
+			}
+		}
+		if err := os.Remove(filepath.Join(b.root, dir)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Links on the way to the target of a mount are followed inside the root, and what is
+// missing is made there.
+func TestLinksOnTheWayToMounts(t *testing.T) {
+	b := newBundle(t)
+	data := b.dir + "/data"
+	if err := os.MkdirAll(data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file := b.dir + "/file"
+	if err := os.WriteFile(file, []byte("text\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b.symlink(b.host, "l")
+	b.symlink("../../../../../../"+b.host+"/secret", "f")
+	b.symlink("../run/resolve/stub.conf", "etc/resolv.conf")
+	b.want("cat /l/deep/file "+b.host+"/deep/file /f "+b.host+"/secret /etc/resolv.conf; ls /run/resolve", "text\ntext\ntext\ntext\ntext\nstub.conf\n", func(o *spec.Options) {
+		o.Mounts = []spec.Mount{
+			{Source: file, Target: "/l/deep/file"}, {Source: file, Target: "/f"}, {Source: file, Target: "/etc/resolv.conf"},
+			{Source: data, Target: "/l/dir"},
+		}
+	})
+	b.symlink("/", "top")
+	b.symlink("/proc/self/root", "self")
+	for _, target := range []string{"/top", "/top/.", "/self", "/l/../../top"} {
+		if r := b.run(b.spec("true", func(o *spec.Options) { o.Mounts = []spec.Mount{{Source: data, Target: target}} })); r.err == nil && target != "/l/../../top" {
+			t.Errorf("mounted on %s, which is the root", target)
+		}
+	}
+}
+
+// What covers masked files is the host's null device, whatever the image has in its place.
+func TestNullDeviceOfTheImageIsNotUsed(t *testing.T) {
+	b := newBundle(t)
+	b.mkdir("dev")
+	b.symlink("/proc/sys/kernel/core_pattern", "dev/null")
+	b.symlink("/proc/sys/kernel/core_pattern", "dev/console")
+	b.want("stat -c %t:%T /proc/keys; stat -c %t:%T /dev/null; echo x > /proc/keys; [ -s /proc/keys ] || echo empty", "1:3\n1:3\nempty\n", nil)
+	b.want("stat -c %t:%T /dev/console", "88:0\n", func(o *spec.Options) { o.TTY = true })
+}
+
+// No working directory leads to a file of the starter (CVE-2024-21626).
+func TestWorkingDirectoryStaysInside(t *testing.T) {
+	b := newBundle(t)
+	// A descriptor that the starter forgot to mark: it must not get in either.
+	leak, err := unix.Open(b.host, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(leak)
+	dirs := []string{"/proc/1/cwd", "/proc/self/cwd", "/proc/self/root", "/proc/1/task/1/cwd", "/proc/thread-self/cwd"}
+	for n := range 40 {
+		dirs = append(dirs, fmt.Sprintf("/proc/self/fd/%d", n), fmt.Sprintf("/proc/self/fd/%d/../..", n))
+	}
+	b.symlink("/proc/self/fd/"+fmt.Sprint(leak), "link")
+	b.symlink(b.host, "made")
+	for _, dir := range append(dirs, "/link", "/link/x", "/made/sub", "/a/../../../../.."+b.host) {
+		r := b.run(b.spec("pwd -P; ls; cat secret ../secret ../../host/secret", func(o *spec.Options) { o.WorkingDir = dir }))
+		if r.err == nil && (!strings.HasPrefix(r.out, "/") || strings.Contains(r.out, "host secret") || strings.Contains(r.out, "unreachable")) {
+			t.Errorf("%s: %q", dir, r.out)
+		}
+	}
+	b.want("cd /proc/self/fd; for i in *; do [ -e $i ] && echo $i; done; true", "0\n1\n2\n", nil)
+	if r := b.run(b.spec("", func(o *spec.Options) { o.WorkingDir = "/etc/passwd" })); r.err == nil {
+		t.Error("a file is a working directory")
+	}
+}
+
+// Devices are made in the filesystem that was mounted for them.
+func TestDevicesDoNotFollowTheImage(t *testing.T) {
+	b := newBundle(t)
+	s := b.spec("stat -c %t:%T /dev/null; ls -l /dev | grep -c .", nil)
+	for i, m := range s.Mounts { // a spec without a filesystem on /dev
+		if m.Destination == "/dev" {
+			s.Mounts = append(s.Mounts[:i], s.Mounts[i+1:]...)
+			break
+		}
+	}
+	b.symlink(b.host, "dev")
+	if r := b.run(s); r.err == nil {
+		t.Errorf("started with /dev being a link: %+v", r)
+	}
+	os.Remove(b.root + "/dev")
+	b.mkdir("dev")
+	b.symlink(b.host+"/secret", "dev/null")
+	if r := b.run(s); r.err != nil || !strings.HasPrefix(r.out, "1:3\n") {
+		t.Errorf("%+v", r)
+	}
+}
+
+// Two containers share a volume; one of them swaps the target of the other's mount for a
+// link while it starts (CVE-2021-30465, CVE-2024-45310).
+func TestMountTargetSwappedWhileStarting(t *testing.T) {
+	b := newBundle(t)
+	volume, data := b.dir+"/volume", b.dir+"/data"
+	for _, d := range []string{volume + "/dir", data} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(data+"/mine", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(b.host, volume+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	before := b.hostState()
+	stop, done := make(chan bool), make(chan int)
+	go func() {
+		n := 0
+		for {
+			select {
+			case <-stop:
+				done <- n
+				return
+			default:
+				unix.Renameat2(unix.AT_FDCWD, volume+"/dir", unix.AT_FDCWD, volume+"/link", unix.RENAME_EXCHANGE)
+				n++
+			}
+		}
+	}()
+	s := b.spec("cat /volume/dir/secret "+b.host+"/secret /volume/link/secret; find / -name secret -xdev", func(o *spec.Options) {
+		o.Mounts = []spec.Mount{{Source: volume, Target: "/volume"}, {Source: data, Target: "/volume/dir/new/place"}, {Source: data, Target: "/volume/dir"}}
+	})
+	started := 0
+	for begin := time.Now(); time.Since(begin) < 3*time.Second; {
+		c, out, err := b.start(s, Options{})
+		r := finish(t, c, out, err)
+		if err == nil {
+			started++
+			if strings.Contains(r.out, "host secret") {
+				t.Fatalf("the container read the host: %q", r.out)
+			}
+		}
+	}
+	close(stop)
+	if n := <-done; n < 10000 || started == 0 {
+		t.Errorf("%d exchanges, %d starts", n, started)
+	}
+	if after := b.hostState(); after != before {
+		t.Errorf("the host has changed from\n%s\nto\n%s", before, after)
+	}
+}
+
+// A container with much power over itself still has no way to the host's tree.
+func TestOldRootIsGone(t *testing.T) {
+	b := newBundle(t)
+	b.want("cd /..; cat ."+b.host+"/secret 2>/dev/null || echo gone; mkdir /tmp/o; mount -t tmpfs t /tmp/o; cd /tmp/o; cat /../../../.."+b.host+"/secret 2>/dev/null || echo gone; grep -c "+b.dir+" /proc/mounts; ls /proc/1/root/../ | grep -c '^host$'",
+		"gone\ngone\n0\n0\n", func(o *spec.Options) {
+			o.CapAdd, o.Seccomp = []string{"SYS_ADMIN"}, "unconfined"
+			o.Args[2] = o.Args[2] + " || true"
+		})
+}
