@@ -1,0 +1,171 @@
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/teu-dev/teu/test/privilege"
+)
+
+// newGroup makes a group of this test's own on this host.
+func newGroup(t *testing.T, h *Host, r *specs.LinuxResources) *Group {
+	t.Helper()
+	privilege.NeedRoot(t)
+	path := fmt.Sprintf("teu-test-%d/%s", os.Getpid(), strings.ReplaceAll(t.Name(), "/", "-"))
+	g, _, err := h.Create(path, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := errors.Join(g.Kill(ctx), g.Remove(ctx), h.Open(filepath.Dir(path)).Remove(ctx)); err != nil {
+			t.Error(err)
+		}
+	})
+	return g
+}
+
+// inGroup starts a shell that joins the group first.
+func inGroup(g *Group, script string) *exec.Cmd {
+	join := ""
+	for _, p := range g.Procs() {
+		join += "echo 0 > '" + p + "' || exit 99; "
+	}
+	return exec.Command("/bin/sh", "-c", join+script)
+}
+
+func detect(t *testing.T) *Host {
+	t.Helper()
+	privilege.NeedRoot(t)
+	h, err := Detect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.Mode() == None {
+		t.Fatal("this host has no control groups")
+	}
+	return h
+}
+
+func TestGroup(t *testing.T) {
+	h := detect(t)
+	r := &specs.LinuxResources{
+		Memory: &specs.LinuxMemory{Limit: ptr[int64](32 << 20), Swap: ptr[int64](32 << 20)},
+		CPU:    &specs.LinuxCPU{Quota: ptr[int64](50000), Period: ptr[uint64](100000), Shares: ptr[uint64](512), Cpus: "0"},
+		Pids:   &specs.LinuxPids{Limit: ptr[int64](20)},
+	}
+	g := newGroup(t, h, r)
+	s, err := g.Stats()
+	if err != nil || s.MemoryLimit != 32<<20 || s.PidsLimit != 20 || s.Pids != 0 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if out, err := inGroup(g, "grep Cpus_allowed_list /proc/self/status; for i in 1 2 3 4 5 6; do :; done").Output(); err != nil || string(out) != "Cpus_allowed_list:\t0\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+	// A shell that remembers 100 MB.
+	if err := inGroup(g, "x=$(head -c 100000000 /dev/zero | tr '\\000' x); sleep 1").Run(); err == nil {
+		t.Error("100 MB fit into 32")
+	}
+	if err := inGroup(g, "for i in $(seq 40); do sleep 5 & done; wait").Run(); err == nil {
+		t.Error("40 processes fit into 20")
+	}
+	s, err = g.Stats()
+	if err != nil || s.OOMKills == 0 || s.CPU == 0 || s.MemoryPeak == 0 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	// Limits can be changed in both directions.
+	for _, limit := range []int64{64 << 20, 16 << 20, 128 << 20} {
+		r := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: ptr(2 * limit)}}
+		if _, err := g.Update(r); err != nil {
+			t.Error(err)
+		}
+		if s, err := g.Stats(); err != nil || s.MemoryLimit != uint64(limit) {
+			t.Errorf("limit %d: %+v, %v", limit, s, err)
+		}
+	}
+}
+
+func TestFreezeKillRemove(t *testing.T) {
+	g := newGroup(t, detect(t), nil)
+	cmd := inGroup(g, "sleep 1000 & sleep 1000 & wait")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := poll(ctx, func() (bool, error) { pids, err := g.Pids(); return len(pids) == 3, err }); err != nil {
+		t.Fatal(err)
+	}
+	for _, frozen := range []bool{true, false} {
+		if err := g.Freeze(ctx, frozen); err != nil {
+			t.Error(err)
+		}
+	}
+	short, cancel2 := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel2()
+	if err := g.Remove(short); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("removing a group with processes: %v", err)
+	}
+	if err := g.Kill(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Error("the shell ended well")
+	}
+	if err := g.Remove(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := g.Remove(ctx); err != nil {
+		t.Error("removing twice:", err)
+	}
+	if _, err := g.Stats(); !errors.Is(err, errdefs.ErrNotFound) {
+		t.Error(err)
+	}
+}
+
+// probe opens and makes devices from within a group.
+const probe = `: < /dev/null && echo null; (: < /dev/zero) 2>/dev/null && echo zero; d=$(mktemp -d /dev/shm/teu-XXXXXX)
+mknod $d/full c 1 7 && echo made; (: > $d/full) 2>/dev/null && echo used; rm -r $d; true`
+
+func testDevices(t *testing.T, h *Host) {
+	rules := []specs.LinuxDeviceCgroup{
+		{Allow: false, Access: "rwm"},
+		{Allow: true, Type: "c", Access: "m"},
+		{Allow: true, Type: "c", Major: ptr[int64](1), Minor: ptr[int64](3), Access: "rwm"},
+	}
+	g := newGroup(t, h, &specs.LinuxResources{Devices: rules})
+	if out, err := inGroup(g, probe).CombinedOutput(); err != nil || string(out) != "null\nmade\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+	if _, err := g.Update(&specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := inGroup(g, probe).CombinedOutput(); err != nil || string(out) != "null\nzero\nmade\nused\n" {
+		t.Errorf("with all devices: %q, %v", out, err)
+	}
+}
+
+func TestDevices(t *testing.T) { testDevices(t, detect(t)) }
+
+// The unified hierarchy restricts devices also where it has no controllers.
+func TestDevicesV2(t *testing.T) {
+	privilege.NeedRoot(t)
+	for _, dir := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		if _, err := os.Stat(filepath.Join(dir, "cgroup.subtree_control")); err == nil {
+			testDevices(t, &Host{mode: V2, hierarchies: []Hierarchy{{Mountpoint: dir}}})
+			return
+		}
+	}
+	t.Fatal("this host has no unified hierarchy")
+}

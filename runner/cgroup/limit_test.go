@@ -1,0 +1,140 @@
+package cgroup
+
+import (
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+func ptr[T any](v T) *T { return &v }
+
+func TestSettings(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		r      specs.LinuxResources
+		v1, v2 []string
+	}{
+		{"nothing", specs.LinuxResources{}, nil, nil},
+		{"memory", specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr[int64](64 << 20), Swap: ptr[int64](96 << 20)}},
+			[]string{"memory/memory.limit_in_bytes=67108864", "memory/memory.memsw.limit_in_bytes=100663296"},
+			[]string{"/memory.max=67108864", "/memory.swap.max=33554432"}},
+		{"no limit", specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr[int64](-1)}, Pids: &specs.LinuxPids{Limit: ptr[int64](-1)}},
+			[]string{"memory/memory.limit_in_bytes=-1", "pids/pids.max=max"}, []string{"/memory.max=max", "/memory.swap.max=max", "/pids.max=max"}},
+		{"swap without end", specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr[int64](1 << 20), Swap: ptr[int64](-1), Reservation: ptr[int64](5)}},
+			[]string{"memory/memory.limit_in_bytes=1048576", "memory/memory.memsw.limit_in_bytes=-1", "memory/memory.soft_limit_in_bytes=5"},
+			[]string{"/memory.max=1048576", "/memory.swap.max=max", "/memory.low=5"}},
+		{"processor", specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: ptr[int64](50000), Period: ptr[uint64](100000), Shares: ptr[uint64](1024), Cpus: "0-1", Mems: "0"}},
+			[]string{"cpu/cpu.shares=1024", "cpu/cpu.cfs_period_us=100000", "cpu/cpu.cfs_quota_us=50000", "cpuset/cpuset.cpus=0-1", "cpuset/cpuset.mems=0"},
+			[]string{"/cpu.weight=100", "/cpu.max=50000 100000", "/cpuset.cpus=0-1", "/cpuset.mems=0"}},
+		{"unified", specs.LinuxResources{Unified: map[string]string{"memory.high": "7", "../x": "1", "cgroup.procs": "1"}, Pids: &specs.LinuxPids{Limit: ptr[int64](9)}},
+			[]string{"pids/pids.max=9"}, []string{"/pids.max=9", "/memory.high=7"}},
+		{"block devices", specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{Weight: ptr[uint16](1000), ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{
+			{LinuxBlockIODevice: specs.LinuxBlockIODevice{Major: 8}, Rate: 7}}}},
+			[]string{"blkio/blkio.weight=1000", "blkio/blkio.throttle.read_bps_device=8:0 7"}, []string{"/io.weight=10000", "/io.max=8:0 rbps=7"}},
+	} {
+		for mode, want := range map[string][]string{"v1": tt.v1, "v2": tt.v2} {
+			list := settingsV1(&tt.r)
+			if mode == "v2" {
+				list = settingsV2(&tt.r)
+			}
+			var got []string
+			for _, s := range list {
+				got = append(got, s.controller+"/"+s.file+"="+s.value)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s, %s: %s", tt.name, mode, diff)
+			}
+		}
+	}
+	for shares, want := range map[uint64]uint64{2: 1, 1024: 100, 262144: 10000, 1 << 40: 10000} {
+		if got := weight(shares); got != want {
+			t.Errorf("weight of %d shares: %d, want %d", shares, got, want)
+		}
+	}
+}
+
+func TestPathsStayBelowTheHierarchies(t *testing.T) {
+	h := &Host{mode: None}
+	for _, path := range []string{"", "/", ".", "..", "a/../..", "../a", "a/../../b", "a\nb"} {
+		if _, _, err := h.Create(path, nil); !errors.Is(err, errdefs.ErrInvalidArgument) {
+			t.Errorf("%q: %v", path, err)
+		}
+	}
+	g, warnings, err := h.Create("teu/x", &specs.LinuxResources{Pids: &specs.LinuxPids{}})
+	if err != nil || len(warnings) != 1 || len(g.Procs()) != 0 || g.V2Dir() != "" {
+		t.Errorf("without cgroups: %v, %v, %v", g, warnings, err)
+	}
+	if _, err := g.Update(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr[int64](5), Swap: ptr[int64](4)}}); err != nil {
+		t.Error(err)
+	}
+}
+
+// evaluate interprets the few instructions a device program has.
+func evaluate(t *testing.T, prog []instruction, kind, access, major, minor uint32) bool {
+	t.Helper()
+	context := []uint32{access<<16 | kind, major, minor}
+	var r [16]uint64
+	for pc := 0; pc < len(prog); pc++ {
+		in := prog[pc]
+		dst := in.regs & 15
+		switch in.code {
+		case loadW:
+			r[dst] = uint64(context[in.off/4])
+		case andImm:
+			r[dst] = uint64(uint32(r[dst]) & uint32(in.imm))
+		case rshImm:
+			r[dst] = uint64(uint32(r[dst]) >> uint32(in.imm))
+		case movImm:
+			r[dst] = uint64(in.imm)
+		case 0xbc: // mov32 of a register
+			r[dst] = uint64(uint32(r[in.regs>>4]))
+		case jne, 0x15:
+			if (r[dst] == uint64(in.imm)) == (in.code == 0x15) {
+				pc += int(in.off)
+			}
+		case exit:
+			return r[0] != 0
+		default:
+			t.Fatalf("instruction %#x", in.code)
+		}
+	}
+	t.Fatal("program has no end")
+	return false
+}
+
+func TestDeviceProgram(t *testing.T) {
+	rules := []specs.LinuxDeviceCgroup{
+		{Allow: false, Access: "rwm"},
+		{Allow: true, Type: "c", Access: "m"},
+		{Allow: true, Type: "c", Major: ptr[int64](1), Minor: ptr[int64](3), Access: "rwm"},
+		{Allow: true, Type: "b", Major: ptr[int64](8), Access: "r"},
+		{Allow: false, Type: "b", Major: ptr[int64](8), Minor: ptr[int64](1), Access: "w"},
+		{Allow: true, Type: "c", Major: ptr[int64](136), Minor: ptr[int64](-1)},
+	}
+	const m, r, w, block, char = 1, 2, 4, 1, 2
+	prog := deviceProgram(rules)
+	for _, tt := range []struct {
+		kind, access, major, minor uint32
+		want                       bool
+	}{
+		{char, r, 1, 3, true}, {char, r | w, 1, 3, true}, {char, m, 1, 3, true}, {block, r, 1, 3, false},
+		{char, r, 1, 5, false}, {char, m, 1, 5, true}, {char, m | r, 1, 5, false},
+		{block, r, 8, 0, true}, {block, w, 8, 0, false}, {block, r | w, 8, 0, false}, {block, r, 8, 1, true}, {block, w, 8, 1, false},
+		{char, w, 136, 77, true}, {char, r, 137, 0, false},
+	} {
+		if got := evaluate(t, prog, tt.kind, tt.access, tt.major, tt.minor); got != tt.want {
+			t.Errorf("%+v: %v", tt, got)
+		}
+	}
+	if evaluate(t, deviceProgram([]specs.LinuxDeviceCgroup{{Allow: true}}), block, r|w|m, 8, 0) != true {
+		t.Error("allow all does not")
+	}
+	if !slices.EqualFunc([]specs.LinuxDeviceCgroup{{Type: "x"}, {Access: "rx"}}, []bool{false, false},
+		func(r specs.LinuxDeviceCgroup, ok bool) bool { return (checkRule(r) == nil) == ok }) {
+		t.Error("bad rules are accepted")
+	}
+}
