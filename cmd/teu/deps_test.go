@@ -17,7 +17,8 @@ const module = "github.com/teu-dev/teu/"
 // layers is the height of every package. A package imports only lower ones, so the
 // arrows of the architecture never turn. A new package needs a line here.
 var layers = map[string]int{
-	"cache/content": 0, "cache/mount": 0, "cache/rootfs": 0, "cache/statefile": 0,
+	"cache/statefile": -1, // documents and locks, below everything
+	"cache/content":   0, "cache/mount": 0, "cache/rootfs": 0,
 	"dockerfile": 0, "build/graph": 0, "build/solver": 0,
 	"runner/cgroup": 0, "runner/seccomp": 0, "server": 0,
 
@@ -26,7 +27,7 @@ var layers = map[string]int{
 
 	"cache/result": 2, "runner/oci": 2,
 	"cache": 3, "runner/keeper": 3, "cmd/teu-keeper": 3,
-	"build/op": 4, "build/export": 4, "runner": 4,
+	"build/op": 4, "build/export": 4, "runner": 4, "cache/library": 4,
 	"build":         5,
 	"server/engine": 6,
 	"cmd/teu/ui":    6,

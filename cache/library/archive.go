@@ -1,0 +1,152 @@
+package library
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/cache/content"
+	"github.com/teu-dev/teu/cache/image"
+	"github.com/teu-dev/teu/registry/archive"
+)
+
+// SaveOptions change how Save works.
+type SaveOptions struct {
+	Platform *ocispec.Platform // only this one's image; nil: all that are here
+	Progress content.Progress
+}
+
+// Save writes the images that refs mean into w, one archive. A repository without a tag
+// means all its tags; an ID means the image without its names.
+func (l *Library) Save(ctx context.Context, w io.Writer, refs []string, o SaveOptions) error {
+	return l.pinned(ctx, func() error {
+		var images []archive.Image
+		for _, ref := range refs {
+			records, err := l.named(ctx, ref)
+			if err != nil {
+				return err
+			}
+			for _, r := range records {
+				target, err := l.platform(ctx, r.Target, o.Platform)
+				if err != nil {
+					return fmt.Errorf("saving %s: %w", ref, err)
+				}
+				if err := l.hold(ctx, target); err != nil {
+					return fmt.Errorf("saving %s: %w", ref, err)
+				}
+				images = collect(images, target, r.Name)
+			}
+		}
+		return archive.Save(ctx, w, l.Store.Content, images, archive.SaveOptions{Platform: o.Platform, Progress: o.Progress})
+	})
+}
+
+// named returns the records of a repository or a name, or the record of an ID, nameless.
+func (l *Library) named(ctx context.Context, ref string) ([]image.Image, error) {
+	if named, err := reference.ParseNormalizedNamed(ref); err == nil && reference.IsNameOnly(named) {
+		all, err := l.Store.Images.All(ctx)
+		if err != nil {
+			return nil, err
+		}
+		all = slices.DeleteFunc(all, func(i image.Image) bool { return repositoryOf(i.Name) != named.Name() })
+		if len(all) > 0 {
+			return all, nil
+		}
+	}
+	record, err := l.lookup(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	if !namedBy(record, ref) {
+		record.Name = ""
+	}
+	return []image.Image{record}, nil
+}
+
+// platform narrows target to the manifest of one platform.
+func (l *Library) platform(ctx context.Context, target ocispec.Descriptor, p *ocispec.Platform) (ocispec.Descriptor, error) {
+	if p == nil {
+		return target, nil
+	}
+	img, err := content.Resolve(ctx, l.Store.Content, target, *p)
+	return img.Descriptor, err
+}
+
+// collect adds target to images, or only its name if target is there.
+func collect(images []archive.Image, target ocispec.Descriptor, name string) []archive.Image {
+	at := slices.IndexFunc(images, func(i archive.Image) bool { return i.Target.Digest == target.Digest })
+	if at < 0 {
+		at, images = len(images), append(images, archive.Image{Target: target})
+	}
+	if ref, err := reference.ParseNormalizedNamed(name); err == nil {
+		if _, tagged := ref.(reference.Tagged); tagged && !slices.Contains(images[at].Names, name) {
+			images[at].Names = append(images[at].Names, name)
+		}
+	}
+	return images
+}
+
+// LoadOptions change how Load works.
+type LoadOptions struct {
+	Progress content.Progress
+}
+
+// Loaded is an image that Load found.
+type Loaded struct {
+	ID    digest.Digest
+	Names []string // canonical
+}
+
+// Load reads an archive, unpacks its images and names them as it says. Nothing is named
+// before all of it is stored and verified.
+func (l *Library) Load(ctx context.Context, r io.Reader, o LoadOptions) ([]Loaded, error) {
+	var out []Loaded
+	err := l.pinned(ctx, func() error {
+		images, err := archive.Load(ctx, l.Store.Content, r, archive.LoadOptions{Progress: o.Progress})
+		if err != nil {
+			return err
+		}
+		for _, img := range images {
+			id, err := l.unpack(ctx, img.Target)
+			if err != nil {
+				return fmt.Errorf("image %s: %w", img.Target.Digest, err)
+			}
+			out = append(out, Loaded{ID: id, Names: img.Names})
+		}
+		for _, img := range images {
+			names := img.Names
+			if len(names) == 0 {
+				names = []string{""}
+			}
+			for _, name := range names {
+				if err := l.Store.Images.Put(ctx, image.Image{Name: name, Target: img.Target}); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("loading: %w", err)
+	}
+	return out, nil
+}
+
+// unpack has the image of target ready to run if it is one for this machine.
+func (l *Library) unpack(ctx context.Context, target ocispec.Descriptor) (digest.Digest, error) {
+	img, err := l.resolve(ctx, target)
+	if errdefs.IsInvalidArgument(err) {
+		return target.Digest, nil // an artifact that is no image
+	}
+	if err != nil {
+		return "", err
+	}
+	_, err = l.Store.Unpack(ctx, img)
+	return img.Manifest.Config.Digest, err
+}

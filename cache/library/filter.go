@@ -1,0 +1,164 @@
+package library
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+)
+
+// Filters choose among images, by key as in `docker images --filter`.
+type Filters map[string][]string
+
+// ParseFilters reads KEY=VALUE.
+func ParseFilters(list []string) (Filters, error) {
+	f := Filters{}
+	for _, s := range list {
+		key, value, ok := strings.Cut(s, "=")
+		key = strings.ToLower(strings.TrimSpace(key))
+		if !ok {
+			return nil, fmt.Errorf("invalid filter %q, want NAME=VALUE: %w", s, errdefs.ErrInvalidArgument)
+		}
+		if !slices.Contains([]string{"dangling", "reference", "label", "label!", "before", "since", "until"}, key) {
+			return nil, fmt.Errorf("invalid filter '%s': %w", key, errdefs.ErrInvalidArgument)
+		}
+		f[key] = append(f[key], strings.TrimSpace(value))
+	}
+	return f, nil
+}
+
+// Select returns those of images that all filters let through. Several values of label
+// must all match, several of reference need not. Of an image that is found by reference
+// only the names that match remain.
+func (l *Library) Select(ctx context.Context, images []Image, f Filters) ([]Image, error) {
+	var tests []func(*Image) bool
+	for key, values := range f {
+		test, err := l.filter(ctx, key, values)
+		if err != nil {
+			return nil, err
+		}
+		tests = append(tests, test)
+	}
+	var out []Image
+	for _, img := range images {
+		if !slices.ContainsFunc(tests, func(test func(*Image) bool) bool { return !test(&img) }) {
+			out = append(out, img)
+		}
+	}
+	return out, nil
+}
+
+func (l *Library) filter(ctx context.Context, key string, values []string) (func(*Image) bool, error) {
+	switch key {
+	case "dangling":
+		want, err := strconv.ParseBool(values[len(values)-1])
+		if err != nil {
+			return nil, fmt.Errorf("invalid filter 'dangling=%s': %w", values[len(values)-1], errdefs.ErrInvalidArgument)
+		}
+		return func(i *Image) bool { return i.Dangling() == want }, nil
+	case "label", "label!":
+		return func(i *Image) bool { return hasLabels(i, values) == (key == "label") }, nil
+	case "reference":
+		for _, pattern := range values {
+			if _, err := path.Match(pattern, ""); err != nil {
+				return nil, fmt.Errorf("invalid reference pattern %q: %w", pattern, errdefs.ErrInvalidArgument)
+			}
+		}
+		return func(i *Image) bool { return i.keep(values) }, nil
+	}
+	limit, err := l.moment(ctx, key, values)
+	if err != nil {
+		return nil, err
+	}
+	if key == "since" {
+		return func(i *Image) bool { return i.Created.After(limit) }, nil
+	}
+	return func(i *Image) bool { return i.Created.Before(limit) }, nil
+}
+
+// moment is the time that before, since (images) and until (a time) mean.
+func (l *Library) moment(ctx context.Context, key string, values []string) (time.Time, error) {
+	if len(values) != 1 {
+		return time.Time{}, fmt.Errorf("filter %s can be given once: %w", key, errdefs.ErrInvalidArgument)
+	}
+	if key == "until" {
+		return parseUntil(values[0], time.Now())
+	}
+	_, img, err := l.find(ctx, values[0])
+	if err != nil {
+		return time.Time{}, err
+	}
+	if img.Config.Created == nil {
+		return time.Time{}, nil
+	}
+	return *img.Config.Created, nil
+}
+
+// parseUntil understands docker's timestamps: a duration before now, seconds since 1970
+// and RFC 3339 with or without its end.
+func parseUntil(s string, now time.Time) (time.Time, error) {
+	if d, err := time.ParseDuration(s); err == nil {
+		return now.Add(-d), nil
+	}
+	if sec, err := strconv.ParseFloat(s, 64); err == nil && sec >= 0 && sec < 1<<40 {
+		return time.Unix(0, int64(sec*1e9)), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02"} {
+		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("invalid filter 'until=%s': %w", s, errdefs.ErrInvalidArgument)
+}
+
+func hasLabels(i *Image, want []string) bool {
+	for _, w := range want {
+		key, value, exact := strings.Cut(w, "=")
+		got, ok := i.Labels[key]
+		if !ok || (exact && got != value) {
+			return false
+		}
+	}
+	return true
+}
+
+// keep leaves the names that match one of the patterns, and reports whether there are any.
+func (i *Image) keep(patterns []string) bool {
+	other := func(name string) bool {
+		return !slices.ContainsFunc(patterns, func(p string) bool { return matches(p, name) })
+	}
+	i.Tags = slices.DeleteFunc(slices.Clone(i.Tags), other)
+	i.Digests = slices.DeleteFunc(slices.Clone(i.Digests), func(name string) bool {
+		return other(name) && !slices.ContainsFunc(i.Tags, func(tag string) bool { return repositoryOf(tag) == repositoryOf(name) })
+	})
+	return !i.Dangling()
+}
+
+// matches is docker's rule: a pattern is about the name with or without tag. Names may
+// also be written in full.
+func matches(pattern, name string) bool {
+	ref, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return false
+	}
+	for _, s := range []string{reference.FamiliarString(ref), reference.FamiliarName(ref), ref.String(), ref.Name()} {
+		if ok, _ := path.Match(pattern, s); ok {
+			return true
+		}
+	}
+	return false
+}
+
+func repositoryOf(name string) string {
+	ref, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return ""
+	}
+	return ref.Name()
+}

@@ -1,0 +1,150 @@
+package library
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Description is an image in the form of docker's `image inspect` and GET /images/NAME/json.
+type Description struct {
+	ID           string `json:"Id"`
+	RepoTags     []string
+	RepoDigests  []string
+	Comment      string `json:",omitempty"`
+	Created      string `json:",omitempty"` // RFC 3339
+	Author       string `json:",omitempty"`
+	Config       json.RawMessage
+	Architecture string
+	Variant      string `json:",omitempty"`
+	OS           string `json:"Os"`
+	OSVersion    string `json:"OsVersion,omitempty"`
+	Size         int64
+	RootFS       RootFS
+	Metadata     Metadata
+	Descriptor   *ocispec.Descriptor `json:",omitempty"`
+}
+
+// RootFS lists the diffIDs of an image, lowest first.
+type RootFS struct {
+	Type   string   `json:",omitempty"`
+	Layers []string `json:",omitempty"`
+}
+
+// Metadata is what only this machine knows.
+type Metadata struct {
+	LastTagTime time.Time
+}
+
+// Inspect describes the image that ref means.
+func (l *Library) Inspect(ctx context.Context, ref string) (Description, error) {
+	record, img, err := l.find(ctx, ref)
+	if err != nil {
+		return Description{}, err
+	}
+	id := img.Manifest.Config.Digest
+	sizes := sizer{store: l.Store, known: map[digest.Digest]int64{}}
+	d := Description{
+		ID: id.String(), RepoTags: []string{}, RepoDigests: []string{},
+		Author: img.Config.Author, Architecture: img.Config.Architecture, Variant: img.Config.Variant,
+		OS: img.Config.OS, OSVersion: img.Config.OSVersion, Size: sizes.of(img),
+		RootFS: RootFS{Type: img.Config.RootFS.Type}, Metadata: Metadata{LastTagTime: record.Created},
+		Descriptor: &record.Target,
+	}
+	if img.Config.Created != nil {
+		d.Created = img.Config.Created.Format(time.RFC3339Nano)
+	}
+	for _, diffID := range img.Config.RootFS.DiffIDs {
+		d.RootFS.Layers = append(d.RootFS.Layers, diffID.String())
+	}
+	if d.Config, d.Comment, err = rawConfig(img.RawConfig); err != nil {
+		return Description{}, fmt.Errorf("image %s: %w", ref, err)
+	}
+	return d, l.addNames(ctx, &d, id)
+}
+
+// rawConfig returns the config's own part about containers with the fields that OCI does
+// not know (Healthcheck, Shell, OnBuild), and its comment.
+func rawConfig(raw []byte) (config json.RawMessage, comment string, err error) {
+	var doc struct {
+		Config  json.RawMessage `json:"config"`
+		Comment string          `json:"comment"`
+	}
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		return nil, "", fmt.Errorf("its config: %w: %w", errdefs.ErrInvalidArgument, err)
+	}
+	if len(doc.Config) == 0 || string(doc.Config) == "null" {
+		doc.Config = json.RawMessage("{}")
+	}
+	return doc.Config, doc.Comment, nil
+}
+
+// addNames finds all names of the image id.
+func (l *Library) addNames(ctx context.Context, d *Description, id digest.Digest) error {
+	all, err := l.All(ctx)
+	if err != nil {
+		return err
+	}
+	at := slices.IndexFunc(all, func(i Image) bool { return i.ID == id })
+	if at < 0 {
+		return nil
+	}
+	for _, tag := range all[at].Tags {
+		d.RepoTags = append(d.RepoTags, Familiar(tag))
+	}
+	for _, name := range all[at].Digests {
+		d.RepoDigests = append(d.RepoDigests, Familiar(name))
+	}
+	return nil
+}
+
+// Step is one instruction that made an image, as docker's history tells it.
+type Step struct {
+	ID        string // of the image for the last step, "<missing>" for the others
+	Created   time.Time
+	CreatedBy string
+	Size      int64 // bytes of its layer on disk
+	Comment   string
+	Tags      []string
+}
+
+// History returns the steps that made an image, the last first.
+func (l *Library) History(ctx context.Context, ref string) ([]Step, error) {
+	_, img, err := l.find(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	sizes := sizer{store: l.Store, known: map[digest.Digest]int64{}}
+	var steps []Step
+	layer := 0
+	for _, h := range img.Config.History {
+		s := Step{ID: "<missing>", CreatedBy: h.CreatedBy, Comment: h.Comment}
+		if h.Created != nil {
+			s.Created = *h.Created
+		}
+		if !h.EmptyLayer && layer < len(img.Manifest.Layers) {
+			s.Size = sizes.layer(img, layer)
+			layer++
+		}
+		steps = append(steps, s)
+	}
+	for ; layer < len(img.Manifest.Layers); layer++ { // tools that write no history
+		steps = append(steps, Step{ID: "<missing>", Size: sizes.layer(img, layer)})
+	}
+	slices.Reverse(steps)
+	if len(steps) == 0 {
+		return steps, nil
+	}
+	d := Description{}
+	if err := l.addNames(ctx, &d, img.Manifest.Config.Digest); err != nil {
+		return nil, err
+	}
+	steps[0].ID, steps[0].Tags = img.Manifest.Config.Digest.String(), d.RepoTags
+	return steps, nil
+}

@@ -1,0 +1,208 @@
+package library
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/teu-dev/teu/cache"
+	"github.com/teu-dev/teu/cache/image"
+)
+
+// Removal is one thing Remove or Prune did; one of its fields is set.
+type Removal struct {
+	Untagged string // familiar name
+	Deleted  string // ID
+}
+
+// RemoveOptions change how Remove works.
+type RemoveOptions struct {
+	Force bool // although containers or other names use the image
+}
+
+// Remove takes a name from an image, and with its last name the image. An ID means the
+// image with all its names. What nothing else needs is collected before Remove returns.
+func (l *Library) Remove(ctx context.Context, ref string, o RemoveOptions) ([]Removal, error) {
+	record, err := l.lookup(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	img, err := l.imageOf(ctx, record)
+	if err != nil {
+		return nil, err
+	}
+	using, err := l.users(ctx, img.ID)
+	if err != nil {
+		return nil, err
+	}
+	victims := img.records
+	if named := namedBy(record, ref); named {
+		victims = []image.Image{record}
+		last := len(img.records) == 1
+		if last && len(using) > 0 && !o.Force {
+			return nil, fmt.Errorf("conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s: %w",
+				ref, short(using[0].ID), ShortID(img.ID), errdefs.ErrConflict)
+		}
+	} else if err := removable(img, using, o); err != nil {
+		return nil, err
+	}
+	out, err := l.forget(ctx, img, victims, len(using) > 0)
+	if err != nil {
+		return out, err
+	}
+	_, err = l.Store.GC(ctx, cache.GCOptions{})
+	return out, err
+}
+
+// namedBy reports whether ref is a name of the record, not an ID.
+func namedBy(record image.Image, ref string) bool {
+	if record.Name == "" {
+		return false
+	}
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return false
+	}
+	return reference.TagNameOnly(named).String() == record.Name
+}
+
+// removable is docker's rule for removing an image by its ID.
+func removable(img Image, using []Container, o RemoveOptions) error {
+	repositories := map[string]bool{}
+	for _, r := range img.records {
+		repositories[repositoryOf(r.Name)] = true
+	}
+	for _, c := range using {
+		if c.Running {
+			return fmt.Errorf("conflict: unable to delete %s (cannot be forced) - image is being used by running container %s: %w",
+				ShortID(img.ID), short(c.ID), errdefs.ErrConflict)
+		}
+	}
+	switch {
+	case o.Force:
+	case len(repositories) > 1:
+		return fmt.Errorf("conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories: %w",
+			ShortID(img.ID), errdefs.ErrConflict)
+	case len(using) > 0:
+		return fmt.Errorf("conflict: unable to delete %s (must be forced) - image is being used by stopped container %s: %w",
+			ShortID(img.ID), short(using[0].ID), errdefs.ErrConflict)
+	}
+	return nil
+}
+
+func short(id string) string { return id[:min(12, len(id))] }
+
+// imageOf returns the image that record is about, with all its records.
+func (l *Library) imageOf(ctx context.Context, record image.Image) (Image, error) {
+	all, err := l.All(ctx)
+	if err != nil {
+		return Image{}, err
+	}
+	for _, img := range all {
+		for _, r := range img.records {
+			if r.Name == record.Name && r.Target.Digest == record.Target.Digest {
+				return img, nil
+			}
+		}
+	}
+	// The manifest of an index was named by its digest: the record is the index's.
+	for _, img := range all {
+		for _, r := range img.records {
+			if r.Name == record.Name {
+				return img, nil
+			}
+		}
+	}
+	return Image{}, &noSuchImage{ref: record.Name}
+}
+
+func (l *Library) users(ctx context.Context, id digest.Digest) ([]Container, error) {
+	if l.Containers == nil {
+		return nil, nil
+	}
+	all, err := l.Containers(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("looking for containers of image %s: %w", ShortID(id), err)
+	}
+	return slices.DeleteFunc(all, func(c Container) bool { return c.Image != id }), nil
+}
+
+// forget removes records of an image. If they are all it has and containers use it, it
+// stays as a dangling image, so that it remains visible what takes the space.
+func (l *Library) forget(ctx context.Context, img Image, records []image.Image, used bool) ([]Removal, error) {
+	var out []Removal
+	gone := len(records) == len(img.records)
+	if gone && used {
+		// Before the names go, so that the image is never without a record.
+		if err := l.Store.Images.Put(ctx, image.Image{Target: records[0].Target, Created: records[0].Created}); err != nil {
+			return nil, err
+		}
+	}
+	for _, r := range records {
+		var err error
+		switch {
+		case r.Name != "":
+			err = l.Store.Images.Delete(ctx, r.Name)
+		case !used:
+			err = l.Store.Images.DeleteDangling(ctx, r.Target.Digest)
+		}
+		if err != nil && !errdefs.IsNotFound(err) { // another process was quicker
+			return out, err
+		}
+		if r.Name != "" {
+			out = append(out, Removal{Untagged: Familiar(r.Name)})
+		}
+	}
+	if gone && used {
+		// Put left it out while a name stood for the target.
+		return out, l.Store.Images.Put(ctx, image.Image{Target: records[0].Target, Created: records[0].Created})
+	}
+	if gone {
+		out = append(out, Removal{Deleted: img.ID.String()})
+	}
+	return out, nil
+}
+
+// PruneOptions choose what Prune removes.
+type PruneOptions struct {
+	All     bool // also images with names
+	Filters Filters
+}
+
+// Prune removes the images that no container uses and that have no name or, with All,
+// any. It returns what it removed and how many bytes that freed.
+func (l *Library) Prune(ctx context.Context, o PruneOptions) (removed []Removal, freed int64, err error) {
+	all, err := l.All(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	if all, err = l.Select(ctx, all, o.Filters); err != nil {
+		return nil, 0, err
+	}
+	used := map[digest.Digest]bool{}
+	if l.Containers != nil {
+		containers, err := l.Containers(ctx)
+		if err != nil {
+			return nil, 0, fmt.Errorf("looking for containers of images: %w", err)
+		}
+		for _, c := range containers {
+			used[c.Image] = true
+		}
+	}
+	for _, img := range all {
+		if used[img.ID] || (!o.All && !img.Dangling()) {
+			continue
+		}
+		done, err := l.forget(ctx, img, img.records, false)
+		removed = append(removed, done...)
+		if err != nil {
+			return removed, 0, err
+		}
+	}
+	report, err := l.Store.GC(ctx, cache.GCOptions{})
+	return removed, report.Bytes, err
+}
