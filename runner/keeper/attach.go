@@ -82,7 +82,11 @@ func (s *supervisor) endInput() {
 		return
 	}
 	old := s.io.holder
-	h, err := startHolder(s.proc.pidfd, s.io)
+	var h *holder
+	err := s.proc.use(func(pidfd *os.File) (err error) {
+		h, err = startHolder(pidfd, s.io)
+		return err
+	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -18,8 +19,44 @@ import (
 // process is the container's pid 1: our child, or one whose parent was an earlier keeper.
 type process struct {
 	id    statefile.Process
-	pidfd *os.File
 	child *launch.Child // nil if adopted
+
+	mu    sync.RWMutex
+	pidfd *os.File // nil once the end has been seen
+}
+
+// use calls f with the pidfd, which stays open meanwhile. If the process has ended it
+// returns ESRCH.
+func (p *process) use(f func(pidfd *os.File) error) error {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if p.pidfd == nil {
+		return unix.ESRCH
+	}
+	return f(p.pidfd)
+}
+
+func (p *process) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pidfd != nil {
+		p.pidfd.Close()
+		p.pidfd = nil
+	}
+}
+
+// childProcess is a child that has just been started. It gets a pidfd of its own, because
+// waiting for the child closes the other.
+func childProcess(c *launch.Child) (*process, error) {
+	id, err := identifyChild(c.PID)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.FcntlInt(c.PIDFD.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &process{id: id, pidfd: os.NewFile(uintptr(fd), "container"), child: c}, nil
 }
 
 // codeUnknown is reported, with an explanation, when the exit status is lost.
@@ -41,13 +78,12 @@ func adoptProcess(id statefile.Process) (*process, error) {
 }
 
 func (p *process) signal(s unix.Signal) error {
-	if p.pidfd == nil {
-		return unix.ESRCH
-	}
-	if err := unix.PidfdSendSignal(int(p.pidfd.Fd()), s, nil, 0); err != nil {
-		return fmt.Errorf("pidfd_send_signal %d to %d: %w", s, p.id.PID, err)
-	}
-	return nil
+	return p.use(func(pidfd *os.File) error {
+		if err := unix.PidfdSendSignal(int(pidfd.Fd()), s, nil, 0); err != nil {
+			return fmt.Errorf("pidfd_send_signal %d to %d: %w", s, p.id.PID, err)
+		}
+		return nil
+	})
 }
 
 // wait returns how the process ended, after it did.

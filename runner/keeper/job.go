@@ -66,7 +66,13 @@ func Run(ctx context.Context, b *Binary, j Job) (status ExitStatus, err error) {
 	if err != nil {
 		return ExitStatus{}, gone(err)
 	}
-	return follow(ctx, c)
+	status, err = follow(ctx, c)
+	if errors.Is(err, errdefs.ErrUnavailable) {
+		// Its keeper may have been killed before we knew the process.
+		killAll(j.Cgroup)
+		pipes.abandon()
+	}
+	return status, err
 }
 
 // follow waits for the end of a job. Closing our half of the connection makes its
@@ -99,8 +105,8 @@ func follow(ctx context.Context, c *conn) (ExitStatus, error) {
 // jobPipes are the standard streams of a job.
 type jobPipes struct {
 	theirs []*os.File
-	ours   []*os.File
 	stdin  *os.File
+	out    []*os.File
 	wg     sync.WaitGroup
 	mu     sync.Mutex
 	errs   []error
@@ -154,16 +160,20 @@ func (p *jobPipes) begin(i int, f *os.File, j *Job) {
 		return
 	}
 	to := []io.Writer{nil, j.Stdout, j.Stderr}[i]
+	p.out = append(p.out, f)
 	p.wg.Go(func() {
 		_, err := io.Copy(to, f)
 		f.Close()
-		if err != nil {
+		if err != nil && !errors.Is(err, os.ErrClosed) {
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			p.errs = append(p.errs, fmt.Errorf("passing on the output: %w", err))
 		}
 	})
 }
+
+// abandon ends the copying although somebody may still have the other ends.
+func (p *jobPipes) abandon() { closeAll(p.out) }
 
 // finish waits for the end of the output.
 func (p *jobPipes) finish() error {
@@ -177,30 +187,27 @@ func (p *jobPipes) finish() error {
 // job is the process of a job's keeper. It ends with its job, and its job with the
 // connection.
 func job(c *conn) int {
-	q, child, err := startJob(c)
+	q, p, err := startJob(c)
 	if err != nil {
 		c.writeJSON(frameReply, failure(err))
 		return 1
 	}
 	base := oomKills(q.Cgroup)
-	if err := c.writeJSON(frameReply, reply{PID: child.PID}, child.PIDFD); err != nil {
-		unix.PidfdSendSignal(int(child.PIDFD.Fd()), unix.SIGKILL, nil, 0)
+	if err := c.writeJSON(frameReply, reply{PID: p.id.PID}, p.pidfd); err != nil {
+		p.signal(unix.SIGKILL)
 	}
 	go func() {
 		c.read() // the caller says nothing more: it is gone, or wants the end
-		unix.PidfdSendSignal(int(child.PIDFD.Fd()), unix.SIGKILL, nil, 0)
+		p.signal(unix.SIGKILL)
 	}()
-	e, err := child.Wait()
+	status := p.wait()
 	killAll(q.Cgroup)
-	status := ExitStatus{Code: e.Code, Final: true, OOMKilled: oomKills(q.Cgroup) > base}
-	if err != nil {
-		status = ExitStatus{Code: codeUnknown, Error: err.Error(), Final: true}
-	}
+	status.Final, status.OOMKilled = true, oomKills(q.Cgroup) > base
 	c.write(frameExit, encode(status))
 	return 0
 }
 
-func startJob(c *conn) (q request, child *launch.Child, err error) {
+func startJob(c *conn) (q request, p *process, err error) {
 	kind, payload, err := c.read()
 	if err == nil && kind == frameRequest {
 		err = json.Unmarshal(payload, &q)
@@ -213,6 +220,13 @@ func startJob(c *conn) (q request, child *launch.Child, err error) {
 	if err != nil {
 		return q, nil, err
 	}
-	child, err = launch.Start(program, files)
-	return q, child, err
+	child, err := launch.Start(program, files)
+	if err != nil {
+		return q, nil, err
+	}
+	p, err = childProcess(child)
+	if err != nil {
+		child.Signal(unix.SIGKILL)
+	}
+	return q, p, err
 }

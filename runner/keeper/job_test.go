@@ -72,13 +72,16 @@ func (w pidWriter) Write(b []byte) (int, error) {
 }
 
 func TestRunSurvivesNoKeeper(t *testing.T) {
-	pid := make(pidWriter, 1)
+	keeper, job := make(pidWriter, 1), make(pidWriter, 1)
 	failed := make(chan error, 1)
 	go func() {
-		_, err := Run(t.Context(), sealed(t), Job{Program: shell(t, 3, "echo $PPID; exec sleep 60"), Stdout: pid})
+		_, err := Run(t.Context(), sealed(t), Job{
+			Program: shell(t, 3, "echo $$ >&2; echo $PPID; exec sleep 60"), Stdout: keeper, Stderr: job})
 		failed <- err
 	}()
-	unix.Kill(<-pid, unix.SIGKILL)
+	pid := <-job
+	t.Cleanup(func() { unix.Kill(pid, unix.SIGKILL) })
+	unix.Kill(<-keeper, unix.SIGKILL)
 	select {
 	case err := <-failed:
 		if err == nil {

@@ -237,7 +237,6 @@ func (s *supervisor) serveExec(c *conn, q request) {
 		child.Console.Close() // the client's alone: its end hangs the process up
 	}
 	e, err := child.Wait()
-	child.PIDFD.Close()
 	status := ExitStatus{Code: e.Code}
 	if err != nil {
 		status = ExitStatus{Code: codeUnknown, Error: err.Error()}
@@ -255,12 +254,15 @@ func (s *supervisor) exec(c *conn, q request) (*launch.Child, error) {
 	if err != nil {
 		return nil, err
 	}
-	slots := files
-	if program.Slots() == len(files)+1 {
-		slots = append(slots[:len(files):len(files)], p.pidfd)
-	}
 	var child *launch.Child
-	s.oom.normal(func() { child, err = launch.Start(program, slots) })
+	err = p.use(func(pidfd *os.File) (err error) {
+		slots := files
+		if program.Slots() == len(files)+1 {
+			slots = append(slots[:len(files):len(files)], pidfd)
+		}
+		s.oom.normal(func() { child, err = launch.Start(program, slots) })
+		return err
+	})
 	return child, err
 }
 

@@ -81,7 +81,7 @@ func (s *supervisor) launch() error {
 			err = streams.resize(s.cfg.Columns, s.cfg.Rows)
 		}
 	}
-	id, e := identifyChild(child.PID)
+	p, e := childProcess(child)
 	if err = errors.Join(err, e); err == nil {
 		streams.holder, err = startHolder(child.PIDFD, streams)
 	}
@@ -91,7 +91,7 @@ func (s *supervisor) launch() error {
 		streams.close()
 		return err
 	}
-	s.begin(&process{id: id, pidfd: child.PIDFD, child: child}, streams, oom)
+	s.begin(p, streams, oom)
 	return nil
 }
 
@@ -179,7 +179,7 @@ func (s *supervisor) exit(e ExitStatus) (again bool) {
 	e.OOMKilled = oomKills(s.cfg.Cgroup) > s.state.OOMKills
 	again = !s.stop && s.cfg.Restart.again(e, s.state.RestartCount)
 	e.Final = !again
-	s.proc.pidfd.Close()
+	s.proc.close()
 	s.proc, s.io = nil, nil
 	st := &s.state
 	st.Status, st.ExitCode, st.OOMKilled, st.Error = Exited, e.Code, e.OOMKilled, e.Error
