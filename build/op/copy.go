@@ -127,11 +127,11 @@ func (c *copier) target(from, srcPath, dstPath string) (string, error) {
 
 func (c *copier) lstatSource(from string) (fs.FileInfo, error) {
 	if !c.src.sees(from) {
-		return nil, fmt.Errorf("/%s: %w (%w)", from, errdefs.ErrNotFound, fs.ErrNotExist)
+		return nil, fmt.Errorf("%q: %w", "/"+from, errdefs.ErrNotFound)
 	}
 	fi, err := c.src.Lstat(from)
 	if missing(err) {
-		return nil, fmt.Errorf("/%s: %w: %w", from, errdefs.ErrNotFound, err)
+		return nil, fmt.Errorf("%q: %w", "/"+from, errdefs.ErrNotFound)
 	}
 	return fi, err
 }

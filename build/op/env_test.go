@@ -20,6 +20,7 @@ import (
 	"github.com/teu-dev/teu/build/solver"
 	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cache/rootfs"
+	"github.com/teu-dev/teu/cache/snapshot"
 	"github.com/teu-dev/teu/test/privilege"
 )
 
@@ -132,6 +133,9 @@ func list(t *testing.T, d *rootfs.Dir) (lines []string) {
 			data, err := os.ReadFile(p)
 			if err != nil {
 				return err
+			}
+			if len(data) > 200 {
+				data = fmt.Appendf(nil, "(%d bytes)", len(data))
 			}
 			line = strings.TrimSuffix(fmt.Sprintf("f%o %s %s %s", st.Mode&0o7777, own, rel, data), " ")
 		case unix.S_IFLNK:
@@ -258,4 +262,11 @@ func byName(user, group string) *pb.ChownOpt {
 
 func byID(uid uint32) *pb.ChownOpt {
 	return &pb.ChownOpt{User: &pb.UserOpt{User: &pb.UserOpt_ByID{ByID: uid}}}
+}
+
+func snapshotIDs(ids *[]string) func(snapshot.Info) error {
+	return func(i snapshot.Info) error {
+		*ids = append(*ids, i.ID)
+		return nil
+	}
 }

@@ -62,7 +62,7 @@ func (e *Env) execOp(v *graph.Vertex, o *pb.ExecOp) (*execOp, error) {
 func (x *execOp) checkMounts() error {
 	roots, outputs := 0, 0
 	for _, m := range x.op.Mounts {
-		if m.Input < -1 || int(m.Input) >= x.inputs {
+		if reads := m.MountType != pb.MountType_SECRET && m.MountType != pb.MountType_SSH; reads && (m.Input < -1 || int(m.Input) >= x.inputs) {
 			return fmt.Errorf("mount %s of input %d of %d: %w", m.Dest, m.Input, x.inputs, errdefs.ErrInvalidArgument)
 		}
 		if m.Dest == pb.RootMount {
@@ -71,7 +71,7 @@ func (x *execOp) checkMounts() error {
 				return fmt.Errorf("root of type %s: %w", m.MountType, errdefs.ErrInvalidArgument)
 			}
 		}
-		if m.Output >= 0 {
+		if hasOutput(m) {
 			outputs++
 		}
 	}
@@ -80,7 +80,7 @@ func (x *execOp) checkMounts() error {
 	}
 	seen := make([]bool, outputs)
 	for _, m := range x.op.Mounts {
-		if m.Output < 0 {
+		if !hasOutput(m) {
 			continue
 		}
 		if int(m.Output) >= outputs || seen[m.Output] {
@@ -89,6 +89,12 @@ func (x *execOp) checkMounts() error {
 		seen[m.Output] = true
 	}
 	return nil
+}
+
+// hasOutput says whether a mount leaves a state behind. Those of secrets and sockets never do; the
+// frontend leaves their output at 0.
+func hasOutput(m *pb.Mount) bool {
+	return m.Output >= 0 && m.MountType != pb.MountType_SECRET && m.MountType != pb.MountType_SSH
 }
 
 // checkEntitlements refuses what the user has to allow.

@@ -86,10 +86,10 @@ func (r *execRun) run(ctx context.Context) error {
 	if slices.Contains(valid, int32(code)) {
 		return nil
 	}
-	if exit == nil {
-		exit = &ExitError{}
+	if err == nil {
+		err = &ExitError{}
 	}
-	return exit
+	return err
 }
 
 // prepare makes everything the command needs.
@@ -165,7 +165,7 @@ func (r *execRun) later(f func() error) { r.release = append(r.release, f) }
 func (r *execRun) mounts(ctx context.Context) error {
 	outputs := 0
 	for _, m := range r.op.Mounts {
-		if m.Output >= 0 {
+		if hasOutput(m) {
 			outputs++
 		}
 	}

@@ -139,7 +139,7 @@ func TestCopy(t *testing.T) {
 		{
 			name: "a path that is missing",
 			copy: &pb.FileActionCopy{Src: "/none", Dest: "/o/"},
-			err:  "/none: not found",
+			err:  `"/none": not found`,
 		},
 		{
 			name: "include patterns make only the directories they need",

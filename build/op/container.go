@@ -1,0 +1,242 @@
+package op
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/runner/cgroup"
+	"github.com/teu-dev/teu/runner/keeper"
+	"github.com/teu-dev/teu/runner/network"
+	"github.com/teu-dev/teu/runner/oci"
+	"github.com/teu-dev/teu/runner/spec"
+)
+
+// Containers is the Executor that runs commands in containers of this machine.
+type Containers struct {
+	Keeper  func() (*keeper.Binary, error)
+	Network *network.Manager
+	Warn    func(string) // what the host cannot do, in plain words; may be nil
+}
+
+var _ Executor = (*Containers)(nil)
+
+// Run implements Executor.
+func (x *Containers) Run(ctx context.Context, p Process) (err error) {
+	id := "build-" + strings.ToLower(rand.Text()[:12])
+	netns, detach, err := x.connect(ctx, id, p.Network)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, detach()) }()
+	s, err := x.spec(p, netns)
+	if err != nil {
+		return err
+	}
+	group, remove, err := x.group(path.Join("teu", p.Cgroup, id), s.Linux.Resources)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, remove(ctx)) }()
+	return x.run(ctx, p, s, group)
+}
+
+// connect gives the container a network. Should we die, the next to come takes it back.
+func (x *Containers) connect(ctx context.Context, id string, n Network) (netns string, detach func() error, err error) {
+	nothing := func() error { return nil }
+	switch n {
+	case NetworkHost:
+		return "host", nothing, nil
+	case NetworkNone:
+		return "", nothing, nil
+	}
+	self, err := statefile.Self()
+	if err != nil {
+		return "", nil, err
+	}
+	ep, err := x.Network.Attach(ctx, id, network.Options{Owner: &self})
+	if err != nil {
+		return "", nil, fmt.Errorf("network of the step: %w", err)
+	}
+	return ep.NetNS, func() error { return x.Network.Detach(context.WithoutCancel(ctx), id) }, nil
+}
+
+// spec makes the runtime spec. Mounts are added here: they are not of the kinds users ask for.
+func (x *Containers) spec(p Process, netns string) (*specs.Spec, error) {
+	o := spec.Options{
+		Args:       p.Args,
+		Env:        p.Env,
+		WorkingDir: p.Cwd,
+		User:       p.User,
+		Hostname:   p.Hostname,
+		ReadOnly:   p.ReadOnly,
+		Privileged: p.Insecure,
+		Rlimits:    rlimits(p),
+		Resources:  resources(p),
+		NetNS:      netns,
+		Files:      p.Files,
+	}
+	s, warnings, err := spec.New(ocispec.ImageConfig{}, o)
+	if err != nil {
+		return nil, err
+	}
+	x.warn(warnings)
+	for i, m := range p.Mounts {
+		s.Mounts = slices.DeleteFunc(s.Mounts, func(d specs.Mount) bool { return d.Destination == m.Target })
+		mnt := specs.Mount{Destination: m.Target, Type: "tmpfs", Source: "tmpfs", Options: m.Options}
+		if m.Source != nil {
+			mnt.Type, mnt.Source = "bind", fmt.Sprintf("mount %d of the step", i)
+			mnt.Options = append([]string{"rbind", "rprivate"}, m.Options...)
+		}
+		s.Mounts = append(s.Mounts, mnt)
+	}
+	return s, nil
+}
+
+func (x *Containers) warn(lines []string) {
+	for _, l := range lines {
+		if x.Warn != nil {
+			x.Warn(l)
+		}
+	}
+}
+
+func rlimits(p Process) (list []specs.POSIXRlimit) {
+	for _, u := range p.Ulimits {
+		list = append(list, specs.POSIXRlimit{
+			Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: uint64(u.Soft), Hard: uint64(u.Hard),
+		})
+	}
+	return list
+}
+
+// resources translates the limits of a step; nil if there are none.
+func resources(p Process) *specs.LinuxResources {
+	r := p.Resources
+	if r == nil {
+		return nil
+	}
+	out := &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: r.CpusetCpus, Mems: r.CpusetMems}, Memory: &specs.LinuxMemory{}}
+	set(&out.Memory.Limit, r.Memory)
+	set(&out.Memory.Swap, r.MemorySwap)
+	set(&out.CPU.Shares, r.CpuShares)
+	set(&out.CPU.Period, r.CpuPeriod)
+	set(&out.CPU.Quota, r.CpuQuota)
+	return out
+}
+
+func set[T comparable](to **T, v T) {
+	var zero T
+	if v != zero {
+		*to = &v
+	}
+}
+
+// group makes the control group of the step.
+func (x *Containers) group(name string, r *specs.LinuxResources) (*cgroup.Group, func(context.Context) error, error) {
+	host, err := cgroup.Detect()
+	if err != nil {
+		return nil, nil, err
+	}
+	g, warnings, err := host.Create(name, r)
+	if err != nil {
+		return nil, nil, err
+	}
+	x.warn(warnings)
+	return g, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		return g.Remove(ctx)
+	}, nil
+}
+
+// run starts the command and waits for its end.
+func (x *Containers) run(ctx context.Context, p Process, s *specs.Spec, group *cgroup.Group) error {
+	o := oci.Options{CgroupProcs: group.Procs(), CgroupDir: group.V2Dir(), Detached: map[string]oci.Detached{}}
+	var files []*os.File
+	for _, m := range p.Mounts {
+		if m.Source == nil {
+			continue
+		}
+		o.Detached[m.Target] = oci.Detached{Slot: 3 + len(files), File: m.File}
+		files = append(files, m.Source)
+	}
+	program, err := oci.Compile(s, oci.Rootfs{Overlay: p.Root}, o)
+	if err != nil {
+		return err
+	}
+	b, err := x.Keeper()
+	if err != nil {
+		return err
+	}
+	status, err := keeper.Run(ctx, b, keeper.Job{
+		Program: program,
+		Stdout:  p.Stdout,
+		Stderr:  p.Stderr,
+		UID:     int(s.Process.User.UID),
+		GID:     int(s.Process.User.GID),
+		Files:   files,
+		Cgroup:  cgroupFiles(group),
+	})
+	var failed *keeper.LaunchError
+	switch {
+	case errors.As(err, &failed) && failed.Code > 125:
+		return &startError{failed}
+	case err != nil:
+		return err
+	case status.Error != "":
+		return fmt.Errorf("the end of the command is unknown: %s: %w", status.Error, errdefs.ErrUnavailable)
+	case status.Code != 0:
+		return &ExitError{Code: status.Code, OOMKilled: status.OOMKilled}
+	}
+	return nil
+}
+
+// startError is a command that could not be executed. It has the exit code that a shell gives.
+type startError struct{ *keeper.LaunchError }
+
+// As makes it an ExitError for those who look at the code.
+func (e *startError) As(target any) bool {
+	exit, ok := target.(**ExitError)
+	if ok {
+		*exit = &ExitError{Code: e.Code}
+	}
+	return ok
+}
+
+// Unwrap returns the failure, with the kernel's error below it.
+func (e *startError) Unwrap() error { return e.LaunchError }
+
+// Hint explains the most usual cause that is not a wrong name.
+func (e *startError) Hint() string {
+	if errors.Is(e.LaunchError, unix.ENOEXEC) {
+		return "the program is for another architecture, or a script without an interpreter line; a foreign architecture needs binfmt_misc on this machine"
+	}
+	return ""
+}
+
+// cgroupFiles are the files by which the keeper sees an OOM kill and ends what is left.
+func cgroupFiles(g *cgroup.Group) (f keeper.Cgroup) {
+	for _, procs := range g.Procs() {
+		f.ProcFile = procs
+		for _, name := range []string{"memory.events", "memory.oom_control"} {
+			file := path.Join(path.Dir(procs), name)
+			if _, err := os.Stat(file); err == nil {
+				f.OOM = file
+			}
+		}
+	}
+	return f
+}
