@@ -19,11 +19,14 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/teu-dev/teu/build/op"
 	"github.com/teu-dev/teu/build/solver"
 	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/image"
 	"github.com/teu-dev/teu/registry"
+	"github.com/teu-dev/teu/runner/keeper"
+	"github.com/teu-dev/teu/runner/network"
 	"github.com/teu-dev/teu/test/privilege"
 )
 
@@ -49,6 +52,11 @@ func newBench(t testing.TB) *bench {
 	})
 	b := &bench{t: t, dir: filepath.Join(state, "context")}
 	b.Builder = &Builder{Store: openStore(t, state), Registry: registry.New(registry.Options{})}
+	sealed := sealedKeeper(t)
+	b.Executor = &op.Containers{
+		Keeper:  func() (*keeper.Binary, error) { return sealed, nil },
+		Network: network.New(b.Store.RunRoot()),
+	}
 	if err := os.Mkdir(b.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +91,7 @@ func addBusybox(t testing.TB, s *cache.Store) {
 			t.Fatal(err)
 		}
 	}
-	for _, dir := range []string{"bin", "etc", "root", "usr"} {
+	for _, dir := range []string{"bin", "dev", "etc", "proc", "root", "sys", "usr"} {
 		put(tar.Header{Name: dir + "/", Typeflag: tar.TypeDir, Mode: 0o755}, nil)
 	}
 	put(tar.Header{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o1777}, nil)
@@ -93,6 +101,9 @@ func addBusybox(t testing.TB, s *cache.Store) {
 	}
 	put(tar.Header{Name: "etc/passwd", Typeflag: tar.TypeReg, Mode: 0o644}, []byte("root:x:0:0:root:/root:/bin/sh\napp:x:1000:2000:app:/:/bin/sh\n"))
 	put(tar.Header{Name: "etc/group", Typeflag: tar.TypeReg, Mode: 0o644}, []byte("root:x:0:\nstaff:x:2000:\n"))
+	// What RUN mounts something on exists, as it would otherwise leave a copy of /etc behind.
+	put(tar.Header{Name: "etc/hosts", Typeflag: tar.TypeReg, Mode: 0o644}, nil)
+	put(tar.Header{Name: "etc/resolv.conf", Typeflag: tar.TypeReg, Mode: 0o644}, nil)
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}

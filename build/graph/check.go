@@ -80,11 +80,14 @@ func checkExec(op *pb.ExecOp, inputs int) error {
 		if m == nil {
 			return errors.New("empty mount")
 		}
-		if err := checkInput(m.Input, inputs); err != nil {
-			return err
-		}
 		if m.Dest == pb.RootMount {
 			roots++
+		}
+		if m.MountType == pb.MountType_SECRET || m.MountType == pb.MountType_SSH {
+			continue // has neither input nor output, and the frontend leaves both at 0
+		}
+		if err := checkInput(m.Input, inputs); err != nil {
+			return err
 		}
 		if m.Output < int64(pb.SkipOutput) || m.Output >= int64(len(op.Mounts)) || m.Output >= 0 && seen[m.Output] {
 			return fmt.Errorf("mount %s has the impossible output %d", m.Dest, m.Output)
@@ -142,7 +145,9 @@ func outputs(o *pb.Op) int {
 	switch op := o.Op.(type) {
 	case *pb.Op_Exec:
 		for _, m := range op.Exec.GetMounts() {
-			most = max(most, m.GetOutput()+1)
+			if m.GetMountType() != pb.MountType_SECRET && m.GetMountType() != pb.MountType_SSH {
+				most = max(most, m.GetOutput()+1)
+			}
 		}
 	case *pb.Op_File:
 		for _, a := range op.File.GetActions() {

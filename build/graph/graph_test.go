@@ -61,6 +61,7 @@ func TestLoad(t *testing.T) {
 	}{
 		"a command":                        {[]*pb.Op{source(), exec(root), end(0)}, ""},
 		"actions on actions":               {[]*pb.Op{source(), file(mkdir(0, -1), mkdir(1, 0)), end(0)}, ""},
+		"a secret has no input or output":  {[]*pb.Op{source(), exec(root, &pb.Mount{Dest: "/s", Input: 5, MountType: pb.MountType_SECRET}), end(0)}, ""},
 		"no result":                        {[]*pb.Op{source(), exec(root)}, "not the result"},
 		"a lone operation":                 {[]*pb.Op{source()}, "1 operations"},
 		"an output that is not there":      {[]*pb.Op{source(), exec(root), end(1)}, "no output 1"},

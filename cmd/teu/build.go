@@ -17,6 +17,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/teu-dev/teu/build"
+	"github.com/teu-dev/teu/build/op"
+	"github.com/teu-dev/teu/runner/network"
 )
 
 // buildFlags are the flags of `teu build`, as they were given.
@@ -107,7 +109,7 @@ func runBuild(ctx context.Context, a *app, f buildFlags, dir string) (err error)
 		return &usageError{command: "teu build", err: err}
 	}
 	o.Events, o.Warn = printer.Event, printer.Warn
-	builder, err := a.builder(ctx)
+	builder, err := a.builder()
 	if err != nil {
 		return err
 	}
@@ -126,7 +128,11 @@ func runBuild(ctx context.Context, a *app, f buildFlags, dir string) (err error)
 // report writes what the user asked to know of the result.
 func (f *buildFlags) report(a *app, res build.Result) error {
 	if res.Answer != nil {
-		_, err := a.ui.Out.Write(res.Answer["result.txt"])
+		text := res.Answer["result.txt"]
+		if f.call == "check" && len(text) == 0 {
+			text = []byte("Check complete, no warnings found.\n")
+		}
+		_, err := a.ui.Out.Write(text)
 		return err
 	}
 	id := res.Config.String()
@@ -438,10 +444,13 @@ func isArchive(head []byte) bool {
 }
 
 // builder returns the builder on the store.
-func (a *app) builder(ctx context.Context) (*build.Builder, error) {
+func (a *app) builder() (*build.Builder, error) {
 	store, err := a.store()
 	if err != nil {
 		return nil, err
 	}
-	return &build.Builder{Store: store, Registry: a.registry()}, nil
+	return &build.Builder{
+		Store: store, Registry: a.registry(),
+		Executor: &op.Containers{Keeper: a.keeper, Network: network.New(a.runRoot)},
+	}, nil
 }

@@ -1,0 +1,138 @@
+package build
+
+import (
+	"archive/tar"
+	"bytes"
+	"io"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/cache"
+	"github.com/teu-dev/teu/cache/content"
+	"github.com/teu-dev/teu/server/registry"
+)
+
+// loopback brings the loopback interface of the tests' network namespace up.
+func loopback(t *testing.T) {
+	t.Helper()
+	if out, err := exec.Command("busybox", "ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+func serveRegistry(t *testing.T) string {
+	t.Helper()
+	loopback(t)
+	reg, err := registry.New(registry.Options{Root: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(reg)
+	t.Cleanup(srv.Close)
+	return strings.TrimPrefix(srv.URL, "http://")
+}
+
+func TestPushAndBuildOnIt(t *testing.T) {
+	host := serveRegistry(t)
+	b := newBench(t)
+	b.write(map[string]string{"f": "text"})
+	pushed, _ := b.must(Options{Tags: []string{host + "/base:1", host + "/base:2"}, Push: true}, "FROM busybox", "COPY f /f", "ENV A=b")
+
+	// An empty machine. The base image is fetched only because a step needs its files.
+	other := newBench(t)
+	res, _ := other.must(Options{}, "FROM "+host+"/base:1", "RUN cat /f > /g")
+	img := other.image(res)
+	if !slices.Contains(img.Config.Config.Env, "A=b") {
+		t.Errorf("the environment is %q", img.Config.Config.Env)
+	}
+	was := b.image(pushed)
+	if got, want := img.Manifest.Layers[1].Digest, was.Manifest.Layers[1].Digest; got != want {
+		t.Errorf("the layer of the base became %s, it was %s", got, want)
+	}
+	if _, _, err := other.build(Options{Pull: true}, "FROM "+host+"/nowhere:1"); err == nil || !strings.Contains(err.Error(), "nowhere") {
+		t.Errorf("a base that is not there: %v", err)
+	}
+}
+
+func TestOutputArchive(t *testing.T) {
+	b := newBench(t)
+	b.write(map[string]string{"f": "text"})
+	dest := filepath.Join(t.TempDir(), "image.tar")
+	var stream bytes.Buffer
+	b.must(Options{Tags: []string{"app"}, Outputs: []Output{{Type: "oci", Dest: dest}, {Type: "docker", Writer: &stream}}}, "FROM busybox", "COPY f /f")
+	file, err := os.ReadFile(dest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(file, stream.Bytes()) {
+		t.Error("the two archives differ")
+	}
+	var names []string
+	for r := tar.NewReader(&stream); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, h.Name)
+	}
+	for _, want := range []string{"index.json", "oci-layout", "manifest.json"} {
+		if !slices.Contains(names, want) {
+			t.Errorf("no %s among %q", want, names)
+		}
+	}
+}
+
+// TestBuildsShareWork: of two builds at once, as of two processes, one runs the step.
+func TestBuildsShareWork(t *testing.T) {
+	b := newBench(t)
+	b.write(map[string]string{"Dockerfile": "FROM busybox\nRUN --mount=type=cache,target=/c echo ran >> /c/log; sleep 1\nRUN echo 1\n"})
+	again, err := cache.Open(b.Store.Root(), b.Store.RunRoot())
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := *b.Builder
+	second.Store = again
+	var wg sync.WaitGroup
+	for _, builder := range []*Builder{b.Builder, &second, b.Builder} {
+		wg.Go(func() {
+			if _, err := builder.Build(t.Context(), Options{Context: b.dir}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	_, l := b.must(Options{}, "FROM busybox", "RUN --mount=type=cache,target=/c cat /c/log")
+	if got := strings.Count(l.output.String(), "ran"); got != 1 {
+		t.Errorf("the step ran %d times", got)
+	}
+}
+
+func TestPlatforms(t *testing.T) {
+	b := newBench(t)
+	b.write(map[string]string{"f": "text"})
+	host := content.Host()
+	other := host
+	other.Architecture = map[bool]string{true: "arm64", false: "amd64"}[host.Architecture == "amd64"]
+	res, _ := b.must(Options{Platforms: []ocispec.Platform{host, other}}, "FROM scratch", "ARG TARGETARCH", "COPY f /$TARGETARCH")
+	for _, p := range []ocispec.Platform{host, other} {
+		img, err := content.Resolve(t.Context(), b.Store.Content, res.Target, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files := b.layer(img.Manifest.Layers[0])
+		if img.Config.Architecture != p.Architecture || len(files) != 1 || !strings.HasPrefix(files[0], p.Architecture+" ") {
+			t.Errorf("%s: got %s with %q", p.Architecture, img.Config.Architecture, files)
+		}
+	}
+}
