@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/teu-dev/teu/cache"
+	"github.com/teu-dev/teu/cache/layer"
 )
 
 // A Layer is one layer of an image to be. It is in the store.
@@ -116,10 +117,11 @@ func finishLayers(ctx context.Context, s *cache.Store, src Source) ([]layerInfo,
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i, l := range src.Layers {
 		g.Go(func() error {
-			sealed, err := s.Layers.Seal(ctx, l.ID, src.Epoch)
+			sealed, err := seal(ctx, s, l.ID, src.Epoch)
 			if err != nil {
 				return err
 			}
+			l.ID = sealed.ID
 			infos[i] = layerInfo{diffID: sealed.DiffID, description: l.Description}
 			if !l.Created.IsZero() {
 				created := l.Created.UTC()
@@ -133,6 +135,16 @@ func finishLayers(ctx context.Context, s *cache.Store, src Source) ([]layerInfo,
 		return nil, nil, fmt.Errorf("exporting layers: %w", err)
 	}
 	return infos, blobs, nil
+}
+
+// seal returns the layer with a diffID. One that an earlier build sealed with other times is
+// replaced by one with those that are wanted now.
+func seal(ctx context.Context, s *cache.Store, id string, epoch *time.Time) (layer.Layer, error) {
+	l, err := s.Layers.Seal(ctx, id, epoch)
+	if err != nil || epoch == nil {
+		return l, err
+	}
+	return s.Layers.Clamp(ctx, l.ID, *epoch)
 }
 
 // blob returns the compressed layer: the one it came from, so that its digest stays what it is
