@@ -99,6 +99,12 @@ func (p *Program) arg(o *op, k int, kind string) string {
 		return "0" + strconv.FormatUint(v, 8)
 	case "errno":
 		return unix.ErrnoName(unix.Errno(v))
+	case "prctl":
+		for _, f := range prctlNames() {
+			if f.bits == v {
+				return f.name
+			}
+		}
 	}
 	if names, ok := flagSets(kind); ok {
 		return flagNames(v, names)
@@ -114,7 +120,7 @@ func (p *Program) pointed(o *op, at uint64, kind string) string {
 	case "str":
 		return quote(p.str(at))
 	case "buf":
-		if n := o.args[2]; o.kinds[2] == argInt && at+n <= uint64(len(p.data)) {
+		if n := o.args[2]; o.kinds[2] == argInt && n <= uint64(len(p.data))-at {
 			return quote(string(p.data[at : at+n]))
 		}
 	case "strs":

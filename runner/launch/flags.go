@@ -90,3 +90,11 @@ func fsconfigCommands() []flagName {
 		{unix.FSCONFIG_SET_FD, "SET_FD"}, {unix.FSCONFIG_SET_STRING, "SET_STRING"},
 	}
 }
+
+// prctlNames are the operations of prctl(2) that programs use.
+func prctlNames() []flagName {
+	return []flagName{
+		{unix.PR_SET_DUMPABLE, "PR_SET_DUMPABLE"}, {unix.PR_SET_KEEPCAPS, "PR_SET_KEEPCAPS"}, {unix.PR_CAPBSET_DROP, "PR_CAPBSET_DROP"},
+		{unix.PR_CAP_AMBIENT, "PR_CAP_AMBIENT"}, {unix.PR_SET_NO_NEW_PRIVS, "PR_SET_NO_NEW_PRIVS"},
+	}
+}

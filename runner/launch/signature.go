@@ -18,9 +18,9 @@ func opName(nr uint32) string { return signatureOf(nr).name }
 func signatureOf(nr uint32) signature {
 	switch nr {
 	case opStore:
-		return signature{"store", "buf,fd,int"}
+		return signature{"store", "hex,fd,int"}
 	case opCheck:
-		return signature{"check", "buf,int,hex,hex,errno"}
+		return signature{"check", "hex,int,hex,hex,errno"}
 	case opTarget:
 		return signature{"target", "fd,str,oct"}
 	case opSend:
@@ -67,14 +67,18 @@ func fileSignature(nr uint32) (signature, bool) {
 		return signature{"mkdirat", "fd,str,oct"}, true
 	case unix.SYS_MKNODAT:
 		return signature{"mknodat", "fd,str,oct,hex"}, true
+	case unix.SYS_UNLINKAT:
+		return signature{"unlinkat", "fd,str,hex"}, true
+	case unix.SYS_FCNTL:
+		return signature{"fcntl", "fd,int,int"}, true
 	case unix.SYS_SYMLINKAT:
 		return signature{"symlinkat", "str,fd,str"}, true
 	case unix.SYS_FCHMODAT:
 		return signature{"fchmodat", "fd,str,oct"}, true
 	case unix.SYS_FCHOWNAT:
-		return signature{"fchownat", "fd,str,int,int,hex"}, true
+		return signature{"fchownat", "fd,str,int,int,tree"}, true
 	case sysFstatat:
-		return signature{"newfstatat", "fd,str,hex,hex"}, true
+		return signature{"newfstatat", "fd,str,hex,tree"}, true
 	case unix.SYS_FSTATFS:
 		return signature{"fstatfs", "fd,hex"}, true
 	case unix.SYS_FSOPEN:
@@ -126,7 +130,7 @@ func processSignature(nr uint32) (signature, bool) {
 	case unix.SYS_PRLIMIT64:
 		return signature{"prlimit64", "int,int,hex,hex"}, true
 	case unix.SYS_PRCTL:
-		return signature{"prctl", "int,hex,hex,hex,hex"}, true
+		return signature{"prctl", "prctl,hex,hex,hex,hex"}, true
 	case unix.SYS_SECCOMP:
 		return signature{"seccomp", "int,hex,hex"}, true
 	case unix.SYS_SETGROUPS:
