@@ -47,7 +47,7 @@ func TryLock(path string, o LockOptions) (unlock func() error, ok bool, err erro
 			return nil, false, errors.Join(err, f.Close())
 		}
 		if current(f, path) {
-			return f.Close, true, nil // closing the only descriptor unlocks
+			return func() error { return errors.Join(unflock(f), f.Close()) }, true, nil
 		}
 		if err := f.Close(); err != nil {
 			return nil, false, err
@@ -72,6 +72,15 @@ func flock(f *os.File, o LockOptions) (bool, error) {
 			return false, fmt.Errorf("flock %s: %w", f.Name(), err)
 		}
 	}
+}
+
+// unflock unlocks f at once. Closing it does not, while another thread is between fork and exec:
+// the child has the descriptor too until then.
+func unflock(f *os.File) error {
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_UN); err != nil {
+		return fmt.Errorf("unlocking %s: %w", f.Name(), err)
+	}
+	return nil
 }
 
 // current says whether path is still the name of f: the holder before us may have removed it.

@@ -16,7 +16,7 @@ import (
 // os.RemoveAll it copes with trees that are deeper than a process may have files open, which
 // anybody can make with mkdir and chdir in a container.
 func RemoveAll(path string) error {
-	parent, err := os.Open(filepath.Dir(path))
+	parent, err := os.OpenFile(filepath.Dir(path), unix.O_DIRECTORY, 0) // os.RemoveAll would wait at a fifo
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
