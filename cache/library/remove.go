@@ -136,12 +136,6 @@ func (l *Library) users(ctx context.Context, id digest.Digest) ([]Container, err
 func (l *Library) forget(ctx context.Context, img Image, records []image.Image, used bool) ([]Removal, error) {
 	var out []Removal
 	gone := len(records) == len(img.records)
-	if gone && used {
-		// Before the names go, so that the image is never without a record.
-		if err := l.Store.Images.Put(ctx, image.Image{Target: records[0].Target, Created: records[0].Created}); err != nil {
-			return nil, err
-		}
-	}
 	for _, r := range records {
 		var err error
 		switch {
@@ -158,7 +152,6 @@ func (l *Library) forget(ctx context.Context, img Image, records []image.Image, 
 		}
 	}
 	if gone && used {
-		// Put left it out while a name stood for the target.
 		return out, l.Store.Images.Put(ctx, image.Image{Target: records[0].Target, Created: records[0].Created})
 	}
 	if gone {

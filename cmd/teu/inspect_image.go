@@ -1,11 +1,11 @@
 package main
 
-import (
-	"context"
-
-	"github.com/containerd/errdefs"
-)
+import "context"
 
 func (a *app) inspectImage(ctx context.Context, ref string) (any, error) {
-	return nil, errdefs.ErrNotFound
+	lib, err := a.library()
+	if err != nil {
+		return nil, err
+	}
+	return lib.Inspect(ctx, ref)
 }

@@ -10,13 +10,12 @@ import (
 	"runtime"
 	"strings"
 
-	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
-	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache"
+	"github.com/teu-dev/teu/cache/library"
 	"github.com/teu-dev/teu/cache/result"
 	"github.com/teu-dev/teu/cmd/teu/ui"
 	"github.com/teu-dev/teu/runner"
@@ -121,11 +120,16 @@ func systemPrune(ctx context.Context, a *app, f pruneFlags) error {
 		freed += size
 		a.list("Deleted Volumes:", names)
 	}
-	images, err := pruneNames(ctx, a, f.all)
+	lib, err := a.library()
 	if err != nil {
 		return err
 	}
-	a.list("Deleted Images:", images)
+	images, size, err := lib.Prune(ctx, library.PruneOptions{All: f.all})
+	a.list("Deleted Images:", removals(images))
+	freed += size
+	if err != nil {
+		return err
+	}
 	s, err := a.store()
 	if err != nil {
 		return err
@@ -324,44 +328,4 @@ func (a *app) info(ctx context.Context) (info, error) {
 	images, err := s.Images.All(ctx)
 	i.Images = len(images)
 	return i, err
-}
-
-// pruneNames removes the images that have no name and no container or, with all, every
-// image without a container. Their bytes go with the next collection.
-func pruneNames(ctx context.Context, a *app, all bool) (removed []string, err error) {
-	s, err := a.store()
-	if err != nil {
-		return nil, err
-	}
-	containers, err := a.engine().List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	used := map[digest.Digest]bool{}
-	for _, c := range containers {
-		used[c.ImageID] = true
-	}
-	images, err := s.Images.All(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, img := range images {
-		id, err := s.ImageID(ctx, img.Target)
-		if err != nil && !errdefs.IsNotFound(err) {
-			return removed, err
-		}
-		switch {
-		case used[id]:
-		case img.Name == "":
-			err = s.Images.DeleteDangling(ctx, img.Target.Digest)
-			removed = append(removed, img.Target.Digest.String())
-		case all:
-			err = s.Images.Delete(ctx, img.Name)
-			removed = append(removed, img.Name)
-		}
-		if err != nil {
-			return removed, err
-		}
-	}
-	return removed, nil
 }

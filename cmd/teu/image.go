@@ -1,0 +1,47 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+)
+
+// newImageCommand groups what there is about images, as docker does.
+func newImageCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{Use: "image", Short: "Manage images"}
+	ls, rm := newImagesCommand(a), newRmiCommand(a)
+	ls.Use, ls.Aliases = "ls [OPTIONS] [REPOSITORY[:TAG]]", []string{"list"}
+	rm.Use, rm.Aliases = "rm [OPTIONS] IMAGE [IMAGE...]", []string{"rmi", "remove"}
+	cmd.AddCommand(
+		newBuildCommand(a), newHistoryCommand(a), newImageInspectCommand(a), newLoadCommand(a), ls,
+		newImagePruneCommand(a), newPullCommand(a), newPushCommand(a), rm, newSaveCommand(a), newTagCommand(a),
+	)
+	return cmd
+}
+
+func newImageInspectCommand(a *app) *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use:   "inspect [OPTIONS] IMAGE [IMAGE...]",
+		Short: "Show everything about images",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return inspectAll(a, format, args, func(ref string) (any, error) { return a.inspectImage(cmd.Context(), ref) })
+		},
+	}
+	cmd.Flags().StringVarP(&format, "format", "f", "", "json or a template")
+	return cmd
+}
+
+func newTagCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]",
+		Short: "Give an image another name",
+		Args:  cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			lib, err := a.library()
+			if err != nil {
+				return err
+			}
+			return lib.Tag(cmd.Context(), args[0], args[1])
+		},
+	}
+}

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/cache/library"
+	"github.com/teu-dev/teu/runner/keeper"
+)
+
+// library returns the images of this machine.
+func (a *app) library() (*library.Library, error) {
+	store, err := a.store()
+	if err != nil {
+		return nil, err
+	}
+	return &library.Library{Store: store, Registry: a.registry(), Containers: a.imageUsers}, nil
+}
+
+// imageUsers lists the containers for the library.
+func (a *app) imageUsers(ctx context.Context) ([]library.Container, error) {
+	all, err := a.engine().List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var list []library.Container
+	for _, c := range all {
+		s := c.State.Status
+		list = append(list, library.Container{
+			ID: c.ID, Name: c.Name, Image: c.ImageID,
+			Running: s == keeper.Running || s == keeper.Paused || s == keeper.Restarting,
+		})
+	}
+	return list, nil
+}
+
+// parseName reads the name of an image as docker does: docker.io and library/ may be left out.
+func parseName(s string) (reference.Named, error) {
+	ref, err := reference.ParseNormalizedNamed(s)
+	if err != nil {
+		return nil, fmt.Errorf("invalid reference format: %q: %w: %w", s, errdefs.ErrInvalidArgument, err)
+	}
+	return ref, nil
+}
+
+// onePlatform reads --platform of a command for one image; "" is nil.
+func onePlatform(s string) (*ocispec.Platform, error) {
+	if s == "" {
+		return nil, nil
+	}
+	p, err := parsePlatform(s)
+	return &p, err
+}
+
+// completeTag adds :latest to a name without tag and digest, and says so.
+func (a *app) completeTag(ref reference.Named, quiet bool) reference.Named {
+	if reference.IsNameOnly(ref) {
+		ref = reference.TagNameOnly(ref)
+		if !quiet {
+			a.ui.Println("Using default tag: latest")
+		}
+	}
+	return ref
+}

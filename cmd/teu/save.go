@@ -1,0 +1,126 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/teu-dev/teu/cache/library"
+)
+
+func newSaveCommand(a *app) *cobra.Command {
+	var output, platform string
+	cmd := &cobra.Command{
+		Use:   "save [OPTIONS] IMAGE [IMAGE...]",
+		Short: "Write images into a tar archive",
+		Long:  "Write images into a tar archive, to standard output by default. Docker, podman and skopeo read it.",
+		Example: `  teu save -o app.tar registry.example/app:1
+  teu save app | ssh host teu load`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := onePlatform(platform)
+			if err != nil {
+				return err
+			}
+			return save(cmd.Context(), a, output, args, library.SaveOptions{Platform: p})
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "", "file to write, instead of standard output")
+	cmd.Flags().StringVar(&platform, "platform", "", "save only the image of this platform")
+	return cmd
+}
+
+func save(ctx context.Context, a *app, output string, refs []string, o library.SaveOptions) (err error) {
+	lib, err := a.library()
+	if err != nil {
+		return err
+	}
+	if output == "" || output == "-" {
+		if a.ui.OutTerminal() {
+			return errors.New("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+		}
+		return buffered(a.ui.Out, func(w io.Writer) error { return lib.Save(ctx, w, refs, o) })
+	}
+	if info, err := os.Stat(output); err == nil && !info.Mode().IsRegular() && !info.IsDir() {
+		f, err := os.OpenFile(output, os.O_WRONLY, 0) // a FIFO, /dev/null
+		if err != nil {
+			return err
+		}
+		return errors.Join(buffered(f, func(w io.Writer) error { return lib.Save(ctx, w, refs, o) }), f.Close())
+	}
+	// Written beside and renamed: nobody takes half an archive for a whole one.
+	f, err := os.CreateTemp(filepath.Dir(output), ".teu-save-*")
+	if err != nil {
+		return fmt.Errorf("saving to %s: %w", output, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	err = buffered(f, func(w io.Writer) error { return lib.Save(ctx, w, refs, o) })
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), output)
+}
+
+func buffered(w io.Writer, fn func(io.Writer) error) error {
+	b := bufio.NewWriterSize(w, 1<<20)
+	if err := fn(b); err != nil {
+		return err
+	}
+	return b.Flush()
+}
+
+func newLoadCommand(a *app) *cobra.Command {
+	var input string
+	var quiet bool
+	cmd := &cobra.Command{
+		Use:   "load [OPTIONS]",
+		Short: "Read images from a tar archive",
+		Long:  "Read images from a tar archive of docker, podman, skopeo or teu, or of an OCI image layout; plain, gzip or zstd.",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return load(cmd.Context(), a, input, quiet) },
+	}
+	cmd.Flags().StringVarP(&input, "input", "i", "", "file to read, instead of standard input")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print nothing but the names")
+	return cmd
+}
+
+func load(ctx context.Context, a *app, input string, quiet bool) error {
+	in := a.ui.In
+	if input != "" && input != "-" {
+		f, err := os.Open(input)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		in = f
+	} else if a.ui.InTerminal() {
+		return errors.New("requested load from stdin, but stdin is empty")
+	}
+	lib, err := a.library()
+	if err != nil {
+		return err
+	}
+	loaded, err := lib.Load(ctx, in, library.LoadOptions{})
+	if err != nil {
+		return err
+	}
+	for _, img := range loaded {
+		if len(img.Names) == 0 {
+			a.ui.Println("Loaded image ID:", img.ID)
+		}
+		for _, name := range img.Names {
+			a.ui.Println("Loaded image:", library.Familiar(name))
+		}
+	}
+	return nil
+}

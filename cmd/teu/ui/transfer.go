@@ -1,0 +1,163 @@
+package ui
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/teu-dev/teu/cache/content"
+)
+
+// TransferWords are what a Transfer calls what happens to a layer.
+type TransferWords struct {
+	Moving, Exists, Done string
+	Unpacked             bool // a layer is done when it is unpacked, not when it has arrived
+}
+
+// A Transfer shows layers that move, on standard error: a line each that changes where
+// that is a terminal, else a line when each has arrived. Event may be called by several
+// goroutines at once.
+type Transfer struct {
+	w        io.Writer
+	words    TransferWords
+	terminal bool
+	size     func() (columns, rows int)
+	stop     chan struct{}
+	stopped  chan struct{}
+
+	mu     sync.Mutex
+	layers []*layerLine
+	known  map[digest.Digest]*layerLine
+	drawn  int // lines of the region on the screen
+}
+
+// layerLine is what is known of one layer.
+type layerLine struct {
+	name string
+	text string // what it is doing; once done, what became of it
+	done bool
+}
+
+// Transfer begins to show what happens to layers; with quiet it shows nothing. The
+// caller closes it before printing anything else.
+func (u *UI) Transfer(words TransferWords, quiet bool) *Transfer {
+	t := &Transfer{w: u.Err, words: words, terminal: u.ErrTerminal(), size: u.Size, known: map[digest.Digest]*layerLine{}}
+	if quiet {
+		t.w, t.terminal = io.Discard, false
+	}
+	if t.terminal {
+		t.stop, t.stopped = make(chan struct{}), make(chan struct{})
+		go t.tick()
+	}
+	return t
+}
+
+// tick draws until Close.
+func (t *Transfer) tick() {
+	defer close(t.stopped)
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-t.stop:
+			return
+		case <-ticker.C:
+			t.mu.Lock()
+			t.draw()
+			t.mu.Unlock()
+		}
+	}
+}
+
+// Event takes what happened to a blob. Only layers are shown.
+func (t *Transfer) Event(e content.Event) {
+	if !content.IsLayer(e.Desc.MediaType) || e.Desc.Digest == "" {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	l := t.known[e.Desc.Digest]
+	if l == nil {
+		l = &layerLine{name: e.Desc.Digest.Encoded()[:12]}
+		t.known[e.Desc.Digest] = l
+		t.layers = append(t.layers, l)
+	}
+	if l.done {
+		return
+	}
+	switch e.Kind {
+	case content.EventExists:
+		t.finish(l, t.words.Exists)
+	case content.EventDone:
+		if t.words.Unpacked {
+			l.text = "Extracting" // what has arrived is unpacked next
+			break
+		}
+		t.finish(l, t.words.Done)
+	case content.EventUnpacked:
+		t.finish(l, t.words.Done)
+	case content.EventUnpack:
+		l.text = "Extracting " + bar(e.Current, e.Total)
+	case content.EventTransfer:
+		l.text = t.words.Moving + " " + bar(e.Current, e.Total)
+	case content.EventRetry:
+		l.text = "Retrying: " + printable(e.Text)
+	}
+}
+
+func (t *Transfer) finish(l *layerLine, text string) {
+	l.text, l.done = text, true
+	if !t.terminal {
+		fmt.Fprintf(t.w, "%s: %s\n", l.name, text)
+	}
+}
+
+// Close leaves the last state on the screen.
+func (t *Transfer) Close() {
+	if t.terminal {
+		close(t.stop)
+		<-t.stopped
+		t.draw()
+	}
+}
+
+// draw replaces the region.
+func (t *Transfer) draw() {
+	columns, rows := t.size()
+	layers := t.layers[max(0, len(t.layers)-max(rows-2, 1)):]
+	var b strings.Builder
+	if t.drawn > 0 {
+		fmt.Fprintf(&b, "\x1b[%dA", t.drawn)
+	}
+	b.WriteString("\r\x1b[J")
+	for _, l := range layers {
+		b.WriteString(cut(l.name+": "+l.text, columns) + "\n")
+	}
+	io.WriteString(t.w, b.String())
+	t.drawn = len(layers)
+}
+
+// bar shows how much of total is done, as docker does.
+func bar(current, total int64) string {
+	if total <= 0 || current > total {
+		return size(current)
+	}
+	const width = 30
+	n := int(float64(current) / float64(total) * width)
+	arrow := strings.Repeat("=", n) + ">" + strings.Repeat(" ", width-n)
+	return fmt.Sprintf("[%s] %s/%s", arrow, size(current), size(total))
+}
+
+// PullWords returns docker's words for a pull.
+func PullWords() TransferWords {
+	return TransferWords{Moving: "Downloading", Exists: "Already exists", Done: "Pull complete", Unpacked: true}
+}
+
+// PushWords returns docker's words for a push.
+func PushWords() TransferWords {
+	return TransferWords{Moving: "Pushing", Exists: "Layer already exists", Done: "Pushed"}
+}
