@@ -104,7 +104,8 @@ func (w *world) serveRegistry(t *testing.T) string {
 	cmd := exec.CommandContext(ctx, w.teu, "serve", "registry", "--addr", "127.0.0.1:0", "--root", filepath.Join(w.tmp, "registry"))
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	stderr, err := cmd.StderrPipe()
+	stdout, err := cmd.StdoutPipe()
+	cmd.Stderr = os.Stderr
 	if err == nil {
 		err = cmd.Start()
 	}
@@ -115,7 +116,7 @@ func (w *world) serveRegistry(t *testing.T) string {
 	var drained sync.WaitGroup
 	drained.Go(func() {
 		ready := regexp.MustCompile(`serving registry on (\S+)`)
-		for lines := bufio.NewScanner(stderr); lines.Scan(); {
+		for lines := bufio.NewScanner(stdout); lines.Scan(); {
 			if m := ready.FindStringSubmatch(lines.Text()); m != nil {
 				address <- m[1]
 			}
@@ -282,10 +283,9 @@ func capture(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: capture NAME COMMAND...")
 	}
-	cmd := exec.Command(args[1], args[2:]...)
-	if path, err := lookIn(ts.Getenv("PATH"), args[1]); err == nil {
-		cmd.Path = path
-	}
+	path, err := lookIn(ts.Getenv("PATH"), args[1])
+	ts.Check(err)
+	cmd := exec.Command(path, args[2:]...)
 	cmd.Dir = ts.MkAbs(".")
 	for _, name := range []string{"PATH", "BUSYBOX", "DEBIAN", "TEU_ROOT", "TEU_RUN_ROOT", "DOCKER_CONFIG", "HOME", "STORE", "REGISTRY"} {
 		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))

@@ -28,7 +28,7 @@ say() { printf '\n\033[1m%s\033[0m\n' "\$ $*"; "$@"; }
 
 CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o hello .
 
-"$teu" serve registry --addr 127.0.0.1:0 --root "$work/registry" 2>"$work/registry.log" &
+"$teu" serve registry --addr 127.0.0.1:0 --root "$work/registry" >"$work/registry.log" 2>&1 &
 registry_pid=$!
 address=
 for _ in $(seq 100); do
