@@ -2,13 +2,13 @@ package op
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -29,14 +29,20 @@ type Containers struct {
 	Keeper  func() (*keeper.Binary, error)
 	Network *network.Manager
 	Warn    func(string) // what the host cannot do, in plain words; may be nil
+
+	sweep sync.Once
 }
 
 var _ Executor = (*Containers)(nil)
 
 // Run implements Executor.
 func (x *Containers) Run(ctx context.Context, p Process) (err error) {
-	id := "build-" + strings.ToLower(rand.Text()[:12])
-	netns, detach, err := x.connect(ctx, id, p.Network)
+	self, err := statefile.Self()
+	if err != nil {
+		return err
+	}
+	id := groupName(self)
+	netns, detach, err := x.connect(ctx, id, p.Network, self)
 	if err != nil {
 		return err
 	}
@@ -45,7 +51,7 @@ func (x *Containers) Run(ctx context.Context, p Process) (err error) {
 	if err != nil {
 		return err
 	}
-	group, remove, err := x.group(path.Join("teu", p.Cgroup, id), s.Linux.Resources)
+	group, remove, err := x.group(ctx, path.Join("teu", p.Cgroup, id), s.Linux.Resources)
 	if err != nil {
 		return err
 	}
@@ -54,17 +60,13 @@ func (x *Containers) Run(ctx context.Context, p Process) (err error) {
 }
 
 // connect gives the container a network. Should we die, the next to come takes it back.
-func (x *Containers) connect(ctx context.Context, id string, n Network) (netns string, detach func() error, err error) {
+func (x *Containers) connect(ctx context.Context, id string, n Network, self statefile.Process) (netns string, detach func() error, err error) {
 	nothing := func() error { return nil }
 	switch n {
 	case NetworkHost:
 		return "host", nothing, nil
 	case NetworkNone:
 		return "", nothing, nil
-	}
-	self, err := statefile.Self()
-	if err != nil {
-		return "", nil, err
 	}
 	ep, err := x.Network.Attach(ctx, id, network.Options{Owner: &self})
 	if err != nil {
@@ -145,11 +147,12 @@ func set[T comparable](to **T, v T) {
 }
 
 // group makes the control group of the step.
-func (x *Containers) group(name string, r *specs.LinuxResources) (*cgroup.Group, func(context.Context) error, error) {
+func (x *Containers) group(ctx context.Context, name string, r *specs.LinuxResources) (*cgroup.Group, func(context.Context) error, error) {
 	host, err := cgroup.Detect()
 	if err != nil {
 		return nil, nil, err
 	}
+	x.sweep.Do(func() { sweepGroups(ctx, host) })
 	g, warnings, err := host.Create(name, r)
 	if err != nil {
 		return nil, nil, err

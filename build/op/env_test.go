@@ -270,3 +270,9 @@ func snapshotIDs(ids *[]string) func(snapshot.Info) error {
 		return nil
 	}
 }
+
+// openSource opens a directory of the host as a source.
+func openSource(dir string) (*source, error) {
+	d, err := rootfs.Open(dir)
+	return &source{Dir: d}, err
+}
