@@ -25,6 +25,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -41,7 +42,8 @@ type Parts struct {
 	Root, RunRoot string
 	// Store gives the store. It is called when a container is created or removed.
 	Store func() (*cache.Store, error)
-	// Keeper gives the keeper's executable. It is called when one must be started.
+	// Keeper gives the keeper's executable. It is called when one must be started, by
+	// several goroutines.
 	Keeper func() (*keeper.Binary, error)
 	// Exe is teu's own executable, with which keepers finish containers.
 	Exe string
@@ -50,7 +52,9 @@ type Parts struct {
 // Engine works on the containers of one root. It is safe for concurrent use.
 type Engine struct {
 	Parts
-	network *network.Manager
+	network  *network.Manager
+	warmOnce sync.Once
+	warming  sync.WaitGroup
 }
 
 // Open returns the engine of a root. Nothing is read or made yet.

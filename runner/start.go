@@ -41,6 +41,8 @@ func (e *Engine) Start(ctx context.Context, ref string, o StartOptions) (*Sessio
 	if err != nil {
 		return nil, err
 	}
+	e.WarmUp()
+	defer e.warming.Wait()
 	unlock, err := e.lock(ctx, c.ID)
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cmd/teu/ui"
@@ -27,11 +28,13 @@ type app struct {
 	noColor    bool
 	logFormat  string
 
-	opened  *cache.Store
-	client  *registry.Client
-	runner  *runner.Engine
-	sealed  *keeper.Binary
-	closers []func() error
+	opened       *cache.Store
+	client       *registry.Client
+	runner       *runner.Engine
+	sealing      sync.Once
+	sealed       *keeper.Binary
+	sealingError error
+	closers      []func() error
 }
 
 // newApp returns an app with its settings taken from the environment; the global

@@ -16,17 +16,17 @@ func (a *app) engine() *runner.Engine {
 	return a.runner
 }
 
-// keeper returns the keeper's executable, sealed in memory.
+// keeper returns the keeper's executable, sealed in memory. It stays open until the
+// process ends.
 func (a *app) keeper() (*keeper.Binary, error) {
-	if a.sealed == nil {
+	a.sealing.Do(func() {
 		b, err := keeper.Seal(keeperELF)
 		if err != nil {
-			return nil, fmt.Errorf("preparing the keeper: %w", err)
+			err = fmt.Errorf("preparing the keeper: %w", err)
 		}
-		a.sealed = b
-		a.onClose(b.Close)
-	}
-	return a.sealed, nil
+		a.sealed, a.sealingError = b, err
+	})
+	return a.sealed, a.sealingError
 }
 
 // executable is where keepers find teu. If it was replaced meanwhile they use the new one.

@@ -179,11 +179,12 @@ func runContainer(cmd *cobra.Command, a *app, c *runFlags, args []string) error 
 		defer signals.stop()
 		ctx = context.WithoutCancel(ctx)
 	}
+	e := a.engine()
+	e.WarmUp()
 	made, err := createContainer(ctx, a, &c.containerFlags, o)
 	if err != nil {
 		return err
 	}
-	e := a.engine()
 	if c.explain {
 		text, err := e.Explain(ctx, made.ID)
 		a.ui.Printf("%s", text)

@@ -48,10 +48,10 @@ func Seal(elf []byte) (*Binary, error) {
 // Close releases the memfd. Running keepers keep theirs.
 func (b *Binary) Close() error { return b.f.Close() }
 
-// environment is all of a keeper's: it is small and mostly asleep, and must not inherit
-// credentials.
+// environment is all of a keeper's: it must not inherit credentials. It starts without
+// garbage collection, see settle.
 func environment() []string {
-	return []string{"GOMAXPROCS=2", "GOGC=25", "GOMEMLIMIT=24MiB", "GOTRACEBACK=single", "GODEBUG=madvdontneed=1"}
+	return []string{"GOMAXPROCS=2", "GOGC=off", "GOMEMLIMIT=24MiB", "GOTRACEBACK=single", "GODEBUG=madvdontneed=1"}
 }
 
 // spawn starts a keeper in a session of its own and returns the connection to it. The

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -57,12 +58,20 @@ func supervise(c *conn, runDir string, begin func(*supervisor, *conn) bool) int 
 		return 1
 	}
 	go s.accept()
+	defer time.AfterFunc(time.Second, settle).Stop()
 	for _, f := range s.forwards {
 		go f.run()
 	}
 	s.life()
 	s.retire()
 	return 0
+}
+
+// settle makes a keeper small that will stay. One whose container ends at once has been
+// spared the work.
+func settle() {
+	debug.SetGCPercent(25)
+	debug.FreeOSMemory()
 }
 
 // prepare takes the lock and opens everything. It returns nil if another keeper lives.
