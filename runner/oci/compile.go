@@ -117,6 +117,7 @@ func checkProcess(p *specs.Process) error {
 }
 
 func hooks(h *specs.Hooks) int {
+	//lint:ignore SA1019 old bundles still have them, and leaving them out silently would be worse
 	return len(h.Prestart) + len(h.CreateRuntime) + len(h.CreateContainer) + len(h.StartContainer) +
 		len(h.Poststart) + len(h.Poststop)
 }
