@@ -134,6 +134,27 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 	return s.delete(ctx, s.namePath(name), name)
 }
 
+// DeleteRecord forgets img if it is still as it was read: a name that meanwhile stands for another
+// target, or none, is an errdefs.ErrNotFound and stays.
+func (s *Store) DeleteRecord(ctx context.Context, img Image) (err error) {
+	if img.Name == "" {
+		return s.DeleteDangling(ctx, img.Target.Digest)
+	}
+	unlock, err := s.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	now, err := s.Get(img.Name)
+	if err != nil {
+		return err
+	}
+	if now.Target.Digest != img.Target.Digest {
+		return fmt.Errorf("image %s is another one now: %w", img.Name, errdefs.ErrNotFound)
+	}
+	return s.remove(s.namePath(img.Name))
+}
+
 // DeleteDangling forgets the dangling image of a target. A missing one is an errdefs.ErrNotFound.
 func (s *Store) DeleteDangling(ctx context.Context, target digest.Digest) error {
 	return s.delete(ctx, s.danglingPath(target), string(target))

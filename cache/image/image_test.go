@@ -191,3 +191,37 @@ func TestManyProcessesLoseNoTarget(t *testing.T) {
 		t.Errorf("every target has a name, so none dangles (-want +got):\n%s", diff)
 	}
 }
+
+func TestDeleteRecord(t *testing.T) {
+	ctx := t.Context()
+	s, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := func(c string) ocispec.Descriptor {
+		return ocispec.Descriptor{Digest: digest.FromString(c), Size: 1}
+	}
+	old := Image{Name: "docker.io/library/x:1", Target: target("old")}
+	for _, img := range []Image{old, {Name: old.Name, Target: target("new")}} {
+		if err := s.Put(ctx, img); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Between reading and deleting, another process gave the name to another image.
+	if err := s.DeleteRecord(ctx, old); !errdefs.IsNotFound(err) {
+		t.Errorf("got %v", err)
+	}
+	got, err := s.Get(old.Name)
+	if err != nil || got.Target.Digest != target("new").Digest {
+		t.Errorf("%v, %v", got, err)
+	}
+	if err := s.DeleteRecord(ctx, got); err != nil {
+		t.Error(err)
+	}
+	if err := s.DeleteRecord(ctx, Image{Target: target("old")}); err != nil {
+		t.Errorf("dangling: %v", err)
+	}
+	if all, err := s.All(ctx); err != nil || len(all) != 0 {
+		t.Errorf("%v, %v", all, err)
+	}
+}

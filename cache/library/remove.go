@@ -137,14 +137,14 @@ func (l *Library) forget(ctx context.Context, img Image, records []image.Image, 
 	var out []Removal
 	gone := len(records) == len(img.records)
 	for _, r := range records {
-		var err error
-		switch {
-		case r.Name != "":
-			err = l.Store.Images.Delete(ctx, r.Name)
-		case !used:
-			err = l.Store.Images.DeleteDangling(ctx, r.Target.Digest)
+		if r.Name == "" && used {
+			continue
 		}
-		if err != nil && !errdefs.IsNotFound(err) { // another process was quicker
+		err := l.Store.Images.DeleteRecord(ctx, r)
+		if errdefs.IsNotFound(err) {
+			continue // another process removed it, or gave the name to another image
+		}
+		if err != nil {
 			return out, err
 		}
 		if r.Name != "" {
