@@ -2,7 +2,9 @@ package oci
 
 import (
 	"fmt"
+	"path"
 	"runtime"
+	"slices"
 	"strings"
 	"unsafe"
 
@@ -49,9 +51,9 @@ func compile(s *specs.Spec, r Rootfs, o Options) (*launch.Program, error) {
 	if err != nil {
 		return nil, fmt.Errorf("compiling the container: %w", err)
 	}
-	slots := 3
-	for _, d := range o.Detached {
-		slots = max(slots, d.Slot+1)
+	slots, err := detachedSlots(s, &o)
+	if err != nil {
+		return nil, fmt.Errorf("compiling the container: %w", err)
 	}
 	c := &compiler{
 		Assembler: launch.NewAssembler(launch.Options{Slots: slots, CloneFlags: flags, CgroupDir: o.CgroupDir}),
@@ -76,6 +78,22 @@ func compile(s *specs.Spec, r Rootfs, o Options) (*launch.Program, error) {
 		}
 	}
 	return c.Program()
+}
+
+// detachedSlots counts the files a program wants and brings the destinations of those that
+// are mounts into the form they are looked up in. Each must be a mount of the spec.
+func detachedSlots(s *specs.Spec, o *Options) (int, error) {
+	slots, clean := 3, map[string]Detached{}
+	for dest, d := range o.Detached {
+		dest = path.Clean("/" + dest)
+		if d.Slot < 3 || !slices.ContainsFunc(s.Mounts, func(m specs.Mount) bool { return path.Clean("/"+m.Destination) == dest }) {
+			return 0, fmt.Errorf("file %d is no mount of the spec on %s: %w", d.Slot, dest, errdefs.ErrInvalidArgument)
+		}
+		clean[dest] = d
+		slots = max(slots, d.Slot+1)
+	}
+	o.Detached = clean
+	return slots, nil
 }
 
 // supported refuses what would otherwise be left out silently.

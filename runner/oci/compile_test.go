@@ -99,6 +99,11 @@ func TestCompileRefuses(t *testing.T) {
 	if _, err := Compile(testSpec(t), Rootfs{}, Options{}); !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Error("no root:", err)
 	}
+	for dest, d := range map[string]Detached{"/nowhere": {Slot: 3}, "/x": {Slot: 2}} {
+		if _, err := Compile(testSpec(t), Rootfs{Path: "/"}, Options{Detached: map[string]Detached{dest: d}}); !errors.Is(err, errdefs.ErrInvalidArgument) {
+			t.Errorf("detached %s %+v: %v", dest, d, err)
+		}
+	}
 	s := testSpec(t)
 	s.Process.Args[0] = "a\x00b"
 	if p, err := Compile(s, Rootfs{Path: "/"}, Options{}); err == nil {

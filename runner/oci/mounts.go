@@ -125,7 +125,7 @@ func (c *compiler) place(fd launch.Ref, dest string, mode uint32, follow bool) {
 func (c *compiler) bind(m specs.Mount, dest string, o mountOptions) error {
 	mode := uint32(unix.S_IFDIR | 0o755)
 	var fd launch.Ref
-	if d, ok := c.opts.Detached[m.Destination]; ok {
+	if d, ok := c.opts.Detached[dest]; ok {
 		c.Note("mounting file %d on %s", d.Slot, dest)
 		if d.File {
 			mode = unix.S_IFREG | 0o644

@@ -100,7 +100,7 @@ func TestDetachedAndOverlayMounts(t *testing.T) {
 		specs.Mount{Destination: "/stage", Type: "bind", Options: []string{"rbind"}},
 		specs.Mount{Destination: "/run/secret", Type: "bind", Options: []string{"ro"}},
 		specs.Mount{Destination: "/other", Type: "overlay", Options: []string{"lowerdir=" + b.dir + "/top:" + b.root, "ro"}})
-	p, err := Compile(s, Rootfs{Path: b.root}, Options{Detached: map[string]Detached{"/stage": {Slot: 3}, "/run/secret": {Slot: 4, File: true}}})
+	p, err := Compile(s, Rootfs{Path: b.root}, Options{Detached: map[string]Detached{"/stage": {Slot: 3}, "/run/secret/": {Slot: 4, File: true}}})
 	if err != nil {
 		t.Fatal(err)
 	}
