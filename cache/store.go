@@ -16,7 +16,6 @@
 package cache
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,7 +25,6 @@ import (
 	"github.com/teu-dev/teu/cache/layer"
 	"github.com/teu-dev/teu/cache/result"
 	"github.com/teu-dev/teu/cache/snapshot"
-	"github.com/teu-dev/teu/cache/statefile"
 )
 
 // A Store is the state of one root directory. It may be used by many goroutines.
@@ -107,8 +105,3 @@ func (s *Store) path(elem ...string) string {
 }
 
 func (s *Store) gcLock() string { return s.path("gc.lock") }
-
-// lockUse keeps collections from deleting for a moment.
-func (s *Store) lockUse(ctx context.Context) (unlock func() error, err error) {
-	return statefile.Lock(ctx, s.gcLock(), statefile.LockOptions{Shared: true})
-}
