@@ -2,6 +2,7 @@ package op
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -48,13 +49,13 @@ func (x *extractor) extract(ctx context.Context, r *tar.Reader) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := x.entry(h, r); err != nil {
+		if err := x.entry(ctx, h, r); err != nil {
 			return fmt.Errorf("%s: %w", h.Name, err)
 		}
 	}
 }
 
-func (x *extractor) entry(h *tar.Header, r io.Reader) error {
+func (x *extractor) entry(ctx context.Context, h *tar.Header, r io.Reader) error {
 	if h.Typeflag == tar.TypeXGlobalHeader {
 		return nil
 	}
@@ -73,7 +74,7 @@ func (x *extractor) entry(h *tar.Header, r io.Reader) error {
 	if err := x.clear(parent, base, h.Typeflag == tar.TypeDir); err != nil {
 		return err
 	}
-	if err := x.create(parent, base, h, r); err != nil {
+	if err := x.create(ctx, parent, base, h, r); err != nil {
 		return err
 	}
 	if h.Typeflag == tar.TypeLink {
@@ -103,11 +104,11 @@ func (x *extractor) clear(parent *os.File, base string, isDir bool) error {
 }
 
 // create makes the entry, without its metadata.
-func (x *extractor) create(parent *os.File, base string, h *tar.Header, r io.Reader) error {
+func (x *extractor) create(ctx context.Context, parent *os.File, base string, h *tar.Header, r io.Reader) error {
 	fd := int(parent.Fd())
 	switch h.Typeflag {
-	case tar.TypeReg, tar.TypeRegA, tar.TypeGNUSparse: //nolint:staticcheck // old archives have TypeRegA
-		return writeNew(parent, base, r)
+	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
+		return writeNew(ctx, parent, base, h, r)
 	case tar.TypeDir:
 		err := unix.Mkdirat(fd, base, 0o700)
 		if err == unix.EEXIST {
@@ -133,16 +134,42 @@ func (x *extractor) create(parent *os.File, base string, h *tar.Header, r io.Rea
 	return fmt.Errorf("entry of the type %q: %w", h.Typeflag, errdefs.ErrNotImplemented)
 }
 
-func writeNew(parent *os.File, base string, r io.Reader) (err error) {
+func writeNew(ctx context.Context, parent *os.File, base string, h *tar.Header, r io.Reader) (err error) {
+	const most = 1 << 40 // a sparse file of a few bytes may claim any size, and is read to its end
+	if h.Size > most {
+		return fmt.Errorf("a file of %d bytes: %w", h.Size, errdefs.ErrResourceExhausted)
+	}
 	fd, err := unix.Openat(int(parent.Fd()), base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
 	}
 	f := os.NewFile(uintptr(fd), base)
 	defer func() { err = errors.Join(err, f.Close()) }()
-	_, err = io.Copy(f, r)
-	return err
+	// A hole at the end is made by the size alone.
+	if err := f.Truncate(h.Size); err != nil {
+		return err
+	}
+	buf := make([]byte, min(h.Size, 1<<20))
+	for done := int64(0); done < h.Size; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := io.ReadFull(r, buf[:min(int64(len(buf)), h.Size-done)])
+		if err != nil {
+			return fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
+		}
+		if !bytes.Equal(buf[:n], zeros[:n]) {
+			if _, err := f.WriteAt(buf[:n], done); err != nil {
+				return err
+			}
+		}
+		done += int64(n)
+	}
+	return nil
 }
+
+// zeros is what a hole of a sparse file is read as.
+var zeros = make([]byte, 1<<20)
 
 // link makes a hard link to another entry. A symbolic link there is linked to, not followed.
 func (x *extractor) link(parent *os.File, base, target string) error {
