@@ -2,7 +2,6 @@ package library
 
 import (
 	"context"
-	"fmt"
 	"path"
 	"slices"
 	"strconv"
@@ -23,10 +22,10 @@ func ParseFilters(list []string) (Filters, error) {
 		key, value, ok := strings.Cut(s, "=")
 		key = strings.ToLower(strings.TrimSpace(key))
 		if !ok {
-			return nil, fmt.Errorf("invalid filter %q, want NAME=VALUE: %w", s, errdefs.ErrInvalidArgument)
+			return nil, worded(errdefs.ErrInvalidArgument, "invalid filter %q, want NAME=VALUE", s)
 		}
 		if !slices.Contains([]string{"dangling", "reference", "label", "label!", "before", "since", "until"}, key) {
-			return nil, fmt.Errorf("invalid filter '%s': %w", key, errdefs.ErrInvalidArgument)
+			return nil, worded(errdefs.ErrInvalidArgument, "invalid filter '%s'", key)
 		}
 		f[key] = append(f[key], strings.TrimSpace(value))
 	}
@@ -59,7 +58,7 @@ func (l *Library) filter(ctx context.Context, key string, values []string) (func
 	case "dangling":
 		want, err := strconv.ParseBool(values[len(values)-1])
 		if err != nil {
-			return nil, fmt.Errorf("invalid filter 'dangling=%s': %w", values[len(values)-1], errdefs.ErrInvalidArgument)
+			return nil, worded(errdefs.ErrInvalidArgument, "invalid filter 'dangling=%s'", values[len(values)-1])
 		}
 		return func(i *Image) bool { return i.Dangling() == want }, nil
 	case "label", "label!":
@@ -67,7 +66,7 @@ func (l *Library) filter(ctx context.Context, key string, values []string) (func
 	case "reference":
 		for _, pattern := range values {
 			if _, err := path.Match(pattern, ""); err != nil {
-				return nil, fmt.Errorf("invalid reference pattern %q: %w", pattern, errdefs.ErrInvalidArgument)
+				return nil, worded(errdefs.ErrInvalidArgument, "invalid reference pattern %q", pattern)
 			}
 		}
 		return func(i *Image) bool { return i.keep(values) }, nil
@@ -85,7 +84,7 @@ func (l *Library) filter(ctx context.Context, key string, values []string) (func
 // moment is the time that before, since (images) and until (a time) mean.
 func (l *Library) moment(ctx context.Context, key string, values []string) (time.Time, error) {
 	if len(values) != 1 {
-		return time.Time{}, fmt.Errorf("filter %s can be given once: %w", key, errdefs.ErrInvalidArgument)
+		return time.Time{}, worded(errdefs.ErrInvalidArgument, "filter %s can be given once", key)
 	}
 	if key == "until" {
 		return parseUntil(values[0], time.Now())
@@ -114,7 +113,7 @@ func parseUntil(s string, now time.Time) (time.Time, error) {
 			return t, nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("invalid filter 'until=%s': %w", s, errdefs.ErrInvalidArgument)
+	return time.Time{}, worded(errdefs.ErrInvalidArgument, "invalid filter 'until=%s'", s)
 }
 
 func hasLabels(i *Image, want []string) bool {

@@ -187,23 +187,31 @@ func (l *Library) find(ctx context.Context, ref string) (image.Image, content.Im
 func (l *Library) lookup(ctx context.Context, ref string) (image.Image, error) {
 	record, err := l.Store.Lookup(ctx, ref)
 	if errdefs.IsNotFound(err) {
-		return record, &noSuchImage{ref: ref}
+		return record, noSuchImage(ref)
 	}
 	return record, err
 }
 
-// noSuchImage is docker's error for a reference that means nothing here.
-type noSuchImage struct{ ref string }
-
-func (e *noSuchImage) Error() string {
-	named, err := reference.ParseNormalizedNamed(e.ref)
-	if err != nil {
-		return "No such image: " + e.ref
-	}
-	return "No such image: " + reference.FamiliarString(reference.TagNameOnly(named))
+// wordedError has docker's words, and a class that they do not mention.
+type wordedError struct {
+	text  string
+	class error
 }
 
-func (e *noSuchImage) Unwrap() error { return errdefs.ErrNotFound }
+func (e *wordedError) Error() string { return e.text }
+func (e *wordedError) Unwrap() error { return e.class }
+
+func worded(class error, format string, args ...any) error {
+	return &wordedError{text: fmt.Sprintf(format, args...), class: class}
+}
+
+// noSuchImage is docker's error for a reference that means nothing here.
+func noSuchImage(ref string) error {
+	if named, err := reference.ParseNormalizedNamed(ref); err == nil {
+		ref = reference.FamiliarString(reference.TagNameOnly(named))
+	}
+	return worded(errdefs.ErrNotFound, "No such image: %s", ref)
+}
 
 // hold touches everything that is here of target, so that no collection takes it while
 // the caller's pin lives. It fails if nothing of it could run.
@@ -297,10 +305,10 @@ func (l *Library) pinned(ctx context.Context, fn func() error) (err error) {
 func (l *Library) Tag(ctx context.Context, source, name string) error {
 	ref, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
-		return fmt.Errorf("invalid reference format: %w: %w", errdefs.ErrInvalidArgument, err)
+		return worded(errdefs.ErrInvalidArgument, "%q is not a valid repository/tag: %v", name, err)
 	}
 	if _, digested := ref.(reference.Digested); digested {
-		return fmt.Errorf("refusing to create a tag with a digest reference: %w", errdefs.ErrInvalidArgument)
+		return worded(errdefs.ErrInvalidArgument, "refusing to create a tag with a digest reference")
 	}
 	return l.pinned(ctx, func() error {
 		record, err := l.lookup(ctx, source)

@@ -343,6 +343,9 @@ func TestPushPull(t *testing.T) {
 	if err != nil || len(all) != 1 || len(all[0].Tags) != 0 || len(all[0].Digests) != 1 {
 		t.Errorf("%+v, %v", all, err)
 	}
+	if _, err := open(t).Pull(ctx, ref, PullOptions{Platform: &other}); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "not for linux/mips64le") {
+		t.Errorf("other platform: %v", err)
+	}
 	if _, err := l3.Pull(ctx, tagged(t, host+"/team/x:2"), PullOptions{}); !errdefs.IsNotFound(err) {
 		t.Errorf("missing tag: %v", err)
 	}

@@ -44,8 +44,8 @@ func (l *Library) Remove(ctx context.Context, ref string, o RemoveOptions) ([]Re
 		victims = []image.Image{record}
 		last := len(img.records) == 1
 		if last && len(using) > 0 && !o.Force {
-			return nil, fmt.Errorf("conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s: %w",
-				ref, short(using[0].ID), ShortID(img.ID), errdefs.ErrConflict)
+			return nil, worded(errdefs.ErrConflict, "conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s",
+				ref, short(using[0].ID), ShortID(img.ID))
 		}
 	} else if err := removable(img, using, o); err != nil {
 		return nil, err
@@ -78,18 +78,18 @@ func removable(img Image, using []Container, o RemoveOptions) error {
 	}
 	for _, c := range using {
 		if c.Running {
-			return fmt.Errorf("conflict: unable to delete %s (cannot be forced) - image is being used by running container %s: %w",
-				ShortID(img.ID), short(c.ID), errdefs.ErrConflict)
+			return worded(errdefs.ErrConflict, "conflict: unable to delete %s (cannot be forced) - image is being used by running container %s",
+				ShortID(img.ID), short(c.ID))
 		}
 	}
 	switch {
 	case o.Force:
 	case len(repositories) > 1:
-		return fmt.Errorf("conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories: %w",
-			ShortID(img.ID), errdefs.ErrConflict)
+		return worded(errdefs.ErrConflict, "conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories",
+			ShortID(img.ID))
 	case len(using) > 0:
-		return fmt.Errorf("conflict: unable to delete %s (must be forced) - image is being used by stopped container %s: %w",
-			ShortID(img.ID), short(using[0].ID), errdefs.ErrConflict)
+		return worded(errdefs.ErrConflict, "conflict: unable to delete %s (must be forced) - image is being used by stopped container %s",
+			ShortID(img.ID), short(using[0].ID))
 	}
 	return nil
 }
@@ -117,7 +117,7 @@ func (l *Library) imageOf(ctx context.Context, record image.Image) (Image, error
 			}
 		}
 	}
-	return Image{}, &noSuchImage{ref: record.Name}
+	return Image{}, noSuchImage(record.Name)
 }
 
 func (l *Library) users(ctx context.Context, id digest.Digest) ([]Container, error) {

@@ -49,8 +49,14 @@ func (l *Library) Pull(ctx context.Context, ref reference.Named, o PullOptions) 
 			return err
 		}
 		result.New = err != nil || before.Target.Digest != result.Target.Digest
-		if _, err := l.Store.Pull(ctx, repo, result.Target, cache.PullOptions{Platform: o.Platform, Progress: o.Progress}); err != nil {
+		img, err := l.Store.Pull(ctx, repo, result.Target, cache.PullOptions{Platform: o.Platform, Progress: o.Progress})
+		if err != nil {
 			return err
+		}
+		// A tag without an index has no choice to give, but who asks for a platform means it.
+		if o.Platform != nil && content.MatchPlatform(*o.Platform, img.Platform()) == 0 {
+			return worded(errdefs.ErrNotFound, "the image is for %s, not for %s",
+				content.PlatformString(img.Platform()), content.PlatformString(*o.Platform))
 		}
 		return l.Store.Images.Put(ctx, image.Image{Name: ref.String(), Target: result.Target})
 	})
@@ -90,7 +96,7 @@ func (l *Library) Push(ctx context.Context, ref reference.NamedTagged, o PushOpt
 	err := l.pinned(ctx, func() error {
 		record, err := l.Store.Images.Get(ref.String())
 		if errdefs.IsNotFound(err) {
-			return fmt.Errorf("An image does not exist locally with the tag: %s: %w", reference.FamiliarName(ref), errdefs.ErrNotFound) //nolint:staticcheck // docker's words
+			return worded(errdefs.ErrNotFound, "An image does not exist locally with the tag: %s", reference.FamiliarName(ref))
 		}
 		if err != nil {
 			return err

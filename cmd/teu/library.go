@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -42,7 +41,7 @@ func (a *app) imageUsers(ctx context.Context) ([]library.Container, error) {
 func parseName(s string) (reference.Named, error) {
 	ref, err := reference.ParseNormalizedNamed(s)
 	if err != nil {
-		return nil, fmt.Errorf("invalid reference format: %q: %w: %w", s, errdefs.ErrInvalidArgument, err)
+		return nil, fmt.Errorf("%q: %w", s, err)
 	}
 	return ref, nil
 }

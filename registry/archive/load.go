@@ -52,7 +52,7 @@ func Load(ctx context.Context, dst Sink, r io.Reader, o LoadOptions) ([]Image, e
 	}
 	images, err := l.images(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("archive: %w", err)
+		return nil, fmt.Errorf("reading archive: %w", err)
 	}
 	return images, nil
 }
