@@ -195,8 +195,23 @@ func (k keeping) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser
 	return io.NopCloser(bytes.NewReader(data)), nil
 }
 
-// pull brings the layers of an image into the store.
+// pull brings the layers of an image into the store, once for all steps that want them.
 func (e *Env) pull(ctx context.Context, c *solver.Console, o Origin) error {
+	e.mu.Lock()
+	if e.pulls == nil {
+		e.pulls = map[digest.Digest]*once[struct{}]{}
+	}
+	p := e.pulls[o.Manifest.Digest]
+	if p == nil {
+		p = &once[struct{}]{}
+		e.pulls[o.Manifest.Digest] = p
+	}
+	e.mu.Unlock()
+	_, err := p.get(func() (struct{}, error) { return struct{}{}, e.fetchImage(ctx, c, o) })
+	return err
+}
+
+func (e *Env) fetchImage(ctx context.Context, c *solver.Console, o Origin) error {
 	var from content.Fetcher = e.Store.Content
 	switch {
 	case o.Layout != "":

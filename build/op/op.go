@@ -21,6 +21,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/teu-dev/teu/build/graph"
@@ -52,6 +53,7 @@ type Env struct {
 	mu     sync.Mutex
 	locals map[string]*Local
 	images map[string]*once[Image]
+	pulls  map[digest.Digest]*once[struct{}]
 	pruned map[string]bool
 }
 
