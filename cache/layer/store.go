@@ -78,7 +78,18 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{dir: dir, bootID: boot, userXattr: mount.NeedsUserXattr(), noChown: os.Geteuid() != 0}, nil
+	return &Store{dir: dir, bootID: boot, userXattr: mount.NeedsUserXattr(), noChown: oneOwner()}, nil
+}
+
+// oneOwner says whether this process can make files of one owner only: it is not root, or root of
+// a user namespace that has no other IDs.
+func oneOwner() bool {
+	if os.Geteuid() != 0 {
+		return true
+	}
+	ids, err := os.ReadFile("/proc/self/uid_map")
+	fields := strings.Fields(string(ids))
+	return err == nil && len(fields) == 3 && fields[2] == "1"
 }
 
 // Get returns the layer id. An errdefs.ErrNotFound means that it is absent, or that it
