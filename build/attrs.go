@@ -84,7 +84,7 @@ func (r *run) namedContexts(attrs map[string]string) error {
 			return invalidf("a named context cannot be called %q", name)
 		}
 		switch {
-		case strings.HasPrefix(value, "docker-image://"), strings.HasPrefix(value, "target:"), isRemote(value):
+		case strings.HasPrefix(value, "docker-image://"), isRemote(value):
 			attrs["context:"+name] = value
 		case strings.HasPrefix(value, "oci-layout://"):
 			if err := r.layoutContext(attrs, name, strings.TrimPrefix(value, "oci-layout://")); err != nil {
@@ -98,24 +98,6 @@ func (r *run) namedContexts(attrs map[string]string) error {
 			r.env.Locals[name] = value
 		}
 	}
-	return nil
-}
-
-// layoutContext adds a context DIR@DIGEST that is an OCI layout.
-func (r *run) layoutContext(attrs map[string]string, name, value string) error {
-	dir, dgst, ok := strings.Cut(value, "@")
-	if !ok {
-		return fmt.Errorf("context %s: name an image of the layout as oci-layout://%s@DIGEST: %w", name, value, errdefs.ErrInvalidArgument)
-	}
-	if err := checkDir(dir); err != nil {
-		return fmt.Errorf("context %s: %w", name, err)
-	}
-	if r.env.OCILayouts == nil {
-		r.env.OCILayouts = map[string]string{}
-	}
-	store := "layout" + strconv.Itoa(len(r.env.OCILayouts))
-	r.env.OCILayouts[store] = dir
-	attrs["context:"+name] = "oci-layout://" + store + "@" + dgst
 	return nil
 }
 

@@ -48,12 +48,13 @@ func (b *backend) ResolveImage(ctx context.Context, name, ref string, o dockerfi
 	if o.Platform != nil {
 		p = *o.Platform
 	}
-	if o.Layout != "" {
-		return dockerfile.ImageConfig{}, invalidf("image %s of an OCI layout: not supported yet", ref)
-	}
 	var img op.Image
 	err := r.step(ctx, name, func(*solver.Console) (err error) {
-		img, err = r.env.ResolveImage(ctx, ref, op.ResolveMode(o.Mode), p)
+		if o.Layout != "" {
+			img, err = r.env.ResolveLayoutImage(ctx, o.Layout, ref, p)
+		} else {
+			img, err = r.env.ResolveImage(ctx, ref, op.ResolveMode(o.Mode), p)
+		}
 		return err
 	})
 	if err != nil {

@@ -136,3 +136,25 @@ func TestPlatforms(t *testing.T) {
 		}
 	}
 }
+
+// TestNamedContexts replaces images and stages by directories, images and OCI layouts.
+func TestNamedContexts(t *testing.T) {
+	b := newBench(t)
+	b.write(map[string]string{"main/x": "", "other/f": "from a directory"})
+	made, _ := b.must(Options{Tags: []string{"made"}}, "FROM scratch", "COPY other/f /layout")
+	index := ocispec.Index{Manifests: []ocispec.Descriptor{made.Target}}
+	layout := filepath.Dir(filepath.Dir(filepath.Dir(b.Store.Content.Path(made.Target.Digest))))
+	if err := os.WriteFile(filepath.Join(layout, "index.json"), toJSON(t, index), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	res, _ := b.must(Options{Contexts: map[string]string{
+		"dir":   b.dir + "/other",
+		"alias": "docker-image://busybox",
+		"oci":   "oci-layout://" + layout,
+	}},
+		"FROM alias", "COPY --from=dir f /dir", "COPY --from=oci /layout /oci")
+	want := []string{"dir 644 0:0 from a directory", "oci 644 0:0 from a directory"}
+	if got := b.files(res); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

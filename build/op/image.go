@@ -342,6 +342,15 @@ func (o *imageOp) Run(ctx context.Context, c *solver.Console, _ []Result) ([]Res
 	return []Result{{Layers: layers}}, nil
 }
 
+// ResolveLayoutImage finds the image ref, NAME@DIGEST, of the OCI layout that OCILayouts has under name.
+func (e *Env) ResolveLayoutImage(ctx context.Context, name, ref string, p ocispec.Platform) (Image, error) {
+	dir, ok := e.OCILayouts[name]
+	if !ok {
+		return Image{}, fmt.Errorf("OCI layout %q: %w", name, errdefs.ErrNotFound)
+	}
+	return e.resolveLayout(ctx, dir, ref, p)
+}
+
 // resolveLayout finds the image NAME@DIGEST of an OCI layout.
 func (e *Env) resolveLayout(ctx context.Context, dir, ref string, p ocispec.Platform) (Image, error) {
 	_, text, ok := strings.Cut(ref, "@")

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+
+	"github.com/teu-dev/teu/build"
+	"github.com/teu-dev/teu/cmd/teu/ui"
+)
+
+// parseBuild returns the options that a command line means.
+func parseBuild(t *testing.T, args ...string) (build.Options, error) {
+	t.Helper()
+	var f buildFlags
+	cmd := &cobra.Command{}
+	f.register(cmd)
+	if err := cmd.ParseFlags(args); err != nil {
+		t.Fatal(err)
+	}
+	return f.options(&app{ui: &ui.UI{Out: &bytes.Buffer{}}}, ".")
+}
+
+func TestBuildFlags(t *testing.T) {
+	t.Setenv("SOURCE_DATE_EPOCH", "")
+	t.Setenv("GIVEN", "value")
+	got, err := parseBuild(t,
+		"-t", "a", "-t", "b", "--target", "x", "--build-arg", "A=b=c", "--build-arg", "GIVEN", "--build-arg", "NOT_GIVEN",
+		"--label", "l=", "--platform", "linux/arm64/v8,amd64", "--no-cache-filter", "s,t", "--network", "host",
+		"--add-host", "h:1.2.3.4", "--add-host", "six=[::1]", "--shm-size", "1m", "--ulimit", "nofile=1:2",
+		"--secret", "id=f,src=/file", "--secret", "id=GIVEN", "--secret", "id=other", "--secret", "type=env,id=e,src=VAR",
+		"--ssh", "default=/sock", "-o", "out", "-o", "type=oci,dest=x.tar", "--build-context", "n=docker-image://x", "--rm=false")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got.Outputs[1].Writer = nil // standard output
+	want := build.Options{
+		Context: ".", Target: "x", Tags: []string{"a", "b"}, NoCacheOf: []string{"s", "t"},
+		Args: map[string]string{"A": "b=c", "GIVEN": "value"}, Labels: map[string]string{"l": ""},
+		Annotations: map[string]string{}, Contexts: map[string]string{"n": "docker-image://x"},
+		Platforms: []ocispec.Platform{{OS: "linux", Architecture: "arm64", Variant: "v8"}, {OS: "linux", Architecture: "amd64"}},
+		Network:   "host", Entitlements: []string{"network.host"}, AddHosts: []string{"h=1.2.3.4", "six=::1"},
+		ShmSize: 1 << 20, Ulimits: []string{"nofile=1:2"},
+		Secrets: map[string]build.Secret{"f": {File: "/file"}, "GIVEN": {Env: "GIVEN"}, "other": {File: "other"}, "e": {Env: "VAR"}},
+		SSH:     map[string]string{"default": "/sock"},
+		Outputs: []build.Output{{Type: "local", Dest: "out"}, {Type: "oci", Dest: "x.tar"}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("options (-want +got):\n%s", diff)
+	}
+}
+
+func TestBuildFlagsThatAreWrong(t *testing.T) {
+	for _, line := range []string{
+		"--label x", "--secret src=x", "--secret id", "--add-host h", "--shm-size much", "--platform a/b/c/d",
+		"--output type=tar,color=red", "--call guess", "--build-arg =x", "--ssh =x",
+	} {
+		if _, err := parseBuild(t, strings.Fields(line)...); err == nil {
+			t.Errorf("%s: no error", line)
+		}
+	}
+}
+
+func TestBuildStdin(t *testing.T) {
+	cases := map[string]struct {
+		flags         buildFlags
+		context, in   string
+		text, wantErr string
+		tar           bool
+	}{
+		"a Dockerfile as context": {context: "-", in: "FROM x", text: "FROM x"},
+		"a Dockerfile beside one": {flags: buildFlags{file: "-"}, context: ".", in: "FROM y", text: "FROM y"},
+		"a compressed context":    {context: "-", in: "\x1f\x8b rest", tar: true},
+		"both":                    {flags: buildFlags{file: "-"}, context: "-", wantErr: "cannot be both"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			o := build.Options{Context: c.context, Dockerfile: c.flags.file}
+			err := c.flags.stdin(strings.NewReader(c.in), &o)
+			if c.wantErr != "" {
+				if err == nil || !strings.Contains(err.Error(), c.wantErr) {
+					t.Errorf("got %v", err)
+				}
+				return
+			}
+			if err != nil || string(o.DockerfileText) != c.text || (o.ContextTar != nil) != c.tar || o.Dockerfile != "" {
+				t.Errorf("got %+v, %v", o, err)
+			}
+		})
+	}
+}
