@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/teu-dev/teu/cache/statefile"
@@ -50,14 +51,11 @@ func (s *Store) Remove(ctx context.Context, id string) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
-	if r, err := s.readRecord(id); err == nil && r.DiffID != "" {
-		if to, err := os.Readlink(s.byDiffID(r.DiffID)); err == nil && to == id {
-			if err := os.Remove(s.byDiffID(r.DiffID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-		}
+	remove, err := s.Expire(id, time.Now().Add(time.Hour)) // whenever it was used
+	if err != nil || remove == nil {
+		return err
 	}
-	if err := s.discard(id); err != nil {
+	if err := remove(); err != nil {
 		return fmt.Errorf("removing the layer %s: %w", id, err)
 	}
 	return nil
@@ -76,5 +74,22 @@ func (s *Store) discard(id string) error {
 	return errors.Join(err, scratch.Close())
 }
 
-// Sweep removes what processes that died have left behind.
-func (s *Store) Sweep() error { return statefile.SweepScratch(s.tmp()) }
+// Sweep removes what processes that died have left behind, and layers that lost their records in
+// a power loss.
+func (s *Store) Sweep() error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if checkID(e.Name()) != nil {
+			continue
+		}
+		if _, err := os.Lstat(s.record(e.Name())); errors.Is(err, fs.ErrNotExist) {
+			if err := s.discard(e.Name()); err != nil {
+				return err
+			}
+		}
+	}
+	return statefile.SweepScratch(s.tmp())
+}

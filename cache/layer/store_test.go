@@ -387,6 +387,10 @@ func TestPowerLoss(t *testing.T) {
 		t.Errorf("the layer that was made again has %q", got)
 	}
 	put(t, s, f("torn", "x"))
+	must(t, os.Remove(filepath.Join(dir, again.ID, "layer.json")), s.Sweep())
+	if _, err := os.Lstat(filepath.Join(dir, again.ID)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the layer without a record is still there after a sweep: %v", err)
+	}
 	empty(t, dir)
 }
 

@@ -16,11 +16,11 @@ import (
 )
 
 // Apply unpacks the plain tar r, whose digest must be want, and returns its layer. A
-// layer that is there already is returned without reading r; so is one that another
+// layer that is there already is touched and returned without reading r; so is one that another
 // process finishes while this one waits for it. A wrong digest is an errdefs.ErrDataLoss,
 // a tar that is not acceptable an errdefs.ErrInvalidArgument, and neither leaves a trace.
 func (s *Store) Apply(ctx context.Context, want digest.Digest, r io.Reader) (_ Layer, err error) {
-	if l, err := s.ByDiffID(want); err == nil || !errors.Is(err, errdefs.ErrNotFound) {
+	if l, err := s.use(want); err == nil || !errors.Is(err, errdefs.ErrNotFound) {
 		return l, err
 	}
 	lock := filepath.Join(s.tmp(), want.Encoded()+".lock")
@@ -29,12 +29,27 @@ func (s *Store) Apply(ctx context.Context, want digest.Digest, r io.Reader) (_ L
 		return Layer{}, err
 	}
 	defer func() { err = errors.Join(err, os.Remove(lock), unlock()) }()
-	if l, err := s.ByDiffID(want); err == nil || !errors.Is(err, errdefs.ErrNotFound) {
+	if l, err := s.use(want); err == nil || !errors.Is(err, errdefs.ErrNotFound) {
 		return l, err
 	}
 	l, err := s.unpack(ctx, want, r)
 	if err != nil {
 		return Layer{}, fmt.Errorf("unpacking the layer %s: %w", want, err)
+	}
+	return l, nil
+}
+
+// use is ByDiffID and Touch: nobody removes the layer between the two.
+func (s *Store) use(d digest.Digest) (Layer, error) {
+	l, err := s.ByDiffID(d)
+	if err != nil {
+		return Layer{}, err
+	}
+	switch ok, err := s.Touch(l.ID); {
+	case err != nil:
+		return Layer{}, err
+	case !ok:
+		return Layer{}, fmt.Errorf("layer %s: %w", l.ID, errdefs.ErrNotFound)
 	}
 	return l, nil
 }
