@@ -9,7 +9,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/teu-dev/teu/build"
-	"github.com/teu-dev/teu/runner/network"
 )
 
 // options translates the flags.
@@ -231,4 +230,3 @@ func (f *buildFlags) parseOutputs(a *app, o *build.Options) error {
 	}
 	return nil
 }
-

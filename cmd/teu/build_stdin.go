@@ -64,4 +64,3 @@ func isArchive(head []byte) bool {
 	}
 	return len(head) >= 262 && bytes.HasPrefix(head[257:], []byte("ustar"))
 }
-
