@@ -3,9 +3,9 @@
 //
 //	DIR/ID/snapshot.json   the record; its mtime is when the snapshot was used last
 //	DIR/ID/upper, work     the directories of overlayfs
-//	DIR/tmp/               snapshots being made
+//	DIR/tmp/               snapshots being made and removed
 //
-// A directory without a record is what is left of a snapshot that was being removed.
+// A directory without a record is what a power loss can leave.
 package snapshot
 
 import (
@@ -120,7 +120,7 @@ func (s *Store) publish(dir, id string) error {
 		case !errors.Is(err, fs.ErrNotExist):
 			return err
 		}
-		if err := statefile.RemoveAll(filepath.Join(s.dir, id)); err != nil {
+		if err := s.discard(id); err != nil {
 			return err
 		}
 	}
@@ -146,13 +146,24 @@ func (s *Store) Remove(ctx context.Context, id string) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
-	if err := os.Remove(s.record(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("removing the snapshot %s: %w", id, err)
-	}
-	if err := statefile.RemoveAll(filepath.Join(s.dir, id)); err != nil {
+	if err := s.discard(id); err != nil {
 		return fmt.Errorf("removing the snapshot %s: %w", id, err)
 	}
 	return nil
+}
+
+// discard takes the name away at once, and the files after that: meanwhile there may be a new
+// snapshot of that name.
+func (s *Store) discard(id string) error {
+	scratch, err := statefile.NewScratch(filepath.Join(s.dir, tmpName))
+	if err != nil {
+		return err
+	}
+	err = os.Rename(filepath.Join(s.dir, id), filepath.Join(scratch.Path(), "removed"))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, scratch.Close())
 }
 
 // Sync makes the record of the snapshot id, not the files in its upper, survive a power loss.
@@ -240,7 +251,7 @@ func (s *Store) Sweep() error {
 	}
 	for _, id := range ids {
 		if _, err := os.Lstat(s.record(id)); errors.Is(err, fs.ErrNotExist) {
-			if err := statefile.RemoveAll(filepath.Join(s.dir, id)); err != nil {
+			if err := s.discard(id); err != nil {
 				return err
 			}
 		}

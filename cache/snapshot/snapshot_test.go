@@ -109,7 +109,7 @@ func TestIDsAreNoPaths(t *testing.T) {
 	}
 }
 
-// TestHalfRemoved is about a process that was killed in Remove.
+// TestHalfRemoved is about snapshots that lost their records.
 func TestHalfRemoved(t *testing.T) {
 	s, lower := open(t)
 	for _, id := range []string{"again", "swept"} {

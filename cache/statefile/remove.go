@@ -64,14 +64,17 @@ func (r *remover) dir(parent int, name string, depth int) error {
 		r.top = int(f.Fd())
 	}
 	for {
-		if err := r.contents(f, depth); err != nil {
+		n, err := r.contents(f, depth)
+		if err != nil {
 			return err
 		}
-		err := unlink(parent, name, unix.AT_REMOVEDIR)
-		switch err {
-		case nil, unix.ENOENT:
+		err = unlink(parent, name, unix.AT_REMOVEDIR)
+		switch {
+		case err == nil, err == unix.ENOENT:
 			return nil
-		case unix.ENOTEMPTY, unix.EEXIST: // names that were moved here, or that readdir left out while we removed
+		case n > 0 && (err == unix.ENOTEMPTY || err == unix.EEXIST):
+			// Names that were moved here, or that readdir left out while we removed. If there were
+			// none the directory is not ours any more: somebody else removed it and made another.
 			if _, err := f.Seek(0, io.SeekStart); err != nil {
 				return err
 			}
@@ -81,20 +84,22 @@ func (r *remover) dir(parent int, name string, depth int) error {
 	}
 }
 
-func (r *remover) contents(f *os.File, depth int) error {
+// contents removes what is in f and says how many names there were.
+func (r *remover) contents(f *os.File, depth int) (n int, err error) {
 	fd := int(f.Fd())
 	for {
 		entries, err := f.ReadDir(512)
 		for _, e := range entries {
 			if err := r.entry(fd, e, depth); err != nil {
-				return err
+				return n, err
 			}
+			n++
 		}
 		if err == io.EOF {
-			return nil
+			return n, nil
 		}
 		if err != nil {
-			return err
+			return n, err
 		}
 	}
 }
