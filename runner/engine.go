@@ -190,13 +190,26 @@ func (e *Engine) lock(ctx context.Context, id string) (func() error, error) {
 	return unlock, err
 }
 
-// client talks to the keeper of a container that goes on.
+// client talks to the keeper of a container that goes on. If that keeper is just dying
+// it waits for the next.
 func (e *Engine) client(ctx context.Context, c *Container) (*keeper.Client, error) {
-	switch c.State.Status {
-	case keeper.Running, keeper.Paused, keeper.Restarting:
-		return keeper.Dial(ctx, e.runDir(c.ID))
+	for try := 0; ; try++ {
+		switch c.State.Status {
+		case keeper.Running, keeper.Paused, keeper.Restarting:
+		default:
+			return nil, notRunning(c)
+		}
+		k, err := keeper.Dial(ctx, e.runDir(c.ID))
+		if !errors.Is(err, errdefs.ErrUnavailable) || try == 400 {
+			return k, err
+		}
+		if err := pause(ctx, 5*time.Millisecond); err != nil {
+			return nil, err
+		}
+		if c, err = e.current(ctx, c.ID); err != nil {
+			return nil, err
+		}
 	}
-	return nil, notRunning(c)
 }
 
 func notRunning(c *Container) error {

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/docker/go-units"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/pflag"
 
@@ -176,22 +175,9 @@ func (c *containerFlags) options(f *pflag.FlagSet, image string, args []string) 
 	return o, nil
 }
 
-func (c *containerFlags) setPlatform(o *runner.Options) error {
-	if c.platform == "" {
-		return nil
-	}
-	parts := strings.Split(c.platform, "/")
-	if len(parts) == 1 {
-		parts = []string{"linux", parts[0]}
-	}
-	if len(parts) > 3 || parts[0] == "" || parts[1] == "" {
-		return fmt.Errorf("invalid platform %q, want os/arch[/variant]", c.platform)
-	}
-	o.Platform = &ocispec.Platform{OS: parts[0], Architecture: parts[1]}
-	if len(parts) == 3 {
-		o.Platform.Variant = parts[2]
-	}
-	return nil
+func (c *containerFlags) setPlatform(o *runner.Options) (err error) {
+	o.Platform, err = onePlatform(c.platform)
+	return err
 }
 
 func (c *containerFlags) setEnvironment(o *runner.Options) error {

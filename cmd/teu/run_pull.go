@@ -2,9 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
+	"fmt"
 
-	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -19,10 +18,11 @@ func (a *app) imageMissing(ctx context.Context, name string) bool {
 		return false
 	}
 	_, err = store.Lookup(ctx, name)
-	return errors.Is(err, errdefs.ErrNotFound)
+	return isNotFound(err)
 }
 
-// pullForRun pulls an image, telling about it on standard error.
+// pullForRun pulls an image and tells about it on standard error: standard output is the
+// container's.
 func (a *app) pullForRun(ctx context.Context, name string, p *ocispec.Platform, quiet bool) error {
 	ref, err := parseName(name)
 	if err != nil {
@@ -39,8 +39,11 @@ func (a *app) pullForRun(ctx context.Context, name string, p *ocispec.Platform, 
 	progress := a.ui.Transfer(ui.PullWords(), quiet)
 	done, err := images.Pull(ctx, ref, library.PullOptions{Platform: p, Progress: progress.Event})
 	progress.Close()
-	if err == nil && !quiet {
+	if err != nil {
+		return fmt.Errorf("pulling %s: %w", reference.FamiliarString(ref), err)
+	}
+	if !quiet {
 		a.ui.Notef("Digest: %s", done.Target.Digest)
 	}
-	return err
+	return nil
 }

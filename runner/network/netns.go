@@ -1,7 +1,7 @@
 package network
 
 import (
-	"crypto/sha256"
+	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -68,7 +68,7 @@ func connectHere(ep Endpoint, br bridge, hostNS int) error {
 	if err := configure(inside, ep); err != nil {
 		return err
 	}
-	awaitCarrier(carrier{inside, "eth0"}, carrier{host, vethName(ep.ID)}, carrier{host, br.Name})
+	awaitCarrier(carrier{inside, "eth0"}, carrier{host, ep.Veth}, carrier{host, br.Name})
 	return nil
 }
 
@@ -135,9 +135,17 @@ func makeVeth(host *netlink.Handle, ep Endpoint, br bridge) error {
 		return err
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.MasterIndex, attrs.Flags = vethName(ep.ID), br.MTU, master.Attrs().Index, net.FlagUp
+	attrs.Name, attrs.MTU, attrs.MasterIndex, attrs.Flags = ep.Veth, br.MTU, master.Attrs().Index, net.FlagUp
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerHardwareAddr: mac, PeerNamespace: netlink.NsFd(here.Fd())}
-	if err := host.LinkAdd(veth); err != nil {
+	err = host.LinkAdd(veth)
+	if errors.Is(err, unix.EEXIST) {
+		// The pair of the container's last run: the kernel has not got round to it.
+		if old, e := host.LinkByName(attrs.Name); e == nil {
+			host.LinkDel(old)
+		}
+		err = host.LinkAdd(veth)
+	}
+	if err != nil {
 		return fmt.Errorf("adding the veth pair %s: %w", attrs.Name, err)
 	}
 	// A container that asks for its own published port gets its packets back through
@@ -162,10 +170,13 @@ func hostHandle(hostNS int) (h *netlink.Handle, err error) {
 	return h, errors.Join(err, unix.Setns(int(here.Fd()), unix.CLONE_NEWNET))
 }
 
-// vethName fits the kernel's limit of 15 bytes and is the same for one container always.
-func vethName(id string) string {
-	sum := sha256.Sum256([]byte(id))
-	return "veth" + hex.EncodeToString(sum[:5])
+// vethName returns a name for the host's end of a pair, within the kernel's limit of 15
+// bytes. It is never the same again: the kernel takes its time to remove the pair of a
+// container that was just stopped, and it may be starting already.
+func vethName() string {
+	var b [5]byte
+	rand.Read(b[:])
+	return "veth" + hex.EncodeToString(b[:])
 }
 
 // configure gives eth0 its address and the way out.
