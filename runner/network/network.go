@@ -77,6 +77,7 @@ type Endpoint struct {
 	Address netip.Prefix
 	Gateway netip.Addr
 	MAC     string
+	Veth    string // the host's end of the pair
 	Ports   []Port // HostPort chosen
 	Bridge  string
 	Owner   *statefile.Process `json:",omitempty"`
@@ -120,7 +121,7 @@ func (m *Manager) Attach(ctx context.Context, id string, o Options) (ep Endpoint
 	if ep.Address, err = freeAddress(br.Subnet, present); err != nil {
 		return Endpoint{}, err
 	}
-	ep.MAC = macOf(ep.Address.Addr()).String()
+	ep.MAC, ep.Veth = macOf(ep.Address.Addr()).String(), vethName()
 	if ep.Ports, err = choosePorts(o.Ports, present); err != nil {
 		return Endpoint{}, err
 	}

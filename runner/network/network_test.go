@@ -319,6 +319,28 @@ func TestDetachAndReset(t *testing.T) {
 	}
 }
 
+func TestAttachAgainAtOnce(t *testing.T) {
+	if !sandbox(t) {
+		return
+	}
+	m := New(t.TempDir())
+	for range 10 {
+		ep, err := m.Attach(t.Context(), "a", Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A process that is still ending keeps the namespace, and with it the pair, alive.
+		held, err := os.Open(ep.NetNS)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer held.Close()
+		if err := m.Detach(t.Context(), "a"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestDeadOwnersAreSwept(t *testing.T) {
 	if !sandbox(t) {
 		return
