@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -34,7 +33,6 @@ type app struct {
 	sealing      sync.Once
 	sealed       *keeper.Binary
 	sealingError error
-	closers      []func() error
 }
 
 // newApp returns an app with its settings taken from the environment; the global
@@ -116,17 +114,4 @@ func (a *app) registry() *registry.Client {
 		a.client = registry.New(registry.Options{Insecure: a.config.InsecureRegistries, UserAgent: "teu/" + version()})
 	}
 	return a.client
-}
-
-// onClose registers f to run when the command ends, last first.
-func (a *app) onClose(f func() error) { a.closers = append(a.closers, f) }
-
-func (a *app) close() {
-	var errs []error
-	for i := len(a.closers) - 1; i >= 0; i-- {
-		errs = append(errs, a.closers[i]())
-	}
-	if err := errors.Join(errs...); err != nil {
-		a.ui.Error(err)
-	}
 }

@@ -56,7 +56,6 @@ func commands(a *app) []*cobra.Command {
 // execute runs teu with args and returns the exit code of the process.
 func execute(ctx context.Context, u *ui.UI, args []string) int {
 	a := newApp(u)
-	defer a.close()
 	root := newRootCommand(a)
 	root.SetArgs(args)
 	return report(u, root.ExecuteContext(ctx))
