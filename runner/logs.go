@@ -201,10 +201,10 @@ type logPrinter struct {
 	past bool   // a line after Until has been seen
 }
 
+// logLine is a line of the log. The fields are parts of it.
 type logLine struct {
-	Log    string `json:"log"`
-	Stream string `json:"stream"`
-	Time   string `json:"time"`
+	text, stream, time []byte
+	newline            bool // text ends with one that is not in it
 }
 
 // print prints the whole lines from f's position to its end.
@@ -244,14 +244,15 @@ func (p *logPrinter) print(ctx context.Context, f *os.File) error {
 // entry prints one line. A line that is no log line, which a disk that was full can
 // leave, is passed over.
 func (p *logPrinter) entry(line []byte) error {
-	var l logLine
-	if !parseOwn(line, &l) {
-		if err := json.Unmarshal(line, &l); err != nil {
+	l, ok := parseOwn(line)
+	if !ok {
+		var err error
+		if l, err = parseAny(line); err != nil {
 			return nil
 		}
 	}
 	if !p.o.Since.IsZero() || !p.o.Until.IsZero() {
-		t, err := time.Parse(time.RFC3339Nano, l.Time)
+		t, err := time.Parse(time.RFC3339Nano, string(l.time))
 		if err != nil || t.Before(p.o.Since) {
 			return nil
 		}
@@ -260,50 +261,55 @@ func (p *logPrinter) entry(line []byte) error {
 			return nil
 		}
 	}
-	w := p.w[0]
-	if l.Stream == "stderr" {
-		w = p.w[1]
-		if err := p.w[0].Flush(); err != nil {
-			return err
-		}
-	} else if p.w[1].Buffered() > 0 {
-		if err := p.w[1].Flush(); err != nil {
+	w, other := p.w[0], p.w[1]
+	if string(l.stream) == "stderr" {
+		w, other = other, w
+	}
+	if other.Buffered() > 0 { // lines appear in their order on a terminal
+		if err := other.Flush(); err != nil {
 			return err
 		}
 	}
 	if p.o.Timestamps {
-		w.WriteString(l.Time)
+		w.Write(l.time)
 		w.WriteByte(' ')
 	}
-	_, err := w.WriteString(l.Log)
+	_, err := w.Write(l.text)
+	if l.newline {
+		err = w.WriteByte('\n')
+	}
 	return err
+}
+
+func parseAny(line []byte) (logLine, error) {
+	var l struct{ Log, Stream, Time string }
+	err := json.Unmarshal(line, &l)
+	return logLine{text: []byte(l.Log), stream: []byte(l.Stream), time: []byte(l.Time)}, err
 }
 
 // parseOwn parses a line as our keeper writes it if its text has no escapes but the
 // final \n, which is the usual case and ten times as fast.
-func parseOwn(line []byte, l *logLine) bool {
+func parseOwn(line []byte) (l logLine, ok bool) {
 	rest, ok := bytes.CutPrefix(line, []byte(`{"log":"`))
 	if !ok {
-		return false
+		return l, false
 	}
-	text, rest, ok := bytes.Cut(rest, []byte(`","stream":"`))
-	if !ok {
-		return false
+	i := bytes.IndexByte(rest, '"') // the end of the text, as it holds no quoted quote
+	if i < 0 {
+		return l, false
 	}
-	text, newline := bytes.CutSuffix(text, []byte(`\n`))
-	if bytes.IndexByte(text, '\\') >= 0 || bytes.IndexByte(text, '"') >= 0 {
-		return false
+	l.text, rest = rest[:i], rest[i:]
+	if l.text, l.newline = bytes.CutSuffix(l.text, []byte(`\n`)); bytes.IndexByte(l.text, '\\') >= 0 {
+		return l, false
 	}
-	stream, rest, ok := bytes.Cut(rest, []byte(`","time":"`))
-	stamp, ok2 := bytes.CutSuffix(rest, []byte(`"}`))
-	if !ok || !ok2 || bytes.IndexByte(stamp, '"') >= 0 {
-		return false
+	if rest, ok = bytes.CutPrefix(rest, []byte(`","stream":"`)); !ok {
+		return l, false
 	}
-	l.Log, l.Stream, l.Time = string(text), string(stream), string(stamp)
-	if newline {
-		l.Log += "\n"
+	if l.stream, rest, ok = bytes.Cut(rest, []byte(`","time":"`)); !ok {
+		return l, false
 	}
-	return true
+	l.time, ok = bytes.CutSuffix(rest, []byte(`"}`))
+	return l, ok && bytes.IndexByte(l.time, '"') < 0 && bytes.IndexByte(l.stream, '"') < 0
 }
 
 func (p *logPrinter) flush() error { return errors.Join(p.w[0].Flush(), p.w[1].Flush()) }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/teu-dev/teu/runner"
 	"github.com/teu-dev/teu/runner/keeper"
@@ -20,7 +21,7 @@ func (a *app) engine() *runner.Engine {
 // process ends.
 func (a *app) keeper() (*keeper.Binary, error) {
 	a.sealing.Do(func() {
-		b, err := keeper.Seal(keeperELF)
+		b, err := keeper.Share(keeperELF, filepath.Join(a.runRoot, "keeper"))
 		if err != nil {
 			err = fmt.Errorf("preparing the keeper: %w", err)
 		}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -40,7 +39,7 @@ func (a *app) pullForRun(ctx context.Context, name string, p *ocispec.Platform, 
 	done, err := images.Pull(ctx, ref, library.PullOptions{Platform: p, Progress: progress.Event})
 	progress.Close()
 	if err != nil {
-		return fmt.Errorf("pulling %s: %w", reference.FamiliarString(ref), err)
+		return err
 	}
 	if !quiet {
 		a.ui.Notef("Digest: %s", done.Target.Digest)

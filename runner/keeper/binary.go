@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -8,12 +9,18 @@ import (
 	"os/exec"
 	"syscall"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/cache/statefile"
 )
 
 // Binary is the keeper's executable in a sealed memfd: nobody can change what keepers
 // execute, not even a container that gets hold of /proc/PID/exe (CVE-2019-5736).
-type Binary struct{ f *os.File }
+type Binary struct {
+	f      *os.File
+	record string // where the next keeper is to be recorded, see Share
+}
 
 // seals forbid every change of the memfd, and further seals.
 const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
@@ -38,11 +45,70 @@ func Seal(elf []byte) (*Binary, error) {
 	if _, err := unix.FcntlInt(low.Fd(), unix.F_ADD_SEALS, seals); err != nil {
 		return nil, fmt.Errorf("sealing the keeper: %w", err)
 	}
-	high, err := unix.FcntlInt(low.Fd(), unix.F_DUPFD_CLOEXEC, highDescriptor)
+	return moved(low)
+}
+
+// moved is the Binary of f under a number that is out of the way. f stays the caller's.
+func moved(f *os.File) (*Binary, error) {
+	high, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, highDescriptor)
 	if err != nil {
 		return nil, fmt.Errorf("moving the keeper's descriptor: %w", err)
 	}
-	return &Binary{os.NewFile(uintptr(high), "teu-keeper")}, nil
+	return &Binary{f: os.NewFile(uintptr(high), "teu-keeper")}, nil
+}
+
+// Share returns the executable of a keeper that runs, so that all keepers have it in
+// memory once. record is a file that names one; if there is none, or it executes
+// something else, the executable is sealed anew and its first keeper recorded.
+func Share(elf []byte, record string) (*Binary, error) {
+	if b, err := running(elf, record); err == nil {
+		return b, nil
+	}
+	b, err := Seal(elf)
+	if err == nil {
+		b.record = record
+	}
+	return b, err
+}
+
+func running(elf []byte, record string) (*Binary, error) {
+	var p statefile.Process
+	if err := statefile.Read(record, &p); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(fmt.Sprintf("/proc/%d/exe", p.PID))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	// The number may be of another process by now; what counts is what it executes.
+	if got, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0); err != nil || got&seals != seals {
+		return nil, fmt.Errorf("the executable of %d is not sealed: %w", p.PID, errdefs.ErrFailedPrecondition)
+	}
+	st, err := f.Stat()
+	if err != nil || st.Size() != int64(len(elf)) {
+		return nil, fmt.Errorf("the executable of %d is another: %w", p.PID, errdefs.ErrFailedPrecondition)
+	}
+	theirs, err := unix.Mmap(int(f.Fd()), 0, len(elf), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Munmap(theirs)
+	if !bytes.Equal(theirs, elf) {
+		return nil, fmt.Errorf("the executable of %d is another: %w", p.PID, errdefs.ErrFailedPrecondition)
+	}
+	return moved(f)
+}
+
+// recordKeeper lets the next teu share what a keeper executes. That it fails costs memory
+// and nothing else.
+func (b *Binary) recordKeeper(pid int) {
+	if b.record == "" {
+		return
+	}
+	if p, err := statefile.Identify(pid); err == nil {
+		statefile.Write(b.record, &p, statefile.WriteOptions{})
+	}
 }
 
 // Close releases the memfd. Running keepers keep theirs.
@@ -56,17 +122,17 @@ func environment() []string {
 
 // spawn starts a keeper in a session of its own and returns the connection to it. The
 // process is reaped when it ends, by a goroutine that lives as long.
-func (b *Binary) spawn(stderr *os.File, args ...string) (*conn, error) {
+func (b *Binary) spawn(stderr *os.File, args ...string) (c *conn, pid int, err error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		return nil, fmt.Errorf("socketpair: %w", err)
+		return nil, 0, fmt.Errorf("socketpair: %w", err)
 	}
 	ours, theirs := os.NewFile(uintptr(pair[0]), "keeper"), os.NewFile(uintptr(pair[1]), "keeper")
 	defer theirs.Close()
 	defer ours.Close() // FileConn has its own
-	c, err := net.FileConn(ours)
+	end, err := net.FileConn(ours)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	cmd := exec.Cmd{
 		Path:        fmt.Sprintf("/proc/self/fd/%d", b.f.Fd()),
@@ -80,11 +146,11 @@ func (b *Binary) spawn(stderr *os.File, args ...string) (*conn, error) {
 		cmd.Stderr = stderr
 	}
 	if err := cmd.Start(); err != nil {
-		c.Close()
-		return nil, fmt.Errorf("starting a keeper: %w", err)
+		end.Close()
+		return nil, 0, fmt.Errorf("starting a keeper: %w", err)
 	}
 	go cmd.Wait()
-	return newConn(c.(*net.UnixConn)), nil
+	return newConn(end.(*net.UnixConn)), cmd.Process.Pid, nil
 }
 
 // initialConn is the connection a keeper was started with.

@@ -45,7 +45,7 @@ func Start(ctx context.Context, b *Binary, cfg Config, p *launch.Program, o Star
 	if err := statefile.Write(filepath.Join(cfg.RunDir, configName), &cfg, statefile.WriteOptions{}); err != nil {
 		return nil, err
 	}
-	c, err := spawnIn(b, cfg.RunDir, "run")
+	c, pid, err := spawnIn(b, cfg.RunDir, "run")
 	if err != nil {
 		return nil, err
 	}
@@ -57,6 +57,9 @@ func Start(ctx context.Context, b *Binary, cfg Config, p *launch.Program, o Star
 		c.Close()
 		return nil, withKeeperOutput(cfg.RunDir, err)
 	}
+	if !q.Claim { // it may stay
+		b.recordKeeper(pid)
+	}
 	if !q.Stream {
 		return nil, c.Close()
 	}
@@ -66,7 +69,7 @@ func Start(ctx context.Context, b *Binary, cfg Config, p *launch.Program, o Star
 // Adopt makes sure that a container whose keeper died has one again. It does nothing
 // if the keeper lives.
 func Adopt(ctx context.Context, b *Binary, runDir string) error {
-	c, err := spawnIn(b, runDir, "adopt")
+	c, _, err := spawnIn(b, runDir, "adopt")
 	if err != nil {
 		return err
 	}
@@ -79,10 +82,10 @@ func Adopt(ctx context.Context, b *Binary, runDir string) error {
 }
 
 // spawnIn starts a keeper that may complain into a file of the run directory.
-func spawnIn(b *Binary, runDir, verb string) (*conn, error) {
+func spawnIn(b *Binary, runDir, verb string) (c *conn, pid int, err error) {
 	f, err := os.OpenFile(filepath.Join(runDir, "keeper.err"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer f.Close()
 	return b.spawn(f, verb, runDir)

@@ -363,3 +363,35 @@ func TestTerminal(t *testing.T) {
 		t.Errorf("output %q, want %q", &out, want)
 	}
 }
+
+func TestKeepersShareTheirExecutable(t *testing.T) {
+	elf, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	record := filepath.Join(t.TempDir(), "keeper")
+	inode := func(want string, elf []byte) uint64 {
+		t.Helper()
+		b, err := Share(elf, record)
+		if err != nil {
+			t.Fatal(want, err)
+		}
+		t.Cleanup(func() { b.Close() })
+		var st unix.Stat_t
+		if err := unix.Fstat(int(b.f.Fd()), &st); err != nil {
+			t.Fatal(err)
+		}
+		if want == "first" {
+			cfg := config(t)
+			start(t, b, cfg, shell(t, 3, "sleep 60"), StartOptions{})
+		}
+		return st.Ino
+	}
+	first := inode("first", elf)
+	if second := inode("second", elf); second != first {
+		t.Error("the second keeper has an executable of its own")
+	}
+	if other := inode("other", append(bytes.Clone(elf), 0)); other == first {
+		t.Error("another executable was taken for ours")
+	}
+}
