@@ -69,6 +69,9 @@ func run(ctx context.Context, teu, peers, only, write string, rounds int) (err e
 			return err
 		}
 		b.dir = disk.dir
+		if err := writeFile(filepath.Join(b.dir, "docker-config/config.json"), "{}\n"); err != nil {
+			return err
+		}
 		err = f.measure(ctx, b)
 		if err2 := disk.close(); err == nil {
 			err = err2

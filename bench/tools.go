@@ -180,8 +180,8 @@ func (b *bench) dockerd(ctx context.Context) (stop func(), err error) {
 
 // podman are the arguments every podman command starts with.
 func (b *bench) podman(args ...string) []string {
-	return append([]string{"podman", "--root", filepath.Join(b.dir, "podman"), "--runroot", filepath.Join(b.dir, "podman-run"),
-		"--storage-driver", "overlay", "--runtime", "crun", "--cgroup-manager", "cgroupfs"}, args...)
+	return append([]string{"podman", "--cgroup-manager", "cgroupfs", "--root", filepath.Join(b.dir, "podman"), "--runroot", filepath.Join(b.dir, "podman-run"),
+		"--storage-driver", "overlay", "--runtime", "crun"}, args...)
 }
 
 // busyboxTar writes a root file system of busybox and returns its path.

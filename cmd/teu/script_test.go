@@ -38,7 +38,9 @@ func TestScripts(t *testing.T) {
 	}
 	privilege.NeedRoot(t)
 	world := newWorld(t)
+	deadline, _ := t.Deadline()
 	testscript.Run(t, testscript.Params{
+		Deadline:            deadline.Add(-20 * time.Second), // leaves time to clean up
 		Dir:                 "testdata/script",
 		Setup:               world.setup,
 		RequireExplicitExec: true,
@@ -213,11 +215,28 @@ func (w *world) setup(e *testscript.Env) error {
 	e.Setenv("TEU_ROOT", filepath.Join(store, "root"))
 	e.Setenv("TEU_RUN_ROOT", run)
 	e.Setenv("DOCKER_CONFIG", filepath.Join(store, "docker"))
+	if err := os.Mkdir(filepath.Join(store, "docker"), 0o700); err != nil {
+		return err
+	}
+	// podman and buildah insist on the file.
+	if err := os.WriteFile(filepath.Join(store, "docker/config.json"), []byte("{}\n"), 0o600); err != nil {
+		return err
+	}
 	e.Setenv("REGISTRY", w.registry)
 	e.Setenv("BUSYBOX", w.registry+"/busybox")
 	e.Setenv("DEBIAN", w.registry+"/debian")
 	e.Setenv("STORE", store)
+	// Other tools keep their state here; podman wants a path of at most 50 characters.
+	peer, err := os.MkdirTemp(filepath.Dir(w.tmp), "p")
+	if err != nil {
+		return err
+	}
+	e.Setenv("PEER", peer)
 	e.Defer(func() {
+		if err := os.RemoveAll(peer); err != nil {
+			e.T().Log(err)
+			e.T().FailNow()
+		}
 		cmd := exec.Command(w.teu, "system", "reset", "--force")
 		cmd.Env = e.Vars
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -287,7 +306,7 @@ func capture(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	cmd := exec.Command(path, args[2:]...)
 	cmd.Dir = ts.MkAbs(".")
-	for _, name := range []string{"PATH", "BUSYBOX", "DEBIAN", "TEU_ROOT", "TEU_RUN_ROOT", "DOCKER_CONFIG", "HOME", "STORE", "REGISTRY"} {
+	for _, name := range []string{"PATH", "BUSYBOX", "DEBIAN", "TEU_ROOT", "TEU_RUN_ROOT", "DOCKER_CONFIG", "HOME", "STORE", "PEER", "REGISTRY"} {
 		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
 	}
 	var stderr bytes.Buffer
