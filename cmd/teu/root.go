@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -11,57 +12,82 @@ import (
 	"github.com/teu-dev/teu/cmd/teu/ui"
 )
 
+// command is a top-level command before it is made.
+type command struct {
+	name string
+	make func(*app) *cobra.Command
+}
+
 // commands lists every top-level command in the order of the help.
-func commands(a *app) []*cobra.Command {
-	return []*cobra.Command{
-		newRunCommand(a),
-		newBuildCommand(a),
-		newPullCommand(a),
-		newPushCommand(a),
-		newImagesCommand(a),
-		newRmiCommand(a),
-		newTagCommand(a),
-		newHistoryCommand(a),
-		newSaveCommand(a),
-		newLoadCommand(a),
-		newLoginCommand(a),
-		newLogoutCommand(a),
-		newCreateCommand(a),
-		newStartCommand(a),
-		newStopCommand(a),
-		newRestartCommand(a),
-		newKillCommand(a),
-		newRmCommand(a),
-		newPsCommand(a),
-		newLogsCommand(a),
-		newExecCommand(a),
-		newAttachCommand(a),
-		newWaitCommand(a),
-		newInspectCommand(a),
-		newTopCommand(a),
-		newPortCommand(a),
-		newPauseCommand(a),
-		newUnpauseCommand(a),
-		newRenameCommand(a),
-		newContainerCommand(a),
-		newImageCommand(a),
-		newVolumeCommand(a),
-		newSystemCommand(a),
-		newInfoCommand(a),
-		newServeCommand(a),
-		newVersionCommand(a),
+func commands() []command {
+	return []command{
+		{"run", newRunCommand},
+		{"build", newBuildCommand},
+		{"pull", newPullCommand},
+		{"push", newPushCommand},
+		{"images", newImagesCommand},
+		{"rmi", newRmiCommand},
+		{"tag", newTagCommand},
+		{"history", newHistoryCommand},
+		{"save", newSaveCommand},
+		{"load", newLoadCommand},
+		{"login", newLoginCommand},
+		{"logout", newLogoutCommand},
+		{"create", newCreateCommand},
+		{"start", newStartCommand},
+		{"stop", newStopCommand},
+		{"restart", newRestartCommand},
+		{"kill", newKillCommand},
+		{"rm", newRmCommand},
+		{"ps", newPsCommand},
+		{"logs", newLogsCommand},
+		{"exec", newExecCommand},
+		{"attach", newAttachCommand},
+		{"wait", newWaitCommand},
+		{"inspect", newInspectCommand},
+		{"top", newTopCommand},
+		{"port", newPortCommand},
+		{"pause", newPauseCommand},
+		{"unpause", newUnpauseCommand},
+		{"rename", newRenameCommand},
+		{"container", newContainerCommand},
+		{"image", newImageCommand},
+		{"volume", newVolumeCommand},
+		{"system", newSystemCommand},
+		{"info", newInfoCommand},
+		{"serve", newServeCommand},
+		{"version", newVersionCommand},
 	}
+}
+
+// wanted returns the commands args can mean: the one named, or all where that takes
+// knowing all. Making every command with its flags would cost a tenth of `teu run`.
+func wanted(args []string) []command {
+	all := commands()
+	for i := 0; i < len(args); i++ {
+		switch arg := args[i]; {
+		case slices.Contains([]string{"--root", "--run-root", "--config", "--log-format"}, arg):
+			i++ // its value
+		case strings.HasPrefix(arg, "-"):
+		default:
+			if n := slices.IndexFunc(all, func(c command) bool { return c.name == arg }); n >= 0 {
+				return all[n : n+1]
+			}
+			return all
+		}
+	}
+	return all
 }
 
 // execute runs teu with args and returns the exit code of the process.
 func execute(ctx context.Context, u *ui.UI, args []string) int {
 	a := newApp(u)
-	root := newRootCommand(a)
+	root := newRootCommand(a, wanted(args))
 	root.SetArgs(args)
 	return report(u, root.ExecuteContext(ctx))
 }
 
-func newRootCommand(a *app) *cobra.Command {
+func newRootCommand(a *app, commands []command) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "teu [OPTIONS] COMMAND",
 		Short: "Build, push, pull, host and run container images",
@@ -98,7 +124,9 @@ func newRootCommand(a *app) *cobra.Command {
 	})
 	root.SetHelpTemplate(helpTemplate)
 	root.SetUsageTemplate(helpTemplate)
-	root.AddCommand(commands(a)...)
+	for _, c := range commands {
+		root.AddCommand(c.make(a))
+	}
 	adoptUsageErrors(root)
 	return root
 }
