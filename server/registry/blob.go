@@ -12,6 +12,11 @@ func (g *Registry) getBlob(w http.ResponseWriter, r *http.Request, rt route) err
 	if err != nil {
 		return err
 	}
+	if r.Method == http.MethodHead {
+		if err := g.store.ConfirmBlob(r.Context(), rt.repo, d); err != nil {
+			return notFoundAs(err, codeBlobUnknown, "blob unknown to repository")
+		}
+	}
 	f, err := g.store.OpenBlob(r.Context(), rt.repo, d)
 	if err != nil {
 		return notFoundAs(err, codeBlobUnknown, "blob unknown to repository")

@@ -37,7 +37,7 @@ func openRead(path string) (*os.File, error) {
 }
 
 // MountBlob implements blobs.
-func (s *directory) MountBlob(_ context.Context, repo, from string, d digest.Digest) error {
+func (s *directory) MountBlob(ctx context.Context, repo, from string, d digest.Digest) error {
 	source := s.blobPath(d)
 	if from != "" {
 		source = s.repoBlobPath(from, d)
@@ -49,17 +49,24 @@ func (s *directory) MountBlob(_ context.Context, repo, from string, d digest.Dig
 	if err := s.sync.mkdir(filepath.Dir(target)); err != nil {
 		return err
 	}
-	if err := s.linkBlob(source, target); err != nil {
+	unlock, err := lockBlobs(ctx, filepath.Dir(target), unix.LOCK_SH)
+	if err != nil {
+		return err
+	}
+	err = s.linkBlob(source, target)
+	unlock()
+	if err != nil {
 		return notFound(err)
 	}
 	return s.sync.dir(filepath.Dir(target))
 }
 
-// linkBlob makes target another name of source. That target is there already is fine.
+// linkBlob makes target another name of source. That target is there already is fine. The
+// caller has the lock of the target's directory.
 func (s *directory) linkBlob(source, target string) error {
 	err := os.Link(source, target)
 	if errors.Is(err, fs.ErrExist) {
-		return nil
+		return touch(target)
 	}
 	if !errors.Is(err, unix.EMLINK) {
 		return err
@@ -118,27 +125,43 @@ func (s *directory) RemoveBlob(ctx context.Context, repo string, d digest.Digest
 //
 // If the registry has the blob, repo gets a link to that and the file goes. Else the file
 // itself moves: it never has a second name while somebody may still write to it.
-func (s *directory) adoptBlob(path, repo string, d digest.Digest, size int64, flush func() error) error {
+func (s *directory) adoptBlob(ctx context.Context, path, repo string, d digest.Digest, size int64, flush func() error) error {
 	target, shared := s.repoBlobPath(repo, d), s.blobPath(d)
 	if err := s.sync.mkdir(filepath.Dir(target)); err != nil {
 		return err
 	}
-	if sameSize(shared, size) && s.linkBlob(shared, target) == nil && sameSize(target, size) {
-		if err := os.Remove(path); err != nil {
-			return err
-		}
-		return s.sync.dir(filepath.Dir(target))
-	}
-	if err := flush(); err != nil {
+	unlock, err := lockBlobs(ctx, filepath.Dir(target), unix.LOCK_SH)
+	if err != nil {
 		return err
 	}
+	linked := sameSize(shared, size) && s.linkBlob(shared, target) == nil && sameSize(target, size)
+	unlock()
+	if linked {
+		err = os.Remove(path)
+	} else if err = flush(); err == nil {
+		err = s.moveBlob(ctx, path, target, shared, size)
+	}
+	if err != nil {
+		return err
+	}
+	return s.sync.dir(filepath.Dir(target))
+}
+
+// moveBlob gives the file at path its name in the repository, and the one by which others
+// find it.
+func (s *directory) moveBlob(ctx context.Context, path, target, shared string, size int64) error {
+	unlock, err := lockBlobs(ctx, filepath.Dir(target), unix.LOCK_SH)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if err := os.Rename(path, target); err != nil {
 		return err
 	}
 	if err := s.shareBlob(target, shared, size); err != nil {
 		return err
 	}
-	return s.sync.dir(filepath.Dir(target))
+	return touch(target) // not every file system counts a new name as a change
 }
 
 // shareBlob lets other repositories find a blob. It need not be durable: without it only

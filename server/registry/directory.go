@@ -25,6 +25,7 @@ type directory struct {
 	hashes  hashes
 	buffers sync.Pool // *[]byte of bufferSize
 	tags    listCache
+	clean   cleanList
 }
 
 var _ storage = (*directory)(nil)

@@ -140,11 +140,19 @@ func (s *directory) linkManifest(ctx context.Context, repo string, m manifest, t
 		return err
 	}
 	path := s.recordPath(repo, m.digest)
-	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) && tmp == "" {
-		return errNoRecord
+	if tmp == "" {
+		if err := touch(path); errors.Is(err, fs.ErrNotExist) {
+			return errNoRecord
+		} else if err != nil {
+			return err
+		}
 	}
 	if tmp != "" {
-		if err := os.Link(tmp, path); err != nil && !errors.Is(err, fs.ErrExist) {
+		err := os.Link(tmp, path)
+		if errors.Is(err, fs.ErrExist) {
+			err = touch(path)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -156,24 +164,6 @@ func (s *directory) linkManifest(ctx context.Context, repo string, m manifest, t
 	}
 	for _, tag := range tags {
 		if err := s.linkRecord(path, s.tagPath(repo, tag)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// checkReferences returns a *missingError for the first digest that repo has neither as a
-// blob nor as a manifest. BuildKit's cache refers to blobs from an index.
-func (s *directory) checkReferences(repo string, refs []digest.Digest) error {
-	for _, d := range refs {
-		_, err := os.Lstat(s.repoBlobPath(repo, d))
-		if errors.Is(err, fs.ErrNotExist) {
-			_, err = os.Lstat(s.recordPath(repo, d))
-		}
-		if errors.Is(err, fs.ErrNotExist) {
-			return &missingError{d}
-		}
-		if err != nil {
 			return err
 		}
 	}

@@ -228,7 +228,7 @@ func (u *fileUpload) append(b []byte) error {
 }
 
 // Commit implements upload.
-func (u *fileUpload) Commit(_ context.Context, d digest.Digest) error {
+func (u *fileUpload) Commit(ctx context.Context, d digest.Digest) error {
 	sum, err := u.digest(d.Algorithm())
 	if err != nil {
 		return err
@@ -236,7 +236,7 @@ func (u *fileUpload) Commit(_ context.Context, d digest.Digest) error {
 	if sum != d {
 		return errors.Join(errDigest, u.Cancel())
 	}
-	return u.s.adoptBlob(u.s.uploadPath(u.id), u.repo, d, u.size, u.f.Sync)
+	return u.s.adoptBlob(ctx, u.s.uploadPath(u.id), u.repo, d, u.size, u.f.Sync)
 }
 
 // digest returns the digest of the upload, from the running hash or by reading it.

@@ -25,6 +25,11 @@ func (g *Registry) getManifest(w http.ResponseWriter, r *http.Request, rt route)
 	} else if !validTag(rt.ref) {
 		return &apiError{http.StatusNotFound, codeManifestUnknown, "manifest unknown: not a tag", nil}
 	}
+	if r.Method == http.MethodHead && strings.Contains(rt.ref, ":") {
+		if err := g.store.ConfirmManifest(r.Context(), rt.repo, digest.Digest(rt.ref)); err != nil {
+			return notFoundAs(err, codeManifestUnknown, "manifest unknown")
+		}
+	}
 	m, err := g.store.GetManifest(r.Context(), rt.repo, rt.ref)
 	if err != nil {
 		return notFoundAs(err, codeManifestUnknown, "manifest unknown")

@@ -32,10 +32,15 @@
 // repository's _manifests directory while a manifest or blob of it is linked or removed,
 // which never lasts as long as a write to disk.
 //
-// Collecting the blobs of a repository works by the same lock: mark without it, then hold it
-// exclusively for the moment in which links that no manifest names, and whose inode has not
-// changed (ctime) since before the oldest push that may rely on them, are removed.
-// Directories of repositories are never removed while a server runs.
+// Collecting the blobs of a repository works by the same lock: mark without it, then hold it,
+// and that of the directory of its blobs, exclusively for the moment in which a few links
+// that no manifest names, and whose inode has not changed (ctime) for the grace, are removed.
+// Whoever makes a link changes the inode; whoever tells a client that there is one, or finds
+// one that a new manifest refers to, touches it under the same locks, shared. So neither an
+// acknowledged blob whose manifest is on its way is lost, nor what a manifest refers to that
+// came after the marking. ROOT/gc.lock is held by the one collection that runs, and its mtime
+// is when the last one ended. Directories of repositories are never removed while a server
+// runs.
 package registry
 
 import (
@@ -58,6 +63,11 @@ type Options struct {
 	Anonymous bool
 	// AllowDelete allows the deletion of tags, manifests and blobs.
 	AllowDelete bool
+	// GCInterval is the time from one collection of garbage to the next, for all servers
+	// of the directory together. 0: Maintain does not collect.
+	GCInterval time.Duration
+	// GC are the options of these collections.
+	GC GCOptions
 	// Log receives failures that are the server's, not the client's, and every request
 	// at debug level. nil discards.
 	Log *slog.Logger
@@ -69,6 +79,8 @@ type Registry struct {
 	store       storage
 	door        *door
 	allowDelete bool
+	gcInterval  time.Duration
+	gc          GCOptions
 	log         *slog.Logger
 }
 
@@ -93,7 +105,7 @@ func New(o Options) (*Registry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening registry %s: %w", o.Root, err)
 	}
-	return &Registry{store: s, door: d, allowDelete: o.AllowDelete, log: log}, nil
+	return &Registry{store: s, door: d, allowDelete: o.AllowDelete, gcInterval: o.GCInterval, gc: o.GC, log: log}, nil
 }
 
 // ServeHTTP implements http.Handler.
@@ -173,22 +185,46 @@ func (g *Registry) getBase(w http.ResponseWriter, r *http.Request, _ route) erro
 	return writeJSON(w, "application/json", struct{}{})
 }
 
-// Maintain removes abandoned uploads, now and every hour, until ctx ends.
+// Maintain removes abandoned uploads and collects garbage from time to time, until ctx ends.
 func (g *Registry) Maintain(ctx context.Context) {
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
+	sweep := time.NewTimer(0)
+	defer sweep.Stop()
+	collect := time.NewTimer(g.untilGC())
+	defer collect.Stop()
 	for {
-		n, err := g.store.SweepUploads(ctx, time.Now().Add(-uploadLife))
-		if err != nil && ctx.Err() == nil {
-			g.log.Error("removing abandoned uploads", "error", err)
-		}
-		if n > 0 {
-			g.log.Info("removed abandoned uploads", "count", n)
-		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-sweep.C:
+			g.sweepUploads(ctx)
+			sweep.Reset(sweepEvery)
+		case <-collect.C:
+			if g.gcInterval > 0 && g.untilGC() <= 0 { // no other server was faster
+				g.collect(ctx)
+			}
+			collect.Reset(max(g.untilGC(), min(g.gcInterval, time.Minute)))
 		}
+	}
+}
+
+// untilGC returns how long it is until the next collection.
+func (g *Registry) untilGC() time.Duration {
+	if g.gcInterval <= 0 {
+		return 365 * 24 * time.Hour
+	}
+	last := g.store.LastCollection()
+	if last.After(time.Now()) { // the clock was wrong
+		return g.gcInterval
+	}
+	return time.Until(last.Add(g.gcInterval))
+}
+
+func (g *Registry) sweepUploads(ctx context.Context) {
+	n, err := g.store.SweepUploads(ctx, time.Now().Add(-uploadLife))
+	if err != nil && ctx.Err() == nil {
+		g.log.Error("removing abandoned uploads", "error", err)
+	}
+	if n > 0 {
+		g.log.Info("removed abandoned uploads", "count", n)
 	}
 }

@@ -20,12 +20,19 @@ type storage interface {
 	uploads
 	manifests
 	listings
+	// Collect removes what nothing leads to. errdefs.ErrUnavailable: a collection runs.
+	Collect(ctx context.Context, o GCOptions) (GCReport, error)
+	// LastCollection returns when the last collection ended, of whatever server.
+	LastCollection() time.Time
 }
 
 // blobs are bytes by digest, visible per repository.
 type blobs interface {
 	// OpenBlob opens a blob for reading from the start. An *os.File is sent by sendfile(2).
 	OpenBlob(ctx context.Context, repo string, d digest.Digest) (io.ReadSeekCloser, error)
+	// ConfirmBlob protects a blob of repo from collections for a while, since a client who
+	// knows that it is there will not push it. errdefs.ErrNotFound when it is not.
+	ConfirmBlob(ctx context.Context, repo string, d digest.Digest) error
 	// MountBlob makes a blob of repository from visible in repo. An empty from means any.
 	MountBlob(ctx context.Context, repo, from string, d digest.Digest) error
 	// RemoveBlob ends the visibility of a blob in repo.
@@ -63,6 +70,8 @@ type upload interface {
 type manifests interface {
 	// GetManifest looks up a tag or, if it has a colon, a digest.
 	GetManifest(ctx context.Context, repo, ref string) (record, error)
+	// ConfirmManifest is ConfirmBlob for a manifest.
+	ConfirmManifest(ctx context.Context, repo string, d digest.Digest) error
 	// PutManifest stores m and points tags to it. A *missingError when repo does not
 	// have everything in m.References.
 	PutManifest(ctx context.Context, repo string, m manifest, tags []string) error

@@ -1,0 +1,432 @@
+package registry
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// serveDirectory is serve, with the storage behind it.
+func serveDirectory(t *testing.T) (*client, *directory) {
+	t.Helper()
+	root := t.TempDir()
+	s, err := openDirectory(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serveOptions(t, Options{Root: root, AllowDelete: true}), s
+}
+
+// collectAll collects what is garbage now, without any grace.
+func collectAll(t *testing.T, s *directory, o GCOptions) GCReport {
+	t.Helper()
+	c := s.newCollector(o)
+	c.cut = time.Now().Add(time.Hour)
+	if err := c.run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return c.report
+}
+
+func (c *client) has(repo string, d digest.Digest) bool {
+	c.t.Helper()
+	return c.do("GET", "/v2/"+repo+"/blobs/"+d.String(), nil).status == 200
+}
+
+func TestGC(t *testing.T) {
+	c, s := serveDirectory(t)
+	c.tagged("a", "kept")
+	c.tagged("a/b", "kept")
+	lost := c.tagged("a", "lost")
+	alone := c.blob("only/blobs", []byte("alone"))
+	shared := c.blob("b", []byte("shared"))
+	c.put("a", "mounted", ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: c.blob("a", []byte("shared"))})
+	c.want(c.do("DELETE", "/v2/a/manifests/"+lost.Digest.String(), nil), 202, "")
+
+	size := int64(len("config of lost") + len("layer of lost") + len("alone"))
+	want := GCReport{Repositories: 4, Manifests: 3, Blobs: 9, RemovedLinks: 4, RemovedBlobs: 3, Bytes: size}
+	if got := collectAll(t, s, GCOptions{DryRun: true}); got != want {
+		t.Errorf("dry run: got %+v, want %+v", got, want)
+	}
+	if !c.has("only/blobs", alone.Digest) {
+		t.Error("a dry run removed a blob")
+	}
+	if got := collectAll(t, s, GCOptions{}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	for _, text := range []string{"config of kept", "layer of kept", "shared"} {
+		if !c.has("a", digest.FromString(text)) {
+			t.Errorf("%s is gone", text)
+		}
+	}
+	if c.has("only/blobs", alone.Digest) || c.has("a", digest.FromString("layer of lost")) || c.has("b", shared.Digest) {
+		t.Error("garbage is still there")
+	}
+	checkTree(t, s.root)
+	if got := collectAll(t, s, GCOptions{}); got.RemovedLinks+got.RemovedBlobs != 0 {
+		t.Errorf("there was more: %+v", got)
+	}
+	c.tagged("only/blobs", "again") // what was collected can be pushed to
+}
+
+// TestGCForeignLayers: a layer that may not be distributed but was is no garbage.
+func TestGCForeignLayers(t *testing.T) {
+	c, s := serveDirectory(t)
+	m := c.image("a", "config", "layer")
+	m.Layers[0].MediaType = dockerForeign
+	c.put("a", "t", m)
+	collectAll(t, s, GCOptions{})
+	if !c.has("a", m.Layers[0].Digest) {
+		t.Error("it is gone")
+	}
+}
+
+// TestGCGrace: what is fresh, or was confirmed in any of the ways there are, stays.
+func TestGCGrace(t *testing.T) {
+	c, s := serveDirectory(t)
+	text := []byte("x")
+	d := c.blob("a", text).Digest
+	c.blob("from", text)
+	confirm := map[string]func(){
+		"HEAD":       func() { c.want(c.do("HEAD", "/v2/a/blobs/"+d.String(), nil), 200, "") },
+		"push":       func() { c.blob("a", text) },
+		"mount":      func() { c.want(c.do("POST", "/v2/a/blobs/uploads/?mount="+d.String(), nil), 201, "") },
+		"mount from": func() { c.want(c.do("POST", "/v2/a/blobs/uploads/?mount="+d.String()+"&from=from", nil), 201, "") },
+		"manifest": func() {
+			c.put("a", "t", ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: ocispec.Descriptor{Digest: d}})
+		},
+	}
+	for name, f := range confirm {
+		time.Sleep(touchAfter + 20*time.Millisecond)
+		collector := s.newCollector(GCOptions{})
+		collector.cut = time.Now().Add(-10 * time.Millisecond)
+		path := s.repoBlobPath("a", d)
+		if st, err := lstat(path); err != nil || !changed(&st).Before(collector.cut) {
+			t.Fatalf("%s: it was fresh before (%v)", name, err)
+		}
+		f()
+		// The marking saw nothing of it: only the batch can find out.
+		err := collector.unlinkBlobs(t.Context(), "a", s.repo("a")+"/_blobs/sha256", []string{d.Encoded()})
+		if err != nil || collector.report.Fresh != 1 || !c.has("a", d) {
+			t.Errorf("%s: %v, %+v", name, err, collector.report)
+		}
+	}
+	if _, err := s.Collect(t.Context(), GCOptions{Grace: minGrace / 2}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("got %v for a grace that protects nobody", err)
+	}
+}
+
+// TestGCUntagged: only what no tag, index or subject leads to, and with Untagged.
+func TestGCUntagged(t *testing.T) {
+	c, s := serveDirectory(t)
+	push := func(name string, subject *ocispec.Descriptor) ocispec.Descriptor {
+		m := c.image("a", "config of "+name, "layer of "+name)
+		m.Subject = subject
+		return c.put("a", digest.FromBytes(encode(t, m)).String(), m)
+	}
+	index := func(ref string, children ...ocispec.Descriptor) ocispec.Descriptor {
+		i := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: children}
+		i.SchemaVersion = 2
+		if ref == "" {
+			ref = digest.FromBytes(encode(t, i)).String()
+		}
+		return c.put("a", ref, i)
+	}
+	child, inner := push("child", nil), push("inner", nil)
+	top := index("tagged", child, index("", inner))
+	signature := push("signature", &top)
+	lostChild := push("lost child", nil)
+	lost := index("", lostChild)
+	lostSignature := push("lost signature", &lost)
+
+	if got := collectAll(t, s, GCOptions{}); got.RemovedManifests+got.RemovedLinks != 0 {
+		t.Errorf("without Untagged: %+v", got)
+	}
+	got := collectAll(t, s, GCOptions{Untagged: true})
+	if got.RemovedManifests != 3 || got.RemovedBlobs != 4 {
+		t.Errorf("got %+v, want 3 manifests and 4 blobs removed", got)
+	}
+	for _, d := range []ocispec.Descriptor{child, inner, top, signature} {
+		c.want(c.do("GET", "/v2/a/manifests/"+d.Digest.String(), nil), 200, "")
+	}
+	for _, d := range []ocispec.Descriptor{lost, lostChild, lostSignature} {
+		c.want(c.do("GET", "/v2/a/manifests/"+d.Digest.String(), nil), 404, codeManifestUnknown)
+	}
+	checkTree(t, s.root)
+}
+
+// TestGCUntaggedTaken: an index that is taken into use after the marking keeps what it
+// leads to, although nobody touched that.
+func TestGCUntaggedTaken(t *testing.T) {
+	c, s := serveDirectory(t)
+	m := c.image("a", "config", "layer")
+	child := c.put("a", digest.FromBytes(encode(t, m)).String(), m)
+	i := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{child}}
+	path := "/v2/a/manifests/" + c.put("a", digest.FromBytes(encode(t, i)).String(), i).Digest.String()
+	time.Sleep(touchAfter + 20*time.Millisecond)
+	collector := s.newCollector(GCOptions{Untagged: true})
+	collector.cut = time.Now().Add(-10 * time.Millisecond)
+	g, err := collector.graph(t.Context(), "a")
+	if err != nil || len(g.garbage()) != 2 {
+		t.Fatalf("got %v (%v), want two manifests that could go", g, err)
+	}
+	c.want(c.do("HEAD", path, nil), 200, "")
+	if err := collector.unlinkManifests(t.Context(), "a", g, g.garbage()); err != nil {
+		t.Fatal(err)
+	}
+	c.want(c.do("GET", path, nil), 200, "")
+	c.want(c.do("GET", "/v2/a/manifests/"+child.Digest.String(), nil), 200, "")
+}
+
+// TestGCBrokenManifest: who cannot read a manifest does not know what is garbage, there.
+func TestGCBrokenManifest(t *testing.T) {
+	c, s := serveDirectory(t)
+	kept, lost := c.blob("a", []byte("kept")), c.blob("b", []byte("lost"))
+	broken := c.tagged("a", "t")
+	if err := os.WriteFile(s.recordPath("a", broken.Digest), []byte("manifest "), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	collector := s.newCollector(GCOptions{})
+	collector.cut = time.Now().Add(time.Hour)
+	if err := collector.run(t.Context()); !errdefs.IsDataLoss(err) || !strings.Contains(err.Error(), "repository a") {
+		t.Errorf("got %v", err)
+	}
+	if !c.has("a", kept.Digest) || c.has("b", lost.Digest) {
+		t.Error("the garbage of a should be kept, and that of b removed")
+	}
+}
+
+// TestGCIncremental: a repository that did not change is not read again, one that did is.
+func TestGCIncremental(t *testing.T) {
+	c, s := serveDirectory(t)
+	m := c.tagged("a", "t")
+	time.Sleep(settled + 50*time.Millisecond)
+	collectAll(t, s, GCOptions{})
+	if got := collectAll(t, s, GCOptions{}); got.Unchanged != 1 || got.Manifests != 0 {
+		t.Errorf("got %+v, want it to be left alone", got)
+	}
+	c.want(c.do("DELETE", "/v2/a/manifests/"+m.Digest.String(), nil), 202, "")
+	if got := collectAll(t, s, GCOptions{}); got.RemovedBlobs != 2 {
+		t.Errorf("got %+v, want 2 blobs removed", got)
+	}
+}
+
+// TestGCAlone: one collection at a time, and not where there is no registry.
+func TestGCAlone(t *testing.T) {
+	_, s := serveDirectory(t)
+	unlock, err := s.lockGC()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := GC(t.Context(), s.root, GCOptions{}); !errdefs.IsUnavailable(err) {
+		t.Errorf("got %v while another one runs", err)
+	}
+	unlock()
+	if _, err := GC(t.Context(), s.root, GCOptions{}); err != nil || time.Since(s.LastCollection()) > time.Minute {
+		t.Errorf("got %v, and the last one at %v", err, s.LastCollection())
+	}
+	if _, err := GC(t.Context(), t.TempDir(), GCOptions{}); !errdefs.IsNotFound(err) {
+		t.Errorf("got %v without a registry", err)
+	}
+}
+
+// TestGCUnderLoad: clients push, mount, pull and delete over two servers while a third
+// opening of the directory collects without pause, with the shortest grace there is. No image that
+// was acknowledged loses anything. TEU_SOAK=1 makes it long.
+func TestGCUnderLoad(t *testing.T) {
+	duration := 6 * time.Second
+	if os.Getenv("TEU_SOAK") != "" {
+		duration = 10 * time.Minute
+	}
+	one, s := serveDirectory(t)
+	two := serveOptions(t, Options{Root: s.root, AllowDelete: true})
+	stop := make(chan struct{})
+	var clients, collections sync.WaitGroup
+	var sum GCReport
+	rounds := 0
+	collections.Go(func() {
+		for ; ; rounds++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			r, err := s.Collect(t.Context(), GCOptions{Grace: minGrace, Untagged: rounds%2 == 1})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			sum.RemovedLinks += r.RemovedLinks
+			sum.RemovedBlobs += r.RemovedBlobs
+			sum.RemovedManifests += r.RemovedManifests
+			sum.Busy += r.Busy
+		}
+	})
+	var pushed atomic.Int64
+	end := time.Now().Add(duration)
+	for n := range 24 {
+		clients.Go(func() {
+			u := &gcClient{c: []*client{one, two}, name: fmt.Sprintf("c%d", n), random: rand.New(rand.NewPCG(1, uint64(n)))}
+			for time.Now().Before(end) && !t.Failed() {
+				u.step(t)
+			}
+			for _, i := range u.images {
+				u.check(t, i)
+			}
+			pushed.Add(u.pushed)
+		})
+	}
+	clients.Wait()
+	close(stop)
+	collections.Wait()
+	checkTree(t, s.root)
+	t.Logf("%d images pushed, %d collections: %+v", pushed.Load(), rounds, sum)
+	if pushed.Load() == 0 || sum.RemovedLinks == 0 || sum.RemovedBlobs == 0 {
+		t.Error("nothing was tested")
+	}
+}
+
+// gcClient is one client of TestGCUnderLoad. Its images are its own, their layers are not.
+type gcClient struct {
+	c      []*client
+	name   string
+	random *rand.Rand
+	n      int
+	images []gcImage
+	pushed int64
+}
+
+type gcImage struct {
+	repo, tag string
+	manifest  digest.Digest
+	blobs     []digest.Digest
+}
+
+func (u *gcClient) any() *client { return u.c[u.random.IntN(len(u.c))] }
+
+func (u *gcClient) step(t *testing.T) {
+	if len(u.images) > 0 && u.random.IntN(3) == 0 {
+		u.check(t, u.images[u.random.IntN(len(u.images))])
+	}
+	if len(u.images) > 4 {
+		u.remove(t)
+	}
+	u.push(t)
+}
+
+// push pushes an image of a config and layers that others push, mount and delete too.
+func (u *gcClient) push(t *testing.T) {
+	u.n++
+	i := gcImage{repo: fmt.Sprintf("r%d", u.random.IntN(4)), tag: fmt.Sprintf("%s-%d", u.name, u.n)}
+	m := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest}
+	m.SchemaVersion = 2
+	begun := time.Now()
+	for k := range 4 {
+		text := bytes.Repeat([]byte(fmt.Sprintf("layer %d ", u.random.IntN(300))), 500)
+		if k == 0 {
+			text = []byte("config " + i.tag)
+		}
+		d := ocispec.Descriptor{Digest: digest.FromBytes(text), Size: int64(len(text)), MediaType: ocispec.MediaTypeImageLayer}
+		if !u.bring(t, i.repo, d.Digest, text) {
+			return
+		}
+		i.blobs = append(i.blobs, d.Digest)
+		if k == 0 {
+			m.Config = d
+		} else {
+			m.Layers = append(m.Layers, d)
+		}
+	}
+	b := encode(t, m)
+	i.manifest = digest.FromBytes(b)
+	a, err := u.any().try("PUT", "/v2/"+i.repo+"/manifests/"+i.tag, bytes.NewReader(b), "Content-Type", m.MediaType)
+	switch {
+	case err != nil:
+		t.Error(err)
+	case a.status == 201:
+		u.images = append(u.images, i)
+		u.pushed++
+	case a.code() == codeManifestBlobUnknown && time.Since(begun) > minGrace-touchAfter:
+		// the machine was too slow for the grace
+	default:
+		t.Errorf("manifest, %s after the first blob: %d %s", time.Since(begun), a.status, a.body)
+	}
+}
+
+// bring makes sure that repo has a blob, as clients do.
+func (u *gcClient) bring(t *testing.T, repo string, d digest.Digest, text []byte) bool {
+	c := u.any()
+	location := ""
+	switch u.random.IntN(3) {
+	case 0:
+		a, err := c.try("HEAD", "/v2/"+repo+"/blobs/"+d.String(), nil)
+		if err != nil || a.status != 200 && a.status != 404 {
+			t.Errorf("HEAD: %v, %d", err, a.status)
+			return false
+		}
+		if a.status == 200 {
+			return true
+		}
+	case 1:
+		from := ""
+		if u.random.IntN(2) == 0 {
+			from = fmt.Sprintf("&from=r%d", u.random.IntN(4))
+		}
+		a, err := c.try("POST", "/v2/"+repo+"/blobs/uploads/?mount="+d.String()+from, nil)
+		if err != nil || a.status != 201 && a.status != 202 {
+			t.Errorf("mount: %v, %d %s", err, a.status, a.body)
+			return false
+		}
+		if a.status == 201 {
+			return true
+		}
+		location = a.header.Get("Location")
+	}
+	method, path := "POST", "/v2/"+repo+"/blobs/uploads/"
+	if location != "" {
+		method, path = "PUT", location
+	}
+	a, err := c.try(method, path+"?digest="+d.String(), bytes.NewReader(text))
+	if err != nil || a.status != 201 {
+		t.Errorf("push: %v, %d %s", err, a.status, a.body)
+		return false
+	}
+	return true
+}
+
+// remove deletes the oldest image, or only its tag.
+func (u *gcClient) remove(t *testing.T) {
+	i := u.images[0]
+	u.images = u.images[1:]
+	ref := i.manifest.String()
+	if u.random.IntN(3) == 0 {
+		ref = i.tag
+	}
+	if a, err := u.any().try("DELETE", "/v2/"+i.repo+"/manifests/"+ref, nil); err != nil || a.status != 202 {
+		t.Errorf("delete: %v, %d %s", err, a.status, a.body)
+	}
+}
+
+// check pulls an image.
+func (u *gcClient) check(t *testing.T, i gcImage) {
+	paths := map[string]digest.Digest{"manifests/" + i.tag: i.manifest, "manifests/" + i.manifest.String(): i.manifest}
+	for _, d := range i.blobs {
+		paths["blobs/"+d.String()] = d
+	}
+	for path, d := range paths {
+		a, err := u.any().try("GET", "/v2/"+i.repo+"/"+path, nil)
+		if err != nil || a.status != 200 || digest.FromBytes(a.body) != d {
+			t.Errorf("%s lost %s: %v, %d", i.tag, path, err, a.status)
+		}
+	}
+}
