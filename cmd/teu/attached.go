@@ -192,39 +192,24 @@ func parseDetachKeys(text string) ([]byte, error) {
 	return keys, nil
 }
 
-// signalProxy catches the signals that a container in the foreground gets in our place.
-type signalProxy struct {
-	caught chan os.Signal
-	done   chan struct{}
-	wg     sync.WaitGroup
-}
+// signalProxy catches the signals that a container in the foreground gets in our place,
+// from its making to the end of the process.
+type signalProxy struct{ caught chan os.Signal }
 
 func catchSignals() *signalProxy {
-	p := &signalProxy{caught: make(chan os.Signal, 128), done: make(chan struct{})}
-	signal.Notify(p.caught)
+	p := &signalProxy{caught: make(chan os.Signal, 128)}
+	signal.Notify(p.caught, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2,
+		unix.SIGALRM, unix.SIGCONT, unix.SIGABRT, unix.SIGIO, unix.SIGPWR)
 	return p
 }
 
 // serve passes the signals on, also those caught before.
 func (p *signalProxy) serve(send func(unix.Signal)) {
-	p.wg.Go(func() {
-		for {
-			select {
-			case s := <-p.caught:
-				n, ok := s.(unix.Signal)
-				// Those of our own children, of Go's scheduler, and of the terminal are not meant.
-				if ok && n != unix.SIGCHLD && n != unix.SIGURG && n != unix.SIGPIPE && n != unix.SIGWINCH && n != unix.SIGTTIN && n != unix.SIGTTOU && n != unix.SIGTSTP {
-					send(n)
-				}
-			case <-p.done:
-				return
+	go func() {
+		for s := range p.caught {
+			if n, ok := s.(unix.Signal); ok {
+				send(n)
 			}
 		}
-	})
-}
-
-func (p *signalProxy) stop() {
-	signal.Stop(p.caught)
-	close(p.done)
-	p.wg.Wait()
+	}()
 }

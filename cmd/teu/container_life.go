@@ -69,7 +69,6 @@ func startAttached(ctx context.Context, a *app, ref string, interactive bool, ke
 	var signals *signalProxy
 	if !c.Options.TTY {
 		signals = catchSignals()
-		defer signals.stop()
 	}
 	o := runner.StartOptions{Attach: &keeper.AttachOptions{
 		Stdin: interactive && c.Options.OpenStdin, Stdout: true, Stderr: !c.Options.TTY,
@@ -257,7 +256,6 @@ func newAttachCommand(a *app) *cobra.Command {
 			var signals *signalProxy
 			if sigProxy && !tty {
 				signals = catchSignals()
-				defer signals.stop()
 			}
 			session, err := a.engine().Attach(ctx, c.ID, keeper.AttachOptions{Stdin: stdin, Stdout: true, Stderr: !tty})
 			if err != nil {

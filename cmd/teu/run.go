@@ -176,7 +176,6 @@ func runContainer(cmd *cobra.Command, a *app, c *runFlags, args []string) error 
 	var signals *signalProxy
 	if !c.detach && c.sigProxy && !c.tty {
 		signals = catchSignals()
-		defer signals.stop()
 		ctx = context.WithoutCancel(ctx)
 	}
 	e := a.engine()

@@ -23,6 +23,9 @@ func (s *supervisor) adopt(c *conn) bool {
 		c.writeJSON(frameReply, reply{})
 		return false
 	}
+	if h := s.io.holder; h == nil || !h.id.Alive() {
+		s.hold(s.proc)
+	}
 	c.writeJSON(frameReply, reply{PID: s.proc.id.PID})
 	c.Close()
 	return true

@@ -2,12 +2,9 @@ package keeper
 
 import (
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/containerd/errdefs"
-
-	"github.com/teu-dev/teu/cache/statefile"
 )
 
 // serveAttach gives a client the container's streams until the next exit.
@@ -76,25 +73,8 @@ func (s *supervisor) endInput() {
 	if !s.cfg.StdinOnce {
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.proc == nil || !s.io.closeInput() {
-		return
+	p, streams, err := s.running()
+	if err == nil && streams.closeInput() {
+		s.hold(p) // the present holder has the other copy
 	}
-	old := s.io.holder
-	var h *holder
-	err := s.proc.use(func(pidfd *os.File) (err error) {
-		h, err = startHolder(pidfd, s.io)
-		return err
-	})
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	}
-	s.io.holder = h
-	s.state.Holder = statefile.Process{}
-	if h != nil {
-		s.state.Holder = h.id
-	}
-	s.save()
-	old.end()
 }

@@ -208,6 +208,19 @@ func job(c *conn) int {
 }
 
 func startJob(c *conn) (q request, p *process, err error) {
+	q, child, err := startChild(c)
+	if err != nil {
+		return q, nil, err
+	}
+	p, err = childProcess(child)
+	if err != nil {
+		child.Signal(unix.SIGKILL)
+	}
+	return q, p, err
+}
+
+// startChild reads a request with its program and starts it.
+func startChild(c *conn) (q request, child *launch.Child, err error) {
 	kind, payload, err := c.read()
 	if err == nil && kind == frameRequest {
 		err = json.Unmarshal(payload, &q)
@@ -220,13 +233,6 @@ func startJob(c *conn) (q request, p *process, err error) {
 	if err != nil {
 		return q, nil, err
 	}
-	child, err := launch.Start(program, files)
-	if err != nil {
-		return q, nil, err
-	}
-	p, err = childProcess(child)
-	if err != nil {
-		child.Signal(unix.SIGKILL)
-	}
-	return q, p, err
+	child, err = launch.Start(program, files)
+	return q, child, err
 }

@@ -31,6 +31,8 @@ func Main(args []string) int {
 	switch {
 	case len(args) == 1 && args[0] == "job":
 		return job(c)
+	case len(args) == 1 && args[0] == "launch":
+		return oneshot(c)
 	case len(args) == 2 && args[0] == "run":
 		return supervise(c, args[1], (*supervisor).fresh)
 	case len(args) == 2 && args[0] == "adopt":

@@ -18,7 +18,8 @@ type stdio struct {
 
 	mu     sync.Mutex
 	in     *os.File // write end of the FIFO or the master; nil if closed
-	holder *holder
+	holder *holder  // guarded by the supervisor's lock, as is closed
+	closed bool
 }
 
 func (c *Config) fifo(name string) string { return filepath.Join(c.RunDir, name) }
@@ -201,6 +202,7 @@ func (s *stdio) resize(columns, rows uint16) error {
 
 // close releases everything; pumps end.
 func (s *stdio) close() {
+	s.closed = true
 	s.closeInput()
 	for _, f := range s.out {
 		if f != nil {

@@ -95,6 +95,30 @@ func (s *supervisor) launch() error {
 	return nil
 }
 
+// hold gives a run a holder, or another if it has one.
+func (s *supervisor) hold(p *process) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.proc != p || s.io.closed {
+		return
+	}
+	old := s.io.holder
+	var h *holder
+	err := p.use(func(pidfd *os.File) (err error) {
+		h, err = startHolder(pidfd, s.io)
+		return err
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	s.io.holder, s.state.Holder = h, statefile.Process{}
+	if h != nil {
+		s.state.Holder = h.id
+	}
+	s.save()
+	old.end()
+}
+
 // begin records a run that has started.
 func (s *supervisor) begin(p *process, streams *stdio, oom uint64) {
 	s.mu.Lock()
@@ -165,7 +189,9 @@ func (s *supervisor) drain() {
 	case <-s.pumped:
 	case <-time.After(drainTime):
 	}
+	s.mu.Lock()
 	s.io.close()
+	s.mu.Unlock()
 	<-s.pumped
 	s.rec.end(0)
 	s.rec.end(1)
