@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	}
 	s, err := Open(filepath.Join(dir, "root"), filepath.Join(dir, "run"))
 	if err == nil {
-		err = map[string]func(*Store) error{"user": beUser, "collector": beCollector}[role](s)
+		err = map[string]func(*Store) error{"user": beUser, "collector": beCollector, "puller": bePuller}[role](s)
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s %d: %v\n", role, os.Getpid(), err)
@@ -249,7 +249,7 @@ func expectSound(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 	}
-	(&world{Store: s}).age(t, time.Hour) // or what was used in the last tick of the clock would stay
+	(&world{Store: s}).age(t, 8*24*time.Hour) // beyond that of partial blobs; or what was used in the last tick of the clock would stay
 	if _, err := s.GC(t.Context(), GCOptions{}); err != nil {
 		t.Fatal(err)
 	}

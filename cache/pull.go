@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/content"
 )
@@ -99,7 +100,7 @@ func (s *Store) layer(ctx context.Context, diffID digest.Digest, d ocispec.Descr
 	}
 	id, err = s.fromBlob(ctx, diffID, d, p)
 	if src != nil && (errdefs.IsNotFound(err) || errdefs.IsDataLoss(err)) {
-		id, err = s.fromSource(ctx, diffID, d, src, p)
+		id, err = s.fromSource(ctx, diffID, d, src, errdefs.IsDataLoss(err), p)
 	}
 	if err != nil {
 		return "", err
@@ -144,23 +145,53 @@ func (s *Store) fromBlob(ctx context.Context, diffID digest.Digest, d ocispec.De
 	return s.apply(ctx, diffID, d, r, func() error { return s.remember(diffID, d) })
 }
 
-// fromSource fetches d and unpacks and stores it in the same stream.
-func (s *Store) fromSource(ctx context.Context, diffID digest.Digest, d ocispec.Descriptor, src content.Fetcher, p content.Progress) (_ string, err error) {
+// fromSource fetches d and unpacks and stores it in the same stream. It goes on with what a pull that
+// died has left of d, and leaves it to another that brings the same just now, unless d is known to
+// be damaged here.
+func (s *Store) fromSource(ctx context.Context, diffID digest.Digest, d ocispec.Descriptor, src content.Fetcher, damaged bool, p content.Progress) (_ string, err error) {
+	w, err := s.Content.Resume(ctx, d)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, w.Close()) }()
+	if !damaged {
+		if ok, err := s.Content.Exists(ctx, d); err != nil {
+			return "", err
+		} else if ok {
+			return s.fromBlob(ctx, diffID, d, p)
+		}
+	}
+	begun := w.Size()
+	id, err := s.receive(ctx, diffID, d, src, w, p)
+	// After a power loss the beginning may be other bytes than were written. Once d is committed, so
+	// that it cannot be the blob's fault, Restart fails.
+	if begun > 0 && spoilt(err) && w.Restart() == nil {
+		id, err = s.receive(ctx, diffID, d, src, w, p)
+	}
+	if spoilt(err) {
+		err = errors.Join(err, w.Discard())
+	}
+	return id, err
+}
+
+// spoilt says whether after err it is no use to go on with the same bytes.
+func spoilt(err error) bool {
+	return errdefs.IsDataLoss(err) || errdefs.IsInvalidArgument(err) || errors.Is(err, unix.ENOSPC)
+}
+
+// receive fetches what w does not have of d.
+func (s *Store) receive(ctx context.Context, diffID digest.Digest, d ocispec.Descriptor, src content.Fetcher, w *content.Writer, p content.Progress) (_ string, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r, err := src.Fetch(ctx, d)
+	r, err := fetchRest(ctx, src, d, w)
 	if err != nil {
 		return "", fmt.Errorf("fetching layer %s: %w", d.Digest, err)
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	w, err := s.Content.WriterFor(ctx, d)
-	if err != nil {
-		return "", err
-	}
-	defer w.Close()
+	rest := io.TeeReader(p.ReaderFrom(&contextReader{ctx, r}, d, w.Size()), w)
 	// Three things go on at the same time: receiving, digesting and storing; decompressing and
 	// digesting; making files. The first has its goroutine here, the others in layer.Apply.
-	ahead := newReadAhead(io.TeeReader(p.Reader(&contextReader{ctx, r}, d), w))
+	ahead := newReadAhead(io.MultiReader(w.Have(), rest))
 	id, err := s.apply(ctx, diffID, d, ahead, func() error {
 		if _, err := w.Commit(ctx, ""); err != nil {
 			return err
@@ -172,6 +203,17 @@ func (s *Store) fromSource(ctx context.Context, diffID digest.Digest, d ocispec.
 		cancel() // or Close would wait for bytes nobody wants any more
 	}
 	return id, errors.Join(err, ahead.Close())
+}
+
+// fetchRest asks src for what w does not have of d. Only w verifies it.
+func fetchRest(ctx context.Context, src content.Fetcher, d ocispec.Descriptor, w *content.Writer) (io.ReadCloser, error) {
+	if from, ok := src.(content.RangeFetcher); ok {
+		return from.FetchFrom(ctx, d, w.Size())
+	}
+	if err := w.Restart(); err != nil {
+		return nil, err
+	}
+	return src.Fetch(ctx, d)
 }
 
 // apply unpacks d, whose compressed bytes are r. They are read to their end, so that all of d is
@@ -227,36 +269,51 @@ type keeper struct {
 }
 
 func (k *keeper) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+	data, err := k.local(ctx, d)
+	if gone(err) {
+		data, err = k.fetch(ctx, d)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return io.NopCloser(bytes.NewReader(data)), nil
+}
+
+// local reads what is stored.
+func (k *keeper) local(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
 	ok, err := k.store.Exists(ctx, d)
 	if err != nil {
 		return nil, err
 	}
-	if ok {
-		data, err := readSmall(ctx, k.store, d)
-		if err == nil {
-			return io.NopCloser(bytes.NewReader(data)), nil
-		}
-		if !gone(err) {
-			return nil, err
-		}
+	if !ok {
+		return nil, fmt.Errorf("blob %s: %w", d.Digest, errdefs.ErrNotFound)
+	}
+	return readSmall(ctx, k.store, d)
+}
+
+// fetch fetches and stores d, unless somebody else has while it waited for him. Not by Push, which
+// would take a damaged blob for stored.
+func (k *keeper) fetch(ctx context.Context, d ocispec.Descriptor) (_ []byte, err error) {
+	w, err := k.store.Resume(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, w.Close()) }()
+	if data, err := k.local(ctx, d); err == nil {
+		return data, nil
+	}
+	if err := w.Restart(); err != nil {
+		return nil, err
 	}
 	data, err := readSmall(ctx, k.src, d)
 	if err != nil {
 		return nil, err
 	}
-	// Not by Push, which would take a damaged blob for stored.
-	w, err := k.store.WriterFor(ctx, d)
-	if err != nil {
-		return nil, err
-	}
-	defer w.Close()
 	if _, err := w.Write(data); err != nil {
 		return nil, err
 	}
-	if _, err := w.Commit(ctx, ""); err != nil {
-		return nil, err
-	}
-	return io.NopCloser(bytes.NewReader(data)), nil
+	_, err = w.Commit(ctx, "")
+	return data, err
 }
 
 // readSmall reads a manifest or config.

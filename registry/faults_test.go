@@ -160,6 +160,43 @@ func TestFetchFetchesNothingTwice(t *testing.T) {
 	}
 }
 
+func TestFetchFrom(t *testing.T) {
+	desc, data := blob(7, 300_000)
+	for name, test := range map[string]struct {
+		f              *faulty
+		offset         int
+		requests, sent int64
+	}{
+		"middle":             {&faulty{}, 200_000, 1, 100_000},
+		"beginning":          {&faulty{}, 0, 1, 300_000},
+		"end":                {&faulty{}, 300_000, 0, 0},
+		"breaks again":       {&faulty{cut: 60_000}, 200_000, 2, 100_000},
+		"Range ignored":      {&faulty{ignoreRange: true}, 200_000, 1, 300_000},
+		"wrong bytes before": {&faulty{flip: 5}, 200_000, 1, 100_000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			test.f.bytes = data
+			c, _ := newTestClient(Options{})
+			r, err := repository(t, c, server(t, test.f)+"/a").FetchFrom(t.Context(), desc, int64(test.offset))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			got, err := io.ReadAll(r)
+			if err != nil || !bytes.Equal(got, data[test.offset:]) {
+				t.Errorf("got %d bytes, %v", len(got), err)
+			}
+			if n, sent := test.f.requests.Load(), test.f.sent.Load(); n != test.requests || sent != test.sent {
+				t.Errorf("%d bytes in %d requests, want %d in %d", sent, n, test.sent, test.requests)
+			}
+		})
+	}
+	c, _ := newTestClient(Options{})
+	if _, err := repository(t, c, "127.0.0.1:1/a").FetchFrom(t.Context(), desc, desc.Size+1); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("beyond the end: %v", err)
+	}
+}
+
 func TestFetchLeavesAHangingServer(t *testing.T) {
 	desc, data := blob(5, 100<<10)
 	c, _ := newTestClient(Options{})

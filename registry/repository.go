@@ -26,8 +26,9 @@ const (
 )
 
 var (
-	_ content.Fetcher = (*Repository)(nil)
-	_ content.Pusher  = (*Repository)(nil)
+	_ content.Fetcher      = (*Repository)(nil)
+	_ content.RangeFetcher = (*Repository)(nil)
+	_ content.Pusher       = (*Repository)(nil)
 )
 
 // acceptManifests lists what we can read. Some registries look at the first header line only.

@@ -201,11 +201,14 @@ func (c *copier) blob(ctx context.Context, d ocispec.Descriptor) (err error) {
 }
 
 // Reader returns r, telling p how much of d has been read.
-func (p Progress) Reader(r io.Reader, d ocispec.Descriptor) io.Reader {
+func (p Progress) Reader(r io.Reader, d ocispec.Descriptor) io.Reader { return p.ReaderFrom(r, d, 0) }
+
+// ReaderFrom is Reader for an r that begins at the byte offset of d.
+func (p Progress) ReaderFrom(r io.Reader, d ocispec.Descriptor, offset int64) io.Reader {
 	if p == nil {
 		return r
 	}
-	return &progressReader{r: r, p: p, event: Event{Kind: EventTransfer, Desc: d, Total: d.Size}}
+	return &progressReader{r: r, p: p, event: Event{Kind: EventTransfer, Desc: d, Current: offset, Total: d.Size}}
 }
 
 type progressReader struct {

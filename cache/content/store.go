@@ -42,7 +42,8 @@ type Options struct {
 //	DIR/oci-layout                  the version
 //	DIR/index.json                  empty: names are kept elsewhere
 //	DIR/blobs/ALGORITHM/HEX         sha256 and sha512
-//	DIR/ingest/                     blobs being written, each locked by its writer
+//	DIR/ingest/w-*                  blobs being written, each locked by its writer
+//	DIR/ingest/p-ALGORITHM-HEX      the same of a known digest, for Resume to go on with
 //
 // A blob is verified while it is written, fsynced, and only then renamed to its digest, so
 // neither a killed process nor a power loss can leave wrong bytes under a digest. Without
@@ -234,7 +235,7 @@ func (s *Store) walk(ctx context.Context, algorithm digest.Algorithm, fn func(In
 	return nil
 }
 
-// Sweep removes what dead processes left half written.
+// Sweep removes what dead processes left half written, and what Resume did not go on with for a week.
 func (s *Store) Sweep(ctx context.Context) error {
 	dir := filepath.Join(s.dir, "ingest")
 	entries, err := os.ReadDir(dir)
@@ -242,10 +243,14 @@ func (s *Store) Sweep(ctx context.Context) error {
 		return fmt.Errorf("sweeping the blob store: %w", err)
 	}
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), ingestPrefix) {
+		var age time.Duration
+		switch {
+		case strings.HasPrefix(e.Name(), partialPrefix):
+			age = partialAge
+		case !strings.HasPrefix(e.Name(), ingestPrefix):
 			continue
 		}
-		if err := sweepIngest(filepath.Join(dir, e.Name())); err != nil {
+		if err := sweepIngest(filepath.Join(dir, e.Name()), age); err != nil {
 			return fmt.Errorf("sweeping the blob store: %w", err)
 		}
 	}

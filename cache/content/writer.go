@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -35,7 +36,8 @@ type Writer struct {
 	hash    hash.Hash // of one that was not, else nil
 	size    int64
 	flushed int64
-	err     error // the first failure; nothing can be committed after it
+	err     error        // the first failure; nothing can be committed after it
+	unlock  func() error // what keeps others from a blob that Resume gave, else nil
 }
 
 // Writer begins a blob of unknown digest; it will be a sha256. The caller closes it.
@@ -60,10 +62,15 @@ func (s *Store) WriterFor(ctx context.Context, d ocispec.Descriptor) (*Writer, e
 	return &Writer{s: s, f: f, v: v}, nil
 }
 
-// ingest makes a locked file for a blob.
-func (s *Store) ingest(ctx context.Context) (_ *os.File, err error) {
+// sweepOnce removes leftovers before the first write.
+func (s *Store) sweepOnce(ctx context.Context) (err error) {
 	s.sweep.Do(func() { err = s.Sweep(ctx) })
-	if err != nil {
+	return err
+}
+
+// ingest makes a locked file for a blob.
+func (s *Store) ingest(ctx context.Context) (*os.File, error) {
+	if err := s.sweepOnce(ctx); err != nil {
 		return nil, err
 	}
 	for {
@@ -102,8 +109,8 @@ func linked(f *os.File) bool {
 	return unix.Fstat(int(f.Fd()), &st) == nil && st.Nlink > 0
 }
 
-// sweepIngest removes the file unless its writer lives.
-func sweepIngest(path string) (err error) {
+// sweepIngest removes the file unless its writer lives or it was written less than age ago.
+func sweepIngest(path string, age time.Duration) (err error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -119,7 +126,7 @@ func sweepIngest(path string) (err error) {
 	// Between opening and locking, the writer may have finished: then path is free or, as
 	// names are random, of another writer only by chance.
 	ours, err := f.Stat()
-	if err != nil {
+	if err != nil || time.Since(ours.ModTime()) < age {
 		return err
 	}
 	if named, err := os.Lstat(path); err != nil || !os.SameFile(ours, named) {
@@ -177,6 +184,7 @@ func (w *Writer) Commit(ctx context.Context, mediaType string) (ocispec.Descript
 	}
 	d, err := w.descriptor()
 	if err != nil {
+		w.err = err
 		return ocispec.Descriptor{}, err
 	}
 	if mediaType != "" {
@@ -185,9 +193,17 @@ func (w *Writer) Commit(ctx context.Context, mediaType string) (ocispec.Descript
 	if err := w.publish(ctx, d); err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("storing blob %s: %w", d.Digest, err)
 	}
-	f := w.f
+	return d, w.release()
+}
+
+// release closes the file and lets others have the blob.
+func (w *Writer) release() error {
+	err := w.f.Close()
 	w.f = nil
-	return d, f.Close()
+	if w.unlock != nil {
+		err = errors.Join(err, w.unlock())
+	}
+	return err
 }
 
 // descriptor verifies what was written.
@@ -226,18 +242,20 @@ func (w *Writer) publish(ctx context.Context, d ocispec.Descriptor) (err error) 
 	return nil
 }
 
-// Close drops the bytes if they were not committed.
+// Close drops the bytes if they were not committed, or leaves those of a Writer that Resume gave to
+// the next, unless something was wrong with them.
 func (w *Writer) Close() error {
 	if w.f == nil {
 		return nil
 	}
-	f := w.f
-	w.f = nil
-	err := os.Remove(f.Name())
+	var err error
+	if !w.keeps() {
+		err = os.Remove(w.f.Name())
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
-	return errors.Join(err, f.Close())
+	return errors.Join(err, w.release())
 }
 
 // copyBytes is io.Copy that ends when ctx does.
