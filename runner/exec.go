@@ -63,7 +63,7 @@ func (e *Engine) Exec(ctx context.Context, ref string, o ExecOptions) (*Exec, er
 	if err != nil {
 		return nil, err
 	}
-	program, err := oci.CompileExec(s, process, oci.ExecOptions{CgroupProcs: g.Procs(), CgroupDir: g.V2Dir()})
+	program, err := oci.CompileExec(s, process, oci.ExecOptions{CgroupProcs: g.Joins(), CgroupDir: g.V2Dir()})
 	if err != nil {
 		return nil, err
 	}

@@ -159,7 +159,7 @@ func (e *Engine) plan(ctx context.Context, c *Container, o StartOptions) (*plan,
 	}
 	warn(warnings)
 	p.program, err = oci.Compile(p.spec, oci.Rootfs{Overlay: sn.Overlay()}, oci.Options{
-		CgroupProcs: p.group.Procs(), CgroupDir: p.group.V2Dir(),
+		CgroupProcs: p.group.Joins(), CgroupDir: p.group.V2Dir(),
 	})
 	return p, err
 }

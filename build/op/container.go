@@ -167,7 +167,7 @@ func (x *Containers) group(ctx context.Context, name string, r *specs.LinuxResou
 
 // run starts the command and waits for its end.
 func (x *Containers) run(ctx context.Context, p Process, s *specs.Spec, group *cgroup.Group) error {
-	o := oci.Options{CgroupProcs: group.Procs(), CgroupDir: group.V2Dir(), Detached: map[string]oci.Detached{}}
+	o := oci.Options{CgroupProcs: group.Joins(), CgroupDir: group.V2Dir(), Detached: map[string]oci.Detached{}}
 	var files []*os.File
 	for _, m := range p.Mounts {
 		if m.Source == nil {

@@ -75,11 +75,24 @@ func checkPath(path string) error {
 	return nil
 }
 
-// Procs are the files a process writes "0" to in order to join, none on a host without cgroups.
-func (g *Group) Procs() []string {
+// Procs are the lists of the group's processes, none on a host without cgroups.
+func (g *Group) Procs() []string { return g.files("cgroup.procs") }
+
+// Joins are the files a process of one thread writes "0" to in order to join, none on a
+// host without cgroups. With v1 these move a thread: the kernel then need not hold the
+// whole machine's forks and exits back, which waits for an RCU grace period of up to 20 ms
+// (kernel/cgroup/cgroup.c, cgroup_procs_write_start).
+func (g *Group) Joins() []string {
+	if g.host.mode == V1 {
+		return g.files("tasks")
+	}
+	return g.Procs()
+}
+
+func (g *Group) files(name string) []string {
 	var files []string
 	for _, hi := range g.host.inUse() {
-		files = append(files, filepath.Join(g.dir(hi), "cgroup.procs"))
+		files = append(files, filepath.Join(g.dir(hi), name))
 	}
 	return files
 }
