@@ -56,6 +56,7 @@ func commands() []command {
 		{"system", newSystemCommand},
 		{"info", newInfoCommand},
 		{"serve", newServeCommand},
+		{"registry", newRegistryCommand},
 		{"version", newVersionCommand},
 	}
 }

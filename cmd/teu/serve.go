@@ -9,6 +9,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -32,6 +33,8 @@ type serveRegistryOptions struct {
 	tlsCert, tlsKey  string
 	anonymous        bool
 	disallowDeletion bool
+	gcInterval       time.Duration
+	gc               registry.GCOptions
 }
 
 func newServeRegistryCommand(a *app) *cobra.Command {
@@ -42,6 +45,7 @@ func newServeRegistryCommand(a *app) *cobra.Command {
 		Long: `Host images: the OCI distribution API on a directory.
 
 A push that was acknowledged is on disk. Several servers may share one directory.
+Blobs that no manifest refers to are removed from time to time, beside pushes and pulls.
 Without --htpasswd, requests are accepted over loopback addresses only.
 SIGTERM ends the server when the requests that are running have been answered.`,
 		Example: `  teu serve registry
@@ -60,12 +64,20 @@ SIGTERM ends the server when the requests that are running have been answered.`,
 	f.StringVar(&o.addr, "addr", "127.0.0.1:5000", "host and port to listen on; port 0 takes a free one")
 	f.StringVar(&o.root, "root", "", "directory of the registry (default \"registry\" in teu's store)")
 	f.StringVar(&o.htpasswd, "htpasswd", "", "file of users, made by htpasswd -B; read again when it changes")
-	f.StringVar(&o.tlsCert, "tls-cert", "", "file with the certificate chain, for HTTPS")
+	f.StringVar(&o.tlsCert, "tls-cert", "", "file with the certificate chain, for HTTPS; read again when it changes")
 	f.StringVar(&o.tlsKey, "tls-key", "", "file with the key of the certificate")
 	f.BoolVar(&o.anonymous, "insecure-anonymous", false, "let everybody push, pull and delete, on any address")
 	f.BoolVar(&o.disallowDeletion, "no-delete", false, "refuse to delete tags, manifests and blobs")
+	f.DurationVar(&o.gcInterval, "gc-interval", gcInterval, "time between collections of garbage, 0 for none")
+	gcFlags(cmd, &o.gc, "gc-")
 	return cmd
 }
+
+const (
+	gcInterval = time.Hour
+	// gcRate leaves the disk and the processors to those who wait for them.
+	gcRate = 50_000
+)
 
 // openDoorError says that the options would let everybody in the network do everything.
 type openDoorError struct{ addr net.Addr }
@@ -82,6 +94,10 @@ func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
 	if o.htpasswd != "" && o.anonymous {
 		return &usageError{command: "teu serve registry", err: errors.New("--htpasswd and --insecure-anonymous exclude each other")}
 	}
+	if o.gcInterval < 0 || o.gc.Grace < registry.MinGrace {
+		return &usageError{command: "teu serve registry", err: fmt.Errorf("--gc-grace is at least %s, and --gc-interval not negative", registry.MinGrace)}
+	}
+	o.gc.Rate = gcRate
 	tlsConfig, err := o.tls()
 	if err != nil {
 		return err
@@ -91,6 +107,8 @@ func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
 		Htpasswd:    o.htpasswd,
 		Anonymous:   o.anonymous,
 		AllowDelete: !o.disallowDeletion,
+		GCInterval:  o.gcInterval,
+		GC:          o.gc,
 		Log:         slog.Default(),
 	})
 	if err != nil {
@@ -127,9 +145,9 @@ func (o serveRegistryOptions) tls() (*tls.Config, error) {
 	if o.tlsCert == "" || o.tlsKey == "" {
 		return nil, &usageError{command: "teu serve registry", err: errors.New("--tls-cert and --tls-key go together")}
 	}
-	cert, err := tls.LoadX509KeyPair(o.tlsCert, o.tlsKey)
+	cert, err := server.LoadCertificate(o.tlsCert, o.tlsKey, slog.Default())
 	if err != nil {
-		return nil, fmt.Errorf("loading certificate: %w", err)
+		return nil, err
 	}
-	return &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}, nil
+	return &tls.Config{GetCertificate: cert.Get, MinVersion: tls.VersionTLS12}, nil
 }

@@ -49,8 +49,8 @@ func (s *directory) Collect(ctx context.Context, o GCOptions) (GCReport, error) 
 	if o.Grace == 0 {
 		o.Grace = DefaultGrace
 	}
-	if o.Grace < minGrace {
-		return GCReport{}, fmt.Errorf("a grace of %s is too short, it is at least %s: %w", o.Grace, minGrace, errdefs.ErrInvalidArgument)
+	if o.Grace < MinGrace {
+		return GCReport{}, fmt.Errorf("a grace of %s is too short, it is at least %s: %w", o.Grace, MinGrace, errdefs.ErrInvalidArgument)
 	}
 	if !o.DryRun {
 		unlock, err := s.lockGC()

@@ -33,8 +33,8 @@ type GCOptions struct {
 // DefaultGrace is longer than any push between the first blob and the manifest should take.
 const DefaultGrace = time.Hour
 
-// minGrace is what touchAfter and clocks of different servers leave room for.
-const minGrace = time.Second
+// MinGrace is the shortest grace: what touchAfter and clocks of different servers leave room for.
+const MinGrace = time.Second
 
 // GCReport tells what a collection found. After a dry run, what was removed is what would
 // have been.

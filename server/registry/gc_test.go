@@ -114,6 +114,9 @@ func TestGCGrace(t *testing.T) {
 		if st, err := lstat(path); err != nil || !changed(&st).Before(collector.cut) {
 			t.Fatalf("%s: it was fresh before (%v)", name, err)
 		}
+		if err := collector.barrier(t.Context(), "a"); err != nil {
+			t.Fatal(err)
+		}
 		f()
 		// The marking saw nothing of it: only the batch can find out.
 		err := collector.unlinkBlobs(t.Context(), "a", s.repo("a")+"/_blobs/sha256", []string{d.Encoded()})
@@ -121,7 +124,7 @@ func TestGCGrace(t *testing.T) {
 			t.Errorf("%s: %v, %+v", name, err, collector.report)
 		}
 	}
-	if _, err := s.Collect(t.Context(), GCOptions{Grace: minGrace / 2}); !errdefs.IsInvalidArgument(err) {
+	if _, err := s.Collect(t.Context(), GCOptions{Grace: MinGrace / 2}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("got %v for a grace that protects nobody", err)
 	}
 }
@@ -261,7 +264,7 @@ func TestGCUnderLoad(t *testing.T) {
 				return
 			default:
 			}
-			r, err := s.Collect(t.Context(), GCOptions{Grace: minGrace, Untagged: rounds%2 == 1})
+			r, err := s.Collect(t.Context(), GCOptions{Grace: MinGrace, Untagged: rounds%2 == 1})
 			if err != nil {
 				t.Error(err)
 				return
@@ -356,7 +359,7 @@ func (u *gcClient) push(t *testing.T) {
 	case a.status == 201:
 		u.images = append(u.images, i)
 		u.pushed++
-	case a.code() == codeManifestBlobUnknown && time.Since(begun) > minGrace-touchAfter:
+	case a.code() == codeManifestBlobUnknown && time.Since(begun) > MinGrace-touchAfter:
 		// the machine was too slow for the grace
 	default:
 		t.Errorf("manifest, %s after the first blob: %d %s", time.Since(begun), a.status, a.body)

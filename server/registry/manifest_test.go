@@ -71,7 +71,7 @@ func TestManifestKinds(t *testing.T) {
 	foreign := m
 	foreign.Layers = []ocispec.Descriptor{
 		{MediaType: dockerForeign, Digest: digest.FromString("1"), Size: 1, URLs: []string{"https://example.com/1"}},
-		{MediaType: ocispec.MediaTypeImageLayerNonDistributableGzip, Digest: digest.FromString("2"), Size: 1},
+		{MediaType: "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", Digest: digest.FromString("2"), Size: 1},
 	}
 	c.put("a", "foreign", foreign)
 

@@ -18,7 +18,7 @@ import (
 // changes although a client was told that something is there, it is touched.
 
 // touchAfter is how old the last change of an inode must be for touch to make a new one. It
-// is a part of the protocol between servers: collections have at least minGrace, so what was
+// is a part of the protocol between servers: collections have at least MinGrace, so what was
 // touched or found fresh a moment before they began is never old for them.
 const touchAfter = 250 * time.Millisecond
 

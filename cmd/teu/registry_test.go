@@ -1,0 +1,57 @@
+package main
+
+import (
+	"io"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// TestRegistryGC: a collection beside a server tells what it would remove, and keeps what is
+// within the grace.
+func TestRegistryGC(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "registry")
+	r := startCommand(t, "serve", "registry", "--addr", "127.0.0.1:0", "--root", root, "--gc-interval", "1h", "--gc-grace", "1m")
+	line, err := r.stdout.ReadString('\n')
+	addr, ok := strings.CutPrefix(strings.TrimSpace(line), "serving registry on ")
+	if err != nil || !ok {
+		t.Fatalf("got %q (%v)\n%s", line, err, r.errors(t))
+	}
+	resp, err := http.Post("http://"+addr+"/v2/a/blobs/uploads/?digest="+digest.FromString("blob").String(), "application/octet-stream", strings.NewReader("blob"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 201 {
+		t.Fatalf("got %s", resp.Status)
+	}
+	tests := map[string]struct {
+		args []string
+		code int
+		says string
+	}{
+		"text":         {[]string{"--root", root, "--dry-run"}, 0, "kept 1 that are unused for less than 1h0m0s\nwould remove 0 manifests"},
+		"json":         {[]string{"--root", root, "--dry-run", "--format", "json"}, 0, `"blobs":1,"fresh":1`},
+		"short grace":  {[]string{"--root", root, "--grace", "1ms"}, exitFailure, "too short"},
+		"no registry":  {[]string{"--root", t.TempDir()}, exitFailure, "not a registry"},
+		"wrong format": {[]string{"--format", "x"}, exitUsage, "text or json"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			gc := startCommand(t, append([]string{"registry", "gc"}, test.args...)...)
+			out, err := io.ReadAll(gc.stdout)
+			says := string(out) + gc.errors(t)
+			if code := <-gc.code; err != nil || code != test.code || !strings.Contains(says, test.says) {
+				t.Errorf("got exit code %d and %q, want %d and %q", code, says, test.code, test.says)
+			}
+		})
+	}
+	http.DefaultClient.CloseIdleConnections()
+	r.stop()
+	if code := <-r.code; code != 0 {
+		t.Errorf("got exit code %d of the server\n%s", code, r.errors(t))
+	}
+}
