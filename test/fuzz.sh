@@ -5,6 +5,6 @@ time=${1:-10s}
 grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do
 	grep -ho '^func Fuzz[A-Za-z0-9_]*' "$dir"/*_test.go | sed 's/^func //' | while read -r target; do
 		echo "== $dir $target"
-		go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" "$dir"
+		go test -run "^$" -fuzzminimizetime 10x -fuzz "^$target\$" -fuzztime "$time" "$dir"
 	done
 done
