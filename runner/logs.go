@@ -197,8 +197,9 @@ func (e *Engine) rotated(id string, f *os.File) (*os.File, error) {
 type logPrinter struct {
 	o    LogOptions
 	w    [2]*bufio.Writer
-	line []byte // the beginning of a line that is not whole yet
-	past bool   // a line after Until has been seen
+	line []byte  // the beginning of a line that is not whole yet
+	past bool    // a line after Until has been seen
+	part [2]bool // the last entry of the stream had no end of line
 }
 
 // logLine is a line of the log. The fields are parts of it.
@@ -261,19 +262,20 @@ func (p *logPrinter) entry(line []byte) error {
 			return nil
 		}
 	}
-	w, other := p.w[0], p.w[1]
+	w, other, part := p.w[0], p.w[1], &p.part[0]
 	if string(l.stream) == "stderr" {
-		w, other = other, w
+		w, other, part = other, w, &p.part[1]
 	}
 	if other.Buffered() > 0 { // lines appear in their order on a terminal
 		if err := other.Flush(); err != nil {
 			return err
 		}
 	}
-	if p.o.Timestamps {
+	if p.o.Timestamps && !*part {
 		w.Write(l.time)
 		w.WriteByte(' ')
 	}
+	*part = !l.newline && !bytes.HasSuffix(l.text, []byte("\n"))
 	_, err := w.Write(l.text)
 	if l.newline {
 		err = w.WriteByte('\n')

@@ -163,21 +163,17 @@ func parsePublish(text string) ([]network.Port, error) {
 	if protocol != "tcp" && protocol != "udp" {
 		return nil, bad("unknown protocol " + protocol)
 	}
+	addressText, rest, ok := cutAddress(rest)
+	if !ok {
+		return nil, bad("no port")
+	}
 	var address netip.Addr
-	if strings.Count(rest, ":") > 1 || strings.HasPrefix(rest, "[") {
-		i := strings.LastIndexByte(rest, ':')
-		j := strings.LastIndexByte(rest[:max(i, 0)], ':')
-		if i < 0 || j < 0 {
-			return nil, bad("no port")
+	if addressText != "" {
+		a, err := netip.ParseAddr(addressText)
+		if err != nil {
+			return nil, bad("invalid IP address")
 		}
-		if text := strings.Trim(rest[:j], "[]"); text != "" {
-			a, err := netip.ParseAddr(text)
-			if err != nil {
-				return nil, bad("invalid IP address")
-			}
-			address = a
-		}
-		rest = rest[j+1:]
+		address = a
 	}
 	host, container, ok := strings.Cut(rest, ":")
 	if !ok {
@@ -205,6 +201,19 @@ func parsePublish(text string) ([]network.Port, error) {
 		ports = append(ports, one)
 	}
 	return ports, nil
+}
+
+// cutAddress splits the address off ADDRESS:HOSTPORT:PORT or [ADDRESS]:HOSTPORT:PORT.
+func cutAddress(text string) (address, rest string, ok bool) {
+	if bracketed, ok := strings.CutPrefix(text, "["); ok {
+		return strings.Cut(bracketed, "]:")
+	}
+	if strings.Count(text, ":") < 2 {
+		return "", text, true
+	}
+	i := strings.LastIndexByte(text, ':')
+	j := strings.LastIndexByte(text[:i], ':')
+	return text[:j], text[j+1:], true
 }
 
 func portRange(text string) (first, last int, err error) {

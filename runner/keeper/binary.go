@@ -117,7 +117,7 @@ func (b *Binary) Close() error { return b.f.Close() }
 // environment is all of a keeper's: it must not inherit credentials. It starts without
 // garbage collection, see settle.
 func environment() []string {
-	return []string{"GOMAXPROCS=2", "GOGC=off", "GOMEMLIMIT=24MiB", "GOTRACEBACK=single", "GODEBUG=madvdontneed=1"}
+	return []string{"GOMAXPROCS=2", "GOGC=off", "GOMEMLIMIT=24MiB", "GOTRACEBACK=single", "GODEBUG=containermaxprocs=0,updatemaxprocs=0"}
 }
 
 // spawn starts a keeper in a session of its own and returns the connection to it. The

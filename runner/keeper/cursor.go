@@ -33,7 +33,7 @@ type cursorNote struct {
 }
 
 const (
-	cursorSlot   = 4 << 20
+	cursorSlot   = 256 << 10     // more than two carries
 	cursorHeader = 4 + 7*8 + 2*4 // checksum, words, lengths of the carries
 )
 

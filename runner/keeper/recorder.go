@@ -8,8 +8,10 @@ import (
 	"time"
 )
 
-// maxLine is the length up to which a line becomes one entry of the log.
-const maxLine = 1 << 20
+// maxLine is the length up to which a line becomes one entry of the log. A longer one
+// becomes several, of which the last ends with the newline. (Docker's limit is 16 KB. What
+// is carried is written anew with every chunk, so the limit is not much larger.)
+const maxLine = 64 << 10
 
 // streamNames are docker's names of the streams; an index is 0 or 1.
 var streamNames = [2]string{"stdout", "stderr"}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/netip"
+	"testing"
+	"testing/iotest"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/teu-dev/teu/runner"
+	"github.com/teu-dev/teu/runner/network"
+)
+
+func TestParsePublish(t *testing.T) {
+	local := netip.MustParseAddr("127.0.0.1")
+	for text, want := range map[string][]network.Port{
+		"80":                {{Protocol: "tcp", Container: 80}},
+		"8080:80":           {{Protocol: "tcp", HostPort: 8080, Container: 80}},
+		"53:53/udp":         {{Protocol: "udp", HostPort: 53, Container: 53}},
+		"127.0.0.1:8080:80": {{Protocol: "tcp", HostIP: local, HostPort: 8080, Container: 80}},
+		"127.0.0.1::80":     {{Protocol: "tcp", HostIP: local, Container: 80}},
+		"[::1]:8080:80":     {{Protocol: "tcp", HostIP: netip.IPv6Loopback(), HostPort: 8080, Container: 80}},
+		"8000-8001:80-81":   {{Protocol: "tcp", HostPort: 8000, Container: 80}, {Protocol: "tcp", HostPort: 8001, Container: 81}},
+		"":                  nil, ":": nil, "0": nil, "x:80": nil, "80/sctp": nil, "1.2.3:80:80": nil, "8000-8002:80-81": nil,
+		"81-80": nil, "65536": nil, "[::1]": nil, "[::1": nil,
+	} {
+		got, err := parsePublish(text)
+		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" || (err == nil) != (want != nil) {
+			t.Errorf("%q: %v %s", text, err, diff)
+		}
+	}
+}
+
+func FuzzParsePublish(f *testing.F) {
+	f.Add("127.0.0.1:8000-8001:80-81/tcp")
+	f.Add("[::1]:80")
+	f.Fuzz(func(t *testing.T, text string) { parsePublish(text) })
+}
+
+func TestParseVolume(t *testing.T) {
+	bind := runner.MountRequest{Type: "bind", Source: "/src", Target: "/dst", MakeSource: true}
+	readOnly := bind
+	readOnly.ReadOnly, readOnly.Propagation = true, "rslave"
+	for text, want := range map[string]runner.MountRequest{
+		"/data":               {Type: "volume", Target: "/data"},
+		"name:/data":          {Type: "volume", Source: "name", Target: "/data"},
+		"name:/data:nocopy":   {Type: "volume", Source: "name", Target: "/data", NoCopy: true},
+		"/src:/dst":           bind,
+		"/src:/dst:ro,rslave": readOnly,
+	} {
+		got, err := parseVolume(text)
+		if diff := cmp.Diff(want, got); diff != "" || err != nil {
+			t.Errorf("%q: %v %s", text, err, diff)
+		}
+	}
+	for _, text := range []string{"", ":", "a:", ":/b", "a:/b:c:d", "/a:/b:bogus"} {
+		if got, err := parseVolume(text); err == nil {
+			t.Errorf("%q: %+v, want an error", text, got)
+		}
+	}
+}
+
+func TestParseMount(t *testing.T) {
+	for text, want := range map[string]runner.MountRequest{
+		"type=bind,src=/a,dst=/b,readonly":       {Type: "bind", Source: "/a", Target: "/b", ReadOnly: true},
+		"source=v,target=/b,volume-nocopy=true":  {Type: "volume", Source: "v", Target: "/b", NoCopy: true},
+		`type=tmpfs,dst=/t,"tmpfs-size=1m"`:      {Type: "tmpfs", Target: "/t", Options: []string{"size=1m"}},
+		"type=bind,src=/a,dst=/b,readonly=false": {Type: "bind", Source: "/a", Target: "/b"},
+	} {
+		got, err := parseMount(text)
+		if diff := cmp.Diff(want, got); diff != "" || err != nil {
+			t.Errorf("%q: %v %s", text, err, diff)
+		}
+	}
+	for _, text := range []string{"", "type=bind,dst=/b", "type=nfs,dst=/b", "src=a", "dst=/b,bogus=1", `"`} {
+		if got, err := parseMount(text); err == nil {
+			t.Errorf("%q: %+v, want an error", text, got)
+		}
+	}
+}
+
+func TestDetachKeys(t *testing.T) {
+	for text, want := range map[string][]byte{
+		"": {16, 17}, "ctrl-a,b": {1, 'b'}, "ctrl-@": {0}, "ctrl-[,ctrl-_": {27, 31}, "ctrl-é": nil, "ab": nil, ",": nil,
+	} {
+		if got, err := parseDetachKeys(text); !bytes.Equal(got, want) || (err == nil) != (want != nil) {
+			t.Errorf("%q: %v, %v", text, got, err)
+		}
+	}
+	keys := []byte{16, 17}
+	for in, want := range map[string]string{
+		"abc\x10\x11never":       "abc|detached",
+		"a\x10b":                 "a\x10b|EOF",
+		"\x10\x10\x11x":          "\x10|detached",
+		"end with the first\x10": "end with the first\x10|EOF",
+	} {
+		for _, r := range []io.Reader{bytes.NewBufferString(in), iotest.OneByteReader(bytes.NewBufferString(in))} {
+			got, err := io.ReadAll(&detachReader{r: r, keys: keys})
+			end := "|EOF"
+			if errors.Is(err, errDetached) {
+				end = "|detached"
+			}
+			if string(got)+end != want {
+				t.Errorf("%q: %q, want %q", in, string(got)+end, want)
+			}
+		}
+	}
+}
