@@ -2,9 +2,13 @@ package registry
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -432,4 +436,88 @@ func (u *gcClient) check(t *testing.T, i gcImage) {
 			t.Errorf("%s lost %s: %v, %d", i.tag, path, err, a.status)
 		}
 	}
+}
+
+// TestMaintainCollects: servers of one directory collect in turn, one in each interval.
+func TestMaintainCollects(t *testing.T) {
+	root := t.TempDir()
+	var servers sync.WaitGroup
+	ctx, stop := context.WithCancel(t.Context())
+	logs := &syncBuffer{}
+	o := Options{Root: root, Anonymous: true, GCInterval: time.Hour, GC: GCOptions{Grace: MinGrace}, Log: slog.New(slog.NewTextHandler(logs, nil))}
+	c := serveOptions(t, o)
+	d := c.blob("a", []byte("garbage")).Digest
+	time.Sleep(MinGrace + 100*time.Millisecond)
+	for range 3 {
+		g, err := New(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		servers.Go(func() { g.Maintain(ctx) })
+	}
+	for c.has("a", d) || !strings.Contains(logs.String(), "collected garbage") {
+		time.Sleep(10 * time.Millisecond) // until go test loses patience
+	}
+	stop()
+	servers.Wait()
+	if n := strings.Count(logs.String(), "collected garbage"); n != 1 || strings.Contains(logs.String(), "ERROR") {
+		t.Errorf("got %d collections\n%s", n, logs.String())
+	}
+}
+
+// syncBuffer is a buffer that may be written to and read at once.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// BenchmarkGC looks at a repository of 20,000 blobs with their manifests; b.N times.
+func BenchmarkGC(b *testing.B) {
+	s, err := openDirectory(b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
+	s.sync.fsync = func(string) error { return nil } // only the making of it would be slow
+	const images, layers = 2000, 10
+	for i := range images {
+		var m ocispec.Manifest
+		m.MediaType = ocispec.MediaTypeImageManifest
+		m.SchemaVersion = 2
+		for l := range layers {
+			d := digest.FromString(fmt.Sprint(i, l))
+			target := s.repoBlobPath("a", d)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(target), 0o700), os.WriteFile(target, nil, 0o600), s.shareBlob(target, s.blobPath(d), 0)); err != nil {
+				b.Fatal(err)
+			}
+			m.Layers = append(m.Layers, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: d, Size: 1})
+		}
+		m.Config = m.Layers[0]
+		body := encode(b, m)
+		path := s.recordPath("a", digest.FromBytes(body))
+		record := append(encodeHeader(digest.FromBytes(body), m.MediaType, false), body...)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, record, 0o600)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ResetTimer()
+	for b.Loop() {
+		s.clean = cleanList{}
+		r, err := s.Collect(b.Context(), GCOptions{})
+		if err != nil || r.Manifests != images || r.Blobs != images*layers || r.RemovedLinks != 0 {
+			b.Fatalf("%+v, %v", r, err)
+		}
+	}
+	b.ReportMetric(float64(b.N*images*layers)/b.Elapsed().Seconds(), "blobs/s")
 }
