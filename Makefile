@@ -40,7 +40,7 @@ bench: build ## the figures of docs/benchmarks.md, against peers
 	@bench/run.sh
 
 soak: build setup ## the long runs: chaos and fuzzing at full counts
-	TEU_TEST_ROOT=1 TEU_SOAK=1 $(GO) run ./test/suite -timeout 6h ./...
+	TEU_TEST_ROOT=1 TEU_SOAK=1 TEU_TEST_KILLS=200 $(GO) run ./test/suite -timeout 6h ./...
 	@test/fuzz.sh $${FUZZTIME:-1h}
 
 clean: ## remove what make made
