@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -57,6 +58,7 @@ func commands() []command {
 		{"info", newInfoCommand},
 		{"serve", newServeCommand},
 		{"registry", newRegistryCommand},
+		{"oci", newOCICommand},
 		{"version", newVersionCommand},
 	}
 }
@@ -83,6 +85,9 @@ func wanted(args []string) []command {
 // execute runs teu with args and returns the exit code of the process.
 func execute(ctx context.Context, u *ui.UI, args []string) int {
 	a := newApp(u)
+	if ociName(os.Args[0]) {
+		args = append([]string{"oci"}, args...)
+	}
 	root := newRootCommand(a, wanted(args))
 	root.SetArgs(args)
 	return report(u, root.ExecuteContext(ctx))

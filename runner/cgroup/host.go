@@ -145,3 +145,24 @@ func (h *Host) addV1(point, options string) {
 func unescape(s string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
+
+// Own are the groups this process is in, one directory for each of Hierarchies.
+func (h *Host) Own() ([]string, error) {
+	text, err := readFile("/proc/self", "cgroup")
+	if err != nil {
+		return nil, err
+	}
+	var dirs []string
+	for _, hi := range h.inUse() {
+		for line := range strings.Lines(text) { // "4:cpu,cpuacct:/path"; v2 has no controllers
+			f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
+			if len(f) == 3 && (h.mode == V2) == (f[1] == "") && (f[1] == "" || hi.has(strings.Split(f[1], ",")[0])) {
+				dirs = append(dirs, filepath.Join(hi.Mountpoint, f[2]))
+			}
+		}
+	}
+	if len(dirs) != len(h.inUse()) {
+		return nil, fmt.Errorf("finding own control groups: %d of %d", len(dirs), len(h.inUse()))
+	}
+	return dirs, nil
+}

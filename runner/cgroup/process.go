@@ -93,6 +93,28 @@ func (g *Group) Freeze(ctx context.Context, frozen bool) error {
 	})
 }
 
+// Frozen says whether the group has been stopped. One that is gone has not.
+func (g *Group) Frozen() (bool, error) {
+	dir, file, frozen := "", "cgroup.freeze", "1"
+	switch g.host.mode {
+	case V2:
+		dir = g.dir(g.host.hierarchies[0])
+	case V1:
+		hi, ok := g.host.find("freezer")
+		if !ok {
+			return false, nil
+		}
+		dir, file, frozen = g.dir(hi), "freezer.state", "FROZEN"
+	default:
+		return false, nil
+	}
+	now, err := readFile(dir, file)
+	if absent(err) {
+		return false, nil
+	}
+	return now == frozen, err
+}
+
 // Kill sends SIGKILL to every process until none is left or ctx ends.
 func (g *Group) Kill(ctx context.Context) error {
 	return poll(ctx, func() (bool, error) {

@@ -92,6 +92,16 @@ func (a *Assembler) Ready() Ref {
 	return a.add(opSend, Cond{}, []Arg{Int(msgReady), Int(-1)})
 }
 
+// Pause makes the program wait: [Start] returns success, and the program goes on when
+// somebody opens the FIFO for reading. To that reader it tells a later failure; see
+// [Follow]. The FIFO is file below dir, a link of procfs if the root is not the host's.
+func (a *Assembler) Pause(dir Arg, file string) {
+	a.Ready()
+	fifo := a.Call(unix.SYS_OPENAT, dir, a.Str(file), Int(unix.O_WRONLY|unix.O_CLOEXEC), Int(0))
+	a.Call(unix.SYS_DUP3, Result(fifo), Int(a.Control()), Int(unix.O_CLOEXEC))
+	a.Call(unix.SYS_CLOSE, Result(fifo))
+}
+
 // Fork goes on in a new child which is a child of the starter, not of the present
 // process (CLONE_PARENT), and ends the present one. flags are clone flags to add.
 func (a *Assembler) Fork(flags uint64) Ref {

@@ -228,7 +228,11 @@ func (im *image) tell(kind uint32, step int, value int64, fd int32) int64 {
 		s.ctl.fd = fd
 		s.hdr.Control, s.hdr.Controllen = (*byte)(unsafe.Pointer(&s.ctl)), uint64(unsafe.Sizeof(s.ctl))
 	}
-	return sys3(unix.SYS_SENDMSG, uintptr(im.control), uintptr(unsafe.Pointer(&s.hdr)), unix.MSG_NOSIGNAL)
+	r := sys3(unix.SYS_SENDMSG, uintptr(im.control), uintptr(unsafe.Pointer(&s.hdr)), unix.MSG_NOSIGNAL)
+	if r == -int64(unix.ENOTSOCK) && fd < 0 { // a FIFO, see [Assembler.Pause]
+		r = sys3(unix.SYS_WRITE, uintptr(im.control), uintptr(unsafe.Pointer(&im.msg)), msgSize)
+	}
+	return r
 }
 
 // die reports a failed operation and ends the process.

@@ -2,6 +2,7 @@ package oci
 
 import (
 	"fmt"
+	"path"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -22,7 +23,7 @@ func (c *compiler) mountCgroup(dest string, o mountOptions) error {
 		return nil
 	}
 	if !c.ownNamespace(specs.CgroupNamespace) {
-		return fmt.Errorf("cgroup mount without a cgroup namespace: %w", errdefs.ErrNotImplemented)
+		return c.bindCgroup(dest, host, o)
 	}
 	attrs := int(o.here.set | o.below.set)
 	if host.Mode() == cgroup.V2 {
@@ -38,6 +39,45 @@ func (c *compiler) mountCgroup(dest string, o mountOptions) error {
 		c.Call(unix.SYS_CLOSE, launch.Result(target))
 	}
 	c.setAttr(launch.Cond{}, dir, unix.AT_EMPTY_PATH, attr{set: uint64(attrs)})
+	c.placed = append(c.placed, placed{dest: dest, fd: dir})
+	return nil
+}
+
+// bindCgroup shows a container without a cgroup namespace the groups it is in, and not
+// those above.
+func (c *compiler) bindCgroup(dest string, host *cgroup.Host, o mountOptions) error {
+	list := host.Hierarchies()
+	var dirs []string
+	for _, p := range c.opts.CgroupProcs {
+		dirs = append(dirs, path.Dir(p))
+	}
+	if len(dirs) == 0 { // it stays in ours
+		var err error
+		if dirs, err = host.Own(); err != nil {
+			return err
+		}
+	}
+	if len(dirs) != len(list) {
+		return fmt.Errorf("cgroup mount of %d groups in %d hierarchies: %w", len(dirs), len(list), errdefs.ErrInvalidArgument)
+	}
+	attrs := attr{set: o.here.set | o.below.set}
+	group := func(i int) launch.Ref {
+		fd := c.Call(unix.SYS_OPEN_TREE, launch.Int(atFDCWD), c.Str(dirs[i]), launch.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))
+		c.setAttr(launch.Cond{}, fd, unix.AT_EMPTY_PATH, attrs)
+		return fd
+	}
+	if host.Mode() == cgroup.V2 {
+		c.place(group(0), dest, unix.S_IFDIR|0o755, false)
+		return nil
+	}
+	dir := c.tmpfs("mode=0755")
+	c.place(dir, dest, unix.S_IFDIR|0o755, false)
+	for i, h := range list {
+		target := c.Target(launch.Result(dir), h.Name, unix.S_IFDIR|0o755)
+		c.moveMount(group(i), launch.Result(target), "")
+		c.Call(unix.SYS_CLOSE, launch.Result(target))
+	}
+	c.setAttr(launch.Cond{}, dir, unix.AT_EMPTY_PATH, attrs)
 	c.placed = append(c.placed, placed{dest: dest, fd: dir})
 	return nil
 }

@@ -22,6 +22,8 @@ type compiler struct {
 	process *specs.Process
 	opts    Options
 
+	preserve int // files from 3 on the command gets
+
 	null   launch.Ref // the host's /dev/null
 	root   launch.Ref // root of the container, a mount
 	proc   launch.Ref // a procfs that is mounted nowhere
@@ -57,7 +59,7 @@ func compile(s *specs.Spec, r Rootfs, o Options) (*launch.Program, error) {
 	}
 	c := &compiler{
 		Assembler: launch.NewAssembler(launch.Options{Slots: slots, CloneFlags: flags, CgroupDir: o.CgroupDir}),
-		spec:      s, process: s.Process, opts: o,
+		spec:      s, process: s.Process, opts: o, preserve: o.Preserve,
 	}
 	for _, step := range []func() error{
 		c.begin,
@@ -80,6 +82,9 @@ func compile(s *specs.Spec, r Rootfs, o Options) (*launch.Program, error) {
 	return c.Program()
 }
 
+// maxPreserve keeps within the slots a program can have.
+const maxPreserve = 60
+
 // detachedSlots counts the files a program wants and brings the destinations of those that
 // are mounts into the form they are looked up in. Each must be a mount of the spec.
 func detachedSlots(s *specs.Spec, o *Options) (int, error) {
@@ -93,7 +98,10 @@ func detachedSlots(s *specs.Spec, o *Options) (int, error) {
 		slots = max(slots, d.Slot+1)
 	}
 	o.Detached = clean
-	return slots, nil
+	if o.Preserve < 0 || o.Preserve > maxPreserve || (o.Preserve > 0 && len(clean) > 0) {
+		return 0, fmt.Errorf("%d files to preserve, %d detached mounts: %w", o.Preserve, len(clean), errdefs.ErrInvalidArgument)
+	}
+	return slots + o.Preserve, nil
 }
 
 // supported refuses what would otherwise be left out silently.
@@ -158,6 +166,7 @@ func (c *compiler) begin() error {
 	c.CallIf(ignore(unix.ENOSYS, unix.EPERM, unix.EACCES), unix.SYS_KEYCTL, launch.Int(unix.KEYCTL_JOIN_SESSION_KEYRING), launch.Int(0))
 	c.stat = c.Buffer(int(unsafe.Sizeof(unix.Stat_t{})))
 	c.self = c.Buffer(int(unsafe.Sizeof(unix.Stat_t{})))
+	c.holdPause()
 	return nil
 }
 

@@ -46,7 +46,7 @@ func (c *compiler) configure() error {
 	if c.newNamespace(specs.NetworkNamespace) {
 		c.loopback()
 	}
-	if len(c.spec.Linux.Sysctl) > 0 || c.process.OOMScoreAdj != nil || c.process.ApparmorProfile != "" || c.process.SelinuxLabel != "" {
+	if len(c.spec.Linux.Sysctl) > 0 || c.process.OOMScoreAdj != nil || c.process.ApparmorProfile != "" || c.process.SelinuxLabel != "" || c.opts.Pause != "" {
 		c.openProc()
 	}
 	if err := c.sysctls(); err != nil {
@@ -186,11 +186,46 @@ func (c *compiler) labels() error {
 	return nil
 }
 
+// pauseFD is where the FIFO is held, unopened, while the host can be seen.
+const pauseFD = firstFD - 3
+
+// holdPause finds the FIFO before the host's root is left.
+func (c *compiler) holdPause() {
+	if c.opts.Pause == "" {
+		return
+	}
+	c.Note("finding the FIFO %s", c.opts.Pause)
+	fd := c.Call(unix.SYS_OPENAT, launch.Int(atFDCWD), c.Str(c.opts.Pause), launch.Int(unix.O_PATH|unix.O_NOFOLLOW|cloexec), launch.Int(0))
+	c.fstat(launch.Cond{}, fd, c.stat)
+	c.checkMode(launch.Cond{}, unix.S_IFIFO, unix.EINVAL)
+	c.Call(unix.SYS_DUP3, launch.Result(fd), launch.Int(pauseFD), launch.Int(cloexec))
+	c.Call(unix.SYS_CLOSE, launch.Result(fd))
+}
+
 // pause waits until the command is to be started: opening a FIFO for writing waits for a
-// reader.
+// reader. The descriptor is no way out: until execve nobody in the container can look at
+// this process (hide), and becomeUser closes it.
 func (c *compiler) pause() error {
 	if c.opts.Pause != "" {
-		return fmt.Errorf("create without start: %w", errdefs.ErrNotImplemented)
+		c.findCommand()
+		c.Note("waiting for the start")
+		c.Pause(launch.Result(c.proc), fmt.Sprintf("self/fd/%d", pauseFD))
 	}
 	return nil
+}
+
+// findCommand fails if there is no such command, so that a create says so and not only
+// its start. Whether the user may execute it is seen then.
+func (c *compiler) findCommand() {
+	list := candidates(c.process.Args[0], c.process.Env)
+	if len(list) == 0 || !strings.HasPrefix(list[0], "/") {
+		return
+	}
+	c.Note("executing %s", c.process.Args[0])
+	missing := c.Bytes(launch.Uint32(1))
+	for _, file := range list {
+		r := c.CallIf(ignore(launch.AnyError), unix.SYS_FACCESSAT, launch.Int(atFDCWD), c.Str(file), launch.Int(unix.X_OK))
+		c.Store(missing, launch.Result(r), 4) // 0, and only if it is there
+	}
+	c.Check(launch.Cond{}, missing, 4, 1, 0, unix.ENOENT)
 }

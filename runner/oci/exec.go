@@ -15,9 +15,12 @@ import (
 // the user, still outside the container's PID namespace: only its child, which has nothing
 // left to give away, is seen by (and can be traced from) the container.
 func compileExec(s *specs.Spec, p *specs.Process, o ExecOptions) (*launch.Program, error) {
+	if o.Preserve < 0 || o.Preserve > maxPreserve-1 {
+		return nil, fmt.Errorf("compiling the exec: %d files to preserve: %w", o.Preserve, errdefs.ErrInvalidArgument)
+	}
 	c := &compiler{
-		Assembler: launch.NewAssembler(launch.Options{Slots: PIDFDSlot + 1, CgroupDir: o.CgroupDir}),
-		spec:      s, process: p,
+		Assembler: launch.NewAssembler(launch.Options{Slots: PIDFDSlot + 1 + o.Preserve, CgroupDir: o.CgroupDir}),
+		spec:      s, process: p, preserve: o.Preserve,
 	}
 	if err := c.compileExec(o); err != nil {
 		return nil, fmt.Errorf("compiling the exec: %w", err)
@@ -55,6 +58,9 @@ func (c *compiler) compileExec(o ExecOptions) error {
 	c.Note("entering the container")
 	c.Call(unix.SYS_SETNS, launch.Int(PIDFDSlot), launch.Int(flags))
 	c.CallIf(ignore(unix.ENOSYS, unix.EPERM, unix.EACCES), unix.SYS_KEYCTL, launch.Int(unix.KEYCTL_JOIN_SESSION_KEYRING), launch.Int(0))
+	for fd := 3; fd < 3+o.Preserve; fd++ { // over the pidfd, which has served
+		c.Call(unix.SYS_DUP3, launch.Int(fd+1), launch.Int(fd), launch.Int(0))
+	}
 	c.execConsole()
 	if err := c.becomeUser(); err != nil {
 		return err

@@ -43,6 +43,9 @@ type Options struct {
 	// Pause makes the program stop before the command, until somebody opens the FIFO at
 	// this path for reading; launch.Start returns at that point. It is create without start.
 	Pause string
+	// Preserve is the number of files, in the slots from 3 on, that the command gets. It
+	// cannot be combined with Detached.
+	Preserve int
 
 	oldKernel bool // for tests: use none of the calls that newer kernels have
 }
@@ -60,6 +63,9 @@ const PIDFDSlot = 3
 type ExecOptions struct {
 	CgroupProcs []string
 	CgroupDir   string
+	// Preserve is the number of files, in the slots after PIDFDSlot, that the command gets
+	// as descriptors from 3 on.
+	Preserve int
 }
 
 // Compile makes the program that starts s.Process in a new container. The program wants

@@ -50,12 +50,15 @@ func (c *compiler) becomeUser() error {
 	return nil
 }
 
-// closeFiles closes everything but standard files and the control socket. It comes before
+// closeFiles closes everything but standard files, files to preserve and the control socket. It comes before
 // the working directory is entered, so that none is left to be entered (CVE-2024-21626).
 func (c *compiler) closeFiles() {
-	control := c.Control()
-	if control > 3 {
-		c.Call(unix.SYS_CLOSE_RANGE, launch.Int(3), launch.Int(control-1), launch.Int(0))
+	control, first := c.Control(), 3+c.preserve
+	for fd := 3; fd < first; fd++ {
+		c.Call(unix.SYS_FCNTL, launch.Int(fd), launch.Int(unix.F_SETFD), launch.Int(0))
+	}
+	if control > first {
+		c.Call(unix.SYS_CLOSE_RANGE, launch.Int(first), launch.Int(control-1), launch.Int(0))
 	}
 	c.Call(unix.SYS_CLOSE_RANGE, launch.Int(control+1), launch.Int(^uint32(0)), launch.Int(0))
 }

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/spf13/cobra"
+
+	"github.com/teu-dev/teu/runner/bundle"
+)
+
+// ociCommand are the global options of teu as an OCI runtime, which are runc's.
+type ociCommand struct {
+	a         *app
+	root      string
+	log       string
+	logFormat string
+	debug     bool
+	systemd   bool
+	manager   string
+	rootless  string
+	criu      string
+	version   bool
+}
+
+// ociName reports whether teu was called by a name that means "teu oci".
+func ociName(name string) bool {
+	base := filepath.Base(name)
+	return base == "teu-oci" || base == "runc"
+}
+
+func newOCICommand(a *app) *cobra.Command {
+	o := &ociCommand{a: a}
+	cmd := &cobra.Command{
+		Use:   "oci [OPTIONS] COMMAND",
+		Short: "Run bundles as an OCI runtime, with runc's command line",
+		Long: `Run bundles as an OCI runtime, with runc's command line.
+
+podman, containerd, docker and CRI-O take teu as their runtime through a link to it that is
+called teu-oci (or runc).`,
+		Example: `  ln -s teu /usr/local/bin/teu-oci && podman --runtime /usr/local/bin/teu-oci run alpine
+  teu oci run --bundle ./bundle test`,
+		TraverseChildren: true,
+		Args:             cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case o.version:
+				a.ui.Printf("%s", ociVersion())
+				return nil
+			case len(args) == 0:
+				return cmd.Help()
+			}
+			return o.logged(unknownCommand(cmd, args[0]))
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.root, "root", defaultOCIRoot(), "directory of the containers' state")
+	f.StringVar(&o.log, "log", "", "file that errors are appended to")
+	f.StringVar(&o.logFormat, "log-format", "text", "format of the log: text or json")
+	f.BoolVar(&o.debug, "debug", false, "accepted as runc does")
+	f.BoolVar(&o.systemd, "systemd-cgroup", false, "make control groups by systemd")
+	f.StringVar(&o.manager, "cgroup-manager", "cgroupfs", "cgroupfs, systemd or disabled, as crun's")
+	f.StringVar(&o.rootless, "rootless", "auto", "accepted as runc does")
+	f.StringVar(&o.criu, "criu", "", "accepted as runc does")
+	f.BoolVarP(&o.version, "version", "v", false, "show the version")
+	subs := []*cobra.Command{o.create(), o.start(), o.state(), o.kill(), o.delete(), o.run(), o.exec(), o.list(), o.ps(),
+		o.pause(), o.resume(), o.update(), o.events(), o.features(), o.spec()}
+	for _, sub := range subs {
+		sub.Flags().SetInterspersed(false)
+		sub.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+			return o.logged(&usageError{command: c.CommandPath(), err: err})
+		})
+		if run := sub.RunE; run != nil {
+			sub.RunE = func(c *cobra.Command, args []string) error { return o.logged(run(c, args)) }
+		}
+	}
+	cmd.AddCommand(subs...)
+	return cmd
+}
+
+func defaultOCIRoot() string {
+	if os.Geteuid() == 0 {
+		return "/run/teu-oci"
+	}
+	return filepath.Join(envOr("XDG_RUNTIME_DIR", fmt.Sprintf("/tmp/teu-%d", os.Geteuid())), "teu-oci")
+}
+
+// ociVersion is what callers parse: go-runc wants the first word to be runc's.
+func ociVersion() string {
+	return fmt.Sprintf("runc version 1.2.0+teu.%s\ncommit: teu-%s\nspec: %s\ngo: %s\n", version(), version(), specs.Version, runtime.Version())
+}
+
+func (o *ociCommand) store() *bundle.Store { return bundle.Open(o.root, o.a.keeper) }
+
+// noCgroup checks the options about control groups.
+func (o *ociCommand) noCgroup() (bool, error) {
+	switch {
+	case o.systemd || o.manager == "systemd":
+		return false, fmt.Errorf("control groups made by systemd; use the cgroupfs driver: %w", errdefs.ErrNotImplemented)
+	case o.manager == "disabled":
+		return true, nil
+	case o.manager != "cgroupfs":
+		return false, fmt.Errorf("--cgroup-manager %q: %w", o.manager, errdefs.ErrInvalidArgument)
+	}
+	return false, nil
+}
+
+// logged appends an error to the file that callers look into.
+func (o *ociCommand) logged(err error) error {
+	var exit *exitError
+	if err == nil || o.log == "" || (errors.As(err, &exit) && exit.err == nil) {
+		return err
+	}
+	line := fmt.Appendf(nil, "time=%q level=error msg=%q\n", time.Now().UTC().Format(time.RFC3339), err)
+	if o.logFormat == "json" {
+		entry := map[string]string{"level": "error", "msg": err.Error(), "time": time.Now().UTC().Format(time.RFC3339)}
+		if b, err := json.Marshal(entry); err == nil {
+			line = append(b, '\n')
+		}
+	}
+	f, openErr := os.OpenFile(o.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	if openErr != nil {
+		return errors.Join(err, openErr)
+	}
+	_, writeErr := f.Write(line)
+	return errors.Join(err, writeErr, f.Close())
+}
+
+// container returns the container that is named by the first argument.
+func (o *ociCommand) container(args []string) (*bundle.Container, error) {
+	return o.store().Get(args[0])
+}
+
+// stdio are the flags of commands that start a process.
+type ociStdio struct {
+	pidFile, console string
+	pidfdSocket      string
+	preserve         int
+}
+
+func (s *ociStdio) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&s.pidFile, "pid-file", "", "file for the process id")
+	f.StringVar(&s.console, "console-socket", "", "socket that gets the terminal")
+	f.StringVar(&s.pidfdSocket, "pidfd-socket", "", "not supported")
+	f.IntVar(&s.preserve, "preserve-fds", 0, "pass this many more descriptors")
+}
+
+// stdio collects the files of the process: ours, and those to be preserved. Descriptors
+// of socket activation, sd_listen_fds(3), come first; env is what announces them.
+func (s *ociStdio) stdio(a *app) (out bundle.Stdio, env []string, err error) {
+	if s.pidfdSocket != "" {
+		return out, nil, fmt.Errorf("--pidfd-socket: %w", errdefs.ErrNotImplemented)
+	}
+	n := s.preserve
+	if pid, _ := strconv.Atoi(os.Getenv("LISTEN_PID")); pid == os.Getpid() {
+		listen, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
+		if err != nil {
+			return out, nil, fmt.Errorf("LISTEN_FDS: %w", err)
+		}
+		n += listen
+		env = []string{fmt.Sprintf("LISTEN_FDS=%d", listen), "LISTEN_PID=1"}
+	}
+	if n < 0 || n > 60 {
+		return out, nil, fmt.Errorf("%d descriptors to preserve: %w", n, errdefs.ErrInvalidArgument)
+	}
+	out.Files = [3]*os.File{a.ui.InFile(), a.ui.OutFile(), a.ui.ErrFile()}
+	out.PIDFile, out.Console = s.pidFile, s.console
+	for fd := 3; fd < 3+n; fd++ {
+		f := os.NewFile(uintptr(fd), "preserved")
+		if _, err := f.Stat(); err != nil {
+			return out, nil, fmt.Errorf("descriptor %d to preserve: %w", fd, err)
+		}
+		out.Extra = append(out.Extra, f)
+	}
+	return out, env, nil
+}
+
+func (o *ociCommand) warn(warnings []string) {
+	for _, w := range warnings {
+		o.a.ui.Warnf("%s", w)
+	}
+}
+
+// simple is a command that does one thing to one container.
+func (o *ociCommand) simple(use, short string, do func(context.Context, *bundle.Container) error) *cobra.Command {
+	return &cobra.Command{Use: use + " CONTAINER", Short: short, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := o.container(args)
+			if err != nil {
+				return err
+			}
+			return do(cmd.Context(), c)
+		}}
+}

@@ -1,0 +1,272 @@
+package bundle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/runner/cgroup"
+	"github.com/teu-dev/teu/runner/keeper"
+	"github.com/teu-dev/teu/runner/launch"
+	"github.com/teu-dev/teu/runner/oci"
+)
+
+// Stdio is what a process gets and where its identity goes.
+type Stdio struct {
+	Files   [3]*os.File // standard input, output, error
+	Extra   []*os.File  // from descriptor 3 on
+	PIDFile string      // "" writes none
+	// Console is the path of a socket that gets the terminal's master.
+	Console string
+	// Terminal gets the master if there is no socket.
+	Terminal func(master *os.File)
+}
+
+// CreateOptions are what the caller decides.
+type CreateOptions struct {
+	Stdio
+	Env      []string // added to the spec's
+	NoCgroup bool
+	Owner    string
+}
+
+// Create makes the container of a bundle. Its process waits for Start.
+func (s *Store) Create(ctx context.Context, id, dir string, o CreateOptions) (c *Container, warnings []string, err error) {
+	if err := checkID(id); err != nil {
+		return nil, nil, err
+	}
+	b, err := s.keeper()
+	if err != nil {
+		return nil, nil, err
+	}
+	c = &Container{store: s, dir: filepath.Join(s.root, id), Record: Record{ID: id, Created: time.Now().UTC(), Owner: o.Owner}}
+	conf, err := c.load(dir)
+	if err != nil {
+		return nil, nil, fmt.Errorf("bundle %s: %w", dir, err)
+	}
+	if err := checkConsole(conf.Process, o.Stdio); err != nil {
+		return nil, nil, err
+	}
+	if conf.Process != nil {
+		conf.Process.Env = append(conf.Process.Env, o.Env...)
+	}
+	if err := os.MkdirAll(s.root, 0o700); err != nil {
+		return nil, nil, err
+	}
+	if err := os.Mkdir(c.dir, 0o700); errors.Is(err, os.ErrExist) {
+		return nil, nil, fmt.Errorf("container with given ID already exists: %s: %w", id, errdefs.ErrAlreadyExists)
+	} else if err != nil {
+		return nil, nil, err
+	}
+	unlock, err := statefile.Lock(ctx, filepath.Join(c.dir, lockName), statefile.LockOptions{})
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.discard(context.WithoutCancel(ctx)))
+		}
+	}()
+	warnings, err = c.create(b, conf, o)
+	return c, warnings, err
+}
+
+// load reads the spec of a bundle and makes its paths absolute.
+func (c *Container) load(dir string) (*specs.Spec, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	conf := new(specs.Spec)
+	if err := statefile.Read(filepath.Join(abs, configName), conf); err != nil {
+		return nil, err
+	}
+	if conf.Root == nil || conf.Root.Path == "" || conf.Linux == nil {
+		return nil, fmt.Errorf("config.json without root or linux: %w", errdefs.ErrInvalidArgument)
+	}
+	if r := conf.Linux.Resources; r != nil {
+		r.Devices = allowDefaults(r.Devices)
+	}
+	within := func(path string) string {
+		if filepath.IsAbs(path) {
+			return path
+		}
+		return filepath.Join(abs, path)
+	}
+	conf.Root.Path = within(conf.Root.Path)
+	for i, m := range conf.Mounts {
+		if m.Type == "bind" && m.Source != "" {
+			conf.Mounts[i].Source = within(m.Source)
+		}
+	}
+	c.Bundle, c.Rootfs = abs, conf.Root.Path
+	return conf, nil
+}
+
+func checkConsole(p *specs.Process, o Stdio) error {
+	tty := p != nil && p.Terminal
+	switch {
+	case tty && o.Console == "" && o.Terminal == nil:
+		return fmt.Errorf("terminal without a console socket: %w", errdefs.ErrInvalidArgument)
+	case !tty && o.Console != "":
+		return fmt.Errorf("console socket without a terminal: %w", errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// create writes the record before it makes what the record leads to.
+func (c *Container) create(b *keeper.Binary, conf *specs.Spec, o CreateOptions) (warnings []string, err error) {
+	h, err := c.claimGroup(conf, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := statefile.Write(filepath.Join(c.dir, configName), conf, statefile.WriteOptions{}); err != nil {
+		return nil, err
+	}
+	if err := c.save(); err != nil {
+		return nil, err
+	}
+	fifo := filepath.Join(c.dir, fifoName)
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		return nil, fmt.Errorf("mkfifo %s: %w", fifo, err)
+	}
+	opts := oci.Options{Pause: fifo, Preserve: len(o.Extra)}
+	if h != nil {
+		g, warned, err := h.Create(c.Cgroup, conf.Linux.Resources)
+		if err != nil {
+			return warned, err
+		}
+		warnings, opts.CgroupProcs, opts.CgroupDir = warned, g.Procs(), g.V2Dir()
+	}
+	p, err := oci.Compile(conf, oci.Rootfs{Path: c.Rootfs}, opts)
+	if err != nil {
+		return warnings, err
+	}
+	if err := c.saveProgram(p); err != nil {
+		return warnings, err
+	}
+	return warnings, c.launch(b, p, o.Stdio)
+}
+
+// claimGroup chooses the control group, on no host if there is to be none. What is in it
+// will be killed with the container, so nothing may be in it now.
+func (c *Container) claimGroup(conf *specs.Spec, o CreateOptions) (*cgroup.Host, error) {
+	if o.NoCgroup {
+		return nil, nil
+	}
+	h, err := cgroup.Detect()
+	if err != nil {
+		return nil, err
+	}
+	path := conf.Linux.CgroupsPath
+	if path == "" {
+		path = "/teu-oci/" + c.ID
+	}
+	pids, err := h.Open(path).Pids()
+	if err != nil {
+		return nil, err
+	}
+	if len(pids) > 0 {
+		return nil, fmt.Errorf("control group %s has processes: %w", path, errdefs.ErrFailedPrecondition)
+	}
+	c.Cgroup = path
+	return h, nil
+}
+
+func (c *Container) save() error {
+	return statefile.Write(filepath.Join(c.dir, recordName), &c.Record, statefile.WriteOptions{})
+}
+
+func (c *Container) saveProgram(p *launch.Program) error {
+	code, err := p.MarshalBinary()
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(c.dir, programName), code, 0o600)
+}
+
+func (c *Container) launch(b *keeper.Binary, p *launch.Program, o Stdio) error {
+	return withProcess(b, p, append(o.Files[:], o.Extra...), o, func(id statefile.Process) error {
+		c.Init = id
+		return c.save()
+	})
+}
+
+// withProcess starts a program and lets it live once its terminal is handed over, keep has
+// noted it and the caller's file names it.
+func withProcess(b *keeper.Binary, p *launch.Program, files []*os.File, o Stdio, keep func(statefile.Process) error) error {
+	child, err := keeper.Launch(b, p, files)
+	if err != nil {
+		return err
+	}
+	defer child.Close()
+	defer child.PIDFD.Close()
+	if child.Console != nil {
+		if err := handConsole(child.Console, o); err != nil {
+			return err
+		}
+	}
+	id, err := statefile.Identify(child.PID)
+	if errdefs.IsNotFound(err) { // it has ended already, and nobody has reaped it
+		id = statefile.Process{PID: child.PID}
+	} else if err != nil {
+		return err
+	}
+	if err := keep(id); err != nil {
+		return err
+	}
+	if o.PIDFile != "" {
+		if err := writePID(o.PIDFile, id.PID); err != nil {
+			return err
+		}
+	}
+	return child.Leave()
+}
+
+// handConsole passes the terminal on.
+func handConsole(master *os.File, o Stdio) error {
+	if o.Console == "" {
+		o.Terminal(master)
+		return nil
+	}
+	defer master.Close()
+	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: o.Console, Net: "unix"})
+	if err != nil {
+		return fmt.Errorf("console socket: %w", err)
+	}
+	defer c.Close()
+	_, _, err = c.WriteMsgUnix([]byte("terminal"), unix.UnixRights(int(master.Fd())), nil)
+	if err != nil {
+		return fmt.Errorf("console socket %s: %w", o.Console, err)
+	}
+	return nil
+}
+
+// writePID makes the file appear with its content: others wait for it.
+func writePID(path string, pid int) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".pid-")
+	if err != nil {
+		return fmt.Errorf("pid file: %w", err)
+	}
+	_, err = f.WriteString(strconv.Itoa(pid))
+	err = errors.Join(err, f.Chmod(0o644), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		return fmt.Errorf("pid file: %w", err)
+	}
+	return nil
+}

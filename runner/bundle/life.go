@@ -1,0 +1,197 @@
+package bundle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/runner/cgroup"
+	"github.com/teu-dev/teu/runner/launch"
+)
+
+// killTime is how long processes that were killed may take to go away.
+const killTime = 10 * time.Second
+
+// Start lets the process of a created container execute its command.
+func (c *Container) Start(ctx context.Context) (err error) {
+	unlock, err := c.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	status, err := c.Status()
+	if err != nil {
+		return err
+	}
+	if status != specs.StateCreated {
+		return fmt.Errorf("cannot start a container in the %s state: %w", status, errdefs.ErrFailedPrecondition)
+	}
+	code, err := os.ReadFile(filepath.Join(c.dir, programName))
+	if err != nil {
+		return err
+	}
+	p := new(launch.Program)
+	if err := p.UnmarshalBinary(code); err != nil {
+		return fmt.Errorf("reading the launch program: %w", err)
+	}
+	pidfd, err := c.pidfd()
+	if err != nil {
+		return err
+	}
+	defer pidfd.Close()
+	path := filepath.Join(c.dir, fifoName)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("opening %s: %w", path, err)
+	}
+	defer unix.Close(fd)
+	if err := launch.Follow(p, &fifoReader{fd, int(pidfd.Fd())}); err != nil {
+		return fmt.Errorf("starting container %s: %w", c.ID, err)
+	}
+	return os.Remove(path)
+}
+
+// fifoReader reads a FIFO whose writer may not be there yet, or may never come because
+// the process has died. It was opened with O_NONBLOCK: so poll(2) waits for the writer.
+type fifoReader struct{ fd, pidfd int }
+
+func (f *fifoReader) Read(b []byte) (int, error) {
+	for {
+		fds := []unix.PollFd{{Fd: int32(f.fd), Events: unix.POLLIN}, {Fd: int32(f.pidfd), Events: unix.POLLIN}}
+		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
+			return 0, err
+		}
+		if fds[0].Revents == 0 && fds[1].Revents == 0 {
+			continue
+		}
+		n, err := unix.Read(f.fd, b)
+		switch {
+		case n > 0:
+			return n, nil
+		case err == unix.EINTR || err == unix.EAGAIN:
+			continue
+		case err != nil:
+			return 0, err
+		case fds[0].Revents == 0: // no writer ever came
+			return 0, unix.ESRCH
+		}
+		return 0, io.EOF
+	}
+}
+
+// Kill sends a signal to the first process, or with all to every one.
+func (c *Container) Kill(sig unix.Signal, o KillOptions) error {
+	g, err := c.group()
+	if err != nil {
+		return err
+	}
+	if o.All && g != nil {
+		pids, err := g.Pids()
+		if err != nil {
+			return err
+		}
+		for _, pid := range pids {
+			if err := unix.Kill(pid, sig); err != nil && err != unix.ESRCH {
+				return fmt.Errorf("sending %s to process %d: %w", unix.SignalName(sig), pid, err)
+			}
+		}
+		return c.thawKilled(g, sig)
+	}
+	f, err := c.pidfd()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.PidfdSendSignal(int(f.Fd()), sig, nil, 0); err != nil {
+		return fmt.Errorf("sending %s to container %s: %w", unix.SignalName(sig), c.ID, err)
+	}
+	return c.thawKilled(g, sig)
+}
+
+// KillOptions say who gets the signal.
+type KillOptions struct{ All bool }
+
+// thawKilled lets frozen processes of a v1 group die of SIGKILL.
+func (c *Container) thawKilled(g *cgroup.Group, sig unix.Signal) error {
+	if g == nil || sig != unix.SIGKILL {
+		return nil
+	}
+	frozen, err := g.Frozen()
+	if err != nil || !frozen {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), killTime)
+	defer cancel()
+	return g.Freeze(ctx, false)
+}
+
+// Delete removes a container that has stopped or was never started, with Force any.
+func (c *Container) Delete(ctx context.Context, o DeleteOptions) (err error) {
+	unlock, err := c.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	status, err := c.Status()
+	if err != nil {
+		return err
+	}
+	if !o.Force && status != specs.StateStopped && status != specs.StateCreated && status != specs.StateCreating {
+		return fmt.Errorf("cannot delete container %s that is not stopped: %s: %w", c.ID, status, errdefs.ErrFailedPrecondition)
+	}
+	return c.discard(context.WithoutCancel(ctx))
+}
+
+// DeleteOptions say what is deleted.
+type DeleteOptions struct{ Force bool }
+
+// discard ends what lives of the container and removes what is left, the record last.
+func (c *Container) discard(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, killTime)
+	defer cancel()
+	if f, err := c.pidfd(); err == nil {
+		defer f.Close()
+		if err := unix.PidfdSendSignal(int(f.Fd()), unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
+			return fmt.Errorf("killing container %s: %w", c.ID, err)
+		}
+	}
+	if g, err := c.group(); err != nil {
+		return err
+	} else if g != nil {
+		if err := c.thawKilled(g, unix.SIGKILL); err != nil {
+			return err
+		}
+		if err := errors.Join(g.Kill(ctx), g.Remove(ctx)); err != nil {
+			return fmt.Errorf("removing the control group of container %s: %w", c.ID, err)
+		}
+	}
+	if err := c.awaitEnd(ctx); err != nil {
+		return err
+	}
+	for _, name := range []string{fifoName, programName, configName, recordName} {
+		if err := os.Remove(filepath.Join(c.dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return os.RemoveAll(c.dir)
+}
+
+// awaitEnd waits for the killed process to be gone.
+func (c *Container) awaitEnd(ctx context.Context) error {
+	for c.Init.PID != 0 && c.Init.Alive() {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for the end of container %s: %w", c.ID, ctx.Err())
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return nil
+}
