@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -76,8 +78,18 @@ func (e *Engine) image(ctx context.Context, store *cache.Store, o Options) (cont
 }
 
 // make makes the parts of a container, the record last: what is not recorded does not
-// exist, and is collected as garbage if we die here.
+// exist. A directory without a record says who is making it, see sweep.
 func (e *Engine) make(ctx context.Context, store *cache.Store, c *Container, name string, layers []string) error {
+	if err := os.MkdirAll(e.dir(c.ID), 0o700); err != nil {
+		return err
+	}
+	self, err := statefile.Self()
+	if err != nil {
+		return err
+	}
+	if err := statefile.Write(filepath.Join(e.dir(c.ID), makerName), &self, statefile.WriteOptions{}); err != nil {
+		return err
+	}
 	lowers, err := store.Layers.Stack(ctx, layers)
 	if err != nil {
 		return err
@@ -87,9 +99,6 @@ func (e *Engine) make(ctx context.Context, store *cache.Store, c *Container, nam
 	}
 	lease := cache.Lease{Manifest: c.Manifest, Layers: layers, Snapshots: []string{c.ID}}
 	if err := store.Lease(ctx, leaseName(c.ID), lease); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(e.dir(c.ID), 0o700); err != nil {
 		return err
 	}
 	if c.Mounts, err = e.mountPoints(ctx, store, c); err != nil {
@@ -105,7 +114,37 @@ func (e *Engine) make(ctx context.Context, store *cache.Store, c *Container, nam
 	if err := e.writeState(c); err != nil {
 		return err
 	}
-	return statefile.Write(filepath.Join(e.dir(c.ID), "config.json"), &c.Config, statefile.WriteOptions{Durable: true})
+	if err := statefile.Write(filepath.Join(e.dir(c.ID), "config.json"), &c.Config, statefile.WriteOptions{Durable: true}); err != nil {
+		return err
+	}
+	return os.Remove(filepath.Join(e.dir(c.ID), makerName))
+}
+
+const makerName = "maker.json"
+
+// sweep removes what processes have left that died while they made or removed a container.
+func (e *Engine) sweep(ctx context.Context) error {
+	entries, err := os.ReadDir(e.containers())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var errs []error
+	for _, d := range entries {
+		if strings.HasPrefix(d.Name(), removedPrefix) {
+			errs = append(errs, statefile.RemoveAll(filepath.Join(e.containers(), d.Name())))
+			continue
+		}
+		var maker statefile.Process
+		if statefile.Read(filepath.Join(e.dir(d.Name()), makerName), &maker) != nil || maker.Alive() {
+			continue
+		}
+		if _, err := os.Lstat(filepath.Join(e.dir(d.Name()), "config.json")); err == nil {
+			continue // it died after the last step but one
+		}
+		c := &Container{Config: Config{ID: d.Name()}, Name: e.nameOf(d.Name()), State: keeper.State{Finished: true}}
+		errs = append(errs, e.unmake(ctx, c, RemoveOptions{}))
+	}
+	return errors.Join(append(errs, err)...)
 }
 
 func leaseName(id string) string { return "container-" + id }

@@ -109,6 +109,9 @@ func (e *Engine) claimName(ctx context.Context, id, name string) (string, error)
 			chosen = randomName(try)
 		}
 		err := e.link(id, chosen)
+		if errors.Is(err, errdefs.ErrConflict) && try == 0 && e.sweep(ctx) == nil {
+			err = e.link(id, chosen) // it was of one that was never finished
+		}
 		if err == nil || name != "" || !errors.Is(err, errdefs.ErrConflict) || try > 100 {
 			return chosen, err
 		}

@@ -83,7 +83,7 @@ func (e *Engine) unmake(ctx context.Context, c *Container, o RemoveOptions) erro
 			os.Remove(filepath.Join(e.names(), c.Name))
 		}
 	}
-	gone := filepath.Join(e.containers(), ".removed-"+c.ID)
+	gone := filepath.Join(e.containers(), removedPrefix+c.ID)
 	if err := os.Rename(e.dir(c.ID), gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -95,6 +95,8 @@ func (e *Engine) unmake(ctx context.Context, c *Container, o RemoveOptions) erro
 	}
 	return errors.Join(err, store.Unlease(ctx, leaseName(c.ID)))
 }
+
+const removedPrefix = ".removed-"
 
 // dropAnonymous removes the container's anonymous volumes which nobody else uses.
 func (e *Engine) dropAnonymous(ctx context.Context, c *Container) error {
@@ -114,6 +116,9 @@ func (e *Engine) dropAnonymous(ctx context.Context, c *Container) error {
 // Prune removes the containers that do not run, and returns their IDs and the bytes of
 // what they had written.
 func (e *Engine) Prune(ctx context.Context) (ids []string, size int64, err error) {
+	if err := e.sweep(ctx); err != nil {
+		return nil, 0, err
+	}
 	all, err := e.List(ctx)
 	if err != nil {
 		return nil, 0, err

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/keeper"
 )
 
@@ -343,5 +344,68 @@ func TestBridge(t *testing.T) {
 	stdout, stderr, _ := run(t, e, o)
 	if !strings.Contains(stdout, "inet ") || !strings.Contains(stdout, "localhost") {
 		t.Errorf("%q, %q", stdout, stderr)
+	}
+}
+
+// After a crash of the machine a container that was running has ended, and can be started.
+func TestMachineWentDown(t *testing.T) {
+	e := newEngine(t)
+	c := detached(t, e, "old", sh("sleep 60"))
+	killKeeper(t, c)
+	unix.Kill(c.State.Init.PID, unix.SIGKILL)
+	c.State.Keeper.BootID, c.State.Init.BootID = "another", "another"
+	if err := e.writeState(c); err != nil {
+		t.Fatal(err)
+	}
+	if c = get(t, e, "old"); c.State.Status != keeper.Exited || c.State.ExitCode != 255 {
+		t.Errorf("state %+v", c.State)
+	}
+	if _, err := e.Start(t.Context(), "old", StartOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if c = get(t, e, "old"); !c.State.Alive() {
+		t.Errorf("state %+v", c.State)
+	}
+}
+
+// A process that died while it made a container leaves a name that can be taken.
+func TestMakerDied(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	c, err := e.Create(ctx, "half", sh("true"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead := statefile.Process{PID: 1, StartTime: 1, BootID: "another"}
+	if err := statefile.Write(filepath.Join(e.dir(c.ID), makerName), &dead, statefile.WriteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(e.dir(c.ID), "config.json")); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := e.List(ctx); err != nil || len(all) != 0 {
+		t.Errorf("%v, %v", all, err)
+	}
+	if _, err := e.Create(ctx, "half", sh("true")); err != nil {
+		t.Fatal(err)
+	}
+	s, err := e.Store()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Snapshots.Get(c.ID); !errors.Is(err, errdefs.ErrNotFound) {
+		t.Errorf("the snapshot of the dead one: %v", err)
+	}
+}
+
+func TestNetworkOfAnotherContainer(t *testing.T) {
+	e := newEngine(t)
+	o := sh("sleep 60")
+	o.Network = ""
+	detached(t, e, "front", o)
+	want, code := execOut(t, e, "front", ExecOptions{Args: []string{"sh", "-c", "ip addr show eth0 | grep inet"}})
+	o = sh("ip addr show eth0 | grep inet")
+	o.Network = "container:front"
+	if stdout, stderr, _ := run(t, e, o); stdout != want || code != 0 || want == "" {
+		t.Errorf("%q, %q; want %q", stdout, stderr, want)
 	}
 }
