@@ -142,7 +142,7 @@ func (b *blobReader) open() error {
 	if b.offset > 0 {
 		q.header.Set("Range", "bytes="+strconv.FormatInt(b.offset, 10)+"-")
 	}
-	resp, err := b.repository.host.do(b.ctx, q)
+	resp, err := b.repository.read(b.ctx, q, capPull)
 	if err != nil {
 		return err
 	}

@@ -25,10 +25,15 @@ type host struct {
 	addr   string // host[:port] to connect to
 	lax    bool   // plain HTTP and unverified TLS are allowed
 	auth   *authorizer
+	own    http.RoundTripper // nil: the client's
+	broken error             // what is wrong with its certificates
+	fixed  string            // the scheme, if it need not be found out
+	header http.Header       // sent with every request, to it alone
 
 	probe  lock
 	scheme string      // "" until known; guarded by probe
 	seen   atomic.Bool // it has answered once
+	down   atomic.Bool // a mirror that did not answer
 }
 
 // host returns the registry of a reference's domain.
@@ -57,6 +62,7 @@ func (c *Client) hostAt(name, addr string, credentials bool) *host {
 	if h == nil {
 		h = &host{client: c, name: name, addr: addr, lax: c.insecure.contains(addr), probe: newLock()}
 		h.auth = newAuthorizer(h, credentials)
+		h.trust(c.hostDir(name))
 		c.hosts[key] = h
 	}
 	return h
@@ -73,7 +79,12 @@ func (h *host) base(ctx context.Context) (*url.URL, error) {
 }
 
 func (h *host) resolveScheme(ctx context.Context) (string, error) {
-	if !h.lax {
+	switch {
+	case h.broken != nil:
+		return "", h.broken
+	case h.fixed != "":
+		return h.fixed, nil
+	case !h.lax:
 		return "https", nil
 	}
 	if err := h.probe.acquire(ctx); err != nil {
@@ -108,14 +119,18 @@ func (h *host) ping(ctx context.Context) error {
 }
 
 func (h *host) transport() http.RoundTripper {
-	if h.lax {
+	switch {
+	case h.own != nil:
+		return h.own
+	case h.lax:
 		return h.client.lax
 	}
 	return h.client.verified
 }
 
-func newTransport(lax bool) http.RoundTripper {
-	t := &http.Transport{
+func newTransport(config *tls.Config) http.RoundTripper {
+	return &http.Transport{
+		TLSClientConfig:       config,
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   10 * time.Second,
@@ -127,10 +142,6 @@ func newTransport(lax bool) http.RoundTripper {
 		ReadBufferSize:        64 << 10,
 		ExpectContinueTimeout: time.Second,
 	}
-	if lax {
-		t.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
-	}
-	return t
 }
 
 // insecureHosts are the registries that need no verified TLS.

@@ -13,6 +13,7 @@ package registry
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net/http"
 	"runtime"
@@ -32,6 +33,9 @@ type Options struct {
 	// Insecure lists registries that may be reached over unverified TLS or plain HTTP:
 	// "host", "host:port" or a CIDR for addresses. Loopback always may.
 	Insecure []string
+	// HostDirs hold mirrors and certificates by registry; nil means /etc/teu/certs.d and
+	// /etc/docker/certs.d.
+	HostDirs []string
 	// Keychain gives credentials; nil means docker's config.json and its helpers.
 	Keychain authn.Keychain
 	// UserAgent is sent with every request.
@@ -51,8 +55,9 @@ type Client struct {
 	now   func() time.Time
 	stall time.Duration // longest wait for a header or for the next bytes
 
-	mu    sync.Mutex
-	hosts map[string]*host
+	mu       sync.Mutex
+	hosts    map[string]*host
+	mirrored map[string][]mirror // by the name of the registry
 }
 
 // New returns a client.
@@ -60,18 +65,22 @@ func New(o Options) *Client {
 	if o.Keychain == nil {
 		o.Keychain = authn.DefaultKeychain
 	}
+	if o.HostDirs == nil {
+		o.HostDirs = defaultHostDirs()
+	}
 	if o.UserAgent == "" {
 		o.UserAgent = fmt.Sprintf("teu (%s; %s)", runtime.GOOS, runtime.GOARCH)
 	}
 	return &Client{
 		options:  o,
 		insecure: parseInsecure(o.Insecure),
-		verified: newTransport(false),
-		lax:      newTransport(true),
+		verified: newTransport(nil),
+		lax:      newTransport(&tls.Config{InsecureSkipVerify: true}),
 		sleep:    sleep,
 		now:      time.Now,
 		stall:    time.Minute,
 		hosts:    make(map[string]*host),
+		mirrored: make(map[string][]mirror),
 	}
 }
 
@@ -84,9 +93,10 @@ type Repository struct {
 	// broke are read again.
 	Source content.Fetcher
 
-	client *Client
-	host   *host
-	name   string // "library/debian"
+	client  *Client
+	host    *host
+	mirrors []mirror // to read from, before host
+	name    string   // "library/debian"
 }
 
 // Repository returns the repository of ref; a tag or digest in ref is not looked at.
@@ -95,5 +105,10 @@ func (c *Client) Repository(ref reference.Named) (*Repository, error) {
 	if domain == "" || path == "" {
 		return nil, fmt.Errorf("%q names no repository of a registry: %w", ref.String(), errdefs.ErrInvalidArgument)
 	}
-	return &Repository{client: c, host: c.host(domain), name: path}, nil
+	h := c.host(domain)
+	mirrors, err := c.mirrors(h.name)
+	if err != nil {
+		return nil, fmt.Errorf("mirrors of %s: %w", h.name, err)
+	}
+	return &Repository{client: c, host: h, mirrors: mirrors, name: path}, nil
 }

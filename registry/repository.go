@@ -47,7 +47,7 @@ func acceptManifests() []string {
 func (r *Repository) Resolve(ctx context.Context, tagOrDigest string) (ocispec.Descriptor, error) {
 	q := r.request(http.MethodHead, "manifests/"+tagOrDigest)
 	q.header = http.Header{"Accept": acceptManifests()}
-	resp, err := r.host.do(ctx, q)
+	resp, err := r.read(ctx, q, needed(tagOrDigest))
 	var status *Error
 	switch {
 	case err == nil:
@@ -70,7 +70,7 @@ func (r *Repository) Resolve(ctx context.Context, tagOrDigest string) (ocispec.D
 func (r *Repository) resolveByGet(ctx context.Context, tagOrDigest string) (ocispec.Descriptor, error) {
 	q := r.request(http.MethodGet, "manifests/"+tagOrDigest)
 	q.header = http.Header{"Accept": acceptManifests()}
-	resp, err := r.host.do(ctx, q)
+	resp, err := r.read(ctx, q, needed(tagOrDigest))
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -84,6 +84,14 @@ func (r *Repository) resolveByGet(ctx context.Context, tagOrDigest string) (ocis
 		d.Digest = want.Algorithm().FromBytes(body)
 	}
 	return checkResolved(d, tagOrDigest)
+}
+
+// needed is what a mirror must be trusted with.
+func needed(tagOrDigest string) string {
+	if digest.Digest(tagOrDigest).Validate() == nil {
+		return capPull
+	}
+	return capResolve
 }
 
 // descriptorOf reads the descriptor of a manifest out of the headers.

@@ -183,6 +183,9 @@ func (h *host) attempt(ctx context.Context, q request, u *url.URL, authorization
 	if err != nil {
 		return nil, err
 	}
+	for k, v := range h.header {
+		req.Header[k] = v
+	}
 	for k, v := range q.header {
 		req.Header[k] = v
 	}
@@ -202,6 +205,9 @@ func (h *host) attempt(ctx context.Context, q request, u *url.URL, authorization
 // roundTrip sends req to h. Waiting ends when no byte moves for too long, both before
 // the answer and while its body is read.
 func (c *Client) roundTrip(h *host, req *http.Request) (*http.Response, error) {
+	if h.broken != nil {
+		return nil, h.broken
+	}
 	outer := req.Context()
 	ctx, cancel := context.WithCancelCause(outer)
 	patience := c.stall

@@ -1,0 +1,218 @@
+package registry
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// hostDir writes files, given by name, into a directory of registries.
+func hostDir(t *testing.T, files map[string]string) []string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return []string{dir}
+}
+
+func TestMirrors(t *testing.T) {
+	desc, data := blob(11, 100_000)
+	serve := func(asked *atomic.Int64, status int) string {
+		return server(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			if q.TLS != nil || q.URL.Path == "/v2/" {
+				return
+			}
+			asked.Add(1)
+			if status != http.StatusOK {
+				w.WriteHeader(status)
+				return
+			}
+			if d := digest.FromBytes(data); strings.Contains(q.URL.Path, "/manifests/") {
+				w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+				w.Header().Set("Docker-Content-Digest", d.String())
+			}
+			w.Header().Set("Content-Length", strconv.Itoa(len(data)))
+			_, _ = w.Write(data)
+		}))
+	}
+	refused := httptest.NewServer(nil)
+	refused.Close()
+	for name, test := range map[string]struct {
+		status           int
+		more             string // of the mirror's table
+		first            string // a table before it
+		mirror, upstream int64
+	}{
+		"has it":          {status: http.StatusOK, mirror: 3},
+		"only by digest":  {status: http.StatusOK, more: `capabilities = ["pull"]`, mirror: 2, upstream: 1},
+		"only pushes":     {status: http.StatusOK, more: `capabilities = ["push"]`, upstream: 3},
+		"has it not":      {status: http.StatusNotFound, mirror: 3, upstream: 3},
+		"is broken":       {status: http.StatusInternalServerError, mirror: 3, upstream: 3},
+		"forbids":         {status: http.StatusForbidden, mirror: 3, upstream: 3},
+		"asks for a name": {status: http.StatusUnauthorized, mirror: 3, upstream: 3},
+		"second":          {status: http.StatusOK, first: "[host.\"" + refused.URL + "\"]\n", mirror: 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var atMirror, atUpstream atomic.Int64
+			mirror, upstream := serve(&atMirror, test.status), serve(&atUpstream, http.StatusOK)
+			dirs := hostDir(t, map[string]string{upstream + "/hosts.toml": test.first + "[host.\"http://" + mirror + "\"]\n" + test.more})
+			c, waits := newTestClient(Options{HostDirs: dirs})
+			repo := repository(t, c, upstream+"/app")
+			d, err := repo.Resolve(t.Context(), "latest")
+			if err != nil || d.Digest != digest.FromBytes(data) {
+				t.Errorf("resolved to %s, %v", d.Digest, err)
+			}
+			for range 2 {
+				if got, err := fetch(t.Context(), repo, desc); err != nil || !bytes.Equal(got, data) {
+					t.Errorf("fetched %d bytes, %v", len(got), err)
+				}
+			}
+			if m, u := atMirror.Load(), atUpstream.Load(); m != test.mirror || u != test.upstream {
+				t.Errorf("%d requests to the mirror and %d to the registry, want %d and %d", m, u, test.mirror, test.upstream)
+			}
+			if len(waits.list) > 0 {
+				t.Errorf("waited for a mirror: %v", waits.list)
+			}
+		})
+	}
+}
+
+func TestMirrorIsAskedWithItsPathAndHeader(t *testing.T) {
+	desc, data := blob(12, 1000)
+	var leaked atomic.Int64
+	elsewhere := server(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.Header.Get("X-Secret") != "" {
+			leaked.Add(1)
+		}
+		_, _ = w.Write(data)
+	}))
+	for config, want := range map[string]string{
+		"/proxy\"]":                          "/proxy/v2/app/blobs/",
+		"/v2/proxy\"]\noverride_path = true": "/v2/proxy/app/blobs/",
+		"/proxy/v2\"]":                       "/proxy/v2/app/blobs/",
+		"\"]":                                "/v2/app/blobs/",
+		"\"]\ncapabilities = [\"pull\", \"push\"]": "/v2/app/blobs/",
+	} {
+		var got, ns, secret string
+		mirror := server(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			got, ns, secret = q.URL.Path, q.URL.Query().Get("ns"), q.Header.Get("X-Secret")
+			http.Redirect(w, q, "http://"+elsewhere+"/blob", http.StatusTemporaryRedirect)
+		}))
+		toml := "[host.\"http://" + mirror + config + "\n[host.\"http://" + mirror + strings.SplitAfter(config, "\"")[0] + ".header]\nx-secret = \"sesame\""
+		c, _ := newTestClient(Options{HostDirs: hostDir(t, map[string]string{"registry.example/hosts.toml": toml})})
+		if _, err := fetch(t.Context(), repository(t, c, "registry.example/app"), desc); err != nil {
+			t.Errorf("%s: %v", toml, err)
+		}
+		if got != want+desc.Digest.String() || ns != "registry.example" || secret != "sesame" {
+			t.Errorf("%s: asked for %s, ns %q, header %q", toml, got, ns, secret)
+		}
+	}
+	if leaked.Load() > 0 {
+		t.Error("the header went to where the mirror redirected")
+	}
+}
+
+func TestBadHostsFilesAreRefused(t *testing.T) {
+	for text, want := range map[string]string{
+		"[host":                                    "toml:",
+		"[host.\"ftp://a\"]":                       "no address",
+		"server = \"https://\"":                    "no address",
+		"[host.a]\nca = \"nowhere.crt\"":           "nowhere.crt",
+		"[host.a]\nca = 5":                         "neither a text",
+		"[host.a]\nclient = [[1]]":                 "no text",
+		"[host.a]\nclient = [[\"a\",\"b\",\"c\"]]": "a certificate and a key",
+		"[host.a.header]\nx = true":                "header x",
+	} {
+		c, _ := newTestClient(Options{HostDirs: hostDir(t, map[string]string{"docker.io/hosts.toml": text})})
+		if _, err := c.mirrors(hubDomain); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %v, want %q", text, err, want)
+		}
+	}
+}
+
+func TestHostDirNames(t *testing.T) {
+	c, _ := newTestClient(Options{HostDirs: hostDir(t, map[string]string{"a/x": "", "b:5000/x": ""})})
+	for name, found := range map[string]bool{"a": true, "b:5000": true, "b": false, "": false, "..": false, ".": false, "a/../a": false} {
+		if got := c.hostDir(name) != ""; got != found {
+			t.Errorf("%q: found %v", name, got)
+		}
+	}
+}
+
+// pemOf returns the certificate and key of a test server.
+func pemOf(t *testing.T, s *httptest.Server) (certificate, key string) {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(s.TLS.Certificates[0].PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})),
+		string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+func TestCertificatesOfARegistry(t *testing.T) {
+	s := httptest.NewUnstartedServer(plain())
+	s.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	certificate, key := pemOf(t, s)
+	host := strings.TrimPrefix(s.URL, "https://")
+	for name, test := range map[string]struct {
+		files map[string]string
+		want  string // in the error; "" for none
+	}{
+		"authority and client": {map[string]string{"ca.crt": certificate, "client.cert": certificate, "client.key": key}, ""},
+		"client alone":         {map[string]string{"client.cert": certificate, "client.key": key}, ""},
+		"no client":            {map[string]string{"ca.crt": certificate}, "certificate required"},
+		"no key":               {map[string]string{"client.cert": certificate}, "client.key"},
+		"no certificate":       {map[string]string{"ca.crt": "nothing"}, "holds no certificate"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			files := map[string]string{}
+			for file, text := range test.files {
+				files[host+"/"+file] = text
+			}
+			c, waits := newTestClient(Options{HostDirs: hostDir(t, files)})
+			_, err := repository(t, c, host+"/app").Resolve(t.Context(), "latest")
+			if test.want == "" && !errdefs.IsNotFound(err) || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+				t.Errorf("got %v, want %q after %v", err, test.want, waits.list)
+			}
+		})
+	}
+}
+
+func TestAnotherAuthorityIsNotTrusted(t *testing.T) {
+	s := httptest.NewTLSServer(plain())
+	t.Cleanup(s.Close)
+	host := strings.TrimPrefix(s.URL, "https://")
+	// Any certificate that is not the server's.
+	other := "testdata/other-ca.pem"
+	ca, err := os.ReadFile(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, _ := newTestClient(Options{HostDirs: hostDir(t, map[string]string{host + "/ca.crt": string(ca)})})
+	_, err = repository(t, c, host+"/app").Resolve(t.Context(), "latest")
+	var authority x509.UnknownAuthorityError
+	if !errors.As(err, &authority) {
+		t.Errorf("got %v, although loopback registries need no certificate, this one was given an authority", err)
+	}
+}
