@@ -1,0 +1,292 @@
+package bundle
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/runner/keeper"
+	"github.com/teu-dev/teu/test/privilege"
+)
+
+// The test binary is also the keeper.
+func TestMain(m *testing.M) {
+	if os.Args[0] == "teu-keeper" {
+		os.Exit(keeper.Main(os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}
+
+// place is a store beside a bundle with busybox in it.
+type place struct {
+	*Store
+	bundle string
+	out    *os.File
+}
+
+func newPlace(t *testing.T) *place {
+	t.Helper()
+	privilege.NeedRoot(t)
+	dir, err := os.MkdirTemp("/dev/shm", "teu-bundle-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	for _, d := range []string{"b/rootfs/bin", "b/rootfs/proc", "b/rootfs/dev"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	busybox, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/b/rootfs/bin/sh", busybox, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	out, err := os.Create(dir + "/out")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { out.Close() })
+	p := &place{bundle: dir + "/b", out: out}
+	p.Store = Open(dir+"/oci", sync.OnceValues(func() (*keeper.Binary, error) {
+		elf, err := os.ReadFile("/proc/self/exe")
+		if err != nil {
+			return nil, err
+		}
+		return keeper.Seal(elf)
+	}))
+	t.Cleanup(func() {
+		all, err := p.All()
+		if err != nil {
+			t.Error(err)
+		}
+		for _, c := range all {
+			if err := c.Delete(context.Background(), DeleteOptions{Force: true}); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return p
+}
+
+func (p *place) stdio() Stdio {
+	return Stdio{Files: [3]*os.File{p.out, p.out, p.out}}
+}
+
+// create makes a container that runs a script of the shell.
+func (p *place) create(t *testing.T, id, script string, change func(*specs.Spec)) (*Container, error) {
+	t.Helper()
+	s := &specs.Spec{
+		Version: specs.Version,
+		Root:    &specs.Root{Path: "rootfs"},
+		Process: &specs.Process{Args: []string{"sh", "-c", script}, Cwd: "/", Env: []string{"PATH=/bin"}},
+		Mounts:  []specs.Mount{{Destination: "/proc", Type: "proc", Source: "proc"}},
+		Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace},
+			{Type: specs.IPCNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.UTSNamespace}}},
+	}
+	if change != nil {
+		change(s)
+	}
+	b, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(p.bundle+"/config.json", b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c, _, err := p.Create(t.Context(), id, p.bundle, CreateOptions{Stdio: p.stdio()})
+	return c, err
+}
+
+func (p *place) output(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile(p.out.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func wantStatus(t *testing.T, c *Container, want Status) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	got, err := c.Status()
+	for got != want && err == nil && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+		got, err = c.Status()
+	}
+	if got != want || err != nil {
+		t.Fatalf("status %q, %v, want %q", got, err, want)
+	}
+}
+
+func TestLife(t *testing.T) {
+	p := newPlace(t)
+	c, err := p.create(t, "a", "echo began; read x </proc/1/fd/nothing; while :; do :; done", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantStatus(t, c, specs.StateCreated)
+	if out := p.output(t); out != "" {
+		t.Errorf("before start: %q", out)
+	}
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", c.Init.PID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		to, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", c.Init.PID, fd.Name()))
+		if strings.Contains(to, "keeper") || strings.Contains(to, p.bundle) && fd.Name() > "2" && !strings.HasSuffix(to, "rootfs") {
+			t.Errorf("the waiting process has %s", to)
+		}
+	}
+	if _, err := p.create(t, "a", "true", nil); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("create again: %v", err)
+	}
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantStatus(t, c, specs.StateRunning)
+	if err := c.Start(t.Context()); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("start again: %v", err)
+	}
+	if err := c.Delete(t.Context(), DeleteOptions{}); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("delete of a running container: %v", err)
+	}
+	if err := c.Pause(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantStatus(t, c, Paused)
+	if err := c.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantStatus(t, c, specs.StateRunning)
+	if err := c.Kill(unix.SIGKILL, KillOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	wantStatus(t, c, specs.StateStopped)
+	if err := c.Delete(t.Context(), DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Get("a"); !errdefs.IsNotFound(err) {
+		t.Errorf("after delete: %v", err)
+	}
+	if !strings.HasPrefix(p.output(t), "began\n") {
+		t.Errorf("output %q", p.output(t))
+	}
+}
+
+// The command a container starts is that of the time of its creation.
+func TestLaterChanges(t *testing.T) {
+	p := newPlace(t)
+	c, err := p.create(t, "a", "echo first", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.create(t, "b", "echo second", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantStatus(t, c, specs.StateStopped)
+	if got := p.output(t); got != "first\n" {
+		t.Errorf("output %q", got)
+	}
+}
+
+// What fails is told by whom it fails for, and a failed create leaves nothing.
+func TestFailures(t *testing.T) {
+	p := newPlace(t)
+	if _, err := p.create(t, "a", "", func(s *specs.Spec) { s.Process.Args = []string{"nosuch"} }); err == nil || !strings.Contains(err.Error(), "no such file") {
+		t.Errorf("create of a missing command: %v", err)
+	}
+	if _, err := p.create(t, "a", "", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} }); !errdefs.IsNotImplemented(err) {
+		t.Errorf("create with what teu cannot do: %v", err)
+	}
+	if all, err := p.All(); len(all) != 0 || err != nil {
+		t.Errorf("left: %v, %v", all, err)
+	}
+	c, err := p.create(t, "a", "", func(s *specs.Spec) { s.Process.Args = []string{"/proc/1/status"} })
+	if err != nil {
+		return // it was seen early
+	}
+	if err := c.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "execve") {
+		t.Errorf("start of what cannot be executed: %v", err)
+	}
+}
+
+// A start whose container has died must not wait for it.
+func TestStartOfDead(t *testing.T) {
+	p := newPlace(t)
+	c, err := p.create(t, "a", "true", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Kill(unix.SIGKILL, KillOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	wantStatus(t, c, specs.StateStopped)
+	if err := c.Start(t.Context()); err == nil {
+		t.Error("no error")
+	}
+}
+
+func TestExec(t *testing.T) {
+	p := newPlace(t)
+	c, err := p.create(t, "a", "while :; do :; done", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	o := ExecOptions{Stdio: p.stdio()}
+	o.Extra = []*os.File{w}
+	o.PIDFile = p.bundle + "/pid"
+	id, err := c.Exec(&specs.Process{Args: []string{"sh", "-c", "echo kept >&3"}, Cwd: "/", Env: []string{"PATH=/bin"}}, o)
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(r); string(got) != "kept\n" || err != nil {
+		t.Errorf("through descriptor 3: %q, %v", got, err)
+	}
+	if b, err := os.ReadFile(o.PIDFile); string(b) != fmt.Sprint(id.PID) || err != nil {
+		t.Errorf("pid file %q, %v, want %d", b, err, id.PID)
+	}
+	_, err = c.Exec(&specs.Process{Args: []string{"nosuch"}, Cwd: "/"}, ExecOptions{Stdio: p.stdio()})
+	if err == nil || !strings.Contains(err.Error(), "no such file") {
+		t.Errorf("missing command: %v", err)
+	}
+}
+
+func TestIDs(t *testing.T) {
+	s := Open(t.TempDir(), nil)
+	for _, id := range []string{"", ".", "..", "a/b", "../x", "a b", "a\x00", strings.Repeat("x", 300)} {
+		if _, err := s.Get(id); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%q: %v", id, err)
+		}
+	}
+	if _, err := s.Get("a_B-1.2+3"); !errdefs.IsNotFound(err) {
+		t.Error(err)
+	}
+}
