@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -338,5 +339,48 @@ func TestDeleteDisabled(t *testing.T) {
 	for _, path := range []string{"manifests/x", "manifests/" + m.Digest.String(), "blobs/" + digest.FromString("layer of x").String()} {
 		c.want(c.do(http.MethodDelete, "/v2/a/"+path, nil), 405, codeUnsupported)
 		c.want(c.do(http.MethodGet, "/v2/a/"+path, nil), 200, "")
+	}
+}
+
+// TestPushTogether: many push the same new blob to one repository at once. Each moves its
+// file to the name under which another is just sharing its own.
+func TestPushTogether(t *testing.T) {
+	s, err := openDirectory(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.sync.fsync = func(string) error { return nil } // so that they meet more often
+	for round := range 300 {
+		text := fmt.Sprint("blob ", round)
+		d := digest.FromString(text)
+		begin := make(chan struct{})
+		var pushes sync.WaitGroup
+		for range 8 {
+			id, err := s.CreateUpload(t.Context(), "a", digest.SHA256)
+			if err != nil {
+				t.Fatal(err)
+			}
+			u, err := s.OpenUpload(t.Context(), "a", id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := u.ReadFrom(strings.NewReader(text)); err != nil {
+				t.Fatal(err)
+			}
+			pushes.Go(func() {
+				defer u.Close()
+				<-begin
+				f := u.(*fileUpload)
+				err := s.adoptBlob(t.Context(), s.uploadPath(id), "a", d, f.size, func() error { return nil })
+				if err != nil {
+					t.Errorf("round %d: %v", round, err)
+				}
+			})
+		}
+		close(begin)
+		pushes.Wait()
+		if t.Failed() {
+			return
+		}
 	}
 }

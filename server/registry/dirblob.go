@@ -161,7 +161,11 @@ func (s *directory) moveBlob(ctx context.Context, path, target, shared string, s
 	if err := s.shareBlob(target, shared, size); err != nil {
 		return err
 	}
-	return touch(target) // not every file system counts a new name as a change
+	err = touch(target) // not every file system counts a new name as a change
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it was there, and somebody has deleted it
+	}
+	return err
 }
 
 // shareBlob lets other repositories find a blob. It need not be durable: without it only
@@ -178,7 +182,8 @@ func (s *directory) shareBlob(target, shared string, size int64) error {
 		}
 		err = os.Link(target, shared)
 	}
-	if errors.Is(err, fs.ErrExist) {
+	// link(2) knows no file that another push is just replacing by its own, to share that.
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	return err

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -30,7 +31,7 @@ func TestMain(m *testing.M) {
 }
 
 func serveProcess(root string) error {
-	g, err := New(Options{Root: root, AllowDelete: true})
+	g, err := New(Options{Root: root, AllowDelete: true, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 	if err != nil {
 		return err
 	}
