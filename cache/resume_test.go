@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -52,26 +53,34 @@ type counting struct {
 	*httptest.Server
 	src  *memory
 	root ocispec.Descriptor
+	gate func(*http.Request) // called before each answer
 
 	mu       sync.Mutex
 	cut      int64                   // send only so much of the layers, then nothing more; 0: all
-	gate     func(*http.Request)     // called before each answer
 	requests map[digest.Digest]int   // GETs of blobs
 	sent     map[digest.Digest]int64 // bytes of blobs
 }
 
-func serveCounting(t *testing.T, src *memory, root ocispec.Descriptor) *counting {
-	c := &counting{src: src, root: root, gate: func(*http.Request) {}}
-	c.forget()
+func serveCounting(t *testing.T, src *memory, root ocispec.Descriptor, gate func(*http.Request)) *counting {
+	c := &counting{src: src, root: root, gate: gate}
+	c.forget(0)
 	c.Server = httptest.NewServer(c)
 	t.Cleanup(c.Close)
 	return c
 }
 
-func (c *counting) forget() {
+// forget begins to count anew and sends only cut bytes of each blob.
+func (c *counting) forget(cut int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.requests, c.sent, c.cut = map[digest.Digest]int{}, map[digest.Digest]int64{}, 0
+	c.requests, c.sent, c.cut = map[digest.Digest]int{}, map[digest.Digest]int64{}, cut
+}
+
+// counts returns the requests and the bytes of each blob.
+func (c *counting) counts() (map[digest.Digest]int, map[digest.Digest]int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.requests), maps.Clone(c.sent)
 }
 
 func (c *counting) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -180,9 +189,9 @@ func partials(t *testing.T, dir string) map[string]int64 {
 func TestPullGoesOnWhereAKilledOneStopped(t *testing.T) {
 	const size, cut = 8 << 20, 5 << 20
 	src, root, blob, data := noise(size)
-	c, dir := serveCounting(t, src, root), t.TempDir()
+	c, dir := serveCounting(t, src, root, func(*http.Request) {}), t.TempDir()
 	name := "p-sha256-" + blob.Digest.Encoded()
-	c.cut = cut
+	c.forget(cut)
 	u := startPuller(t, dir, c)
 	// The server sends no more than cut, so this ends when all of it has arrived.
 	for partials(t, dir)[name] < cut {
@@ -197,14 +206,15 @@ func TestPullGoesOnWhereAKilledOneStopped(t *testing.T) {
 	if got := partials(t, dir)[name]; got != cut {
 		t.Fatalf("the killed pull left %d bytes, want %d", got, cut)
 	}
-	c.forget()
+	c.forget(0)
 	if err := startPuller(t, dir, c).Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if got := c.sent[blob.Digest]; got != blob.Size-cut {
+	requests, sent := c.counts()
+	if got := sent[blob.Digest]; got != blob.Size-cut {
 		t.Errorf("%d bytes were fetched after the kill, want the missing %d", got, blob.Size-cut)
 	}
-	for d, n := range c.requests {
+	for d, n := range requests {
 		if d != blob.Digest {
 			t.Errorf("%s, which the killed pull had stored, was fetched %d times", d, n)
 		}
@@ -214,28 +224,28 @@ func TestPullGoesOnWhereAKilledOneStopped(t *testing.T) {
 
 func TestTwoPullsFetchEachBlobOnce(t *testing.T) {
 	src, root, blob, data := noise(4 << 20)
-	c, dir := serveCounting(t, src, root), t.TempDir()
 	// No layer is sent before both have asked what the tag stands for.
 	var both sync.WaitGroup
 	both.Add(2)
-	c.gate = func(r *http.Request) {
+	c, dir := serveCounting(t, src, root, func(r *http.Request) {
 		switch {
 		case r.Method == http.MethodHead:
 			both.Done()
 		case strings.HasSuffix(r.URL.Path, blob.Digest.String()):
 			both.Wait()
 		}
-	}
+	}), t.TempDir()
 	pulls := []*exec.Cmd{startPuller(t, dir, c), startPuller(t, dir, c)}
 	for _, p := range pulls {
 		if err := p.Wait(); err != nil {
 			t.Error(err)
 		}
 	}
-	if len(c.requests) != 3 {
-		t.Errorf("%d blobs were fetched, want a manifest, a config and a layer", len(c.requests))
+	requests, _ := c.counts()
+	if len(requests) != 3 {
+		t.Errorf("%d blobs were fetched, want a manifest, a config and a layer", len(requests))
 	}
-	for d, n := range c.requests {
+	for d, n := range requests {
 		if n != 1 {
 			t.Errorf("%s was fetched %d times", d, n)
 		}
