@@ -65,6 +65,22 @@ func (c *Client) mirrors(name string) ([]mirror, error) {
 }
 
 func (c *Client) readMirrors(name string) ([]mirror, error) {
+	list, err := c.mirrorsOfDir(name)
+	if err != nil || len(list) > 0 || name != hubDomain {
+		return list, err
+	}
+	for _, address := range c.options.Mirrors {
+		m, err := c.mirror(address, hostEntry{}, "")
+		if err != nil {
+			return nil, fmt.Errorf("mirror %q: %w", address, err)
+		}
+		list = append(list, m)
+	}
+	return list, nil
+}
+
+// mirrorsOfDir reads the hosts.toml that speaks of the registry name, if there is one.
+func (c *Client) mirrorsOfDir(name string) ([]mirror, error) {
 	dir := c.hostDir(name)
 	if dir == "" {
 		dir = c.hostDir("_default")

@@ -130,6 +130,28 @@ func TestMirrorIsAskedWithItsPathAndHeader(t *testing.T) {
 	}
 }
 
+func TestMirrorsOfDockerHub(t *testing.T) {
+	desc, data := blob(13, 1000)
+	var asked atomic.Int64
+	mirror := "http://" + server(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		asked.Add(1)
+		_, _ = w.Write(data)
+	}))
+	c, _ := newTestClient(Options{HostDirs: []string{}, Mirrors: []string{mirror}})
+	if got, err := fetch(t.Context(), repository(t, c, "docker.io/library/debian"), desc); err != nil || !bytes.Equal(got, data) || asked.Load() != 1 {
+		t.Errorf("got %d bytes in %d requests, %v", len(got), asked.Load(), err)
+	}
+	if other, err := c.mirrors("registry.example"); err != nil || len(other) > 0 {
+		t.Errorf("another registry has the mirrors %v, %v", other, err)
+	}
+	// What a hosts.toml says comes before.
+	dirs := hostDir(t, map[string]string{"docker.io/hosts.toml": "[host.\"https://a\"]\n[host.\"https://b\"]"})
+	c, _ = newTestClient(Options{HostDirs: dirs, Mirrors: []string{mirror}})
+	if list, err := c.mirrors(hubDomain); err != nil || len(list) != 2 || list[0].host.addr != "a" || list[1].host.addr != "b" {
+		t.Errorf("got %v, %v", list, err)
+	}
+}
+
 func TestBadHostsFilesAreRefused(t *testing.T) {
 	for text, want := range map[string]string{
 		"[host":                                    "toml:",

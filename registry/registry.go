@@ -36,6 +36,9 @@ type Options struct {
 	// HostDirs hold mirrors and certificates by registry; nil means /etc/teu/certs.d and
 	// /etc/docker/certs.d.
 	HostDirs []string
+	// Mirrors are asked before Docker Hub, as docker's registry-mirrors, unless a hosts.toml
+	// speaks of it: "https://mirror.example".
+	Mirrors []string
 	// Keychain gives credentials; nil means docker's config.json and its helpers.
 	Keychain authn.Keychain
 	// UserAgent is sent with every request.
