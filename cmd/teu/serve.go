@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -127,6 +128,7 @@ func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
 			a.ui.Warnf("passwords travel unencrypted: give --tls-cert and --tls-key, or put a proxy with TLS in front")
 		}
 	}
+	debug.SetGCPercent(100) // unlike the commands, a server stays
 	a.ui.Printf("serving registry on %s\n", ln.Addr())
 
 	ctx, stop := context.WithCancel(ctx)
