@@ -81,7 +81,7 @@ func (o *ociCommand) run() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return startOrDelete(cmd.Context(), c)
+				return o.startOrDelete(cmd.Context(), c)
 			}
 			return o.foreground(cmd.Context(), args[0], &f, keep)
 		}}
@@ -91,11 +91,18 @@ func (o *ociCommand) run() *cobra.Command {
 	return cmd
 }
 
-func startOrDelete(ctx context.Context, c *bundle.Container) error {
+func (o *ociCommand) startOrDelete(ctx context.Context, c *bundle.Container) error {
 	if err := c.Start(ctx); err != nil {
-		return errors.Join(err, c.Delete(context.WithoutCancel(ctx), bundle.DeleteOptions{Force: true}))
+		return errors.Join(err, o.remove(ctx, c))
 	}
 	return nil
+}
+
+// remove removes a container whatever it does.
+func (o *ociCommand) remove(ctx context.Context, c *bundle.Container) error {
+	warnings, err := c.Delete(context.WithoutCancel(ctx), bundle.DeleteOptions{Force: true})
+	o.warn(warnings)
+	return err
 }
 
 // foreground runs a container to its end.
@@ -109,12 +116,12 @@ func (o *ociCommand) foreground(ctx context.Context, id string, f *ociCreate, ke
 	if err != nil {
 		return err
 	}
-	if err := startOrDelete(ctx, c); err != nil {
+	if err := o.startOrDelete(ctx, c); err != nil {
 		return err
 	}
 	code, err := fg.wait(c.Init)
 	if !keep {
-		err = errors.Join(err, c.Delete(context.WithoutCancel(ctx), bundle.DeleteOptions{Force: true}))
+		err = errors.Join(err, o.remove(ctx, c))
 	}
 	if err != nil {
 		return err
@@ -222,7 +229,9 @@ func (o *ociCommand) delete() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := o.container(args)
 			if err == nil {
-				err = c.Delete(cmd.Context(), bundle.DeleteOptions{Force: force})
+				var warnings []string
+				warnings, err = c.Delete(cmd.Context(), bundle.DeleteOptions{Force: force})
+				o.warn(warnings)
 			}
 			if force && errdefs.IsNotFound(err) {
 				return nil

@@ -8,6 +8,7 @@
 //	ROOT/ID/config.json  the bundle's spec at the time of create; later changes do not count
 //	ROOT/ID/program      the launch program, to explain what failed after start
 //	ROOT/ID/start        a FIFO the process of a created container waits at
+//	ROOT/ID/gate         one it waits at before, while hooks run
 //	ROOT/ID/lock         flock of whoever changes the container
 //
 // ROOT is volatile. A container's status is not kept but looked up.
@@ -71,6 +72,7 @@ const (
 	configName  = "config.json"
 	programName = "program"
 	fifoName    = "start"
+	gateName    = "gate"
 	lockName    = "lock"
 )
 

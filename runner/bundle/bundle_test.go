@@ -74,7 +74,7 @@ func newPlace(t *testing.T) *place {
 			t.Error(err)
 		}
 		for _, c := range all {
-			if err := c.Delete(context.Background(), DeleteOptions{Force: true}); err != nil {
+			if _, err := c.Delete(context.Background(), DeleteOptions{Force: true}); err != nil {
 				t.Error(err)
 			}
 		}
@@ -163,7 +163,7 @@ func TestLife(t *testing.T) {
 	if err := c.Start(t.Context()); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("start again: %v", err)
 	}
-	if err := c.Delete(t.Context(), DeleteOptions{}); !errdefs.IsFailedPrecondition(err) {
+	if _, err := c.Delete(t.Context(), DeleteOptions{}); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("delete of a running container: %v", err)
 	}
 	if err := c.Pause(t.Context()); err != nil {
@@ -178,7 +178,7 @@ func TestLife(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantStatus(t, c, specs.StateStopped)
-	if err := c.Delete(t.Context(), DeleteOptions{}); err != nil {
+	if _, err := c.Delete(t.Context(), DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := p.Get("a"); !errdefs.IsNotFound(err) {
@@ -276,6 +276,51 @@ func TestExec(t *testing.T) {
 	_, err = c.Exec(&specs.Process{Args: []string{"nosuch"}, Cwd: "/"}, ExecOptions{Stdio: p.stdio()})
 	if err == nil || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("missing command: %v", err)
+	}
+}
+
+// Hooks run in the order of their points, and those that cannot be run are refused.
+func TestHooks(t *testing.T) {
+	p := newPlace(t)
+	log := p.bundle + "/log"
+	hook := func(name string) []specs.Hook {
+		return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo " + name + " $(grep -o '\"status\":\"[a-z]*\"') >>" + log},
+			Env: []string{"PATH=/usr/bin:/bin"}}}
+	}
+	all := func(s *specs.Spec) {
+		s.Hooks = &specs.Hooks{CreateRuntime: hook("createRuntime"), Poststart: hook("poststart"), Poststop: hook("poststop")}
+		s.Hooks.Prestart = hook("prestart") //lint:ignore SA1019 docker still uses them
+	}
+	c, err := p.create(t, "a", "echo ran >&2", all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantStatus(t, c, specs.StateStopped)
+	if warnings, err := c.Delete(t.Context(), DeleteOptions{}); len(warnings) > 0 || err != nil {
+		t.Fatal(warnings, err)
+	}
+	want := `prestart "status":"creating"
+createRuntime "status":"creating"
+poststart "status":"running"
+poststop "status":"stopped"
+`
+	if got, err := os.ReadFile(log); string(got) != want || err != nil {
+		t.Errorf("hooks: %v, %s", err, got)
+	}
+	if _, err := p.create(t, "b", "", func(s *specs.Spec) { s.Hooks = &specs.Hooks{StartContainer: hook("x")} }); !errdefs.IsNotImplemented(err) {
+		t.Errorf("startContainer hook: %v", err)
+	}
+	_, err = p.create(t, "c", "", func(s *specs.Spec) {
+		s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/false"}}}
+	})
+	if err == nil || !strings.Contains(err.Error(), "/bin/false") {
+		t.Errorf("failing hook: %v", err)
+	}
+	if left, err := p.All(); len(left) != 0 || err != nil {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }
 

@@ -78,7 +78,7 @@ func (s *Store) Create(ctx context.Context, id, dir string, o CreateOptions) (c 
 			err = errors.Join(err, c.discard(context.WithoutCancel(ctx)))
 		}
 	}()
-	warnings, err = c.create(b, conf, o)
+	warnings, err = c.create(ctx, b, conf, o)
 	return c, warnings, err
 }
 
@@ -126,7 +126,7 @@ func checkConsole(p *specs.Process, o Stdio) error {
 }
 
 // create writes the record before it makes what the record leads to.
-func (c *Container) create(b *keeper.Binary, conf *specs.Spec, o CreateOptions) (warnings []string, err error) {
+func (c *Container) create(ctx context.Context, b *keeper.Binary, conf *specs.Spec, o CreateOptions) (warnings []string, err error) {
 	h, err := c.claimGroup(conf, o)
 	if err != nil {
 		return nil, err
@@ -142,6 +142,12 @@ func (c *Container) create(b *keeper.Binary, conf *specs.Spec, o CreateOptions) 
 		return nil, fmt.Errorf("mkfifo %s: %w", fifo, err)
 	}
 	opts := oci.Options{Pause: fifo, Preserve: len(o.Extra)}
+	if conf.Hooks != nil {
+		opts.Gate = filepath.Join(c.dir, gateName)
+		if err := unix.Mkfifo(opts.Gate, 0o600); err != nil {
+			return nil, fmt.Errorf("mkfifo %s: %w", opts.Gate, err)
+		}
+	}
 	if h != nil {
 		g, warned, err := h.Create(c.Cgroup, conf.Linux.Resources)
 		if err != nil {
@@ -156,7 +162,7 @@ func (c *Container) create(b *keeper.Binary, conf *specs.Spec, o CreateOptions) 
 	if err := c.saveProgram(p); err != nil {
 		return warnings, err
 	}
-	return warnings, c.launch(b, p, o.Stdio)
+	return warnings, c.launch(ctx, b, p, conf, o.Stdio)
 }
 
 // claimGroup chooses the control group, on no host if there is to be none. What is in it
@@ -196,10 +202,16 @@ func (c *Container) saveProgram(p *launch.Program) error {
 	return os.WriteFile(filepath.Join(c.dir, programName), code, 0o600)
 }
 
-func (c *Container) launch(b *keeper.Binary, p *launch.Program, o Stdio) error {
+func (c *Container) launch(ctx context.Context, b *keeper.Binary, p *launch.Program, conf *specs.Spec, o Stdio) error {
 	return withProcess(b, p, append(o.Files[:], o.Extra...), o, func(id statefile.Process) error {
 		c.Init = id
-		return c.save()
+		if err := c.save(); err != nil || conf.Hooks == nil {
+			return err
+		}
+		if err := c.runHooks(ctx, runtimeHooks(conf), specs.StateCreating, conf.Annotations); err != nil {
+			return err
+		}
+		return c.release(p, gateName)
 	})
 }
 

@@ -42,12 +42,30 @@ func (c *Container) Start(ctx context.Context) (err error) {
 	if err := p.UnmarshalBinary(code); err != nil {
 		return fmt.Errorf("reading the launch program: %w", err)
 	}
+	conf, err := c.spec()
+	if err != nil {
+		return err
+	}
+	if err := c.release(p, fifoName); err != nil {
+		return err
+	}
+	if conf.Hooks == nil {
+		return nil
+	}
+	if err := c.runHooks(ctx, conf.Hooks.Poststart, specs.StateRunning, conf.Annotations); err != nil {
+		return errors.Join(err, c.Kill(unix.SIGKILL, KillOptions{}))
+	}
+	return nil
+}
+
+// release lets the process go on that waits at a FIFO, and removes the FIFO.
+func (c *Container) release(p *launch.Program, fifo string) error {
 	pidfd, err := c.pidfd()
 	if err != nil {
 		return err
 	}
 	defer pidfd.Close()
-	path := filepath.Join(c.dir, fifoName)
+	path := filepath.Join(c.dir, fifo)
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("opening %s: %w", path, err)
@@ -133,21 +151,31 @@ func (c *Container) thawKilled(g *cgroup.Group, sig unix.Signal) error {
 	return g.Freeze(ctx, false)
 }
 
-// Delete removes a container that has stopped or was never started, with Force any.
-func (c *Container) Delete(ctx context.Context, o DeleteOptions) (err error) {
+// Delete removes a container that has stopped or was never started, with Force any. A
+// poststop hook that fails is only worth a warning.
+func (c *Container) Delete(ctx context.Context, o DeleteOptions) (warnings []string, err error) {
 	unlock, err := c.lock(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
 	status, err := c.Status()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if !o.Force && status != specs.StateStopped && status != specs.StateCreated && status != specs.StateCreating {
-		return fmt.Errorf("cannot delete container %s that is not stopped: %s: %w", c.ID, status, errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("cannot delete container %s that is not stopped: %s: %w", c.ID, status, errdefs.ErrFailedPrecondition)
 	}
-	return c.discard(context.WithoutCancel(ctx))
+	conf, specErr := c.spec() // none if it was never made whole
+	if err := c.discard(context.WithoutCancel(ctx)); err != nil || specErr != nil || conf.Hooks == nil {
+		return nil, err
+	}
+	for _, h := range conf.Hooks.Poststop {
+		if err := c.runHooks(ctx, []specs.Hook{h}, specs.StateStopped, conf.Annotations); err != nil {
+			warnings = append(warnings, err.Error())
+		}
+	}
+	return warnings, nil
 }
 
 // DeleteOptions say what is deleted.
@@ -176,7 +204,7 @@ func (c *Container) discard(ctx context.Context) error {
 	if err := c.awaitEnd(ctx); err != nil {
 		return err
 	}
-	for _, name := range []string{fifoName, programName, configName, recordName} {
+	for _, name := range []string{gateName, fifoName, programName, configName, recordName} {
 		if err := os.Remove(filepath.Join(c.dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}

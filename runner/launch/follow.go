@@ -8,7 +8,7 @@ import (
 )
 
 // Follow lets a paused program go on and returns when it has executed its command or
-// failed with a [*StepError]. fifo is the reading end of its FIFO; reads of it must wait
+// failed with a [*StepError], or waits at its next [Assembler.Pause]. fifo is the reading end of its FIFO; reads of it must wait
 // for the program, and end with it.
 func Follow(p *Program, fifo io.Reader) error {
 	var buf [msgSize]byte
@@ -20,8 +20,11 @@ func Follow(p *Program, fifo io.Reader) error {
 		return fmt.Errorf("following a launch program: %w", err)
 	}
 	m := *(*message)(unsafe.Pointer(&buf))
-	if m.kind != msgFailed {
-		return fmt.Errorf("following a launch program: message %d", m.kind)
+	switch m.kind {
+	case msgFailed:
+		return p.stepError(m)
+	case msgReady:
+		return nil
 	}
-	return p.stepError(m)
+	return fmt.Errorf("following a launch program: message %d", m.kind)
 }

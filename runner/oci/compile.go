@@ -46,7 +46,7 @@ const (
 )
 
 func compile(s *specs.Spec, r Rootfs, o Options) (*launch.Program, error) {
-	if err := supported(s); err != nil {
+	if err := supported(s, o); err != nil {
 		return nil, fmt.Errorf("compiling the container: %w", err)
 	}
 	flags, err := cloneFlags(s)
@@ -69,6 +69,7 @@ func compile(s *specs.Spec, r Rootfs, o Options) (*launch.Program, error) {
 		c.makeConsole,
 		c.makeWorkingDir,
 		c.protectPaths,
+		c.gate,
 		c.enterRoot,
 		c.configure,
 		c.pause,
@@ -105,7 +106,7 @@ func detachedSlots(s *specs.Spec, o *Options) (int, error) {
 }
 
 // supported refuses what would otherwise be left out silently.
-func supported(s *specs.Spec) error {
+func supported(s *specs.Spec, o Options) error {
 	if s.Process == nil || s.Linux == nil || s.Root == nil {
 		return fmt.Errorf("spec has no process, root or linux section: %w", errdefs.ErrInvalidArgument)
 	}
@@ -113,7 +114,7 @@ func supported(s *specs.Spec) error {
 		return errdefs.ErrNotImplemented
 	}
 	for name, wanted := range map[string]bool{
-		"hooks":             s.Hooks != nil && hooks(s.Hooks) > 0,
+		"hooks":             s.Hooks != nil && hooks(s.Hooks, o) > 0,
 		"id mappings":       len(s.Linux.UIDMappings)+len(s.Linux.GIDMappings) > 0,
 		"time offsets":      len(s.Linux.TimeOffsets) > 0,
 		"network devices":   len(s.Linux.NetDevices) > 0,
@@ -142,10 +143,14 @@ func checkProcess(p *specs.Process) error {
 	return nil
 }
 
-func hooks(h *specs.Hooks) int {
-	//lint:ignore SA1019 old bundles still have them, and leaving them out silently would be worse
-	return len(h.Prestart) + len(h.CreateRuntime) + len(h.CreateContainer) + len(h.StartContainer) +
-		len(h.Poststart) + len(h.Poststop)
+// hooks counts those that nobody would run.
+func hooks(h *specs.Hooks, o Options) int {
+	n := len(h.CreateContainer) + len(h.StartContainer)
+	if o.Gate == "" {
+		//lint:ignore SA1019 old bundles still have them, and leaving them out silently would be worse
+		n += len(h.Prestart) + len(h.CreateRuntime) + len(h.Poststart) + len(h.Poststop)
+	}
+	return n
 }
 
 // begin makes the process the leader of its session and puts it into its namespaces and

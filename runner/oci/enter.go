@@ -186,6 +186,15 @@ func (c *compiler) labels() error {
 	return nil
 }
 
+// gate waits for the hooks that run before the root is entered.
+func (c *compiler) gate() error {
+	if c.opts.Gate != "" {
+		c.Note("waiting for hooks")
+		c.Pause(launch.Int(atFDCWD), c.opts.Gate)
+	}
+	return nil
+}
+
 // pauseFD is where the FIFO is held, unopened, while the host can be seen.
 const pauseFD = firstFD - 3
 

@@ -43,6 +43,10 @@ type Options struct {
 	// Pause makes the program stop before the command, until somebody opens the FIFO at
 	// this path for reading; launch.Start returns at that point. It is create without start.
 	Pause string
+	// Gate is such a FIFO for a stop before the container's root is entered, when the
+	// spec's prestart and createRuntime hooks are run by the caller. So are poststart and
+	// poststop hooks.
+	Gate string
 	// Preserve is the number of files, in the slots from 3 on, that the command gets. It
 	// cannot be combined with Detached.
 	Preserve int

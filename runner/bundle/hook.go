@@ -1,0 +1,69 @@
+package bundle
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os/exec"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// runtimeHooks are those that run in our namespaces while the container has its own but
+// not yet its root: runtime-spec, config.md, "POSIX-platform Hooks".
+func runtimeHooks(s *specs.Spec) []specs.Hook {
+	if s.Hooks == nil {
+		return nil
+	}
+	//lint:ignore SA1019 docker still uses them
+	old := s.Hooks.Prestart
+	return append(old[:len(old):len(old)], s.Hooks.CreateRuntime...)
+}
+
+// runHooks runs hooks in their order until one fails.
+func (c *Container) runHooks(ctx context.Context, list []specs.Hook, status Status, annotations map[string]string) error {
+	state := specs.State{Version: specs.Version, ID: c.ID, Status: status, Bundle: c.Bundle, Annotations: annotations}
+	if status != specs.StateStopped {
+		state.Pid = c.Init.PID
+	}
+	text, err := json.Marshal(state)
+	if err != nil {
+		return err
+	}
+	for _, h := range list {
+		if err := runHook(ctx, h, c.Bundle, text); err != nil {
+			return fmt.Errorf("hook %s: %w", h.Path, err)
+		}
+	}
+	return nil
+}
+
+func runHook(ctx context.Context, h specs.Hook, dir string, state []byte) error {
+	if h.Timeout != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(*h.Timeout)*time.Second)
+		defer cancel()
+	}
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, h.Path)
+	cmd.Args, cmd.Env, cmd.Dir = h.Args, h.Env, dir
+	if len(cmd.Args) == 0 {
+		cmd.Args = []string{h.Path}
+	}
+	if cmd.Env == nil {
+		cmd.Env = []string{} // not ours
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(state), &out, &out
+	cmd.WaitDelay = time.Second // something it left may hold its output
+	err := cmd.Run()
+	if err == nil || errors.Is(err, exec.ErrWaitDelay) {
+		return nil
+	}
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	return fmt.Errorf("%w: %s", err, bytes.TrimSpace(out.Bytes()))
+}
