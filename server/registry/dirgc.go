@@ -249,7 +249,7 @@ func (c *collector) eachRecord(ctx context.Context, repo string, f func(record) 
 				err = f(r)
 			}
 			if err == nil {
-				err = c.pace.did(ctx, 1)
+				err = c.pace.did(ctx, 5) // opened, read and parsed
 			}
 			if err != nil {
 				return err

@@ -25,8 +25,8 @@ type GCOptions struct {
 	Untagged bool
 	// DryRun only tells what would go.
 	DryRun bool
-	// Rate is how many files may be looked at in a second; one that is removed counts
-	// for ten. 0 means as fast as it goes.
+	// Rate is how many files may be looked at in a second; a manifest, which is read,
+	// counts for five and what is removed for ten. 0 means as fast as it goes.
 	Rate int
 }
 
