@@ -72,7 +72,7 @@ func (e *Env) cacheKey(ctx context.Context, c *solver.Console, id string, base *
 }
 
 // openCache opens a directory of the cache mount key as opt.Sharing says. With fresh it is
-// emptied before its first use in this build (notes/builder.md A7.17).
+// emptied before its first use in this build, as in BuildKit.
 func (e *Env) openCache(ctx context.Context, c *solver.Console, key string, opt *pb.CacheOpt, base *Result, fresh bool) (*cacheDir, error) {
 	dir := filepath.Join(e.cacheRoot(), key)
 	if fresh && e.firstPrune(key) {

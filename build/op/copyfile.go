@@ -133,7 +133,7 @@ func (c *copier) transfer(dst, src *os.File, size int64) error {
 func (c *copier) dress(fd *os.File, name string, e entry, st *unix.Stat_t) error {
 	o := owner{int(st.Uid), int(st.Gid)}
 	if c.src.local != nil {
-		o = owner{} // whoever owns a context, its files are root's (notes/builder.md A7.2)
+		o = owner{} // whoever owns a context, its files are root's, as in BuildKit
 	}
 	if c.owner != nil {
 		o = *c.owner

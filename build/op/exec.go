@@ -124,7 +124,7 @@ func (e *entitlementError) Unwrap() error { return errdefs.ErrPermissionDenied }
 func (e *entitlementError) Hint() string { return "allow it with `--allow " + e.name + "`" }
 
 // dependencies is getMountDeps of BuildKit's llbsolver/ops/exec.go. The content of a mount is its
-// key only if nothing unselected can get from it into a result (notes/builder.md A7.12).
+// key only if nothing unselected can get from it into a result, as in BuildKit.
 func (x *execOp) dependencies() ([]execDep, error) {
 	deps := make([]execDep, x.inputs)
 	for i := range deps {
@@ -155,8 +155,8 @@ func (x *execOp) dependencies() ([]execDep, error) {
 	return deps, nil
 }
 
-// Key implements solver.Op; it is the CacheMap of BuildKit's llbsolver/ops/exec.go with what
-// it leaves out: notes/builder.md A7.13.
+// Key implements solver.Op; it is the CacheMap of BuildKit's llbsolver/ops/exec.go with all
+// that it leaves out.
 func (x *execOp) Key(ctx context.Context) (solver.Key, error) {
 	o := x.op.CloneVT()
 	o.Meta.ProxyEnv = nil

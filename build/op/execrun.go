@@ -254,7 +254,7 @@ func (r *execRun) mountRoot(ctx context.Context, m *pb.Mount, in Result) error {
 }
 
 // mountBind shows a state. A command may write to it unless it is read-only; without an
-// output what it wrote is dropped (notes/builder.md A7.11).
+// output what it wrote is dropped, as in BuildKit.
 func (r *execRun) mountBind(ctx context.Context, m *pb.Mount, in Result) error {
 	var err error
 	var changed *mutable

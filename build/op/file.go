@@ -98,7 +98,7 @@ func ownerOf(a *pb.FileAction) *pb.ChownOpt {
 }
 
 // selected returns what the operation reads of each input. An input that is changed counts
-// whole, whatever else is read from it (notes/builder.md A7.3).
+// whole, whatever else is read from it, as in BuildKit.
 func (f *fileOp) selected() map[int][]selector {
 	sels := map[int][]selector{}
 	whole := map[int]bool{}

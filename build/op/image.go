@@ -176,7 +176,7 @@ func (k keeping) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser
 	if content.IsLayer(d.MediaType) {
 		return k.from.Fetch(ctx, d)
 	}
-	const limit = 8 << 20 // of a config, DESIGN section 10
+	const limit = 8 << 20 // of a config
 	if d.Size > limit {
 		return nil, fmt.Errorf("blob %s has %d bytes: %w", d.Digest, d.Size, errdefs.ErrResourceExhausted)
 	}
@@ -232,7 +232,7 @@ func (e *Env) fetchImage(ctx context.Context, c *solver.Console, o Origin) error
 		from = repo
 	}
 	opts := cache.PullOptions{Platform: &o.Platform, Progress: progress(c)}
-	if _, err := e.Store.Pull(ctx, keeping{e.Store, from}, o.Manifest, opts); err != nil {
+	if _, err := e.Store.Pull(ctx, from, o.Manifest, opts); err != nil {
 		return fmt.Errorf("pulling the base image %s: %w", strings.TrimPrefix(o.Ref+o.Layout, "docker.io/library/"), err)
 	}
 	return nil
@@ -281,7 +281,7 @@ func newImageOp(e *Env, v *graph.Vertex, ref string, attrs map[string]string) *i
 }
 
 // Key implements solver.Op. The layers are the key, so that they are recognised under every
-// name and manifest (notes/builder.md A7.18).
+// name and manifest, as in BuildKit.
 func (o *imageOp) Key(ctx context.Context) (solver.Key, error) {
 	var err error
 	if o.layout != "" {

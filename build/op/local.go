@@ -238,7 +238,7 @@ type localOp struct {
 	attrs map[string]string
 }
 
-// Key implements solver.Op. A directory has no lasting key (notes/builder.md A7.19).
+// Key implements solver.Op. A directory has no lasting key, as in BuildKit.
 func (o *localOp) Key(ctx context.Context) (solver.Key, error) { return solver.Key{Live: true}, nil }
 
 // ContentKeys implements solver.Op.

@@ -12,7 +12,7 @@ import (
 )
 
 // resolveOwner turns the owner of an action into numbers. trees gives the tree with the passwd
-// or group file for an input. A name or file that is missing counts as 0 (notes/builder.md A7.4).
+// or group file for an input. A name or file that is missing counts as 0, as in BuildKit.
 func resolveOwner(o *pb.ChownOpt, trees func(input int64) (*rootfs.Dir, func() error, error)) (*owner, error) {
 	if o == nil {
 		return nil, nil

@@ -39,7 +39,7 @@ func selectorDigest(sels []selector) digest.Digest {
 
 // keyOf makes the key of an operation from its canonical JSON. Selectors, one per input or "",
 // say what is read of an input; they stand beside the record of the input only, not beside its
-// content, so that equal files under another path are found (notes/builder.md A7.3).
+// content, so that equal files under another path are found, as in BuildKit.
 func keyOf(json []byte, selectors []digest.Digest, byContent func(input int) bool) solver.Key {
 	op := digest.FromBytes(json)
 	definition, content := []byte(op), []byte(op)

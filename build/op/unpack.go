@@ -21,8 +21,8 @@ import (
 
 // unpack extracts the archive at path of src into the directory to of dst. done is false if the
 // file is no archive, which is decided as docker does: it is a regular file, and its first tar
-// header can be read behind whatever compression. The mode of the copy is not for archives
-// (notes/builder.md A7.9).
+// header can be read behind whatever compression. The mode of the copy is not for archives,
+// as in BuildKit.
 func unpack(ctx context.Context, src *source, path string, dst *rootfs.Dir, to string, o copyOptions) (done bool, err error) {
 	from, err := realPath(src.Dir, path, true)
 	if err != nil {

@@ -111,7 +111,7 @@ func (a *app) store() (*cache.Store, error) {
 // registry returns the client of registries.
 func (a *app) registry() *registry.Client {
 	if a.client == nil {
-		a.client = registry.New(registry.Options{Insecure: a.config.InsecureRegistries, UserAgent: "teu/" + version()})
+		a.client = registry.New(registry.Options{Insecure: a.config.InsecureRegistries, Mirrors: a.config.RegistryMirrors, UserAgent: "teu/" + version()})
 	}
 	return a.client
 }

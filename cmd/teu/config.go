@@ -13,7 +13,7 @@ import (
 // docker has them. A missing file is an empty configuration; an unknown key is an error.
 type config struct {
 	InsecureRegistries []string `json:"insecure-registries,omitempty"`
-	DNS                []string `json:"dns,omitempty"`
+	RegistryMirrors    []string `json:"registry-mirrors,omitempty"` // of Docker Hub
 }
 
 func readConfig(path string) (config, error) {
