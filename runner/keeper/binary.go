@@ -25,8 +25,10 @@ type Binary struct {
 // seals forbid every change of the memfd, and further seals.
 const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
 
-// highDescriptor keeps the memfd's number clear of those a child's files get.
-const highDescriptor = 256
+// highDescriptor keeps the memfd's number clear of those a child's files get, a handful.
+// It is below 64: beyond, the kernel makes the table of descriptors larger, and in a process
+// with threads waits for an RCU grace period first, 5 to 20 ms (fs/file.c, expand_fdtable).
+const highDescriptor = 48
 
 // Seal copies an executable into a memfd and seals it.
 func Seal(elf []byte) (*Binary, error) {
