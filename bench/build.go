@@ -58,7 +58,7 @@ func measureBuild(ctx context.Context, b *bench) error {
 	b.report.add(figure{
 		title: "Build, nothing changed, context of 10,000 files", unit: "ms",
 		note:    "`FROM base`, `COPY src /src`, `RUN true`; the client's whole process, daemons warm. buildctl exports no image. docker uses its classic builder.",
-		results: b.race(ctx, b.rounds, contenders),
+		results: b.race(ctx, 1, b.rounds, contenders),
 	})
 	return nil
 }

@@ -41,7 +41,7 @@ func main() {
 	teu := flag.String("teu", "bin/teu", "teu's binary")
 	peers := flag.String("peers", ".cache/peers", "directory of peers built from source")
 	only := flag.String("only", "", "comma-separated figures to take: run, pull, build, registry")
-	rounds := flag.Int("rounds", 20, "rounds of the short figures; long ones take a fifth")
+	rounds := flag.Int("rounds", 20, "rounds of the short figures; long ones take fewer")
 	write := flag.String("write", "", "file to write the report to")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)

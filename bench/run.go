@@ -36,7 +36,7 @@ func measureRun(ctx context.Context, b *bench) error {
 	b.report.add(figure{
 		title: "`run --rm --network none busybox true`", unit: "ms",
 		note: "The whole command, image there. crun and runc run a bare bundle: no image, no record, no log.",
-		results: b.race(ctx, b.rounds, []contender{
+		results: b.race(ctx, 1, b.rounds, []contender{
 			{name: "teu", args: []string{b.teu, "run", "--rm", "--network", "none", "busybox", "true"}},
 			{name: "podman", args: b.podman("run", "--rm", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "--network", "none", "busybox", "true")},
 			{name: "crun run (bundle)", args: crun}, {name: "runc run (bundle)", args: runc}, floor,
@@ -44,7 +44,7 @@ func measureRun(ctx context.Context, b *bench) error {
 	})
 	b.report.add(figure{
 		title: "`run --rm busybox true` on the bridge", unit: "ms",
-		results: b.race(ctx, b.rounds, []contender{
+		results: b.race(ctx, 1, b.rounds, []contender{
 			{name: "teu", args: []string{b.teu, "run", "--rm", "busybox", "true"}},
 			{name: "podman", args: b.podman("run", "--rm", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "--network", "bridge", "busybox", "true")},
 			{name: "crun run (bundle, no network)", args: crun}, floor,

@@ -38,11 +38,11 @@ type contender struct {
 	args    []string
 }
 
-// race runs every contender once per round and returns wall times in milliseconds. A
-// contender that fails is out, and the report says why.
-func (b *bench) race(ctx context.Context, rounds int, contenders []contender) []result {
+// race runs every contender once per round and returns wall times in milliseconds; the
+// first warmups rounds do not count. A contender that fails is out, and the report says why.
+func (b *bench) race(ctx context.Context, warmups, rounds int, contenders []contender) []result {
 	results := make([]result, len(contenders))
-	for round := range rounds + 1 { // the first warms up and does not count
+	for round := range warmups + rounds {
 		for i, c := range contenders {
 			r := &results[i]
 			r.tool = c.name
@@ -55,12 +55,9 @@ func (b *bench) race(ctx context.Context, rounds int, contenders []contender) []
 				fmt.Fprintln(os.Stderr, c.name, err)
 				continue
 			}
-			if round > 0 || rounds == 1 {
+			if round >= warmups {
 				r.values = append(r.values, float64(took.Microseconds())/1000)
 			}
-		}
-		if rounds == 1 {
-			break
 		}
 	}
 	return results
