@@ -243,6 +243,10 @@ func (w *world) setup(e *testscript.Env) error {
 			e.T().Log(fmt.Sprintf("teu system reset: %v\n%s", err, out))
 			e.T().FailNow()
 		}
+		if left, err := os.ReadDir(filepath.Join(store, "root")); err != nil && !os.IsNotExist(err) || len(left) > 0 {
+			e.T().Log("a reset leaves", left, err)
+			e.T().FailNow()
+		}
 		if left := leftovers(store); left != "" {
 			e.T().Log("left behind:\n" + left)
 			e.T().FailNow()

@@ -233,8 +233,8 @@ A registry served from below the store's directory goes with it.`,
 }
 
 // parts are the directories of the store; nothing else in --root is ever removed.
-var parts = []string{"containers", "names", "volumes", "content", "layers", "compressed", "snapshots", "images", "results",
-	"contexts", "cache-mounts", "pins", "leases", "network", "registry", "gc.lock"}
+var parts = []string{"build", "compressed", "containers", "content", "gc.lock", "images", "layers", "leases", "names", "names.lock",
+	"pins", "registry", "results", "snapshots", "volumes", "volumes.lock"}
 
 func systemReset(ctx context.Context, a *app) error {
 	ids, err := a.engine().IDs()
@@ -253,7 +253,7 @@ func systemReset(ctx context.Context, a *app) error {
 	for _, p := range parts {
 		errs = append(errs, os.RemoveAll(filepath.Join(a.root, p)))
 	}
-	for _, p := range []string{"containers", "network", "netns"} {
+	for _, p := range []string{"build", "containers", "keeper", "network", "netns"} {
 		errs = append(errs, os.RemoveAll(filepath.Join(a.runRoot, p)))
 	}
 	return errors.Join(errs...)
