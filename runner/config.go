@@ -46,18 +46,24 @@ type Options struct {
 	StdinOnce                               bool
 	AttachStdin, AttachStdout, AttachStderr bool
 
-	Mounts     []MountRequest
-	Network    string // bridge, none, host or container:ID
+	Mounts  []MountRequest
+	Network string // bridge, none, host, container:ID or the network the container is in
+	// Endpoints say how the container is in its networks; those beyond Network are joined too.
+	Endpoints  []Endpoint `json:",omitempty"`
+	Links      []string   `json:",omitempty"` // CONTAINER[:ALIAS], of the default bridge
+	MacAddress string     `json:",omitempty"` // in Network
 	Ports      []network.Port
 	PublishAll bool
 	ExtraHosts []string // name:address
-	DNS        []string
-	DNSSearch  []string
-	DNSOptions []string
-	PIDMode    string // "" or host
-	IPCMode    string
-	UTSMode    string
-	CgroupMode string
+	// VolumesFrom are containers whose volumes and binds are mounted too: CONTAINER[:ro|rw].
+	VolumesFrom []string `json:",omitempty"`
+	DNS         []string
+	DNSSearch   []string
+	DNSOptions  []string
+	PIDMode     string // "" or host
+	IPCMode     string
+	UTSMode     string
+	CgroupMode  string
 
 	Restart     keeper.RestartPolicy
 	AutoRemove  bool
@@ -84,17 +90,33 @@ type Options struct {
 	Columns, Rows   uint16
 }
 
+// Endpoint is how the container is in the network of a name or ID.
+type Endpoint struct {
+	Network string
+	network.EndpointOptions
+}
+
 // MountRequest asks for something to be mounted in the container.
 type MountRequest struct {
-	Type        string // bind, volume or tmpfs
-	Source      string // path, volume name, or empty
+	Type        string // bind, volume, tmpfs or image
+	Source      string // path, name of a volume or image, or empty
 	Target      string
 	ReadOnly    bool
-	Propagation string
-	NoRecursive bool
-	NoCopy      bool // volume: do not fill it from the image
-	MakeSource  bool // bind: make a missing directory, as -v does
-	Options     []string
+	Propagation string // bind
+	NoRecursive bool   // bind: not what is mounted below
+	// ReadOnlyNonRecursive leaves what is mounted below a read-only bind writable;
+	// ReadOnlyForceRecursive fails where it cannot be made read-only.
+	ReadOnlyNonRecursive, ReadOnlyForceRecursive bool `json:",omitempty"`
+
+	MakeSource bool              // bind: make a missing directory, as -v does
+	Chown      bool              `json:",omitempty"` // give what is mounted to the container's user (:U)
+	Mode       string            `json:",omitempty"` // the options of -v as they were written, for inspect
+	NoCopy     bool              // volume: do not fill it from the image
+	Subpath    string            `json:",omitempty"` // volume, image: mount this directory of it
+	Driver     string            `json:",omitempty"` // volume: of one that is made
+	DriverOpts map[string]string `json:",omitempty"`
+	Labels     map[string]string `json:",omitempty"`
+	Options    []string          // tmpfs: size=, mode=, uid= and flags
 }
 
 // MountPoint is a mount as the container has it, in docker's words.

@@ -65,7 +65,7 @@ func (e *Engine) mountPoint(ctx context.Context, store *cache.Store, id string, 
 		}
 		return p, bindSource(w)
 	case "volume":
-		v, made, err := e.ensureVolume(ctx, w.Source)
+		v, made, err := e.makeVolume(ctx, VolumeOptions{Name: w.Source, Driver: w.Driver, DriverOpts: w.DriverOpts, Labels: w.Labels})
 		if err != nil {
 			return p, err
 		}

@@ -105,7 +105,7 @@ func (e *Engine) dropAnonymous(ctx context.Context, c *Container) error {
 		if p.Type != "volume" || !p.Anonymous {
 			continue
 		}
-		err := e.RemoveVolume(ctx, p.Name)
+		err := e.RemoveVolume(ctx, p.Name, false)
 		if !errors.Is(err, errdefs.ErrConflict) && !errors.Is(err, errdefs.ErrNotFound) {
 			errs = append(errs, err)
 		}

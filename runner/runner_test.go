@@ -177,13 +177,13 @@ func TestVolumes(t *testing.T) {
 	if stdout, stderr, _ := run(t, e, o); stdout != "more\n" {
 		t.Errorf("%q, %q", stdout, stderr)
 	}
-	if err := e.RemoveVolume(ctx, "keep"); !errors.Is(err, errdefs.ErrConflict) {
+	if err := e.RemoveVolume(ctx, "keep", false); !errors.Is(err, errdefs.ErrConflict) {
 		t.Errorf("removing a volume in use gives %v", err)
 	}
 	if ids, _, err := e.Prune(ctx); err != nil || len(ids) != 2 {
 		t.Errorf("pruned %v, %v", ids, err)
 	}
-	if err := e.RemoveVolume(ctx, "keep"); err != nil {
+	if err := e.RemoveVolume(ctx, "keep", false); err != nil {
 		t.Error(err)
 	}
 }

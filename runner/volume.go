@@ -38,19 +38,23 @@ func (e *Engine) lockVolumes(ctx context.Context) (func() error, error) {
 	return statefile.Lock(ctx, filepath.Join(e.Root, "volumes.lock"), statefile.LockOptions{})
 }
 
-// CreateVolume makes a volume, or returns the one that has the name. An empty name makes
-// an anonymous one.
-func (e *Engine) CreateVolume(ctx context.Context, name string, labels map[string]string) (Volume, error) {
-	v, _, err := e.makeVolume(ctx, name, labels)
+// VolumeOptions define a volume.
+type VolumeOptions struct {
+	Name       string            // "" makes an anonymous one
+	Driver     string            // "" is local, and there is no other
+	DriverOpts map[string]string // type, device and o, as mount(8) has them
+	Labels     map[string]string
+}
+
+// CreateVolume makes a volume, or returns the one that has the name. One that is there
+// with another driver or other options is an errdefs.ErrConflict.
+func (e *Engine) CreateVolume(ctx context.Context, o VolumeOptions) (Volume, error) {
+	v, _, err := e.makeVolume(ctx, o)
 	return v, err
 }
 
-func (e *Engine) ensureVolume(ctx context.Context, name string) (v Volume, made bool, err error) {
-	return e.makeVolume(ctx, name, nil)
-}
-
-func (e *Engine) makeVolume(ctx context.Context, name string, labels map[string]string) (v Volume, made bool, err error) {
-	anonymous := name == ""
+func (e *Engine) makeVolume(ctx context.Context, o VolumeOptions) (v Volume, made bool, err error) {
+	name, anonymous := o.Name, o.Name == ""
 	if anonymous {
 		name = newID()
 	}
@@ -68,7 +72,7 @@ func (e *Engine) makeVolume(ctx context.Context, name string, labels map[string]
 	}
 	v = Volume{
 		Name: name, Driver: "local", Mountpoint: filepath.Join(e.volumeDir(name), "_data"),
-		CreatedAt: time.Now().UTC(), Labels: labels, Scope: "local", Anonymous: anonymous,
+		CreatedAt: time.Now().UTC(), Labels: o.Labels, Options: o.DriverOpts, Scope: "local", Anonymous: anonymous,
 	}
 	if err := os.MkdirAll(v.Mountpoint, 0o755); err != nil {
 		return v, false, err
@@ -96,8 +100,17 @@ func noSuchVolume(name string) error {
 	return worded(errdefs.ErrNotFound, "get %s: no such volume", name)
 }
 
-// Volumes returns all volumes by name.
-func (e *Engine) Volumes() ([]Volume, error) {
+// Volumes returns the volumes that pass docker's filters (name, label, driver, dangling),
+// by name. An unknown filter is an errdefs.ErrInvalidArgument.
+func (e *Engine) Volumes(filters map[string][]string) ([]Volume, error) {
+	all, err := e.allVolumes()
+	if err != nil || len(filters) == 0 {
+		return all, err
+	}
+	return e.filterVolumes(all, filters)
+}
+
+func (e *Engine) allVolumes() ([]Volume, error) {
 	entries, err := os.ReadDir(e.volumes())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -140,9 +153,13 @@ func (e *Engine) VolumeUsers() (map[string][]string, error) {
 	return users, nil
 }
 
-// RemoveVolume removes a volume that no container uses.
-func (e *Engine) RemoveVolume(ctx context.Context, name string) error {
+// RemoveVolume removes a volume that no container uses; one that is in use is an
+// errdefs.ErrConflict. With force a missing one is no error.
+func (e *Engine) RemoveVolume(ctx context.Context, name string, force bool) error {
 	if _, err := e.Volume(name); err != nil {
+		if force && errors.Is(err, errdefs.ErrNotFound) {
+			return nil
+		}
 		return err
 	}
 	unlock, err := e.lockVolumes(ctx)
@@ -181,12 +198,12 @@ func (e *Engine) PruneVolumes(ctx context.Context, o PruneVolumesOptions) (names
 	if err != nil {
 		return nil, 0, err
 	}
-	all, err := e.Volumes()
+	all, err := e.allVolumes()
 	if err != nil {
 		return nil, 0, err
 	}
 	for _, v := range all {
-		if len(users[v.Name]) > 0 || (!v.Anonymous && !o.All) {
+		if len(users[v.Name]) > 0 || (!v.Anonymous && !o.All) || !hasLabels(v.Labels, o.Filters) {
 			continue
 		}
 		size += diskUsage(v.Mountpoint)
@@ -201,7 +218,8 @@ func (e *Engine) PruneVolumes(ctx context.Context, o PruneVolumesOptions) (names
 
 // PruneVolumesOptions say which volumes go.
 type PruneVolumesOptions struct {
-	All bool // also those that have a name
+	All     bool                // also those that have a name
+	Filters map[string][]string // docker's label and label!
 }
 
 func isEmpty(dir string) bool {

@@ -128,13 +128,7 @@ func newVolumeRmCommand(a *app) *cobra.Command {
 		Short:   "Remove volumes that no container uses",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return forEach(a, args, func(name string) error {
-				err := a.engine().RemoveVolume(cmd.Context(), name)
-				if force && isNotFound(err) {
-					return nil
-				}
-				return err
-			})
+			return forEach(a, args, func(name string) error { return a.engine().RemoveVolume(cmd.Context(), name, force) })
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "a missing volume is no error")

@@ -29,7 +29,7 @@ func newVolumeCreateCommand(a *app) *cobra.Command {
 			if driver != "local" {
 				return errors.New("volume driver " + driver + " is not there, only local")
 			}
-			v, err := a.engine().CreateVolume(cmd.Context(), name, keyValues(labels))
+			v, err := a.engine().CreateVolume(cmd.Context(), runner.VolumeOptions{Name: name, Labels: keyValues(labels)})
 			if err != nil {
 				return err
 			}
@@ -52,11 +52,12 @@ func newVolumeLsCommand(a *app) *cobra.Command {
 		Short:   "List volumes",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			all, err := a.engine().Volumes()
+			keyed, err := keyedFilters(filters)
 			if err != nil {
 				return err
 			}
-			if all, err = filterVolumes(a, all, filters); err != nil {
+			all, err := a.engine().Volumes(keyed)
+			if err != nil {
 				return err
 			}
 			var rows []ui.Row
@@ -86,31 +87,17 @@ func newVolumeLsCommand(a *app) *cobra.Command {
 	return cmd
 }
 
-func filterVolumes(a *app, all []runner.Volume, filters []string) ([]runner.Volume, error) {
-	users, err := a.engine().VolumeUsers()
-	if err != nil {
-		return nil, err
-	}
-	for _, f := range filters {
-		k, v, _ := strings.Cut(f, "=")
-		if k != "name" && k != "label" && k != "dangling" && k != "driver" {
-			return nil, errors.New("invalid filter '" + k + "'")
+// keyedFilters sorts docker's --filter KEY=VALUE by key.
+func keyedFilters(list []string) (map[string][]string, error) {
+	m := map[string][]string{}
+	for _, f := range list {
+		k, v, ok := strings.Cut(f, "=")
+		if !ok {
+			return nil, errors.New("invalid argument \"" + f + "\" for \"-f, --filter\" flag: invalid filter format: missing value")
 		}
-		all = slices.DeleteFunc(all, func(vol runner.Volume) bool {
-			switch k {
-			case "name":
-				return !strings.Contains(vol.Name, v)
-			case "label":
-				key, value, valued := strings.Cut(v, "=")
-				got, ok := vol.Labels[key]
-				return !ok || valued && got != value
-			case "dangling":
-				return (len(users[vol.Name]) == 0) != (v == "true" || v == "1")
-			}
-			return vol.Driver != v
-		})
+		m[k] = append(m[k], v)
 	}
-	return all, nil
+	return m, nil
 }
 
 func joinMap(m map[string]string) string {
