@@ -88,6 +88,22 @@ type Options struct {
 	OOMScoreAdj     *int
 	Resources       *specs.LinuxResources
 	Columns, Rows   uint16
+	Health          *HealthCheck `json:",omitempty"` // nil: the image's
+}
+
+// HealthCheck is docker's HealthConfig with native probes and what happens on failure.
+// Fields that are zero are the image's, or docker's defaults.
+type HealthCheck struct {
+	// Test is as in an image: {"NONE"}, {"CMD", arg, ...}, {"CMD-SHELL", text}, or one of
+	// teu's own that need nothing in the image: {"HTTP", url}, {"TCP", "host:port"},
+	// {"UNIX", path}.
+	Test          []string      `json:",omitempty"`
+	Interval      time.Duration `json:",omitempty"`
+	Timeout       time.Duration `json:",omitempty"`
+	StartPeriod   time.Duration `json:",omitempty"`
+	StartInterval time.Duration `json:",omitempty"`
+	Retries       int           `json:",omitempty"`
+	OnFailure     string        `json:",omitempty"` // none, restart, stop or kill
 }
 
 // Endpoint is how the container is in the network of a name or ID.

@@ -113,9 +113,14 @@ func (e *Engine) dropAnonymous(ctx context.Context, c *Container) error {
 	return errors.Join(errs...)
 }
 
+// PruneOptions say which containers go.
+type PruneOptions struct {
+	Filters map[string][]string // docker's: until, label, label!
+}
+
 // Prune removes the containers that do not run, and returns their IDs and the bytes of
 // what they had written.
-func (e *Engine) Prune(ctx context.Context) (ids []string, size int64, err error) {
+func (e *Engine) Prune(ctx context.Context, o PruneOptions) (ids []string, size int64, err error) {
 	if err := e.sweep(ctx); err != nil {
 		return nil, 0, err
 	}

@@ -180,7 +180,7 @@ func TestVolumes(t *testing.T) {
 	if err := e.RemoveVolume(ctx, "keep", false); !errors.Is(err, errdefs.ErrConflict) {
 		t.Errorf("removing a volume in use gives %v", err)
 	}
-	if ids, _, err := e.Prune(ctx); err != nil || len(ids) != 2 {
+	if ids, _, err := e.Prune(ctx, PruneOptions{}); err != nil || len(ids) != 2 {
 		t.Errorf("pruned %v, %v", ids, err)
 	}
 	if err := e.RemoveVolume(ctx, "keep", false); err != nil {

@@ -70,7 +70,7 @@ func newContainerPruneCommand(a *app) *cobra.Command {
 			if !force && !confirm(a, "WARNING! This will remove all stopped containers.") {
 				return nil
 			}
-			ids, size, err := a.engine().Prune(cmd.Context())
+			ids, size, err := a.engine().Prune(cmd.Context(), runner.PruneOptions{})
 			printPruned(a, "Deleted Containers:", ids, size)
 			return err
 		},

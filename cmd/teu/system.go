@@ -107,7 +107,7 @@ func (a *app) confirm(warning string) (bool, error) {
 }
 
 func systemPrune(ctx context.Context, a *app, f pruneFlags) error {
-	containers, freed, err := a.engine().Prune(ctx)
+	containers, freed, err := a.engine().Prune(ctx, runner.PruneOptions{})
 	if err != nil {
 		return err
 	}

@@ -114,9 +114,24 @@ type State struct {
 	Error        string `json:",omitempty"`
 	StartedAt    time.Time
 	FinishedAt   time.Time
-	RestartCount int  `json:",omitempty"`
-	Stopped      bool `json:",omitempty"` // by its user; unless-stopped stays down
-	Finished     bool `json:",omitempty"` // nothing volatile is left of the last run
+	RestartCount int     `json:",omitempty"`
+	Stopped      bool    `json:",omitempty"` // by its user; unless-stopped stays down
+	Finished     bool    `json:",omitempty"` // nothing volatile is left of the last run
+	Health       *Health `json:",omitempty"` // nil without a health check
+}
+
+// Health is what the health check of a container has found, in the shape of docker's API.
+type Health struct {
+	Status        string // starting, healthy or unhealthy
+	FailingStreak int
+	Log           []HealthResult // the last five, the newest last
+}
+
+// HealthResult is one probe.
+type HealthResult struct {
+	Start, End time.Time
+	ExitCode   int
+	Output     string // 4096 bytes at most
 }
 
 // Alive reports whether the container has processes, as far as the state knows.
