@@ -34,6 +34,9 @@ type Builder struct {
 	Store    *cache.Store
 	Registry *registry.Client
 	Executor op.Executor // runs the commands of RUN
+	// CacheSize is how many bytes the build cache may have after a build; 0: a tenth of the
+	// disk, less than 0: any number.
+	CacheSize int64
 }
 
 // Options of a build. Only one of Context, ContextTar and DockerfileText is required.
@@ -108,7 +111,13 @@ func (b *Builder) Build(ctx context.Context, o Options) (res Result, err error) 
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
 	res, err = r.build(ctx, names)
-	return res, r.explain(err)
+	if err != nil {
+		return res, r.explain(err)
+	}
+	if err := b.collect(ctx); err != nil {
+		r.warnf("the build cache was not held to its size: %v", err)
+	}
+	return res, nil
 }
 
 // A run is one build.

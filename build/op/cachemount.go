@@ -41,6 +41,8 @@ func (d *cacheDir) close() error { return errors.Join(d.Dir.Close(), d.unlock())
 type CacheMount struct {
 	Key      string    `json:"-"`
 	ID       string    `json:"id"`
+	Size     int64     `json:"-"` // bytes on disk, of Measure
+	InUse    bool      `json:"-"` // a step uses it now
 	LastUsed time.Time `json:"-"`
 }
 
@@ -191,13 +193,53 @@ func (e *Env) CacheMounts(ctx context.Context) ([]CacheMount, error) {
 		m := CacheMount{Key: entry.Name()}
 		info := filepath.Join(e.cacheRoot(), entry.Name(), "info.json")
 		fi, err := os.Stat(info)
-		if err != nil || statefile.Read(info, &m) != nil {
+		dirs, _ := filepath.Glob(filepath.Join(e.cacheRoot(), entry.Name(), "[0-9]*[0-9]"))
+		one, _ := filepath.Glob(filepath.Join(e.cacheRoot(), entry.Name(), "[0-9]"))
+		if err != nil || len(dirs)+len(one) == 0 || statefile.Read(info, &m) != nil {
 			continue // being made or removed
 		}
 		m.LastUsed = fi.ModTime()
 		list = append(list, m)
 	}
 	return list, nil
+}
+
+// Measure fills in what m weighs and whether a step uses it.
+func (e *Env) Measure(ctx context.Context, m *CacheMount) error {
+	dir := filepath.Join(e.cacheRoot(), m.Key)
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case errors.Is(err, fs.ErrNotExist):
+			return nil // steps come and go while we look
+		case err != nil:
+			return err
+		}
+		var st unix.Stat_t
+		if unix.Lstat(path, &st) == nil {
+			m.Size += st.Blocks * 512
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("measuring the cache mount %s: %w", m.ID, err)
+	}
+	locks, err := filepath.Glob(filepath.Join(dir, "*.lock"))
+	for _, lock := range locks {
+		unlock, ok, err := statefile.TryLock(lock, statefile.LockOptions{})
+		if err != nil {
+			return err
+		}
+		if !ok {
+			m.InUse = true
+			continue
+		}
+		if err := unlock(); err != nil {
+			return err
+		}
+	}
+	return err
 }
 
 // RemoveCacheMount removes the files of a cache mount, except those that a step uses now.

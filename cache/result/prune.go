@@ -81,12 +81,21 @@ func (s *Store) Prune(ctx context.Context, o PruneOptions) ([]Record, error) {
 	if o.DryRun {
 		return gone, nil
 	}
-	for _, r := range gone {
-		if err := s.Delete(ctx, r.Key); err != nil {
-			return nil, err
+	keys := make([]digest.Digest, len(gone))
+	for i, r := range gone {
+		keys[i] = r.Key
+	}
+	return gone, s.Forget(ctx, keys)
+}
+
+// Forget deletes the records of canonical keys, with the aliases that then lead nowhere.
+func (s *Store) Forget(ctx context.Context, keys []digest.Digest) error {
+	for _, key := range keys {
+		if err := s.Delete(ctx, key); err != nil {
+			return err
 		}
 	}
-	return gone, s.dropAliases(ctx)
+	return s.dropAliases(ctx)
 }
 
 // choose returns the records that go, the least recently used first.

@@ -169,8 +169,12 @@ func (a *app) builder() (*build.Builder, error) {
 	if err != nil {
 		return nil, err
 	}
+	size, err := a.config.cacheSize()
+	if err != nil {
+		return nil, err
+	}
 	return &build.Builder{
-		Store: store, Registry: a.registry(),
+		Store: store, Registry: a.registry(), CacheSize: size,
 		Executor: &op.Containers{Keeper: a.keeper, Network: network.New(a.runRoot)},
 	}, nil
 }

@@ -7,6 +7,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+
+	"github.com/docker/go-units"
 )
 
 // config is teu's configuration file, JSON with docker's daemon.json names where
@@ -14,6 +16,28 @@ import (
 type config struct {
 	InsecureRegistries []string `json:"insecure-registries,omitempty"`
 	RegistryMirrors    []string `json:"registry-mirrors,omitempty"` // of Docker Hub
+	Builder            struct {
+		GC struct {
+			Enabled            *bool  `json:"enabled,omitempty"`            // nil: yes
+			DefaultKeepStorage string `json:"defaultKeepStorage,omitempty"` // "20GB": what the build cache may have
+		} `json:"gc,omitzero"`
+	} `json:"builder,omitzero"`
+}
+
+// cacheSize is build.Builder's CacheSize.
+func (c config) cacheSize() (int64, error) {
+	gc := c.Builder.GC
+	if gc.Enabled != nil && !*gc.Enabled {
+		return -1, nil
+	}
+	if gc.DefaultKeepStorage == "" {
+		return 0, nil
+	}
+	n, err := units.RAMInBytes(gc.DefaultKeepStorage)
+	if err != nil || n <= 0 {
+		return 0, fmt.Errorf("configuration: builder.gc.defaultKeepStorage %q is no size such as 20GB", gc.DefaultKeepStorage)
+	}
+	return n, nil
 }
 
 func readConfig(path string) (config, error) {

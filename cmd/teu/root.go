@@ -54,6 +54,7 @@ func commands() []command {
 		{"container", newContainerCommand},
 		{"image", newImageCommand},
 		{"volume", newVolumeCommand},
+		{"builder", newBuilderCommand},
 		{"system", newSystemCommand},
 		{"info", newInfoCommand},
 		{"serve", newServeCommand},

@@ -14,9 +14,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/teu-dev/teu/build"
 	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cache/library"
-	"github.com/teu-dev/teu/cache/result"
 	"github.com/teu-dev/teu/cmd/teu/ui"
 	"github.com/teu-dev/teu/runner"
 	"github.com/teu-dev/teu/runner/cgroup"
@@ -43,6 +43,9 @@ func newSystemDFCommand(a *app) *cobra.Command {
 			}
 			u, err := s.DiskUsage(cmd.Context())
 			if err != nil {
+				return err
+			}
+			if u.Results, err = a.cacheUsage(cmd.Context()); err != nil {
 				return err
 			}
 			var rows []ui.Row
@@ -130,11 +133,20 @@ func systemPrune(ctx context.Context, a *app, f pruneFlags) error {
 	if err != nil {
 		return err
 	}
-	s, err := a.store()
+	b, err := a.builder()
 	if err != nil {
 		return err
 	}
-	report, err := s.GC(ctx, cache.GCOptions{Results: &result.PruneOptions{}})
+	entries, err := b.Prune(ctx, build.PruneOptions{All: f.all})
+	if err != nil {
+		return err
+	}
+	var ids []string
+	for _, e := range entries {
+		ids, freed = append(ids, e.ID), freed+e.Size
+	}
+	a.list("Deleted build cache objects:", ids)
+	report, err := b.Store.GC(ctx, cache.GCOptions{})
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,167 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/build/op"
+	"github.com/teu-dev/teu/cache"
+)
+
+// Types of cache entries, in BuildKit's words.
+const (
+	CacheRegular = "regular"         // the result of a step
+	CacheMount   = "exec.cachemount" // the directory of a RUN --mount=type=cache
+)
+
+// A CacheEntry is something the build cache keeps.
+type CacheEntry struct {
+	ID          string // 25 hex digits
+	Type        string // CacheRegular or CacheMount
+	Description string
+	Size        int64 // bytes that go with it
+	Created     time.Time
+	LastUsed    time.Time
+	InUse       bool // a step works with it now, so it cannot go
+	Shared      bool // an image or a container needs its bytes too
+
+	key digest.Digest // of a result
+	dir string        // of a cache mount
+}
+
+func shortKey(hex string) string { return hex[:min(25, len(hex))] }
+
+// Cache lists the build cache, the least recently used first.
+func (b *Builder) Cache(ctx context.Context) ([]CacheEntry, error) {
+	records, err := b.Store.BuildRecords(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var list []CacheEntry
+	for _, r := range records {
+		list = append(list, CacheEntry{
+			ID: shortKey(r.Key.Encoded()), Type: CacheRegular, Description: r.Description, Size: r.Size,
+			Created: r.Created, LastUsed: r.LastUsed, Shared: r.Shared, key: r.Key,
+		})
+	}
+	env := b.mounts()
+	mounts, err := env.CacheMounts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range mounts {
+		if err := env.Measure(ctx, &m); err != nil {
+			return nil, err
+		}
+		list = append(list, CacheEntry{
+			ID: shortKey(m.Key), Type: CacheMount, Description: "cached mount " + m.ID, Size: m.Size,
+			Created: m.LastUsed, LastUsed: m.LastUsed, InUse: m.InUse, dir: m.Key,
+		})
+	}
+	slices.SortStableFunc(list, func(a, b CacheEntry) int { return a.LastUsed.Compare(b.LastUsed) })
+	return list, nil
+}
+
+// mounts returns what knows of cache mounts.
+func (b *Builder) mounts() *op.Env {
+	return &op.Env{Store: b.Store, Dir: filepath.Join(b.Store.Root(), "build")}
+}
+
+// PruneOptions say which entries of the build cache may stay.
+type PruneOptions struct {
+	All     bool                  // also what an image needs too, which frees nothing
+	Keep    int64                 // bytes that may stay, the most recently used; 0: none
+	Matches func(CacheEntry) bool // only these may go; nil: all
+	DryRun  bool
+}
+
+// Prune removes the least recently used entries until o is content, and then what only they
+// kept in the store.
+func (b *Builder) Prune(ctx context.Context, o PruneOptions) ([]CacheEntry, error) {
+	all, err := b.Cache(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("pruning the build cache: %w", err)
+	}
+	gone := o.choose(all)
+	if o.DryRun || len(gone) == 0 {
+		return gone, nil
+	}
+	var keys []digest.Digest
+	var errs []error
+	for _, e := range gone {
+		if e.dir != "" {
+			errs = append(errs, b.mounts().RemoveCacheMount(ctx, e.dir))
+			continue
+		}
+		keys = append(keys, e.key)
+	}
+	errs = append(errs, b.Store.Results.Forget(ctx, keys))
+	if err := errors.Join(errs...); err != nil {
+		return gone, fmt.Errorf("pruning the build cache: %w", err)
+	}
+	_, err = b.Store.GC(ctx, cache.GCOptions{})
+	return gone, err
+}
+
+// choose returns what goes of all, which is sorted by use.
+func (o PruneOptions) choose(all []CacheEntry) (gone []CacheEntry) {
+	var total int64
+	for _, e := range all {
+		total += e.Size
+	}
+	for _, e := range all {
+		if o.Keep > 0 && total <= o.Keep {
+			break
+		}
+		if e.InUse || e.Shared && !o.All || o.Matches != nil && !o.Matches(e) {
+			continue
+		}
+		gone = append(gone, e)
+		total -= e.Size
+	}
+	return gone
+}
+
+// Between two looks at the size of the build cache there is at least this.
+const collectEvery = time.Hour
+
+// collect holds the build cache to its size, now and then.
+func (b *Builder) collect(ctx context.Context) error {
+	if b.CacheSize < 0 {
+		return nil
+	}
+	stamp := filepath.Join(b.Store.Root(), "build", "collected")
+	if fi, err := os.Stat(stamp); err == nil && time.Since(fi.ModTime()) < collectEvery {
+		return nil
+	}
+	if err := os.WriteFile(stamp, nil, 0o600); err != nil {
+		return err
+	}
+	keep := b.CacheSize
+	if keep == 0 {
+		var err error
+		if keep, err = defaultCacheSize(b.Store.Root()); err != nil {
+			return err
+		}
+	}
+	_, err := b.Prune(ctx, PruneOptions{All: true, Keep: keep})
+	return err
+}
+
+// defaultCacheSize is a tenth of the disk, at least 10 GB if that is no more than half of it.
+func defaultCacheSize(dir string) (int64, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	disk := int64(fs.Blocks) * fs.Bsize
+	return min(max(disk/10, 10e9), disk/2), nil
+}
