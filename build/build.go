@@ -69,6 +69,9 @@ type Options struct {
 	Annotations map[string]string
 	Outputs     []Output // none: the local store
 	Push        bool     // push the image under all its Tags
+	// Compression of new layers: "gzip", "zstd" or "uncompressed"; "": gzip for what leaves this
+	// machine, none for what stays.
+	Compression string
 
 	Question string // instead of building, ask the frontend: "frontend.outline", "frontend.targets", "frontend.lint"
 

@@ -212,7 +212,11 @@ func (b *bench) must(o Options, lines ...string) (Result, *log) {
 // image reads the manifest and config of a result.
 func (b *bench) image(res Result) content.Image {
 	b.t.Helper()
-	img, err := content.Resolve(b.t.Context(), b.Store.Content, res.Target, content.Host())
+	target, err := b.Store.Portable(b.t.Context(), res.Target, ocispec.MediaTypeImageLayerGzip)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	img, err := content.Resolve(b.t.Context(), b.Store.Content, target, content.Host())
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 
@@ -75,6 +76,7 @@ func (r *run) image(ctx context.Context, res *Result, images []dockerfile.Image,
 			}
 		}
 		made, err := export.Commit(ctx, r.b.Store, sources, export.Options{
+			Compression: r.compression(),
 			Annotations: r.o.Annotations,
 			Status:      func(text string) { c.Status(solver.Status{ID: text, Done: true}) },
 		})
@@ -84,6 +86,18 @@ func (r *run) image(ctx context.Context, res *Result, images []dockerfile.Image,
 		res.Target, res.Config = made.Target, made.Config
 		return nil
 	})
+}
+
+// compression is what the layers that were built need: none to stay here.
+func (r *run) compression() string {
+	travels := r.o.Push
+	for _, out := range r.o.Outputs {
+		travels = travels || out.Type == "oci" || out.Type == "docker"
+	}
+	if r.o.Compression == "" && travels {
+		return "gzip"
+	}
+	return r.o.Compression
 }
 
 // layers returns the layers of a state, all of which are then in the store.
@@ -111,12 +125,30 @@ func (r *run) name(ctx context.Context, res *Result, names []reference.Named) er
 	for _, n := range names {
 		name := n.String()
 		err := r.step(ctx, "naming to "+name, func(*solver.Console) error {
-			return r.b.Store.Images.Put(ctx, image.Image{Name: name, Target: res.Target, Created: now})
+			return r.rename(ctx, image.Image{Name: name, Target: res.Target, Created: now}, res.Config)
 		})
 		if err != nil {
 			return err
 		}
 		res.Names = append(res.Names, name)
+	}
+	return nil
+}
+
+// rename names an image. What had the name becomes a dangling image, unless it is the same one with
+// its layers compressed, or not.
+func (r *run) rename(ctx context.Context, img image.Image, id digest.Digest) error {
+	old, err := r.b.Store.Images.Get(img.Name)
+	same := false
+	if err == nil && old.Target.Digest != img.Target.Digest {
+		was, err := r.b.Store.ImageID(ctx, old.Target)
+		same = err == nil && was == id
+	}
+	if err := r.b.Store.Images.Put(ctx, img); err != nil || !same {
+		return err
+	}
+	if err := r.b.Store.Images.DeleteDangling(ctx, old.Target.Digest); err != nil && !errdefs.IsNotFound(err) {
+		return err
 	}
 	return nil
 }

@@ -10,7 +10,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/cache/content"
 )
 
 func sorted(list []string) []string {
@@ -115,5 +119,50 @@ func TestSameInputSameDigest(t *testing.T) {
 	}
 	if digests[0] != digests[1] {
 		t.Errorf("got %s and %s", digests[0], digests[1])
+	}
+}
+
+// TestLocalImageIsNotCompressed holds that a build for this machine makes no blobs of layers, that
+// such an image can be built upon, and that it gets them, once, when it is to leave.
+func TestLocalImageIsNotCompressed(t *testing.T) {
+	b := newBench(t)
+	b.write(map[string]string{"f": "text"})
+	res, _ := b.must(Options{Tags: []string{"plain"}}, "FROM busybox", "COPY f /f", "RUN echo x > /g")
+	img, err := content.Resolve(t.Context(), b.Store.Content, res.Target, content.Host())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range img.Manifest.Layers[1:] {
+		if l.MediaType != ocispec.MediaTypeImageLayer {
+			t.Errorf("layer of type %s", l.MediaType)
+		}
+		if _, err := b.Store.Content.Stat(t.Context(), l.Digest); !errdefs.IsNotFound(err) {
+			t.Errorf("the blob of layer %s: %v", l.Digest, err)
+		}
+	}
+	upon, _ := b.must(Options{Tags: []string{"upon"}}, "FROM plain", "RUN cat /f /g > /h")
+	if files := b.files(upon); !slices.Contains(files, "h 644 0:0 textx") {
+		t.Errorf("files of the image upon it: %q", files)
+	}
+	b.write(map[string]string{"Dockerfile": "FROM busybox\nCOPY f /f\nRUN echo x > /g\n"})
+	packed, _ := b.must(Options{Tags: []string{"plain"}, Outputs: []Output{{Type: "image"}, {Type: "oci", Writer: io.Discard}}})
+	if packed.Config != res.Config {
+		t.Errorf("the image ID became %s, it was %s", packed.Config, res.Config)
+	}
+	again, _ := b.must(Options{Tags: []string{"plain"}})
+	if again.Target.Digest != packed.Target.Digest {
+		t.Errorf("the manifest became %s, it was %s", again.Target.Digest, packed.Target.Digest)
+	}
+	all, err := b.Store.Images.All(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, img := range all {
+		if img.Name == "" {
+			t.Errorf("a dangling image %s is left", img.Target.Digest)
+		}
+	}
+	if problems, err := b.Store.Check(t.Context()); err != nil || len(problems) != 0 {
+		t.Errorf("problems %v, %v", problems, err)
 	}
 }

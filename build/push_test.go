@@ -126,7 +126,11 @@ func TestPlatforms(t *testing.T) {
 	other.Architecture = map[bool]string{true: "arm64", false: "amd64"}[host.Architecture == "amd64"]
 	res, _ := b.must(Options{Platforms: []ocispec.Platform{host, other}}, "FROM scratch", "ARG TARGETARCH", "COPY f /$TARGETARCH")
 	for _, p := range []ocispec.Platform{host, other} {
-		img, err := content.Resolve(t.Context(), b.Store.Content, res.Target, p)
+		target, err := b.Store.Portable(t.Context(), res.Target, ocispec.MediaTypeImageLayerGzip)
+		if err != nil {
+			t.Fatal(err)
+		}
+		img, err := content.Resolve(t.Context(), b.Store.Content, target, p)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -36,6 +37,10 @@ type Source struct {
 
 // Options of an image.
 type Options struct {
+	// Compression of the layers that were built: "gzip" or "zstd"; "" leaves those plain, and not in
+	// the store's Content, that have not been compressed before. Only this store can use such an
+	// image, until cache.Store.Portable was asked for one that can travel.
+	Compression string
 	Annotations map[string]string // of the manifests
 	Status      func(text string) // told what goes on; may be nil
 }
@@ -83,7 +88,7 @@ func Commit(ctx context.Context, s *cache.Store, sources []Source, o Options) (I
 // commit makes the image of one platform.
 func commit(ctx context.Context, s *cache.Store, src Source, o Options) (manifest ocispec.Descriptor, config digest.Digest, err error) {
 	o.Status("exporting layers")
-	infos, blobs, err := finishLayers(ctx, s, src)
+	infos, blobs, err := finishLayers(ctx, s, src, o)
 	if err != nil {
 		return manifest, "", err
 	}
@@ -110,7 +115,7 @@ func commit(ctx context.Context, s *cache.Store, src Source, o Options) (manifes
 }
 
 // finishLayers makes diffIDs and blobs of the layers that have none yet.
-func finishLayers(ctx context.Context, s *cache.Store, src Source) ([]layerInfo, []ocispec.Descriptor, error) {
+func finishLayers(ctx context.Context, s *cache.Store, src Source, o Options) ([]layerInfo, []ocispec.Descriptor, error) {
 	infos := make([]layerInfo, len(src.Layers))
 	blobs := make([]ocispec.Descriptor, len(src.Layers))
 	g, ctx := errgroup.WithContext(ctx)
@@ -127,7 +132,7 @@ func finishLayers(ctx context.Context, s *cache.Store, src Source) ([]layerInfo,
 				created := l.Created.UTC()
 				infos[i].created = &created
 			}
-			blobs[i], err = blob(ctx, s, l)
+			blobs[i], err = blob(ctx, s, l, sealed, o.Compression)
 			return err
 		})
 	}
@@ -147,17 +152,27 @@ func seal(ctx context.Context, s *cache.Store, id string, epoch *time.Time) (lay
 	return s.Layers.Clamp(ctx, l.ID, *epoch)
 }
 
-// blob returns the compressed layer: the one it came from, so that its digest stays what it is
-// in its registry, or one that is made.
-func blob(ctx context.Context, s *cache.Store, l Layer) (ocispec.Descriptor, error) {
-	if l.Blob != nil {
+// blob returns the layer as the manifest has it: the blob it came from, so that its digest stays what
+// it is in its registry, or one that is made.
+func blob(ctx context.Context, s *cache.Store, l Layer, sealed layer.Layer, compression string) (ocispec.Descriptor, error) {
+	if l.Blob != nil && l.Blob.Digest != sealed.DiffID {
 		if ok, err := s.Content.Exists(ctx, *l.Blob); err != nil || ok {
 			d := *l.Blob
 			d.MediaType = ociMediaType(d.MediaType)
 			return d, err
 		}
 	}
-	return s.CompressLayer(ctx, l.ID, ocispec.MediaTypeImageLayerGzip)
+	switch compression {
+	case "gzip":
+		return s.CompressLayer(ctx, l.ID, ocispec.MediaTypeImageLayerGzip)
+	case "zstd":
+		return s.CompressLayer(ctx, l.ID, ocispec.MediaTypeImageLayerZstd)
+	case "uncompressed":
+		return s.CompressLayer(ctx, l.ID, ocispec.MediaTypeImageLayer)
+	case "":
+		return s.PlainLayer(ctx, sealed)
+	}
+	return ocispec.Descriptor{}, fmt.Errorf("compression %q is none of gzip, zstd and uncompressed: %w", compression, errdefs.ErrInvalidArgument)
 }
 
 // ociMediaType translates docker's media types of layers.

@@ -19,6 +19,7 @@ import (
 type record struct {
 	DiffID     digest.Digest `json:"diffID,omitempty"`
 	Size       int64         `json:"size,omitempty"`
+	TarSize    int64         `json:"tarSize,omitempty"` // set by Seal
 	Sealed     bool          `json:"sealed,omitempty"`     // Diff made the tar with this DiffID
 	Epoch      *time.Time    `json:"epoch,omitempty"`      // that it was sealed with
 	OpaqueRoot bool          `json:"opaqueRoot,omitempty"` // hides all layers below
@@ -39,7 +40,7 @@ type needs struct {
 }
 
 func (r *record) layer() Layer {
-	return Layer{ID: r.id, DiffID: r.DiffID, Size: r.Size, Implicit: r.needs.implicit}
+	return Layer{ID: r.id, DiffID: r.DiffID, Size: r.Size, TarSize: r.TarSize, Implicit: r.needs.implicit}
 }
 
 // read reads the record and the needs of a layer. A record that cannot be read is what a power

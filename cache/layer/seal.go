@@ -33,7 +33,7 @@ func (s *Store) Seal(ctx context.Context, id string, epoch *time.Time) (_ Layer,
 	}
 	h := newAsyncHash()
 	r.Size, err = writeTar(ctx, s.Path(id), h, r.UserXattr, epoch)
-	r.DiffID = h.finish()
+	r.DiffID, r.TarSize = h.finish(), h.size
 	if err != nil {
 		return Layer{}, fmt.Errorf("computing the diffID of the layer %s: %w", id, err)
 	}
@@ -67,6 +67,7 @@ func (s *Store) sealable(id string) (*record, error) {
 type asyncHash struct {
 	full, empty chan []byte
 	hash        hash.Hash
+	size        int64 // bytes written
 	done        chan struct{}
 }
 
@@ -88,6 +89,7 @@ func newAsyncHash() *asyncHash {
 
 // Write never fails.
 func (h *asyncHash) Write(p []byte) (int, error) {
+	h.size += int64(len(p))
 	h.full <- append((<-h.empty)[:0], p...)
 	return len(p), nil
 }

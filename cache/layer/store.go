@@ -41,6 +41,9 @@ type Layer struct {
 	ID     string        // hex of the diffID when it came from a tar, "b-" and random hex when it was built
 	DiffID digest.Digest // digest of the plain tar; "" until Seal has computed it
 	Size   int64         // bytes on disk, about; 0 until known (a built layer before Seal)
+	// TarSize is how many bytes the plain tar has, of which DiffID is the digest, if Diff can
+	// write it and they are known; else 0.
+	TarSize int64
 
 	// Implicit are the directories of the layer for which its tar had no entry, "." for
 	// the root, sorted. Their mode and owner are those of the layers below.

@@ -40,6 +40,9 @@ func (l *Library) Save(ctx context.Context, w io.Writer, refs []string, o SaveOp
 				if err := l.hold(ctx, target); err != nil {
 					return fmt.Errorf("saving %s: %w", ref, err)
 				}
+				if target, err = l.portable(ctx, target); err != nil {
+					return fmt.Errorf("saving %s: %w", ref, err)
+				}
 				images = collect(images, target, r.Name)
 			}
 		}

@@ -104,6 +104,9 @@ func (l *Library) Push(ctx context.Context, ref reference.NamedTagged, o PushOpt
 		if err := l.hold(ctx, record.Target); err != nil {
 			return err
 		}
+		if record.Target, err = l.portable(ctx, record.Target); err != nil {
+			return err
+		}
 		repo, err := l.Registry.Repository(ref)
 		if err != nil {
 			return err
@@ -124,6 +127,16 @@ func (l *Library) Push(ctx context.Context, ref reference.NamedTagged, o PushOpt
 		return Pushed{}, fmt.Errorf("pushing %s: %w", reference.FamiliarString(ref), err)
 	}
 	return result, nil
+}
+
+// portable compresses what of target was built here and never compressed. All its names stand for
+// the result from then on, so that they have the digest it is known by elsewhere.
+func (l *Library) portable(ctx context.Context, target ocispec.Descriptor) (ocispec.Descriptor, error) {
+	made, err := l.Store.Portable(ctx, target, ocispec.MediaTypeImageLayerGzip)
+	if err != nil {
+		return target, err
+	}
+	return made, l.Store.Rename(ctx, target, made)
 }
 
 // push is one image on its way to one repository.
