@@ -22,6 +22,7 @@ type Error struct {
 	Status     int
 	Details    []ErrorDetail
 	RetryAfter time.Duration // 0 if the registry gave none
+	RateLimit  *RateLimit    // nil if it gave none
 
 	foreign     bool   // the answer is of a server we were redirected to
 	credentials string // what is known about those we sent
@@ -42,6 +43,9 @@ func newError(h *host, resp *http.Response) *Error {
 		Path:       resp.Request.URL.Path,
 		Status:     resp.StatusCode,
 		RetryAfter: retryAfter(resp.Header, h.client.now()),
+	}
+	if rate, ok := parseRateLimit(resp.Header); ok {
+		e.RateLimit = &rate
 	}
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	var doc struct {
@@ -69,6 +73,9 @@ func (e *Error) Error() string {
 		return "not found at " + e.Host + said
 	case http.StatusTooManyRequests:
 		text := "too many requests to " + e.Host + said
+		if e.RateLimit != nil {
+			text += ", " + e.RateLimit.String()
+		}
 		if e.RetryAfter > maxRetryAfter {
 			text += fmt.Sprintf(", it asks to wait %s", e.RetryAfter)
 		}

@@ -66,6 +66,9 @@ type blobReader struct {
 	body   io.ReadCloser
 	offset int64 // bytes given out
 	begun  int64 // offset when body was opened
+	end    int64 // of the bytes wanted; 0: all
+	pace   pace  // of body
+	alone  bool  // one connection only, see spread
 
 	restarts, fullRestarts int
 	err                    error // how it ended
@@ -75,24 +78,34 @@ type blobReader struct {
 // right digest, an errdefs.ErrDataLoss for a wrong one.
 func (b *blobReader) Read(p []byte) (int, error) {
 	for b.err == nil {
-		rest := b.desc.Size - b.offset
+		rest := b.last() - b.offset
 		if rest == 0 {
 			b.err = b.verdict()
 			break
 		}
-		n, err := b.body.Read(p[:min(int64(len(p)), rest)])
+		n, err := b.timedRead(p[:min(int64(len(p)), rest)])
 		if b.verifier != nil {
 			b.verifier.Write(p[:n])
 		}
 		b.offset += int64(n)
-		if err != nil && b.offset < b.desc.Size {
+		if err != nil && b.offset < b.last() {
 			b.err = b.restart(err)
+		} else if err == nil {
+			b.spread()
 		}
 		if n > 0 || len(p) == 0 {
 			return n, nil
 		}
 	}
 	return 0, b.err
+}
+
+// last is where the bytes wanted end.
+func (b *blobReader) last() int64 {
+	if b.end > 0 {
+		return b.end
+	}
+	return b.desc.Size
 }
 
 func (b *blobReader) verdict() error {
@@ -132,15 +145,17 @@ func (b *blobReader) restart(err error) error {
 
 // open asks for the bytes from the offset on.
 func (b *blobReader) open() error {
-	b.body, b.begun = http.NoBody, b.offset
+	b.body, b.begun, b.pace = http.NoBody, b.offset, pace{}
 	q := b.repository.request(http.MethodGet, "blobs/"+b.desc.Digest.String())
 	q.header = http.Header{}
 	if isManifest(b.desc) {
 		q = b.repository.request(http.MethodGet, "manifests/"+b.desc.Digest.String())
 		q.header = http.Header{"Accept": []string{b.desc.MediaType}}
 	}
-	if b.offset > 0 {
-		q.header.Set("Range", "bytes="+strconv.FormatInt(b.offset, 10)+"-")
+	if b.end > 0 {
+		q.header.Set("Range", fmt.Sprintf("bytes=%d-%d", b.offset, b.end-1))
+	} else if b.offset > 0 {
+		q.header.Set("Range", fmt.Sprintf("bytes=%d-", b.offset))
 	}
 	resp, err := b.repository.read(b.ctx, q, capPull)
 	if err != nil {
@@ -154,9 +169,15 @@ func (b *blobReader) open() error {
 		resp.Body.Close()
 		return fmt.Errorf("%s has %d bytes for %s, not %d: %w", b.repository.host.name, resp.ContentLength, b.desc.Digest, b.desc.Size, errdefs.ErrDataLoss)
 	}
+	if b.end > 0 {
+		resp.Body.Close()
+		return fmt.Errorf("%s ignores Range: %w", b.repository.host.name, errdefs.ErrNotImplemented)
+	}
 	if b.offset == 0 {
+		b.alone = b.alone || resp.Header.Get("Accept-Ranges") != "bytes"
 		return nil
 	}
+	b.alone = true
 	if b.fullRestarts++; b.fullRestarts > maxFullRestarts {
 		resp.Body.Close()
 		return fmt.Errorf("connection broke %d times and %s cannot continue a download (it ignores Range): %w", b.fullRestarts, b.repository.host.name, errdefs.ErrUnavailable)

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/net/http/httpproxy"
 )
 
 const (
@@ -34,6 +36,7 @@ type host struct {
 	scheme string      // "" until known; guarded by probe
 	seen   atomic.Bool // it has answered once
 	down   atomic.Bool // a mirror that did not answer
+	rate   atomic.Pointer[RateLimit]
 }
 
 // host returns the registry of a reference's domain.
@@ -128,10 +131,12 @@ func (h *host) transport() http.RoundTripper {
 	return h.client.verified
 }
 
+// newTransport goes through the proxies of HTTP_PROXY, HTTPS_PROXY and NO_PROXY as they are now.
 func newTransport(config *tls.Config) http.RoundTripper {
+	proxy := httpproxy.FromEnvironment().ProxyFunc()
 	return &http.Transport{
 		TLSClientConfig:       config,
-		Proxy:                 http.ProxyFromEnvironment,
+		Proxy:                 func(q *http.Request) (*url.URL, error) { return proxy(q.URL) },
 		DialContext:           (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   10 * time.Second,
 		MaxIdleConnsPerHost:   16,

@@ -58,9 +58,12 @@ type Client struct {
 	now   func() time.Time
 	stall time.Duration // longest wait for a header or for the next bytes
 
-	mu       sync.Mutex
-	hosts    map[string]*host
-	mirrored map[string][]mirror // by the name of the registry
+	spread spreadOptions
+
+	mu           sync.Mutex
+	hosts        map[string]*host
+	mirrored     map[string][]mirror // by the name of the registry
+	buffersInUse int
 }
 
 // New returns a client.
@@ -82,6 +85,7 @@ func New(o Options) *Client {
 		sleep:    sleep,
 		now:      time.Now,
 		stall:    time.Minute,
+		spread:   spreadOptions{after: segmentsAfter, size: segmentSize, fast: fastEnough},
 		hosts:    make(map[string]*host),
 		mirrored: make(map[string][]mirror),
 	}

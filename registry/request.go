@@ -234,6 +234,9 @@ func (c *Client) roundTrip(h *host, req *http.Request) (*http.Response, error) {
 		return nil, &networkError{host: h, err: err}
 	}
 	h.seen.Store(true)
+	if rate, ok := parseRateLimit(resp.Header); ok {
+		h.rate.Store(&rate)
+	}
 	resp.Body = &responseBody{
 		body: resp.Body, host: h, outer: outer, ctx: ctx, cancel: cancel,
 		watch: &watchdog{patience: c.stall, timer: watch.timer},

@@ -95,6 +95,9 @@ func pullOne(ctx context.Context, a *app, f pullFlags, ref reference.Named) erro
 	if err != nil || f.quiet {
 		return err
 	}
+	if rate, ok := images.Registry.RateLimit(reference.Domain(ref)); ok {
+		a.ui.Notef("%s: %s", reference.Domain(ref), rate)
+	}
 	a.ui.Printf("Digest: %s\n", done.Target.Digest)
 	status := "Image is up to date for "
 	if done.New {

@@ -1,0 +1,181 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// slow sends every answer in small pieces with pauses, as a link that limits each connection does.
+type slow struct {
+	bytes []byte
+	fault func(n int64, w http.ResponseWriter, q *http.Request) bool // answers request n itself
+
+	requests, running, most, sent atomic.Int64
+}
+
+func (s *slow) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	n := s.requests.Add(1)
+	running := s.running.Add(1)
+	defer s.running.Add(-1)
+	for most := s.most.Load(); running > most && !s.most.CompareAndSwap(most, running); most = s.most.Load() {
+	}
+	if s.fault != nil && s.fault(n, w, q) {
+		return
+	}
+	http.ServeContent(&slowWriter{w, s}, q, "", time.Time{}, bytes.NewReader(s.bytes))
+}
+
+type slowWriter struct {
+	http.ResponseWriter
+	s *slow
+}
+
+func (w *slowWriter) Write(p []byte) (n int, err error) {
+	for len(p) > 0 && err == nil {
+		var m int
+		m, err = w.ResponseWriter.Write(p[:min(len(p), 16<<10)])
+		w.ResponseWriter.(http.Flusher).Flush()
+		w.s.sent.Add(int64(m))
+		n, p = n+m, p[m:]
+		time.Sleep(time.Millisecond)
+	}
+	return n, err
+}
+
+// spreading is a client for which 64 KiB are a large segment.
+func spreading() *Client {
+	c, _ := newTestClient(Options{})
+	c.spread = spreadOptions{after: 64 << 10, size: 64 << 10, fast: 1 << 50}
+	return c
+}
+
+func TestFetchOverSeveralConnections(t *testing.T) {
+	desc, data := blob(21, 2<<20+12345)
+	refuse := func(status int) func(int64, http.ResponseWriter, *http.Request) bool {
+		return func(n int64, w http.ResponseWriter, _ *http.Request) bool {
+			if n == 3 {
+				w.WriteHeader(status)
+			}
+			return n == 3
+		}
+	}
+	flipped := bytes.Clone(data)
+	flipped[1<<20] ^= 1
+	for name, tt := range map[string]struct {
+		server *slow
+		want   func(error) bool
+		most   int64 // connections at once, beside one that ends
+	}{
+		"well":                {&slow{}, nil, segmentBuffers},
+		"an error of 500":     {&slow{fault: refuse(500)}, nil, segmentBuffers},
+		"an error of 404":     {&slow{fault: refuse(404)}, nil, segmentBuffers},
+		"a wrong byte":        {&slow{bytes: flipped}, errdefs.IsDataLoss, segmentBuffers},
+		"no Accept-Ranges":    {&slow{fault: func(_ int64, w http.ResponseWriter, _ *http.Request) bool { return withoutRanges(w, data) }}, nil, 1},
+		"some ignore Range":   {&slow{fault: func(n int64, w http.ResponseWriter, _ *http.Request) bool { return n == 4 && withoutRanges(w, data) }}, nil, segmentBuffers},
+		"each ends too early": {&slow{fault: cutShort(data)}, nil, segmentBuffers},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if tt.server.bytes == nil {
+				tt.server.bytes = data
+			}
+			c := spreading()
+			got, err := fetch(t.Context(), repository(t, c, server(t, onlyBlobs(tt.server))+"/app"), desc)
+			switch {
+			case tt.want != nil && !tt.want(err), tt.want == nil && err != nil:
+				t.Errorf("got error %v", err)
+			case err == nil && !bytes.Equal(got, data):
+				t.Error("got other bytes")
+			}
+			if most := tt.server.most.Load(); most > tt.most+1 || tt.most > 1 && most < 2 {
+				t.Errorf("%d connections at once, want %d", most, tt.most)
+			}
+			if c.buffersInUse != 0 {
+				t.Errorf("%d buffers are not given back", c.buffersInUse)
+			}
+		})
+	}
+}
+
+func withoutRanges(w http.ResponseWriter, data []byte) bool {
+	w.Header().Set("Content-Length", fmt.Sprint(len(data)))
+	for ; len(data) > 0; data = data[min(len(data), 16<<10):] {
+		if _, err := w.Write(data[:min(len(data), 16<<10)]); err != nil {
+			return true
+		}
+		w.(http.Flusher).Flush()
+		time.Sleep(100 * time.Microsecond)
+	}
+	return true
+}
+
+// cutShort ends every answer but the first after 40,000 bytes.
+func cutShort(data []byte) func(int64, http.ResponseWriter, *http.Request) bool {
+	return func(n int64, w http.ResponseWriter, q *http.Request) bool {
+		var from, to int
+		if _, err := fmt.Sscanf(q.Header.Get("Range"), "bytes=%d-%d", &from, &to); err != nil {
+			return false
+		}
+		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, to, len(data)))
+		w.Header().Set("Content-Length", fmt.Sprint(to+1-from))
+		w.WriteHeader(http.StatusPartialContent)
+		_, _ = w.Write(data[from:min(to+1, from+40_000)])
+		w.(http.Flusher).Flush()
+		if to+1 > from+40_000 {
+			panic(http.ErrAbortHandler)
+		}
+		return true
+	}
+}
+
+// Many downloads share the buffers, and all of them end.
+func TestManyDownloadsShareBuffers(t *testing.T) {
+	desc, data := blob(22, 1<<20)
+	c := spreading()
+	repo := repository(t, c, server(t, onlyBlobs(&slow{bytes: data}))+"/app")
+	var wg sync.WaitGroup
+	for range 5 {
+		wg.Go(func() {
+			if got, err := fetch(t.Context(), repo, desc); err != nil || !bytes.Equal(got, data) {
+				t.Errorf("%d bytes, %v", len(got), err)
+			}
+		})
+	}
+	wg.Wait()
+	if c.buffersInUse != 0 {
+		t.Errorf("%d buffers are not given back", c.buffersInUse)
+	}
+}
+
+// A reader that goes away in the middle leaves no request behind.
+func TestLeaveSeveralConnections(t *testing.T) {
+	desc, data := blob(23, 4<<20)
+	s := &slow{bytes: data}
+	c := spreading()
+	repo := repository(t, c, server(t, onlyBlobs(s))+"/app")
+	ctx, cancel := context.WithCancel(t.Context())
+	r, err := repo.Fetch(ctx, desc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.CopyN(io.Discard, r, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if _, err := io.Copy(io.Discard, r); !errors.Is(err, context.Canceled) || strings.Contains(err.Error(), "bytes from") {
+		t.Errorf("got %v", err)
+	}
+	if err := r.Close(); err != nil || c.buffersInUse != 0 {
+		t.Errorf("%v, %d buffers in use", err, c.buffersInUse)
+	}
+}
