@@ -2,10 +2,26 @@ package runner
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"time"
 
-	"github.com/containerd/errdefs"
+	"github.com/klauspost/pgzip"
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/cache"
+	"github.com/teu-dev/teu/cache/content"
+	"github.com/teu-dev/teu/cache/image"
+	"github.com/teu-dev/teu/cache/layer"
+	"github.com/teu-dev/teu/cache/mount"
+	"github.com/teu-dev/teu/dockerfile"
+	"github.com/teu-dev/teu/runner/keeper"
 )
 
 // CommitOptions say how the image is made.
@@ -13,12 +29,216 @@ type CommitOptions struct {
 	Name            string // repository[:tag] to give it, or empty
 	Author, Comment string
 	Pause           bool     // freeze the container meanwhile
-	Changes         []string // instructions of a Dockerfile: CMD ENTRYPOINT ENV EXPOSE LABEL ONBUILD USER VOLUME WORKDIR
-	// Config, unless nil, replaces the container's own configuration.
-	Config *ocispec.ImageConfig
+	Changes         []string // instructions of a Dockerfile that describe: CMD, ENV, EXPOSE, ...
+	// Config, unless nil, replaces what the container was created with: the config object
+	// of an image, JSON.
+	Config []byte
 }
 
-// Commit makes an image of a container's root filesystem and returns its ID.
-func (e *Engine) Commit(ctx context.Context, ref string, o CommitOptions) (digest.Digest, error) {
-	return "", errdefs.ErrNotImplemented
+// Commit makes an image of a container's root filesystem, without what is mounted in it,
+// and returns the image's ID. Its configuration is the container's.
+func (e *Engine) Commit(ctx context.Context, ref string, o CommitOptions) (_ digest.Digest, err error) {
+	c, err := e.Get(ctx, ref)
+	if err != nil {
+		return "", err
+	}
+	name := o.Name
+	if name != "" {
+		if name, err = cache.CanonicalName(name); err != nil {
+			return "", err
+		}
+	}
+	store, err := e.Store()
+	if err != nil {
+		return "", err
+	}
+	unpin, err := store.Pin(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, unpin()) }()
+	base, err := content.Resolve(ctx, store.Content, ocispec.Descriptor{
+		Digest: c.Manifest, Size: e.blobSize(ctx, store, c.Manifest)}, content.Host())
+	if err != nil {
+		return "", fmt.Errorf("the image of %s: %w", c.Name, err)
+	}
+	config, err := c.commitConfig(base, o)
+	if err != nil {
+		return "", err
+	}
+	blob, diffID, err := e.commitLayer(ctx, store, c, o)
+	if err != nil {
+		return "", err
+	}
+	target, id, err := commitImage(ctx, store, base, config, blob, diffID, c.history(o))
+	if err != nil {
+		return "", err
+	}
+	if err := store.Images.Put(ctx, image.Image{Name: name, Target: target}); err != nil {
+		return "", err
+	}
+	e.tell(c, "commit", map[string]string{"comment": o.Comment, "imageID": id.String(), "imageRef": o.Name})
+	return id, nil
+}
+
+func (e *Engine) blobSize(ctx context.Context, store *cache.Store, d digest.Digest) int64 {
+	info, err := store.Content.Stat(ctx, d)
+	if err != nil {
+		return 0 // reading it will say what is wrong
+	}
+	return info.Size
+}
+
+// commitConfig is the config object of the image to be.
+func (c *Container) commitConfig(base content.Image, o CommitOptions) ([]byte, error) {
+	config := o.Config
+	if config == nil {
+		var raw struct {
+			Config map[string]json.RawMessage `json:"config"`
+		}
+		if err := json.Unmarshal(base.RawConfig, &raw); err != nil {
+			return nil, fmt.Errorf("image config: %w", err)
+		}
+		if raw.Config == nil {
+			raw.Config = map[string]json.RawMessage{}
+		}
+		if err := c.mergeInto(raw.Config); err != nil {
+			return nil, err
+		}
+		var err error
+		if config, err = json.Marshal(raw.Config); err != nil {
+			return nil, err
+		}
+	}
+	return dockerfile.Change(config, o.Changes)
+}
+
+// mergeInto replaces in an image's config what the container was created with.
+func (c *Container) mergeInto(fields map[string]json.RawMessage) error {
+	in := c.inspectConfig()
+	for name, v := range map[string]any{
+		"User": in.User, "ExposedPorts": in.ExposedPorts, "Env": in.Env, "Cmd": in.Cmd, "Entrypoint": in.Entrypoint,
+		"Volumes": in.Volumes, "WorkingDir": in.WorkingDir, "Labels": in.Labels, "StopSignal": in.StopSignal,
+		"Healthcheck": in.Healthcheck,
+	} {
+		b, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		if slices.Contains([]string{"null", `""`, "{}", "[]"}, string(b)) {
+			delete(fields, name)
+			continue
+		}
+		fields[name] = b
+	}
+	return nil
+}
+
+func (c *Container) history(o CommitOptions) ocispec.History {
+	now := time.Now().UTC()
+	return ocispec.History{Created: &now, CreatedBy: c.Command(), Author: o.Author, Comment: o.Comment}
+}
+
+// commitLayer puts what the container has changed into the store as a blob.
+func (e *Engine) commitLayer(ctx context.Context, store *cache.Store, c *Container, o CommitOptions) (blob ocispec.Descriptor, diffID digest.Digest, err error) {
+	sn, err := store.Snapshots.Get(c.ID)
+	if err != nil {
+		return blob, "", err
+	}
+	if o.Pause && c.State.Status == keeper.Running {
+		if err := e.Pause(ctx, c.ID); err != nil {
+			return blob, "", fmt.Errorf("pausing %s: %w", c.Name, err)
+		}
+		defer func() { err = errors.Join(err, e.Unpause(context.WithoutCancel(ctx), c.ID)) }()
+	}
+	compare, err := compareUpper(sn)
+	if err != nil {
+		return blob, "", err
+	}
+	defer compare.close()
+	w, err := store.Content.Writer(ctx)
+	if err != nil {
+		return blob, "", err
+	}
+	defer w.Close()
+	zw := pgzip.NewWriter(w)
+	h := digest.SHA256.Digester()
+	skip := func(p string) bool {
+		fi, err := compare.upper.Lstat(p)
+		return err == nil && compare.ourOwn(p, fi)
+	}
+	err = layer.WriteTar(ctx, sn.Upper, io.MultiWriter(zw, h.Hash()), layer.TarOptions{UserXattr: mount.NeedsUserXattr(), Skip: skip})
+	if err = errors.Join(err, zw.Close()); err != nil {
+		return blob, "", fmt.Errorf("writing the changes of %s: %w", c.Name, err)
+	}
+	blob, err = w.Commit(ctx, ocispec.MediaTypeImageLayerGzip)
+	return blob, h.Digest(), err
+}
+
+// commitImage puts config and manifest into the store.
+func commitImage(ctx context.Context, store *cache.Store, base content.Image, config []byte, blob ocispec.Descriptor, diffID digest.Digest, h ocispec.History) (target ocispec.Descriptor, id digest.Digest, err error) {
+	fields := map[string]json.RawMessage{}
+	if err := json.Unmarshal(base.RawConfig, &fields); err != nil {
+		return target, "", fmt.Errorf("image config: %w", err)
+	}
+	rootfs := base.Config.RootFS
+	rootfs.DiffIDs = append(slices.Clone(rootfs.DiffIDs), diffID)
+	parts := map[string]any{
+		"config": json.RawMessage(config), "rootfs": rootfs, "created": h.Created,
+		"history": append(slices.Clone(base.Config.History), h),
+	}
+	if h.Author != "" {
+		parts["author"] = h.Author
+	}
+	for name, v := range parts {
+		if fields[name], err = json.Marshal(v); err != nil {
+			return target, "", err
+		}
+	}
+	for _, old := range []string{"container", "container_config", "docker_version", "parent", "id"} {
+		delete(fields, old)
+	}
+	configBlob, err := putJSON(ctx, store, ocispec.MediaTypeImageConfig, fields)
+	if err != nil {
+		return target, "", err
+	}
+	layers := slices.Clone(base.Manifest.Layers)
+	for i := range layers {
+		layers[i].MediaType = ociLayer(layers[i].MediaType)
+	}
+	target, err = putJSON(ctx, store, ocispec.MediaTypeImageManifest, ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+		Config: configBlob, Layers: append(layers, blob), Annotations: maps.Clone(base.Manifest.Annotations),
+	})
+	return target, configBlob.Digest, err
+}
+
+// ociLayer translates docker's media types of layers.
+func ociLayer(t string) string {
+	types := map[string]string{
+		"application/vnd.docker.image.rootfs.diff.tar.gzip":         ocispec.MediaTypeImageLayerGzip,
+		"application/vnd.docker.image.rootfs.diff.tar.zstd":         ocispec.MediaTypeImageLayerZstd,
+		"application/vnd.docker.image.rootfs.diff.tar":              ocispec.MediaTypeImageLayer,
+		"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip": "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+	}
+	if oci, ok := types[t]; ok {
+		return oci
+	}
+	return t
+}
+
+func putJSON(ctx context.Context, store *cache.Store, mediaType string, v any) (d ocispec.Descriptor, err error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return d, err
+	}
+	w, err := store.Content.Writer(ctx)
+	if err != nil {
+		return d, err
+	}
+	defer w.Close()
+	if _, err := w.Write(b); err != nil {
+		return d, err
+	}
+	return w.Commit(ctx, mediaType)
 }

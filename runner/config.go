@@ -22,6 +22,7 @@ type Config struct {
 	Options     Options
 	Mounts      []MountPoint
 	Hostname    string
+	ImageHealth *HealthCheck `json:",omitempty"` // HEALTHCHECK of the image
 }
 
 // Options are what somebody asked for. The zero value is docker's default everywhere.

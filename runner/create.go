@@ -46,6 +46,7 @@ func (e *Engine) Create(ctx context.Context, name string, o Options) (_ *Contain
 	c := &Container{Config: Config{
 		ID: newID(), Created: time.Now().UTC(), Options: o,
 		ImageID: img.Manifest.Config.Digest, Manifest: img.Descriptor.Digest, ImageConfig: img.Config.Config,
+		ImageHealth: imageHealth(img.RawConfig),
 	}}
 	c.Hostname = o.hostname(c.ID)
 	if err := e.make(ctx, store, c, name, layers); err != nil {
@@ -53,6 +54,7 @@ func (e *Engine) Create(ctx context.Context, name string, o Options) (_ *Contain
 		defer cancel()
 		return nil, errors.Join(err, e.unmake(undo, c, RemoveOptions{Volumes: true}))
 	}
+	e.tell(c, "create", nil)
 	return c, nil
 }
 

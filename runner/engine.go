@@ -55,6 +55,7 @@ type Engine struct {
 	network  *network.Manager
 	warmOnce sync.Once
 	warming  sync.WaitGroup
+	consoles sync.Map // exec ID -> *Exec, of those this process started
 }
 
 // Open returns the engine of a root. Nothing is read or made yet.

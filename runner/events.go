@@ -19,7 +19,15 @@ type EventOptions struct {
 // range ends or fn fails. Filters are docker's: container, event, image, label, type,
 // volume, network, daemon, scope; those of one name are alternatives, except labels.
 func (e *Engine) Events(ctx context.Context, o EventOptions, fn func(event.Event) error) error {
-	return e.journal().Follow(ctx, event.Range{Since: o.Since, Until: o.Until}, fn)
+	if err := checkEventFilters(o.Filters); err != nil {
+		return err
+	}
+	return e.journal().Follow(ctx, event.Range{Since: o.Since, Until: o.Until}, func(ev event.Event) error {
+		if !fits(ev, o.Filters) {
+			return nil
+		}
+		return fn(ev)
+	})
 }
 
 // Emit adds an event to the journal: what a command did to an image, volume or network.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -33,6 +34,16 @@ type Exec struct {
 	*keeper.Process
 	Stdin          *os.File // nil unless asked for; the terminal's with TTY
 	Stdout, Stderr *os.File // Stderr is nil with TTY
+
+	forget func()
+}
+
+// Close stops waiting. The process goes on.
+func (x *Exec) Close() error {
+	if x.forget != nil {
+		x.forget()
+	}
+	return x.Process.Close()
 }
 
 // Exec executes a command in a running container. Its failure to start is a
@@ -42,14 +53,31 @@ func (e *Engine) Exec(ctx context.Context, ref string, o ExecOptions) (*Exec, er
 	if err != nil {
 		return nil, err
 	}
+	return e.exec(ctx, c, o, keeper.ExecOptions{ID: newID(), Detach: !o.Output && !o.Stdin})
+}
+
+// canExec says why nothing can be executed in a container.
+func canExec(c *Container) error {
 	switch c.State.Status {
 	case keeper.Running:
+		return nil
 	case keeper.Paused:
-		return nil, worded(errdefs.ErrConflict, "container %s is paused, unpause the container before exec", c.Name)
+		return worded(errdefs.ErrConflict, "Container %s is paused, unpause the container before exec", c.ID)
 	case keeper.Restarting:
-		return nil, worded(errdefs.ErrConflict, "container %s is restarting, wait until the container is running", c.ID)
-	default:
-		return nil, notRunning(c)
+		return worded(errdefs.ErrConflict, "Container %s is restarting, wait until the container is running", c.ID)
+	}
+	return notRunning(c)
+}
+
+// exec executes a command. k.ID is told in its events.
+func (e *Engine) exec(ctx context.Context, c *Container, o ExecOptions, ko keeper.ExecOptions) (*Exec, error) {
+	if err := canExec(c); err != nil {
+		return nil, err
+	}
+	command := strings.Join(o.Args, " ")
+	told := map[string]string{"execID": ko.ID}
+	if ko.Record == "" { // else it was told when it was noted
+		e.tell(c, "exec_create: "+command, told)
 	}
 	k, err := e.client(ctx, c)
 	if err != nil {
@@ -71,13 +99,14 @@ func (e *Engine) Exec(ctx context.Context, ref string, o ExecOptions) (*Exec, er
 	if err != nil {
 		return nil, err
 	}
-	x.Process, err = k.Exec(ctx, program, theirs)
+	x.Process, err = k.Exec(ctx, program, theirs, ko)
 	closeFiles(theirs)
 	if err != nil {
 		closeFiles([]*os.File{x.Stdin, x.Stdout, x.Stderr})
 		return nil, err
 	}
-	if o.TTY {
+	e.tell(c, "exec_start: "+command, told)
+	if o.TTY && x.Console != nil {
 		return x, x.useConsole()
 	}
 	return x, nil

@@ -2,46 +2,185 @@ package runner
 
 import (
 	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/runner/keeper"
 )
 
 // ExecInfo is what is known of a command that was made to be executed in a container.
 type ExecInfo struct {
 	ID, ContainerID string
 	Options         ExecOptions
-	DetachKeys      string `json:",omitempty"`
-	Started         bool   `json:",omitempty"`
-	Running         bool   `json:",omitempty"`
-	Pid             int    `json:",omitempty"` // as the host sees it
-	ExitCode        *int   `json:",omitempty"` // nil until it has ended
+	DetachKeys      string            `json:",omitempty"`
+	Process         statefile.Process `json:",omitzero"` // as the host sees it; zero until it has been started
+	Running         bool              `json:"-"`
+	Pid             int               `json:"-"`
+	ExitCode        *int              `json:"-"` // nil until it has ended
+}
+
+// A noted command is two files in the run directory of its container, so that they vanish
+// with the run: ID.json, this record, and ID.end, which the keeper writes.
+
+func (e *Engine) execFile(container, id string) string {
+	return filepath.Join(e.runDir(container), "exec", id+".json")
+}
+
+func (e *Engine) execEnd(container, id string) string {
+	return filepath.Join(e.runDir(container), "exec", id+".end")
 }
 
 // ExecCreate notes a command for a running container and returns its ID. It is forgotten
 // when the container ends. detachKeys are only remembered.
 func (e *Engine) ExecCreate(ctx context.Context, ref string, o ExecOptions, detachKeys string) (id string, err error) {
-	return "", errdefs.ErrNotImplemented
+	c, err := e.Get(ctx, ref)
+	if err != nil {
+		return "", err
+	}
+	if err := canExec(c); err != nil {
+		return "", err
+	}
+	x := ExecInfo{ID: newID(), ContainerID: c.ID, Options: o, DetachKeys: detachKeys}
+	file := e.execFile(c.ID, x.ID)
+	if err := os.Mkdir(filepath.Dir(file), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		if errors.Is(err, fs.ErrNotExist) {
+			return "", notRunning(c)
+		}
+		return "", err
+	}
+	if err := statefile.Write(file, &x, statefile.WriteOptions{}); err != nil {
+		return "", err
+	}
+	e.tell(c, "exec_create: "+strings.Join(o.Args, " "), map[string]string{"execID": x.ID})
+	return x.ID, nil
+}
+
+func (e *Engine) readExec(id string) (x ExecInfo, err error) {
+	missing := worded(errdefs.ErrNotFound, "No such exec instance: %s", id)
+	if !isHex(id) || len(id) != 64 {
+		return x, missing
+	}
+	found, err := filepath.Glob(e.execFile("*", id))
+	if err != nil || len(found) == 0 {
+		return x, missing
+	}
+	err = statefile.Read(found[0], &x)
+	if errors.Is(err, fs.ErrNotExist) {
+		return x, missing
+	}
+	return x, err
 }
 
 // ExecStartOptions change how a noted command is started.
 type ExecStartOptions struct {
-	Detach        bool // its output is thrown away, and nobody waits
-	TTY           bool
+	Detach        bool   // its output is thrown away, and nobody waits
 	Columns, Rows uint16 // of its terminal; 0: unknown
 }
 
 // ExecStart starts a noted command, which can be done once. With Detach the result has no
 // streams. An unknown ID is an errdefs.ErrNotFound, a second start an errdefs.ErrConflict.
 func (e *Engine) ExecStart(ctx context.Context, id string, o ExecStartOptions) (*Exec, error) {
-	return nil, errdefs.ErrNotImplemented
+	x, err := e.readExec(id)
+	if err != nil {
+		return nil, err
+	}
+	unlock, ok, err := statefile.TryLock(e.execFile(x.ContainerID, id)+".lock", statefile.LockOptions{})
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, worded(errdefs.ErrConflict, "exec command %s is being started", id)
+	}
+	defer unlock()
+	if x, err = e.readExec(id); err != nil {
+		return nil, err
+	}
+	if x.Process.PID != 0 {
+		return nil, worded(errdefs.ErrConflict, "exec command %s has already run", id)
+	}
+	c, err := e.Get(ctx, x.ContainerID)
+	if err != nil {
+		return nil, err
+	}
+	opts := x.Options
+	if o.Detach {
+		opts.Stdin, opts.Output = false, false
+	}
+	p, err := e.exec(ctx, c, opts, keeper.ExecOptions{ID: id, Record: e.execEnd(c.ID, id), Detach: o.Detach})
+	if err != nil {
+		return nil, err
+	}
+	// One that has ended already has a pid all the same: that says it was started.
+	if x.Process, err = statefile.Identify(p.PID); err != nil {
+		x.Process.PID = p.PID
+	}
+	if err := statefile.Write(e.execFile(c.ID, id), &x, statefile.WriteOptions{}); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		p.Close()
+		return nil, err
+	}
+	if o.Columns > 0 {
+		p.Resize(o.Columns, o.Rows)
+	}
+	e.consoles.Store(id, p)
+	p.forget = func() { e.consoles.Delete(id) }
+	return p, nil
 }
 
 // ExecInspect tells of a noted command.
 func (e *Engine) ExecInspect(ctx context.Context, id string) (ExecInfo, error) {
-	return ExecInfo{}, errdefs.ErrNotImplemented
+	x, err := e.readExec(id)
+	if err != nil || x.Process.PID == 0 {
+		return x, err
+	}
+	x.Pid = x.Process.PID
+	var end keeper.ExecEnd
+	if statefile.Read(e.execEnd(x.ContainerID, id), &end) == nil {
+		x.ExitCode = &end.ExitCode
+		return x, nil
+	}
+	if x.Running = x.Process.Alive(); !x.Running {
+		// Its keeper died before it, or is about to write.
+		unknown := 137
+		if statefile.Read(e.execEnd(x.ContainerID, id), &end) == nil {
+			unknown = end.ExitCode
+		}
+		x.ExitCode = &unknown
+	}
+	return x, nil
 }
 
-// ExecResize sets the size of the terminal of a noted command that runs.
+// ExecResize sets the size of the terminal of a noted command that runs and was started by
+// this process, which has the terminal. Elsewhere it is an errdefs.ErrFailedPrecondition.
 func (e *Engine) ExecResize(ctx context.Context, id string, columns, rows uint16) error {
-	return errdefs.ErrNotImplemented
+	x, err := e.ExecInspect(ctx, id)
+	if err != nil {
+		return err
+	}
+	if !x.Running {
+		return worded(errdefs.ErrConflict, "exec process is not running: %s", id)
+	}
+	p, ok := e.consoles.Load(id)
+	if !ok {
+		return worded(errdefs.ErrFailedPrecondition, "the terminal of exec %s is with another process", id)
+	}
+	return p.(*Exec).Resize(columns, rows)
+}
+
+// execIDs are the noted commands of a container that have not ended.
+func (e *Engine) execIDs(container string) []string {
+	found, _ := filepath.Glob(e.execFile(container, "*"))
+	var ids []string
+	for _, file := range found {
+		id := strings.TrimSuffix(filepath.Base(file), ".json")
+		if _, err := os.Lstat(e.execEnd(container, id)); err != nil {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }

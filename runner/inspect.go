@@ -47,6 +47,7 @@ type InspectState struct {
 	Pid, ExitCode                                int
 	Error                                        string
 	StartedAt, FinishedAt                        string
+	Health                                       *keeper.Health `json:",omitempty"`
 }
 
 // InspectDriver is GraphDriver of an Inspection.
@@ -67,8 +68,10 @@ type InspectConfig struct {
 	WorkingDir                              string
 	Entrypoint                              []string
 	Labels                                  map[string]string
-	StopSignal                              string `json:",omitempty"`
-	StopTimeout                             *int   `json:",omitempty"`
+	OnBuild                                 []string
+	Healthcheck                             *HealthCheck `json:",omitempty"`
+	StopSignal                              string       `json:",omitempty"`
+	StopTimeout                             *int         `json:",omitempty"`
 }
 
 // InspectHostConfig is HostConfig of an Inspection, as far as it is not constant.
@@ -166,6 +169,7 @@ func (e *Engine) Inspect(ctx context.Context, ref string) (*Inspection, error) {
 		HostConfig: c.hostConfig(), Config: c.inspectConfig(),
 		GraphDriver: InspectDriver{Name: "overlayfs"},
 	}
+	in.ExecIDs = e.execIDs(c.ID)
 	if in.Mounts == nil {
 		in.Mounts = []MountPoint{}
 	}
@@ -215,6 +219,7 @@ func inspectState(s keeper.State) InspectState {
 	if s.Status == keeper.Running || s.Status == keeper.Paused {
 		in.Pid = s.Init.PID
 	}
+	in.Health = s.Health
 	return in
 }
 
@@ -227,6 +232,7 @@ func (c *Container) inspectConfig() InspectConfig {
 		Env: mergeEnv(img.Env, o.Env), Cmd: img.Cmd, Image: o.Image, Volumes: img.Volumes,
 		WorkingDir: or(o.WorkingDir, img.WorkingDir), Entrypoint: img.Entrypoint, Labels: c.Labels(),
 		StopSignal: or(o.StopSignal, img.StopSignal), StopTimeout: o.StopTimeout, ExposedPorts: map[string]struct{}{},
+		Healthcheck: c.health(),
 	}
 	if len(o.Entrypoint) > 0 || o.ClearEntrypoint {
 		in.Entrypoint, in.Cmd = o.Entrypoint, nil

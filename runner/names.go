@@ -174,7 +174,13 @@ func (e *Engine) Rename(ctx context.Context, ref, name string) error {
 	if err := e.setName(id, name); err != nil {
 		return err
 	}
-	return os.Remove(filepath.Join(e.names(), old))
+	if err := os.Remove(filepath.Join(e.names(), old)); err != nil {
+		return err
+	}
+	if c, err := e.load(id); err == nil {
+		e.tell(c, "rename", map[string]string{"oldName": "/" + old})
+	}
+	return nil
 }
 
 // randomName is docker's kind of name, with a number if it is not the first try.

@@ -7,11 +7,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/runner/event"
 	"github.com/teu-dev/teu/runner/keeper"
 )
 
@@ -87,6 +90,9 @@ func (e *Engine) unmake(ctx context.Context, c *Container, o RemoveOptions) erro
 	if err := os.Rename(e.dir(c.ID), gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	if c.State.Status != "" { // it was a container, and not only being made
+		e.tell(c, "destroy", nil)
+	}
 	if err := statefile.RemoveAll(gone); err != nil {
 		return err
 	}
@@ -128,8 +134,13 @@ func (e *Engine) Prune(ctx context.Context, o PruneOptions) (ids []string, size 
 	if err != nil {
 		return nil, 0, err
 	}
+	now := time.Now()
 	for _, c := range all {
-		if !ended(c.State) {
+		fit, err := c.pruneFits(o.Filters, now)
+		if err != nil {
+			return nil, 0, err
+		}
+		if !ended(c.State) || !fit {
 			continue
 		}
 		n := e.WrittenSize(c.ID)
@@ -141,6 +152,7 @@ func (e *Engine) Prune(ctx context.Context, o PruneOptions) (ids []string, size 
 		}
 		ids, size = append(ids, c.ID), size+n
 	}
+	e.Emit(event.Container, "prune", "", map[string]string{"reclaimed": strconv.FormatInt(size, 10)})
 	return ids, size, nil
 }
 

@@ -46,6 +46,7 @@ func (e *Engine) Attach(ctx context.Context, ref string, o keeper.AttachOptions)
 	if err := s.connect(ctx); err != nil {
 		return nil, err
 	}
+	e.tell(c, "attach", nil)
 	return s, nil
 }
 

@@ -280,6 +280,9 @@ func (e *Engine) keeperConfig(c *Container, p *plan, o StartOptions) (keeper.Con
 		TTY: opts.TTY, OpenStdin: opts.OpenStdin, StdinOnce: opts.StdinOnce,
 		UID: int(p.spec.Process.User.UID), GID: int(p.spec.Process.User.GID),
 		Columns: o.Columns, Rows: o.Rows,
+		Events: keeper.Events{
+			Dir: e.journal().Dir, Attributes: c.eventAttributes(nil), NameFile: filepath.Join(e.dir(c.ID), "name"),
+		},
 		Restart: opts.Restart, Cgroup: cgroupFiles(p.group), Forwards: forwards(p.endpoint),
 		Finish: []string{e.Exe, "--root", e.Root, "--run-root", e.RunRoot, "container", "finish", c.ID},
 		Env:    []string{"PATH=" + os.Getenv("PATH"), "HOME=/"},

@@ -47,7 +47,11 @@ func (e *Engine) Stop(ctx context.Context, ref string, o StopOptions) error {
 	if o.Timeout != nil {
 		timeout = *o.Timeout
 	}
-	return e.end(ctx, c, sig, timeout)
+	if err := e.end(ctx, c, sig, timeout); err != nil {
+		return err
+	}
+	e.tell(c, "stop", nil)
+	return nil
 }
 
 func (c *Container) stopSignal() string {
@@ -127,8 +131,13 @@ func (e *Engine) Restart(ctx context.Context, ref string, o StopOptions) error {
 	if err := e.Stop(ctx, ref, o); err != nil {
 		return err
 	}
-	_, err := e.Start(ctx, ref, StartOptions{})
-	return err
+	if _, err := e.Start(ctx, ref, StartOptions{}); err != nil {
+		return err
+	}
+	if c, err := e.Get(ctx, ref); err == nil {
+		e.tell(c, "restart", nil)
+	}
+	return nil
 }
 
 // Pause freezes a container.

@@ -46,6 +46,7 @@ func (e *Engine) Top(ctx context.Context, ref string, args []string) (titles []s
 		}
 		rows = append(rows, row)
 	}
+	e.tell(c, "top", nil)
 	return titles, rows, nil
 }
 

@@ -2,10 +2,13 @@ package runner
 
 import (
 	"context"
+	"fmt"
+	"path/filepath"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/keeper"
 )
 
@@ -18,7 +21,121 @@ type UpdateOptions struct {
 
 // Update changes the limits and the restart policy of a container, at once if it runs.
 func (e *Engine) Update(ctx context.Context, ref string, o UpdateOptions) (warnings []string, err error) {
-	return nil, errdefs.ErrNotImplemented
+	c, err := e.Get(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := e.lock(ctx, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if c, err = e.load(c.ID); err != nil {
+		return nil, missing(err, ref)
+	}
+	if c.State.Status == keeper.Removing {
+		return nil, worded(errdefs.ErrConflict, "Cannot update container %s: container is marked for removal and cannot be \"update\"", c.ID)
+	}
+	if o.Restart != nil {
+		c.Options.Restart = *o.Restart
+		if err := c.Options.check(); err != nil {
+			return nil, err
+		}
+	}
+	if o.Resources != nil {
+		c.Options.Resources = mergeResources(c.Options.Resources, o.Resources)
+		if err := checkSwap(c.Options.Resources.Memory, c.ID); err != nil {
+			return nil, err
+		}
+	}
+	if !ended(c.State) {
+		if warnings, err = e.updateRunning(ctx, c, o); err != nil {
+			return warnings, fmt.Errorf("Cannot update container %s: %w", c.ID, err) //nolint:staticcheck // docker's words
+		}
+	}
+	err = statefile.Write(filepath.Join(e.dir(c.ID), "config.json"), &c.Config, statefile.WriteOptions{Durable: true})
+	if err == nil {
+		e.tell(c, "update", nil)
+	}
+	return warnings, err
+}
+
+func (e *Engine) updateRunning(ctx context.Context, c *Container, o UpdateOptions) (warnings []string, err error) {
+	if o.Resources != nil {
+		g, err := e.cgroup(c.ID)
+		if err != nil {
+			return nil, err
+		}
+		if warnings, err = g.Update(c.Options.Resources); err != nil {
+			return warnings, err
+		}
+	}
+	if o.Restart == nil {
+		return warnings, nil
+	}
+	k, err := e.client(ctx, c)
+	if err != nil {
+		return warnings, err
+	}
+	return warnings, k.SetRestart(ctx, *o.Restart)
+}
+
+// checkSwap is docker's rule, in docker's words.
+func checkSwap(m *specs.LinuxMemory, id string) error {
+	if m != nil && m.Limit != nil && m.Swap != nil && *m.Limit > 0 && *m.Swap > 0 && *m.Swap < *m.Limit {
+		return worded(errdefs.ErrInvalidArgument, "Cannot update container %s: Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time", id)
+	}
+	return nil
+}
+
+// mergeResources gives what is set in more the place of what is set in r.
+func mergeResources(r, more *specs.LinuxResources) *specs.LinuxResources {
+	all := specs.LinuxResources{}
+	if r != nil {
+		all = *r
+	}
+	if more.Memory != nil {
+		m := specs.LinuxMemory{}
+		if all.Memory != nil {
+			m = *all.Memory
+		}
+		replace(&m.Limit, more.Memory.Limit)
+		replace(&m.Swap, more.Memory.Swap)
+		replace(&m.Reservation, more.Memory.Reservation)
+		replace(&m.Kernel, more.Memory.Kernel)
+		all.Memory = &m
+	}
+	if more.CPU != nil {
+		cpu := specs.LinuxCPU{}
+		if all.CPU != nil {
+			cpu = *all.CPU
+		}
+		replace(&cpu.Shares, more.CPU.Shares)
+		replace(&cpu.Quota, more.CPU.Quota)
+		replace(&cpu.Period, more.CPU.Period)
+		replace(&cpu.RealtimePeriod, more.CPU.RealtimePeriod)
+		replace(&cpu.RealtimeRuntime, more.CPU.RealtimeRuntime)
+		if more.CPU.Cpus != "" {
+			cpu.Cpus = more.CPU.Cpus
+		}
+		if more.CPU.Mems != "" {
+			cpu.Mems = more.CPU.Mems
+		}
+		all.CPU = &cpu
+	}
+	if more.Pids != nil {
+		all.Pids = more.Pids
+	}
+	if more.BlockIO != nil {
+		all.BlockIO = more.BlockIO
+	}
+	return &all
+}
+
+func replace[T any](p **T, v *T) {
+	if v != nil {
+		*p = v
+	}
 }
 
 // Resize sets the size of a running container's terminal, in characters.
@@ -31,5 +148,9 @@ func (e *Engine) Resize(ctx context.Context, ref string, columns, rows uint16) e
 	if err != nil {
 		return err
 	}
-	return k.Resize(ctx, columns, rows)
+	if err := k.Resize(ctx, columns, rows); err != nil {
+		return err
+	}
+	e.tell(c, "resize", map[string]string{"width": fmt.Sprint(columns), "height": fmt.Sprint(rows)})
+	return nil
 }

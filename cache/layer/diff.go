@@ -55,8 +55,24 @@ func (s *Store) Diff(ctx context.Context, id string, w io.Writer, o DiffOptions)
 	return nil
 }
 
+// TarOptions change how WriteTar writes.
+type TarOptions struct {
+	UserXattr bool
+	// Skip, unless nil, leaves out the files it is true for, by their path from the root
+	// without a slash in front.
+	Skip func(path string) bool
+}
+
+// WriteTar writes an overlay upper directory that is not in a store, and may be in use, as
+// the uncompressed OCI layer tar it would be.
+func WriteTar(ctx context.Context, dir string, w io.Writer, o TarOptions) error {
+	_, err := writeDir(ctx, dir, w, &differ{userXattr: o.UserXattr, skip: o.Skip})
+	return err
+}
+
 // A differ writes one overlay directory as a tar.
 type differ struct {
+	skip      func(path string) bool
 	tw        *tar.Writer
 	userXattr bool
 	epoch     *time.Time
@@ -69,15 +85,16 @@ type inode struct{ dev, ino uint64 }
 
 // writeTar writes the overlay directory dir as an OCI layer and returns the bytes it has on disk, about.
 func writeTar(ctx context.Context, dir string, w io.Writer, userXattr bool, epoch *time.Time) (size int64, err error) {
+	return writeDir(ctx, dir, w, &differ{userXattr: userXattr, epoch: epoch})
+}
+
+func writeDir(ctx context.Context, dir string, w io.Writer, d *differ) (size int64, err error) {
 	root, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return 0, &os.PathError{Op: "open", Path: dir, Err: err}
 	}
 	bw := bufio.NewWriterSize(w, bufferSize)
-	d := &differ{
-		tw: tar.NewWriter(bw), userXattr: userXattr, epoch: epoch,
-		buf: make([]byte, bufferSize), links: map[inode]string{},
-	}
+	d.tw, d.buf, d.links = tar.NewWriter(bw), make([]byte, bufferSize), map[inode]string{}
 	if err := d.dir(ctx, root, ""); err != nil {
 		return 0, err
 	}
@@ -103,7 +120,11 @@ func (d *differ) dir(ctx context.Context, fd int, path string) error {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		if err := d.entry(ctx, fd, name, joinPath(path, name)); err != nil {
+		below := joinPath(path, name)
+		if d.skip != nil && d.skip(below) {
+			continue
+		}
+		if err := d.entry(ctx, fd, name, below); err != nil {
 			return err
 		}
 	}

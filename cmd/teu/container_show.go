@@ -28,10 +28,10 @@ func newLogsCommand(a *app) *cobra.Command {
 				}
 			}
 			now := time.Now()
-			if o.Since, err = parseTime(since, now); err != nil {
+			if o.Since, err = runner.ParseTime(since, now); err != nil {
 				return err
 			}
-			if o.Until, err = parseTime(until, now); err != nil {
+			if o.Until, err = runner.ParseTime(until, now); err != nil {
 				return err
 			}
 			return a.engine().Logs(cmd.Context(), args[0], o, a.ui.Out, a.ui.Err)
@@ -46,26 +46,6 @@ func newLogsCommand(a *app) *cobra.Command {
 	f.Bool("details", false, "accepted for docker's sake")
 	hide(f, "details")
 	return cmd
-}
-
-// parseTime understands docker's times: a duration before now, RFC 3339 and its
-// beginnings in local time, and seconds since 1970.
-func parseTime(text string, now time.Time) (time.Time, error) {
-	if text == "" {
-		return time.Time{}, nil
-	}
-	if d, err := time.ParseDuration(text); err == nil {
-		return now.Add(-d), nil
-	}
-	if s, err := strconv.ParseFloat(text, 64); err == nil {
-		return time.Unix(0, int64(s*1e9)), nil
-	}
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999", "2006-01-02T15:04", "2006-01-02T15", "2006-01-02Z07:00", "2006-01-02"} {
-		if t, err := time.ParseInLocation(layout, text, time.Local); err == nil {
-			return t, nil
-		}
-	}
-	return time.Time{}, fmt.Errorf("invalid time: %q", text)
 }
 
 func newTopCommand(a *app) *cobra.Command {

@@ -23,7 +23,7 @@ var layers = map[string]int{
 	"runner/cgroup": 0, "runner/seccomp": 0, "runner/event": 0, "server": 0,
 
 	"cache/layer": 1, "cache/snapshot": 1, "cache/image": 1, "cache/contenthash": 1,
-	"registry": 1, "registry/archive": 1, "server/registry": 1, "runner/spec": 1, "runner/launch": 1, "runner/network": 1,
+	"registry": 1, "registry/archive": 1, "server/registry": 1, "runner/spec": 1, "runner/launch": 1, "runner/network": 1, "runner/archive": 1,
 
 	"cache/result": 2, "runner/oci": 2,
 	"cache": 3, "runner/keeper": 3, "cmd/teu-keeper": 3,

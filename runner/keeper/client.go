@@ -242,10 +242,22 @@ func (k *Client) Pause(ctx context.Context) error { return k.command(ctx, reques
 // Resume thaws them.
 func (k *Client) Resume(ctx context.Context) error { return k.command(ctx, request{Op: "resume"}) }
 
+// SetRestart replaces the container's restart policy.
+func (k *Client) SetRestart(ctx context.Context, p RestartPolicy) error {
+	return k.command(ctx, request{Op: "policy", Restart: p})
+}
+
+// ExecOptions say what a keeper does for a program besides running it.
+type ExecOptions struct {
+	ID     string // for the event of its end; without one there is none
+	Record string // file for an [ExecEnd]; none without a name
+	Detach bool   // its terminal, if it has one, stays with the keeper
+}
+
 // Exec runs another program. files become its descriptors from 0 on and stay the
 // caller's. A program with one slot more gets a pidfd of the container's pid 1 there, and
 // one that makes a terminal gives its master in [Process.Console].
-func (k *Client) Exec(ctx context.Context, p *launch.Program, files []*os.File) (*Process, error) {
+func (k *Client) Exec(ctx context.Context, p *launch.Program, files []*os.File, o ExecOptions) (*Process, error) {
 	program, err := p.MarshalBinary()
 	if err != nil {
 		return nil, err
@@ -254,7 +266,7 @@ func (k *Client) Exec(ctx context.Context, p *launch.Program, files []*os.File) 
 	if err != nil {
 		return nil, err
 	}
-	r, err := c.exec(ctx, program, files)
+	r, err := c.exec(ctx, program, files, o)
 	if err != nil {
 		c.Close()
 		return nil, err
@@ -275,8 +287,9 @@ func (k *Client) Exec(ctx context.Context, p *launch.Program, files []*os.File) 
 	return e, nil
 }
 
-func (c *conn) exec(ctx context.Context, program []byte, files []*os.File) (reply, error) {
-	if err := c.writeJSON(frameRequest, request{Op: "exec", Files: len(files)}, files...); err != nil {
+func (c *conn) exec(ctx context.Context, program []byte, files []*os.File, o ExecOptions) (reply, error) {
+	q := request{Op: "exec", Files: len(files), ExecID: o.ID, Record: o.Record, Detach: o.Detach}
+	if err := c.writeJSON(frameRequest, q, files...); err != nil {
 		return reply{}, gone(err)
 	}
 	if err := c.write(frameProgram, program); err != nil {

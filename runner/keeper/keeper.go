@@ -51,6 +51,7 @@ type Config struct {
 	Restart   RestartPolicy
 	Cgroup    Cgroup
 	Forwards  []Forward
+	Events    Events
 	// Finish is executed after the final exit unless a client claimed that duty.
 	Finish []string
 	// Env is the environment of Finish.

@@ -305,7 +305,7 @@ func TestExec(t *testing.T) {
 	}
 	defer r.Close()
 	// Its fourth slot is a pidfd of the container's pid 1, which the keeper adds.
-	p, err := k.Exec(t.Context(), shell(t, 4, `echo hello; exit 9`), []*os.File{w, w, w})
+	p, err := k.Exec(t.Context(), shell(t, 4, `echo hello; exit 9`), []*os.File{w, w, w}, ExecOptions{})
 	w.Close()
 	if err != nil {
 		t.Fatal(err)

@@ -5,13 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/launch"
 )
 
@@ -119,6 +122,8 @@ func (s *supervisor) command(c *conn, q request) error {
 		return s.freeze(Running, Paused, s.cfg.Cgroup.Frozen)
 	case "resume":
 		return s.freeze(Paused, Running, s.cfg.Cgroup.Thawed)
+	case "policy":
+		return s.setPolicy(q.Restart)
 	}
 	return fmt.Errorf("request %q: %w", q.Op, errdefs.ErrNotImplemented)
 }
@@ -136,6 +141,7 @@ func (s *supervisor) signal(sig unix.Signal, final bool) error {
 	if err := p.signal(sig); err != nil && !errors.Is(err, unix.ESRCH) {
 		return err
 	}
+	s.tellSignal(sig)
 	if sig == unix.SIGKILL || final {
 		s.thaw()
 	}
@@ -166,6 +172,14 @@ func (s *supervisor) stopContainer(c *conn, sig unix.Signal, timeout time.Durati
 	return nil
 }
 
+// setPolicy replaces the restart policy, for the next keeper too.
+func (s *supervisor) setPolicy(p RestartPolicy) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cfg.Restart = p
+	return statefile.Write(filepath.Join(s.cfg.RunDir, configName), s.cfg, statefile.WriteOptions{})
+}
+
 // freeze changes between running and paused.
 func (s *supervisor) freeze(from, to Status, value string) error {
 	s.mu.Lock()
@@ -181,6 +195,7 @@ func (s *supervisor) freeze(from, to Status, value string) error {
 	}
 	s.state.Status = to
 	s.save()
+	s.event(map[Status]string{Paused: "pause", Running: "unpause"}[to], nil)
 	return nil
 }
 
@@ -229,11 +244,13 @@ func (s *supervisor) serveExec(c *conn, q request) {
 		return
 	}
 	files := []*os.File{child.PIDFD}
-	if child.Console != nil {
+	if q.Detach && child.Console != nil {
+		go io.Copy(io.Discard, child.Console)
+	} else if child.Console != nil {
 		files = append(files, child.Console)
 	}
-	c.writeJSON(frameReply, reply{PID: child.PID, File: child.Console != nil}, files...)
-	if child.Console != nil {
+	c.writeJSON(frameReply, reply{PID: child.PID, File: len(files) > 1}, files...)
+	if len(files) > 1 {
 		child.Console.Close() // the client's alone: its end hangs the process up
 	}
 	e, err := child.Wait()
@@ -241,6 +258,7 @@ func (s *supervisor) serveExec(c *conn, q request) {
 	if err != nil {
 		status = ExitStatus{Code: codeUnknown, Error: err.Error()}
 	}
+	s.noteExec(q, status)
 	c.write(frameExit, encode(status))
 }
 

@@ -130,6 +130,7 @@ func (s *supervisor) begin(p *process, streams *stdio, oom uint64) {
 	s.state.Finished, s.state.Stopped = false, s.stop
 	s.state.Holder = streams.holder.id
 	s.save()
+	s.event("start", nil)
 	s.enter(p, streams)
 }
 
@@ -211,6 +212,7 @@ func (s *supervisor) exit(e ExitStatus) (again bool) {
 	st.Status, st.ExitCode, st.OOMKilled, st.Error = Exited, e.Code, e.OOMKilled, e.Error
 	st.Init, st.Holder = statefile.Process{}, statefile.Process{}
 	st.FinishedAt = time.Now().UTC()
+	s.tellExit(e)
 	if again {
 		st.Status = Restarting
 		st.RestartCount++

@@ -48,6 +48,10 @@ type request struct {
 	Rows    uint16        `json:",omitempty"`
 	Files   int           `json:",omitempty"`
 	Cgroup  Cgroup        `json:",omitzero"`
+	Restart RestartPolicy `json:",omitzero"`
+	ExecID  string        `json:",omitempty"`
+	Record  string        `json:",omitempty"` // exec: where its end is noted
+	Detach  bool          `json:",omitempty"` // exec: nobody has its terminal
 }
 
 // reply answers a request.

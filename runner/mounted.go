@@ -1,0 +1,130 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/cache/mount"
+	"github.com/teu-dev/teu/cache/rootfs"
+)
+
+// filesOptions say what somebody wants to do with a container's files.
+type filesOptions struct {
+	Write bool
+}
+
+// withFiles calls fn with the root filesystem of a container as the container sees it,
+// with what is mounted in it. That of a container which does not run is mounted for the
+// time of the call, where nobody else sees it.
+func (e *Engine) withFiles(ctx context.Context, c *Container, o filesOptions, fn func(root *rootfs.Dir) error) error {
+	if c.State.Alive() {
+		root, err := rootOf(c)
+		if err == nil && !c.State.Alive() { // the number may be another process's already
+			root.Close()
+			err = os.ErrProcessDone
+		}
+		if err == nil {
+			defer root.Close()
+			return fn(root)
+		}
+	}
+	if o.Write { // nobody may start it meanwhile: two mounts must not share an upper directory
+		unlock, err := e.lock(ctx, c.ID)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		now, err := e.load(c.ID)
+		if err != nil {
+			return missing(err, c.ID)
+		}
+		if !ended(now.State) {
+			return worded(errdefs.ErrConflict, "container %s was started meanwhile", c.ID)
+		}
+	}
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread and its mounts end with the goroutine
+		done <- e.mounted(c, o, fn)
+	}()
+	return <-done
+}
+
+// mounted mounts the container's root filesystem and volumes in a mount namespace that only
+// this thread has.
+func (e *Engine) mounted(c *Container, o filesOptions, fn func(root *rootfs.Dir) error) error {
+	sn, err := e.snapshot(c.ID)
+	if err != nil {
+		return err
+	}
+	over := sn.Overlay()
+	if !o.Write || c.Options.ReadOnly {
+		over = mount.Overlay{Lowers: append([]string{sn.Upper}, sn.Lowers...)}
+	}
+	f, err := over.Open()
+	if err != nil {
+		return fmt.Errorf("opening the root filesystem: %w", err)
+	}
+	root := rootfs.FromFile(f)
+	defer root.Close()
+	points := slices.DeleteFunc(slices.Clone(c.Mounts), func(p MountPoint) bool { return p.Type != "bind" && p.Type != "volume" })
+	if len(points) == 0 {
+		return fn(root)
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("making the mounts private: %w", err)
+	}
+	if err := unix.MoveMount(root.Fd(), "", unix.AT_FDCWD, e.dir(c.ID), unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("move_mount: %w", err)
+	}
+	slices.SortStableFunc(points, func(a, b MountPoint) int {
+		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")
+	})
+	for _, p := range points {
+		if err := mountPoint(root, p, o); err != nil {
+			return fmt.Errorf("mounting %s: %w", p.Destination, err)
+		}
+	}
+	return fn(root)
+}
+
+// mountPoint mounts a volume or directory of the host in a mounted root filesystem, unless
+// the container has never been started and has no place for it yet.
+func mountPoint(root *rootfs.Dir, p MountPoint, o filesOptions) error {
+	target, err := root.OpenFile(p.Destination, unix.O_PATH, 0)
+	if fi, e := os.Stat(p.Source); errors.Is(err, unix.ENOENT) && o.Write && e == nil && fi.IsDir() {
+		if err = root.MkdirAll(p.Destination, 0o755, rootfs.MkdirOptions{}); err == nil {
+			target, err = root.OpenFile(p.Destination, unix.O_PATH, 0)
+		}
+	}
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EROFS) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	tree, err := unix.OpenTree(unix.AT_FDCWD, p.Source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		return fmt.Errorf("open_tree %s: %w", p.Source, err)
+	}
+	defer unix.Close(tree)
+	if !p.RW {
+		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+		if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
+			return fmt.Errorf("mount_setattr: %w", err)
+		}
+	}
+	return unix.MoveMount(tree, "", int(target.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+}
