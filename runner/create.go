@@ -30,6 +30,9 @@ func (e *Engine) Create(ctx context.Context, name string, o Options) (_ *Contain
 	if err := o.check(); err != nil {
 		return nil, err
 	}
+	if err := e.checkNetworks(&o); err != nil {
+		return nil, err
+	}
 	store, err := e.Store()
 	if err != nil {
 		return nil, err
@@ -161,13 +164,38 @@ func (o *Options) check() error {
 	default:
 		return fmt.Errorf("invalid restart policy %q: %w", o.Restart.Name, errdefs.ErrInvalidArgument)
 	}
-	switch mode := o.networkMode(); {
-	case mode == "bridge", mode == "none", mode == "host", o.networkContainer() != "":
-	default:
-		return worded(errdefs.ErrNotFound, "network %s not found", mode)
+	return o.checkMode()
+}
+
+// checkMode refuses wishes that the network mode does not allow, in docker's words
+// (api/server/router/container, validateNetMode of runconfig).
+func (o *Options) checkMode() error {
+	mode := o.networkMode()
+	refuse := func(what string) error {
+		return worded(errdefs.ErrInvalidArgument, "conflicting options: %s", what)
 	}
-	if len(o.Ports) > 0 && o.networkContainer() != "" {
-		return fmt.Errorf("conflicting options: port publishing and the container type network mode: %w", errdefs.ErrInvalidArgument)
+	if mode == "host" && len(o.Links) > 0 {
+		return refuse("host type networking can't be used with links. This would result in undefined behavior")
+	}
+	if o.UTSMode == "host" && o.Hostname != "" {
+		return refuse("hostname and the UTS mode")
+	}
+	if o.networkContainer() == "" {
+		return nil
+	}
+	switch {
+	case o.Hostname != "":
+		return refuse("hostname and the network mode")
+	case len(o.Links) > 0:
+		return refuse("container type network can't be used with links. This would result in undefined behavior")
+	case len(o.DNS) > 0:
+		return refuse("dns and the network mode")
+	case len(o.ExtraHosts) > 0:
+		return refuse("custom host-to-IP mapping and the network mode")
+	case o.MacAddress != "":
+		return refuse("mac-address and the network mode")
+	case len(o.Ports) > 0 || o.PublishAll:
+		return refuse("port publishing and the container type network mode")
 	}
 	return nil
 }

@@ -7,6 +7,7 @@
 //	ROOT/containers/ID/name            its name, which can
 //	ROOT/containers/ID/state.json      what became of it; written by its keeper
 //	ROOT/containers/ID/ID-json.log     output, with older files .1, .2
+//	ROOT/containers/ID/networks.json   its networks, once they are others than it was created with
 //	ROOT/containers/ID/{hosts,hostname,resolv.conf}
 //	ROOT/containers/ID/lock            held for transitions only
 //	ROOT/names/NAME -> ID              made by link, so that a name is given once
@@ -59,7 +60,7 @@ type Engine struct {
 }
 
 // Open returns the engine of a root. Nothing is read or made yet.
-func Open(p Parts) *Engine { return &Engine{Parts: p, network: network.New(p.RunRoot)} }
+func Open(p Parts) *Engine { return &Engine{Parts: p, network: network.Open(p.Root, p.RunRoot)} }
 
 func (e *Engine) containers() string         { return filepath.Join(e.Root, "containers") }
 func (e *Engine) dir(id string) string       { return filepath.Join(e.containers(), id) }

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -16,15 +18,15 @@ import (
 )
 
 // writeFiles writes what is mounted on /etc/hosts, /etc/hostname and /etc/resolv.conf.
-func (e *Engine) writeFiles(ctx context.Context, c *Container, ep network.Endpoint) error {
+func (e *Engine) writeFiles(ctx context.Context, c *Container, sb network.Sandbox) error {
 	if other := c.Options.networkContainer(); other != "" {
 		return e.copyFiles(other, c)
 	}
-	hosts, err := c.hostsFile(ep)
+	hosts, err := e.hostsFile(ctx, c, sb)
 	if err != nil {
 		return err
 	}
-	resolv, err := c.resolvFile()
+	resolv, err := c.resolvFile(sb)
 	if err != nil {
 		return err
 	}
@@ -62,7 +64,7 @@ func (e *Engine) copyFiles(other string, c *Container) error {
 	return nil
 }
 
-func (c *Container) hostsFile(ep network.Endpoint) ([]byte, error) {
+func (e *Engine) hostsFile(ctx context.Context, c *Container, sb network.Sandbox) ([]byte, error) {
 	var b bytes.Buffer
 	if c.Options.networkMode() == "host" {
 		if host, err := os.ReadFile("/etc/hosts"); err == nil {
@@ -75,22 +77,73 @@ func (c *Container) hostsFile(ep network.Endpoint) ([]byte, error) {
 	}
 	for _, extra := range c.Options.ExtraHosts {
 		name, address, ok := cutHost(extra)
-		if address == "host-gateway" && ep.Gateway.IsValid() {
-			address = ep.Gateway.String()
+		if address == "host-gateway" {
+			if address = hostGateway(sb); address == "" {
+				return nil, fmt.Errorf("unable to derive the IP value for host-gateway: no network of the container leads to the host: %w", errdefs.ErrInvalidArgument)
+			}
 		}
 		if !ok || net.ParseIP(strings.Trim(address, "[]")) == nil {
 			return nil, fmt.Errorf("invalid IP address in add-host: %q: %w", extra, errdefs.ErrInvalidArgument)
 		}
 		fmt.Fprintf(&b, "%s\t%s\n", strings.Trim(address, "[]"), name)
 	}
-	if ep.Address.IsValid() {
-		name := c.Hostname
-		if c.Options.Domainname != "" {
-			name = c.Hostname + "." + c.Options.Domainname + " " + c.Hostname
+	links, err := e.linkHosts(ctx, c, sb)
+	if err != nil {
+		return nil, err
+	}
+	b.WriteString(links)
+	name := c.Hostname
+	if c.Options.Domainname != "" {
+		name = c.Hostname + "." + c.Options.Domainname + " " + c.Hostname
+	}
+	for _, ep := range sb.Endpoints {
+		for _, a := range []netip.Prefix{ep.Address, ep.Address6} {
+			if a.IsValid() {
+				fmt.Fprintf(&b, "%s\t%s\n", a.Addr(), name)
+			}
 		}
-		fmt.Fprintf(&b, "%s\t%s\n", ep.Address.Addr(), name)
 	}
 	return b.Bytes(), nil
+}
+
+// hostGateway is an address of the host as the container reaches it.
+func hostGateway(sb network.Sandbox) string {
+	main := sb.Main()
+	switch {
+	case main == nil || main.Driver != "bridge":
+		return ""
+	case main.Gateway.IsValid():
+		return main.Gateway.String()
+	}
+	return main.Gateway6.String()
+}
+
+// linkHosts are the lines of legacy links on the default bridge, which has no names: the
+// containers must run. On other networks links are names that the keeper resolves.
+func (e *Engine) linkHosts(ctx context.Context, c *Container, sb network.Sandbox) (string, error) {
+	if c.Options.networkMode() != "bridge" {
+		return "", nil
+	}
+	var b strings.Builder
+	for _, link := range c.Options.Links {
+		ref, alias, _ := strings.Cut(link, ":")
+		other, err := e.Get(ctx, ref)
+		if err != nil {
+			return "", fmt.Errorf("could not get container for %s: %w", ref, err)
+		}
+		there, err := e.network.Get(other.ID)
+		if err != nil || !other.State.Alive() {
+			return "", worded(errdefs.ErrInvalidArgument, "cannot link to a non running container: /%s AS /%s/%s", other.Name, c.Name, or(alias, other.Name))
+		}
+		ep := there.In(e.network.Default().ID)
+		if ep == nil {
+			return "", worded(errdefs.ErrInvalidArgument, "cannot link to %s, as it does not belong to the default network", or(other.Name, ref))
+		}
+		names := []string{or(alias, other.Name), other.Hostname, other.Name}
+		slices.Sort(names[1:])
+		fmt.Fprintf(&b, "%s\t%s\n", ep.Address.Addr(), strings.Join(slices.Compact(names), " "))
+	}
+	return b.String(), nil
 }
 
 // cutHost splits name:address or name=address.
@@ -101,7 +154,7 @@ func cutHost(s string) (name, address string, ok bool) {
 	return "", "", false
 }
 
-func (c *Container) resolvFile() ([]byte, error) {
+func (c *Container) resolvFile(sb network.Sandbox) ([]byte, error) {
 	o := &c.Options
 	if o.networkMode() == "host" && len(o.DNS)+len(o.DNSSearch)+len(o.DNSOptions) == 0 {
 		b, err := os.ReadFile("/etc/resolv.conf")
@@ -125,6 +178,12 @@ func (c *Container) resolvFile() ([]byte, error) {
 	}
 	if len(o.DNSOptions) > 0 {
 		r.Options = o.DNSOptions
+	}
+	if sb.DNSPort != 0 {
+		r.Nameservers = []string{"127.0.0.11"}
+		if !slices.ContainsFunc(r.Options, func(o string) bool { return strings.HasPrefix(o, "ndots:") }) {
+			r.Options = append(slices.Clone(r.Options), "ndots:0") // names of containers have no dots
+		}
 	}
 	return r.Bytes(), nil
 }

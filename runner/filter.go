@@ -58,12 +58,9 @@ func (e *Engine) filterVolumes(all []Volume, filters map[string][]string) ([]Vol
 	if err != nil {
 		return nil, err
 	}
-	any := func(name string, match func(string) bool) bool {
-		return len(filters[name]) == 0 || slices.ContainsFunc(filters[name], match)
-	}
 	return slices.DeleteFunc(all, func(v Volume) bool {
-		return !any("name", func(s string) bool { return strings.Contains(v.Name, s) }) ||
-			!any("driver", func(s string) bool { return v.Driver == s }) ||
+		return !anyOf(filters["name"], func(s string) bool { return strings.Contains(v.Name, s) }) ||
+			!anyOf(filters["driver"], func(s string) bool { return v.Driver == s }) ||
 			given && dangling != (len(users[v.Name]) == 0) || !hasLabels(v.Labels, filters)
 	}), nil
 }

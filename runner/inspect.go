@@ -127,31 +127,6 @@ type PortBinding struct {
 	HostPort string
 }
 
-// InspectNetwork is NetworkSettings of an Inspection. The addresses stand at the top too,
-// where scripts have looked for them since before networks had names.
-type InspectNetwork struct {
-	Bridge      string
-	SandboxID   string
-	SandboxKey  string
-	Ports       map[string][]PortBinding
-	Gateway     string
-	IPAddress   string
-	IPPrefixLen int
-	MacAddress  string
-	Networks    map[string]InspectEndpoint
-}
-
-// InspectEndpoint is one of the Networks of an Inspection.
-type InspectEndpoint struct {
-	NetworkID   string
-	EndpointID  string
-	Gateway     string
-	IPAddress   string
-	IPPrefixLen int
-	MacAddress  string
-	DNSNames    []string
-}
-
 // Inspect tells everything about a container.
 func (e *Engine) Inspect(ctx context.Context, ref string) (*Inspection, error) {
 	c, err := e.Get(ctx, ref)
@@ -335,46 +310,3 @@ func (c *Container) limits(h *InspectHostConfig) {
 }
 
 func portName(p network.Port) string { return fmt.Sprintf("%d/%s", p.Container, p.Protocol) }
-
-// Ports are the published ports of a running container.
-func (e *Engine) Ports(c *Container) []network.Port {
-	if ended(c.State) || c.Options.networkMode() != "bridge" {
-		return nil
-	}
-	ep, err := e.network.Get(c.ID)
-	if err != nil {
-		return nil
-	}
-	return ep.Ports
-}
-
-func (e *Engine) networkSettings(c *Container, o *Options) InspectNetwork {
-	in := InspectNetwork{Ports: map[string][]PortBinding{}, Networks: map[string]InspectEndpoint{}}
-	for port := range c.ImageConfig.ExposedPorts {
-		in.Ports[port] = nil
-	}
-	mode := o.networkMode()
-	if o.networkContainer() != "" {
-		return in
-	}
-	ep := network.Endpoint{}
-	if mode == "bridge" && !ended(c.State) {
-		ep, _ = e.network.Get(c.ID) // one that is just starting has none yet
-	}
-	one := InspectEndpoint{NetworkID: mode}
-	if ep.Address.IsValid() {
-		one.Gateway, one.IPAddress = ep.Gateway.String(), ep.Address.Addr().String()
-		one.IPPrefixLen, one.MacAddress, one.EndpointID = ep.Address.Bits(), ep.MAC, c.ID
-		in.Gateway, in.IPAddress, in.IPPrefixLen, in.MacAddress = one.Gateway, one.IPAddress, one.IPPrefixLen, one.MacAddress
-		in.Bridge, in.SandboxID, in.SandboxKey = ep.Bridge, c.ID, ep.NetNS
-	}
-	for _, p := range ep.Ports {
-		b := PortBinding{HostIP: "0.0.0.0", HostPort: fmt.Sprint(p.HostPort)}
-		if p.HostIP.IsValid() {
-			b.HostIP = p.HostIP.String()
-		}
-		in.Ports[portName(p)] = append(in.Ports[portName(p)], b)
-	}
-	in.Networks[mode] = one
-	return in
-}

@@ -180,7 +180,7 @@ func (e *Engine) Rename(ctx context.Context, ref, name string) error {
 	if c, err := e.load(id); err == nil {
 		e.tell(c, "rename", map[string]string{"oldName": "/" + old})
 	}
-	return nil
+	return e.renamed(ctx, id)
 }
 
 // randomName is docker's kind of name, with a number if it is not the first try.

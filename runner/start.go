@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -114,10 +111,10 @@ func (e *Engine) begin(ctx context.Context, c *Container, o StartOptions) (*keep
 
 // plan is everything decided about a start.
 type plan struct {
-	spec     *specs.Spec
-	program  *launch.Program
-	endpoint network.Endpoint
-	group    *cgroup.Group
+	spec    *specs.Spec
+	program *launch.Program
+	sandbox network.Sandbox
+	group   *cgroup.Group
 }
 
 // plan resolves the container's options on this host.
@@ -135,7 +132,7 @@ func (e *Engine) plan(ctx context.Context, c *Container, o StartOptions) (*plan,
 	if err != nil {
 		return nil, err
 	}
-	if err := e.writeFiles(ctx, c, p.endpoint); err != nil {
+	if err := e.writeFiles(ctx, c, p.sandbox); err != nil {
 		return nil, err
 	}
 	warn := func(lines []string) {
@@ -215,62 +212,6 @@ func (e *Engine) spec(c *Container, sn snapshot.Snapshot, netns string) (*specs.
 	return s, warnings, nil
 }
 
-// attachNetwork gives the container its place in the network and returns what its spec
-// says about the namespace.
-func (e *Engine) attachNetwork(ctx context.Context, c *Container, p *plan) (netns string, err error) {
-	switch mode := c.Options.networkMode(); mode {
-	case "none":
-		return "", nil
-	case "host":
-		return "host", nil
-	case "bridge":
-		p.endpoint, err = e.network.Attach(ctx, c.ID, network.Options{Ports: c.ports()})
-		if errors.Is(err, errdefs.ErrAlreadyExists) { // of a run whose finishing failed
-			if err = e.network.Detach(ctx, c.ID); err == nil {
-				p.endpoint, err = e.network.Attach(ctx, c.ID, network.Options{Ports: c.ports()})
-			}
-		}
-		if err != nil {
-			return "", fmt.Errorf("connecting the network: %w", err)
-		}
-		return p.endpoint.NetNS, nil
-	}
-	other, err := e.Get(ctx, c.Options.networkContainer())
-	if err != nil {
-		return "", err
-	}
-	if !other.State.Alive() {
-		return "", worded(errdefs.ErrConflict, "cannot join network of a non running container: %s", other.ID)
-	}
-	switch other.Options.networkMode() {
-	case "bridge":
-		return e.network.NetNSPath(other.ID), nil
-	case "host":
-		return "host", nil
-	}
-	return fmt.Sprintf("/proc/%d/ns/net", other.State.Init.PID), nil
-}
-
-// ports are the ports to publish, with -P those the image exposes too.
-func (c *Container) ports() []network.Port {
-	ports := append([]network.Port(nil), c.Options.Ports...)
-	if !c.Options.PublishAll {
-		return ports
-	}
-	for exposed := range c.ImageConfig.ExposedPorts {
-		number, protocol, _ := strings.Cut(exposed, "/")
-		n, err := strconv.ParseUint(number, 10, 16)
-		if err != nil {
-			continue
-		}
-		if protocol == "" {
-			protocol = "tcp"
-		}
-		ports = append(ports, network.Port{Protocol: protocol, Container: uint16(n)})
-	}
-	return ports
-}
-
 // keeperConfig is what the keeper must know.
 func (e *Engine) keeperConfig(c *Container, p *plan, o StartOptions) (keeper.Config, error) {
 	opts := &c.Options
@@ -283,9 +224,10 @@ func (e *Engine) keeperConfig(c *Container, p *plan, o StartOptions) (keeper.Con
 		Events: keeper.Events{
 			Dir: e.journal().Dir, Attributes: c.eventAttributes(nil), NameFile: filepath.Join(e.dir(c.ID), "name"),
 		},
-		Restart: opts.Restart, Cgroup: cgroupFiles(p.group), Forwards: forwards(p.endpoint),
-		Finish: []string{e.Exe, "--root", e.Root, "--run-root", e.RunRoot, "container", "finish", c.ID},
-		Env:    []string{"PATH=" + os.Getenv("PATH"), "HOME=/"},
+		Restart: opts.Restart, Cgroup: cgroupFiles(p.group),
+		NetworkOptions: keeper.NetworkOptions{Forwards: forwards(p.sandbox), DNS: e.network.DNSFile(c.ID)},
+		Finish:         []string{e.Exe, "--root", e.Root, "--run-root", e.RunRoot, "container", "finish", c.ID},
+		Env:            []string{"PATH=" + os.Getenv("PATH"), "HOME=/"},
 	}
 	switch {
 	case opts.LogDriver == "none":
@@ -324,28 +266,6 @@ func cgroupFiles(g *cgroup.Group) (f keeper.Cgroup) {
 		}
 	}
 	return f
-}
-
-// forwards are the loopback listeners of the published ports.
-func forwards(ep network.Endpoint) []keeper.Forward {
-	var all []keeper.Forward
-	for _, p := range ep.Ports {
-		if p.Protocol != "tcp" {
-			continue
-		}
-		target := netip.AddrPortFrom(ep.Address.Addr(), p.Container).String()
-		add := func(a netip.Addr, optional bool) {
-			all = append(all, keeper.Forward{Listen: netip.AddrPortFrom(a, p.HostPort).String(), Target: target, Optional: optional})
-		}
-		switch {
-		case !p.HostIP.IsValid() || p.HostIP.IsUnspecified():
-			add(netip.AddrFrom4([4]byte{127, 0, 0, 1}), false)
-			add(netip.IPv6Loopback(), true) // a host may have no IPv6
-		case p.HostIP.IsLoopback():
-			add(p.HostIP, false)
-		}
-	}
-	return all
 }
 
 // rootOf opens the root of a running container as it sees it, with all that is mounted.

@@ -32,7 +32,8 @@ type containerFlags struct {
 	volumes, mounts, tmpfs                           []string
 	publish, expose                                  []string
 	publishAll                                       bool
-	network                                          string
+	networks                                         []string
+	endpoint                                         endpointFlags
 	addHosts, dns, dnsSearch, dnsOptions             []string
 	restart, stopSignal                              string
 	stopTimeout                                      int
@@ -81,9 +82,16 @@ func (c *containerFlags) add(f *pflag.FlagSet) {
 	f.StringArrayVarP(&c.publish, "publish", "p", nil, "publish a port: [[ADDRESS:]HOSTPORT:]PORT[/PROTOCOL]")
 	f.BoolVarP(&c.publishAll, "publish-all", "P", false, "publish all exposed ports on ports that are free")
 	f.StringArrayVar(&c.expose, "expose", nil, "expose a port for --publish-all")
-	f.StringVar(&c.network, "network", "bridge", "bridge, none, host or container:NAME")
-	f.StringVar(&c.network, "net", "bridge", "the same as --network")
-	hide(f, "net")
+	f.StringArrayVar(&c.networks, "network", nil, "bridge, none, host, container:NAME or a network, also several: NAME or name=NAME,alias=A,ip=…")
+	f.StringArrayVar(&c.networks, "net", nil, "the same as --network")
+	f.StringSliceVar(&c.endpoint.aliases, "network-alias", nil, "name by which others of the network find the container")
+	f.StringSliceVar(&c.endpoint.aliases, "net-alias", nil, "the same as --network-alias")
+	f.StringVar(&c.endpoint.ip, "ip", "", "IPv4 address in the network")
+	f.StringVar(&c.endpoint.ip6, "ip6", "", "IPv6 address in the network")
+	f.StringVar(&c.endpoint.mac, "mac-address", "", "hardware address")
+	f.StringSliceVar(&c.endpoint.linkLocal, "link-local-ip", nil, "link-local address")
+	f.StringArrayVar(&c.endpoint.links, "link", nil, "another container under a name of one's own: CONTAINER[:ALIAS]")
+	hide(f, "net", "net-alias")
 	f.StringArrayVar(&c.addHosts, "add-host", nil, "add a line to /etc/hosts: NAME:ADDRESS")
 	f.StringArrayVar(&c.dns, "dns", nil, "address of a name server")
 	f.StringArrayVar(&c.dnsSearch, "dns-search", nil, "search domain")
@@ -144,7 +152,7 @@ func (c *containerFlags) options(f *pflag.FlagSet, image string, args []string) 
 	o = runner.Options{
 		Image: image, Args: args, WorkingDir: c.workdir, User: c.user, Groups: c.groups,
 		Hostname: c.hostname, Domainname: c.domainname, TTY: c.tty, OpenStdin: c.interactive,
-		Network: c.network, PublishAll: c.publishAll, ExtraHosts: c.addHosts,
+		PublishAll: c.publishAll, ExtraHosts: c.addHosts,
 		DNS: c.dns, DNSSearch: c.dnsSearch, DNSOptions: c.dnsOptions, AutoRemove: c.rm, StopSignal: c.stopSignal,
 		Privileged: c.privileged, ReadOnly: c.readOnly, Init: c.init, CapAdd: c.capAdd, CapDrop: c.capDrop, SecurityOpt: c.sopt,
 	}
@@ -166,7 +174,7 @@ func (c *containerFlags) options(f *pflag.FlagSet, image string, args []string) 
 		}
 	}
 	for _, step := range []func(*runner.Options) error{
-		c.setPlatform, c.setEnvironment, c.setLabels, c.setMounts, c.setPorts, c.setRestart, c.setLog, c.setLimits, c.setNamespaces, c.setSecurity,
+		c.setPlatform, c.setEnvironment, c.setLabels, c.setMounts, c.setNetworks, c.setPorts, c.setRestart, c.setLog, c.setLimits, c.setNamespaces, c.setSecurity,
 	} {
 		if err := step(&o); err != nil {
 			return o, err

@@ -11,14 +11,14 @@ func newInspectCommand(a *app) *cobra.Command {
 	var format, kind string
 	cmd := &cobra.Command{
 		Use:   "inspect [OPTIONS] NAME|ID [NAME|ID...]",
-		Short: "Show everything about containers, images and volumes",
+		Short: "Show everything about containers, images, networks and volumes",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return inspectAll(a, format, args, func(ref string) (any, error) { return a.inspect(cmd.Context(), kind, ref) })
 		},
 	}
 	cmd.Flags().StringVarP(&format, "format", "f", "", "json or a template")
-	cmd.Flags().StringVar(&kind, "type", "", "container, image or volume only")
+	cmd.Flags().StringVar(&kind, "type", "", "container, image, network or volume only")
 	cmd.Flags().BoolP("size", "s", false, "accepted for docker's sake")
 	hide(cmd.Flags(), "size")
 	return cmd
@@ -32,6 +32,7 @@ func (a *app) inspect(ctx context.Context, kind, ref string) (any, error) {
 	}{
 		{"container", func() (any, error) { return a.engine().Inspect(ctx, ref) }},
 		{"image", func() (any, error) { return a.inspectImage(ctx, ref) }},
+		{"network", func() (any, error) { return a.engine().InspectNetwork(ctx, ref) }},
 		{"volume", func() (any, error) { return a.engine().Volume(ref) }},
 	}
 	known := kind == ""

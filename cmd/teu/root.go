@@ -53,6 +53,7 @@ func commands() []command {
 		{"rename", newRenameCommand},
 		{"container", newContainerCommand},
 		{"image", newImageCommand},
+		{"network", newNetworkCommand},
 		{"volume", newVolumeCommand},
 		{"builder", newBuilderCommand},
 		{"system", newSystemCommand},

@@ -245,7 +245,7 @@ A registry served from below the store's directory goes with it.`,
 }
 
 // parts are the directories of the store; nothing else in --root is ever removed.
-var parts = []string{"build", "compressed", "containers", "content", "gc.lock", "images", "layers", "leases", "names", "names.lock",
+var parts = []string{"build", "compressed", "containers", "content", "gc.lock", "images", "layers", "leases", "names", "names.lock", "networks",
 	"pins", "registry", "results", "snapshots", "volumes", "volumes.lock"}
 
 func systemReset(ctx context.Context, a *app) error {
@@ -258,7 +258,7 @@ func systemReset(ctx context.Context, a *app) error {
 			return err
 		}
 	}
-	if err := network.New(a.runRoot).Reset(ctx); err != nil {
+	if err := network.Open(a.root, a.runRoot).Reset(ctx); err != nil {
 		return err
 	}
 	var errs []error

@@ -1,39 +1,48 @@
 package keeper
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// forward is a listener on a loopback address, for connections that destination NAT
-// does not reach.
-type forward struct {
+// tcpForward joins TCP connections.
+type tcpForward struct {
+	forward  Forward
 	listener *net.TCPListener
-	target   string
+	target   atomic.Pointer[string]
 }
 
-func listenForward(f Forward) (*forward, error) {
-	addr, err := net.ResolveTCPAddr("tcp", f.Listen) // always an address, never a name
+func listenTCP(f Forward) (forwarder, error) {
+	addr, err := net.ResolveTCPAddr(f.Network, f.Listen) // always an address, never a name
 	if err != nil {
 		return nil, err
 	}
-	l, err := net.ListenTCP("tcp", addr)
+	l, err := net.ListenTCP(f.Network, addr)
 	if err != nil {
 		return nil, err
 	}
-	return &forward{listener: l, target: f.Target}, nil
+	t := &tcpForward{forward: f, listener: l}
+	t.target.Store(&f.Target)
+	return t, nil
 }
 
-func (f *forward) run() {
+func (f *tcpForward) listens() Forward        { return f.forward }
+func (f *tcpForward) retarget(address string) { f.target.Store(&address) }
+func (f *tcpForward) close()                  { f.listener.Close() }
+
+func (f *tcpForward) run() {
 	for {
 		c, err := f.listener.AcceptTCP()
-		if err != nil {
-			if e, ok := err.(net.Error); ok && e.Timeout() {
-				continue
-			}
+		if errors.Is(err, net.ErrClosed) {
 			return
+		}
+		if err != nil {
+			time.Sleep(10 * time.Millisecond) // out of descriptors, say
+			continue
 		}
 		go f.connect(c)
 	}
@@ -41,10 +50,10 @@ func (f *forward) run() {
 
 // connect joins a client to the container. If that refuses, the client sees a reset, as
 // it would without us.
-func (f *forward) connect(c *net.TCPConn) {
+func (f *tcpForward) connect(c *net.TCPConn) {
 	defer c.Close()
 	d := net.Dialer{Timeout: 10 * time.Second}
-	target, err := d.Dial("tcp", f.target)
+	target, err := d.Dial("tcp", *f.target.Load())
 	if err != nil {
 		c.SetLinger(0)
 		return

@@ -50,8 +50,8 @@ type Config struct {
 	Rows      uint16
 	Restart   RestartPolicy
 	Cgroup    Cgroup
-	Forwards  []Forward
 	Events    Events
+	NetworkOptions
 	// Finish is executed after the final exit unless a client claimed that duty.
 	Finish []string
 	// Env is the environment of Finish.
@@ -78,14 +78,6 @@ type Cgroup struct {
 	Thawed   string // what thaws, "0" or "THAWED"
 	OOM      string // memory.events or memory.oom_control
 	ProcFile string // cgroup.procs, to kill what shares no PID namespace with us
-}
-
-// Forward is a listener of the keeper for a published port: connections to Listen, a
-// loopback address, go to Target, the container's.
-type Forward struct {
-	Listen   string // "127.0.0.1:8080"
-	Target   string // "172.30.0.2:80"
-	Optional bool   // the host may lack the address
 }
 
 // Status is docker's word for what a container is doing.

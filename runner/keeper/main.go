@@ -61,9 +61,7 @@ func supervise(c *conn, runDir string, begin func(*supervisor, *conn) bool) int 
 	}
 	go s.accept()
 	defer time.AfterFunc(time.Second, settle).Stop()
-	for _, f := range s.forwards {
-		go f.run()
-	}
+	s.serveNetwork()
 	s.life()
 	s.retire()
 	return 0
@@ -104,15 +102,8 @@ func prepare(runDir string) (*supervisor, error) {
 	if s.rec, err = openRecorder(cfg.Log, filepath.Join(runDir, "cursor")); err != nil {
 		return nil, err
 	}
-	for _, f := range cfg.Forwards {
-		l, err := listenForward(f)
-		if err != nil && f.Optional && !errors.Is(err, unix.EADDRINUSE) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		s.forwards = append(s.forwards, l)
+	if err := s.openNetwork(); err != nil {
+		return nil, err
 	}
 	s.listener, err = listen(runDir)
 	return s, err
@@ -188,9 +179,7 @@ func (s *supervisor) fresh(c *conn) bool {
 // container can be started again at once; then clients get what is theirs, and the
 // finishing is done.
 func (s *supervisor) retire() {
-	for _, f := range s.forwards {
-		f.listener.Close()
-	}
+	s.closeNetwork()
 	s.listener.Close() // its name may be the next keeper's already
 	s.rec.Close()
 	s.unlock()

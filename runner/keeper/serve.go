@@ -124,6 +124,8 @@ func (s *supervisor) command(c *conn, q request) error {
 		return s.freeze(Paused, Running, s.cfg.Cgroup.Thawed)
 	case "policy":
 		return s.setPolicy(q.Restart)
+	case "network":
+		return s.changeNetwork(q.Network)
 	}
 	return fmt.Errorf("request %q: %w", q.Op, errdefs.ErrNotImplemented)
 }

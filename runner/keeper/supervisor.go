@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/runner/dns"
 	"github.com/teu-dev/teu/runner/launch"
 )
 
@@ -25,7 +26,8 @@ type supervisor struct {
 	rec      *recorder
 	unlock   func() error
 	listener *net.UnixListener
-	forwards []*forward
+	forwards []forwarder
+	names    *dns.Responder // nil in a network without names
 	oom      oomScore
 
 	work sync.WaitGroup // connections and subscribers that must end before the process does

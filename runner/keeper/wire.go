@@ -37,21 +37,22 @@ const (
 // request is the first frame of a connection.
 type request struct {
 	Op      string
-	Attach  AttachOptions `json:",omitzero"`
-	Stream  bool          `json:",omitempty"` // start: stay connected until the exit
-	Claim   bool          `json:",omitempty"`
-	Next    bool          `json:",omitempty"`
-	Final   bool          `json:",omitempty"`
-	Signal  int           `json:",omitempty"`
-	Millis  int64         `json:",omitempty"` // stop: time-out, negative for none
-	Columns uint16        `json:",omitempty"`
-	Rows    uint16        `json:",omitempty"`
-	Files   int           `json:",omitempty"`
-	Cgroup  Cgroup        `json:",omitzero"`
-	Restart RestartPolicy `json:",omitzero"`
-	ExecID  string        `json:",omitempty"`
-	Record  string        `json:",omitempty"` // exec: where its end is noted
-	Detach  bool          `json:",omitempty"` // exec: nobody has its terminal
+	Attach  AttachOptions  `json:",omitzero"`
+	Stream  bool           `json:",omitempty"` // start: stay connected until the exit
+	Claim   bool           `json:",omitempty"`
+	Next    bool           `json:",omitempty"`
+	Final   bool           `json:",omitempty"`
+	Signal  int            `json:",omitempty"`
+	Millis  int64          `json:",omitempty"` // stop: time-out, negative for none
+	Columns uint16         `json:",omitempty"`
+	Rows    uint16         `json:",omitempty"`
+	Files   int            `json:",omitempty"`
+	Cgroup  Cgroup         `json:",omitzero"`
+	Restart RestartPolicy  `json:",omitzero"`
+	ExecID  string         `json:",omitempty"`
+	Record  string         `json:",omitempty"` // exec: where its end is noted
+	Detach  bool           `json:",omitempty"` // exec: nobody has its terminal
+	Network NetworkOptions `json:",omitzero"`
 }
 
 // reply answers a request.

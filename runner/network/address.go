@@ -8,20 +8,25 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// pool is where subnets for bridges are taken from, a /24 each. It is inside the
-// private range 172.16.0.0/12 (RFC 1918), above docker's first networks.
-var pool = netip.MustParsePrefix("172.30.0.0/15")
+// pools are where subnets are taken from, a /24 each: private ranges (RFC 1918) above
+// docker's first networks.
+func pools() []netip.Prefix {
+	return []netip.Prefix{
+		netip.MustParsePrefix("172.30.0.0/15"), netip.MustParsePrefix("192.168.128.0/17"), netip.MustParsePrefix("10.200.0.0/13"),
+	}
+}
 
-// freeSubnet returns the first /24 of the pool that overlaps none of used, with the
+// freeSubnet returns the first /24 of the pools that overlaps none of used, with the
 // gateway's address in it.
 func freeSubnet(used []netip.Prefix) (netip.Prefix, error) {
-	for addr := pool.Addr(); pool.Contains(addr); addr = nextSubnet(addr) {
-		candidate := netip.PrefixFrom(addr, 24)
-		if !overlapsAny(candidate, used) {
-			return netip.PrefixFrom(addr.Next(), 24), nil
+	for _, pool := range pools() {
+		for addr := pool.Addr(); pool.Contains(addr); addr = nextSubnet(addr) {
+			if candidate := netip.PrefixFrom(addr, 24); !overlapsAny(candidate, used) {
+				return netip.PrefixFrom(addr.Next(), 24), nil
+			}
 		}
 	}
-	return netip.Prefix{}, fmt.Errorf("every /24 of %s overlaps a route of this host: %w", pool, errdefs.ErrResourceExhausted)
+	return netip.Prefix{}, worded(errdefs.ErrResourceExhausted, "all predefined address pools have been fully subnetted: every /24 overlaps a network or a route of this host")
 }
 
 func nextSubnet(a netip.Addr) netip.Addr {
@@ -33,6 +38,19 @@ func nextSubnet(a netip.Addr) netip.Addr {
 	return netip.AddrFrom4(b)
 }
 
+// freeSubnet6 returns a /64 below the host's own unique local prefix (RFC 4193).
+func freeSubnet6(prefix netip.Prefix, used []netip.Prefix) (netip.Prefix, error) {
+	b := prefix.Addr().As16()
+	for n := range 1 << 16 {
+		b[6], b[7] = byte(n>>8), byte(n)
+		candidate := netip.PrefixFrom(netip.AddrFrom16(b), 64)
+		if !overlapsAny(candidate, used) {
+			return netip.PrefixFrom(candidate.Addr().Next(), 64), nil
+		}
+	}
+	return netip.Prefix{}, worded(errdefs.ErrResourceExhausted, "all predefined address pools have been fully subnetted: no /64 of %s is free", prefix)
+}
+
 func overlapsAny(p netip.Prefix, others []netip.Prefix) bool {
 	for _, o := range others {
 		if p.Overlaps(o) {
@@ -42,93 +60,150 @@ func overlapsAny(p netip.Prefix, others []netip.Prefix) bool {
 	return false
 }
 
-// freeAddress returns the lowest address of subnet that neither the gateway nor an
-// endpoint has, and that is not the broadcast address.
-func freeAddress(subnet netip.Prefix, present map[string]Endpoint) (netip.Prefix, error) {
-	taken := make(map[netip.Addr]bool, len(present)+1)
-	taken[subnet.Addr()] = true
-	for _, ep := range present {
-		taken[ep.Address.Addr()] = true
-	}
-	first := subnet.Masked().Addr().Next()
-	for a := first; subnet.Contains(a.Next()); a = a.Next() {
-		if !taken[a] {
-			return netip.PrefixFrom(a, subnet.Bits()), nil
+// chooseAddresses gives an endpoint an address of each family its network has.
+func chooseAddresses(ep *Endpoint, n Network, br bridge, a Attachment, present map[string]Sandbox) error {
+	taken := map[netip.Addr]bool{}
+	for _, s := range present {
+		if other := s.In(n.ID); other != nil {
+			taken[other.Address.Addr()], taken[other.Address6.Addr()] = true, true
 		}
 	}
-	return netip.Prefix{}, fmt.Errorf("no free address in %s: %w", subnet.Masked(), errdefs.ErrResourceExhausted)
-}
-
-// macOf derives a locally administered hardware address from an IPv4 address, so an
-// address keeps its neighbour entry when a container is replaced.
-func macOf(a netip.Addr) net.HardwareAddr {
-	b := a.As4()
-	return net.HardwareAddr{0x02, 0x42, b[0], b[1], b[2], b[3]}
-}
-
-// choosePorts fills in the host ports that were left open and refuses those that are
-// taken, by another container or by a socket of the host.
-func choosePorts(want []Port, present map[string]Endpoint) ([]Port, error) {
-	var ports []Port
-	for _, p := range want {
-		if p.HostPort != 0 {
-			if holder := publisher(p, present); holder != "" {
-				return nil, fmt.Errorf("port is already allocated: %s by container %.12s: %w", hostAddress(p), holder, errdefs.ErrConflict)
-			}
+	configs := n.IPAM.Config
+	if len(configs) == 0 && br.Subnet.IsValid() { // the default bridge
+		configs = []IPAMConfig{{Subnet: br.Subnet.Masked(), Gateway: br.Subnet.Addr()}}
+	}
+	for _, want := range []netip.Addr{a.IPv4, a.IPv6} {
+		if want.IsValid() && !anySubnet(configs, want) {
+			return worded(errdefs.ErrInvalidArgument, "invalid endpoint settings:\nno configured subnet contains IP address %s", want)
 		}
-		port, err := probePort(p)
+	}
+	for _, c := range configs {
+		if !c.Subnet.IsValid() {
+			continue
+		}
+		want, address, gateway := a.IPv4, &ep.Address, &ep.Gateway
+		if c.Subnet.Addr().Is6() {
+			want, address, gateway = a.IPv6, &ep.Address6, &ep.Gateway6
+		}
+		if address.IsValid() || want.IsValid() && !c.Subnet.Contains(want) {
+			continue
+		}
+		got, err := c.take(want, taken)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		p.HostPort = port
-		ports = append(ports, p)
+		*address = got
+		if !n.Internal && n.Options["com.docker.network.bridge.gateway_mode_ipv4"] != "isolated" {
+			*gateway = c.Gateway
+		}
 	}
-	return ports, nil
+	return nil
 }
 
-// publisher returns the endpoint that publishes the host port of p already, or "".
-func publisher(p Port, present map[string]Endpoint) string {
-	for id, ep := range present {
-		for _, q := range ep.Ports {
-			sameAddress := !p.HostIP.IsValid() || !q.HostIP.IsValid() || p.HostIP == q.HostIP
-			if sameAddress && p.Protocol == q.Protocol && p.HostPort == q.HostPort {
-				return id
+func anySubnet(configs []IPAMConfig, a netip.Addr) bool {
+	for _, c := range configs {
+		if c.Subnet.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// take returns want, or the lowest free address, with the prefix length of the subnet.
+func (c IPAMConfig) take(want netip.Addr, taken map[netip.Addr]bool) (netip.Prefix, error) {
+	reserved := func(a netip.Addr) bool {
+		if taken[a] || a == c.Gateway {
+			return true
+		}
+		for _, aux := range c.AuxiliaryAddresses {
+			if a == aux {
+				return true
 			}
 		}
+		return false
+	}
+	if want.IsValid() {
+		if reserved(want) || want == c.Subnet.Masked().Addr() || want.Is4() && c.Subnet.Bits() < 31 && !c.Subnet.Contains(want.Next()) {
+			return netip.Prefix{}, worded(errdefs.ErrPermissionDenied, "Address already in use")
+		}
+		return netip.PrefixFrom(want, c.Subnet.Bits()), nil
+	}
+	within := c.Subnet
+	if c.IPRange.IsValid() {
+		within = c.IPRange
+	}
+	first := within.Masked().Addr()
+	if first == c.Subnet.Masked().Addr() && c.Subnet.Bits() < first.BitLen()-1 {
+		first = first.Next() // the network's own address
+	}
+	for a := first; within.Contains(a) && c.usable(a); a = a.Next() {
+		if !reserved(a) {
+			return netip.PrefixFrom(a, c.Subnet.Bits()), nil
+		}
+	}
+	return netip.Prefix{}, worded(errdefs.ErrResourceExhausted, "no available IPv%d addresses on this network's address pools: %s", 4+2*b2i(within.Addr().Is6()), within.Masked())
+}
+
+// usable says that a is not the subnet's broadcast address.
+func (c IPAMConfig) usable(a netip.Addr) bool {
+	return a.Is6() || c.Subnet.Bits() >= 31 || c.Subnet.Contains(a.Next())
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// macFor derives a locally administered hardware address from the endpoint's address, so
+// an address keeps its neighbour entry when a container is replaced.
+func macFor(ep Endpoint) string {
+	if ep.Address.IsValid() {
+		return macOf(ep.Address.Addr()).String()
+	}
+	if ep.Address6.IsValid() {
+		return macOf(ep.Address6.Addr()).String()
 	}
 	return ""
 }
 
-// probePort binds the host port of p for a moment, and so finds a free one or learns
-// that it is in use. The keeper binds it for good a moment later.
-func probePort(p Port) (uint16, error) {
-	if p.Protocol == "udp" {
-		c, err := net.ListenPacket("udp", hostAddress(p))
-		if err != nil {
-			return 0, portError(p, err)
-		}
-		defer c.Close()
-		return c.LocalAddr().(*net.UDPAddr).AddrPort().Port(), nil
-	}
-	l, err := net.Listen("tcp", hostAddress(p))
-	if err != nil {
-		return 0, portError(p, err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).AddrPort().Port(), nil
+func macOf(a netip.Addr) net.HardwareAddr {
+	b := a.AsSlice()
+	b = b[len(b)-4:]
+	return net.HardwareAddr{0x02, 0x42, b[0], b[1], b[2], b[3]}
 }
 
-func portError(p Port, err error) error {
-	return fmt.Errorf("publishing port %d/%s: %w: %w", p.Container, p.Protocol, errdefs.ErrConflict, err)
-}
-
-// hostAddress is what a listener for p binds: docker's default is every IPv4 and IPv6 address.
-func hostAddress(p Port) string {
-	if !p.HostIP.IsValid() {
-		return fmt.Sprintf(":%d", p.HostPort)
+func parseMAC(text string) (net.HardwareAddr, error) {
+	mac, err := net.ParseMAC(text)
+	if err != nil || len(mac) != 6 {
+		return nil, worded(errdefs.ErrInvalidArgument, "invalid MAC address: %s", text)
 	}
-	return netip.AddrPortFrom(p.HostIP, p.HostPort).String()
+	return mac, nil
 }
 
-// HostAddress returns the address a userspace listener for p binds.
-func (p Port) HostAddress() string { return hostAddress(p) }
+// linkLocalPrefix is the subnet of a link-local address (RFC 3927, RFC 4291).
+func linkLocalPrefix(a netip.Addr) netip.Prefix {
+	if a.Is6() {
+		return netip.PrefixFrom(a, 64)
+	}
+	return netip.PrefixFrom(a, 16)
+}
+
+// anywhere is the destination of a default route without a gateway.
+func anywhere() *net.IPNet { return &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)} }
+
+const flagUp = net.FlagUp
+
+// wordedError has docker's own words, which scripts look for, and a class.
+type wordedError struct {
+	text  string
+	class error
+}
+
+func worded(class error, format string, args ...any) error {
+	return &wordedError{fmt.Sprintf(format, args...), class}
+}
+
+func (e *wordedError) Error() string { return e.text }
+func (e *wordedError) Unwrap() error { return e.class }

@@ -1,10 +1,16 @@
 package network
 
 import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"strconv"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
@@ -16,32 +22,88 @@ import (
 // subnetLock keeps two stores on one host from choosing the same subnet at once.
 const subnetLock = "/run/teu-subnet.lock"
 
-// bridge is what is recorded of the bridge.
+// bridge is a bridge as it is on this host.
 type bridge struct {
-	Name   string
-	Subnet netip.Prefix // the gateway's address with the prefix length
-	MTU    int
+	Name     string
+	Subnet   netip.Prefix // the gateway's address with the prefix length; zero without IPv4
+	Subnet6  netip.Prefix `json:",omitzero"`
+	MTU      int
+	Internal bool       `json:",omitempty"`
+	Closed   bool       `json:",omitempty"` // no traffic between its containers
+	Plain    bool       `json:",omitempty"` // no masquerading
+	HostIP   netip.Addr `json:",omitzero"`  // where its ports are published by default
 }
 
-// ensureBridge returns the bridge of m and makes it if it is not there. The caller holds
-// the network's lock.
-func (m *Manager) ensureBridge() (bridge, error) {
-	var br bridge
-	err := statefile.Read(m.bridgeRecord(), &br)
+// Default is the network of containers that ask for none.
+func (m *Manager) Default() Network {
+	return Network{
+		Name: "bridge", ID: m.builtinID("bridge"), Driver: "bridge", Scope: "local", EnableIPv4: true,
+		IPAM:   IPAM{Driver: "default"},
+		Labels: map[string]string{}, Options: map[string]string{"com.docker.network.bridge.name": m.name, "com.docker.network.bridge.default_bridge": "true"},
+	}
+}
+
+func (m *Manager) builtinID(name string) string {
+	sum := sha256.Sum256([]byte(m.runRoot + "\x00" + name))
+	return hex.EncodeToString(sum[:])
+}
+
+// bridgeOf is the bridge of a network that is defined.
+func bridgeOf(n Network) bridge {
+	br := bridge{Name: n.Options["com.docker.network.bridge.name"], Internal: n.Internal}
+	if br.Name == "" {
+		br.Name = "br-" + n.ID[:12]
+	}
+	for _, c := range n.IPAM.Config {
+		gateway := netip.PrefixFrom(c.Gateway, c.Subnet.Bits())
+		if c.Subnet.Addr().Is4() && !br.Subnet.IsValid() {
+			br.Subnet = gateway
+		} else if c.Subnet.Addr().Is6() && !br.Subnet6.IsValid() {
+			br.Subnet6 = gateway
+		}
+	}
+	br.MTU, _ = strconv.Atoi(n.Options["com.docker.network.driver.mtu"])
+	br.Closed = n.Options["com.docker.network.bridge.enable_icc"] == "false"
+	br.Plain = n.Options["com.docker.network.bridge.enable_ip_masquerade"] == "false" || n.Options["com.docker.network.bridge.gateway_mode_ipv4"] == "routed"
+	br.HostIP, _ = netip.ParseAddr(n.Options["com.docker.network.bridge.host_binding_ipv4"])
+	return br
+}
+
+// ensureBridge returns the bridge of a network and makes it if it is not there; the rules
+// are then to be made again. The caller holds the network's lock.
+func (m *Manager) ensureBridge(n Network) (br bridge, made bool, err error) {
+	if n.ID == m.Default().ID {
+		return m.ensureDefault()
+	}
+	br = bridgeOf(n)
+	if _, err := netlink.LinkByName(br.Name); err == nil {
+		return br, false, nil
+	}
+	if br.MTU == 0 {
+		if _, br.MTU, err = routes(); err != nil {
+			return br, false, err
+		}
+	}
+	return br, true, m.makeBridge(br)
+}
+
+// ensureDefault returns the default bridge, whose subnet is chosen anew at every boot.
+func (m *Manager) ensureDefault() (br bridge, made bool, err error) {
+	err = statefile.Read(m.bridgeRecord(), &br)
 	if err != nil && !errdefs.IsNotFound(err) {
-		return bridge{}, err
+		return br, false, err
 	}
 	if err == nil {
 		if _, err := netlink.LinkByName(m.name); err == nil {
-			return br, nil
+			return br, false, nil
 		}
 	}
 	unlock, err := lockSubnets()
 	if err != nil {
-		return bridge{}, err
+		return br, false, err
 	}
-	br, err = m.makeBridge()
-	return br, errors.Join(err, unlock())
+	br, err = m.makeDefault()
+	return br, true, errors.Join(err, unlock())
 }
 
 // lockSubnets waits for the host-wide lock on choosing a subnet.
@@ -57,12 +119,12 @@ func lockSubnets() (func() error, error) {
 	return f.Close, nil
 }
 
-func (m *Manager) makeBridge() (bridge, error) {
+func (m *Manager) makeDefault() (bridge, error) {
 	// A bridge of our name without a record is left from a crash: start afresh.
 	if err := removeLink(m.name); err != nil {
 		return bridge{}, err
 	}
-	used, mtu, err := routes()
+	used, mtu, err := m.used()
 	if err != nil {
 		return bridge{}, err
 	}
@@ -71,19 +133,57 @@ func (m *Manager) makeBridge() (bridge, error) {
 		return bridge{}, err
 	}
 	br := bridge{Name: m.name, Subnet: subnet, MTU: mtu}
+	if err := m.makeBridge(br); err != nil {
+		return bridge{}, err
+	}
+	if err := statefile.Write(m.bridgeRecord(), br, statefile.WriteOptions{}); err != nil {
+		return bridge{}, errors.Join(err, removeLink(m.name))
+	}
+	return br, nil
+}
+
+// used lists the subnets that cannot be taken: of networks that are defined and of routes.
+func (m *Manager) used() (list []netip.Prefix, mtu int, err error) {
+	list, mtu, err = routes()
+	if err != nil {
+		return nil, 0, err
+	}
+	defined, err := m.defined()
+	for _, n := range defined {
+		for _, c := range n.IPAM.Config {
+			list = append(list, c.Subnet)
+		}
+	}
+	return list, mtu, err
+}
+
+// makeBridge makes the interface with its addresses. Rules are the caller's.
+func (m *Manager) makeBridge(br bridge) (err error) {
 	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU = br.Name, br.MTU
 	// The address of a bridge changes with its ports unless it is set.
-	attrs.Name, attrs.MTU, attrs.HardwareAddr = m.name, mtu, macOf(subnet.Addr())
+	attrs.HardwareAddr = macOf(br.Subnet.Addr())
+	if !br.Subnet.IsValid() {
+		attrs.HardwareAddr = macOf(br.Subnet6.Addr())
+	}
 	link := &netlink.Bridge{LinkAttrs: attrs}
 	if err := netlink.LinkAdd(link); err != nil {
-		return bridge{}, fmt.Errorf("adding it: %w", err)
+		return fmt.Errorf("adding it: %w", err)
 	}
-	addr, err := netlink.ParseAddr(subnet.String())
-	if err == nil {
-		err = netlink.AddrAdd(link, addr)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, removeLink(br.Name))
+		}
+	}()
+	if br.Subnet6.IsValid() {
+		err = enableForwarding6(br.Name)
+	} else {
+		err = disableIPv6(br.Name)
 	}
-	if err == nil {
-		err = disableIPv6(m.name)
+	for _, subnet := range []netip.Prefix{br.Subnet, br.Subnet6} {
+		if err == nil && subnet.Addr().IsValid() {
+			err = addAddress(netlink.AddrAdd, link, subnet)
+		}
 	}
 	if err == nil {
 		err = netlink.LinkSetUp(link)
@@ -91,30 +191,36 @@ func (m *Manager) makeBridge() (bridge, error) {
 	if err == nil {
 		err = os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0)
 	}
-	if err == nil {
-		err = m.applyRules(br, nil, true)
-	}
-	if err == nil {
-		err = statefile.Write(m.bridgeRecord(), br, statefile.WriteOptions{})
-	}
+	return err
+}
+
+// addAddress gives a link an address. One of IPv6 is usable at once: nobody else can have it.
+func addAddress(add func(netlink.Link, *netlink.Addr) error, link netlink.Link, p netip.Prefix) error {
+	addr, err := netlink.ParseAddr(p.String())
 	if err != nil {
-		return bridge{}, errors.Join(err, removeLink(m.name))
+		return err
 	}
-	return br, nil
+	if p.Addr().Is6() {
+		addr.Flags = unix.IFA_F_NODAD
+	}
+	if err := add(link, addr); err != nil {
+		return fmt.Errorf("adding address %s to %s: %w", p, link.Attrs().Name, err)
+	}
+	return nil
 }
 
 // routes returns the destinations this host has routes to, and the MTU of its uplink.
 func routes() (used []netip.Prefix, mtu int, err error) {
 	mtu = 1500
-	list, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	list, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, 0, fmt.Errorf("listing routes: %w", err)
 	}
 	for _, r := range list {
 		if r.Dst != nil && r.Dst.IP != nil {
 			ones, _ := r.Dst.Mask.Size()
-			if a, ok := netip.AddrFromSlice(r.Dst.IP.To4()); ok && ones > 0 {
-				used = append(used, netip.PrefixFrom(a, ones))
+			if a, ok := netip.AddrFromSlice(r.Dst.IP); ok && ones > 0 {
+				used = append(used, netip.PrefixFrom(a.Unmap(), ones))
 				continue
 			}
 		}
@@ -135,6 +241,33 @@ func disableIPv6(name string) error {
 	return err
 }
 
+// enableForwarding6 lets the host route IPv6. An uplink that has learned its way out from
+// router advertisements keeps listening to them (accept_ra 2, ip-sysctl.rst).
+func enableForwarding6(name string) error {
+	const conf = "/proc/sys/net/ipv6/conf/"
+	if b, err := os.ReadFile(conf + "all/forwarding"); err == nil && string(b) == "0\n" {
+		names, err := os.ReadDir(conf)
+		if err != nil {
+			return err
+		}
+		for _, d := range names {
+			path := filepath.Join(conf, d.Name(), "accept_ra")
+			if b, err := os.ReadFile(path); err == nil && string(b) == "1\n" && d.Name() != "all" && d.Name() != "lo" {
+				if err := os.WriteFile(path, []byte("2"), 0); err != nil {
+					return err
+				}
+			}
+		}
+		if err := os.WriteFile(conf+"all/forwarding", []byte("1"), 0); err != nil {
+			return err
+		}
+	}
+	return errors.Join(
+		os.WriteFile(conf+name+"/disable_ipv6", []byte("0"), 0),
+		os.WriteFile(conf+name+"/accept_ra", []byte("0"), 0),
+	)
+}
+
 // removeLink deletes an interface; a missing one is no error.
 func removeLink(name string) error {
 	link, err := netlink.LinkByName(name)
@@ -149,4 +282,42 @@ func removeLink(name string) error {
 		return fmt.Errorf("removing interface %s: %w", name, err)
 	}
 	return nil
+}
+
+// bridges lists the bridges that are up: the default one and those of networks.
+func (m *Manager) bridges() ([]bridge, error) {
+	var list []bridge
+	var br bridge
+	err := statefile.Read(m.bridgeRecord(), &br)
+	if err == nil {
+		list = append(list, br)
+	} else if !errdefs.IsNotFound(err) {
+		return nil, err
+	}
+	defined, err := m.defined()
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range defined {
+		if n.Driver == "bridge" && !n.ConfigOnly {
+			list = append(list, bridgeOf(n))
+		}
+	}
+	return list, nil
+}
+
+// Repair makes the rules again if somebody has flushed them, and the bridges that are gone.
+func (m *Manager) Repair(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	unlock, err := m.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	present, err := m.sandboxes()
+	if err != nil || len(present) == 0 {
+		return err
+	}
+	return m.applyRules(present, true)
 }

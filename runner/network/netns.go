@@ -1,11 +1,8 @@
 package network
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"runtime"
 	"time"
@@ -14,11 +11,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// connect makes the namespace of ep and a veth pair between it and the bridge.
+// scene is a thread inside a container's namespace, with a socket to either side.
+type scene struct {
+	inside, host *netlink.Handle
+	netns        *os.File // the container's
+}
+
+// enter runs f on a thread inside the namespace at path, which is made first if fresh.
 //
-// It happens on a locked thread, which is given back only once it is in the host's
-// namespace again: else it dies with its goroutine, and no other can find itself there.
-func (m *Manager) connect(ep Endpoint, br bridge) error {
+// The thread is given back only once it is in the host's namespace again: else it dies
+// with its goroutine, and no other can find itself there.
+func enter(path string, fresh bool, f func(*scene) error) error {
 	result := make(chan error, 1)
 	host, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
@@ -27,7 +30,7 @@ func (m *Manager) connect(ep Endpoint, br bridge) error {
 	defer host.Close()
 	go func() {
 		runtime.LockOSThread()
-		err := connectHere(ep, br, int(host.Fd()))
+		err := enterHere(path, fresh, int(host.Fd()), f)
 		if back := unix.Setns(int(host.Fd()), unix.CLONE_NEWNET); back != nil {
 			err = errors.Join(err, fmt.Errorf("returning to the host's network: %w", back))
 		} else {
@@ -38,37 +41,257 @@ func (m *Manager) connect(ep Endpoint, br bridge) error {
 	return <-result
 }
 
-func connectHere(ep Endpoint, br bridge, hostNS int) error {
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("unshare of the network: %w", err)
+func enterHere(path string, fresh bool, hostNS int, f func(*scene) error) error {
+	sc := &scene{}
+	var err error
+	if fresh {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("unshare of the network: %w", err)
+		}
+		if err := holdNetNS("/proc/thread-self/ns/net", path); err != nil {
+			return err
+		}
+		sc.netns, err = os.Open("/proc/thread-self/ns/net")
+	} else {
+		if sc.netns, err = os.Open(path); err == nil {
+			err = unix.Setns(int(sc.netns.Fd()), unix.CLONE_NEWNET)
+		}
 	}
-	if err := holdNetNS(ep.NetNS); err != nil {
+	if err != nil {
+		return fmt.Errorf("entering the namespace %s: %w", path, err)
+	}
+	defer sc.netns.Close()
+	if sc.inside, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return err
 	}
-	inside, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	defer sc.inside.Close()
+	if sc.host, err = sc.hostHandle(hostNS); err != nil {
+		return err
+	}
+	defer sc.host.Close()
+	return f(sc)
+}
+
+// hostHandle opens a netlink socket in the host's namespace from a thread inside another.
+func (sc *scene) hostHandle(hostNS int) (h *netlink.Handle, err error) {
+	if err := unix.Setns(hostNS, unix.CLONE_NEWNET); err != nil {
+		return nil, fmt.Errorf("entering the host's network: %w", err)
+	}
+	h, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+	return h, errors.Join(err, unix.Setns(int(sc.netns.Fd()), unix.CLONE_NEWNET))
+}
+
+// build makes the interfaces of a plan in the namespace of s, which is made first if fresh,
+// and leads the default routes where s says.
+func (m *Manager) build(s Sandbox, plan []wire, fresh bool) error {
+	return enter(s.NetNS, fresh, func(sc *scene) error {
+		if fresh {
+			lo, err := sc.inside.LinkByName("lo")
+			if err == nil {
+				err = sc.inside.LinkSetUp(lo)
+			}
+			if err != nil {
+				return fmt.Errorf("bringing lo up: %w", err)
+			}
+		}
+		var up []carrier
+		for _, w := range plan {
+			links, err := sc.plug(w)
+			if err != nil {
+				return fmt.Errorf("network %s: %w", w.n.Name, err)
+			}
+			up = append(up, links...)
+		}
+		if err := sc.leadOut(s, fresh); err != nil {
+			return err
+		}
+		if s.DNSPort != 0 {
+			if err := redirectDNS(s.DNSPort); err != nil {
+				return err
+			}
+		}
+		awaitCarrier(up...)
+		return nil
+	})
+}
+
+// unplug removes interfaces from the namespace of s and leads the default routes where s says.
+func (m *Manager) unplug(s Sandbox, stale []wire) error {
+	return enter(s.NetNS, false, func(sc *scene) error {
+		for _, w := range stale {
+			link, err := sc.inside.LinkByName(w.ep.Interface)
+			var missing netlink.LinkNotFoundError
+			if errors.As(err, &missing) {
+				continue
+			}
+			if err == nil {
+				err = sc.inside.LinkDel(link)
+			}
+			if err != nil {
+				return fmt.Errorf("removing %s: %w", w.ep.Interface, err)
+			}
+		}
+		return sc.leadOut(s, false)
+	})
+}
+
+// plug makes one interface and gives it its addresses. It returns the links whose carrier
+// is worth waiting for.
+func (sc *scene) plug(w wire) (up []carrier, err error) {
+	name := w.ep.Interface
+	if !validInterface(name) {
+		return nil, fmt.Errorf("interface name %q: %w", name, unix.EINVAL)
+	}
+	if w.n.Driver == "bridge" {
+		err = sc.veth(w)
+		up = []carrier{{sc.inside, name}, {sc.host, w.ep.Veth}, {sc.host, w.br.Name}}
+	} else {
+		err = sc.child(w)
+		up = []carrier{{sc.inside, name}}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return up, sc.configure(w.ep)
+}
+
+// veth makes the pair from the host's side, with its other end born inside.
+func (sc *scene) veth(w wire) error {
+	master, err := sc.host.LinkByName(w.br.Name)
 	if err != nil {
 		return err
 	}
-	defer inside.Close()
-	host, err := hostHandle(hostNS)
+	mac, err := parseMAC(w.ep.MAC)
 	if err != nil {
 		return err
 	}
-	defer host.Close()
-	if err := makeVeth(host, ep, br); err != nil {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.MasterIndex, attrs.Flags = w.ep.Veth, master.Attrs().MTU, master.Attrs().Index, flagUp
+	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: w.ep.Interface, PeerHardwareAddr: mac, PeerNamespace: netlink.NsFd(sc.netns.Fd())}
+	if err := sc.host.LinkAdd(veth); err != nil {
+		return fmt.Errorf("adding the veth pair %s: %w", attrs.Name, err)
+	}
+	// A container that asks for its own published port gets its packets back through
+	// the port they came from, which a bridge refuses unless told otherwise.
+	if err := sc.host.LinkSetHairpin(veth, true); err != nil {
+		return fmt.Errorf("hairpin of %s: %w", attrs.Name, err)
+	}
+	if !w.br.Closed {
+		return nil
+	}
+	// Ports of one bridge that are isolated do not reach each other (enable_icc=false).
+	if err := sc.host.LinkSetIsolated(veth, true); err != nil {
+		return fmt.Errorf("isolating %s: %w", attrs.Name, err)
+	}
+	return nil
+}
+
+// child makes a macvlan or ipvlan interface inside on its parent outside.
+func (sc *scene) child(w wire) error {
+	name, _ := parentOf(w.n)
+	parent, err := sc.host.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("parent interface %s: %w", name, err)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.ParentIndex, attrs.Namespace = w.ep.Interface, parent.Attrs().Index, netlink.NsFd(sc.netns.Fd())
+	if w.ep.MAC != "" {
+		if attrs.HardwareAddr, err = parseMAC(w.ep.MAC); err != nil {
+			return err
+		}
+	}
+	link, err := linkOf(w.n, attrs)
+	if err != nil {
 		return err
 	}
-	lo, err := inside.LinkByName("lo")
-	if err == nil {
-		err = inside.LinkSetUp(lo)
+	if err := sc.host.LinkAdd(link); err != nil {
+		return fmt.Errorf("adding a %s interface on %s: %w", w.n.Driver, name, err)
+	}
+	return nil
+}
+
+// configure gives an interface inside its addresses and brings it up.
+func (sc *scene) configure(ep Endpoint) error {
+	link, err := sc.inside.LinkByName(ep.Interface)
+	if err != nil {
+		return err
+	}
+	if ep.Address6.IsValid() {
+		err = os.WriteFile("/proc/sys/net/ipv6/conf/"+ep.Interface+"/disable_ipv6", []byte("0"), 0)
+	} else {
+		err = disableIPv6(ep.Interface)
 	}
 	if err != nil {
-		return fmt.Errorf("bringing lo up: %w", err)
-	}
-	if err := configure(inside, ep); err != nil {
 		return err
 	}
-	awaitCarrier(carrier{inside, "eth0"}, carrier{host, ep.Veth}, carrier{host, br.Name})
+	if ep.Address.IsValid() {
+		if err := addAddress(sc.inside.AddrAdd, link, ep.Address); err != nil {
+			return err
+		}
+	}
+	if ep.Address6.IsValid() {
+		if err := addAddress(sc.inside.AddrAdd, link, ep.Address6); err != nil {
+			return err
+		}
+	}
+	for _, a := range ep.LinkLocal {
+		if err := addAddress(sc.inside.AddrAdd, link, linkLocalPrefix(a)); err != nil {
+			return err
+		}
+	}
+	if err := sc.inside.LinkSetUp(link); err != nil {
+		return fmt.Errorf("bringing %s up: %w", ep.Interface, err)
+	}
+	return nil
+}
+
+// leadOut sets the default route of each family to the endpoint it belongs to.
+func (sc *scene) leadOut(s Sandbox, fresh bool) error {
+	for _, six := range []bool{false, true} {
+		ep := defaultRoute(s.Endpoints, six)
+		if !fresh {
+			if err := sc.removeDefault(six); err != nil {
+				return err
+			}
+		}
+		if ep == nil {
+			continue
+		}
+		link, err := sc.inside.LinkByName(ep.Interface)
+		if err != nil {
+			return err
+		}
+		route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: ep.Gateway.AsSlice()}
+		switch {
+		case six:
+			route.Gw = ep.Gateway6.AsSlice()
+		case ep.Routed:
+			route.Gw, route.Dst, route.Scope = nil, anywhere(), netlink.SCOPE_LINK
+		}
+		if err := sc.inside.RouteAdd(route); err != nil {
+			return fmt.Errorf("default route by %s: %w", ep.Interface, err)
+		}
+	}
+	return nil
+}
+
+func (sc *scene) removeDefault(six bool) error {
+	family := netlink.FAMILY_V4
+	if six {
+		family = netlink.FAMILY_V6
+	}
+	list, err := sc.inside.RouteList(nil, family)
+	if err != nil {
+		return fmt.Errorf("listing default routes: %w", err)
+	}
+	for _, r := range list {
+		if r.Dst != nil && !r.Dst.IP.IsUnspecified() {
+			continue
+		}
+		if err := sc.inside.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("removing a default route: %w", err)
+		}
+	}
 	return nil
 }
 
@@ -86,7 +309,7 @@ func awaitCarrier(links ...carrier) {
 	for _, l := range links {
 		for wait := 20 * time.Microsecond; time.Now().Before(deadline); wait *= 2 {
 			link, err := l.handle.LinkByName(l.name)
-			if err != nil || link.Attrs().OperState == netlink.OperUp {
+			if err != nil || link.Attrs().OperState == netlink.OperUp || link.Attrs().OperState == netlink.OperUnknown {
 				break
 			}
 			time.Sleep(wait)
@@ -94,14 +317,14 @@ func awaitCarrier(links ...carrier) {
 	}
 }
 
-// holdNetNS bind-mounts the namespace of this thread at path.
-func holdNetNS(path string) error {
+// holdNetNS bind-mounts a namespace at path.
+func holdNetNS(ns, path string) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	f.Close()
-	if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
+	if err := unix.Mount(ns, path, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("mounting the network namespace at %s: %w", path, err)
 	}
 	return nil
@@ -115,91 +338,6 @@ func removeNetNS(path string) error {
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
-	}
-	return nil
-}
-
-// makeVeth makes the pair from the host's side, with eth0 born in the namespace of this thread.
-func makeVeth(host *netlink.Handle, ep Endpoint, br bridge) error {
-	here, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		return err
-	}
-	defer here.Close()
-	master, err := host.LinkByName(br.Name)
-	if err != nil {
-		return err
-	}
-	mac, err := net.ParseMAC(ep.MAC)
-	if err != nil {
-		return err
-	}
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.MasterIndex, attrs.Flags = ep.Veth, br.MTU, master.Attrs().Index, net.FlagUp
-	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerHardwareAddr: mac, PeerNamespace: netlink.NsFd(here.Fd())}
-	err = host.LinkAdd(veth)
-	if errors.Is(err, unix.EEXIST) {
-		// The pair of the container's last run: the kernel has not got round to it.
-		if old, e := host.LinkByName(attrs.Name); e == nil {
-			host.LinkDel(old)
-		}
-		err = host.LinkAdd(veth)
-	}
-	if err != nil {
-		return fmt.Errorf("adding the veth pair %s: %w", attrs.Name, err)
-	}
-	// A container that asks for its own published port gets its packets back through
-	// the port they came from, which a bridge refuses unless told otherwise.
-	if err := host.LinkSetHairpin(veth, true); err != nil {
-		return fmt.Errorf("hairpin of %s: %w", attrs.Name, err)
-	}
-	return nil
-}
-
-// hostHandle opens a netlink socket in the host's namespace from a thread inside another.
-func hostHandle(hostNS int) (h *netlink.Handle, err error) {
-	here, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		return nil, err
-	}
-	defer here.Close()
-	if err := unix.Setns(hostNS, unix.CLONE_NEWNET); err != nil {
-		return nil, fmt.Errorf("entering the host's network: %w", err)
-	}
-	h, err = netlink.NewHandle(unix.NETLINK_ROUTE)
-	return h, errors.Join(err, unix.Setns(int(here.Fd()), unix.CLONE_NEWNET))
-}
-
-// vethName returns a name for the host's end of a pair, within the kernel's limit of 15
-// bytes. It is never the same again: the kernel takes its time to remove the pair of a
-// container that was just stopped, and it may be starting already.
-func vethName() string {
-	var b [5]byte
-	rand.Read(b[:])
-	return "veth" + hex.EncodeToString(b[:])
-}
-
-// configure gives eth0 its address and the way out.
-func configure(inside *netlink.Handle, ep Endpoint) error {
-	eth0, err := inside.LinkByName("eth0")
-	if err != nil {
-		return err
-	}
-	if err := disableIPv6("eth0"); err != nil {
-		return err
-	}
-	addr, err := netlink.ParseAddr(ep.Address.String())
-	if err == nil {
-		err = inside.AddrAdd(eth0, addr)
-	}
-	if err == nil {
-		err = inside.LinkSetUp(eth0)
-	}
-	if err == nil {
-		err = inside.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: ep.Gateway.AsSlice()})
-	}
-	if err != nil {
-		return fmt.Errorf("configuring eth0 with %s: %w", ep.Address, err)
 	}
 	return nil
 }

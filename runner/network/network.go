@@ -1,21 +1,26 @@
-// Package network gives containers a network: a bridge with NAT to the outside, an
-// address, and published ports.
+// Package network gives containers a network: bridges with NAT to the outside, addresses,
+// names, and published ports; or an interface of the host's by macvlan and ipvlan.
 //
-// A container's network namespace is bind-mounted at RunRoot/netns/ID, so it belongs to
+// A container's network namespace is bind-mounted at RUNROOT/netns/ID, so it belongs to
 // no process and outlives all of them. Everything is done by netlink and nftables;
 // nothing here executes a program.
 //
 //	host                                        namespace ID
 //	uplink --- NAT --- teu0 (bridge) --- veth ====== eth0
+//	             \---- br-NETWORK ------ veth ====== eth1
 //
-// All state is volatile, as the network itself is:
+// What users define is kept, everything else is volatile, as the network itself is:
 //
-//	RunRoot/network/bridge.json      name and subnet of the bridge
-//	RunRoot/network/endpoints/ID     address and ports of an attached container
-//	RunRoot/netns/ID                 its namespace
+//	ROOT/networks/ID.json            a network
+//	RUNROOT/network/bridge.json      subnet of the default bridge
+//	RUNROOT/network/endpoints/ID     a container's sandbox: its addresses and ports
+//	RUNROOT/network/shares/ID -> X   container ID is in the namespace of container X
+//	RUNROOT/network/zones/NETWORK    names and addresses of a network, for runner/dns
+//	RUNROOT/network/dns/ID           which of them a container sees, and who else is asked
+//	RUNROOT/netns/ID                 its namespace
 //
-// The rules of all endpoints live in one nftables table, which is replaced as a whole
-// (rules.go). A store with another RunRoot has a bridge, a subnet and a table of its own.
+// The rules of all networks live in one nftables table, which is replaced as a whole
+// (rules.go). A store with another RUNROOT has a bridge, subnets and a table of its own.
 package network
 
 import (
@@ -28,155 +33,244 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/runner/dns"
 )
 
 // DefaultRunRoot is the RunRoot whose bridge is called teu0.
 const DefaultRunRoot = "/run/teu"
 
-// Manager attaches containers to the default bridge. It holds no state in memory:
-// several processes may have one for the same RunRoot.
+// Manager attaches containers to networks. It holds no state in memory: several
+// processes may have one for the same RunRoot.
 type Manager struct {
+	root    string // "" has no networks but the default ones
 	runRoot string
-	name    string // of the bridge and of the nftables table
+	name    string // of the default bridge and of the nftables table
 }
 
-// New returns the Manager of runRoot. Nothing is made before the first Attach.
-func New(runRoot string) *Manager {
+// New returns a Manager of the default bridge of runRoot, for who needs no other network.
+// Nothing is made before the first Attach.
+func New(runRoot string) *Manager { return Open("", runRoot) }
+
+// Open returns the Manager of the networks defined below root.
+func Open(root, runRoot string) *Manager {
 	name := "teu0"
 	if runRoot != DefaultRunRoot {
 		sum := sha256.Sum256([]byte(runRoot))
 		name = "teu" + hex.EncodeToString(sum[:4])
 	}
-	return &Manager{runRoot: runRoot, name: name}
+	return &Manager{root: root, runRoot: runRoot, name: name}
 }
 
 // Port is a port of a container made reachable on the host.
 type Port struct {
-	Protocol  string     // "tcp" or "udp"
+	Protocol  string     // "tcp", "udp" or "sctp"
 	HostIP    netip.Addr // the zero Addr means every address of the host
 	HostPort  uint16     // 0 lets Attach choose
+	HostEnd   uint16     `json:",omitempty"` // if set, Attach chooses from HostPort to it
 	Container uint16
 }
 
 // Options say how a container is attached.
 type Options struct {
-	Ports []Port
+	Networks []Attachment // none means the default bridge
+	Ports    []Port
+	// Servers are asked for names the networks do not know.
+	Servers []dns.Server
 	// Owner, if set, is the process the attachment is for. Once it is gone, whoever
 	// comes next detaches what it left behind. A container has none: its record is the owner.
 	Owner *statefile.Process
 }
 
-// Endpoint is a container's place in the network.
+// Attachment is one network a container is to be in.
+type Attachment struct {
+	Network Network
+	EndpointOptions
+	Names []string // by which the network's other containers find it, its own name first
+}
+
+// Sandbox is a container's network namespace and what is in it.
+type Sandbox struct {
+	ID        string
+	NetNS     string // path of the namespace
+	Endpoints []Endpoint
+	Ports     []Port             // HostPort chosen
+	Servers   []dns.Server       `json:",omitempty"`
+	DNSPort   uint16             `json:",omitempty"` // where the keeper answers inside, on 127.0.0.11
+	Idle      bool               `json:",omitempty"` // its container has ended; others share the namespace
+	Owner     *statefile.Process `json:",omitempty"`
+}
+
+// Endpoint is a container's place in one network.
 type Endpoint struct {
-	ID      string
-	NetNS   string // path of the namespace
-	Address netip.Prefix
-	Gateway netip.Addr
-	MAC     string
-	Veth    string // the host's end of the pair
-	Ports   []Port // HostPort chosen
-	Bridge  string
-	Owner   *statefile.Process `json:",omitempty"`
+	ID          string
+	Network     string // its ID
+	NetworkName string
+	Driver      string
+	Internal    bool         `json:",omitempty"`
+	Routed      bool         `json:",omitempty"` // the interface is the way out, without a gateway
+	Bridge      string       `json:",omitempty"`
+	Interface   string       // inside, such as eth0
+	Veth        string       `json:",omitempty"` // the host's end of the pair
+	Address     netip.Prefix `json:",omitzero"`
+	Address6    netip.Prefix `json:",omitzero"`
+	Gateway     netip.Addr   `json:",omitzero"`
+	Gateway6    netip.Addr   `json:",omitzero"`
+	LinkLocal   []netip.Addr `json:",omitempty"`
+	MAC         string
+	Names       []string `json:",omitempty"`
+	Links       []string `json:",omitempty"`
+	Priority    int      `json:",omitempty"`
 }
 
 // NetNSPath returns where the namespace of container id is, or would be.
 func (m *Manager) NetNSPath(id string) string { return filepath.Join(m.runRoot, "netns", id) }
 
-func (m *Manager) dir() string             { return filepath.Join(m.runRoot, "network") }
-func (m *Manager) record(id string) string { return filepath.Join(m.dir(), "endpoints", id) }
-func (m *Manager) bridgeRecord() string    { return filepath.Join(m.dir(), "bridge.json") }
+func (m *Manager) dir() string                { return filepath.Join(m.runRoot, "network") }
+func (m *Manager) record(id string) string    { return filepath.Join(m.dir(), "endpoints", id) }
+func (m *Manager) share(id string) string     { return filepath.Join(m.dir(), "shares", id) }
+func (m *Manager) zone(network string) string { return filepath.Join(m.dir(), "zones", network) }
+func (m *Manager) bridgeRecord() string       { return filepath.Join(m.dir(), "bridge.json") }
+
+// DNSFile is the dns.Config of container id. It is there while the container is in a
+// network that has names.
+func (m *Manager) DNSFile(id string) string { return filepath.Join(m.dir(), "dns", id) }
+
 func (m *Manager) lock(ctx context.Context) (func() error, error) {
-	return statefile.Lock(ctx, filepath.Join(m.dir(), "lock"), statefile.LockOptions{})
-}
-
-// Attach makes the namespace of container id, connects it to the bridge and publishes
-// its ports. An endpoint that exists already is an errdefs.ErrAlreadyExists; a host port
-// in use is an errdefs.ErrConflict. On error nothing is left behind.
-func (m *Manager) Attach(ctx context.Context, id string, o Options) (ep Endpoint, err error) {
 	if err := m.makeDirs(); err != nil {
-		return Endpoint{}, err
+		return nil, err
 	}
-	unlock, err := m.lock(ctx)
+	unlock, err := statefile.Lock(ctx, filepath.Join(m.dir(), "lock"), statefile.LockOptions{})
 	if err != nil {
-		return Endpoint{}, fmt.Errorf("locking the network: %w", err)
+		return nil, fmt.Errorf("locking the network: %w", err)
 	}
-	defer func() { err = errors.Join(err, unlock()) }()
+	return unlock, nil
+}
 
-	present, err := m.sweep()
+func (m *Manager) makeDirs() error {
+	for _, dir := range []string{filepath.Join(m.dir(), "endpoints"), filepath.Join(m.runRoot, "netns")} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return fmt.Errorf("making the network's directories: %w", err)
+		}
+	}
+	return nil
+}
+
+// Main is the endpoint that has the published ports and, where it has a gateway, the
+// default route. It is nil where nothing leads out.
+func (s *Sandbox) Main() *Endpoint {
+	if ep := defaultRoute(s.Endpoints, false); ep != nil {
+		return ep
+	}
+	return defaultRoute(s.Endpoints, true)
+}
+
+// defaultRoute picks the endpoint that leads out by a family: of the highest priority, then
+// the first by the network's name, as docker does.
+func defaultRoute(list []Endpoint, six bool) (best *Endpoint) {
+	for i := range list {
+		ep := &list[i]
+		leads := ep.Gateway.IsValid() || ep.Routed && ep.Address.IsValid()
+		if six {
+			leads = ep.Gateway6.IsValid()
+		}
+		if ep.Internal || !leads {
+			continue
+		}
+		if best == nil || ep.Priority > best.Priority || ep.Priority == best.Priority && ep.NetworkName < best.NetworkName {
+			best = ep
+		}
+	}
+	return best
+}
+
+// In returns the endpoint in a network, by the network's ID, or nil.
+func (s *Sandbox) In(network string) *Endpoint {
+	i := slices.IndexFunc(s.Endpoints, func(ep Endpoint) bool { return ep.Network == network })
+	if i < 0 {
+		return nil
+	}
+	return &s.Endpoints[i]
+}
+
+// Get returns the sandbox of container id, or an errdefs.ErrNotFound.
+func (m *Manager) Get(id string) (Sandbox, error) {
+	var s Sandbox
+	err := statefile.Read(m.record(id), &s)
+	return s, err
+}
+
+// Members returns the sandboxes in a network, by its ID.
+func (m *Manager) Members(network string) ([]Sandbox, error) {
+	present, err := m.sandboxes()
 	if err != nil {
-		return Endpoint{}, err
+		return nil, err
 	}
-	if _, ok := present[id]; ok {
-		return Endpoint{}, fmt.Errorf("network endpoint of %s: %w", id, errdefs.ErrAlreadyExists)
+	var list []Sandbox
+	for _, s := range sorted(present) {
+		if s.In(network) != nil && !s.Idle {
+			list = append(list, s)
+		}
 	}
-	br, err := m.ensureBridge()
+	return list, nil
+}
+
+// sandboxes reads every record.
+func (m *Manager) sandboxes() (map[string]Sandbox, error) {
+	dir := filepath.Join(m.dir(), "endpoints")
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	present := make(map[string]Sandbox, len(entries))
+	for _, e := range entries {
+		var s Sandbox
+		err := statefile.Read(filepath.Join(dir, e.Name()), &s)
+		if errdefs.IsNotFound(err) || s.ID != e.Name() && err == nil {
+			continue // a temporary file of a writer that died
+		}
+		if err != nil {
+			return nil, err
+		}
+		present[s.ID] = s
+	}
+	return present, nil
+}
+
+func sorted(present map[string]Sandbox) []Sandbox {
+	list := make([]Sandbox, 0, len(present))
+	for _, s := range present {
+		list = append(list, s)
+	}
+	slices.SortFunc(list, func(a, b Sandbox) int { return strings.Compare(a.ID, b.ID) })
+	return list
+}
+
+// sweep detaches the sandboxes whose owners are gone and returns the others.
+func (m *Manager) sweep() (map[string]Sandbox, error) {
+	present, err := m.sandboxes()
 	if err != nil {
-		return Endpoint{}, fmt.Errorf("bridge %s: %w", m.name, err)
+		return nil, err
 	}
-	ep = Endpoint{ID: id, NetNS: m.NetNSPath(id), Gateway: br.Subnet.Addr(), Bridge: m.name, Owner: o.Owner}
-	if ep.Address, err = freeAddress(br.Subnet, present); err != nil {
-		return Endpoint{}, err
-	}
-	ep.MAC, ep.Veth = macOf(ep.Address.Addr()).String(), vethName()
-	if ep.Ports, err = choosePorts(o.Ports, present); err != nil {
-		return Endpoint{}, err
-	}
-	// The record comes first: whatever is made after it is found and unmade by Detach.
-	if err := statefile.Write(m.record(id), ep, statefile.WriteOptions{}); err != nil {
-		return Endpoint{}, err
-	}
-	present[id] = ep
-	err = m.connect(ep, br)
-	if err == nil {
-		err = m.applyRules(br, present, len(ep.Ports) > 0)
-	}
-	if err != nil {
+	for id, s := range present {
+		if s.Owner == nil || s.Owner.Alive() {
+			continue
+		}
 		delete(present, id)
-		return Endpoint{}, errors.Join(fmt.Errorf("connecting %s to %s: %w", id, m.name, err), m.remove(ep, br, present))
+		if err := m.remove(s, present); err != nil {
+			return nil, fmt.Errorf("detaching %s, whose owner is gone: %w", id, err)
+		}
 	}
-	return ep, nil
+	return present, nil
 }
 
-// Detach takes container id off the network and removes its namespace. Detaching what is
-// not attached is no error.
-func (m *Manager) Detach(ctx context.Context, id string) (err error) {
-	if _, err := os.Lstat(m.record(id)); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	unlock, err := m.lock(ctx)
-	if err != nil {
-		return fmt.Errorf("locking the network: %w", err)
-	}
-	defer func() { err = errors.Join(err, unlock()) }()
-	present, err := m.endpoints()
-	if err != nil {
-		return err
-	}
-	ep, ok := present[id]
-	if !ok {
-		return nil
-	}
-	delete(present, id)
-	var br bridge
-	if err := statefile.Read(m.bridgeRecord(), &br); err != nil {
-		return err
-	}
-	return m.remove(ep, br, present)
-}
-
-// Get returns the endpoint of container id, or an errdefs.ErrNotFound.
-func (m *Manager) Get(id string) (Endpoint, error) {
-	var ep Endpoint
-	err := statefile.Read(m.record(id), &ep)
-	return ep, err
-}
-
-// Reset removes the bridge and the rules of this RunRoot. It is a conflict while
-// anything is attached.
+// Reset removes all bridges and rules of this RunRoot. It is a conflict while anything
+// is attached. Definitions stay.
 func (m *Manager) Reset(ctx context.Context) (err error) {
 	if _, err := os.Lstat(m.dir()); errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -193,75 +287,16 @@ func (m *Manager) Reset(ctx context.Context) (err error) {
 	if len(present) > 0 {
 		return fmt.Errorf("bridge %s has %d endpoints: %w", m.name, len(present), errdefs.ErrConflict)
 	}
-	if err := errors.Join(m.dropRules(), removeLink(m.name)); err != nil {
+	defined, err := m.defined()
+	if err != nil {
 		return err
 	}
-	return os.RemoveAll(m.bridgeRecord())
-}
-
-func (m *Manager) makeDirs() error {
-	for _, dir := range []string{filepath.Join(m.dir(), "endpoints"), filepath.Join(m.runRoot, "netns")} {
-		if err := os.MkdirAll(dir, 0o711); err != nil {
-			return fmt.Errorf("making the network's directories: %w", err)
-		}
+	errs := []error{m.dropRules(), removeLink(m.name)}
+	for _, n := range defined {
+		errs = append(errs, m.unmake(n))
 	}
-	return nil
-}
-
-// remove unmakes ep, whose record is still there and which present does not hold any more.
-// The record goes last, so a process that dies here leaves work for the next one.
-func (m *Manager) remove(ep Endpoint, br bridge, present map[string]Endpoint) error {
-	var errs []error
-	if len(ep.Ports) > 0 {
-		errs = append(errs, m.applyRules(br, present, true))
-	}
-	errs = append(errs, removeNetNS(ep.NetNS))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return os.Remove(m.record(ep.ID))
-}
-
-// endpoints reads every record. The caller holds the lock.
-func (m *Manager) endpoints() (map[string]Endpoint, error) {
-	dir := filepath.Join(m.dir(), "endpoints")
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	present := make(map[string]Endpoint, len(entries))
-	for _, e := range entries {
-		var ep Endpoint
-		err := statefile.Read(filepath.Join(dir, e.Name()), &ep)
-		if errdefs.IsNotFound(err) || ep.ID != e.Name() && err == nil {
-			continue // a temporary file of a writer that died
-		}
-		if err != nil {
-			return nil, err
-		}
-		present[ep.ID] = ep
-	}
-	return present, nil
-}
-
-// sweep detaches the endpoints whose owners are gone and returns the others.
-func (m *Manager) sweep() (map[string]Endpoint, error) {
-	present, err := m.endpoints()
-	if err != nil {
-		return nil, err
-	}
-	var br bridge
-	if err := statefile.Read(m.bridgeRecord(), &br); err != nil && !errdefs.IsNotFound(err) {
-		return nil, err
-	}
-	for id, ep := range present {
-		if ep.Owner == nil || ep.Owner.Alive() {
-			continue
-		}
-		delete(present, id)
-		if err := m.remove(ep, br, present); err != nil {
-			return nil, fmt.Errorf("detaching %s, whose owner is gone: %w", id, err)
-		}
-	}
-	return present, nil
+	return os.RemoveAll(m.bridgeRecord())
 }

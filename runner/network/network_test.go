@@ -71,7 +71,7 @@ func in(t *testing.T, path string, f func() error) {
 		}
 		defer home.Close()
 		if path != here {
-			err = enter(path)
+			err = enterNS(path)
 		}
 		if err == nil {
 			err = f()
@@ -86,7 +86,7 @@ func in(t *testing.T, path string, f func() error) {
 	}
 }
 
-func enter(path string) error {
+func enterNS(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -138,9 +138,16 @@ func ask(t *testing.T, path, address string) (string, error) {
 // here stands for the namespace the test runs in.
 const here = ""
 
-func attach(t *testing.T, m *Manager, id string, o Options) Endpoint {
+// attached is a sandbox with the addresses of its first endpoint.
+type attached struct {
+	Sandbox
+	Address netip.Prefix
+	Gateway netip.Addr
+}
+
+func attach(t *testing.T, m *Manager, id string, o Options) attached {
 	t.Helper()
-	ep, err := m.Attach(t.Context(), id, o)
+	s, err := m.Attach(t.Context(), id, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +156,7 @@ func attach(t *testing.T, m *Manager, id string, o Options) Endpoint {
 			t.Error(err)
 		}
 	})
-	return ep
+	return attached{s, s.Endpoints[0].Address, s.Endpoints[0].Gateway}
 }
 
 // outside makes a namespace connected to this one by a cable, 10.9.0.1 here and 10.9.0.2 there.
@@ -160,7 +167,7 @@ func outside(t *testing.T) (path string) {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return err
 		}
-		return holdNetNS(path)
+		return holdNetNS("/proc/thread-self/ns/net", path)
 	})
 	t.Cleanup(func() { removeNetNS(path) })
 	run := func(args ...string) {
@@ -376,7 +383,7 @@ func TestManyAtOnce(t *testing.T) {
 	}
 	dir := t.TempDir()
 	const n = 20
-	eps := make([]Endpoint, n)
+	eps := make([]Sandbox, n)
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Go(func() {
@@ -390,10 +397,10 @@ func TestManyAtOnce(t *testing.T) {
 	wg.Wait()
 	seen := map[netip.Prefix]string{}
 	for _, ep := range eps {
-		if other, ok := seen[ep.Address]; ok {
-			t.Errorf("%s and %s have one address, %s", ep.ID, other, ep.Address)
+		if other, ok := seen[ep.Endpoints[0].Address]; ok {
+			t.Errorf("%s and %s have one address, %s", ep.ID, other, ep.Endpoints[0].Address)
 		}
-		seen[ep.Address] = ep.ID
+		seen[ep.Endpoints[0].Address] = ep.ID
 		if err := New(dir).Detach(t.Context(), ep.ID); err != nil {
 			t.Error(err)
 		}
@@ -422,22 +429,22 @@ func TestFreeSubnet(t *testing.T) {
 			t.Errorf("%s: got %s, %v; want %s", c.name, got, err, c.want)
 		}
 	}
-	if _, err := freeSubnet(prefixes("172.16.0.0/12")); !errdefs.IsResourceExhausted(err) {
+	if _, err := freeSubnet(prefixes("172.16.0.0/12", "192.168.0.0/16", "10.0.0.0/8")); !errdefs.IsResourceExhausted(err) {
 		t.Errorf("all taken: got %v, want resource exhausted", err)
 	}
 }
 
 func TestFreeAddress(t *testing.T) {
 	subnet := netip.MustParsePrefix("10.0.0.1/29")
-	present := map[string]Endpoint{}
+	c, taken := IPAMConfig{Subnet: subnet.Masked(), Gateway: subnet.Addr()}, map[netip.Addr]bool{}
 	for i := 2; i <= 6; i++ {
-		a, err := freeAddress(subnet, present)
+		a, err := c.take(netip.Addr{}, taken)
 		if want := fmt.Sprintf("10.0.0.%d/29", i); err != nil || a.String() != want {
 			t.Fatalf("got %s, %v; want %s", a, err, want)
 		}
-		present[a.String()] = Endpoint{Address: a}
+		taken[a.Addr()] = true
 	}
-	if a, err := freeAddress(subnet, present); !errdefs.IsResourceExhausted(err) {
+	if a, err := c.take(netip.Addr{}, taken); !errdefs.IsResourceExhausted(err) {
 		t.Errorf("full subnet: got %s, %v; want resource exhausted", a, err)
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+
+	"github.com/teu-dev/teu/runner/dns"
 )
 
 // Resolver is the content of a resolv.conf (resolv.conf(5)) as far as containers use it.
@@ -35,6 +37,32 @@ func HostResolver() (Resolver, error) {
 		}
 	}
 	return Resolver{Nameservers: publicNameservers}, nil
+}
+
+// Servers are who is asked for names that a container's networks do not know: those that
+// are given, else the host's. One on the host's loopback is asked from the host.
+func Servers(given []string) ([]dns.Server, error) {
+	if len(given) == 0 {
+		r, err := readResolver("/etc/resolv.conf")
+		if err != nil && !os.IsNotExist(err) {
+			return nil, fmt.Errorf("reading the host's resolver: %w", err)
+		}
+		if given = r.Nameservers; len(given) == 0 {
+			given = publicNameservers
+		}
+		var list []dns.Server
+		for _, s := range given {
+			a, err := netip.ParseAddr(s)
+			// The host reaches its IPv6 and link-local servers, a container may not.
+			list = append(list, dns.Server{Address: s, Host: err == nil && (a.IsLoopback() || a.Is6())})
+		}
+		return list, nil
+	}
+	var list []dns.Server
+	for _, s := range given {
+		list = append(list, dns.Server{Address: s})
+	}
+	return list, nil
 }
 
 func reachable(servers []string) []string {

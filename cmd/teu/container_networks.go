@@ -1,0 +1,172 @@
+package main
+
+import (
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/teu-dev/teu/runner"
+	"github.com/teu-dev/teu/runner/network"
+)
+
+// endpointFlags say how a container is in a network.
+type endpointFlags struct {
+	aliases, links, linkLocal, driverOpts []string
+	ip, ip6, mac                          string
+	priority                              int
+}
+
+func (e *endpointFlags) options() (o network.EndpointOptions, err error) {
+	o = network.EndpointOptions{Aliases: e.aliases, Links: e.links, MAC: e.mac, GwPriority: e.priority}
+	if len(e.driverOpts) > 0 {
+		o.DriverOpts = keyValues(e.driverOpts)
+	}
+	for _, a := range []struct {
+		text string
+		six  bool
+		to   *netip.Addr
+	}{{e.ip, false, &o.IPv4}, {e.ip6, true, &o.IPv6}} {
+		if a.text == "" {
+			continue
+		}
+		if *a.to, err = netip.ParseAddr(a.text); err != nil || a.to.Is6() != a.six {
+			return o, fmt.Errorf("invalid IPv%d address: %s", map[bool]int{false: 4, true: 6}[a.six], a.text)
+		}
+	}
+	for _, text := range e.linkLocal {
+		a, err := netip.ParseAddr(text)
+		if err != nil {
+			return o, fmt.Errorf("invalid link-local address: %s", text)
+		}
+		o.LinkLocalIPs = append(o.LinkLocalIPs, a)
+	}
+	if e.mac != "" {
+		if mac, err := net.ParseMAC(e.mac); err != nil || len(mac) != 6 {
+			return o, fmt.Errorf("%s is not a valid mac address", e.mac)
+		}
+	}
+	return o, nil
+}
+
+// setNetworks understands --network NAME and --network name=NAME,alias=A,ip=…, each as
+// often as there are networks; --ip and the like are of the first.
+func (c *containerFlags) setNetworks(o *runner.Options) error {
+	first, err := c.endpoint.options()
+	if err != nil {
+		return err
+	}
+	o.Links = c.endpoint.links
+	given := len(first.Aliases)+len(first.Links)+len(first.LinkLocalIPs) > 0 || first.IPv4.IsValid() || first.IPv6.IsValid() || first.MAC != ""
+	for i, text := range c.networks {
+		ep, err := parseNetwork(text)
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			o.Network = ep.Network
+			if ep.EndpointOptions, err = merge(ep.EndpointOptions, first); err != nil {
+				return err
+			}
+		}
+		if i > 0 || given || strings.Contains(text, "=") {
+			o.Endpoints = append(o.Endpoints, ep)
+		}
+	}
+	if len(c.networks) == 0 && given {
+		o.Endpoints = []runner.Endpoint{{Network: "bridge", EndpointOptions: first}}
+	}
+	o.MacAddress = c.endpoint.mac
+	for _, ep := range o.Endpoints {
+		private := ep.Network == "host" || ep.Network == "none" || strings.HasPrefix(ep.Network, "container:")
+		if private && len(o.Endpoints) > 1 {
+			return errors.New("conflicting options: cannot attach both user-defined and non-user-defined network-modes")
+		}
+	}
+	return nil
+}
+
+// merge puts the flags of the first network and what its --network says together.
+func merge(ep, flags network.EndpointOptions) (network.EndpointOptions, error) {
+	both := func(what string) error {
+		return fmt.Errorf("conflicting options: cannot specify both --%s and per-network %s", what, what)
+	}
+	switch {
+	case len(ep.Aliases) > 0 && len(flags.Aliases) > 0:
+		return ep, both("network-alias")
+	case ep.IPv4.IsValid() && flags.IPv4.IsValid():
+		return ep, both("ip")
+	case ep.IPv6.IsValid() && flags.IPv6.IsValid():
+		return ep, both("ip6")
+	case ep.MAC != "" && flags.MAC != "":
+		return ep, both("mac-address")
+	}
+	ep.Aliases, ep.Links = slices.Concat(ep.Aliases, flags.Aliases), slices.Concat(ep.Links, flags.Links)
+	ep.LinkLocalIPs = slices.Concat(ep.LinkLocalIPs, flags.LinkLocalIPs)
+	if flags.IPv4.IsValid() {
+		ep.IPv4 = flags.IPv4
+	}
+	if flags.IPv6.IsValid() {
+		ep.IPv6 = flags.IPv6
+	}
+	if flags.MAC != "" {
+		ep.MAC = flags.MAC
+	}
+	return ep, nil
+}
+
+// parseNetwork understands one --network.
+func parseNetwork(text string) (runner.Endpoint, error) {
+	if text == "" || text == "default" {
+		return runner.Endpoint{Network: "bridge"}, nil
+	}
+	if !strings.Contains(text, "=") {
+		return runner.Endpoint{Network: text}, nil
+	}
+	fields, err := csv.NewReader(strings.NewReader(text)).Read()
+	if err != nil {
+		return runner.Endpoint{}, fmt.Errorf("invalid argument %q for --network: %w", text, err)
+	}
+	var e endpointFlags
+	var ep runner.Endpoint
+	for _, field := range fields {
+		key, value, ok := strings.Cut(strings.TrimSpace(field), "=")
+		if !ok || value == "" {
+			return ep, fmt.Errorf("invalid argument %q for --network: invalid field %s", text, field)
+		}
+		switch strings.ToLower(key) {
+		case "name":
+			ep.Network = value
+		case "alias":
+			e.aliases = append(e.aliases, value)
+		case "ip":
+			e.ip = value
+		case "ip6":
+			e.ip6 = value
+		case "mac-address":
+			e.mac = value
+		case "link-local-ip":
+			e.linkLocal = append(e.linkLocal, value)
+		case "driver-opt":
+			e.driverOpts = append(e.driverOpts, value)
+		case "gw-priority":
+			if e.priority, err = strconv.Atoi(value); err != nil {
+				return ep, fmt.Errorf("invalid argument %q for --network: invalid gw-priority (%s)", text, value)
+			}
+		default:
+			return ep, fmt.Errorf("invalid argument %q for --network: invalid field key %s", text, key)
+		}
+	}
+	if ep.Network == "" {
+		return ep, fmt.Errorf("invalid argument %q for --network: network name/id is not specified", text)
+	}
+	if ep.Network == "default" {
+		ep.Network = "bridge"
+	}
+	ep.EndpointOptions, err = e.options()
+	return ep, err
+}

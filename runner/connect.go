@@ -1,0 +1,256 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/runner/keeper"
+	"github.com/teu-dev/teu/runner/network"
+)
+
+// ConnectNetwork puts a container into a network, at once if it runs, and at every start.
+func (e *Engine) ConnectNetwork(ctx context.Context, ref, container string, o network.EndpointOptions) error {
+	n, err := e.network.Find(ref)
+	if err != nil {
+		return err
+	}
+	return e.changeNetworks(ctx, container, func(c *Container, list []Endpoint) ([]Endpoint, error) {
+		if err := e.canConnect(c, n, list); err != nil {
+			return nil, err
+		}
+		ep := Endpoint{Network: n.Name, EndpointOptions: o}
+		if err := e.checkEndpoint(n, ep); err != nil {
+			return nil, err
+		}
+		if !ended(c.State) {
+			if _, err := e.network.Connect(ctx, c.ID, c.attachment(n, ep)); err != nil {
+				return nil, err
+			}
+		}
+		return append(list, ep), nil
+	})
+}
+
+// DisconnectNetwork takes a container out of a network. With force a container that is
+// gone is no error.
+func (e *Engine) DisconnectNetwork(ctx context.Context, ref, container string, force bool) error {
+	n, err := e.network.Find(ref)
+	if err != nil {
+		return err
+	}
+	err = e.changeNetworks(ctx, container, func(c *Container, list []Endpoint) ([]Endpoint, error) {
+		if n.Driver == "host" || c.Options.networkMode() == "host" {
+			return nil, worded(errdefs.ErrPermissionDenied, "container cannot be disconnected from host network or connected to host network")
+		}
+		kept := slices.DeleteFunc(slices.Clone(list), func(ep Endpoint) bool { return e.sameNetwork(ep.Network, n) })
+		if len(kept) == len(list) {
+			return nil, worded(errdefs.ErrPermissionDenied, "container %s is not connected to network %s", c.ID, n.Name)
+		}
+		if !ended(c.State) {
+			if _, err := e.network.Disconnect(ctx, c.ID, n.ID); err != nil && !errors.Is(err, errdefs.ErrNotFound) {
+				return nil, err
+			}
+		}
+		return kept, nil
+	})
+	if force && errors.Is(err, errdefs.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// changeNetworks lets change replace the list of a container's networks, under its lock,
+// and tells the container and its keeper.
+func (e *Engine) changeNetworks(ctx context.Context, ref string, change func(*Container, []Endpoint) ([]Endpoint, error)) error {
+	c, err := e.Get(ctx, ref)
+	if err != nil {
+		return err
+	}
+	unlock, err := e.lock(ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if c, err = e.load(c.ID); err != nil {
+		return missing(err, ref)
+	}
+	list, err := e.endpoints(c)
+	if err != nil {
+		return err
+	}
+	if list, err = change(c, list); err != nil {
+		return err
+	}
+	if err := statefile.Write(e.endpointsFile(c.ID), list, statefile.WriteOptions{Durable: true}); err != nil {
+		return err
+	}
+	return e.networkChanged(ctx, c)
+}
+
+// networkChanged lets a running container and its keeper know.
+func (e *Engine) networkChanged(ctx context.Context, c *Container) error {
+	if ended(c.State) {
+		return nil
+	}
+	s, err := e.network.Get(c.ID)
+	if err != nil {
+		return err
+	}
+	if err := e.writeFiles(ctx, c, s); err != nil {
+		return err
+	}
+	k, err := e.client(ctx, c)
+	if err == nil {
+		err = k.Network(ctx, keeper.NetworkOptions{DNS: e.network.DNSFile(c.ID), Forwards: forwards(s)})
+	}
+	if errors.Is(err, errdefs.ErrConflict) || errors.Is(err, errdefs.ErrUnavailable) {
+		return nil // it has just ended
+	}
+	return err
+}
+
+// canConnect refuses what docker refuses.
+func (e *Engine) canConnect(c *Container, n network.Network, list []Endpoint) error {
+	switch mode := c.Options.networkMode(); {
+	case n.Driver == "host" || mode == "host":
+		return worded(errdefs.ErrPermissionDenied, "container cannot be disconnected from host network or connected to host network")
+	case n.Driver == "null" || mode == "none":
+		return worded(errdefs.ErrPermissionDenied, "container cannot be connected to multiple networks with one of the networks in private (none) mode")
+	case c.Options.networkContainer() != "":
+		return worded(errdefs.ErrPermissionDenied, "container sharing network namespace with another container or host cannot be connected to any other network")
+	}
+	for _, ep := range list {
+		if e.sameNetwork(ep.Network, n) {
+			return worded(errdefs.ErrPermissionDenied, "endpoint with name %s already exists in network %s", c.Name, n.Name)
+		}
+	}
+	return nil
+}
+
+func (e *Engine) sameNetwork(ref string, n network.Network) bool {
+	if ref == n.Name || ref == n.ID {
+		return true
+	}
+	other, err := e.network.Find(ref)
+	return err == nil && other.ID == n.ID
+}
+
+// endpoints are the networks a container is or would be in: those it was created with,
+// until one was connected or disconnected.
+func (e *Engine) endpoints(c *Container) (list []Endpoint, err error) {
+	err = statefile.Read(e.endpointsFile(c.ID), &list)
+	if errdefs.IsNotFound(err) {
+		return c.Options.endpoints(), nil
+	}
+	return list, err
+}
+
+// endpoints are the networks the options ask for, the one of Network first.
+func (o *Options) endpoints() []Endpoint {
+	mode := o.networkMode()
+	if mode == "host" || mode == "none" || o.networkContainer() != "" {
+		return nil
+	}
+	list := slices.Clone(o.Endpoints)
+	first := Endpoint{Network: mode}
+	i := slices.IndexFunc(list, func(ep Endpoint) bool { return ep.Network == mode || ep.Network == "default" && mode == "bridge" })
+	if i >= 0 {
+		first = list[i]
+		first.Network = mode
+		list = slices.Delete(list, i, i+1)
+	}
+	if first.MAC == "" {
+		first.MAC = o.MacAddress
+	}
+	if mode != "bridge" && len(first.Links) == 0 {
+		first.Links = o.Links
+	}
+	return append([]Endpoint{first}, list...)
+}
+
+// attachment is how a container is in a network, with the names it has there.
+func (c *Container) attachment(n network.Network, ep Endpoint) network.Attachment {
+	names := []string{c.Name}
+	for _, name := range append(slices.Clone(ep.Aliases), c.ID[:12], c.Hostname) {
+		if name != "" && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return network.Attachment{Network: n, EndpointOptions: ep.EndpointOptions, Names: names}
+}
+
+// attachments are all networks of a container that starts.
+func (e *Engine) attachments(c *Container) (list []network.Attachment, err error) {
+	endpoints, err := e.endpoints(c)
+	if err != nil {
+		return nil, err
+	}
+	for _, ep := range endpoints {
+		n, err := e.networkOf(ep)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, c.attachment(n, ep))
+	}
+	return list, nil
+}
+
+// networkOf finds the network of an endpoint, the default one without reading anything.
+func (e *Engine) networkOf(ep Endpoint) (network.Network, error) {
+	if ep.Network == "bridge" {
+		return e.network.Default(), nil
+	}
+	return e.network.Find(ep.Network)
+}
+
+// checkNetworks refuses networks that are not there and wishes that they cannot fulfil.
+func (e *Engine) checkNetworks(o *Options) error {
+	const conflict = "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
+	list := o.endpoints()
+	if len(list) == 0 && len(o.Endpoints) > 1 {
+		return worded(errdefs.ErrInvalidArgument, conflict)
+	}
+	seen := map[string]bool{}
+	for _, ep := range list {
+		n, err := e.networkOf(ep)
+		if err != nil {
+			return err
+		}
+		switch {
+		case n.Driver == "host" || n.Driver == "null":
+			return worded(errdefs.ErrInvalidArgument, conflict)
+		case seen[n.ID]:
+			return worded(errdefs.ErrInvalidArgument, "network %q is specified multiple times", n.Name)
+		case n.ConfigOnly:
+			return worded(errdefs.ErrPermissionDenied, "cannot attach to the configuration-only network %s", n.Name)
+		}
+		seen[n.ID] = true
+		if err := e.checkEndpoint(n, ep); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *Engine) checkEndpoint(n network.Network, ep Endpoint) error {
+	if n.ID == e.network.Default().ID {
+		if ep.IPv4.IsValid() || ep.IPv6.IsValid() {
+			return worded(errdefs.ErrInvalidArgument, "user specified IP address is supported on user defined networks only")
+		}
+		if len(ep.Aliases) > 0 {
+			return worded(errdefs.ErrInvalidArgument, "network-scoped aliases are only supported for user-defined networks")
+		}
+		return nil
+	}
+	for _, want := range []netip.Addr{ep.IPv4, ep.IPv6} {
+		if want.IsValid() && !slices.ContainsFunc(n.IPAM.Config, func(c network.IPAMConfig) bool { return c.Subnet.Contains(want) }) {
+			return worded(errdefs.ErrInvalidArgument, "invalid config for network %s: invalid endpoint settings:\nno configured subnet contains IP address %s", n.Name, want)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,452 @@
+package network
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/cache/statefile"
+)
+
+// Attach makes the namespace of container id, connects it to its networks and publishes
+// its ports. A sandbox that exists already is an errdefs.ErrAlreadyExists, unless it was
+// kept for those who share it; a host port in use is an errdefs.ErrConflict. On error
+// nothing is left behind.
+func (m *Manager) Attach(ctx context.Context, id string, o Options) (s Sandbox, err error) {
+	unlock, err := m.lock(ctx)
+	if err != nil {
+		return Sandbox{}, err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	present, err := m.sweep()
+	if err != nil {
+		return Sandbox{}, err
+	}
+	if len(o.Networks) == 0 {
+		o.Networks = []Attachment{{Network: m.Default()}}
+	}
+	if old, ok := present[id]; ok {
+		if !old.Idle {
+			return Sandbox{}, fmt.Errorf("network endpoint of %s: %w", id, errdefs.ErrAlreadyExists)
+		}
+		return m.revive(old, o, present)
+	}
+	s = Sandbox{ID: id, NetNS: m.NetNSPath(id), Owner: o.Owner, Servers: o.Servers}
+	plan, err := m.choose(&s, o, present)
+	if err != nil {
+		return Sandbox{}, err
+	}
+	// The record comes first: whatever is made after it is found and unmade by Detach.
+	if err := m.save(s, present); err != nil {
+		return Sandbox{}, err
+	}
+	err = m.build(s, plan, true)
+	if err == nil {
+		err = m.publish(s, present, len(s.Ports) > 0 || anyMade(plan))
+	}
+	if err != nil {
+		delete(present, id)
+		return Sandbox{}, errors.Join(fmt.Errorf("connecting %s: %w", id, err), m.remove(s, present))
+	}
+	return s, nil
+}
+
+// wire is an endpoint with the network it is made in.
+type wire struct {
+	ep   Endpoint
+	br   bridge
+	made bool // the bridge was not there
+	n    Network
+}
+
+func anyMade(plan []wire) bool { return slices.ContainsFunc(plan, func(w wire) bool { return w.made }) }
+
+// choose settles addresses, names and ports of a new sandbox.
+func (m *Manager) choose(s *Sandbox, o Options, present map[string]Sandbox) (plan []wire, err error) {
+	for _, a := range o.Networks {
+		w, err := m.place(s, a, present)
+		if err != nil {
+			return nil, err
+		}
+		s.Endpoints = append(s.Endpoints, w.ep)
+		plan = append(plan, w)
+	}
+	if s.Ports, err = choosePorts(o.Ports, present); err != nil {
+		return nil, err
+	}
+	return plan, m.addDNS(s)
+}
+
+// place settles one endpoint of s.
+func (m *Manager) place(s *Sandbox, a Attachment, present map[string]Sandbox) (wire, error) {
+	n := a.Network
+	w := wire{n: n}
+	var err error
+	if n.Driver == "bridge" {
+		if w.br, w.made, err = m.ensureBridge(n); err != nil {
+			return w, fmt.Errorf("bridge of network %s: %w", n.Name, err)
+		}
+	} else if err := m.ensureParent(n); err != nil {
+		return w, fmt.Errorf("network %s: %w", n.Name, err)
+	}
+	w.ep = Endpoint{
+		ID: newID(), Network: n.ID, NetworkName: n.Name, Driver: n.Driver, Internal: n.Internal, Bridge: w.br.Name, Routed: routed(n),
+		Interface: freeInterface(s, n, a), LinkLocal: a.LinkLocalIPs, MAC: a.MAC, Names: a.Names, Links: a.Links, Priority: a.GwPriority,
+	}
+	if err := chooseAddresses(&w.ep, n, w.br, a, present); err != nil {
+		return w, err
+	}
+	if w.ep.MAC == "" && n.Driver != "ipvlan" { // ipvlan has its parent's
+		w.ep.MAC = macFor(w.ep)
+	}
+	if n.Driver == "bridge" {
+		w.ep.Veth = vethName()
+	}
+	return w, nil
+}
+
+// freeInterface is the name of an interface that the sandbox does not have yet.
+func freeInterface(s *Sandbox, n Network, a Attachment) string {
+	taken := func(name string) bool {
+		return slices.ContainsFunc(s.Endpoints, func(ep Endpoint) bool { return ep.Interface == name })
+	}
+	if name := a.DriverOpts["com.docker.network.endpoint.ifname"]; name != "" && !taken(name) {
+		return name
+	}
+	prefix := n.Options["com.docker.network.container_iface_prefix"]
+	if prefix == "" {
+		prefix = "eth"
+	}
+	for i := 0; ; i++ {
+		if name := fmt.Sprint(prefix, i); !taken(name) {
+			return name
+		}
+	}
+}
+
+// addDNS gives the sandbox a port for the keeper's responder if a network has names.
+// It is outside the kernel's ephemeral ports (ip_local_port_range), so that nothing in the
+// container takes it by chance.
+func (m *Manager) addDNS(s *Sandbox) error {
+	named := slices.ContainsFunc(s.Endpoints, func(ep Endpoint) bool { return m.hasNames(ep.Network) })
+	if !named || s.DNSPort != 0 {
+		return nil
+	}
+	n, err := rand.Int(rand.Reader, big.NewInt(4000))
+	s.DNSPort = uint16(61100 + n.Int64())
+	return err
+}
+
+// hasNames says whether containers find each other by name: in all networks but the default.
+func (m *Manager) hasNames(network string) bool { return network != m.Default().ID }
+
+// save writes the record of s and puts it among the present.
+func (m *Manager) save(s Sandbox, present map[string]Sandbox) error {
+	present[s.ID] = s
+	return statefile.Write(m.record(s.ID), s, statefile.WriteOptions{})
+}
+
+// publish makes names and rules follow the present sandboxes, of which s has changed.
+func (m *Manager) publish(s Sandbox, present map[string]Sandbox, rules bool) error {
+	if err := m.applyRules(present, rules); err != nil {
+		return err
+	}
+	return m.writeNames(s, present)
+}
+
+// Detach takes container id off its networks and removes its namespace, or keeps that for
+// the containers that share it. Detaching what is not attached is no error.
+func (m *Manager) Detach(ctx context.Context, id string) (err error) {
+	_, noRecord := os.Lstat(m.record(id))
+	_, noShare := os.Lstat(m.share(id))
+	if errors.Is(noRecord, fs.ErrNotExist) && errors.Is(noShare, fs.ErrNotExist) {
+		return nil
+	}
+	unlock, err := m.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	present, err := m.sandboxes()
+	if err != nil {
+		return err
+	}
+	if noShare == nil {
+		if err := m.unshare(id, present); err != nil {
+			return err
+		}
+	}
+	s, ok := present[id]
+	if !ok {
+		return nil
+	}
+	users, err := m.users(id)
+	if err != nil {
+		return err
+	}
+	delete(present, id)
+	if len(users) > 0 {
+		return m.rest(s, present)
+	}
+	return m.remove(s, present)
+}
+
+// remove unmakes s, whose record is still there and which present does not hold any more.
+// The record goes last, so a process that dies here leaves work for the next one.
+func (m *Manager) remove(s Sandbox, present map[string]Sandbox) error {
+	var errs []error
+	if len(s.Ports) > 0 {
+		errs = append(errs, m.applyRules(present, true))
+	}
+	errs = append(errs, m.writeNames(s, present), os.RemoveAll(m.DNSFile(s.ID)), removeNetNS(s.NetNS))
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return os.Remove(m.record(s.ID))
+}
+
+// rest keeps the namespace of a container that has ended for those who share it.
+func (m *Manager) rest(s Sandbox, present map[string]Sandbox) error {
+	published := len(s.Ports) > 0
+	s.Idle, s.Ports = true, nil
+	return errors.Join(m.save(s, present), m.publish(s, present, published))
+}
+
+// revive gives a container that starts again the namespace that was kept.
+func (m *Manager) revive(s Sandbox, o Options, present map[string]Sandbox) (_ Sandbox, err error) {
+	old := s.Endpoints
+	s.Idle, s.Endpoints, s.Servers = false, nil, o.Servers
+	var fresh, stale []wire
+	for _, a := range o.Networks {
+		i := slices.IndexFunc(old, func(ep Endpoint) bool { return ep.Network == a.Network.ID })
+		if i < 0 {
+			continue
+		}
+		ep := old[i]
+		ep.Names, ep.Links, ep.Priority = a.Names, a.Links, a.GwPriority
+		s.Endpoints = append(s.Endpoints, ep)
+		old = slices.Delete(old, i, i+1)
+	}
+	for _, a := range o.Networks {
+		if s.In(a.Network.ID) != nil {
+			continue
+		}
+		w, err := m.place(&s, a, present)
+		if err != nil {
+			return Sandbox{}, err
+		}
+		s.Endpoints = append(s.Endpoints, w.ep)
+		fresh = append(fresh, w)
+	}
+	for _, ep := range old {
+		stale = append(stale, wire{ep: ep})
+	}
+	if s.Ports, err = choosePorts(o.Ports, present); err != nil {
+		return Sandbox{}, err
+	}
+	if err := errors.Join(m.addDNS(&s), m.save(s, present)); err != nil {
+		return Sandbox{}, err
+	}
+	if len(stale) > 0 {
+		err = m.unplug(s, stale)
+	}
+	if err == nil && len(fresh) > 0 {
+		err = m.build(s, fresh, false)
+	}
+	if err == nil {
+		err = m.publish(s, present, true)
+	}
+	if err != nil {
+		return Sandbox{}, errors.Join(err, m.rest(s, present))
+	}
+	return s, nil
+}
+
+// Share notes that container user is in the namespace of container owner, whose first
+// process is init, and returns the namespace's path. The note goes with the user's Detach.
+func (m *Manager) Share(ctx context.Context, owner string, init int, user string) (netns string, err error) {
+	unlock, err := m.lock(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	if _, err := m.Get(owner); errdefs.IsNotFound(err) {
+		// It has no network; its namespace is held from now on.
+		s := Sandbox{ID: owner, NetNS: m.NetNSPath(owner)}
+		if err := statefile.Write(m.record(owner), s, statefile.WriteOptions{}); err != nil {
+			return "", err
+		}
+		if err := holdNetNS(fmt.Sprintf("/proc/%d/ns/net", init), s.NetNS); err != nil {
+			return "", errors.Join(err, removeNetNS(s.NetNS), os.Remove(m.record(owner)))
+		}
+	} else if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(filepath.Dir(m.share(user)), 0o711); err != nil {
+		return "", err
+	}
+	if err := os.Remove(m.share(user)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	return m.NetNSPath(owner), os.Symlink(owner, m.share(user))
+}
+
+// unshare ends a share; the last one of a container that has ended takes the namespace along.
+func (m *Manager) unshare(user string, present map[string]Sandbox) error {
+	owner, err := os.Readlink(m.share(user))
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(m.share(user)); err != nil {
+		return err
+	}
+	users, err := m.users(owner)
+	s, ok := present[owner]
+	if err != nil || !ok || !s.Idle || len(users) > 0 {
+		return err
+	}
+	delete(present, owner)
+	return m.remove(s, present)
+}
+
+// users lists the containers that share the namespace of owner.
+func (m *Manager) users(owner string) (list []string, err error) {
+	entries, err := os.ReadDir(filepath.Join(m.dir(), "shares"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, e := range entries {
+		if target, err := os.Readlink(m.share(e.Name())); err == nil && target == owner {
+			list = append(list, e.Name())
+		}
+	}
+	return list, nil
+}
+
+// Connect puts a container that is attached into one more network.
+func (m *Manager) Connect(ctx context.Context, id string, a Attachment) (s Sandbox, err error) {
+	unlock, err := m.lock(ctx)
+	if err != nil {
+		return Sandbox{}, err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	present, err := m.sweep()
+	if err != nil {
+		return Sandbox{}, err
+	}
+	before, ok := present[id]
+	if !ok {
+		return Sandbox{}, fmt.Errorf("network endpoint of %s: %w", id, errdefs.ErrNotFound)
+	}
+	s = before
+	s.Endpoints = slices.Clone(before.Endpoints)
+	w, err := m.place(&s, a, present)
+	if err != nil {
+		return Sandbox{}, err
+	}
+	s.Endpoints = append(s.Endpoints, w.ep)
+	if err := errors.Join(m.addDNS(&s), m.save(s, present)); err != nil {
+		return Sandbox{}, err
+	}
+	if err = m.build(s, []wire{w}, false); err == nil {
+		err = m.publish(s, present, len(s.Ports) > 0 || w.made)
+	}
+	if err != nil {
+		return Sandbox{}, errors.Join(err, m.unplug(before, []wire{w}), m.save(before, present), m.publish(before, present, len(s.Ports) > 0))
+	}
+	return s, nil
+}
+
+// Disconnect takes a container that is attached out of a network.
+func (m *Manager) Disconnect(ctx context.Context, id, network string) (s Sandbox, err error) {
+	unlock, err := m.lock(ctx)
+	if err != nil {
+		return Sandbox{}, err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	present, err := m.sweep()
+	if err != nil {
+		return Sandbox{}, err
+	}
+	s, ok := present[id]
+	if !ok || s.In(network) == nil {
+		return Sandbox{}, fmt.Errorf("network endpoint of %s: %w", id, errdefs.ErrNotFound)
+	}
+	gone := *s.In(network)
+	s.Endpoints = slices.DeleteFunc(slices.Clone(s.Endpoints), func(ep Endpoint) bool { return ep.Network == network })
+	// The interface goes before the record: else a crash between would leave it for ever.
+	if err := m.unplug(s, []wire{{ep: gone}}); err != nil {
+		return Sandbox{}, err
+	}
+	if err := m.save(s, present); err != nil {
+		return Sandbox{}, err
+	}
+	changed := s
+	changed.Endpoints = append(slices.Clone(s.Endpoints), gone)
+	if err := m.applyRules(present, len(s.Ports) > 0); err != nil {
+		return Sandbox{}, err
+	}
+	return s, m.writeNames(changed, present)
+}
+
+// Rename gives a container that is attached other names in its networks.
+func (m *Manager) Rename(ctx context.Context, id string, names func(Endpoint) []string) (err error) {
+	if _, err := os.Lstat(m.record(id)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	unlock, err := m.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	present, err := m.sandboxes()
+	if err != nil {
+		return err
+	}
+	s, ok := present[id]
+	if !ok {
+		return nil
+	}
+	for i := range s.Endpoints {
+		s.Endpoints[i].Names = names(s.Endpoints[i])
+	}
+	return errors.Join(m.save(s, present), m.writeNames(s, present))
+}
+
+func newID() string {
+	var b [32]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// vethName returns a name for the host's end of a pair, within the kernel's limit of 15
+// bytes. It is never the same again: the kernel takes its time to remove the pair of a
+// container that was just stopped, and it may be starting already.
+func vethName() string {
+	var b [5]byte
+	rand.Read(b[:])
+	return "veth" + hex.EncodeToString(b[:])
+}
+
+// validInterface says whether the kernel takes name for an interface (dev_valid_name).
+func validInterface(name string) bool {
+	if name == "" || len(name) >= unix.IFNAMSIZ || name == "." || name == ".." {
+		return false
+	}
+	for i := range len(name) {
+		if c := name[i]; c == '/' || c == ':' || c <= ' ' || c > '~' {
+			return false
+		}
+	}
+	return true
+}
