@@ -169,7 +169,7 @@ func writeNew(ctx context.Context, parent *os.File, base string, h *tar.Header, 
 }
 
 // zeros is what a hole of a sparse file is read as.
-var zeros = make([]byte, 1<<20)
+var zeros [64 << 10]byte
 
 // link makes a hard link to another entry. A symbolic link there is linked to, not followed.
 func (x *extractor) link(parent *os.File, base, target string) error {
