@@ -47,7 +47,7 @@ func (e *Engine) Create(ctx context.Context, name string, o Options) (_ *Contain
 		return nil, err
 	}
 	c := &Container{Config: Config{
-		ID: newID(), Created: time.Now().UTC(), Options: o,
+		ID: e.claimID(), Created: time.Now().UTC(), Options: o,
 		ImageID: img.Manifest.Config.Digest, Manifest: img.Descriptor.Digest, ImageConfig: img.Config.Config,
 		ImageHealth: imageHealth(img.RawConfig),
 	}}

@@ -54,9 +54,11 @@ type Parts struct {
 type Engine struct {
 	Parts
 	network  *network.Manager
-	warmOnce sync.Once
-	warming  sync.WaitGroup
 	consoles sync.Map // exec ID -> *Exec, of those this process started
+
+	warmMu   sync.Mutex
+	warm     *spare // see WarmUp
+	reserved string // its container's ID, until there is one
 }
 
 // Open returns the engine of a root. Nothing is read or made yet.

@@ -38,8 +38,6 @@ func (e *Engine) Start(ctx context.Context, ref string, o StartOptions) (*Sessio
 	if err != nil {
 		return nil, err
 	}
-	e.WarmUp()
-	defer e.warming.Wait()
 	unlock, err := e.lock(ctx, c.ID)
 	if err != nil {
 		return nil, err
@@ -57,6 +55,8 @@ func (e *Engine) Start(ctx context.Context, ref string, o StartOptions) (*Sessio
 	case keeper.Removing:
 		return nil, worded(errdefs.ErrConflict, "container %s is marked for removal and cannot be started", c.ID)
 	}
+	keeps := e.claimSpare(c.ID)
+	defer keeps.close()
 	if err := e.finish(ctx, c); err != nil {
 		return nil, fmt.Errorf("cleaning up after the last run: %w", err)
 	}
@@ -65,7 +65,7 @@ func (e *Engine) Start(ctx context.Context, ref string, o StartOptions) (*Sessio
 	if err := e.writeState(c); err != nil {
 		return nil, err
 	}
-	stream, err := e.begin(ctx, c, o)
+	stream, err := e.begin(ctx, c, keeps, o)
 	if err != nil {
 		return nil, errors.Join(err, e.failedStart(context.WithoutCancel(ctx), c))
 	}
@@ -84,8 +84,8 @@ func (e *Engine) failedStart(ctx context.Context, c *Container) error {
 	return e.finish(ctx, now)
 }
 
-// begin makes everything volatile and the keeper.
-func (e *Engine) begin(ctx context.Context, c *Container, o StartOptions) (*keeper.Stream, error) {
+// begin makes everything volatile and gives it to the keeper.
+func (e *Engine) begin(ctx context.Context, c *Container, keeps *spare, o StartOptions) (*keeper.Stream, error) {
 	if err := os.MkdirAll(e.runDir(c.ID), 0o700); err != nil {
 		return nil, err
 	}
@@ -97,12 +97,11 @@ func (e *Engine) begin(ctx context.Context, c *Container, o StartOptions) (*keep
 	if err != nil {
 		return nil, err
 	}
-	b, err := e.Keeper()
+	k, err := keeps.keeper()
 	if err != nil {
 		return nil, err
 	}
-	k := keeper.StartOptions{Attach: o.Attach, Claim: o.Attach != nil}
-	stream, err := keeper.Start(ctx, b, cfg, p.program, k)
+	stream, err := k.Start(ctx, cfg, p.program, keeper.StartOptions{Attach: o.Attach, Claim: o.Attach != nil})
 	if err != nil {
 		return nil, fmt.Errorf("starting container %s: %w", c.Name, err)
 	}

@@ -17,11 +17,10 @@ func (a *app) engine() *runner.Engine {
 	return a.runner
 }
 
-// keeper returns the keeper's executable, sealed in memory. It stays open until the
-// process ends.
+// keeper returns the keeper's executable. It stays open until the process ends.
 func (a *app) keeper() (*keeper.Binary, error) {
 	a.sealing.Do(func() {
-		b, err := keeper.Share(keeperELF, filepath.Join(a.runRoot, "keeper"))
+		b, err := keeper.Share(keeperELF, filepath.Join(a.runRoot, "keepers"))
 		if err != nil {
 			err = fmt.Errorf("preparing the keeper: %w", err)
 		}

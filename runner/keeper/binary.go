@@ -1,31 +1,29 @@
 package keeper
 
 import (
-	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
-	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/cache/mount"
 )
 
-// Binary is the keeper's executable in a sealed memfd: nobody can change what keepers
-// execute, not even a container that gets hold of /proc/PID/exe (CVE-2019-5736).
-type Binary struct {
-	f      *os.File
-	record string // where the next keeper is to be recorded, see Share
-}
+// Binary is the keeper's executable, open in a form that nobody can change, not even a
+// container that gets hold of /proc/PID/exe (CVE-2019-5736): see [Share] and [Seal].
+type Binary struct{ f *os.File }
 
 // seals forbid every change of the memfd, and further seals.
 const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
 
-// highDescriptor keeps the memfd's number clear of those a child's files get, a handful.
+// highDescriptor keeps the executable's number clear of those a child's files get, a handful.
 // It is below 64: beyond, the kernel makes the table of descriptors larger, and in a process
 // with threads waits for an RCU grace period first, 5 to 20 ms (fs/file.c, expand_fdtable).
 const highDescriptor = 48
@@ -50,70 +48,106 @@ func Seal(elf []byte) (*Binary, error) {
 	return moved(low)
 }
 
-// moved is the Binary of f under a number that is out of the way. f stays the caller's.
+// moved is the Binary of f, under a number that is out of the way. f stays the caller's.
 func moved(f *os.File) (*Binary, error) {
 	high, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, highDescriptor)
 	if err != nil {
 		return nil, fmt.Errorf("moving the keeper's descriptor: %w", err)
 	}
-	return &Binary{f: os.NewFile(uintptr(high), "teu-keeper")}, nil
+	return &Binary{os.NewFile(uintptr(high), "teu-keeper")}, nil
 }
 
-// Share returns the executable of a keeper that runs, so that all keepers have it in
-// memory once. record is a file that names one; if there is none, or it executes
-// something else, the executable is sealed anew and its first keeper recorded.
-func Share(elf []byte, record string) (*Binary, error) {
-	if b, err := running(elf, record); err == nil {
-		return b, nil
-	}
-	b, err := Seal(elf)
+// Share returns the executable from a file below dir, a directory of root's, which is
+// written when it is not there. All keepers then have it in memory once, and starting one
+// copies nothing. They execute it through an overlay mount of their own that has no upper
+// directory: nobody can write to it, whatever mount and whatever link it is reached by.
+// Where such mounts cannot be made it is sealed in memory.
+//
+// The file is known by the teu whose embedded bytes it has: elf is of the running one.
+func Share(elf []byte, dir string) (*Binary, error) {
+	name, err := selfName()
 	if err == nil {
-		b.record = record
+		var b *Binary
+		if b, err = share(elf, dir, name); err == nil {
+			return b, nil
+		}
 	}
-	return b, err
+	b, e := Seal(elf)
+	if e != nil {
+		return nil, errors.Join(e, err)
+	}
+	return b, nil
 }
 
-func running(elf []byte, record string) (*Binary, error) {
-	var p statefile.Process
-	if err := statefile.Read(record, &p); err != nil {
-		return nil, err
+// selfName tells the running executable from all others that were or will be there.
+func selfName() (string, error) {
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/self/exe", &st); err != nil {
+		return "", &os.PathError{Op: "stat", Path: "/proc/self/exe", Err: err}
 	}
-	f, err := os.Open(fmt.Sprintf("/proc/%d/exe", p.PID))
+	return fmt.Sprintf("%x-%x-%x-%x", st.Dev, st.Ino, st.Size, st.Ctim.Nano()), nil
+}
+
+const sharedName = "teu-keeper"
+
+func share(elf []byte, dir, name string) (*Binary, error) {
+	b, err := openShared(filepath.Join(dir, name))
+	if !errors.Is(err, fs.ErrNotExist) {
+		return b, err
+	}
+	if err := writeShared(elf, dir, name); err != nil {
+		return nil, fmt.Errorf("writing the keeper to %s: %w", dir, err)
+	}
+	return openShared(filepath.Join(dir, name))
+}
+
+func openShared(dir string) (*Binary, error) {
+	m, err := mount.Overlay{Lowers: []string{dir}}.Open()
 	if err != nil {
 		return nil, err
 	}
+	defer m.Close()
+	fd, err := unix.Openat(int(m.Fd()), sharedName, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: filepath.Join(dir, sharedName), Err: err}
+	}
+	f := os.NewFile(uintptr(fd), sharedName)
 	defer f.Close()
-	// The number may be of another process by now; what counts is what it executes.
-	if got, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0); err != nil || got&seals != seals {
-		return nil, fmt.Errorf("the executable of %d is not sealed: %w", p.PID, errdefs.ErrFailedPrecondition)
-	}
-	st, err := f.Stat()
-	if err != nil || st.Size() != int64(len(elf)) {
-		return nil, fmt.Errorf("the executable of %d is another: %w", p.PID, errdefs.ErrFailedPrecondition)
-	}
-	theirs, err := unix.Mmap(int(f.Fd()), 0, len(elf), unix.PROT_READ, unix.MAP_SHARED)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Munmap(theirs)
-	if !bytes.Equal(theirs, elf) {
-		return nil, fmt.Errorf("the executable of %d is another: %w", p.PID, errdefs.ErrFailedPrecondition)
-	}
 	return moved(f)
 }
 
-// recordKeeper lets the next teu share what a keeper executes. That it fails costs memory
-// and nothing else.
-func (b *Binary) recordKeeper(pid int) {
-	if b.record == "" {
-		return
+// writeShared makes dir/name with the file in it, at once, and removes those of other
+// versions, of which running keepers keep theirs.
+func writeShared(elf []byte, dir, name string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
 	}
-	if p, err := statefile.Identify(pid); err == nil {
-		statefile.Write(b.record, &p, statefile.WriteOptions{})
+	others, err := os.ReadDir(dir)
+	if err != nil {
+		return err
 	}
+	tmp, err := os.MkdirTemp(dir, "new-")
+	if err != nil {
+		return err
+	}
+	err = os.WriteFile(filepath.Join(tmp, sharedName), elf, 0o500)
+	if err == nil {
+		err = os.Rename(tmp, filepath.Join(dir, name))
+	}
+	if err != nil {
+		os.RemoveAll(tmp)
+		if errors.Is(err, fs.ErrExist) { // another process was as fast
+			return nil
+		}
+		return err
+	}
+	for _, d := range others {
+		os.RemoveAll(filepath.Join(dir, d.Name()))
+	}
+	return nil
 }
 
-// Close releases the memfd. Running keepers keep theirs.
+// Close closes the executable. Running keepers keep theirs.
 func (b *Binary) Close() error { return b.f.Close() }
 
 // environment is all of a keeper's: it must not inherit credentials. It starts without
@@ -124,17 +158,17 @@ func environment() []string {
 
 // spawn starts a keeper in a session of its own and returns the connection to it. The
 // process is reaped when it ends, by a goroutine that lives as long.
-func (b *Binary) spawn(stderr *os.File, args ...string) (c *conn, pid int, err error) {
+func (b *Binary) spawn(stderr *os.File, args ...string) (*conn, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		return nil, 0, fmt.Errorf("socketpair: %w", err)
+		return nil, fmt.Errorf("socketpair: %w", err)
 	}
 	ours, theirs := os.NewFile(uintptr(pair[0]), "keeper"), os.NewFile(uintptr(pair[1]), "keeper")
 	defer theirs.Close()
 	defer ours.Close() // FileConn has its own
 	end, err := net.FileConn(ours)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	cmd := exec.Cmd{
 		Path:        fmt.Sprintf("/proc/self/fd/%d", b.f.Fd()),
@@ -149,10 +183,10 @@ func (b *Binary) spawn(stderr *os.File, args ...string) (c *conn, pid int, err e
 	}
 	if err := cmd.Start(); err != nil {
 		end.Close()
-		return nil, 0, fmt.Errorf("starting a keeper: %w", err)
+		return nil, fmt.Errorf("starting a keeper: %w", err)
 	}
 	go cmd.Wait()
-	return newConn(end.(*net.UnixConn)), cmd.Process.Pid, nil
+	return newConn(end.(*net.UnixConn)), nil
 }
 
 // initialConn is the connection a keeper was started with.

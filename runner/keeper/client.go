@@ -31,34 +31,56 @@ type AttachOptions struct {
 	Stdin, Stdout, Stderr bool
 }
 
-// Start makes a keeper and lets it run the program. It returns when the program has
-// executed the container's command; a failed step is a [*LaunchError] and leaves no
-// keeper behind. The stream is nil unless o asks for one.
-func Start(ctx context.Context, b *Binary, cfg Config, p *launch.Program, o StartOptions) (_ *Stream, err error) {
+// Spare is a keeper that waits for its container: [Spare.Start] gives it one, Close ends
+// it. Its own start takes as long as preparing a container does, and goes on beside it.
+type Spare struct {
+	c      *conn
+	runDir string
+}
+
+// Spare starts a keeper for the container of a run directory, which need not exist yet.
+func (b *Binary) Spare(runDir string) (*Spare, error) {
+	c, err := b.spawn(nil, "run", runDir)
+	if err != nil {
+		return nil, err
+	}
+	return &Spare{c, runDir}, nil
+}
+
+// Close ends a keeper that was given nothing. After Start it does nothing.
+func (k *Spare) Close() error {
+	if k.c == nil {
+		return nil
+	}
+	return k.c.Close()
+}
+
+// Start lets the keeper run the program. It returns when the program has executed the
+// container's command; a failed step is a [*LaunchError] and leaves no keeper behind. The
+// stream is nil unless o asks for one. cfg.RunDir is the one the keeper was made for.
+func (k *Spare) Start(ctx context.Context, cfg Config, p *launch.Program, o StartOptions) (*Stream, error) {
+	if cfg.RunDir != k.runDir {
+		return nil, fmt.Errorf("a keeper for %s got a container of %s: %w", k.runDir, cfg.RunDir, errdefs.ErrInvalidArgument)
+	}
 	program, err := p.MarshalBinary()
 	if err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(cfg.RunDir, programName), program, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(k.runDir, programName), program, 0o600); err != nil {
 		return nil, err
 	}
-	if err := statefile.Write(filepath.Join(cfg.RunDir, configName), &cfg, statefile.WriteOptions{}); err != nil {
-		return nil, err
-	}
-	c, pid, err := spawnIn(b, cfg.RunDir, "run")
-	if err != nil {
+	if err := statefile.Write(filepath.Join(k.runDir, configName), &cfg, statefile.WriteOptions{}); err != nil {
 		return nil, err
 	}
 	q := request{Op: "start", Stream: o.Attach != nil || o.Claim, Claim: o.Claim}
 	if o.Attach != nil {
 		q.Attach = *o.Attach
 	}
+	c := k.c
+	k.c = nil
 	if err := c.ask(ctx, q); err != nil {
 		c.Close()
-		return nil, withKeeperOutput(cfg.RunDir, err)
-	}
-	if !q.Claim { // it may stay
-		b.recordKeeper(pid)
+		return nil, withKeeperOutput(k.runDir, err)
 	}
 	if !q.Stream {
 		return nil, c.Close()
@@ -66,10 +88,20 @@ func Start(ctx context.Context, b *Binary, cfg Config, p *launch.Program, o Star
 	return newStream(c), nil
 }
 
+// Start is [Binary.Spare] and [Spare.Start] in one.
+func Start(ctx context.Context, b *Binary, cfg Config, p *launch.Program, o StartOptions) (*Stream, error) {
+	k, err := b.Spare(cfg.RunDir)
+	if err != nil {
+		return nil, err
+	}
+	defer k.Close()
+	return k.Start(ctx, cfg, p, o)
+}
+
 // Adopt makes sure that a container whose keeper died has one again. It does nothing
 // if the keeper lives.
 func Adopt(ctx context.Context, b *Binary, runDir string) error {
-	c, _, err := spawnIn(b, runDir, "adopt")
+	c, err := b.spawn(nil, "adopt", runDir)
 	if err != nil {
 		return err
 	}
@@ -81,22 +113,12 @@ func Adopt(ctx context.Context, b *Binary, runDir string) error {
 	return nil
 }
 
-// spawnIn starts a keeper that may complain into a file of the run directory.
-func spawnIn(b *Binary, runDir, verb string) (c *conn, pid int, err error) {
-	f, err := os.OpenFile(filepath.Join(runDir, "keeper.err"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer f.Close()
-	return b.spawn(f, verb, runDir)
-}
-
 // withKeeperOutput adds what a keeper that vanished has said.
 func withKeeperOutput(runDir string, err error) error {
 	if !errors.Is(err, errdefs.ErrUnavailable) {
 		return err
 	}
-	f, e := os.Open(filepath.Join(runDir, "keeper.err"))
+	f, e := os.Open(filepath.Join(runDir, complaintsName))
 	if e != nil {
 		return err
 	}

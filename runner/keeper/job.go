@@ -47,7 +47,7 @@ func Run(ctx context.Context, b *Binary, j Job) (status ExitStatus, err error) {
 		return ExitStatus{}, err
 	}
 	defer func() { err = errors.Join(err, pipes.finish()) }()
-	c, _, err := b.spawn(os.Stderr, "job")
+	c, err := b.spawn(os.Stderr, "job")
 	if err != nil {
 		closeAll(pipes.theirs)
 		return ExitStatus{}, err

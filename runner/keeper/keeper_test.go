@@ -19,6 +19,7 @@ import (
 
 	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/launch"
+	"github.com/teu-dev/teu/test/privilege"
 )
 
 // The test binary is its own keeper: it executes itself from a sealed memfd.
@@ -279,7 +280,10 @@ func TestStopEndsARestartingContainer(t *testing.T) {
 func TestStopKillsAfterTimeout(t *testing.T) {
 	b, cfg := sealed(t), config(t)
 	cfg.Restart = RestartPolicy{Name: "always"}
-	start(t, b, cfg, shell(t, 3, "trap '' TERM; while :; do sleep 0.05; done"), StartOptions{})
+	start(t, b, cfg, shell(t, 3, "trap '' TERM; echo ready; while :; do sleep 0.05; done"), StartOptions{})
+	if !await(func() bool { return len(logEntries(t, cfg)) > 0 }) {
+		t.Fatal("the program did not start")
+	}
 	k, err := Dial(t.Context(), cfg.RunDir)
 	if err != nil {
 		t.Fatal(err)
@@ -365,33 +369,41 @@ func TestTerminal(t *testing.T) {
 }
 
 func TestKeepersShareTheirExecutable(t *testing.T) {
+	privilege.NeedRoot(t)
 	elf, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
 		t.Fatal(err)
 	}
-	record := filepath.Join(t.TempDir(), "keeper")
-	inode := func(want string, elf []byte) uint64 {
+	dir := filepath.Join(t.TempDir(), "keepers")
+	open := func(elf []byte, name string) *Binary {
 		t.Helper()
-		b, err := Share(elf, record)
+		b, err := share(elf, dir, name)
 		if err != nil {
-			t.Fatal(want, err)
-		}
-		t.Cleanup(func() { b.Close() })
-		var st unix.Stat_t
-		if err := unix.Fstat(int(b.f.Fd()), &st); err != nil {
 			t.Fatal(err)
 		}
-		if want == "first" {
-			cfg := config(t)
-			start(t, b, cfg, shell(t, 3, "sleep 60"), StartOptions{})
-		}
-		return st.Ino
+		t.Cleanup(func() { b.Close() })
+		return b
 	}
-	first := inode("first", elf)
-	if second := inode("second", elf); second != first {
+	content := func(b *Binary) []byte {
+		t.Helper()
+		got, err := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d", b.f.Fd()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	b := open(elf, "first")
+	if f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", b.f.Fd()), os.O_WRONLY, 0); !errors.Is(err, unix.EROFS) {
+		t.Errorf("opening it for writing: %v, %v; want EROFS", f, err)
+	}
+	start(t, b, config(t), shell(t, 3, "sleep 60"), StartOptions{})
+	if !bytes.Equal(content(open([]byte("a name says what is in the file"), "first")), elf) {
 		t.Error("the second keeper has an executable of its own")
 	}
-	if other := inode("other", append(bytes.Clone(elf), 0)); other == first {
-		t.Error("another executable was taken for ours")
+	if string(content(open([]byte("another version"), "second"))) != "another version" {
+		t.Error("another version's keeper was taken for ours")
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 || left[0].Name() != "second" {
+		t.Errorf("%v, %v; want nothing but the second version", left, err)
 	}
 }

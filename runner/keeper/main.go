@@ -34,7 +34,7 @@ func Main(args []string) int {
 	case len(args) == 1 && args[0] == "launch":
 		return oneshot(c)
 	case len(args) == 2 && args[0] == "run":
-		return supervise(c, args[1], (*supervisor).fresh)
+		return waitAndSupervise(c, args[1])
 	case len(args) == 2 && args[0] == "adopt":
 		return supervise(c, args[1], (*supervisor).adopt)
 	}
@@ -42,10 +42,27 @@ func Main(args []string) int {
 	return 2
 }
 
+// waitAndSupervise is the life of a keeper from before there is a container.
+func waitAndSupervise(c *conn, runDir string) int {
+	kind, payload, err := c.read()
+	var q request
+	if err == nil && kind == frameRequest {
+		err = json.Unmarshal(payload, &q)
+	}
+	if err != nil {
+		return 0 // the starter went: nothing has happened
+	}
+	return supervise(c, runDir, func(s *supervisor, c *conn) bool { return s.fresh(c, q) })
+}
+
 // supervise is the whole life of a container's keeper. begin starts or adopts the
 // container, answers the starter, and reports whether there is something to keep.
 func supervise(c *conn, runDir string, begin func(*supervisor, *conn) bool) int {
-	s, err := prepare(runDir)
+	err := complainInto(filepath.Join(runDir, complaintsName))
+	var s *supervisor
+	if err == nil {
+		s, err = prepare(runDir)
+	}
 	if err != nil {
 		c.writeJSON(frameReply, failure(err))
 		return 1
@@ -113,7 +130,22 @@ const (
 	configName  = "keeper.json"
 	programName = "program"
 	lockName    = "keeper.lock"
+
+	complaintsName = "keeper.err"
 )
+
+// complainInto makes a file the process's standard error.
+func complainInto(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Dup3(int(f.Fd()), 2, 0); err != nil {
+		return fmt.Errorf("redirecting the standard error: %w", err)
+	}
+	return nil
+}
 
 // lockKeeper returns nil if another keeper holds the lock. One that is on its way out
 // holds it for moments.
@@ -130,15 +162,7 @@ func lockKeeper(runDir string) (func() error, error) {
 }
 
 // fresh answers a start request.
-func (s *supervisor) fresh(c *conn) bool {
-	kind, payload, err := c.read()
-	var q request
-	if err == nil && kind == frameRequest {
-		err = json.Unmarshal(payload, &q)
-	}
-	if err != nil {
-		return false // the starter died: nothing has happened
-	}
+func (s *supervisor) fresh(c *conn, q request) bool {
 	var sub *subscriber
 	if q.Stream {
 		sub = newSubscriber(c, q.Attach)
@@ -153,7 +177,7 @@ func (s *supervisor) fresh(c *conn) bool {
 		c.writeJSON(frameReply, failure(err))
 		return false
 	}
-	err = c.writeJSON(frameReply, reply{PID: s.proc.id.PID})
+	err := c.writeJSON(frameReply, reply{PID: s.proc.id.PID})
 	if sub == nil {
 		c.Close()
 		return true

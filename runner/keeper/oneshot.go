@@ -31,7 +31,7 @@ func Launch(b *Binary, p *launch.Program, files []*os.File) (*Orphan, error) {
 	if len(files) > maxFiles {
 		return nil, fmt.Errorf("%d files for a process: %w", len(files), errdefs.ErrInvalidArgument)
 	}
-	c, _, err := b.spawn(os.Stderr, "launch")
+	c, err := b.spawn(os.Stderr, "launch")
 	if err != nil {
 		return nil, err
 	}
