@@ -23,19 +23,17 @@ func (e *Engine) Finish(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	c, err := e.load(id)
-	if err == nil {
-		err = e.finish(ctx, c)
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	remove := err == nil && c != nil && c.Options.AutoRemove && c.State.Finished && !c.State.StartedAt.IsZero()
-	if !remove {
-		return errors.Join(err, unlock())
-	}
 	defer unlock()
-	return e.unmake(ctx, c, RemoveOptions{Volumes: true})
+	c, err := e.load(id)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case c.Options.AutoRemove && ended(c.State) && !c.State.StartedAt.IsZero():
+		return e.unmake(ctx, c, RemoveOptions{Volumes: true})
+	}
+	return e.finish(ctx, c)
 }
 
 // finish is Finish without removal, under the container's lock.
@@ -63,7 +61,7 @@ func (e *Engine) tidy(ctx context.Context, id string) error {
 	g, err := e.cgroup(id)
 	if err == nil {
 		// A keeper that died between fork and record may have left a container nobody knows of.
-		err = errors.Join(g.Kill(ctx), g.Remove(ctx))
+		err = g.End(ctx)
 	}
 	return errors.Join(err, e.network.Detach(ctx, id), os.RemoveAll(e.runDir(id)))
 }

@@ -69,17 +69,23 @@ func (e *Engine) unmake(ctx context.Context, c *Container, o RemoveOptions) erro
 			return err
 		}
 	}
-	if !c.State.Finished {
-		if err := e.tidy(ctx, c.ID); err != nil {
-			return err
-		}
-	}
 	store, err := e.Store()
 	if err != nil {
 		return err
 	}
-	if err := store.Snapshots.Remove(ctx, c.ID); err != nil {
-		return fmt.Errorf("removing the root filesystem: %w", err)
+	tidied := make(chan error, 1) // both wait for the kernel most of their time
+	go func() {
+		if c.State.Finished {
+			tidied <- nil
+			return
+		}
+		tidied <- e.tidy(ctx, c.ID)
+	}()
+	if err = store.Snapshots.Remove(ctx, c.ID); err != nil {
+		err = fmt.Errorf("removing the root filesystem: %w", err)
+	}
+	if err := errors.Join(err, <-tidied); err != nil {
+		return err
 	}
 	if c.Name != "" {
 		if owner, err := os.Readlink(filepath.Join(e.names(), c.Name)); err == nil && owner == c.ID {

@@ -152,6 +152,23 @@ func (g *Group) killOnce() (left int, err error) {
 	return len(again), err
 }
 
+// End kills what is left in the group and removes it with the groups below. A group that
+// does not exist is no error.
+func (g *Group) End(ctx context.Context) error {
+	busy := false
+	for _, hi := range g.host.inUse() {
+		switch err := unix.Rmdir(g.dir(hi)); err { // most are empty, and this says so for nothing
+		case nil, unix.ENOENT:
+		default:
+			busy = true
+		}
+	}
+	if !busy {
+		return nil
+	}
+	return errors.Join(g.Kill(ctx), g.Remove(ctx))
+}
+
 // Remove removes the group and the groups below it. Processes that are just ending are
 // waited for until ctx ends. A group that does not exist is no error.
 func (g *Group) Remove(ctx context.Context) error {
