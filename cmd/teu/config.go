@@ -9,6 +9,8 @@ import (
 	"os"
 
 	"github.com/docker/go-units"
+
+	"github.com/teu-dev/teu/server/registry"
 )
 
 // config is teu's configuration file, JSON with docker's daemon.json names where
@@ -22,6 +24,8 @@ type config struct {
 			DefaultKeepStorage string `json:"defaultKeepStorage,omitempty"` // "20GB": what the build cache may have
 		} `json:"gc,omitzero"`
 	} `json:"builder,omitzero"`
+	// Registry is what "teu serve registry" needs and flags cannot say well.
+	Registry registry.Config `json:"registry,omitzero"`
 }
 
 // cacheSize is build.Builder's CacheSize.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/teu-dev/teu/server/registry"
 )
@@ -15,34 +16,32 @@ import (
 func newRegistryCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "registry",
-		Short: "Look after the directory of a registry",
+		Short: "Look after a registry",
 	}
 	cmd.AddCommand(newRegistryGCCommand(a))
 	return cmd
 }
 
 func newRegistryGCCommand(a *app) *cobra.Command {
-	var root, format string
+	var at registryPlace
+	var format string
 	var o registry.GCOptions
 	cmd := &cobra.Command{
 		Use:   "gc [OPTIONS]",
 		Short: "Remove the blobs no manifest refers to",
 		Long: `Remove the blobs no manifest refers to.
 
-Servers may use the directory meanwhile: what was pushed, mounted or asked for within the
+Servers may use the registry meanwhile: what was pushed, mounted or asked for within the
 grace stays. "teu serve registry" does the same from time to time.`,
 		Example: `  teu registry gc --root /srv/registry --dry-run
   teu registry gc --untagged --grace 24h`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if root == "" {
-				root = filepath.Join(a.root, "registry")
-			}
 			if format != "text" && format != "json" {
 				return &usageError{command: "teu registry gc", err: errors.New("--format is text or json")}
 			}
 			start := time.Now()
-			r, err := registry.GC(cmd.Context(), root, o)
+			r, err := registry.GC(cmd.Context(), at.options(a), o)
 			if err != nil {
 				return err
 			}
@@ -50,12 +49,34 @@ grace stays. "teu serve registry" does the same from time to time.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&root, "root", "", "directory of the registry (default \"registry\" in teu's store)")
+	at.flags(f)
 	f.BoolVar(&o.DryRun, "dry-run", false, "only tell what would be removed")
 	f.StringVar(&format, "format", "text", "text or json")
 	f.IntVar(&o.Rate, "rate", 0, "files to look at in a second, 0 for all the disk can do")
 	gcFlags(cmd, &o, "")
 	return cmd
+}
+
+// registryPlace says where a registry keeps its data.
+type registryPlace struct {
+	root string
+	s3   registry.BucketOptions
+}
+
+func (p *registryPlace) flags(f *pflag.FlagSet) {
+	f.StringVar(&p.root, "root", "", "directory of the registry (default \"registry\" in teu's store)")
+	f.StringVar(&p.s3.URL, "s3", "", "bucket that holds the registry instead, as https://HOST/BUCKET[/PREFIX]; the key is in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+	f.StringVar(&p.s3.Region, "s3-region", "", "region of the bucket")
+}
+
+// options returns the place by flags, else by the configuration file, else in teu's store.
+func (p *registryPlace) options(a *app) registry.Options {
+	o := registry.Options{Root: p.root, Bucket: p.s3}
+	a.config.Registry.Apply(&o)
+	if o.Root == "" && o.Bucket.URL == "" {
+		o.Root = filepath.Join(a.root, "registry")
+	}
+	return o
 }
 
 // gcFlags adds the flags that say what is garbage.

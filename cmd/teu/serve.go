@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"path/filepath"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -29,7 +28,8 @@ func newServeCommand(a *app) *cobra.Command {
 
 // serveRegistryOptions are the flags of `teu serve registry`.
 type serveRegistryOptions struct {
-	addr, root       string
+	addr             string
+	at               registryPlace
 	htpasswd         string
 	tlsCert, tlsKey  string
 	anonymous        bool
@@ -42,28 +42,28 @@ func newServeRegistryCommand(a *app) *cobra.Command {
 	var o serveRegistryOptions
 	cmd := &cobra.Command{
 		Use:   "registry [OPTIONS]",
-		Short: "Host images: the OCI distribution API on a directory",
-		Long: `Host images: the OCI distribution API on a directory.
+		Short: "Host images: the OCI distribution API on a directory or an S3 bucket",
+		Long: `Host images: the OCI distribution API on a directory or an S3 bucket.
 
-A push that was acknowledged is on disk. Several servers may share one directory.
+A push that was acknowledged is on disk. Several servers may share one directory, or one
+bucket and nothing else.
 Blobs that no manifest refers to are removed from time to time, beside pushes and pulls.
 Without --htpasswd, requests are accepted over loopback addresses only.
 SIGTERM ends the server when the requests that are running have been answered.`,
 		Example: `  teu serve registry
   teu serve registry --addr 127.0.0.1:5000 --root /srv/registry
+  teu serve registry --s3 https://s3.eu-central-1.amazonaws.com/my-bucket --s3-redirect
   htpasswd -Bc users ci && teu serve registry --addr :443 --htpasswd users \
     --tls-cert cert.pem --tls-key key.pem`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if o.root == "" {
-				o.root = filepath.Join(a.root, "registry")
-			}
 			return serveRegistry(cmd.Context(), a, o)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.addr, "addr", "127.0.0.1:5000", "host and port to listen on; port 0 takes a free one")
-	f.StringVar(&o.root, "root", "", "directory of the registry (default \"registry\" in teu's store)")
+	o.at.flags(f)
+	f.BoolVar(&o.at.s3.Redirect, "s3-redirect", false, "send clients to the bucket for blobs, instead of passing them on")
 	f.StringVar(&o.htpasswd, "htpasswd", "", "file of users, made by htpasswd -B; read again when it changes")
 	f.StringVar(&o.tlsCert, "tls-cert", "", "file with the certificate chain, for HTTPS; read again when it changes")
 	f.StringVar(&o.tlsKey, "tls-key", "", "file with the key of the certificate")
@@ -103,15 +103,10 @@ func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
 	if err != nil {
 		return err
 	}
-	reg, err := registry.New(registry.Options{
-		Root:        o.root,
-		Htpasswd:    o.htpasswd,
-		Anonymous:   o.anonymous,
-		AllowDelete: !o.disallowDeletion,
-		GCInterval:  o.gcInterval,
-		GC:          o.gc,
-		Log:         slog.Default(),
-	})
+	ro := o.at.options(a)
+	ro.Htpasswd, ro.Anonymous, ro.AllowDelete = o.htpasswd, o.anonymous, !o.disallowDeletion
+	ro.GCInterval, ro.GC, ro.Log = o.gcInterval, o.gc, slog.Default()
+	reg, err := registry.New(ro)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,8 @@ import (
 	"io"
 	"net/http"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // getBlob serves GET and HEAD /v2/NAME/blobs/DIGEST, whole or by Range.
@@ -15,6 +17,11 @@ func (g *Registry) getBlob(w http.ResponseWriter, r *http.Request, rt route) err
 	if r.Method == http.MethodHead {
 		if err := g.store.ConfirmBlob(r.Context(), rt.repo, d); err != nil {
 			return notFoundAs(err, codeBlobUnknown, "blob unknown to repository")
+		}
+	}
+	if s, ok := g.store.(redirector); ok && r.Method == http.MethodGet {
+		if done, err := redirectBlob(w, r, s, rt, d); done || err != nil {
+			return err
 		}
 	}
 	f, err := g.store.OpenBlob(r.Context(), rt.repo, d)
@@ -34,6 +41,20 @@ func (g *Registry) getBlob(w http.ResponseWriter, r *http.Request, rt route) err
 	limitWriting(w, size)
 	http.ServeContent(w, r, "", time.Time{}, f)
 	return nil
+}
+
+// redirectBlob sends the client to where the blob is.
+func redirectBlob(w http.ResponseWriter, r *http.Request, s redirector, rt route, d digest.Digest) (done bool, err error) {
+	u, err := s.BlobURL(r.Context(), rt.repo, d)
+	if err != nil || u == "" {
+		return false, notFoundAs(err, codeBlobUnknown, "blob unknown to repository")
+	}
+	h := w.Header()
+	h.Set("Docker-Content-Digest", d.String())
+	h.Set("Location", u) // good for a while, and only for who was let in here
+	h.Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusTemporaryRedirect)
+	return true, nil
 }
 
 // deleteBlob serves DELETE /v2/NAME/blobs/DIGEST.

@@ -360,7 +360,7 @@ func TestPushTogether(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			u, err := s.OpenUpload(t.Context(), "a", id)
+			u, err := s.OpenUpload(t.Context(), "a", id, "")
 			if err != nil {
 				t.Fatal(err)
 			}

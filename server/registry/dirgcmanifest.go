@@ -46,6 +46,29 @@ type manifestGraph struct {
 	keep map[digest.Digest]bool
 }
 
+func newManifestGraph() *manifestGraph {
+	return &manifestGraph{map[digest.Digest][]digest.Digest{}, map[digest.Digest]digest.Digest{}, map[digest.Digest]bool{}}
+}
+
+func (g *manifestGraph) add(d digest.Digest, refs []digest.Digest, subject digest.Digest) {
+	g.next[d] = append(g.next[d], refs...)
+	if subject != "" {
+		g.subj[d] = subject
+	}
+}
+
+// mark keeps all that roots lead to, once every manifest was added.
+func (g *manifestGraph) mark(roots []digest.Digest) {
+	for d, subject := range g.subj {
+		if g.has(subject) {
+			g.next[subject] = append(g.next[subject], d)
+		}
+	}
+	for _, d := range roots {
+		g.reach(d)
+	}
+}
+
 // reach keeps d and all that it leads to.
 func (g *manifestGraph) reach(d digest.Digest) {
 	todo := []digest.Digest{d}
@@ -105,17 +128,14 @@ func (c *collector) sweepManifests(ctx context.Context, repo string) error {
 }
 
 func (c *collector) graph(ctx context.Context, repo string) (*manifestGraph, error) {
-	g := &manifestGraph{map[digest.Digest][]digest.Digest{}, map[digest.Digest]digest.Digest{}, map[digest.Digest]bool{}}
+	g := newManifestGraph()
 	var roots []digest.Digest
 	err := c.eachRecord(ctx, repo, func(r record) error {
 		refs, subject, err := referencesOf(r)
 		if err != nil {
 			return err
 		}
-		g.next[r.digest] = append(g.next[r.digest], refs...)
-		if subject != "" {
-			g.subj[r.digest] = subject
-		}
+		g.add(r.digest, refs, subject)
 		if st, err := lstat(c.s.recordPath(repo, r.digest)); err != nil || !changed(&st).Before(c.cut) {
 			roots = append(roots, r.digest)
 		}
@@ -123,11 +143,6 @@ func (c *collector) graph(ctx context.Context, repo string) (*manifestGraph, err
 	})
 	if err != nil {
 		return nil, err
-	}
-	for d, subject := range g.subj {
-		if g.has(subject) {
-			g.next[subject] = append(g.next[subject], d)
-		}
 	}
 	tags, err := readNames(c.s.repo(repo) + "/_tags")
 	if err != nil && !errdefs.IsNotFound(err) {
@@ -146,9 +161,7 @@ func (c *collector) graph(ctx context.Context, repo string) (*manifestGraph, err
 			return nil, err
 		}
 	}
-	for _, d := range roots {
-		g.reach(d)
-	}
+	g.mark(roots)
 	return g, nil
 }
 

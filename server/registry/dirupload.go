@@ -73,7 +73,7 @@ func (s *directory) UploadSize(_ context.Context, repo, id string) (int64, error
 }
 
 // OpenUpload implements uploads.
-func (s *directory) OpenUpload(ctx context.Context, repo, id string) (upload, error) {
+func (s *directory) OpenUpload(ctx context.Context, repo, id string, _ digest.Digest) (upload, error) {
 	if err := checkUpload(repo, id); err != nil {
 		return nil, err
 	}

@@ -62,17 +62,19 @@ func (g *Registry) GC(ctx context.Context, o GCOptions) (GCReport, error) {
 	return r, nil
 }
 
-// GC collects the garbage of the registry in root, which servers may be using.
+// GC collects the garbage of the registry in o.Root or o.Bucket, which servers may be using.
 // errdefs.ErrNotFound when there is none.
-func GC(ctx context.Context, root string, o GCOptions) (GCReport, error) {
-	if _, err := os.Lstat(filepath.Join(root, "layout")); err != nil {
-		return GCReport{}, fmt.Errorf("%s is not a registry: %w", root, notFound(err))
+func GC(ctx context.Context, o Options, gc GCOptions) (GCReport, error) {
+	if o.Bucket.URL == "" {
+		if _, err := os.Lstat(filepath.Join(o.Root, "layout")); err != nil {
+			return GCReport{}, fmt.Errorf("%s is not a registry: %w", o.Root, notFound(err))
+		}
 	}
-	s, err := openDirectory(root)
+	s, err := openStorage(o)
 	if err != nil {
-		return GCReport{}, fmt.Errorf("opening registry %s: %w", root, err)
+		return GCReport{}, err
 	}
-	return (&Registry{store: s}).GC(ctx, o)
+	return (&Registry{store: s}).GC(ctx, gc)
 }
 
 // collect is the upkeep's collection: servers of one directory do it in turn.

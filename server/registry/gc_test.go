@@ -233,14 +233,14 @@ func TestGCAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := GC(t.Context(), s.root, GCOptions{}); !errdefs.IsUnavailable(err) {
+	if _, err := GC(t.Context(), Options{Root: s.root}, GCOptions{}); !errdefs.IsUnavailable(err) {
 		t.Errorf("got %v while another one runs", err)
 	}
 	unlock()
-	if _, err := GC(t.Context(), s.root, GCOptions{}); err != nil || time.Since(s.LastCollection()) > time.Minute {
+	if _, err := GC(t.Context(), Options{Root: s.root}, GCOptions{}); err != nil || time.Since(s.LastCollection()) > time.Minute {
 		t.Errorf("got %v, and the last one at %v", err, s.LastCollection())
 	}
-	if _, err := GC(t.Context(), t.TempDir(), GCOptions{}); !errdefs.IsNotFound(err) {
+	if _, err := GC(t.Context(), Options{Root: t.TempDir()}, GCOptions{}); !errdefs.IsNotFound(err) {
 		t.Errorf("got %v without a registry", err)
 	}
 }

@@ -36,9 +36,11 @@ func (a answer) code() string {
 	return doc.Errors[0].Code
 }
 
-// serve starts a registry in a new directory and returns a client of it.
+// serve starts a registry in a new directory, or bucket, and returns a client of it.
 func serve(t testing.TB) *client {
-	return serveOptions(t, Options{Root: t.TempDir(), AllowDelete: true})
+	o := testStorage(t)
+	o.AllowDelete = true
+	return serveOptions(t, o)
 }
 
 func serveOptions(t testing.TB, o Options) *client {

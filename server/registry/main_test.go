@@ -11,11 +11,12 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/teu-dev/teu/server"
 )
 
-// serveVariable makes the test binary a registry server on the directory it names, so
+// serveVariable makes the test binary a registry server on the directory or bucket it names, so
 // that tests can kill one.
 const serveVariable = "TEU_TEST_REGISTRY"
 
@@ -31,9 +32,16 @@ func TestMain(m *testing.M) {
 }
 
 func serveProcess(root string) error {
-	g, err := New(Options{Root: root, AllowDelete: true, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	o := Options{Root: root, AllowDelete: true, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+	if strings.HasPrefix(root, "http://") {
+		o.Bucket = BucketOptions{URL: root, Region: "us-east-1"}
+	}
+	g, err := New(o)
 	if err != nil {
 		return err
+	}
+	if b, ok := g.store.(*bucket); ok {
+		b.lease, b.touchAfter, b.minGrace = 2*time.Second, 0, 2*time.Second
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

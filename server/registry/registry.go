@@ -1,4 +1,5 @@
-// Package registry serves the OCI distribution API (distribution-spec 1.1) from a directory.
+// Package registry serves the OCI distribution API (distribution-spec 1.1) from a directory or
+// an S3 bucket. What is in a bucket is said at its type; this is about directories.
 //
 // # What is on disk
 //
@@ -55,6 +56,8 @@ import (
 type Options struct {
 	// Root is the directory that holds everything. It is created.
 	Root string
+	// Bucket, if its URL is set, holds everything instead.
+	Bucket BucketOptions
 	// Htpasswd is a file of "user:bcrypt hash" lines. Who logs in may do everything,
 	// anonymous requests are refused. The file is read again when it changes.
 	Htpasswd string
@@ -101,11 +104,31 @@ func New(o Options) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
+	s, err := openStorage(o)
+	if err != nil {
+		return nil, err
+	}
+	return &Registry{store: s, door: d, allowDelete: o.AllowDelete, gcInterval: o.GCInterval, gc: o.GC, log: log}, nil
+}
+
+// openTime is how long the service of a bucket may take to answer at the start.
+const openTime = time.Minute
+
+func openStorage(o Options) (storage, error) {
+	if o.Bucket.URL != "" {
+		ctx, cancel := context.WithTimeout(context.Background(), openTime)
+		defer cancel()
+		b, err := openBucket(ctx, o.Bucket)
+		if err != nil {
+			return nil, fmt.Errorf("opening registry %s: %w", o.Bucket.URL, err)
+		}
+		return b, nil
+	}
 	s, err := openDirectory(o.Root)
 	if err != nil {
 		return nil, fmt.Errorf("opening registry %s: %w", o.Root, err)
 	}
-	return &Registry{store: s, door: d, allowDelete: o.AllowDelete, gcInterval: o.GCInterval, gc: o.GC, log: log}, nil
+	return s, nil
 }
 
 // ServeHTTP implements http.Handler.

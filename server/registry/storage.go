@@ -39,6 +39,12 @@ type blobs interface {
 	RemoveBlob(ctx context.Context, repo string, d digest.Digest) error
 }
 
+// redirector is a storage that clients can get blobs from.
+type redirector interface {
+	// BlobURL returns where to get a blob of repo, "" for from here.
+	BlobURL(ctx context.Context, repo string, d digest.Digest) (string, error)
+}
+
 // uploads are blobs in the making. They outlive the server.
 type uploads interface {
 	// CreateUpload begins an upload to repo. The algorithm is a guess at the one that will
@@ -46,8 +52,9 @@ type uploads interface {
 	CreateUpload(ctx context.Context, repo string, a digest.Algorithm) (id string, err error)
 	// UploadSize returns how many bytes the upload has.
 	UploadSize(ctx context.Context, repo, id string) (int64, error)
-	// OpenUpload opens an upload of repo, alone: it waits until nobody else has it open.
-	OpenUpload(ctx context.Context, repo, id string) (upload, error)
+	// OpenUpload opens an upload of repo, alone: it waits until nobody else has it open. final
+	// is the digest that is to be committed after the next bytes, "" when more will come.
+	OpenUpload(ctx context.Context, repo, id string, final digest.Digest) (upload, error)
 	// SweepUploads removes uploads that nobody has open nor wrote to since before.
 	SweepUploads(ctx context.Context, before time.Time) (removed int, err error)
 }

@@ -88,7 +88,7 @@ func (g *Registry) getUpload(w http.ResponseWriter, r *http.Request, rt route) e
 // patchUpload serves PATCH /v2/NAME/blobs/uploads/ID: a chunk with Content-Range, or a
 // stream without.
 func (g *Registry) patchUpload(w http.ResponseWriter, r *http.Request, rt route) (err error) {
-	u, err := g.store.OpenUpload(r.Context(), rt.repo, rt.ref)
+	u, err := g.store.OpenUpload(r.Context(), rt.repo, rt.ref, "")
 	if err != nil {
 		return unknownUpload(err)
 	}
@@ -108,7 +108,7 @@ func (g *Registry) finishUpload(w http.ResponseWriter, r *http.Request, rt route
 	if err != nil {
 		return err
 	}
-	u, err := g.store.OpenUpload(r.Context(), rt.repo, rt.ref)
+	u, err := g.store.OpenUpload(r.Context(), rt.repo, rt.ref, d)
 	if err != nil {
 		return unknownUpload(err)
 	}
@@ -128,7 +128,7 @@ func (g *Registry) finishUpload(w http.ResponseWriter, r *http.Request, rt route
 
 // cancelUpload serves DELETE /v2/NAME/blobs/uploads/ID.
 func (g *Registry) cancelUpload(w http.ResponseWriter, r *http.Request, rt route) error {
-	u, err := g.store.OpenUpload(r.Context(), rt.repo, rt.ref)
+	u, err := g.store.OpenUpload(r.Context(), rt.repo, rt.ref, "")
 	if err != nil {
 		return unknownUpload(err)
 	}

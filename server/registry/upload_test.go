@@ -130,7 +130,7 @@ func TestSweep(t *testing.T) {
 		t.Fatal(err)
 	}
 	open := func(id string) upload {
-		u, err := s.OpenUpload(t.Context(), "a", id)
+		u, err := s.OpenUpload(t.Context(), "a", id, "")
 		if err != nil {
 			t.Fatal(err)
 		}
