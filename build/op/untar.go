@@ -149,7 +149,7 @@ func writeNew(ctx context.Context, parent *os.File, base string, h *tar.Header, 
 	if err := f.Truncate(h.Size); err != nil {
 		return err
 	}
-	buf := make([]byte, min(h.Size, 1<<20))
+	buf := make([]byte, min(h.Size, int64(len(zeros))))
 	for done := int64(0); done < h.Size; {
 		if err := ctx.Err(); err != nil {
 			return err
