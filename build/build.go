@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -68,12 +69,16 @@ type Options struct {
 	Tags        []string // names of the image, docker's short form
 	Annotations map[string]string
 	Outputs     []Output // none: the local store
+	Load        bool     // the local store even if the image is pushed and not all of it is here
 	Push        bool     // push the image under all its Tags
 	// Compression of new layers: "gzip", "zstd" or "uncompressed"; "": gzip for what leaves this
 	// machine, none for what stays.
 	Compression string
 
 	Question string // instead of building, ask the frontend: "frontend.outline", "frontend.targets", "frontend.lint"
+
+	CacheFrom []CacheRef // where other machines keep what they built
+	CacheTo   []CacheRef // where this build is to be kept for them
 
 	Parallel int                      // commands at once; 0: one per CPU
 	Events   func(solver.Event)       // called from several goroutines, one at a time; may be nil
@@ -129,6 +134,10 @@ type run struct {
 	o       Options
 	env     *op.Env
 	solver  *solver.Solver[op.Result]
+	cache   *sharedCache
+	inline  bool                 // the image tells of its own steps
+	epoch   *time.Time           // SOURCE_DATE_EPOCH, once the Dockerfile is read
+	early   *registry.Repository // the first that the image is pushed to; nil: it is not
 	journal *journal
 	sealer  sealer
 	scratch *statefile.Scratch // volatile
@@ -151,7 +160,8 @@ func (b *Builder) start(ctx context.Context, o Options) (*run, error) {
 		return nil, err
 	}
 	r := &run{b: b, o: o, scratch: scratch, journal: newJournal(o.Events)}
-	r.sealer = sealer{store: b.Store, slots: make(chan struct{}, 1)}
+	r.sealer = sealer{store: b.Store, slots: make(chan struct{}, 2), send: r.sendEarly}
+	r.sealer.ctx, r.sealer.stop = context.WithCancel(ctx)
 	r.env = &op.Env{
 		Store: b.Store, Dir: dir, RunDir: scratch.Path(),
 		Registry:     func(n reference.Named) (op.Repository, error) { return b.Registry.Repository(n) },
@@ -161,12 +171,22 @@ func (b *Builder) start(ctx context.Context, o Options) (*run, error) {
 		Entitlements: o.Entitlements,
 		Warn:         r.warnf,
 	}
-	r.solver = solver.New(op.NewCache(r.env, b.Store.Results), solver.Options{Parallel: o.Parallel, Events: r.journal.event})
+	r.env.FillCache = r.fillMount
+	if err := r.openCache(ctx); err != nil {
+		return nil, errors.Join(err, r.close())
+	}
+	r.solver = r.newSolver()
 	return r, nil
 }
 
+func (r *run) newSolver() *solver.Solver[op.Result] {
+	return solver.New[op.Result](r.cache, solver.Options{Parallel: r.o.Parallel, Events: r.journal.event})
+}
+
 func (r *run) close() error {
+	r.sealer.stop()
 	r.sealer.wait()
+	r.cache.wait()
 	errs := []error{r.views.close(), r.env.Close(), r.scratch.Close()}
 	if r.disk != nil {
 		errs = append(errs, r.disk.Close())
@@ -185,6 +205,12 @@ func (r *run) build(ctx context.Context, names []reference.Named) (Result, error
 	if err != nil {
 		return Result{}, err
 	}
+	if r.o.Push {
+		if r.early, err = r.b.Registry.Repository(names[0]); err != nil {
+			return Result{}, err
+		}
+		r.early.Source = r.b.Store.Content
+	}
 	compiled, err := dockerfile.Compile(ctx, (*backend)(r), dockerfile.Options{Attrs: attrs, Host: content.Host()})
 	if err != nil {
 		return Result{}, err
@@ -192,18 +218,28 @@ func (r *run) build(ctx context.Context, names []reference.Named) (Result, error
 	if compiled.Answer != nil {
 		return Result{Answer: compiled.Answer}, nil
 	}
-	states := make([]op.Result, len(compiled.Images))
-	g, gctx := errgroup.WithContext(ctx)
-	for i, img := range compiled.Images {
-		g.Go(func() (err error) {
-			states[i], err = r.solve(gctx, img.Definition, sealing{spine: true, epoch: img.Epoch})
-			return err
-		})
+	for _, img := range compiled.Images {
+		r.epoch = img.Epoch
 	}
-	if err := g.Wait(); err != nil {
+	states, err := r.solveAll(ctx, func(ctx context.Context) ([]op.Result, error) {
+		states := make([]op.Result, len(compiled.Images))
+		g, gctx := errgroup.WithContext(ctx)
+		for i, img := range compiled.Images {
+			g.Go(func() (err error) {
+				states[i], err = r.solve(gctx, img.Definition, sealing{spine: true, epoch: img.Epoch})
+				return err
+			})
+		}
+		return states, g.Wait()
+	})
+	if err != nil {
 		return Result{}, err
 	}
-	return r.export(ctx, compiled.Images, states, names)
+	res, err := r.export(ctx, compiled.Images, states, names)
+	if err != nil {
+		return res, err
+	}
+	return res, r.finishCache(ctx, states)
 }
 
 // canonicalNames parses the tags of o.

@@ -271,3 +271,13 @@ func (b *bench) layer(d ocispec.Descriptor) []string {
 		list = append(list, strings.TrimRight(fmt.Sprintf("%s %o %d:%d %s", h.Name, h.Mode, h.Uid, h.Gid, strings.TrimSpace(what)), " "))
 	}
 }
+
+// manifest reads the manifest of a result, whether or not its layers are here.
+func (b *bench) manifest(res Result) ocispec.Manifest {
+	b.t.Helper()
+	img, err := content.Resolve(b.t.Context(), b.Store.Content, res.Target, content.Host())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return img.Manifest
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	"github.com/teu-dev/teu/build/export"
 	"github.com/teu-dev/teu/build/op"
+	"github.com/teu-dev/teu/build/remotecache"
 	"github.com/teu-dev/teu/build/solver"
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/image"
@@ -34,7 +36,7 @@ func (r *run) export(ctx context.Context, images []dockerfile.Image, states []op
 		switch out.Type {
 		case "image":
 			if err = r.image(ctx, &res, images, states); err == nil {
-				err = r.name(ctx, &res, names)
+				err = r.name(ctx, &res, states, names)
 			}
 		case "oci", "docker":
 			if err = r.image(ctx, &res, images, states); err == nil {
@@ -53,9 +55,15 @@ func (r *run) export(ctx context.Context, images []dockerfile.Image, states []op
 		if err := r.image(ctx, &res, images, states); err != nil {
 			return res, err
 		}
-		return res, r.push(ctx, res, names)
+		return res, r.push(ctx, res, states, names)
 	}
 	return res, nil
+}
+
+// needsBytes says whether all layers have to be in the store in the end. An image that is only pushed
+// is also named here, but only if its layers are here anyway.
+func (r *run) needsBytes() bool {
+	return r.o.Load || !r.o.Push || slices.ContainsFunc(r.o.Outputs, func(o Output) bool { return o.Type != "image" })
 }
 
 // image makes the image in the store, unless that was done.
@@ -66,13 +74,19 @@ func (r *run) image(ctx context.Context, res *Result, images []dockerfile.Image,
 	return r.step(ctx, "exporting to image", func(c *solver.Console) error {
 		sources := make([]export.Source, len(images))
 		for i, img := range images {
-			layers, err := r.layers(ctx, c, states[i])
+			layers, err := r.layers(states[i])
 			if err != nil {
 				return err
 			}
+			config := img.Config
+			if r.inline {
+				if config, err = remotecache.Embed(config, r.inlineSteps(states[i])); err != nil {
+					return err
+				}
+			}
 			sources[i] = export.Source{
 				Platform: img.Platform, Layers: layers,
-				Config: img.Config, BaseConfig: img.BaseConfig, Epoch: img.Epoch,
+				Config: config, BaseConfig: img.BaseConfig, Epoch: img.Epoch,
 			}
 		}
 		made, err := export.Commit(ctx, r.b.Store, sources, export.Options{
@@ -100,24 +114,28 @@ func (r *run) compression() string {
 	return r.o.Compression
 }
 
-// layers returns the layers of a state, all of which are then in the store.
-func (r *run) layers(ctx context.Context, c *solver.Console, state op.Result) ([]export.Layer, error) {
-	ids, err := r.env.LayerIDs(ctx, c, state)
+// layers returns the layers of a state.
+func (r *run) layers(state op.Result) ([]export.Layer, error) {
+	ids, _, err := r.env.LocalIDs(state)
 	if err != nil {
 		return nil, err
 	}
 	list := make([]export.Layer, len(ids))
 	for i, id := range ids {
 		list[i] = export.Layer{ID: id, Description: "created by teu"}
-		if len(state.Layers) == len(ids) {
-			list[i].Blob, list[i].Created = state.Layers[i].Blob, state.Layers[i].Created
-		}
+		l := state.Layers[i]
+		list[i].DiffID, list[i].Blob, list[i].Created = l.DiffID, l.Blob, l.Created
 	}
 	return list, nil
 }
 
 // name names the image, so that it stays.
-func (r *run) name(ctx context.Context, res *Result, names []reference.Named) error {
+func (r *run) name(ctx context.Context, res *Result, states []op.Result, names []reference.Named) error {
+	for _, state := range states {
+		if _, missing, err := r.env.LocalIDs(state); err != nil || len(missing) > 0 {
+			return err
+		}
+	}
 	now := time.Now().UTC()
 	if len(names) == 0 {
 		return r.b.Store.Images.Put(ctx, image.Image{Target: res.Target, Created: now})
@@ -149,31 +167,6 @@ func (r *run) rename(ctx context.Context, img image.Image, id digest.Digest) err
 	}
 	if err := r.b.Store.Images.DeleteDangling(ctx, old.Target.Digest); err != nil && !errdefs.IsNotFound(err) {
 		return err
-	}
-	return nil
-}
-
-// push pushes the image under all its names; blobs go once to each repository.
-func (r *run) push(ctx context.Context, res Result, names []reference.Named) error {
-	manifest, err := content.ReadAll(ctx, r.b.Store.Content, res.Target)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		err := r.step(ctx, "pushing "+name.String(), func(c *solver.Console) error {
-			repo, err := r.b.Registry.Repository(name)
-			if err != nil {
-				return err
-			}
-			repo.Source = r.b.Store.Content
-			if err := content.Copy(ctx, repo, r.b.Store.Content, res.Target, content.CopyOptions{Progress: progress(c)}); err != nil {
-				return err
-			}
-			return repo.Tag(ctx, res.Target, name.(reference.Tagged).Tag(), manifest)
-		})
-		if err != nil {
-			return err
-		}
 	}
 	return nil
 }

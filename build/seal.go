@@ -9,10 +9,13 @@ import (
 	"github.com/teu-dev/teu/cache"
 )
 
-// A sealer computes the diffIDs of new layers beside the steps that follow, so that little
-// is left to do at the end. Failures are found again there.
+// A sealer computes the diffIDs of new layers beside the steps that follow, and compresses and sends
+// them if they are to travel, so that little is left to do at the end. Failures are found again there.
 type sealer struct {
+	ctx   context.Context // of the build: the end of the step that made a layer does not end its sealing
+	stop  context.CancelFunc
 	store *cache.Store
+	send  func(ctx context.Context, id string) error
 	slots chan struct{}
 	wg    sync.WaitGroup
 
@@ -20,19 +23,21 @@ type sealer struct {
 	seen map[string]bool
 }
 
-func (s *sealer) seal(ctx context.Context, r op.Result, epoch *time.Time) {
+func (s *sealer) seal(r op.Result, epoch *time.Time) {
 	for _, l := range r.Layers {
 		if l.DiffID != "" || !s.first(l.ID) {
 			continue
 		}
 		s.wg.Go(func() {
 			select {
-			case <-ctx.Done():
+			case <-s.ctx.Done():
 				return
 			case s.slots <- struct{}{}:
 			}
 			defer func() { <-s.slots }()
-			s.store.Layers.Seal(ctx, l.ID, epoch)
+			if sealed, err := s.store.Layers.Seal(s.ctx, l.ID, epoch); err == nil {
+				_ = s.send(s.ctx, sealed.ID)
+			}
 		})
 	}
 }

@@ -40,7 +40,7 @@ func (r *run) solve(ctx context.Context, def *pb.Definition, s sealing) (op.Resu
 			return op.Result{}, &solver.VertexError{Vertex: v.Digest, Name: v.Name, Err: err}
 		}
 		if spine[v] {
-			operation = sealedOp{Op: operation, seal: func(res op.Result) { r.sealer.seal(ctx, res, s.epoch) }}
+			operation = sealedOp{Op: operation, seal: func(res op.Result) { r.sealer.seal(res, s.epoch) }}
 		}
 		sv := &solver.Vertex[op.Result]{ID: v.Digest, Name: v.Name, Op: operation, IgnoreCache: v.Metadata.IgnoreCache}
 		for _, in := range v.Inputs {

@@ -86,6 +86,12 @@ func (s *Store) unpack(ctx context.Context, img content.Image, src content.Fetch
 	return ids, nil
 }
 
+// PullLayer returns the ID of the layer diffID, whose blob is d, fetching it from src and unpacking it
+// unless it is here. The caller holds a pin.
+func (s *Store) PullLayer(ctx context.Context, diffID digest.Digest, d ocispec.Descriptor, src content.Fetcher, p content.Progress) (id string, err error) {
+	return s.layer(ctx, diffID, d, src, p)
+}
+
 // layer returns the ID of the layer diffID, whose blob is d.
 func (s *Store) layer(ctx context.Context, diffID digest.Digest, d ocispec.Descriptor, src content.Fetcher, p content.Progress) (string, error) {
 	id, ok, err := s.unpacked(diffID)

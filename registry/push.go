@@ -39,14 +39,7 @@ func (r *Repository) Push(ctx context.Context, d ocispec.Descriptor, src io.Read
 		return r.putManifest(ctx, d, d.Digest.String(), manifest)
 	}
 	if d.Size <= smallBlob {
-		b, err := readLimited(src, d.Size)
-		if err != nil {
-			return fmt.Errorf("reading blob %s: %w", d.Digest, err)
-		}
-		if d.Digest.Algorithm().FromBytes(b) != d.Digest {
-			return fmt.Errorf("blob is not %s: %w", d.Digest, errdefs.ErrDataLoss)
-		}
-		src = bytes.NewReader(b)
+		src = &smallReader{src: src, desc: d} // read when it is known that it cannot be mounted
 	}
 	up := &upload{repository: r, desc: d, source: &source{reader: src}, chunk: r.client.options.ChunkSize}
 	if r.Source != nil {
@@ -54,6 +47,42 @@ func (r *Repository) Push(ctx context.Context, d ocispec.Descriptor, src io.Read
 	}
 	defer up.source.close()
 	return up.run(ctx)
+}
+
+// A smallReader holds a small blob in memory once it has been read, and verified.
+type smallReader struct {
+	src  io.Reader
+	desc ocispec.Descriptor
+	data *bytes.Reader
+}
+
+func (s *smallReader) load() error {
+	if s.data != nil {
+		return nil
+	}
+	b, err := readLimited(s.src, s.desc.Size)
+	if err != nil {
+		return fmt.Errorf("reading blob %s: %w", s.desc.Digest, err)
+	}
+	if s.desc.Digest.Algorithm().FromBytes(b) != s.desc.Digest {
+		return fmt.Errorf("blob is not %s: %w", s.desc.Digest, errdefs.ErrDataLoss)
+	}
+	s.data = bytes.NewReader(b)
+	return nil
+}
+
+func (s *smallReader) Read(p []byte) (int, error) {
+	if err := s.load(); err != nil {
+		return 0, err
+	}
+	return s.data.Read(p)
+}
+
+func (s *smallReader) Seek(offset int64, whence int) (int64, error) {
+	if err := s.load(); err != nil {
+		return 0, err
+	}
+	return s.data.Seek(offset, whence)
 }
 
 // upload is the life of one blob's upload (distribution-spec, "Pushing a blob in

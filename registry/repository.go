@@ -68,22 +68,8 @@ func (r *Repository) Resolve(ctx context.Context, tagOrDigest string) (ocispec.D
 }
 
 func (r *Repository) resolveByGet(ctx context.Context, tagOrDigest string) (ocispec.Descriptor, error) {
-	q := r.request(http.MethodGet, "manifests/"+tagOrDigest)
-	q.header = http.Header{"Accept": acceptManifests()}
-	resp, err := r.read(ctx, q, needed(tagOrDigest))
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	defer resp.Body.Close()
-	body, err := readLimited(resp.Body, maxManifest)
-	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("reading manifest: %w", err)
-	}
-	d := ocispec.Descriptor{MediaType: mediaType(resp, body), Digest: digest.FromBytes(body), Size: int64(len(body))}
-	if want := digest.Digest(tagOrDigest); want.Validate() == nil && want.Algorithm() != digest.SHA256 {
-		d.Digest = want.Algorithm().FromBytes(body)
-	}
-	return checkResolved(d, tagOrDigest)
+	d, _, err := r.Manifest(ctx, tagOrDigest)
+	return d, err
 }
 
 // needed is what a mirror must be trusted with.

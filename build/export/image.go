@@ -18,9 +18,11 @@ import (
 	"github.com/teu-dev/teu/cache/layer"
 )
 
-// A Layer is one layer of an image to be. It is in the store.
+// A Layer is one layer of an image to be. It is in the store, or has no ID, but a DiffID and a Blob
+// that is elsewhere.
 type Layer struct {
 	ID          string
+	DiffID      digest.Digest
 	Blob        *ocispec.Descriptor // the blob it came from, if it was pulled
 	Created     time.Time           // when a build made it; zero otherwise
 	Description string              // what made it
@@ -122,16 +124,18 @@ func finishLayers(ctx context.Context, s *cache.Store, src Source, o Options) ([
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i, l := range src.Layers {
 		g.Go(func() error {
+			if l.ID == "" {
+				infos[i] = layerInfo{diffID: l.DiffID, created: when(l), description: l.Description}
+				blobs[i] = *l.Blob
+				blobs[i].MediaType = ociMediaType(l.Blob.MediaType)
+				return nil
+			}
 			sealed, err := seal(ctx, s, l.ID, src.Epoch)
 			if err != nil {
 				return err
 			}
 			l.ID = sealed.ID
-			infos[i] = layerInfo{diffID: sealed.DiffID, description: l.Description}
-			if !l.Created.IsZero() {
-				created := l.Created.UTC()
-				infos[i].created = &created
-			}
+			infos[i] = layerInfo{diffID: sealed.DiffID, created: when(l), description: l.Description}
 			blobs[i], err = blob(ctx, s, l, sealed, o.Compression)
 			return err
 		})
@@ -140,6 +144,15 @@ func finishLayers(ctx context.Context, s *cache.Store, src Source, o Options) ([
 		return nil, nil, fmt.Errorf("exporting layers: %w", err)
 	}
 	return infos, blobs, nil
+}
+
+// when returns the time of a layer that a build made, or nil.
+func when(l Layer) *time.Time {
+	if l.Created.IsZero() {
+		return nil
+	}
+	created := l.Created.UTC()
+	return &created
 }
 
 // seal returns the layer with a diffID. One that an earlier build sealed with other times is

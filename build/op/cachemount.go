@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -77,6 +79,7 @@ func (e *Env) cacheKey(ctx context.Context, c *solver.Console, id string, base *
 // emptied before its first use in this build, as in BuildKit.
 func (e *Env) openCache(ctx context.Context, c *solver.Console, key string, opt *pb.CacheOpt, base *Result, fresh bool) (*cacheDir, error) {
 	dir := filepath.Join(e.cacheRoot(), key)
+	e.noteCache(key)
 	if fresh && e.firstPrune(key) {
 		if err := e.RemoveCacheMount(ctx, key); err != nil {
 			return nil, err
@@ -93,7 +96,7 @@ func (e *Env) openCache(ctx context.Context, c *solver.Console, key string, opt 
 		return nil, err
 	}
 	files := filepath.Join(dir, strconv.Itoa(n))
-	if err := e.fillCache(ctx, c, files, base); err != nil {
+	if err := e.fillCache(ctx, c, key, files, base, fresh); err != nil {
 		return nil, errors.Join(err, unlock())
 	}
 	root, err := rootfs.Open(files)
@@ -140,7 +143,7 @@ func lockCache(ctx context.Context, dir string, sharing pb.CacheSharingOpt) (n i
 
 // fillCache makes the directory files, with the content of base if there is one. Whoever
 // comes second, with a shared lock, keeps what the first made.
-func (e *Env) fillCache(ctx context.Context, c *solver.Console, files string, base *Result) (err error) {
+func (e *Env) fillCache(ctx context.Context, c *solver.Console, key, files string, base *Result, fresh bool) (err error) {
 	if _, err := os.Lstat(files); err == nil {
 		return nil
 	}
@@ -154,6 +157,11 @@ func (e *Env) fillCache(ctx context.Context, c *solver.Console, files string, ba
 	}
 	if base != nil {
 		if err := e.copyAll(ctx, c, *base, temp); err != nil {
+			return fmt.Errorf("filling the cache: %w", err)
+		}
+	}
+	if e.FillCache != nil && !fresh {
+		if err := e.FillCache(ctx, key, temp); err != nil {
 			return fmt.Errorf("filling the cache: %w", err)
 		}
 	}
@@ -177,6 +185,41 @@ func (e *Env) copyAll(ctx context.Context, c *solver.Console, r Result, to strin
 	}
 	defer dst.Close()
 	return copyTree(ctx, src, "/", dst, "/", copyOptions{dirContents: true, rootToo: true, warn: e.warn})
+}
+
+func (e *Env) noteCache(key string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.caches == nil {
+		e.caches = map[string]bool{}
+	}
+	e.caches[key] = true
+}
+
+// UsedCaches returns the keys of the cache mounts that steps used, sorted.
+func (e *Env) UsedCaches() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Sorted(maps.Keys(e.caches))
+}
+
+// ReadCache calls read with the files of a cache mount, while no step has it for itself. A cache mount
+// without files is left out.
+func (e *Env) ReadCache(ctx context.Context, key string, read func(*rootfs.Dir) error) (err error) {
+	files := filepath.Join(e.cacheRoot(), key, "0")
+	unlock, err := statefile.Lock(ctx, files+".lock", statefile.LockOptions{Shared: true})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	dir, err := rootfs.Open(files)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(read(dir), dir.Close())
 }
 
 // CacheMounts returns the cache mounts there are.

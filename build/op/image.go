@@ -211,25 +211,25 @@ func (e *Env) pull(ctx context.Context, c *solver.Console, o Origin) error {
 	return err
 }
 
-func (e *Env) fetchImage(ctx context.Context, c *solver.Console, o Origin) error {
-	var from content.Fetcher = e.Store.Content
+// Source returns where the blobs of o are.
+func (e *Env) Source(o Origin) (content.Fetcher, error) {
 	switch {
 	case o.Layout != "":
-		layout, err := openLayout(o.Layout)
-		if err != nil {
-			return err
-		}
-		from = layout
+		return openLayout(o.Layout)
 	case o.Ref != "" && e.Registry != nil:
 		named, err := reference.ParseNormalizedNamed(o.Ref)
 		if err != nil {
-			return fmt.Errorf("image %q: %w: %w", o.Ref, errdefs.ErrInvalidArgument, err)
+			return nil, fmt.Errorf("image %q: %w: %w", o.Ref, errdefs.ErrInvalidArgument, err)
 		}
-		repo, err := e.Registry(named)
-		if err != nil {
-			return err
-		}
-		from = repo
+		return e.Registry(named)
+	}
+	return e.Store.Content, nil
+}
+
+func (e *Env) fetchImage(ctx context.Context, c *solver.Console, o Origin) error {
+	from, err := e.Source(o)
+	if err != nil {
+		return err
 	}
 	opts := cache.PullOptions{Platform: &o.Platform, Progress: progress(c)}
 	if _, err := e.Store.Pull(ctx, from, o.Manifest, opts); err != nil {
@@ -339,6 +339,7 @@ func (o *imageOp) Run(ctx context.Context, c *solver.Console, _ []Result) ([]Res
 	for i := range layers {
 		layers[i] = Layer{DiffID: o.image.Config.RootFS.DiffIDs[i], Blob: &o.image.Manifest.Layers[i], Origin: origin}
 	}
+	o.env.noteBase(layers)
 	return []Result{{Layers: layers}}, nil
 }
 

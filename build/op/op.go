@@ -49,12 +49,18 @@ type Env struct {
 	Executor     Executor
 	Entitlements []string                         // "network.host", "security.insecure"
 	Warn         func(format string, args ...any) // nil: warnings are dropped
+	// FillCache puts files into the directory of a cache mount that is used here for the first time;
+	// nil: it stays empty.
+	FillCache func(ctx context.Context, key, dir string) error
 
 	mu     sync.Mutex
 	locals map[string]*Local
 	images map[string]*once[Image]
 	pulls  map[digest.Digest]*once[struct{}]
 	pruned map[string]bool
+	caches map[string]bool                 // keys of cache mounts that were used
+	bases  map[digest.Digest]Layer         // of the images that were asked for
+	shared map[digest.Digest]*once[string] // layers of shared caches that are being brought
 }
 
 // A Repository is where the blobs of an image are.

@@ -15,6 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/teu-dev/teu/build/solver"
+	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/mount"
 	"github.com/teu-dev/teu/cache/rootfs"
 	"github.com/teu-dev/teu/cache/snapshot"
@@ -39,10 +40,28 @@ type Layer struct {
 	// Blob is the compressed layer in its image's manifest, and Origin where that image is.
 	Blob   *ocispec.Descriptor `json:"blob,omitempty"`
 	Origin *Origin             `json:"origin,omitempty"`
+	// From has Blob instead of an Origin, for a layer of a cache that builds share. It is not part of
+	// what is remembered: a Result that has it is kept only once its layers are here.
+	From Blobs `json:"-"`
 	// Created is when a build made the layer; zero for layers of images. The history of an
 	// image that has the layer says so.
 	Created time.Time `json:"created,omitzero"`
 }
+
+// Blobs is where the layers of a shared cache are.
+type Blobs interface {
+	content.Fetcher
+	String() string // names it for people
+}
+
+// A FetchError is a layer of a shared cache that could not be brought.
+type FetchError struct {
+	From Blobs
+	Err  error
+}
+
+func (e *FetchError) Error() string { return e.From.String() + ": " + e.Err.Error() }
+func (e *FetchError) Unwrap() error { return e.Err }
 
 // An Origin says where a base image came from.
 type Origin struct {
@@ -71,7 +90,7 @@ func (e *Env) Available(ctx context.Context, r Result) (bool, error) {
 		return true, nil
 	}
 	for _, l := range r.Layers {
-		if l.Origin != nil {
+		if l.Origin != nil || l.From != nil {
 			continue
 		}
 		if ok, err := e.Store.Layers.Touch(l.ID); !ok || err != nil {
@@ -95,52 +114,52 @@ func (e *Env) LayerIDs(ctx context.Context, c *solver.Console, r Result) ([]stri
 	if err != nil || missing == nil {
 		return ids, err
 	}
-	if missing.Origin == nil {
-		return nil, fmt.Errorf("layer %s: %w", missing.ID, errdefs.ErrNotFound)
-	}
-	for _, o := range origins(r) {
-		if err := e.pull(ctx, c, o); err != nil {
-			return nil, err
-		}
+	if err := e.bring(ctx, c, missing); err != nil {
+		return nil, err
 	}
 	ids, missing, err = e.present(r)
 	if missing != nil {
-		err = fmt.Errorf("layer %s of %s: %w", missing.DiffID, missing.Origin.Ref, errdefs.ErrNotFound)
+		err = fmt.Errorf("layer %s%s went again: %w", missing[0].ID, missing[0].DiffID, errdefs.ErrNotFound)
 	}
 	return ids, err
 }
 
-// present returns the IDs of the layers that are there, or the first layer that is not.
-func (e *Env) present(r Result) (ids []string, missing *Layer, err error) {
+// LocalIDs is LayerIDs for those who can do without the bytes of layers that would have to be fetched;
+// their IDs are "".
+func (e *Env) LocalIDs(r Result) (ids []string, missing []*Layer, err error) {
+	ids, missing, err = e.present(r)
+	for _, l := range missing {
+		if l.Blob == nil || l.Origin == nil && l.From == nil {
+			return nil, nil, fmt.Errorf("layer %s: %w", l.ID, errdefs.ErrNotFound)
+		}
+	}
+	return ids, missing, err
+}
+
+// present returns the IDs of the layers that are there, "" for those that are not, and those.
+func (e *Env) present(r Result) (ids []string, missing []*Layer, err error) {
 	for i := range r.Layers {
 		l := &r.Layers[i]
 		id := l.ID
 		if id == "" {
 			found, err := e.Store.Layers.ByDiffID(l.DiffID)
-			if errdefs.IsNotFound(err) {
-				return nil, l, nil
-			}
-			if err != nil {
+			if err != nil && !errdefs.IsNotFound(err) {
 				return nil, nil, err
 			}
 			id = found.ID
 		}
-		if ok, err := e.Store.Layers.Touch(id); !ok || err != nil {
-			return nil, l, err
+		ok := id != ""
+		if ok {
+			if ok, err = e.Store.Layers.Touch(id); err != nil {
+				return nil, nil, err
+			}
+		}
+		if !ok {
+			id, missing = "", append(missing, l)
 		}
 		ids = append(ids, id)
 	}
-	return ids, nil, nil
-}
-
-func origins(r Result) (list []Origin) {
-	for _, l := range r.Layers {
-		same := func(o Origin) bool { return o.Manifest.Digest == l.Origin.Manifest.Digest }
-		if l.Origin != nil && !slices.ContainsFunc(list, same) {
-			list = append(list, *l.Origin)
-		}
-	}
-	return list
+	return ids, missing, nil
 }
 
 // lowers returns the directories of r for an overlay, top first; at least one.

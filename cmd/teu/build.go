@@ -21,7 +21,8 @@ type buildFlags struct {
 	tags, args, labels, contexts, noCacheOf      []string
 	platforms, secrets, ssh, addHosts, ulimits   []string
 	outputs, annotations, allow                  []string
-	noCache, pull, push, quiet, check            bool
+	cacheFrom, cacheTo                           []string
+	noCache, pull, push, load, quiet, check      bool
 }
 
 func newBuildCommand(a *app) *cobra.Command {
@@ -71,16 +72,18 @@ func (f *buildFlags) register(cmd *cobra.Command) {
 	s.StringVar(&f.progress, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "auto, tty, plain, json or quiet")
 	s.StringVar(&f.call, "call", "build", "build, or answer: check, outline or targets")
 	s.BoolVar(&f.check, "check", false, "short for --call check")
+	s.StringArrayVar(&f.cacheFrom, "cache-from", nil, "IMAGE or type=registry,ref=REF or type=local,src=DIR: use what others built")
+	s.StringArrayVar(&f.cacheTo, "cache-to", nil, "type=registry,ref=REF, type=local,dest=DIR or type=inline: keep for others what is built")
+	s.BoolVar(&f.load, "load", false, "keep the image here even if it is pushed and parts of it had to be fetched")
 	f.registerCompatible(cmd)
 }
 
 // registerCompatible takes flags of docker that ask for what is done anyway.
 func (f *buildFlags) registerCompatible(cmd *cobra.Command) {
 	s := cmd.Flags()
-	s.Bool("load", true, "")
 	s.Bool("rm", true, "")
 	s.Bool("force-rm", false, "")
-	for _, name := range []string{"load", "rm", "force-rm"} {
+	for _, name := range []string{"rm", "force-rm"} {
 		s.MarkHidden(name)
 	}
 }

@@ -15,7 +15,7 @@ import (
 func (f *buildFlags) options(a *app, dir string) (build.Options, error) {
 	o := build.Options{
 		Context: dir, Dockerfile: f.file, Target: f.target, Tags: f.tags,
-		NoCache: f.noCache, NoCacheOf: f.noCacheOf, Pull: f.pull, Push: f.push,
+		Load: f.load, NoCache: f.noCache, NoCacheOf: f.noCacheOf, Pull: f.pull, Push: f.push,
 		Network: f.network, Ulimits: f.ulimits, CgroupParent: f.cgroupParent, Entitlements: f.allow,
 	}
 	if f.network == "host" {
@@ -64,6 +64,12 @@ func (f *buildFlags) options(a *app, dir string) (build.Options, error) {
 		return o, err
 	}
 	if o.SSH, err = parseSSH(f.ssh); err != nil {
+		return o, err
+	}
+	if o.CacheFrom, err = parseCache("--cache-from", f.cacheFrom); err != nil {
+		return o, err
+	}
+	if o.CacheTo, err = parseCache("--cache-to", f.cacheTo); err != nil {
 		return o, err
 	}
 	return o, f.parseOutputs(a, &o)

@@ -1,0 +1,32 @@
+package registry
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Manifest returns the manifest of a tag or digest and its bytes, with one request. One that is not
+// there is an errdefs.ErrNotFound.
+func (r *Repository) Manifest(ctx context.Context, tagOrDigest string) (ocispec.Descriptor, []byte, error) {
+	q := r.request(http.MethodGet, "manifests/"+tagOrDigest)
+	q.header = http.Header{"Accept": acceptManifests()}
+	resp, err := r.read(ctx, q, needed(tagOrDigest))
+	if err != nil {
+		return ocispec.Descriptor{}, nil, err
+	}
+	defer resp.Body.Close()
+	body, err := readLimited(resp.Body, maxManifest)
+	if err != nil {
+		return ocispec.Descriptor{}, nil, fmt.Errorf("reading manifest: %w", err)
+	}
+	d := ocispec.Descriptor{MediaType: mediaType(resp, body), Digest: digest.FromBytes(body), Size: int64(len(body))}
+	if want := digest.Digest(tagOrDigest); want.Validate() == nil && want.Algorithm() != digest.SHA256 {
+		d.Digest = want.Algorithm().FromBytes(body)
+	}
+	d, err = checkResolved(d, tagOrDigest)
+	return d, body, err
+}
