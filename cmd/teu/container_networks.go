@@ -62,11 +62,16 @@ func (c *containerFlags) setNetworks(o *runner.Options) error {
 	}
 	o.Links = c.endpoint.links
 	given := len(first.Aliases)+len(first.Links)+len(first.LinkLocalIPs) > 0 || first.IPv4.IsValid() || first.IPv6.IsValid() || first.MAC != ""
+	seen := map[string]bool{}
 	for i, text := range c.networks {
 		ep, err := parseNetwork(text)
 		if err != nil {
 			return err
 		}
+		if seen[ep.Network] {
+			return fmt.Errorf("network %q is specified multiple times", ep.Network)
+		}
+		seen[ep.Network] = true
 		if i == 0 {
 			o.Network = ep.Network
 			if ep.EndpointOptions, err = merge(ep.EndpointOptions, first); err != nil {
@@ -81,9 +86,8 @@ func (c *containerFlags) setNetworks(o *runner.Options) error {
 		o.Endpoints = []runner.Endpoint{{Network: "bridge", EndpointOptions: first}}
 	}
 	o.MacAddress = c.endpoint.mac
-	for _, ep := range o.Endpoints {
-		private := ep.Network == "host" || ep.Network == "none" || strings.HasPrefix(ep.Network, "container:")
-		if private && len(o.Endpoints) > 1 {
+	for name := range seen {
+		if len(seen) > 1 && (name == "host" || name == "none" || strings.HasPrefix(name, "container:")) {
 			return errors.New("conflicting options: cannot attach both user-defined and non-user-defined network-modes")
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Networks of macvlan and ipvlan hang on an interface of the host, their parent. Without
@@ -33,11 +34,7 @@ func (m *Manager) ensureParent(n Network) error {
 	attrs := linkAttrs()
 	attrs.Name = name
 	if dummy {
-		link := &netlink.Dummy{LinkAttrs: attrs}
-		if err := netlink.LinkAdd(link); err != nil {
-			return fmt.Errorf("adding %s: %w", name, err)
-		}
-		return netlink.LinkSetUp(link)
+		return makeDummy(attrs)
 	}
 	base, tag, ok := strings.Cut(name, ".")
 	vlan, err := strconv.ParseUint(tag, 10, 12)
@@ -55,6 +52,32 @@ func (m *Manager) ensureParent(n Network) error {
 	}
 	if err := netlink.LinkSetAlias(link, vlanAlias(n)); err != nil {
 		return errors.Join(err, netlink.LinkDel(link))
+	}
+	return netlink.LinkSetUp(link)
+}
+
+// makeDummy makes an interface that leads nowhere. A kernel without such gets a pair of
+// which nobody uses the other end.
+func makeDummy(attrs netlink.LinkAttrs) error {
+	var link netlink.Link = &netlink.Dummy{LinkAttrs: attrs}
+	err := netlink.LinkAdd(link)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		attrs.Flags = flagUp
+		link = &netlink.Veth{LinkAttrs: attrs, PeerName: "dp" + strings.TrimPrefix(attrs.Name, "dm")}
+		if err = netlink.LinkAdd(link); err == nil {
+			err = bringUp("dp" + strings.TrimPrefix(attrs.Name, "dm"))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("adding %s: %w", attrs.Name, err)
+	}
+	return netlink.LinkSetUp(link)
+}
+
+func bringUp(name string) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
 	}
 	return netlink.LinkSetUp(link)
 }
