@@ -19,7 +19,7 @@ import (
 type record struct {
 	DiffID     digest.Digest `json:"diffID,omitempty"`
 	Size       int64         `json:"size,omitempty"`
-	TarSize    int64         `json:"tarSize,omitempty"` // set by Seal
+	TarSize    int64         `json:"tarSize,omitempty"`    // set by Seal
 	Sealed     bool          `json:"sealed,omitempty"`     // Diff made the tar with this DiffID
 	Epoch      *time.Time    `json:"epoch,omitempty"`      // that it was sealed with
 	OpaqueRoot bool          `json:"opaqueRoot,omitempty"` // hides all layers below

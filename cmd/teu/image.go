@@ -11,7 +11,7 @@ func newImageCommand(a *app) *cobra.Command {
 	ls.Use, ls.Aliases = "ls [OPTIONS] [REPOSITORY[:TAG]]", []string{"list"}
 	rm.Use, rm.Aliases = "rm [OPTIONS] IMAGE [IMAGE...]", []string{"rmi", "remove"}
 	cmd.AddCommand(
-		newBuildCommand(a), newHistoryCommand(a), newImageInspectCommand(a), newLoadCommand(a), ls,
+		newBuildCommand(a), newHistoryCommand(a), newImportCommand(a), newImageInspectCommand(a), newLoadCommand(a), ls,
 		newImagePruneCommand(a), newPullCommand(a), newPushCommand(a), rm, newSaveCommand(a), newTagCommand(a),
 	)
 	return cmd

@@ -28,6 +28,7 @@ const dockerManifestFile = "manifest.json"
 // Image is an image in an archive.
 type Image struct {
 	Names  []string // canonical with a tag, "docker.io/library/x:latest"; none: known by digest only
+	Tag    string   // a bare tag, which only OCI archives have, in the place of names
 	Target ocispec.Descriptor
 }
 

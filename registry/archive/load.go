@@ -254,7 +254,7 @@ func (l *loader) layout(ctx context.Context, raw []byte) ([]Image, error) {
 	}
 	var list []Image
 	for _, d := range index.Manifests {
-		name := nameOf(d)
+		name, tag := nameOf(d), d.Annotations[ocispec.AnnotationRefName]
 		d.Annotations, d.URLs, d.Data = nil, nil, nil
 		at := slices.IndexFunc(list, func(i Image) bool { return i.Target.Digest == d.Digest })
 		if at < 0 {
@@ -263,7 +263,9 @@ func (l *loader) layout(ctx context.Context, raw []byte) ([]Image, error) {
 			}
 			at, list = len(list), append(list, Image{Target: d})
 		}
-		list[at].add(name)
+		if list[at].add(name); name == "" {
+			list[at].Tag = tag
+		}
 	}
 	return list, nil
 }

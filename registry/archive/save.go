@@ -83,7 +83,11 @@ func (s *saver) add(ctx context.Context, img Image) error {
 	target := img.Target
 	target.Annotations = nil
 	if len(img.Names) == 0 {
+		if img.Tag != "" {
+			target.Annotations = map[string]string{ocispec.AnnotationRefName: img.Tag}
+		}
 		s.index = append(s.index, target)
+		target.Annotations = nil
 	}
 	entry := dockerManifest{RepoTags: []string{}, Layers: []string{}}
 	for _, name := range img.Names {

@@ -161,3 +161,8 @@ func PullWords() TransferWords {
 func PushWords() TransferWords {
 	return TransferWords{Moving: "Pushing", Exists: "Layer already exists", Done: "Pushed"}
 }
+
+// CopyWords returns the words for a copy between two places elsewhere.
+func CopyWords() TransferWords {
+	return TransferWords{Moving: "Copying", Exists: "Already exists", Done: "Copied"}
+}
