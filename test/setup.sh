@@ -1,20 +1,29 @@
 #!/bin/sh
-# Installs the Debian packages the tests need, if any is missing.
+# Installs the Debian packages the tests need, if any is missing, and builds the BuildKit that
+# images are compared with.
 set -eu
 packages="busybox-static mmdebstrap skopeo podman buildah crun runc netavark aardvark-dns
-	uidmap iproute2 nftables curl jq git procps"
+	uidmap iproute2 nftables curl jq git procps attr libcap2-bin bzip2 xz-utils"
 missing=
 for p in $packages; do
 	dpkg-query -W -f '${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || missing="$missing $p"
 done
-[ -n "$missing" ] || exit 0
-if [ "$(id -u)" != 0 ]; then
-	echo "setup: not root, cannot install:$missing" >&2
-	exit 1
+if [ -n "$missing" ]; then
+	if [ "$(id -u)" != 0 ]; then
+		echo "setup: not root, cannot install:$missing" >&2
+		exit 1
+	fi
+	echo "setup: installing$missing"
+	export DEBIAN_FRONTEND=noninteractive
+	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing; } >/tmp/teu-setup.log 2>&1 || {
+		tail -20 /tmp/teu-setup.log >&2
+		exit 1
+	}
 fi
-echo "setup: installing$missing"
-export DEBIAN_FRONTEND=noninteractive
-{ apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing; } >/tmp/teu-setup.log 2>&1 || {
-	tail -20 /tmp/teu-setup.log >&2
-	exit 1
-}
+cd "$(dirname "$0")/.."
+mkdir -p .cache/peers
+for tool in buildkitd buildctl; do
+	[ -x ".cache/peers/$tool" ] && continue
+	echo "setup: building $tool"
+	(cd bench/tools && CGO_ENABLED=0 go build -ldflags='-s -w' -o ../../.cache/peers/ "github.com/moby/buildkit/cmd/$tool")
+done

@@ -95,6 +95,10 @@ func (x *Containers) spec(p Process, netns string) (*specs.Spec, error) {
 		return nil, err
 	}
 	x.warn(warnings)
+	// Containers have the variable, steps of BuildKit have not: what they print is the same.
+	if !slices.ContainsFunc(p.Env, func(v string) bool { return strings.HasPrefix(v, "HOSTNAME=") }) {
+		s.Process.Env = slices.DeleteFunc(s.Process.Env, func(v string) bool { return v == "HOSTNAME="+p.Hostname })
+	}
 	for i, m := range p.Mounts {
 		s.Mounts = slices.DeleteFunc(s.Mounts, func(d specs.Mount) bool { return d.Destination == m.Target })
 		mnt := specs.Mount{Destination: m.Target, Type: "tmpfs", Source: "tmpfs", Options: m.Options}

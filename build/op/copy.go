@@ -233,7 +233,6 @@ type target struct {
 	name   string
 	path   string   // in the destination
 	fd     *os.File // nil until it is known to exist
-	late   bool     // it was made for a file in it, not because it was selected
 
 	src  *os.File // the source directory, for mode, owner and the rest
 	stat unix.Stat_t
@@ -398,11 +397,15 @@ func (c *copier) finishDir(e entry, t *target, include, created bool) error {
 	}
 	parent := t.parent.fd
 	switch {
-	case !include && t.late:
-		return c.setTime(parent, t.name, &t.stat)
 	case !include:
-		return nil
-	case created || !e.top:
+		return nil // BuildKit: one made for a file in it has the time of that
+	case c.src.local != nil && e.path == "":
+		// The root of a context is a directory of the builder's own, new with every build.
+		now := time.Now()
+		ts := unix.NsecToTimespec(now.UnixNano())
+		t.stat.Atim, t.stat.Mtim = ts, ts
+	}
+	if created || !e.top {
 		return c.dress(parent, t.name, e, &t.stat)
 	}
 	return c.setTime(parent, t.name, &t.stat) // BuildKit: it gets the time of the source all the same
@@ -421,7 +424,6 @@ func (c *copier) ensure(t *target) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.late = created
 	if created {
 		e.dir, e.name = t.src, "."
 		err = c.dress(t.parent.fd, t.name, e, &t.stat)

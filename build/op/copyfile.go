@@ -232,8 +232,8 @@ func (c *copier) copyXattrs(fd *os.File, name string, e entry) error {
 	}
 	to := fmt.Sprintf("/proc/self/fd/%d/%s", fd.Fd(), name)
 	for key := range strings.SplitSeq(strings.TrimRight(string(list[:size]), "\x00"), "\x00") {
-		if key == "" || ownedByOverlay(key) {
-			continue
+		if key == "" || ownedByOverlay(key) || c.src.local != nil && key == "security.capability" {
+			continue // BuildKit: giving files of a context to root takes their capabilities
 		}
 		if err := copyXattr(to, from, key); err != nil {
 			c.warn("extended attribute %s of /%s: %v", key, e.path, err)

@@ -269,6 +269,9 @@ func (m *mutable) commit(ctx context.Context) (Result, error) {
 	if err := m.close(); err != nil {
 		return Result{}, err
 	}
+	if err := m.settle(); err != nil {
+		return Result{}, err
+	}
 	l, err := m.env.Store.Layers.Adopt(ctx, m.snap.Upper)
 	if err != nil {
 		return Result{}, err

@@ -2,10 +2,7 @@ package op
 
 import (
 	"errors"
-	"os"
 	"slices"
-	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -51,84 +48,7 @@ func (r *execRun) removeStubs(stubs []string) error {
 			return errors.Join(err, r.root.close())
 		}
 	}
-	if err := r.root.close(); err != nil {
-		return err
-	}
-	return r.dropCopies(stubs)
-}
-
-// dropCopies removes from the upper the directories that are there only because a mount point
-// was made in them: with them their times, which the command did not change, come back.
-func (r *execRun) dropCopies(stubs []string) error {
-	upper, err := rootfs.Open(r.root.snap.Upper)
-	if err != nil {
-		return err
-	}
-	defer upper.Close()
-	for _, p := range stubs {
-		for p = parentPath(p); p != ""; p = parentPath(p) {
-			dropped, err := dropCopy(upper, r.process.Files, p)
-			if err != nil {
-				return err
-			}
-			if !dropped {
-				break
-			}
-		}
-	}
-	return nil
-}
-
-// dropCopy removes the directory p of upper if it is empty and like that of lower.
-func dropCopy(upper, lower *rootfs.Dir, p string) (bool, error) {
-	below, err := lower.Lstat(p)
-	if err != nil || !below.IsDir() {
-		return false, nil //nolint:nilerr // it is new, so it is no copy
-	}
-	parent, base, err := upper.Parent(p)
-	if missing(err) {
-		return true, nil // it went with another
-	}
-	if err != nil {
-		return false, err
-	}
-	defer parent.Close()
-	f, err := openDirAt(parent, base)
-	if missing(err) {
-		return true, nil
-	}
-	if err != nil {
-		return false, nil //nolint:nilerr // the command put something else there
-	}
-	defer f.Close()
-	now, err := f.Stat()
-	if err != nil {
-		return false, err
-	}
-	a, b := now.Sys().(*syscall.Stat_t), below.Sys().(*syscall.Stat_t)
-	if a.Mode != b.Mode || a.Uid != b.Uid || a.Gid != b.Gid || !plainXattrs(f) {
-		return false, nil
-	}
-	err = unix.Unlinkat(int(parent.Fd()), base, unix.AT_REMOVEDIR)
-	if err == unix.ENOTEMPTY || err == unix.EEXIST {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// plainXattrs says whether a directory of an upper has no attributes but those of every copy.
-func plainXattrs(f *os.File) bool {
-	buf := make([]byte, 64<<10)
-	n, err := unix.Flistxattr(int(f.Fd()), buf)
-	if err != nil {
-		return false
-	}
-	for key := range strings.SplitSeq(strings.TrimRight(string(buf[:n]), "\x00"), "\x00") {
-		if key != "" && (!ownedByOverlay(key) || strings.HasSuffix(key, ".opaque")) {
-			return false
-		}
-	}
-	return true
+	return r.root.close() // directories copied up only for the mount points go when it is committed
 }
 
 // removeStub removes p if it is an empty file or directory. The command may have put links in

@@ -56,7 +56,8 @@ func (x *extractor) extract(ctx context.Context, r *tar.Reader) error {
 }
 
 func (x *extractor) entry(ctx context.Context, h *tar.Header, r io.Reader) error {
-	if h.Typeflag == tar.TypeXGlobalHeader {
+	// The directory that is unpacked into stays as it is, as in docker.
+	if h.Typeflag == tar.TypeXGlobalHeader || h.Typeflag == tar.TypeDir && path.Clean(h.Name) == "." {
 		return nil
 	}
 	name := strings.TrimPrefix(path.Join("/", h.Name), "/")

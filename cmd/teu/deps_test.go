@@ -33,9 +33,10 @@ var layers = map[string]int{
 	"cmd/teu/ui":    6,
 	"cmd/teu":       7,
 
-	"test/privilege": 0,
-	"test/suite":     8,
-	"bench":          8,
+	"test/privilege":    0,
+	"test/suite":        8,
+	"test/differential": 8,
+	"bench":             8,
 }
 
 // sideways are the imports allowed between packages of one height: those that exist
