@@ -100,6 +100,7 @@ type Result struct {
 	Config digest.Digest // the image ID
 	Names  []string      // canonical
 	Answer map[string][]byte
+	Why    []Reason // of the steps that ran, also when the build failed
 }
 
 // Build builds. An error that a step or a line of the Dockerfile caused is an *Error.
@@ -119,7 +120,15 @@ func (b *Builder) Build(ctx context.Context, o Options) (res Result, err error) 
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
 	res, err = r.build(ctx, names)
+	if o.Question == "" {
+		why, err := r.history.reasons()
+		if err != nil {
+			r.warnf("the next build will not know what changed: %v", err)
+		}
+		res.Why = why
+	}
 	if err != nil {
+		r.journal.skip()
 		return res, r.explain(err)
 	}
 	if err := b.collect(ctx); err != nil {
@@ -138,6 +147,7 @@ type run struct {
 	inline  bool                 // the image tells of its own steps
 	epoch   *time.Time           // SOURCE_DATE_EPOCH, once the Dockerfile is read
 	early   *registry.Repository // the first that the image is pushed to; nil: it is not
+	history *historian
 	journal *journal
 	sealer  sealer
 	scratch *statefile.Scratch // volatile
@@ -160,6 +170,7 @@ func (b *Builder) start(ctx context.Context, o Options) (*run, error) {
 		return nil, err
 	}
 	r := &run{b: b, o: o, scratch: scratch, journal: newJournal(o.Events)}
+	r.history = newHistorian(dir, o)
 	r.sealer = sealer{store: b.Store, slots: make(chan struct{}, 2), send: r.sendEarly}
 	r.sealer.ctx, r.sealer.stop = context.WithCancel(ctx)
 	r.env = &op.Env{

@@ -3,6 +3,9 @@ package build
 import (
 	"errors"
 	"fmt"
+	"strings"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/teu-dev/teu/build/graph"
 	"github.com/teu-dev/teu/build/op"
@@ -16,6 +19,16 @@ type Error struct {
 	Where  []graph.Location // none if it is not known
 	Output []byte           // the last that the step printed
 	Err    error
+	Advice string // what the user can do about it; "" if that is not known
+}
+
+// Hint returns the advice of e, or that of its cause.
+func (e *Error) Hint() string {
+	var cause interface{ Hint() string }
+	if e.Advice == "" && errors.As(e.Err, &cause) {
+		return cause.Hint()
+	}
+	return e.Advice
 }
 
 func (e *Error) Error() string {
@@ -35,6 +48,28 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
+// hidden says which rule keeps a file that v wants out of the context, if that is why it failed.
+func (r *run) hidden(v *graph.Vertex, err error) string {
+	if !errdefs.IsNotFound(err) {
+		return ""
+	}
+	for _, a := range v.Op.GetFile().GetActions() {
+		c := a.GetCopy()
+		if c == nil || a.SecondaryInput < 0 || int(a.SecondaryInput) >= len(v.Inputs) {
+			continue
+		}
+		src := v.Inputs[a.SecondaryInput].Vertex.Op.GetSource()
+		name, ok := strings.CutPrefix(src.GetIdentifier(), "local://")
+		if !ok {
+			continue
+		}
+		if pattern, hidden := r.env.HiddenBy(name, src.Attrs, c.Src); hidden {
+			return fmt.Sprintf("%s is in the context, but the rule %q of .dockerignore hides it", c.Src, pattern)
+		}
+	}
+	return ""
+}
+
 // explain adds to err where it comes from.
 func (r *run) explain(err error) error {
 	var line *dockerfile.Error
@@ -43,7 +78,7 @@ func (r *run) explain(err error) error {
 	case errors.As(err, &vertex):
 		e := &Error{Step: vertex.Name, Output: r.journal.tail(vertex.Vertex), Err: vertex.Err}
 		if v := r.journal.vertex(vertex.Vertex); v != nil {
-			e.Where = v.Source
+			e.Where, e.Advice = v.Source, r.hidden(v, vertex.Err)
 		}
 		return e
 	case errors.As(err, &line):

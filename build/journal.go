@@ -3,6 +3,7 @@ package build
 import (
 	"bytes"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -16,6 +17,8 @@ type journal struct {
 	mu       sync.Mutex
 	events   func(solver.Event)
 	vertices map[digest.Digest]*graph.Vertex
+	order    []*graph.Vertex
+	begun    map[digest.Digest]bool
 	tails    map[digest.Digest][]byte
 }
 
@@ -23,18 +26,33 @@ type journal struct {
 const tailSize = 16 << 10
 
 func newJournal(events func(solver.Event)) *journal {
-	return &journal{events: events, vertices: map[digest.Digest]*graph.Vertex{}, tails: map[digest.Digest][]byte{}}
+	return &journal{events: events, vertices: map[digest.Digest]*graph.Vertex{}, begun: map[digest.Digest]bool{}, tails: map[digest.Digest][]byte{}}
 }
 
 func (j *journal) add(v *graph.Vertex) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if j.vertices[v.Digest] == nil {
+		j.order = append(j.order, v)
+	}
 	j.vertices[v.Digest] = v
+}
+
+// skip tells of the vertices that nobody came to.
+func (j *journal) skip() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, v := range j.order {
+		if !j.begun[v.Digest] && j.events != nil {
+			j.events(solver.Event{Kind: solver.Skipped, Vertex: v.Digest, Name: v.Name, Time: time.Now()})
+		}
+	}
 }
 
 func (j *journal) event(e solver.Event) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	j.begun[e.Vertex] = true
 	switch {
 	case e.Kind == solver.Log:
 		j.keep(e)

@@ -39,6 +39,7 @@ func (r *run) solve(ctx context.Context, def *pb.Definition, s sealing) (op.Resu
 		if err != nil {
 			return op.Result{}, &solver.VertexError{Vertex: v.Digest, Name: v.Name, Err: err}
 		}
+		operation = r.history.watch(v, operation)
 		if spine[v] {
 			operation = sealedOp{Op: operation, seal: func(res op.Result) { r.sealer.seal(res, s.epoch) }}
 		}

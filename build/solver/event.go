@@ -17,6 +17,7 @@ const (
 	Completed                  // the operation ran; Err is set if it failed, context.Canceled if it was given up
 	Log                        // Data was written to Stream
 	Progress                   // Status changed
+	Skipped                    // the vertex was never looked for, as something failed before
 )
 
 // An Event is one step in the life of a vertex.

@@ -123,6 +123,8 @@ func (t *Tree) Digest(ctx context.Context, path string, sel Selection) (digest.D
 type Entry struct {
 	Path string // relative to the tree, without a leading slash; "" is the root
 	Dir  bool   // a directory, itself: what is in it has entries of its own
+	// Own is the digest of the file, or of a directory's mode and owner; "" if Digest has not asked for it.
+	Own digest.Digest
 }
 
 // Select returns the files that Digest would count, parents before children, so that a copy
@@ -136,7 +138,7 @@ func (t *Tree) Select(ctx context.Context, path string, sel Selection) ([]Entry,
 	}
 	entries := make([]Entry, 0, len(chosen))
 	for _, c := range chosen {
-		entries = append(entries, Entry{Path: trimSlash(c.real), Dir: c.node.isDir()})
+		entries = append(entries, Entry{Path: trimSlash(c.real), Dir: c.node.isDir(), Own: c.node.own})
 	}
 	return entries, nil
 }

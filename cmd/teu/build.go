@@ -22,7 +22,7 @@ type buildFlags struct {
 	platforms, secrets, ssh, addHosts, ulimits   []string
 	outputs, annotations, allow                  []string
 	cacheFrom, cacheTo                           []string
-	noCache, pull, push, load, quiet, check      bool
+	noCache, pull, push, load, quiet, check, why bool
 }
 
 func newBuildCommand(a *app) *cobra.Command {
@@ -75,6 +75,7 @@ func (f *buildFlags) register(cmd *cobra.Command) {
 	s.StringArrayVar(&f.cacheFrom, "cache-from", nil, "IMAGE or type=registry,ref=REF or type=local,src=DIR: use what others built")
 	s.StringArrayVar(&f.cacheTo, "cache-to", nil, "type=registry,ref=REF, type=local,dest=DIR or type=inline: keep for others what is built")
 	s.BoolVar(&f.load, "load", false, "keep the image here even if it is pushed and parts of it had to be fetched")
+	s.BoolVar(&f.why, "why", false, "say for each step that ran what changed since the last build")
 	f.registerCompatible(cmd)
 }
 
@@ -111,6 +112,9 @@ func runBuild(ctx context.Context, a *app, f buildFlags, dir string) (err error)
 	}
 	res, err := builder.Build(ctx, o)
 	printer.Close()
+	if f.why {
+		a.ui.Why(res.Why)
+	}
 	if err != nil {
 		var e *build.Error
 		if errors.As(err, &e) && !errors.Is(err, context.Canceled) {

@@ -57,6 +57,7 @@ type step struct {
 	running time.Time // zero until it runs
 	ended   time.Time // zero until it ended
 	cached  bool
+	skipped bool
 	err     error
 	partial [3]string // line of a stream that has no end yet
 	status  map[string]solver.Status
@@ -95,6 +96,8 @@ func (l *steps) apply(e solver.Event) *step {
 		s.running = e.Time
 	case solver.Cached:
 		s.ended, s.cached = e.Time, true
+	case solver.Skipped:
+		s.ended, s.skipped = e.Time, true
 	case solver.Completed:
 		s.ended, s.err = e.Time, e.Err
 	case solver.Progress:

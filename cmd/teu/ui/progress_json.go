@@ -21,7 +21,7 @@ func newJSONPrinter(w io.Writer) *jsonPrinter {
 // A jsonEvent is a line of --progress json.
 type jsonEvent struct {
 	Time   time.Time   `json:"time,omitzero"`
-	Event  string      `json:"event"` // started, running, cached, completed, log, progress, warning
+	Event  string      `json:"event"` // started, running, cached, completed, skipped, log, progress, warning
 	Vertex string      `json:"vertex,omitempty"`
 	Name   string      `json:"name,omitempty"`
 	Error  string      `json:"error,omitempty"`
@@ -65,6 +65,8 @@ func eventName(k solver.EventKind) string {
 		return "cached"
 	case solver.Completed:
 		return "completed"
+	case solver.Skipped:
+		return "skipped"
 	case solver.Log:
 		return "log"
 	}

@@ -42,6 +42,8 @@ func (p *plainPrinter) Event(e solver.Event) {
 		p.status(s, e.Status)
 	case solver.Cached:
 		fmt.Fprintf(p.w, "#%d CACHED\n\n", s.number)
+	case solver.Skipped:
+		fmt.Fprintf(p.w, "#%d SKIPPED\n\n", s.number)
 	case solver.Completed:
 		p.log(s, e, s.rest())
 		switch {

@@ -153,6 +153,8 @@ func (p *ttyPrinter) line(s *step, now time.Time, columns int) string {
 	switch {
 	case s.cached:
 		text, colour = " => CACHED ", "34"
+	case s.skipped:
+		text = " => SKIPPED "
 	case errors.Is(s.err, context.Canceled):
 		text, colour = " => CANCELED ", "33"
 	case s.err != nil:
