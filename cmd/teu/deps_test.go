@@ -25,7 +25,7 @@ var layers = map[string]int{
 	"cache/layer": 1, "cache/snapshot": 1, "cache/image": 1, "cache/contenthash": 1,
 	"registry": 1, "registry/archive": 1, "server/registry": 1, "runner/spec": 1, "runner/launch": 1, "runner/network": 1, "runner/archive": 1,
 
-	"cache/result": 2, "runner/oci": 2, "registry/transfer": 2,
+	"cache/result": 2, "runner/oci": 2, "registry/transfer": 2, "registry/manifestlist": 2,
 	"cache": 3, "runner/keeper": 3, "cmd/teu-keeper": 3,
 	"build/op": 4, "build/export": 4, "runner": 4, "runner/bundle": 4, "cache/library": 4,
 	"build": 5, "build/remotecache": 3,

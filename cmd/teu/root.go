@@ -35,6 +35,7 @@ func commands() []command {
 		{"import", newImportCommand},
 		{"search", newSearchCommand},
 		{"copy", newCopyCommand},
+		{"manifest", newManifestCommand},
 		{"login", newLoginCommand},
 		{"logout", newLogoutCommand},
 		{"create", newCreateCommand},
