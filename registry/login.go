@@ -16,6 +16,9 @@ import (
 type Credential struct {
 	Username string
 	Secret   string // password or personal access token
+	// IdentityToken is what a registry gave to be used instead, RegistryToken one that is
+	// sent as it is. Login takes neither.
+	IdentityToken, RegistryToken string
 }
 
 // LoginResult says what Login did.

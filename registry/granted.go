@@ -1,0 +1,30 @@
+package registry
+
+import (
+	"context"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+)
+
+// CheckCredential asks the registry of domain whether cred is right and stores nothing.
+// identity is the token that a registry gave to be used instead of the secret, or empty.
+func (c *Client) CheckCredential(ctx context.Context, domain string, cred Credential) (identity string, err error) {
+	return c.checkCredential(ctx, Domain(domain), cred)
+}
+
+// Granted is a keychain with just these credentials, by domain ("docker.io"), and none
+// from files and helpers: of clients that send theirs with every request.
+func Granted(credentials map[string]Credential) authn.Keychain { return granted(credentials) }
+
+type granted map[string]Credential
+
+// Resolve implements authn.Keychain.
+func (g granted) Resolve(r authn.Resource) (authn.Authenticator, error) {
+	c, ok := g[Domain(r.RegistryStr())]
+	if !ok {
+		return authn.Anonymous, nil
+	}
+	return authn.FromConfig(authn.AuthConfig{
+		Username: c.Username, Password: c.Secret, IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken,
+	}), nil
+}
