@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -103,7 +102,7 @@ func (t *attached) followSize(ctx context.Context) (stop func()) {
 func (t *attached) copyInput() {
 	in := t.a.ui.In
 	if t.tty {
-		in = &detachReader{r: in, keys: t.keys}
+		in = &runner.DetachReader{R: in, Keys: t.keys}
 	}
 	buf := make([]byte, 32<<10)
 	for {
@@ -114,7 +113,7 @@ func (t *attached) copyInput() {
 			}
 		}
 		switch {
-		case errors.Is(err, errDetached):
+		case errors.Is(err, runner.ErrDetached):
 			t.session.Detach()
 			return
 		case err != nil:
@@ -124,72 +123,6 @@ func (t *attached) copyInput() {
 			return
 		}
 	}
-}
-
-var errDetached = errors.New("detached")
-
-// detachReader ends with errDetached when the keys are typed one after the other.
-type detachReader struct {
-	r       io.Reader
-	keys    []byte
-	matched int
-	held    []byte // read, not yet given out
-}
-
-func (d *detachReader) Read(b []byte) (int, error) {
-	if len(d.keys) == 0 {
-		return d.r.Read(b)
-	}
-	one := make([]byte, max(1, len(b)-len(d.keys)))
-	n, err := d.r.Read(one)
-	out := b[:0]
-	for _, c := range one[:n] {
-		switch {
-		case c == d.keys[d.matched]:
-			d.matched++
-			d.held = append(d.held, c)
-			if d.matched == len(d.keys) {
-				return len(out), errDetached
-			}
-			continue
-		case d.matched > 0:
-			out = append(out, d.held...)
-			d.held, d.matched = d.held[:0], 0
-			if c == d.keys[0] {
-				d.matched, d.held = 1, append(d.held, c)
-				continue
-			}
-		}
-		out = append(out, c)
-	}
-	if err != nil {
-		out = append(out, d.held...)
-		d.held, d.matched = nil, 0
-	}
-	return len(out), err
-}
-
-// parseDetachKeys understands docker's notation: letters, and ctrl- with a letter or one
-// of @ [ \ ] ^ _, separated by commas.
-func parseDetachKeys(text string) ([]byte, error) {
-	if text == "" {
-		text = "ctrl-p,ctrl-q"
-	}
-	var keys []byte
-	for part := range strings.SplitSeq(text, ",") {
-		c, control := strings.CutPrefix(strings.ToLower(part), "ctrl-")
-		switch {
-		case len(part) == 1:
-			keys = append(keys, part[0])
-		case control && len(c) == 1 && c[0] >= 'a' && c[0] <= 'z':
-			keys = append(keys, c[0]-'a'+1)
-		case control && len(c) == 1 && c[0] >= '@' && c[0] <= '_':
-			keys = append(keys, c[0]-'@')
-		default:
-			return nil, fmt.Errorf("invalid detach keys (%s): unknown character: '%s'", text, part)
-		}
-	}
-	return keys, nil
 }
 
 // signalProxy catches the signals that a container in the foreground gets in our place,

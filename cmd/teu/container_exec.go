@@ -60,7 +60,7 @@ func execFailure(err error) error {
 }
 
 func execIn(ctx context.Context, a *app, x *execFlags, ref string, args []string) error {
-	keys, err := parseDetachKeys(x.detachKeys)
+	keys, err := runner.ParseDetachKeys(x.detachKeys)
 	if err != nil {
 		return err
 	}
@@ -134,11 +134,11 @@ func followExec(ctx context.Context, a *app, p *runner.Exec, x *execFlags, keys 
 func copyExecInput(a *app, p *runner.Exec, keys []byte, detached chan<- struct{}) {
 	in := a.ui.In
 	if p.Console != nil {
-		in = &detachReader{r: in, keys: keys}
+		in = &runner.DetachReader{R: in, Keys: keys}
 	}
 	_, err := io.Copy(p.Stdin, in)
 	switch {
-	case errors.Is(err, errDetached):
+	case errors.Is(err, runner.ErrDetached):
 		close(detached)
 	case p.Console == nil:
 		p.Stdin.Close()

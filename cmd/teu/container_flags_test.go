@@ -1,12 +1,8 @@
 package main
 
 import (
-	"bytes"
-	"errors"
-	"io"
 	"net/netip"
 	"testing"
-	"testing/iotest"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -79,34 +75,6 @@ func TestParseMount(t *testing.T) {
 	for _, text := range []string{"", "type=bind,dst=/b", "type=nfs,dst=/b", "src=a", "dst=/b,bogus=1", `"`} {
 		if got, err := parseMount(text); err == nil {
 			t.Errorf("%q: %+v, want an error", text, got)
-		}
-	}
-}
-
-func TestDetachKeys(t *testing.T) {
-	for text, want := range map[string][]byte{
-		"": {16, 17}, "ctrl-a,b": {1, 'b'}, "ctrl-@": {0}, "ctrl-[,ctrl-_": {27, 31}, "ctrl-é": nil, "ab": nil, ",": nil,
-	} {
-		if got, err := parseDetachKeys(text); !bytes.Equal(got, want) || (err == nil) != (want != nil) {
-			t.Errorf("%q: %v, %v", text, got, err)
-		}
-	}
-	keys := []byte{16, 17}
-	for in, want := range map[string]string{
-		"abc\x10\x11never":       "abc|detached",
-		"a\x10b":                 "a\x10b|EOF",
-		"\x10\x10\x11x":          "\x10|detached",
-		"end with the first\x10": "end with the first\x10|EOF",
-	} {
-		for _, r := range []io.Reader{bytes.NewBufferString(in), iotest.OneByteReader(bytes.NewBufferString(in))} {
-			got, err := io.ReadAll(&detachReader{r: r, keys: keys})
-			end := "|EOF"
-			if errors.Is(err, errDetached) {
-				end = "|detached"
-			}
-			if string(got)+end != want {
-				t.Errorf("%q: %q, want %q", in, string(got)+end, want)
-			}
 		}
 	}
 }

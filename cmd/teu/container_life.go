@@ -47,7 +47,7 @@ func newStartCommand(a *app) *cobra.Command {
 			if len(args) > 1 {
 				return errors.New("you cannot start and attach multiple containers at once")
 			}
-			keys, err := parseDetachKeys(detachKeys)
+			keys, err := runner.ParseDetachKeys(detachKeys)
 			if err != nil {
 				return err
 			}
@@ -241,7 +241,7 @@ func newAttachCommand(a *app) *cobra.Command {
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			keys, err := parseDetachKeys(detachKeys)
+			keys, err := runner.ParseDetachKeys(detachKeys)
 			if err != nil {
 				return err
 			}

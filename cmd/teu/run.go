@@ -167,7 +167,7 @@ func runContainer(cmd *cobra.Command, a *app, c *runFlags, args []string) error 
 	if c.tty && c.interactive && !c.detach && !a.ui.InTerminal() {
 		return errors.New("the input device is not a TTY")
 	}
-	keys, err := parseDetachKeys(c.detachKeys)
+	keys, err := runner.ParseDetachKeys(c.detachKeys)
 	if err != nil {
 		return err
 	}

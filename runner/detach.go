@@ -1,0 +1,77 @@
+package runner
+
+import (
+	"errors"
+	"io"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+// ErrDetached is what a [DetachReader] ends with when its keys were typed.
+var ErrDetached = errors.New("detached")
+
+// DetachReader passes on what is typed at a terminal until the keys come one after the
+// other: it then ends with ErrDetached. Without keys it never does.
+type DetachReader struct {
+	R       io.Reader
+	Keys    []byte
+	matched int
+	held    []byte // read, not yet given out
+}
+
+func (d *DetachReader) Read(b []byte) (int, error) {
+	if len(d.Keys) == 0 {
+		return d.R.Read(b)
+	}
+	one := make([]byte, max(1, len(b)-len(d.Keys)))
+	n, err := d.R.Read(one)
+	out := b[:0]
+	for _, c := range one[:n] {
+		switch {
+		case c == d.Keys[d.matched]:
+			d.matched++
+			d.held = append(d.held, c)
+			if d.matched == len(d.Keys) {
+				return len(out), ErrDetached
+			}
+			continue
+		case d.matched > 0:
+			out = append(out, d.held...)
+			d.held, d.matched = d.held[:0], 0
+			if c == d.Keys[0] {
+				d.matched, d.held = 1, append(d.held, c)
+				continue
+			}
+		}
+		out = append(out, c)
+	}
+	if err != nil {
+		out = append(out, d.held...)
+		d.held, d.matched = nil, 0
+	}
+	return len(out), err
+}
+
+// ParseDetachKeys understands docker's notation: letters, and ctrl- with a letter or one
+// of @ [ \ ] ^ _, separated by commas. Nothing means ctrl-p,ctrl-q.
+func ParseDetachKeys(text string) ([]byte, error) {
+	if text == "" {
+		text = "ctrl-p,ctrl-q"
+	}
+	var keys []byte
+	for part := range strings.SplitSeq(text, ",") {
+		c, control := strings.CutPrefix(strings.ToLower(part), "ctrl-")
+		switch {
+		case len(part) == 1:
+			keys = append(keys, part[0])
+		case control && len(c) == 1 && c[0] >= 'a' && c[0] <= 'z':
+			keys = append(keys, c[0]-'a'+1)
+		case control && len(c) == 1 && c[0] >= '@' && c[0] <= '_':
+			keys = append(keys, c[0]-'@')
+		default:
+			return nil, worded(errdefs.ErrInvalidArgument, "invalid detach keys (%s): unknown character: '%s'", text, part)
+		}
+	}
+	return keys, nil
+}

@@ -1,0 +1,37 @@
+package runner
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"testing"
+	"testing/iotest"
+)
+
+func TestDetachKeys(t *testing.T) {
+	for text, want := range map[string][]byte{
+		"": {16, 17}, "ctrl-a,b": {1, 'b'}, "ctrl-@": {0}, "ctrl-[,ctrl-_": {27, 31}, "ctrl-é": nil, "ab": nil, ",": nil,
+	} {
+		if got, err := ParseDetachKeys(text); !bytes.Equal(got, want) || (err == nil) != (want != nil) {
+			t.Errorf("%q: %v, %v", text, got, err)
+		}
+	}
+	keys := []byte{16, 17}
+	for in, want := range map[string]string{
+		"abc\x10\x11never":       "abc|detached",
+		"a\x10b":                 "a\x10b|EOF",
+		"\x10\x10\x11x":          "\x10|detached",
+		"end with the first\x10": "end with the first\x10|EOF",
+	} {
+		for _, r := range []io.Reader{bytes.NewBufferString(in), iotest.OneByteReader(bytes.NewBufferString(in))} {
+			got, err := io.ReadAll(&DetachReader{R: r, Keys: keys})
+			end := "|EOF"
+			if errors.Is(err, ErrDetached) {
+				end = "|detached"
+			}
+			if string(got)+end != want {
+				t.Errorf("%q: %q, want %q", in, string(got)+end, want)
+			}
+		}
+	}
+}
