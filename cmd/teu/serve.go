@@ -22,7 +22,7 @@ func newServeCommand(a *app) *cobra.Command {
 		Use:   "serve",
 		Short: "Run a server in the foreground",
 	}
-	cmd.AddCommand(newServeRegistryCommand(a))
+	cmd.AddCommand(newServeRegistryCommand(a), newServeEngineCommand(a))
 	return cmd
 }
 

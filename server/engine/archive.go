@@ -1,0 +1,162 @@
+package engine
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"io"
+	"net/http"
+
+	"github.com/moby/moby/api/types/container"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/runner"
+)
+
+// archivePath is the path parameter of the archive operations.
+func archivePath(r *request) (string, error) {
+	if r.param("path") == "" {
+		return "", invalid("bad parameter: path cannot be empty")
+	}
+	return r.param("path"), nil
+}
+
+func setPathStat(w http.ResponseWriter, st runner.PathStat) error {
+	b, err := json.Marshal(st)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("X-Docker-Container-Path-Stat", base64.StdEncoding.EncodeToString(b))
+	return nil
+}
+
+func (s *Server) statArchive(w http.ResponseWriter, r *request) error {
+	path, err := archivePath(r)
+	if err != nil {
+		return err
+	}
+	st, err := s.Backend.Containers().StatPath(r.Context(), r.name, path)
+	if err != nil {
+		return err
+	}
+	return setPathStat(w, st)
+}
+
+func (s *Server) getArchive(w http.ResponseWriter, r *request) error {
+	path, err := archivePath(r)
+	if err != nil {
+		return err
+	}
+	rc, st, err := s.Backend.Containers().CopyFrom(r.Context(), r.name, path)
+	if err != nil {
+		return err
+	}
+	defer rc.Close()
+	if err := setPathStat(w, st); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/x-tar")
+	_, err = io.Copy(w, rc)
+	return broken(err)
+}
+
+// broken ends a connection whose answer has begun and cannot be completed, so that the
+// client does not take the part for the whole.
+func broken(err error) error {
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	return nil
+}
+
+func (s *Server) putArchive(w http.ResponseWriter, r *request) error {
+	path, err := archivePath(r)
+	if err != nil {
+		return err
+	}
+	o := runner.CopyToOptions{NoOverwriteDirNonDir: r.flag("noOverwriteDirNonDir"), CopyUIDGID: r.flag("copyUIDGID")}
+	if err := s.Backend.Containers().CopyTo(r.Context(), r.name, path, r.Body, o); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+// counted knows whether anything was written.
+type counted struct {
+	io.Writer
+	n int64
+}
+
+func (c *counted) Write(b []byte) (int, error) {
+	n, err := c.Writer.Write(b)
+	c.n += int64(n)
+	return n, err
+}
+
+func (s *Server) export(w http.ResponseWriter, r *request) error {
+	w.Header().Set("Content-Type", "application/octet-stream")
+	out := &counted{Writer: w}
+	err := s.Backend.Containers().Export(r.Context(), r.name, out)
+	if out.n > 0 {
+		return broken(err)
+	}
+	return err
+}
+
+func (s *Server) changes(w http.ResponseWriter, r *request) error {
+	list, err := s.Backend.Containers().Changes(r.Context(), r.name)
+	if err != nil {
+		return err
+	}
+	out := []container.FilesystemChange{}
+	for _, c := range list {
+		out = append(out, container.FilesystemChange{Kind: container.ChangeType(c.Kind), Path: c.Path})
+	}
+	return writeJSON(w, http.StatusOK, out)
+}
+
+// commit answers POST /commit.
+func (s *Server) commit(w http.ResponseWriter, r *request) error {
+	var body container.Config
+	if err := r.decode(&body); err != nil {
+		return err
+	}
+	o := runner.CommitOptions{
+		Author: r.param("author"), Comment: r.param("comment"), Pause: r.flagOr("pause", true), Changes: r.query["changes"],
+	}
+	if repo := r.param("repo"); repo != "" {
+		o.Name = repo
+		if tag := r.param("tag"); tag != "" {
+			o.Name += ":" + tag
+		}
+	}
+	var err error
+	if o.Config, err = commitConfig(&body); err != nil {
+		return err
+	}
+	id, err := s.Backend.Containers().Commit(r.Context(), r.param("container"), o)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusCreated, container.CommitResponse{ID: id.String()})
+}
+
+// commitConfig is the configuration a client sent as that of an image, or nil if it sent
+// none to speak of: docker's client always sends an empty one.
+func commitConfig(c *container.Config) ([]byte, error) {
+	if c.Cmd == nil && c.Entrypoint == nil && c.Env == nil && c.Labels == nil && c.User == "" && c.WorkingDir == "" &&
+		c.Volumes == nil && c.ExposedPorts == nil && c.StopSignal == "" {
+		return nil, nil
+	}
+	out := ocispec.ImageConfig{
+		Cmd: c.Cmd, Entrypoint: c.Entrypoint, Env: c.Env, Labels: c.Labels, User: c.User, WorkingDir: c.WorkingDir,
+		Volumes: c.Volumes, StopSignal: c.StopSignal,
+	}
+	for p := range c.ExposedPorts {
+		if out.ExposedPorts == nil {
+			out.ExposedPorts = map[string]struct{}{}
+		}
+		out.ExposedPorts[p.String()] = struct{}{}
+	}
+	return json.Marshal(out)
+}

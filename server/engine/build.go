@@ -1,0 +1,253 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/docker/go-units"
+	buildtypes "github.com/moby/moby/api/types/build"
+	"github.com/moby/moby/api/types/jsonstream"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/build"
+	"github.com/teu-dev/teu/build/solver"
+	"github.com/teu-dev/teu/cache/library"
+	"github.com/teu-dev/teu/dockerfile"
+)
+
+// build answers POST /build, the classic builder's operation: the context is the body.
+func (s *Server) build(w http.ResponseWriter, r *request) error {
+	o, err := buildOptions(r)
+	if err != nil {
+		return err
+	}
+	b, err := s.Backend.Builder(s.Backend.Registry(buildCredentials(r)))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := r.stream()
+	defer cancel()
+	if id := r.param("buildid"); id != "" {
+		s.builds.Store(id, cancel)
+		defer s.builds.Delete(id)
+	}
+	// A client reads while it sends the context.
+	http.NewResponseController(w).EnableFullDuplex()
+	p := &progressWriter{w: newFlusher(w)}
+	printer := &buildPrinter{p: p, quiet: r.flag("q")}
+	o.Events, o.Warn = printer.event, printer.warn
+	res, err := b.Build(ctx, o)
+	printer.mu.Lock()
+	defer printer.mu.Unlock()
+	if err != nil {
+		if !p.begun && status(err) < http.StatusInternalServerError {
+			return err
+		}
+		return printer.failed(err)
+	}
+	id := res.Config.String()
+	p.send(struct {
+		Aux buildtypes.Result `json:"aux"`
+	}{buildtypes.Result{ID: id}})
+	if printer.quiet {
+		return p.send(streamText(id + "\n"))
+	}
+	p.send(streamText("Successfully built " + library.ShortID(res.Config) + "\n"))
+	for _, n := range res.Names {
+		p.send(streamText("Successfully tagged " + taggedName(n) + "\n"))
+		s.tell("tag", id, library.Familiar(n))
+	}
+	return nil
+}
+
+func taggedName(canonical string) string { return library.Familiar(canonical) }
+
+func (s *Server) cancelBuild(w http.ResponseWriter, r *request) error {
+	id := r.param("id")
+	if id == "" {
+		return invalid("build ID not provided")
+	}
+	if cancel, ok := s.builds.Load(id); ok {
+		cancel.(context.CancelFunc)()
+	}
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+// buildOptions reads the query of POST /build.
+func buildOptions(r *request) (o build.Options, err error) {
+	if v := r.param("version"); v != "" && v != string(buildtypes.BuilderV1) {
+		return o, notImplemented("building with BuildKit's session (set DOCKER_BUILDKIT=0, or use teu build)")
+	}
+	o = build.Options{
+		Context: r.param("remote"), Dockerfile: r.param("dockerfile"), Target: r.param("target"),
+		NoCache: r.flag("nocache"), Pull: r.flag("pull"), Network: r.param("networkmode"), Tags: r.query["t"], CgroupParent: r.param("cgroupparent"),
+	}
+	if o.Context == "" || o.Context == "client-session" {
+		o.Context, o.ContextTar = "", r.Body
+	}
+	for _, limit := range []string{"memory", "memswap", "cpushares", "cpuperiod", "cpuquota", "cpusetcpus", "cpusetmems"} {
+		if v := r.param(limit); v != "" && v != "0" {
+			return o, invalid("%s: limits of build steps are not supported by teu", limit)
+		}
+	}
+	if r.flag("squash") {
+		return o, invalid("squash is only supported with experimental mode")
+	}
+	shm, err := r.number("shmsize", 0)
+	if err != nil {
+		return o, err
+	}
+	o.ShmSize = int64(shm)
+	if o.Args, err = buildArgs(r.param("buildargs")); err != nil {
+		return o, err
+	}
+	if text := r.param("labels"); text != "" {
+		if err := json.Unmarshal([]byte(text), &o.Labels); err != nil {
+			return o, invalid("error reading labels: %s", err)
+		}
+	}
+	if text := r.param("ulimits"); text != "" {
+		var list []*units.Ulimit
+		if err := json.Unmarshal([]byte(text), &list); err != nil {
+			return o, invalid("error reading ulimit settings: %s", err)
+		}
+		for _, u := range list {
+			o.Ulimits = append(o.Ulimits, u.String())
+		}
+	}
+	for hosts := range strings.SplitSeq(r.param("extrahosts"), ",") {
+		if name, address, ok := strings.Cut(strings.TrimSpace(hosts), ":"); ok {
+			o.AddHosts = append(o.AddHosts, name+"="+address)
+		}
+	}
+	if text := r.param("platform"); text != "" {
+		p, err := parsePlatform(text)
+		if err != nil {
+			return o, err
+		}
+		o.Platforms = []ocispec.Platform{*p}
+	}
+	return o, nil
+}
+
+// buildArgs reads JSON of name -> value; a value of null takes the Dockerfile's.
+func buildArgs(text string) (map[string]string, error) {
+	if text == "" {
+		return nil, nil
+	}
+	var m map[string]*string
+	if err := json.Unmarshal([]byte(text), &m); err != nil {
+		return nil, invalid("error reading build args: %s", err)
+	}
+	args := map[string]string{}
+	for k, v := range m {
+		if v != nil {
+			args[k] = *v
+		}
+	}
+	return args, nil
+}
+
+// buildPrinter turns a build's events into the classic builder's stream of text.
+type buildPrinter struct {
+	p     *progressWriter
+	quiet bool
+	mu    sync.Mutex
+}
+
+// stepName splits the name of a vertex: "[build 2/3] RUN make" -> "2/3", "RUN make".
+func stepName(name string) (number, instruction string, ok bool) {
+	where, instruction, ok := strings.Cut(strings.TrimPrefix(name, "["), "] ")
+	if !ok || !strings.HasPrefix(name, "[") {
+		return "", "", false
+	}
+	number = where[strings.LastIndexByte(where, ' ')+1:]
+	return number, instruction, strings.Contains(number, "/")
+}
+
+func (b *buildPrinter) event(e solver.Event) {
+	if b.quiet {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	number, instruction, step := stepName(e.Name)
+	switch {
+	case e.Kind == solver.Log:
+		b.p.send(streamText(string(e.Data)))
+	case !step:
+	case e.Kind == solver.Running:
+		b.p.send(streamText(fmt.Sprintf("Step %s : %s\n", number, instruction)))
+	case e.Kind == solver.Cached:
+		b.p.send(streamText(fmt.Sprintf("Step %s : %s\n ---> Using cache\n", number, instruction)))
+	}
+}
+
+func (b *buildPrinter) warn(w dockerfile.Warning) {
+	if b.quiet {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.p.send(streamText("[Warning] " + w.Text + "\n"))
+}
+
+// failed ends a stream with docker's message about the step that failed.
+func (b *buildPrinter) failed(err error) error {
+	m := failed{ErrorDetail: &jsonstream.Error{Message: message(err)}, Error: message(err)}
+	var code interface{ ExitCode() int }
+	if errors.As(err, &code) {
+		m.ErrorDetail.Code = code.ExitCode()
+	}
+	return b.p.send(m)
+}
+
+// pruneBuild answers POST /build/prune.
+func (s *Server) pruneBuild(w http.ResponseWriter, r *request) error {
+	filters, err := r.filters("until", "unused-for", "id", "parent", "type", "description", "inuse", "shared", "private")
+	if err != nil {
+		return err
+	}
+	o := build.PruneOptions{All: r.flag("all")}
+	for _, key := range []string{"keep-storage", "reserved-space"} {
+		n, err := r.number(key, 0)
+		if err != nil {
+			return err
+		}
+		o.Keep = max(o.Keep, int64(n))
+	}
+	before := time.Time{}
+	for _, v := range append(filters["until"], filters["unused-for"]...) {
+		d, err := time.ParseDuration(v)
+		if err != nil {
+			return invalid("invalid filter 'until=%s'", v)
+		}
+		before = time.Now().Add(-d)
+	}
+	o.Matches = func(e build.CacheEntry) bool {
+		return (before.IsZero() || e.LastUsed.Before(before)) &&
+			anyOf(filters, "id", func(v string) bool { return strings.HasPrefix(e.ID, v) }) &&
+			anyOf(filters, "type", func(v string) bool { return e.Type == v })
+	}
+	b, err := s.Backend.Builder(s.Backend.Registry(nil))
+	if err != nil {
+		return err
+	}
+	gone, err := b.Prune(r.Context(), o)
+	if err != nil {
+		return err
+	}
+	report := buildtypes.CachePruneReport{}
+	for _, e := range gone {
+		report.CachesDeleted = append(report.CachesDeleted, e.ID)
+		report.SpaceReclaimed += uint64(max(e.Size, 0))
+	}
+	return writeJSON(w, http.StatusOK, report)
+}

@@ -1,0 +1,323 @@
+package engine
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/runner"
+	"github.com/teu-dev/teu/runner/keeper"
+	runnernet "github.com/teu-dev/teu/runner/network"
+)
+
+// createRequest is the body of POST /containers/create. MacAddress was a field of its own
+// until 1.52.
+type createRequest struct {
+	*container.Config
+	MacAddress       string
+	HostConfig       *container.HostConfig
+	NetworkingConfig *network.NetworkingConfig
+}
+
+func (s *Server) createContainer(w http.ResponseWriter, r *request) error {
+	var body createRequest
+	if err := r.need(&body); err != nil {
+		return err
+	}
+	if body.Config == nil {
+		return invalid("config cannot be empty in order to create a container")
+	}
+	if body.HostConfig == nil {
+		body.HostConfig = &container.HostConfig{}
+	}
+	o, warnings, err := options(&body)
+	if err != nil {
+		return err
+	}
+	if text := r.param("platform"); text != "" && r.version >= 41 {
+		if o.Platform, err = parsePlatform(text); err != nil {
+			return err
+		}
+	}
+	c, err := s.Backend.Containers().Create(r.Context(), strings.TrimPrefix(r.param("name"), "/"), o)
+	if errdefs.IsNotFound(err) && s.imageMissing(r, o.Image) {
+		return worded(errdefs.ErrNotFound, "No such image: %s", withTag(o.Image))
+	}
+	if err != nil {
+		return err
+	}
+	if warnings == nil {
+		warnings = []string{}
+	}
+	return writeJSON(w, http.StatusCreated, container.CreateResponse{ID: c.ID, Warnings: warnings})
+}
+
+func (s *Server) imageMissing(r *request, name string) bool {
+	store, err := s.Backend.Store()
+	if err != nil {
+		return false
+	}
+	_, err = store.Lookup(r.Context(), name)
+	return errdefs.IsNotFound(err)
+}
+
+// options turns docker's configuration into the core's, the inverse of hostConfig and
+// config. What teu does not have is refused, unless it changes nothing.
+func options(b *createRequest) (o runner.Options, warnings []string, err error) {
+	c, h := b.Config, b.HostConfig
+	if c.Image == "" {
+		return o, nil, worded(errdefs.ErrInvalidArgument, "config.Image cannot be empty")
+	}
+	o = runner.Options{
+		Image: c.Image, Args: c.Cmd, Entrypoint: c.Entrypoint, Env: c.Env, WorkingDir: c.WorkingDir, User: c.User,
+		Groups: h.GroupAdd, Hostname: c.Hostname, Domainname: c.Domainname, Labels: c.Labels, Annotations: h.Annotations,
+		TTY: c.Tty, OpenStdin: c.OpenStdin, StdinOnce: c.StdinOnce,
+		AttachStdin: c.AttachStdin, AttachStdout: c.AttachStdout, AttachStderr: c.AttachStderr,
+		Links: h.Links, VolumesFrom: h.VolumesFrom, PublishAll: h.PublishAllPorts, ExtraHosts: h.ExtraHosts,
+		DNSSearch: h.DNSSearch, DNSOptions: h.DNSOptions,
+		Restart:    keeper.RestartPolicy{Name: string(h.RestartPolicy.Name), MaxRetries: h.RestartPolicy.MaximumRetryCount},
+		AutoRemove: h.AutoRemove, StopSignal: c.StopSignal, StopTimeout: c.StopTimeout,
+		Privileged: h.Privileged, CapAdd: h.CapAdd, CapDrop: h.CapDrop, ReadOnly: h.ReadonlyRootfs, ShmSize: h.ShmSize, Sysctls: h.Sysctls,
+		Resources: resources(&h.Resources),
+		Columns:   uint16(h.ConsoleSize[1]), Rows: uint16(h.ConsoleSize[0]),
+	}
+	// An entry point that is there but empty takes the image's away.
+	o.ClearEntrypoint = c.Entrypoint != nil && (len(c.Entrypoint) == 0 || len(c.Entrypoint) == 1 && c.Entrypoint[0] == "")
+	if o.ClearEntrypoint {
+		o.Entrypoint = nil
+	}
+	o.Init = h.Init != nil && *h.Init
+	if h.OomScoreAdj != 0 {
+		o.OOMScoreAdj = &h.OomScoreAdj
+	}
+	for _, a := range h.DNS {
+		o.DNS = append(o.DNS, a.String())
+	}
+	if err := container.ValidateRestartPolicy(h.RestartPolicy); err != nil {
+		return o, nil, invalid("%s", err)
+	}
+	for _, step := range []func(*createRequest, *runner.Options) error{
+		refuse, setStop, setNamespaces, setNetworks, setPorts, setMounts, setLog, setSecurity, setDevices, setLimits, setHealth,
+	} {
+		if err := step(b, &o); err != nil {
+			return o, nil, err
+		}
+	}
+	return o, createWarnings(b), nil
+}
+
+func createWarnings(b *createRequest) (list []string) {
+	if b.HostConfig.OomKillDisable != nil && *b.HostConfig.OomKillDisable && b.HostConfig.Memory == 0 {
+		list = append(list, "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.")
+	}
+	if b.NetworkDisabled {
+		list = append(list, "NetworkDisabled is ignored: use the network none.")
+	}
+	return list
+}
+
+// refuse names what teu does not have rather than leave it out.
+func refuse(b *createRequest, _ *runner.Options) error {
+	h := b.HostConfig
+	for _, f := range []struct {
+		set  bool
+		what string
+	}{
+		{h.Isolation != "" && !h.Isolation.IsDefault(), "HostConfig.Isolation"},
+		{h.VolumeDriver != "" && h.VolumeDriver != "local", "HostConfig.VolumeDriver " + h.VolumeDriver},
+		{h.UsernsMode != "" && h.UsernsMode != "host", "HostConfig.UsernsMode " + string(h.UsernsMode)},
+		{h.Cgroup != "", "HostConfig.Cgroup"},
+		{h.CgroupParent != "", "HostConfig.CgroupParent"},
+		{len(h.StorageOpt) > 0, "HostConfig.StorageOpt"},
+		{h.Umask != nil, "HostConfig.Umask"},
+		{len(h.DeviceRequests) > 0, "HostConfig.DeviceRequests"},
+		{h.CPURealtimePeriod != 0 || h.CPURealtimeRuntime != 0, "HostConfig.CpuRealtimePeriod"},
+		{h.CPUCount != 0 || h.CPUPercent != 0 || h.IOMaximumBandwidth != 0 || h.IOMaximumIOps != 0, "a limit of Windows"},
+		{h.MaskedPaths != nil && len(h.MaskedPaths) == 0 != (h.ReadonlyPaths != nil && len(h.ReadonlyPaths) == 0), "HostConfig.MaskedPaths"},
+		{!knownRuntime(h.Runtime), "the runtime " + h.Runtime},
+	} {
+		if f.set {
+			return worded(errdefs.ErrInvalidArgument, "%s is not supported by teu", f.what)
+		}
+	}
+	return nil
+}
+
+// knownRuntime: there is one, whatever a client calls the usual one.
+func knownRuntime(name string) bool {
+	return name == "" || name == "teu" || name == "runc" || name == "io.containerd.runc.v2"
+}
+
+func setStop(b *createRequest, o *runner.Options) error {
+	if b.StopSignal == "" {
+		return nil
+	}
+	_, err := runner.ParseSignal(b.StopSignal)
+	return err
+}
+
+func setNamespaces(b *createRequest, o *runner.Options) error {
+	h := b.HostConfig
+	if !h.PidMode.Valid() {
+		return invalid("invalid PID mode: %s", h.PidMode)
+	}
+	if !h.IpcMode.Valid() {
+		return invalid("invalid IPC mode: %s", h.IpcMode)
+	}
+	if !h.UTSMode.Valid() {
+		return invalid("invalid UTS mode: %s", h.UTSMode)
+	}
+	if !h.CgroupnsMode.Valid() {
+		return invalid("invalid cgroup namespace mode: %s", h.CgroupnsMode)
+	}
+	o.PIDMode, o.UTSMode = string(h.PidMode), string(h.UTSMode)
+	if h.IpcMode != "private" && h.IpcMode != "shareable" {
+		o.IPCMode = string(h.IpcMode)
+	}
+	if h.CgroupnsMode.IsHost() {
+		o.CgroupMode = "host"
+	}
+	return nil
+}
+
+// setNetworks: NetworkMode is the first network; EndpointsConfig may say more about it and
+// name others (since 1.44).
+func setNetworks(b *createRequest, o *runner.Options) error {
+	o.Network = string(b.HostConfig.NetworkMode)
+	if o.Network == "default" || o.Network == "" {
+		o.Network = "bridge"
+	}
+	o.MacAddress = b.MacAddress
+	if b.NetworkDisabled {
+		o.Network = "none"
+	}
+	if b.NetworkingConfig == nil {
+		return nil
+	}
+	for name, e := range b.NetworkingConfig.EndpointsConfig {
+		end := runner.Endpoint{Network: name, EndpointOptions: endpoint(e)}
+		if name == "default" {
+			end.Network = "bridge"
+		}
+		o.Endpoints = append(o.Endpoints, end)
+	}
+	return nil
+}
+
+// endpoint turns docker's wishes for a container's place in a network into the core's.
+func endpoint(e *network.EndpointSettings) (o runnernet.EndpointOptions) {
+	if e == nil {
+		return o
+	}
+	o = runnernet.EndpointOptions{Aliases: e.Aliases, Links: e.Links, MAC: e.MacAddress.String(), DriverOpts: e.DriverOpts, GwPriority: e.GwPriority}
+	if i := e.IPAMConfig; i != nil {
+		o.IPv4, o.IPv6, o.LinkLocalIPs = i.IPv4Address, i.IPv6Address, i.LinkLocalIPs
+	}
+	return o
+}
+
+func setPorts(b *createRequest, o *runner.Options) error {
+	for port, bindings := range b.HostConfig.PortBindings {
+		if port.Num() == 0 {
+			return invalid("invalid port specification: %q", port)
+		}
+		if len(bindings) == 0 {
+			bindings = []network.PortBinding{{}}
+		}
+		for _, bind := range bindings {
+			host, last, err := hostPorts(bind.HostPort)
+			if err != nil {
+				return err
+			}
+			if last != host {
+				host = 0 // of a range any will do
+			}
+			o.Ports = append(o.Ports, runnernet.Port{Protocol: string(port.Proto()), HostIP: bind.HostIP, HostPort: host, Container: port.Num()})
+		}
+	}
+	for port := range b.ExposedPorts {
+		if port.Num() == 0 {
+			return invalid("invalid port specification: %q", port)
+		}
+	}
+	return nil
+}
+
+// hostPorts reads HostPort: nothing, a number, or a range to choose from.
+func hostPorts(text string) (first, last uint16, err error) {
+	if text == "" {
+		return 0, 0, nil
+	}
+	a, b, ranged := strings.Cut(text, "-")
+	n, err := strconv.ParseUint(a, 10, 16)
+	m := n
+	if err == nil && ranged {
+		m, err = strconv.ParseUint(b, 10, 16)
+	}
+	if err != nil || m < n {
+		return 0, 0, invalid("invalid port specification: %q", text)
+	}
+	return uint16(n), uint16(m), nil
+}
+
+func setHealth(b *createRequest, o *runner.Options) error {
+	h := b.Healthcheck
+	if h == nil {
+		return nil
+	}
+	if len(h.Test) > 0 && h.Test[0] != "NONE" && h.Test[0] != "CMD" && h.Test[0] != "CMD-SHELL" {
+		return invalid("invalid Healthcheck.Test: %q", h.Test[0])
+	}
+	for name, d := range map[string]int64{"Interval": int64(h.Interval), "Timeout": int64(h.Timeout), "StartPeriod": int64(h.StartPeriod), "StartInterval": int64(h.StartInterval)} {
+		if d != 0 && d < int64(container.MinimumDuration) {
+			return invalid("%s in Healthcheck cannot be less than %s", name, container.MinimumDuration)
+		}
+	}
+	if h.Retries < 0 {
+		return invalid("Retries in Healthcheck cannot be negative")
+	}
+	o.Health = &runner.HealthCheck{
+		Test: h.Test, Interval: h.Interval, Timeout: h.Timeout, StartPeriod: h.StartPeriod, StartInterval: h.StartInterval, Retries: h.Retries,
+	}
+	return nil
+}
+
+// parsePlatform reads os/arch[/variant], or an OCI platform in JSON as 1.48 has it.
+func parsePlatform(text string) (*ocispec.Platform, error) {
+	if text == "" {
+		return nil, nil
+	}
+	if strings.HasPrefix(text, "{") {
+		var p ocispec.Platform
+		if err := json.Unmarshal([]byte(text), &p); err != nil {
+			return nil, invalid("failed to parse platform: %s", err)
+		}
+		return &p, nil
+	}
+	parts := strings.Split(text, "/")
+	if len(parts) == 1 {
+		return nil, invalid("invalid platform %q: it has the form os/arch[/variant]", text)
+	}
+	p := &ocispec.Platform{OS: parts[0], Architecture: parts[1]}
+	if len(parts) == 3 {
+		p.Variant = parts[2]
+	}
+	if len(parts) > 3 || p.OS == "" || p.Architecture == "" {
+		return nil, invalid("invalid platform %q: it has the form os/arch[/variant]", text)
+	}
+	return p, nil
+}
+
+// withTag is how docker names a missing image.
+func withTag(name string) string {
+	if strings.Contains(name, "@") || strings.LastIndexByte(name, ':') > strings.LastIndexByte(name, '/') {
+		return name
+	}
+	return name + ":latest"
+}

@@ -1,0 +1,256 @@
+package engine
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/blkiodev"
+	"github.com/moby/moby/api/types/container"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/runner"
+	"github.com/teu-dev/teu/runner/spec"
+)
+
+// resources turns docker's limits into the runtime spec's. What is not set stays nil.
+func resources(h *container.Resources) *specs.LinuxResources {
+	r := &specs.LinuxResources{}
+	m := specs.LinuxMemory{}
+	set := func(to **int64, n int64) {
+		if n != 0 {
+			*to = &n
+		}
+	}
+	set(&m.Limit, h.Memory)
+	set(&m.Swap, h.MemorySwap)
+	set(&m.Reservation, h.MemoryReservation)
+	if h.Memory > 0 && h.MemorySwap == 0 { // docker's default
+		set(&m.Swap, 2*h.Memory)
+	}
+	if h.MemorySwappiness != nil && *h.MemorySwappiness >= 0 {
+		n := uint64(*h.MemorySwappiness)
+		m.Swappiness = &n
+	}
+	if h.OomKillDisable != nil && *h.OomKillDisable {
+		m.DisableOOMKiller = h.OomKillDisable
+	}
+	if m != (specs.LinuxMemory{}) {
+		r.Memory = &m
+	}
+	cpu := specs.LinuxCPU{Cpus: h.CpusetCpus, Mems: h.CpusetMems}
+	set(&cpu.Quota, h.CPUQuota)
+	if h.CPUShares > 0 {
+		n := uint64(h.CPUShares)
+		cpu.Shares = &n
+	}
+	if h.CPUPeriod > 0 {
+		n := uint64(h.CPUPeriod)
+		cpu.Period = &n
+	}
+	if h.NanoCPUs > 0 {
+		period := uint64(100000)
+		quota := h.NanoCPUs * int64(period) / 1e9
+		cpu.Period, cpu.Quota = &period, &quota
+	}
+	if cpu != (specs.LinuxCPU{}) {
+		r.CPU = &cpu
+	}
+	if h.PidsLimit != nil && *h.PidsLimit != 0 {
+		r.Pids = &specs.LinuxPids{Limit: h.PidsLimit}
+	}
+	r.BlockIO = blockIO(h)
+	return r
+}
+
+func blockIO(h *container.Resources) *specs.LinuxBlockIO {
+	b := &specs.LinuxBlockIO{}
+	used := false
+	if h.BlkioWeight > 0 {
+		b.Weight, used = &h.BlkioWeight, true
+	}
+	for _, w := range h.BlkioWeightDevice {
+		major, minor, ok := deviceNumber(w.Path)
+		if ok {
+			d := specs.LinuxWeightDevice{Weight: &w.Weight}
+			d.Major, d.Minor = major, minor
+			b.WeightDevice, used = append(b.WeightDevice, d), true
+		}
+	}
+	for _, t := range []struct {
+		from []*blkiodev.ThrottleDevice
+		to   *[]specs.LinuxThrottleDevice
+	}{
+		{h.BlkioDeviceReadBps, &b.ThrottleReadBpsDevice}, {h.BlkioDeviceWriteBps, &b.ThrottleWriteBpsDevice},
+		{h.BlkioDeviceReadIOps, &b.ThrottleReadIOPSDevice}, {h.BlkioDeviceWriteIOps, &b.ThrottleWriteIOPSDevice},
+	} {
+		for _, l := range t.from {
+			if major, minor, ok := deviceNumber(l.Path); ok {
+				d := specs.LinuxThrottleDevice{Rate: l.Rate}
+				d.Major, d.Minor = major, minor
+				*t.to, used = append(*t.to, d), true
+			}
+		}
+	}
+	if !used {
+		return nil
+	}
+	return b
+}
+
+func deviceNumber(path string) (major, minor int64, ok bool) {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return 0, 0, false
+	}
+	return int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev)), true
+}
+
+// minMemory is docker's least limit (moby daemon/daemon_unix.go).
+const minMemory = 6 << 20
+
+// setLimits checks what resources has only copied.
+func setLimits(b *createRequest, o *runner.Options) error {
+	h := b.HostConfig
+	switch {
+	case h.Memory > 0 && h.Memory < minMemory:
+		return invalid("Minimum memory limit allowed is 6MB")
+	case h.Memory > 0 && h.MemorySwap > 0 && h.MemorySwap < h.Memory:
+		return invalid("Minimum memoryswap limit should be larger than memory limit, see usage")
+	case h.Memory == 0 && h.MemorySwap > 0:
+		return invalid("You should always set the Memory limit when using Memoryswap limit, see usage")
+	case h.Memory > 0 && h.MemoryReservation > 0 && h.Memory < h.MemoryReservation:
+		return invalid("Minimum memory limit can not be less than memory reservation limit, see usage")
+	case h.NanoCPUs > 0 && h.CPUPeriod > 0:
+		return invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set")
+	case h.NanoCPUs > 0 && h.CPUQuota > 0:
+		return invalid("Conflicting options: Nano CPUs and CPU Quota cannot both be set")
+	case h.NanoCPUs < 0:
+		return invalid("range of CPUs is from 0.01 to the number of CPUs there are")
+	case h.ShmSize < 0:
+		return invalid("SHM size can not be less than 0")
+	case h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000:
+		return invalid("Invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
+	}
+	for _, u := range h.Ulimits {
+		if u == nil {
+			continue
+		}
+		if _, err := units.ParseUlimit(u.Name + "=" + strconv.FormatInt(u.Soft, 10) + ":" + strconv.FormatInt(u.Hard, 10)); err != nil {
+			return invalid("%s", err)
+		}
+		o.Rlimits = append(o.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: uint64(u.Soft), Hard: uint64(u.Hard)})
+	}
+	return nil
+}
+
+func setDevices(b *createRequest, o *runner.Options) error {
+	for _, d := range b.HostConfig.Devices {
+		one := spec.Device{Source: d.PathOnHost, Target: d.PathInContainer, Access: d.CgroupPermissions}
+		if one.Access == "" {
+			one.Access = "rwm"
+		}
+		if strings.Trim(one.Access, "rwm") != "" {
+			return invalid("invalid device mode: %s", one.Access)
+		}
+		o.Devices = append(o.Devices, one)
+	}
+	for _, text := range b.HostConfig.DeviceCgroupRules {
+		rule, err := deviceRule(text)
+		if err != nil {
+			return err
+		}
+		o.DeviceRules = append(o.DeviceRules, rule)
+	}
+	return nil
+}
+
+// deviceRule reads "c 1:3 rwm" with * for any number.
+func deviceRule(text string) (rule specs.LinuxDeviceCgroup, err error) {
+	bad := invalid("invalid device cgroup rule format: '%s'", text)
+	f := strings.Fields(text)
+	if len(f) != 3 || len(f[0]) != 1 || !strings.Contains("abc", f[0]) || strings.Trim(f[2], "rwm") != "" {
+		return rule, bad
+	}
+	rule = specs.LinuxDeviceCgroup{Allow: true, Type: f[0], Access: f[2]}
+	major, minor, ok := strings.Cut(f[1], ":")
+	if !ok {
+		return rule, bad
+	}
+	for text, to := range map[*string]**int64{&major: &rule.Major, &minor: &rule.Minor} {
+		if *text == "*" {
+			continue
+		}
+		n, err := strconv.ParseInt(*text, 10, 32)
+		if err != nil || n < 0 {
+			return rule, bad
+		}
+		*to = &n
+	}
+	return rule, nil
+}
+
+// setSecurity reads SecurityOpt. Profiles come as text: the client has read the file.
+func setSecurity(b *createRequest, o *runner.Options) error {
+	o.SecurityOpt = b.HostConfig.SecurityOpt
+	for _, opt := range o.SecurityOpt {
+		k, v, ok := strings.Cut(opt, "=")
+		if !ok {
+			k, v, _ = strings.Cut(opt, ":")
+		}
+		switch k {
+		case "no-new-privileges":
+			if v != "" {
+				on, err := strconv.ParseBool(v)
+				if err != nil {
+					return invalid("invalid --security-opt 2: %q", opt)
+				}
+				o.NoNewPrivileges = on
+				continue
+			}
+			o.NoNewPrivileges = true
+		case "seccomp":
+			if v != "builtin" {
+				o.Seccomp = v
+			}
+		case "apparmor", "label", "writable-cgroups":
+			// Nothing of the kind confines our containers.
+		default:
+			return invalid("invalid --security-opt 2: %q", opt)
+		}
+	}
+	return nil
+}
+
+func setLog(b *createRequest, o *runner.Options) error {
+	l := b.HostConfig.LogConfig
+	switch l.Type {
+	case "", "json-file", "local":
+		o.LogDriver = "json-file"
+	case "none":
+		o.LogDriver = "none"
+	default:
+		return invalid("logger: no log driver named '%s' is registered", l.Type)
+	}
+	for k, v := range l.Config {
+		switch k {
+		case "max-size":
+			n, err := units.RAMInBytes(v)
+			if err != nil || n <= 0 {
+				return invalid("invalid value for max-size: %q", v)
+			}
+			o.LogSize = n
+		case "max-file":
+			n, err := strconv.Atoi(v)
+			if err != nil || n < 1 {
+				return invalid("max-file cannot be less than 1")
+			}
+			o.LogFiles = n
+		case "mode", "max-buffer-size", "compress", "labels", "labels-regex", "env", "env-regex", "tag":
+		default:
+			return invalid("unknown log opt '%s' for json-file log driver", k)
+		}
+	}
+	return nil
+}

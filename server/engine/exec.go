@@ -1,0 +1,164 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+
+	"github.com/moby/moby/api/types/container"
+
+	"github.com/teu-dev/teu/runner"
+)
+
+func (s *Server) createExec(w http.ResponseWriter, r *request) error {
+	var body container.ExecCreateRequest
+	if err := r.need(&body); err != nil {
+		return err
+	}
+	if len(body.Cmd) == 0 {
+		return invalid("No exec command specified")
+	}
+	if _, err := runner.ParseDetachKeys(body.DetachKeys); err != nil {
+		return err
+	}
+	id, err := s.Backend.Containers().ExecCreate(r.Context(), r.name, runner.ExecOptions{
+		Args: body.Cmd, Env: body.Env, WorkingDir: body.WorkingDir, User: body.User, TTY: body.Tty,
+		Stdin: body.AttachStdin, Output: body.AttachStdout || body.AttachStderr, Privileged: body.Privileged,
+	}, body.DetachKeys)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusCreated, container.ExecCreateResponse{ID: id})
+}
+
+// startExec answers POST /exec/ID/start. What cannot be started is an error before the
+// connection is taken over.
+func (s *Server) startExec(w http.ResponseWriter, r *request) error {
+	var body container.ExecStartRequest
+	if err := r.decode(&body); err != nil {
+		return err
+	}
+	engine := s.Backend.Containers()
+	info, err := engine.ExecInspect(r.Context(), r.name)
+	if err != nil {
+		return err
+	}
+	keys, err := runner.ParseDetachKeys(info.DetachKeys)
+	if err != nil {
+		return err
+	}
+	o := runner.ExecStartOptions{Detach: body.Detach}
+	if size := body.ConsoleSize; size != nil {
+		if !info.Options.TTY {
+			return invalid("console size is only supported when TTY is enabled")
+		}
+		o.Rows, o.Columns = uint16(size[0]), uint16(size[1])
+	}
+	x, err := engine.ExecStart(context.WithoutCancel(r.Context()), r.name, o)
+	if err != nil {
+		return err
+	}
+	if body.Detach {
+		if x != nil {
+			x.Close()
+		}
+		w.WriteHeader(http.StatusOK)
+		return nil
+	}
+	h, err := hijack(w, r, info.Options.TTY)
+	if err != nil {
+		x.Close()
+		closeStreams(x)
+		return err
+	}
+	defer h.Close()
+	ctx, cancel := r.stream()
+	defer cancel()
+	s.converse(ctx, x, h, info, keys)
+	return nil
+}
+
+func closeStreams(x *runner.Exec) {
+	if x.Stdin != nil {
+		x.Stdin.Close()
+	}
+	if x.Stdout != nil {
+		x.Stdout.Close()
+	}
+	if x.Stderr != nil {
+		x.Stderr.Close()
+	}
+}
+
+// converse passes the streams of an executed command until it ends, or the client goes.
+// A client that goes leaves the command running, as docker does.
+func (s *Server) converse(ctx context.Context, x *runner.Exec, h *hijacked, info runner.ExecInfo, keys []byte) {
+	defer x.Close()
+	ctx, gone := context.WithCancel(ctx)
+	var watch, out sync.WaitGroup
+	defer watch.Wait()
+	watch.Go(func() { h.hangUp(ctx, gone) })
+	defer gone()
+	if x.Stdin != nil && info.Options.Stdin {
+		go feedExec(x, h, info.Options.TTY, keys, gone)
+	}
+	o := newOutput(h, info.Options.TTY)
+	done := make(chan struct{})
+	out.Go(func() { io.Copy(o.stream(streamStdout), x.Stdout) }) // a terminal's end is an error
+	if x.Stderr != nil {
+		out.Go(func() { io.Copy(o.stream(streamStderr), x.Stderr) })
+	}
+	go func() {
+		out.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		x.Wait(ctx) // so that an inspection that follows knows the exit code
+	case <-ctx.Done():
+	}
+	h.Close() // ends writes to a client that reads nothing
+	closeStreams(x)
+	<-done
+}
+
+func feedExec(x *runner.Exec, h *hijacked, tty bool, keys []byte, gone func()) {
+	var in io.Reader = h
+	if tty {
+		in = &runner.DetachReader{R: h, Keys: keys}
+	}
+	_, err := io.Copy(x.Stdin, in)
+	switch {
+	case errors.Is(err, runner.ErrDetached):
+		gone()
+	case !tty:
+		x.Stdin.Close()
+	}
+}
+
+func (s *Server) resizeExec(w http.ResponseWriter, r *request) error {
+	rows, columns, err := r.size()
+	if err != nil {
+		return err
+	}
+	return s.Backend.Containers().ExecResize(r.Context(), r.name, columns, rows)
+}
+
+func (s *Server) inspectExec(w http.ResponseWriter, r *request) error {
+	i, err := s.Backend.Containers().ExecInspect(r.Context(), r.name)
+	if err != nil {
+		return err
+	}
+	o := &i.Options
+	out := container.ExecInspectResponse{
+		ID: i.ID, Running: i.Running, ExitCode: i.ExitCode, ContainerID: i.ContainerID, Pid: i.Pid,
+		OpenStdin: o.Stdin, OpenStdout: o.Output, OpenStderr: o.Output, CanRemove: i.ExitCode != nil, DetachKeys: []byte{},
+		ProcessConfig: &container.ExecProcessConfig{Tty: o.TTY, Privileged: &o.Privileged, User: o.User, Arguments: []string{}},
+	}
+	if len(o.Args) > 0 {
+		out.ProcessConfig.Entrypoint, out.ProcessConfig.Arguments = o.Args[0], o.Args[1:]
+	}
+	return writeJSON(w, http.StatusOK, out)
+}

@@ -1,0 +1,351 @@
+package engine
+
+import (
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/distribution/reference"
+	"github.com/moby/moby/api/types/image"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/teu-dev/teu/cache/library"
+)
+
+// imageSummary has VirtualSize, which was dropped in 1.44.
+type imageSummary struct {
+	image.Summary
+	VirtualSize *int64 `json:",omitempty"`
+}
+
+func (s *Server) listImages(w http.ResponseWriter, r *request) error {
+	filters, err := r.filters("dangling", "label", "label!", "before", "since", "reference", "until")
+	if err != nil {
+		return err
+	}
+	images, err := s.images(r, nil)
+	if err != nil {
+		return err
+	}
+	all, err := images.All(r.Context())
+	if err != nil {
+		return err
+	}
+	if len(filters) > 0 {
+		if all, err = images.Select(r.Context(), all, filters); err != nil {
+			return err
+		}
+	}
+	users, err := s.imageUsers(r)
+	if err != nil {
+		return err
+	}
+	list := []imageSummary{}
+	for _, i := range all {
+		one := imageSummary{Summary: summaryOf(i)}
+		one.Containers = -1
+		if r.version >= 51 {
+			one.Containers = users[i.ID]
+		}
+		if r.version < 44 {
+			one.VirtualSize = &one.Size
+		}
+		list = append(list, one)
+	}
+	return writeJSON(w, http.StatusOK, list)
+}
+
+func summaryOf(i library.Image) image.Summary {
+	return image.Summary{
+		ID: i.ID.String(), RepoTags: familiar(i.Tags), RepoDigests: familiar(i.Digests), Created: unixSeconds(i.Created), Size: i.Size,
+		SharedSize: -1, Labels: i.Labels, Containers: -1,
+	}
+}
+
+func familiar(names []string) []string {
+	list := []string{}
+	for _, n := range names {
+		list = append(list, library.Familiar(n))
+	}
+	return list
+}
+
+// imageUsers counts the containers of each image.
+func (s *Server) imageUsers(r *request) (map[digest.Digest]int64, error) {
+	all, err := s.Backend.Containers().List(r.Context())
+	users := map[digest.Digest]int64{}
+	for _, c := range all {
+		users[c.ImageID]++
+	}
+	return users, err
+}
+
+func (s *Server) inspectImage(w http.ResponseWriter, r *request) error {
+	images, err := s.images(r, nil)
+	if err != nil {
+		return err
+	}
+	d, err := images.Inspect(r.Context(), r.name)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, imageJSON(d, r.version))
+}
+
+// imageJSON adds what older versions had.
+func imageJSON(d library.Description, v version) any {
+	d.RepoTags, d.RepoDigests = empty(d.RepoTags), empty(d.RepoDigests)
+	if v >= 52 {
+		return d
+	}
+	var config map[string]any
+	if json.Unmarshal(d.Config, &config) == nil && config != nil {
+		for _, name := range []string{"Cmd", "Entrypoint", "Env", "Labels", "OnBuild", "Volumes"} {
+			if _, ok := config[name]; !ok {
+				config[name] = nil
+			}
+		}
+		for _, name := range []string{"User", "WorkingDir"} {
+			if _, ok := config[name]; !ok {
+				config[name] = ""
+			}
+		}
+		if b, err := json.Marshal(config); err == nil {
+			d.Config = b
+		}
+	}
+	out := struct {
+		library.Description
+		Parent, DockerVersion, Comment, Author string
+		VirtualSize                            *int64 `json:",omitempty"`
+		GraphDriver                            struct {
+			Name string
+			Data map[string]string
+		}
+	}{Description: d, Comment: d.Comment, Author: d.Author}
+	out.GraphDriver.Name = "overlayfs"
+	if v < 44 {
+		out.VirtualSize = &d.Size
+	}
+	return out
+}
+
+func (s *Server) history(w http.ResponseWriter, r *request) error {
+	images, err := s.images(r, nil)
+	if err != nil {
+		return err
+	}
+	steps, err := images.History(r.Context(), r.name)
+	if err != nil {
+		return err
+	}
+	list := []image.HistoryResponseItem{}
+	for _, st := range steps {
+		one := image.HistoryResponseItem{ID: st.ID, Created: unixSeconds(st.Created), CreatedBy: st.CreatedBy, Size: st.Size, Comment: st.Comment}
+		for _, t := range st.Tags {
+			one.Tags = append(one.Tags, library.Familiar(t))
+		}
+		list = append(list, one)
+	}
+	return writeJSON(w, http.StatusOK, list)
+}
+
+func (s *Server) tag(w http.ResponseWriter, r *request) error {
+	repo, tag := r.param("repo"), r.param("tag")
+	if repo == "" {
+		return invalid("repository name must have at least one component")
+	}
+	name := repo
+	if tag != "" {
+		name += ":" + tag
+	}
+	images, err := s.images(r, nil)
+	if err != nil {
+		return err
+	}
+	if err := images.Tag(r.Context(), r.name, name); err != nil {
+		return err
+	}
+	s.tell("tag", r.name, name)
+	w.WriteHeader(http.StatusCreated)
+	return nil
+}
+
+// tell adds an event of an image to the journal.
+func (s *Server) tell(action, id, name string) {
+	s.Backend.Containers().Emit("image", action, id, map[string]string{"name": name})
+}
+
+func (s *Server) removeImage(w http.ResponseWriter, r *request) error {
+	images, err := s.images(r, nil)
+	if err != nil {
+		return err
+	}
+	removed, err := images.Remove(r.Context(), r.name, library.RemoveOptions{Force: r.flag("force")})
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, deletions(removed))
+}
+
+func deletions(removed []library.Removal) []image.DeleteResponse {
+	list := []image.DeleteResponse{}
+	for _, d := range removed {
+		list = append(list, image.DeleteResponse{Untagged: d.Untagged, Deleted: d.Deleted})
+	}
+	return list
+}
+
+// pruneImages: without the filter dangling=false only images without a name go.
+func (s *Server) pruneImages(w http.ResponseWriter, r *request) error {
+	filters, err := r.filters("dangling", "label", "label!", "until")
+	if err != nil {
+		return err
+	}
+	dangling, given, err := boolFilter(filters, "dangling")
+	if err != nil {
+		return err
+	}
+	delete(filters, "dangling")
+	images, err := s.images(r, nil)
+	if err != nil {
+		return err
+	}
+	removed, freed, err := images.Prune(r.Context(), library.PruneOptions{All: given && !dangling, Filters: filters})
+	if err != nil {
+		return err
+	}
+	report := image.PruneReport{SpaceReclaimed: uint64(max(freed, 0))}
+	if len(removed) > 0 {
+		report.ImagesDeleted = deletions(removed)
+	}
+	return writeJSON(w, http.StatusOK, report)
+}
+
+// searchImages asks Docker Hub, which is out of the core's reach yet.
+func (s *Server) searchImages(w http.ResponseWriter, r *request) error {
+	if r.param("term") == "" {
+		return invalid("bad parameter: term is required")
+	}
+	return notImplemented("searching images")
+}
+
+// attestations: none are kept apart from the images they belong to.
+func (s *Server) attestations(w http.ResponseWriter, r *request) error {
+	images, err := s.images(r, nil)
+	if err != nil {
+		return err
+	}
+	if _, err := images.Inspect(r.Context(), r.name); err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, []struct{}{})
+}
+
+// saveImages answers GET /images/NAME/get and GET /images/get?names=.
+func (s *Server) saveImages(w http.ResponseWriter, r *request) error {
+	refs := r.query["names"]
+	if r.name != "" {
+		refs = []string{r.name}
+	}
+	if len(refs) == 0 {
+		return invalid("no image names given")
+	}
+	o := library.SaveOptions{}
+	if list := r.query["platform"]; len(list) > 0 {
+		p, err := parsePlatform(list[0])
+		if err != nil {
+			return err
+		}
+		o.Platform = p
+	}
+	images, err := s.images(r, nil)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/x-tar")
+	out := &counted{Writer: w}
+	err = images.Save(r.Context(), out, refs, o)
+	if out.n > 0 {
+		return broken(err)
+	}
+	return err
+}
+
+func (s *Server) loadImages(w http.ResponseWriter, r *request) error {
+	images, err := s.images(r, nil)
+	if err != nil {
+		return err
+	}
+	p := &progressWriter{w: newFlusher(w)}
+	loaded, err := images.Load(r.Context(), r.Body, library.LoadOptions{})
+	if err != nil {
+		return p.end(err)
+	}
+	for _, l := range loaded {
+		if len(l.Names) == 0 {
+			p.send(streamText("Loaded image ID: " + l.ID.String() + "\n"))
+		}
+		for _, n := range l.Names {
+			p.send(streamText("Loaded image: " + library.Familiar(n) + "\n"))
+			s.tell("load", l.ID.String(), library.Familiar(n))
+		}
+	}
+	return nil
+}
+
+// streamMessage is text for the user, as it is.
+type streamMessage struct {
+	Stream string `json:"stream"`
+}
+
+func streamText(text string) streamMessage { return streamMessage{text} }
+
+// diskUsage answers GET /system/df.
+func (s *Server) diskUsage(w http.ResponseWriter, r *request) error {
+	df, err := s.usage(r)
+	if err != nil {
+		return err
+	}
+	if r.version < 52 {
+		return writeJSON(w, http.StatusOK, df.legacy(r))
+	}
+	return writeJSON(w, http.StatusOK, df.current(r))
+}
+
+// wanted says whether a part of system/df is asked for; type= may be repeated (1.42).
+func wanted(r *request, kind string) bool {
+	return len(r.query["type"]) == 0 || slices.Contains(r.query["type"], kind)
+}
+
+// parseRef reads a name of an image with an optional tag parameter beside it.
+func parseRef(name, tag string) (reference.Named, error) {
+	ref, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return nil, invalid("invalid reference format: %s", err)
+	}
+	switch {
+	case tag == "":
+	case strings.Contains(tag, ":"):
+		d, err := digest.Parse(tag)
+		if err != nil {
+			return nil, invalid("invalid reference format: %s", err)
+		}
+		return reference.WithDigest(reference.TrimNamed(ref), d)
+	default:
+		if ref, err = reference.WithTag(reference.TrimNamed(ref), tag); err != nil {
+			return nil, invalid("invalid reference format: %s", err)
+		}
+	}
+	return ref, nil
+}
+
+// epoch keeps times that are not known out of JSON.
+func epoch(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}

@@ -1,0 +1,322 @@
+package engine
+
+import (
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/storage"
+
+	"github.com/teu-dev/teu/runner"
+)
+
+// containerJSON is docker's container: the core's inspection, with the whole HostConfig.
+type containerJSON struct {
+	*runner.Inspection
+	State           *stateJSON
+	HostConfig      *hostConfigJSON
+	Config          *configJSON
+	GraphDriver     *storage.DriverData
+	NetworkSettings any
+	Mounts          []container.MountPoint
+	SizeRw          *int64 `json:",omitempty"`
+	SizeRootFs      *int64 `json:",omitempty"`
+}
+
+// stateJSON has docker's health, which a container without a check has not.
+type stateJSON struct {
+	runner.InspectState
+	Health *container.Health `json:",omitempty"`
+}
+
+// hostConfigJSON has what versions before 1.52 had.
+type hostConfigJSON struct {
+	*container.HostConfig
+	KernelMemoryTCP *int64 `json:",omitempty"`
+}
+
+type configJSON struct {
+	*container.Config
+	MacAddress string   `json:",omitempty"`
+	OnBuild    []string `json:"OnBuild,omitempty"`
+}
+
+func (s *Server) inspectContainer(w http.ResponseWriter, r *request) error {
+	engine := s.Backend.Containers()
+	c, err := engine.Get(r.Context(), r.name)
+	if err != nil {
+		return err
+	}
+	in, err := engine.Inspect(r.Context(), c.ID)
+	if err != nil {
+		return err
+	}
+	out := containerJSON{
+		Inspection: in, State: &stateJSON{InspectState: in.State, Health: health(c)},
+		HostConfig: &hostConfigJSON{HostConfig: hostConfig(c)}, Config: &configJSON{Config: config(c, in)},
+		GraphDriver:     &storage.DriverData{Name: in.GraphDriver.Name, Data: in.GraphDriver.Data},
+		NetworkSettings: networkSettings(in, r.version), Mounts: mountPoints(c),
+	}
+	if r.version < 52 {
+		out.HostConfig.KernelMemoryTCP = new(int64)
+		out.Config.MacAddress = c.Options.MacAddress
+	}
+	if r.flag("size") {
+		size := engine.WrittenSize(c.ID)
+		out.SizeRw, out.SizeRootFs = &size, s.rootSize(r, c, size)
+	}
+	return writeJSON(w, http.StatusOK, out)
+}
+
+// rootSize is what a container's files and its image's take together.
+func (s *Server) rootSize(r *request, c *runner.Container, own int64) *int64 {
+	total := own
+	if images, err := s.images(r, nil); err == nil {
+		if d, err := images.Inspect(r.Context(), c.ImageID.String()); err == nil {
+			total += d.Size
+		}
+	}
+	return &total
+}
+
+func health(c *runner.Container) *container.Health {
+	h := c.State.Health
+	if h == nil {
+		return nil
+	}
+	out := &container.Health{Status: container.HealthStatus(h.Status), FailingStreak: h.FailingStreak, Log: []*container.HealthcheckResult{}}
+	for _, l := range h.Log {
+		out.Log = append(out.Log, &container.HealthcheckResult{Start: l.Start, End: l.End, ExitCode: l.ExitCode, Output: l.Output})
+	}
+	return out
+}
+
+// networkSettings leaves out what 1.52 dropped.
+func networkSettings(in *runner.Inspection, v version) any {
+	n := in.NetworkSettings
+	if v < 52 {
+		return n
+	}
+	return struct {
+		SandboxID, SandboxKey string
+		Ports, Networks       any
+	}{n.SandboxID, n.SandboxKey, n.Ports, n.Networks}
+}
+
+func mountPoints(c *runner.Container) []container.MountPoint {
+	list := []container.MountPoint{}
+	for _, m := range c.Mounts {
+		p := container.MountPoint{
+			Type: mount.Type(m.Type), Name: m.Name, Source: m.Source, Destination: m.Destination, Driver: m.Driver,
+			Mode: m.Mode, RW: m.RW, Propagation: mount.Propagation(m.Propagation),
+		}
+		if m.Type == "tmpfs" {
+			p.Source = ""
+		}
+		list = append(list, p)
+	}
+	return list
+}
+
+// config is the container's part that is portable.
+func config(c *runner.Container, in *runner.Inspection) *container.Config {
+	k := &in.Config
+	out := &container.Config{
+		Hostname: k.Hostname, Domainname: k.Domainname, User: k.User,
+		AttachStdin: k.AttachStdin, AttachStdout: k.AttachStdout, AttachStderr: k.AttachStderr,
+		Tty: k.Tty, OpenStdin: k.OpenStdin, StdinOnce: k.StdinOnce, Env: k.Env, Cmd: k.Cmd, Image: k.Image,
+		Volumes: volumesOf(c), WorkingDir: k.WorkingDir, Entrypoint: k.Entrypoint, Labels: k.Labels,
+		StopSignal: k.StopSignal, StopTimeout: k.StopTimeout, Healthcheck: healthConfig(c),
+	}
+	if out.Env == nil {
+		out.Env = []string{}
+	}
+	for name := range k.ExposedPorts {
+		if p, err := network.ParsePort(name); err == nil {
+			if out.ExposedPorts == nil {
+				out.ExposedPorts = network.PortSet{}
+			}
+			out.ExposedPorts[p] = struct{}{}
+		}
+	}
+	return out
+}
+
+// volumesOf are the anonymous volumes that were asked for, and the image's.
+func volumesOf(c *runner.Container) map[string]struct{} {
+	var all map[string]struct{}
+	add := func(target string) {
+		if all == nil {
+			all = map[string]struct{}{}
+		}
+		all[target] = struct{}{}
+	}
+	for target := range c.ImageConfig.Volumes {
+		add(target)
+	}
+	for _, m := range c.Options.Mounts {
+		if m.Type == "volume" && m.Source == "" {
+			add(m.Target)
+		}
+	}
+	return all
+}
+
+func healthConfig(c *runner.Container) *container.HealthConfig {
+	h := c.Options.Health
+	if h == nil {
+		return nil
+	}
+	return &container.HealthConfig{
+		Test: h.Test, Interval: h.Interval, Timeout: h.Timeout, StartPeriod: h.StartPeriod, StartInterval: h.StartInterval, Retries: h.Retries,
+	}
+}
+
+// hostConfig is the inverse of options: what the container was created with.
+func hostConfig(c *runner.Container) *container.HostConfig {
+	o := &c.Options
+	h := &container.HostConfig{
+		LogConfig: container.LogConfig{Type: orElse(o.LogDriver, "json-file"), Config: logConfig(o)},
+		// As it was asked for; what became of it is in NetworkSettings.
+		NetworkMode:   container.NetworkMode(orElse(o.Network, "bridge")),
+		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyMode(orElse(o.Restart.Name, "no")), MaximumRetryCount: o.Restart.MaxRetries},
+		AutoRemove:    o.AutoRemove, VolumesFrom: o.VolumesFrom, Annotations: o.Annotations,
+		ConsoleSize: [2]uint{uint(o.Rows), uint(o.Columns)},
+		CapAdd:      o.CapAdd, CapDrop: o.CapDrop, CgroupnsMode: container.CgroupnsMode(orElse(o.CgroupMode, "private")),
+		DNS: []netip.Addr{}, DNSOptions: empty(o.DNSOptions), DNSSearch: empty(o.DNSSearch), ExtraHosts: o.ExtraHosts, GroupAdd: o.Groups,
+		IpcMode: container.IpcMode(orElse(o.IPCMode, "private")), Links: o.Links, PidMode: container.PidMode(o.PIDMode),
+		UTSMode: container.UTSMode(o.UTSMode), Privileged: o.Privileged, PublishAllPorts: o.PublishAll,
+		ReadonlyRootfs: o.ReadOnly, SecurityOpt: o.SecurityOpt, ShmSize: o.ShmSize, Sysctls: o.Sysctls, Runtime: "teu",
+		PortBindings: portBindings(o),
+	}
+	if h.ShmSize == 0 {
+		h.ShmSize = 64 << 20
+	}
+	if o.Init {
+		h.Init = &o.Init
+	}
+	if o.OOMScoreAdj != nil {
+		h.OomScoreAdj = *o.OOMScoreAdj
+	}
+	for _, text := range o.DNS {
+		if a, err := netip.ParseAddr(text); err == nil {
+			h.DNS = append(h.DNS, a)
+		}
+	}
+	if !o.Privileged {
+		h.MaskedPaths, h.ReadonlyPaths = maskedPaths(), readonlyPaths()
+	}
+	hostMounts(h, o.Mounts)
+	hostLimits(h, o)
+	return h
+}
+
+func empty(list []string) []string {
+	if list == nil {
+		return []string{}
+	}
+	return list
+}
+
+func orElse(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+func logConfig(o *runner.Options) map[string]string {
+	m := map[string]string{}
+	if o.LogSize > 0 {
+		m["max-size"] = strconv.FormatInt(o.LogSize, 10)
+	}
+	if o.LogFiles > 0 {
+		m["max-file"] = strconv.Itoa(o.LogFiles)
+	}
+	return m
+}
+
+func portBindings(o *runner.Options) network.PortMap {
+	m := network.PortMap{}
+	for _, p := range o.Ports {
+		port, ok := network.PortFrom(p.Container, network.IPProtocol(p.Protocol))
+		if !ok {
+			continue
+		}
+		b := network.PortBinding{HostIP: p.HostIP}
+		if p.HostPort != 0 {
+			b.HostPort = strconv.Itoa(int(p.HostPort))
+		}
+		m[port] = append(m[port], b)
+	}
+	return m
+}
+
+// hostMounts sorts the mounts back: binds and named volumes of -v, the rest.
+func hostMounts(h *container.HostConfig, mounts []runner.MountRequest) {
+	for _, m := range mounts {
+		switch {
+		case m.Type == "tmpfs":
+			if h.Tmpfs == nil {
+				h.Tmpfs = map[string]string{}
+			}
+			h.Tmpfs[m.Target] = strings.Join(m.Options, ",")
+		case m.Type == "bind" && m.MakeSource, m.Type == "volume" && m.Source != "" && m.Driver == "" && m.Subpath == "" && len(m.Labels) == 0:
+			h.Binds = append(h.Binds, bindText(m))
+		case m.Type == "volume" && m.Source == "":
+		default:
+			h.Mounts = append(h.Mounts, dockerMount(m))
+		}
+	}
+}
+
+func bindText(m runner.MountRequest) string {
+	text := m.Source + ":" + m.Target
+	switch {
+	case m.Mode != "":
+		text += ":" + m.Mode
+	case m.ReadOnly:
+		text += ":ro"
+	}
+	return text
+}
+
+func dockerMount(m runner.MountRequest) mount.Mount {
+	out := mount.Mount{Type: mount.Type(m.Type), Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly}
+	switch m.Type {
+	case "bind":
+		b := mount.BindOptions{
+			Propagation: mount.Propagation(m.Propagation), NonRecursive: m.NoRecursive,
+			ReadOnlyNonRecursive: m.ReadOnlyNonRecursive, ReadOnlyForceRecursive: m.ReadOnlyForceRecursive,
+		}
+		if b != (mount.BindOptions{}) {
+			out.BindOptions = &b
+		}
+	case "volume":
+		out.VolumeOptions = &mount.VolumeOptions{NoCopy: m.NoCopy, Labels: m.Labels, Subpath: m.Subpath}
+		if m.Driver != "" || len(m.DriverOpts) > 0 {
+			out.VolumeOptions.DriverConfig = &mount.Driver{Name: m.Driver, Options: m.DriverOpts}
+		}
+	case "image":
+		if m.Subpath != "" {
+			out.ImageOptions = &mount.ImageOptions{Subpath: m.Subpath}
+		}
+	}
+	return out
+}
+
+// maskedPaths and readonlyPaths are the default ones, which containers are shown with.
+func maskedPaths() []string {
+	return []string{
+		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
+		"/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
+	}
+}
+
+func readonlyPaths() []string {
+	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+}

@@ -1,0 +1,56 @@
+package engine
+
+import (
+	"strings"
+
+	"github.com/moby/moby/api/types/container"
+
+	"github.com/teu-dev/teu/runner"
+)
+
+// hostLimits is the inverse of resources and of what stands beside it.
+func hostLimits(h *container.HostConfig, o *runner.Options) {
+	for _, l := range o.Rlimits {
+		name := strings.ToLower(strings.TrimPrefix(l.Type, "RLIMIT_"))
+		h.Ulimits = append(h.Ulimits, &container.Ulimit{Name: name, Soft: int64(l.Soft), Hard: int64(l.Hard)})
+	}
+	h.Devices = []container.DeviceMapping{}
+	for _, d := range o.Devices {
+		h.Devices = append(h.Devices, container.DeviceMapping{PathOnHost: d.Source, PathInContainer: d.Target, CgroupPermissions: d.Access})
+	}
+	r := o.Resources
+	if r == nil {
+		return
+	}
+	if m := r.Memory; m != nil {
+		h.Memory, h.MemorySwap, h.MemoryReservation = value(m.Limit), value(m.Swap), value(m.Reservation)
+		h.OomKillDisable = m.DisableOOMKiller
+		if m.Swappiness != nil {
+			n := int64(*m.Swappiness)
+			h.MemorySwappiness = &n
+		}
+	}
+	if c := r.CPU; c != nil {
+		h.CpusetCpus, h.CpusetMems = c.Cpus, c.Mems
+		h.CPUShares = int64(value(c.Shares))
+		quota, period := value(c.Quota), int64(value(c.Period))
+		if quota > 0 && period == 100000 { // what --cpus makes
+			h.NanoCPUs = quota * 1e9 / period
+		} else {
+			h.CPUQuota, h.CPUPeriod = quota, period
+		}
+	}
+	if r.Pids != nil {
+		h.PidsLimit = r.Pids.Limit
+	}
+	if b := r.BlockIO; b != nil {
+		h.BlkioWeight = value(b.Weight)
+	}
+}
+
+func value[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}

@@ -1,0 +1,168 @@
+package engine
+
+import (
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	dockernet "github.com/moby/moby/api/types/network"
+
+	"github.com/teu-dev/teu/runner"
+	"github.com/teu-dev/teu/runner/network"
+)
+
+// networkJSON is docker's network; Containers is left out of listings since 1.28.
+type networkJSON struct {
+	network.Network
+	EnableIPv4 *bool `json:",omitempty"`
+	Containers map[string]runner.NetworkMember
+}
+
+func networkOf(n network.Network, members map[string]runner.NetworkMember, v version) networkJSON {
+	if members == nil {
+		members = map[string]runner.NetworkMember{}
+	}
+	if n.Options == nil {
+		n.Options = map[string]string{}
+	}
+	if n.Labels == nil {
+		n.Labels = map[string]string{}
+	}
+	if n.IPAM.Config == nil {
+		n.IPAM.Config = []network.IPAMConfig{}
+	}
+	out := networkJSON{Network: n, Containers: members}
+	if v >= 47 {
+		out.EnableIPv4 = &n.EnableIPv4
+	}
+	return out
+}
+
+func (s *Server) listNetworks(w http.ResponseWriter, r *request) error {
+	filters, err := r.filters()
+	if err != nil {
+		return err
+	}
+	all, err := s.Backend.Containers().Networks(r.Context(), filters)
+	if err != nil {
+		return err
+	}
+	list := []networkJSON{}
+	for _, n := range all {
+		var members map[string]runner.NetworkMember
+		if r.version < 28 {
+			if in, err := s.Backend.Containers().InspectNetwork(r.Context(), n.ID); err == nil {
+				members = in.Containers
+			}
+		}
+		list = append(list, networkOf(n, members, r.version))
+	}
+	return writeJSON(w, http.StatusOK, list)
+}
+
+func (s *Server) inspectNetwork(w http.ResponseWriter, r *request) error {
+	if scope := r.param("scope"); scope != "" && scope != "local" {
+		return worded(errdefs.ErrNotFound, "network %s not found", r.name)
+	}
+	in, err := s.Backend.Containers().InspectNetwork(r.Context(), r.name)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, networkOf(in.Network, in.Containers, r.version))
+}
+
+// createNetworkRequest: CheckDuplicate was there until 1.44, names are always unique here.
+type createNetworkRequest struct {
+	dockernet.CreateRequest
+	CheckDuplicate bool
+}
+
+func (s *Server) createNetwork(w http.ResponseWriter, r *request) error {
+	var body createNetworkRequest
+	if err := r.need(&body); err != nil {
+		return err
+	}
+	if strings.TrimSpace(body.Name) == "" {
+		return invalid("name is required")
+	}
+	if body.Scope == "swarm" || body.Ingress {
+		return notSwarm(w, r)
+	}
+	o := network.CreateOptions{
+		Name: body.Name, Driver: body.Driver, Options: body.Options, Labels: body.Labels, Internal: body.Internal,
+		Attachable: body.Attachable, EnableIPv4: body.EnableIPv4, EnableIPv6: body.EnableIPv6, ConfigOnly: body.ConfigOnly,
+	}
+	if body.ConfigFrom != nil {
+		o.ConfigFrom = body.ConfigFrom.Network
+	}
+	if i := body.IPAM; i != nil {
+		o.IPAMDriver, o.IPAMOption = i.Driver, i.Options
+		for _, c := range i.Config {
+			o.IPAM = append(o.IPAM, network.IPAMConfig{Subnet: c.Subnet, IPRange: c.IPRange, Gateway: c.Gateway, AuxiliaryAddresses: c.AuxAddress})
+		}
+	}
+	n, err := s.Backend.Containers().CreateNetwork(r.Context(), o)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusCreated, dockernet.CreateResponse{ID: n.ID})
+}
+
+func (s *Server) connect(w http.ResponseWriter, r *request) error {
+	var body dockernet.ConnectRequest
+	if err := r.need(&body); err != nil {
+		return err
+	}
+	if err := checkEndpoint(body.EndpointConfig); err != nil {
+		return err
+	}
+	return s.Backend.Containers().ConnectNetwork(r.Context(), r.name, body.Container, endpoint(body.EndpointConfig))
+}
+
+func checkEndpoint(e *dockernet.EndpointSettings) error {
+	if e == nil || e.IPAMConfig == nil {
+		return nil
+	}
+	for _, a := range []struct {
+		address netip.Addr
+		is4     bool
+		name    string
+	}{{e.IPAMConfig.IPv4Address, true, "IPv4"}, {e.IPAMConfig.IPv6Address, false, "IPv6"}} {
+		if a.address.IsValid() && a.address.Is4() != a.is4 {
+			return invalid("invalid endpoint settings: invalid %s address: %s", a.name, a.address)
+		}
+	}
+	return nil
+}
+
+func (s *Server) disconnect(w http.ResponseWriter, r *request) error {
+	var body dockernet.DisconnectRequest
+	if err := r.need(&body); err != nil {
+		return err
+	}
+	return s.Backend.Containers().DisconnectNetwork(r.Context(), r.name, body.Container, body.Force)
+}
+
+func (s *Server) removeNetwork(w http.ResponseWriter, r *request) error {
+	err := s.Backend.Containers().RemoveNetwork(r.Context(), r.name)
+	if errdefs.IsFailedPrecondition(err) {
+		return &statusError{http.StatusForbidden, message(err)}
+	}
+	if err != nil {
+		return err
+	}
+	return noContent(w)
+}
+
+func (s *Server) pruneNetworks(w http.ResponseWriter, r *request) error {
+	filters, err := r.filters()
+	if err != nil {
+		return err
+	}
+	names, err := s.Backend.Containers().PruneNetworks(r.Context(), filters)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, dockernet.PruneReport{NetworksDeleted: names})
+}

@@ -1,0 +1,182 @@
+package engine
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types"
+	"golang.org/x/sys/unix"
+)
+
+// Numbers of streams in multiplexed output (swagger, ContainerAttach, "Stream format").
+const (
+	streamStdout byte = 1
+	streamStderr byte = 2
+)
+
+// output is where a container's output goes: as it is, of a terminal, or in frames.
+type output struct {
+	w   io.Writer
+	mu  *sync.Mutex // a frame is written whole
+	raw bool
+}
+
+func newOutput(w io.Writer, raw bool) output { return output{w: w, mu: &sync.Mutex{}, raw: raw} }
+
+func (o output) stream(kind byte) io.Writer { return frames{o, kind} }
+
+type frames struct {
+	output
+	kind byte
+}
+
+// maxFrame keeps frames small enough for clients that read one into memory.
+const maxFrame = 64 << 10
+
+func (f frames) Write(b []byte) (n int, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.raw {
+		return f.w.Write(b)
+	}
+	for len(b) > 0 {
+		part := b[:min(len(b), maxFrame)]
+		frame := make([]byte, 8, 8+len(part))
+		frame[0] = f.kind
+		binary.BigEndian.PutUint32(frame[4:], uint32(len(part)))
+		if _, err := f.w.Write(append(frame, part...)); err != nil {
+			return n, err
+		}
+		b, n = b[len(part):], n+len(part)
+	}
+	return n, nil
+}
+
+// flusher sends every write at once.
+type flusher struct {
+	http.ResponseWriter
+	c *http.ResponseController
+}
+
+func newFlusher(w http.ResponseWriter) flusher { return flusher{w, http.NewResponseController(w)} }
+
+func (f flusher) Write(b []byte) (int, error) {
+	n, err := f.ResponseWriter.Write(b)
+	if err == nil {
+		err = f.c.Flush()
+	}
+	return n, err
+}
+
+// hijacked is a connection that was HTTP and is now a stream in both directions.
+type hijacked struct {
+	net.Conn
+	early []byte // that came with the request
+}
+
+// Read reads past net/http's own reader: that one ends the request's context at the end
+// of a client's input, which is not the end of its interest.
+func (h *hijacked) Read(b []byte) (int, error) {
+	if len(h.early) > 0 {
+		n := copy(b, h.early)
+		h.early = h.early[n:]
+		return n, nil
+	}
+	return h.Conn.Read(b)
+}
+
+// CloseWrite tells the client that there is no more output, while its input may go on.
+func (h *hijacked) CloseWrite() error {
+	if c, ok := h.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return nil
+}
+
+// hijack takes the connection over and writes the answer's head: 101 if the client asked
+// to upgrade, else 200 as before API 1.20. tty and the version decide the media type.
+func hijack(w http.ResponseWriter, r *request, tty bool) (*hijacked, error) {
+	conn, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return nil, worded(errdefs.ErrInvalidArgument, "error attaching: the connection cannot be taken over: %s", err)
+	}
+	conn.SetDeadline(time.Time{})
+	head := "HTTP/1.1 200 OK\r\nContent-Type: " + types.MediaTypeRawStream + "\r\n"
+	if r.Header.Get("Upgrade") != "" {
+		media := types.MediaTypeRawStream
+		if r.version >= 42 && !tty {
+			media = types.MediaTypeMultiplexedStream
+		}
+		head = "HTTP/1.1 101 UPGRADED\r\nContent-Type: " + media + "\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
+	}
+	if _, err := io.WriteString(conn, head); err == nil {
+		w.Header().Del("Content-Type")
+		err = w.Header().Write(conn)
+		if err == nil {
+			_, err = io.WriteString(conn, "\r\n")
+		}
+	}
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("answering: %w", err)
+	}
+	early, _ := buffered.Reader.Peek(buffered.Reader.Buffered())
+	return &hijacked{Conn: conn, early: early}, nil
+}
+
+// hangUp calls gone when the client has closed its connection altogether, which reading
+// does not tell from a client that merely has no more input. It returns when ctx ends.
+func (h *hijacked) hangUp(ctx context.Context, gone func()) {
+	raw, ok := rawConn(h.Conn)
+	if !ok {
+		return
+	}
+	tick := time.NewTicker(hangUpEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		over := false
+		err := raw.Control(func(fd uintptr) {
+			p := []unix.PollFd{{Fd: int32(fd)}}
+			n, err := unix.Poll(p, 0)
+			over = err == nil && n > 0 && p[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
+		})
+		if over || err != nil {
+			gone()
+			return
+		}
+	}
+}
+
+const hangUpEvery = 200 * time.Millisecond
+
+func rawConn(c net.Conn) (syscall.RawConn, bool) {
+	if t, ok := c.(interface{ NetConn() net.Conn }); ok { // TLS
+		c = t.NetConn()
+	}
+	s, ok := c.(syscall.Conn)
+	if !ok {
+		return nil, false
+	}
+	raw, err := s.SyscallConn()
+	return raw, err == nil
+}
+
+// isGone says whether an error only tells that a client or a stream has ended.
+func isGone(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, context.Canceled) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET)
+}
