@@ -61,13 +61,13 @@ func TestLoginAndLogout(t *testing.T) {
 	c, _ := newTestClient(Options{Keychain: authn.DefaultKeychain})
 	desc, _ := blob(30, 10)
 
-	if _, err := c.Login(ctx, host, Credential{"u", "wrong"}); !errdefs.IsUnauthorized(err) {
+	if _, err := c.Login(ctx, host, Credential{Username: "u", Secret: "wrong"}); !errdefs.IsUnauthorized(err) {
 		t.Fatalf("wrong password: %v", err)
 	}
 	if len(readJSON(t, path)["auths"].(map[string]any)) != 1 {
 		t.Error("a refused login was stored")
 	}
-	got, err := c.Login(ctx, "http://"+host+"/v2/", Credential{"u", "p"})
+	got, err := c.Login(ctx, "http://"+host+"/v2/", Credential{Username: "u", Secret: "p"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func TestLoginKeepsSymlink(t *testing.T) {
 		t.Fatal(err)
 	}
 	c, _ := newTestClient(Options{})
-	if _, err := c.Login(t.Context(), basicServer(t), Credential{"u", "p"}); err != nil {
+	if _, err := c.Login(t.Context(), basicServer(t), Credential{Username: "u", Secret: "p"}); err != nil {
 		t.Fatal(err)
 	}
 	if target, err := os.Readlink(path); err != nil || target != real {
@@ -129,7 +129,7 @@ func TestLoginStoresIdentityToken(t *testing.T) {
 	s := newTokenServer(t)
 	s.private, s.refresh = true, "identity"
 	c, _ := newTestClient(Options{})
-	if _, err := c.Login(ctx, s.self, Credential{"u", "p"}); err != nil {
+	if _, err := c.Login(ctx, s.self, Credential{Username: "u", Secret: "p"}); err != nil {
 		t.Fatal(err)
 	}
 	want := map[string]any{"auths": map[string]any{s.self: map[string]any{"auth": "dTo=", "identitytoken": "identity"}}}
@@ -164,7 +164,7 @@ func TestLoginWithHelper(t *testing.T) {
 	secret := filepath.Join(dir, "secret")
 	t.Setenv("SECRET", secret)
 	c, _ := newTestClient(Options{})
-	got, err := c.Login(ctx, host, Credential{"u", "p"})
+	got, err := c.Login(ctx, host, Credential{Username: "u", Secret: "p"})
 	if err != nil || got.Helper != "teutest" {
 		t.Fatal(got, err)
 	}
@@ -186,7 +186,7 @@ func TestLoginWithHelper(t *testing.T) {
 		t.Error("the helper still has it")
 	}
 	// A helper that is not installed is said, and keeps nobody from public images.
-	if _, err := c.Login(ctx, basicServer(t), Credential{"u", "p"}); err == nil || !strings.Contains(err.Error(), "docker-credential-nosuch") {
+	if _, err := c.Login(ctx, basicServer(t), Credential{Username: "u", Secret: "p"}); err == nil || !strings.Contains(err.Error(), "docker-credential-nosuch") {
 		t.Errorf("missing helper: %v", err)
 	}
 	public := newTokenServer(t)
