@@ -18,7 +18,7 @@ func newRegistryCommand(a *app) *cobra.Command {
 		Use:   "registry",
 		Short: "Look after a registry",
 	}
-	cmd.AddCommand(newRegistryGCCommand(a))
+	cmd.AddCommand(newRegistryUserCommand(a), newRegistryTokenCommand(a), newRegistryACLCommand(a), newRegistryGCCommand(a))
 	return cmd
 }
 

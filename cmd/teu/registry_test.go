@@ -55,3 +55,64 @@ func TestRegistryGC(t *testing.T) {
 		t.Errorf("got exit code %d of the server\n%s", code, r.errors(t))
 	}
 }
+
+// runCommand runs a command to its end and returns what it printed.
+func runCommand(t *testing.T, code int, args ...string) string {
+	t.Helper()
+	r := startCommand(t, args...)
+	out, err := io.ReadAll(r.stdout)
+	if got := <-r.code; err != nil || got != code {
+		t.Fatalf("teu %s: got exit code %d, want %d\n%s%s", strings.Join(args, " "), got, code, out, r.errors(t))
+	}
+	return string(out)
+}
+
+// TestRegistryAccounts: what user, token and acl say is what a server beside them goes by.
+func TestRegistryAccounts(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "registry")
+	key := strings.TrimSpace(runCommand(t, 0, "registry", "token", "create", "--root", root, "--expires", "1h", "ci"))
+	runCommand(t, exitFailure, "registry", "token", "create", "--root", root, "ci")
+	runCommand(t, 0, "registry", "acl", "add", "--root", root, "team/**", "ci", "pull")
+	runCommand(t, 0, "registry", "acl", "add", "--root", root, "team/**", "ci", "pull,push")
+	runCommand(t, exitFailure, "registry", "acl", "add", "--root", root, "x", "ci", "fly")
+	if got := runCommand(t, 0, "registry", "acl", "ls", "--root", root, "--format", "{{.Repositories}} {{.Who}} {{.Actions}}"); got != "team/** ci pull,push\n" {
+		t.Errorf("got rules %q", got)
+	}
+	if got := runCommand(t, 0, "registry", "token", "ls", "--root", root, "--format", "{{.Name}}"); got != "ci\n" {
+		t.Errorf("got robots %q", got)
+	}
+	r := startCommand(t, "serve", "registry", "--addr", "127.0.0.1:0", "--root", root, "--accounts")
+	line, err := r.stdout.ReadString('\n')
+	addr, ok := strings.CutPrefix(strings.TrimSpace(line), "serving registry on ")
+	if err != nil || !ok {
+		t.Fatalf("got %q (%v)\n%s", line, err, r.errors(t))
+	}
+	post := func(repo, key string) int {
+		req, err := http.NewRequest("POST", "http://"+addr+"/v2/"+repo+"/blobs/uploads/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.SetBasicAuth("ci", key)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	for repo, want := range map[string]int{"team/app": 202, "other": 403} {
+		if got := post(repo, key); got != want {
+			t.Errorf("%s: got %d, want %d", repo, got, want)
+		}
+	}
+	if got := post("team/app", "x"); got != 401 {
+		t.Errorf("wrong key: got %d", got)
+	}
+	runCommand(t, 0, "registry", "acl", "rm", "--root", root, "team/**", "ci")
+	runCommand(t, exitFailure, "registry", "acl", "rm", "--root", root, "team/**", "ci")
+	runCommand(t, 0, "registry", "token", "rm", "--root", root, "ci")
+	runCommand(t, exitFailure, "registry", "user", "rm", "--root", root, "ci")
+	http.DefaultClient.CloseIdleConnections()
+	r.stop()
+	<-r.code
+}

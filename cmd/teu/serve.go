@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -31,7 +33,11 @@ type serveRegistryOptions struct {
 	addr             string
 	at               registryPlace
 	htpasswd         string
+	accounts         bool
+	url, audit       string
+	rate             int
 	tlsCert, tlsKey  string
+	clientCA         string
 	anonymous        bool
 	disallowDeletion bool
 	gcInterval       time.Duration
@@ -48,7 +54,8 @@ func newServeRegistryCommand(a *app) *cobra.Command {
 A push that was acknowledged is on disk. Several servers may share one directory, or one
 bucket and nothing else.
 Blobs that no manifest refers to are removed from time to time, beside pushes and pulls.
-Without --htpasswd, requests are accepted over loopback addresses only.
+Without users (--accounts, --htpasswd, --tls-client-ca), requests are accepted over loopback
+addresses only.
 SIGTERM ends the server when the requests that are running have been answered.`,
 		Example: `  teu serve registry
   teu serve registry --addr 127.0.0.1:5000 --root /srv/registry
@@ -65,6 +72,11 @@ SIGTERM ends the server when the requests that are running have been answered.`,
 	o.at.flags(f)
 	f.BoolVar(&o.at.s3.Redirect, "s3-redirect", false, "send clients to the bucket for blobs, instead of passing them on")
 	f.StringVar(&o.htpasswd, "htpasswd", "", "file of users, made by htpasswd -B; read again when it changes")
+	f.BoolVar(&o.accounts, "accounts", false, "let in who the accounts of the registry let in: see teu registry user, token and acl")
+	f.StringVar(&o.url, "url", "", "https://HOST by which clients come, when a proxy hides it")
+	f.IntVar(&o.rate, "rate", 0, "requests a second that one client may make, with ten times as many at once; 0 for no limit")
+	f.StringVar(&o.audit, "audit", "", "file that gets a line for each change and each refusal")
+	f.StringVar(&o.clientCA, "tls-client-ca", "", "file with authorities; clients need a certificate of one, whose common name is their user")
 	f.StringVar(&o.tlsCert, "tls-cert", "", "file with the certificate chain, for HTTPS; read again when it changes")
 	f.StringVar(&o.tlsKey, "tls-key", "", "file with the key of the certificate")
 	f.BoolVar(&o.anonymous, "insecure-anonymous", false, "let everybody push, pull and delete, on any address")
@@ -88,12 +100,12 @@ func (e *openDoorError) Error() string {
 }
 
 func (e *openDoorError) Hint() string {
-	return "give --htpasswd FILE, or --insecure-anonymous to let everybody in"
+	return "give --htpasswd FILE or --accounts, or --insecure-anonymous to let everybody in"
 }
 
 func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
-	if o.htpasswd != "" && o.anonymous {
-		return &usageError{command: "teu serve registry", err: errors.New("--htpasswd and --insecure-anonymous exclude each other")}
+	if given := []bool{o.htpasswd != "", o.accounts, o.anonymous}; countTrue(given) > 1 {
+		return &usageError{command: "teu serve registry", err: errors.New("--htpasswd, --accounts and --insecure-anonymous exclude each other")}
 	}
 	if o.gcInterval < 0 || o.gc.Grace < registry.MinGrace {
 		return &usageError{command: "teu serve registry", err: fmt.Errorf("--gc-grace is at least %s, and --gc-interval not negative", registry.MinGrace)}
@@ -106,6 +118,15 @@ func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
 	ro := o.at.options(a)
 	ro.Htpasswd, ro.Anonymous, ro.AllowDelete = o.htpasswd, o.anonymous, !o.disallowDeletion
 	ro.GCInterval, ro.GC, ro.Log = o.gcInterval, o.gc, slog.Default()
+	ro.Accounts, ro.URL, ro.Rate, ro.ClientCerts = o.accounts, o.url, o.rate, o.clientCA != ""
+	if o.audit != "" {
+		f, err := os.OpenFile(o.audit, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+		if err != nil {
+			return fmt.Errorf("opening audit log: %w", err)
+		}
+		defer f.Close()
+		ro.Audit = f
+	}
 	reg, err := registry.New(ro)
 	if err != nil {
 		return err
@@ -116,10 +137,10 @@ func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
 	}
 	defer ln.Close()
 	if !ln.Addr().(*net.TCPAddr).IP.IsLoopback() {
-		if o.htpasswd == "" && !o.anonymous {
+		if o.htpasswd == "" && !o.accounts && o.clientCA == "" && !o.anonymous {
 			return &openDoorError{ln.Addr()}
 		}
-		if o.htpasswd != "" && tlsConfig == nil {
+		if !o.anonymous && tlsConfig == nil && o.url == "" {
 			a.ui.Warnf("passwords travel unencrypted: give --tls-cert and --tls-key, or put a proxy with TLS in front")
 		}
 	}
@@ -136,15 +157,35 @@ func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
 
 // tls returns the configuration for HTTPS, or nil for plain HTTP.
 func (o serveRegistryOptions) tls() (*tls.Config, error) {
-	if o.tlsCert == "" && o.tlsKey == "" {
+	if o.tlsCert == "" && o.tlsKey == "" && o.clientCA == "" {
 		return nil, nil
 	}
 	if o.tlsCert == "" || o.tlsKey == "" {
-		return nil, &usageError{command: "teu serve registry", err: errors.New("--tls-cert and --tls-key go together")}
+		return nil, &usageError{command: "teu serve registry", err: errors.New("--tls-cert and --tls-key go together, and with --tls-client-ca")}
 	}
 	cert, err := server.LoadCertificate(o.tlsCert, o.tlsKey, slog.Default())
 	if err != nil {
 		return nil, err
 	}
-	return &tls.Config{GetCertificate: cert.Get, MinVersion: tls.VersionTLS12}, nil
+	c := &tls.Config{GetCertificate: cert.Get, MinVersion: tls.VersionTLS12}
+	if o.clientCA != "" {
+		pem, err := os.ReadFile(o.clientCA)
+		if err != nil {
+			return nil, fmt.Errorf("reading authorities of clients: %w", err)
+		}
+		c.ClientCAs, c.ClientAuth = x509.NewCertPool(), tls.RequireAndVerifyClientCert
+		if !c.ClientCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("reading authorities of clients: no certificate in %s", o.clientCA)
+		}
+	}
+	return c, nil
+}
+
+func countTrue(list []bool) (n int) {
+	for _, b := range list {
+		if b {
+			n++
+		}
+	}
+	return n
 }

@@ -20,10 +20,14 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// door decides who may come in: whoever has a password in the htpasswd file if there is
-// one, else whoever comes over a loopback address, or everybody.
+// door decides who may come in: who has an account if the registry has accounts, else who
+// has a password in the htpasswd file or a certificate if those are asked for, else whoever
+// comes over a loopback address, or everybody.
 type door struct {
 	file      string
+	accounts  *accountCache // nil without
+	certs     bool          // clients have shown a certificate
+	external  string        // scheme and host by which clients come, "" to take it from requests
 	anonymous bool
 	log       *slog.Logger
 
@@ -55,17 +59,20 @@ const maxAnswers = 4096
 // maxHtpasswd is the largest htpasswd file, in bytes.
 const maxHtpasswd = 8 << 20
 
-func newDoor(o Options, log *slog.Logger) (*door, error) {
+func newDoor(o Options, s documents, log *slog.Logger) (*door, error) {
 	d := &door{
-		file: o.Htpasswd, anonymous: o.Anonymous, log: log,
+		file: o.Htpasswd, anonymous: o.Anonymous, log: log, certs: o.ClientCerts, external: strings.TrimSuffix(o.URL, "/"),
 		secret: make([]byte, 32),
 		slots:  make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 		good:   map[answerKey]bool{}, bad: map[answerKey]bool{},
 	}
+	rand.Read(d.secret)
+	if o.Accounts {
+		d.accounts = &accountCache{store: s}
+	}
 	if d.file == "" {
 		return d, nil
 	}
-	rand.Read(d.secret)
 	users, bad, err := readHtpasswd(d.file)
 	if err == nil && len(bad) > 0 {
 		err = fmt.Errorf("%s:%d: not \"user:hash\" with a bcrypt hash ($2y$...); make it with htpasswd -B", d.file, bad[0])
@@ -80,17 +87,48 @@ func newDoor(o Options, log *slog.Logger) (*door, error) {
 	return d, nil
 }
 
-// admit returns nil if the request may go on, else the error to answer with.
-func (d *door) admit(w http.ResponseWriter, r *http.Request) error {
+// visitor is who makes a request.
+type visitor struct {
+	name   string
+	all    bool      // may do everything
+	token  *claims   // what it came with, if with a token
+	rules  *Accounts // nil if all
+	bearer bool      // a token with more access may help
+}
+
+// may reports whether the visitor may do a in repo.
+func (v visitor) may(a Action, repo string) bool {
+	return v.all || v.rules.allows(v.name, a, repo) && (v.token == nil || v.token.allows(a, repo))
+}
+
+// sees reports whether a repository is in the visitor's catalog.
+func (v visitor) sees(repo string) bool { return v.all || v.rules.allows(v.name, ActionPull, repo) }
+
+// admit returns who makes the request, or the error to answer with.
+func (d *door) admit(w http.ResponseWriter, r *http.Request, rt route) (visitor, error) {
+	if d.accounts != nil {
+		return d.admitAccount(w, r, rt)
+	}
 	if d.file == "" {
-		return d.admitAnonymous(r)
+		if name := clientName(r); d.certs && name != "" {
+			return visitor{name: name, all: true}, nil
+		}
+		return visitor{all: true}, d.admitAnonymous(r)
 	}
 	user, password, ok := r.BasicAuth()
 	if ok && d.check(user, password) {
-		return nil
+		return visitor{name: user, all: true}, nil
 	}
 	w.Header().Set("WWW-Authenticate", `Basic realm="teu registry"`)
-	return &apiError{http.StatusUnauthorized, codeUnauthorized, "authentication required", nil}
+	return visitor{name: user}, &apiError{http.StatusUnauthorized, codeUnauthorized, "authentication required", nil}
+}
+
+// clientName is the name in a client's certificate, which TLS has verified.
+func clientName(r *http.Request) string {
+	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
+		return ""
+	}
+	return r.TLS.VerifiedChains[0][0].Subject.CommonName
 }
 
 func (d *door) admitAnonymous(r *http.Request) error {
@@ -126,22 +164,8 @@ func (d *door) check(user, password string) bool {
 	if !known {
 		hash = d.other // takes as long, so that answers do not tell who exists
 	}
-	key := d.answerKey(user, password, hash)
-	good, bad := d.good[key], d.bad[key]
 	d.mu.Unlock()
-	if good || bad {
-		return good
-	}
-	// The clients of one job come at once with one password: one of them waits for
-	// bcrypt, the others for him.
-	v, _, _ := d.compare.Do(string(key[:]), func() (any, error) {
-		d.slots <- struct{}{}
-		defer func() { <-d.slots }()
-		ok := bcrypt.CompareHashAndPassword(hash, []byte(password)) == nil && known
-		d.remember(key, ok)
-		return ok, nil
-	})
-	return v.(bool)
+	return d.compareHash(user, password, hash, known)
 }
 
 func (d *door) answerKey(user, password string, hash []byte) (k answerKey) {

@@ -2,11 +2,21 @@ package registry
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"fmt"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -205,4 +215,111 @@ func TestAnonymous(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRate: one client has so many requests, another his own.
+func TestRate(t *testing.T) {
+	o := Options{Root: t.TempDir(), Htpasswd: filepath.Join(t.TempDir(), "users"), Rate: 1}
+	writeUsers(t, o.Htpasswd, hashed(t, "ann", "x")+hashed(t, "bob", "x"))
+	g, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.limit.rate = 0.001 // a slow machine must not wait for the next
+	c := serveRegistry(t, g)
+	for _, name := range []string{"ann", "bob"} {
+		who := c.as(basic(name, "x"))
+		for range rateBurst {
+			c.want(who.do("GET", "/v2/", nil), 200, "")
+		}
+		if a := c.want(who.do("GET", "/v2/", nil), 429, codeTooManyRequests); len(a.header.Get("Retry-After")) < 3 {
+			t.Errorf("got Retry-After %q", a.header.Get("Retry-After"))
+		}
+	}
+	for range rateBurst {
+		c.want(c.as(basic("ann", "guess")).do("GET", "/v2/", nil), 401, codeUnauthorized)
+	}
+	c.want(c.as(basic("bob", "guess")).do("GET", "/v2/", nil), 429, codeTooManyRequests)
+}
+
+// TestAudit: changes and refusals have a line, reading has not.
+func TestAudit(t *testing.T) {
+	var log syncBuffer
+	o := Options{Root: t.TempDir(), Htpasswd: filepath.Join(t.TempDir(), "users"), Audit: &log}
+	writeUsers(t, o.Htpasswd, hashed(t, "ann", "x"))
+	c := serveOptions(t, o)
+	ann := c.as(basic("ann", "x"))
+	ann.blob("a", []byte("b"))
+	ann.do("GET", "/v2/", nil)
+	c.do("GET", "/v2/", nil)
+	c.as(basic("eve", "y")).do("GET", "/v2/_catalog?n=1", nil)
+	var got []string
+	for line := range strings.Lines(log.String()) {
+		var l auditLine
+		if err := json.Unmarshal([]byte(line), &l); err != nil || time.Since(l.Time) > time.Hour || l.Remote == "" {
+			t.Errorf("got %s (%v)", line, err)
+		}
+		got = append(got, fmt.Sprintf("%s %s %d", l.User, l.Method, l.Status))
+	}
+	if want := []string{"ann POST 202", "ann PUT 201", "eve GET 401"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestClientCertificates: the common name of a certificate is a user, with his rules.
+func TestClientCertificates(t *testing.T) {
+	o := Options{Root: t.TempDir(), ClientCerts: true, Accounts: true}
+	err := EditAccounts(t.Context(), o, func(a *Accounts) error {
+		a.Rules = []AccessRule{{"team/*", "node", []Action{ActionPull}}}
+		_, err := a.AddRobot("node", nil, time.Time{})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewUnstartedServer(g)
+	ca := x509.NewCertPool()
+	srv.TLS = &tls.Config{ClientCAs: ca, ClientAuth: tls.VerifyClientCertIfGiven}
+	srv.StartTLS()
+	defer srv.Close()
+	try := func(name, path string) int {
+		t.Helper()
+		cert := clientCertificate(t, name, ca)
+		h := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}}}}
+		defer h.CloseIdleConnections()
+		return (&client{t, srv.URL, h}).do("GET", path, nil).status
+	}
+	for path, want := range map[string]int{"/v2/": 200, "/v2/team/a/manifests/x": 404, "/v2/other/manifests/x": 403} {
+		if got := try("node", path); got != want {
+			t.Errorf("%s: got %d, want %d", path, got, want)
+		}
+	}
+	if got := try("stranger", "/v2/team/a/manifests/x"); got != 401 {
+		t.Errorf("a certificate without an account: got %d", got)
+	}
+}
+
+// clientCertificate makes a certificate that is its own authority, and adds it to ca.
+func clientCertificate(t *testing.T, name string, ca *x509.CertPool) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca.AddCert(cert)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: cert}
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -101,7 +100,7 @@ func TestBucket(t *testing.T) {
 		"ManifestKinds": TestManifestKinds, "PutManifestErrors": TestPutManifestErrors, "LargeManifest": TestLargeManifest,
 		"GetManifestErrors": TestGetManifestErrors, "MoveTag": TestMoveTag, "ManifestByDigest": TestManifestByDigest,
 		"DeleteManifest": TestDeleteManifest, "Referrers": TestReferrers, "ListTags": TestListTags, "Catalog": TestCatalog,
-		"BrokenConnection": TestBrokenConnection, "BrokenPOST": TestBrokenPOST,
+		"Accounts": TestAccounts, "Documents": TestDocuments, "BrokenConnection": TestBrokenConnection, "BrokenPOST": TestBrokenPOST,
 	} {
 		t.Run(name, test)
 	}
@@ -135,9 +134,7 @@ func serveBucket(t testing.TB, b *bucket) *client {
 		t.Fatal(err)
 	}
 	g.store = b
-	srv := httptest.NewServer(g)
-	t.Cleanup(srv.Close)
-	return &client{t, srv.URL, srv.Client()}
+	return serveRegistry(t, g)
 }
 
 // TestBucketRefuses: a bucket that is not there, not a URL, or a tree of another version.

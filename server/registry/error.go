@@ -28,6 +28,7 @@ const (
 	codeNameInvalid         = "NAME_INVALID"
 	codeNameUnknown         = "NAME_UNKNOWN"
 	codeSizeInvalid         = "SIZE_INVALID"
+	codeTooManyRequests     = "TOOMANYREQUESTS"
 	codeUnauthorized        = "UNAUTHORIZED"
 	codeUnsupported         = "UNSUPPORTED"
 	codeUnknown             = "UNKNOWN"

@@ -49,6 +49,11 @@ func serveOptions(t testing.TB, o Options) *client {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveRegistry(t, g)
+}
+
+func serveRegistry(t testing.TB, g *Registry) *client {
+	t.Helper()
 	srv := httptest.NewServer(g)
 	t.Cleanup(srv.Close)
 	return &client{t, srv.URL, srv.Client()}

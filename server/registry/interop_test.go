@@ -149,3 +149,26 @@ func TestInteropLogin(t *testing.T) {
 		t.Errorf("a wrong password was accepted: %s", out)
 	}
 }
+
+// TestInteropAccounts: podman and skopeo get tokens, and may do what the rules say.
+func TestInteropAccounts(t *testing.T) {
+	c, robot := accountsServer(t)
+	x := newTools(t, c)
+	image := x.build("one")
+	if out, err := x.try("buildah", "push", "--tls-verify=false", image, "docker://"+x.host+"/public/one"); err == nil {
+		t.Errorf("anybody can push: %s", out)
+	}
+	x.run("podman", "login", "--tls-verify=false", "-u", "ann", "-p", "ann's password", x.host)
+	x.run("buildah", "push", "--tls-verify=false", image, "docker://"+x.host+"/team/app")
+	x.run("buildah", "push", "--tls-verify=false", image, "docker://"+x.host+"/public/one")
+	name := "docker://" + x.host + "/team/app"
+	x.run("skopeo", "copy", "--src-tls-verify=false", "--dest-tls-verify=false", "--src-creds", "ci:"+robot, "--dest-creds", "ci:"+robot, name+":latest", name+":copy")
+	x.run("skopeo", "delete", "--tls-verify=false", name+":copy")
+	x.run("podman", "logout", x.host)
+	x.run("skopeo", "inspect", "--tls-verify=false", "docker://"+x.host+"/public/one")
+	for _, creds := range []string{"bob:bob's password", "ann:wrong"} {
+		if out, err := x.try("skopeo", "inspect", "--tls-verify=false", "--creds", creds, name); err == nil {
+			t.Errorf("%s can pull: %s", creds, out)
+		}
+	}
+}

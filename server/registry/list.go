@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"iter"
@@ -39,12 +40,13 @@ func (g *Registry) listTags(w http.ResponseWriter, r *http.Request, rt route) er
 }
 
 // listRepositories serves GET /v2/_catalog, which is Docker's: the OCI left it out.
-func (g *Registry) listRepositories(w http.ResponseWriter, r *http.Request, _ route) error {
+// Who may not see all of them gets those he may pull from.
+func (g *Registry) listRepositories(w http.ResponseWriter, r *http.Request, rt route) error {
 	n, last, err := page(r, catalogPage)
 	if err != nil {
 		return err
 	}
-	names, more, err := g.store.Repositories(r.Context(), last, n)
+	names, more, err := g.visible(r.Context(), rt.visitor, last, n)
 	if err != nil {
 		return err
 	}
@@ -52,6 +54,33 @@ func (g *Registry) listRepositories(w http.ResponseWriter, r *http.Request, _ ro
 	return writeJSON(w, "application/json", struct {
 		Repositories []string `json:"repositories"`
 	}{names})
+}
+
+// visible returns a page of the repositories that v sees.
+func (g *Registry) visible(ctx context.Context, v visitor, last string, n int) (names []string, more bool, err error) {
+	if v.all || n == 0 {
+		return g.store.Repositories(ctx, last, n)
+	}
+	names = []string{}
+	for {
+		batch, more, err := g.store.Repositories(ctx, last, catalogPage)
+		if err != nil {
+			return nil, false, err
+		}
+		for i, name := range batch {
+			if !v.sees(name) {
+				continue
+			}
+			if names = append(names, name); len(names) == n {
+				// There may be nothing for him behind it; then the next page is empty.
+				return names, more || i+1 < len(batch), nil
+			}
+		}
+		if !more {
+			return names, false, nil
+		}
+		last = batch[len(batch)-1]
+	}
 }
 
 // page returns the parameters n and last of a list.

@@ -47,6 +47,7 @@ package registry
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"time"
@@ -61,6 +62,19 @@ type Options struct {
 	// Htpasswd is a file of "user:bcrypt hash" lines. Who logs in may do everything,
 	// anonymous requests are refused. The file is read again when it changes.
 	Htpasswd string
+	// Accounts makes who may do what a matter of the accounts in the registry, see Accounts.
+	Accounts bool
+	// ClientCerts says that TLS verifies certificates of clients: their common name is a
+	// user's, who may do everything if there are no accounts.
+	ClientCerts bool
+	// URL is by what clients come, https://HOST, for the answer where to get a token. The
+	// default is what the request says.
+	URL string
+	// Rate is how many requests a second one client may make, a user or else an address, with
+	// ten times as many at once. 0: no limit.
+	Rate int
+	// Audit gets a line of JSON for each change, each login that failed and each refusal.
+	Audit io.Writer
 	// Anonymous accepts requests without credentials on every address. Without it, and
 	// without Htpasswd, only connections to a loopback address are served.
 	Anonymous bool
@@ -85,6 +99,8 @@ type Registry struct {
 	gcInterval  time.Duration
 	gc          GCOptions
 	log         *slog.Logger
+	limit       *rateLimit
+	audit       *auditLog
 }
 
 const (
@@ -100,15 +116,22 @@ func New(o Options) (*Registry, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	d, err := newDoor(o, log)
-	if err != nil {
-		return nil, err
-	}
 	s, err := openStorage(o)
 	if err != nil {
 		return nil, err
 	}
-	return &Registry{store: s, door: d, allowDelete: o.AllowDelete, gcInterval: o.GCInterval, gc: o.GC, log: log}, nil
+	d, err := newDoor(o, s, log)
+	if err != nil {
+		return nil, err
+	}
+	g := &Registry{store: s, door: d, allowDelete: o.AllowDelete, gcInterval: o.GCInterval, gc: o.GC, log: log}
+	if o.Rate > 0 {
+		g.limit = &rateLimit{rate: float64(o.Rate), most: rateBurst * float64(o.Rate)}
+	}
+	if o.Audit != nil {
+		g.audit = &auditLog{w: o.Audit}
+	}
+	return g, nil
 }
 
 // openTime is how long the service of a bucket may take to answer at the start.
@@ -142,26 +165,56 @@ func (g *Registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer lw.log(g.log, r)
 		w = lw
 	}
-	if err := g.serve(w, r); err != nil {
+	if g.audit != nil {
+		lw := &logWriter{ResponseWriter: w, start: time.Now()}
+		var name string
+		defer func() { g.audit.request(r, name, lw.status, g.log) }()
+		name = g.answer(lw, r)
+		return
+	}
+	g.answer(w, r)
+}
+
+// answer answers r, and returns who asked.
+func (g *Registry) answer(w http.ResponseWriter, r *http.Request) (name string) {
+	name, err := g.serve(w, r)
+	if err != nil {
 		g.fail(w, r, err)
 	}
+	return name
 }
 
 // serve answers r, or returns the error to answer with. After an error nothing has been
 // written yet, or the connection is beyond repair.
-func (g *Registry) serve(w http.ResponseWriter, r *http.Request) error {
-	if err := g.door.admit(w, r); err != nil {
-		return err
+func (g *Registry) serve(w http.ResponseWriter, r *http.Request) (name string, err error) {
+	if r.URL.Path == tokenPath && g.door.accounts != nil {
+		if err := g.limit.take(w, clientAddress(r)); err != nil {
+			return "", err
+		}
+		name, _, _ = r.BasicAuth()
+		return name, g.serveToken(w, r)
 	}
-	rt, err := parseRoute(r.URL.Path)
+	rt, bad := parseRoute(r.URL.Path)
+	v, err := g.door.admit(w, r, rt)
+	who := v.name
+	if err != nil || who == "" {
+		who = clientAddress(r) // who guesses passwords is no user
+	}
+	if err := g.limit.take(w, who); err != nil {
+		return v.name, err
+	}
 	if err != nil {
-		return err
+		return v.name, err
 	}
+	if bad != nil {
+		return v.name, bad
+	}
+	rt.visitor = v
 	h := g.handler(rt.kind, r.Method)
 	if h == nil {
-		return notAllowed(w, rt.kind, r.Method)
+		return v.name, notAllowed(w, rt.kind, r.Method)
 	}
-	return h(w, r, rt)
+	return v.name, h(w, r, rt)
 }
 
 type handler func(w http.ResponseWriter, r *http.Request, rt route) error

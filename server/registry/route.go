@@ -27,9 +27,10 @@ func (k routeKind) String() string {
 
 // route is a path taken apart. repo is a valid name, the rest is not checked yet.
 type route struct {
-	kind routeKind
-	repo string
-	ref  string // tag, digest or upload ID
+	kind    routeKind
+	repo    string
+	ref     string  // tag, digest or upload ID
+	visitor visitor // who asks
 }
 
 // parseRoute takes a path apart from its end, since a repository may be called
@@ -65,22 +66,22 @@ func splitRoute(rest string) (route, bool) {
 	}
 	switch noun {
 	case "manifests":
-		return route{routeManifest, name, last}, last != ""
+		return route{kind: routeManifest, repo: name, ref: last}, last != ""
 	case "referrers":
-		return route{routeReferrers, name, last}, last != ""
+		return route{kind: routeReferrers, repo: name, ref: last}, last != ""
 	case "tags":
 		return route{kind: routeTags, repo: name}, last == "list"
 	case "blobs":
 		if last == "uploads" { // without the slash at the end, as some clients write it
 			return route{kind: routeUploads, repo: name}, true
 		}
-		return route{routeBlob, name, last}, last != ""
+		return route{kind: routeBlob, repo: name, ref: last}, last != ""
 	case "uploads":
 		repo, ok := strings.CutSuffix(name, "/blobs")
 		if last == "" {
 			return route{kind: routeUploads, repo: repo}, ok
 		}
-		return route{routeUpload, repo, last}, ok
+		return route{kind: routeUpload, repo: repo, ref: last}, ok
 	}
 	return route{}, false
 }

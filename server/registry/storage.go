@@ -20,6 +20,7 @@ type storage interface {
 	uploads
 	manifests
 	listings
+	documents
 	// Collect removes what nothing leads to. errdefs.ErrUnavailable: a collection runs.
 	Collect(ctx context.Context, o GCOptions) (GCReport, error)
 	// LastCollection returns when the last collection ended, of whatever server.

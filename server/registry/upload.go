@@ -63,6 +63,9 @@ func (g *Registry) mount(w http.ResponseWriter, r *http.Request, rt route, dgst,
 	if from != "" && !validName(from) {
 		return false, &apiError{http.StatusBadRequest, codeNameInvalid, "invalid repository name in from", map[string]string{"name": from}}
 	}
+	if from != "" && !rt.visitor.may(ActionPull, from) || from == "" && !rt.visitor.may(ActionPull, "**") {
+		return false, nil // as if it were not there
+	}
 	err = g.store.MountBlob(r.Context(), rt.repo, from, d)
 	if errdefs.IsNotFound(err) {
 		return false, nil

@@ -1,0 +1,315 @@
+package registry
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// accountsServer is a registry with accounts: ann, who is in the group dev, bob, and a robot.
+func accountsServer(t *testing.T) (c *client, robot string) {
+	t.Helper()
+	o := testStorage(t)
+	o.Accounts, o.AllowDelete = true, true
+	err := EditAccounts(t.Context(), o, func(a *Accounts) (err error) {
+		for _, name := range []string{"ann", "bob"} {
+			if err := a.SetPassword(name, name+"'s password"); err != nil {
+				return err
+			}
+		}
+		ann := a.Users["ann"]
+		ann.Groups = []string{"dev"}
+		a.Users["ann"] = ann
+		if robot, err = a.AddRobot("ci", nil, time.Time{}); err != nil {
+			return err
+		}
+		a.Rules = []AccessRule{
+			{"team/**", "@dev", []Action{ActionPull, ActionPush, ActionDelete}},
+			{"team/app", "ci", []Action{ActionPull, ActionPush}},
+			{"public/*", "anonymous", []Action{ActionPull}},
+			{"public/*", "ann", []Action{ActionPull, ActionPush}},
+			{"shared", "*", []Action{ActionPull}},
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serveOptions(t, o), robot
+}
+
+// as returns a client that shows a header.
+func (c *client) as(authorization string) *client {
+	h := *c.http
+	h.Transport = headerTransport{authorization}
+	return &client{c.t, c.base, &h}
+}
+
+type headerTransport struct{ authorization string }
+
+func (h headerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	if h.authorization != "" {
+		r.Header.Set("Authorization", h.authorization)
+	}
+	return http.DefaultTransport.RoundTrip(r)
+}
+
+func basic(user, password string) string {
+	r, _ := http.NewRequest("GET", "http://x", nil)
+	r.SetBasicAuth(user, password)
+	return r.Header.Get("Authorization")
+}
+
+// token gets a token as docker does, for what a challenge asks for.
+func (c *client) token(user, password, scope string) string {
+	c.t.Helper()
+	who := c
+	if user != "" {
+		who = c.as(basic(user, password))
+	}
+	a := c.want(who.do("GET", tokenPath+"?service=x&scope="+url.QueryEscape(scope), nil), 200, "")
+	var doc struct {
+		Token     string `json:"token"`
+		ExpiresIn int    `json:"expires_in"`
+	}
+	if err := json.Unmarshal(a.body, &doc); err != nil || doc.Token == "" || doc.ExpiresIn < 60 {
+		c.t.Fatalf("got %s (%v)", a.body, err)
+	}
+	return doc.Token
+}
+
+// TestAccounts: the rules, by passwords, keys and tokens.
+func TestAccounts(t *testing.T) {
+	c, robot := accountsServer(t)
+	ann := c.as(basic("ann", "ann's password"))
+	for _, repo := range []string{"team/app", "team/a/b", "public/x"} {
+		ann.tagged(repo, "v1")
+	}
+	annToken := c.token("ann", "ann's password", "repository:team/app:pull,push,delete")
+	clients := map[string]*client{
+		"anonymous": c, "anonymous token": c.as("Bearer " + c.token("", "", "repository:public/x:pull repository:team/app:pull")),
+		"ann": ann, "ann's token": c.as("Bearer " + annToken),
+		"bob": c.as(basic("bob", "bob's password")), "bob's token": c.as("Bearer " + c.token("bob", "bob's password", "repository:team/app:pull,push")),
+		"ci": c.as(basic("ci", robot)), "ci's token": c.as("Bearer " + c.token("ci", robot, "repository:team/app:pull,push,delete")),
+	}
+	tests := []struct {
+		request string
+		status  map[string]int // 0: anybody else
+	}{
+		{"GET /v2/", map[string]int{"anonymous": 401, "": 200}},
+		{"GET /v2/public/x/manifests/v1", map[string]int{"ann's token": 401, "bob's token": 401, "ci's token": 401, "": 200}},
+		{"GET /v2/team/app/manifests/v1", map[string]int{"anonymous": 401, "anonymous token": 401, "bob": 403, "bob's token": 401, "": 200}},
+		{"GET /v2/team/none/manifests/v1", map[string]int{"ann": 404, "ann's token": 401, "anonymous": 401, "anonymous token": 401, "bob": 403, "bob's token": 401, "ci": 403, "ci's token": 401}},
+		{"GET /v2/secret/none/manifests/v1", map[string]int{"bob": 403, "ann": 403, "ci": 403, "": 401}},
+		{"POST /v2/team/app/blobs/uploads/", map[string]int{"anonymous": 401, "anonymous token": 401, "bob": 403, "bob's token": 401, "": 202}},
+		{"POST /v2/public/x/blobs/uploads/", map[string]int{"ann": 202, "bob": 403, "ci": 403, "": 401}},
+		{"DELETE /v2/team/app/manifests/none", map[string]int{"ann": 404, "ann's token": 404, "bob": 403, "ci": 403, "": 401}},
+		{"GET /v2/nothing", map[string]int{"anonymous": 401, "": 404}},
+	}
+	for _, test := range tests {
+		method, path, _ := strings.Cut(test.request, " ")
+		for name, who := range clients {
+			want, ok := test.status[name]
+			if !ok {
+				want = test.status[""]
+			}
+			if a := who.do(method, path, nil); a.status != want {
+				t.Errorf("%s by %s: got %d %s, want %d", test.request, name, a.status, a.body, want)
+			}
+		}
+	}
+	for name, want := range map[string][]string{"ann": {"public/x", "team/a/b", "team/app"}, "bob": {"public/x"}, "ci": {"public/x", "team/app"}} {
+		if got := pages(clients[name], "/v2/_catalog?n=1"); !slices.Equal(got, want) {
+			t.Errorf("catalog of %s: got %v, want %v", name, got, want)
+		}
+	}
+}
+
+// TestAccountsChallenge: what a client is told to ask for, which is the same whether the
+// repository is there or not.
+func TestAccountsChallenge(t *testing.T) {
+	c, _ := accountsServer(t)
+	c.as(basic("ann", "ann's password")).tagged("team/app", "v1")
+	host := strings.TrimPrefix(c.base, "http://")
+	for request, want := range map[string]string{
+		"GET /v2/": "", "GET /v2/_catalog": `,scope="registry:catalog:*"`,
+		"GET /v2/team/app/manifests/v1":       `,scope="repository:team/app:pull"`,
+		"GET /v2/team/none/manifests/v1":      `,scope="repository:team/none:pull"`,
+		"POST /v2/team/app/blobs/uploads/":    `,scope="repository:team/app:pull,push"`,
+		"PUT /v2/team/app/manifests/v1":       `,scope="repository:team/app:pull,push"`,
+		"DELETE /v2/team/app/manifests/v1":    `,scope="repository:team/app:delete"`,
+		"DELETE /v2/team/app/blobs/uploads/x": `,scope="repository:team/app:pull,push"`,
+	} {
+		method, path, _ := strings.Cut(request, " ")
+		a := c.want(c.do(method, path, nil), 401, codeUnauthorized)
+		if got, want := a.header.Get("WWW-Authenticate"), `Bearer realm="http://`+host+`/auth/token",service="`+host+`"`+want; got != want {
+			t.Errorf("%s: got %s, want %s", request, got, want)
+		}
+	}
+	a := c.as("Bearer x").do("GET", "/v2/team/app/manifests/v1", nil)
+	if got := a.header.Get("WWW-Authenticate"); a.status != 401 || !strings.HasSuffix(got, `,error="invalid_token"`) {
+		t.Errorf("got %d %s", a.status, got)
+	}
+}
+
+// TestAccountsMount: a blob is mounted only from where one may pull.
+func TestAccountsMount(t *testing.T) {
+	c, robot := accountsServer(t)
+	ann, ci := c.as(basic("ann", "ann's password")), c.as(basic("ci", robot))
+	d := ann.blob("team/secret", []byte("secret")).Digest.String()
+	for _, from := range []string{"&from=team/secret", ""} {
+		ci.want(ci.do("POST", "/v2/team/app/blobs/uploads/?mount="+d+from, nil), 202, "")
+	}
+	ann.want(ann.do("POST", "/v2/team/app/blobs/uploads/?mount="+d+"&from=team/secret", nil), 201, "")
+}
+
+// TestAccountsChange: what is taken away is away, tokens or not, and passwords that are wrong
+// say nothing about who there is.
+func TestAccountsChange(t *testing.T) {
+	o := Options{Root: t.TempDir(), Accounts: true}
+	edit := func(f func(a *Accounts)) {
+		t.Helper()
+		if err := EditAccounts(t.Context(), o, func(a *Accounts) error { f(a); return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var key string
+	edit(func(a *Accounts) {
+		if err := a.SetPassword("ann", "x"); err != nil {
+			t.Error(err)
+		}
+		key, _ = a.AddRobot("ci", nil, time.Now().Add(time.Hour))
+		a.Rules = []AccessRule{{"**", "*", []Action{ActionPull}}}
+	})
+	g, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := serveRegistry(t, g)
+	forget := func() { g.door.accounts.mu.Lock(); g.door.accounts.looked = time.Time{}; g.door.accounts.mu.Unlock() }
+	token := c.as("Bearer " + c.token("ann", "x", "repository:a:pull"))
+	path := "/v2/a/manifests/none"
+	token.want(token.do("GET", path, nil), 404, codeManifestUnknown)
+	for _, wrong := range []string{basic("ann", "y"), basic("eve", "x"), basic("ci", "x"), basic("ann", key), "Basic x", "Bearer", "x"} {
+		c.want(c.as(wrong).do("GET", path, nil), 401, codeUnauthorized)
+		if strings.HasPrefix(wrong, "Basic ") && wrong != "Basic x" {
+			c.want(c.as(wrong).do("GET", tokenPath, nil), 401, codeUnauthorized)
+		}
+	}
+	form := url.Values{"grant_type": {"password"}, "username": {"ann"}, "password": {"x"}, "scope": {"repository:a:pull"}}
+	a := c.want(c.do("POST", tokenPath, strings.NewReader(form.Encode()), "Content-Type", "application/x-www-form-urlencoded"), 200, "")
+	if !strings.Contains(string(a.body), `"access_token"`) {
+		t.Errorf("got %s", a.body)
+	}
+	c.want(c.do("POST", tokenPath, strings.NewReader("grant_type=refresh_token")), 400, codeUnsupported)
+	c.want(c.do("PUT", tokenPath, nil), 405, codeUnsupported)
+
+	edit(func(a *Accounts) { a.Rules = nil })
+	forget()
+	c.want(token.do("GET", path, nil), 401, codeUnauthorized)
+	edit(func(a *Accounts) {
+		delete(a.Users, "ann")
+		ci := a.Users["ci"]
+		ci.Expires = time.Now().Add(-time.Second)
+		a.Users["ci"] = ci
+		a.Rules = []AccessRule{{"**", "*", []Action{ActionPull}}}
+	})
+	forget()
+	c.want(token.do("GET", path, nil), 401, codeUnauthorized)
+	c.want(c.as(basic("ci", key)).do("GET", path, nil), 401, codeUnauthorized)
+}
+
+// TestToken: only what was signed here, and not for longer than it says.
+func TestToken(t *testing.T) {
+	key := []byte("key")
+	now := time.Unix(1000, 0)
+	good, err := claims{tokenIssuer, "ann", 1001, 1000, nil}.sign(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, err := parseToken(key, good, now); err != nil || c.Subject != "ann" {
+		t.Fatalf("got %+v %v", c, err)
+	}
+	parts := strings.Split(good, ".")
+	none := "eyJhbGciOiJub25lIn0." + parts[1] + "."
+	other, _ := claims{"somebody", "ann", 1001, 1000, nil}.sign(key)
+	for name, test := range map[string]struct {
+		token string
+		key   []byte
+		now   time.Time
+	}{
+		"over": {good, key, time.Unix(1001, 0)}, "other key": {good, []byte("x"), now}, "no key": {good, nil, now},
+		"no signature": {none, key, now}, "empty": {"", key, now}, "dots": {"..", key, now}, "other issuer": {other, key, now},
+		"changed": {parts[0] + "." + parts[1] + "x." + parts[2], key, now}, "long": {strings.Repeat("x", maxToken+1), key, now},
+	} {
+		if c, err := parseToken(test.key, test.token, test.now); err == nil {
+			t.Errorf("%s: got %+v", name, c)
+		}
+	}
+}
+
+// FuzzGlob compares the matcher with a regular expression.
+func FuzzGlob(f *testing.F) {
+	for _, s := range [][2]string{{"team/**", "team/a/b"}, {"*", "a/b"}, {"a*b/**c", "axb/x/c"}, {"**/x*", "a/b/xy"}, {"a/*/b", "a/b"}, {"***", "a"}, {"*a**b*", "xa/b"}} {
+		f.Add(s[0], s[1])
+	}
+	f.Fuzz(func(t *testing.T, glob, name string) {
+		if len(glob) > 30 || len(name) > 60 {
+			return
+		}
+		glob, name = strings.Map(ascii, glob), strings.Map(ascii, name)
+		e := regexp.QuoteMeta(glob)
+		e = strings.ReplaceAll(e, `\*\*`, "\x00")
+		e = strings.ReplaceAll(strings.ReplaceAll(e, `\*`, "[^/]*"), "\x00", ".*")
+		if got, want := matchGlob(glob, name), regexp.MustCompile(`^(?s:`+e+`)$`).MatchString(name); got != want {
+			t.Errorf("matchGlob(%q, %q): got %t, want %t", glob, name, got, want)
+		}
+	})
+}
+
+// ascii maps everything to letters, slashes and stars.
+func ascii(r rune) rune {
+	if r == '*' || r == '/' {
+		return r
+	}
+	return 'a' + (r%3+3)%3
+}
+
+// TestDocuments: one of two who change a document at once has to look again.
+func TestDocuments(t *testing.T) {
+	s, err := openStorage(testStorage(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	if _, _, err := s.Document(ctx, "x"); !errdefs.IsNotFound(err) {
+		t.Fatalf("got %v", err)
+	}
+	if err := s.PutDocument(ctx, "x", "", []byte("1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.PutDocument(ctx, "x", "", []byte("2")); !errdefs.IsAborted(err) {
+		t.Errorf("got %v, want aborted", err)
+	}
+	body, version, err := s.Document(ctx, "x")
+	if err != nil || string(body) != "1" {
+		t.Fatalf("got %q %v", body, err)
+	}
+	if err := s.PutDocument(ctx, "x", version, []byte("3")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.PutDocument(ctx, "x", version, []byte("4")); !errdefs.IsAborted(err) {
+		t.Errorf("got %v, want aborted", err)
+	}
+	if body, _, _ := s.Document(ctx, "x"); string(body) != "3" {
+		t.Errorf("got %q", body)
+	}
+}

@@ -1,0 +1,142 @@
+package registry
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+)
+
+// admitAccount lets in who may do what the request is about. Who may not is told the same
+// whether the repository is there or not.
+func (d *door) admitAccount(w http.ResponseWriter, r *http.Request, rt route) (visitor, error) {
+	c, err := d.accounts.get(r.Context())
+	if err != nil {
+		return visitor{}, err
+	}
+	v := visitor{rules: c, name: clientName(r)}
+	if u, ok := c.Users[v.name]; !ok || u.expired() {
+		v.name = ""
+	}
+	loggedIn := v.name != ""
+	switch scheme, rest, _ := strings.Cut(r.Header.Get("Authorization"), " "); {
+	case scheme == "":
+	case strings.EqualFold(scheme, "Bearer"):
+		t, err := parseToken(c.Key, strings.TrimSpace(rest), time.Now())
+		if u, ok := c.Users[t.Subject]; err != nil || t.Subject != "" && (!ok || u.expired()) {
+			return v, d.challenge(w, r, rt, "invalid_token")
+		}
+		v.name, v.token, v.bearer, loggedIn = t.Subject, &t, true, true
+	default:
+		user, password, ok := r.BasicAuth()
+		if !ok || !d.checkAccount(r.Context(), user, password) {
+			return visitor{name: user}, d.challenge(w, r, rt, "")
+		}
+		v.name, loggedIn = user, true
+	}
+	action, repo := needs(r, rt)
+	switch {
+	case repo == "" && loggedIn, repo != "" && v.may(action, repo):
+		return v, nil
+	case loggedIn && !v.bearer:
+		return v, &apiError{http.StatusForbidden, codeDenied, "requested access to the resource is denied", nil}
+	case v.bearer:
+		return v, d.challenge(w, r, rt, "insufficient_scope")
+	}
+	return v, d.challenge(w, r, rt, "")
+}
+
+// needs returns what a request is about, an empty repo if it is about none.
+func needs(r *http.Request, rt route) (a Action, repo string) {
+	switch {
+	case r.Method == http.MethodGet || r.Method == http.MethodHead:
+		a = ActionPull
+		if rt.kind == routeUpload {
+			a = ActionPush
+		}
+	case r.Method == http.MethodDelete && rt.kind != routeUpload:
+		a = ActionDelete
+	default:
+		a = ActionPush
+	}
+	return a, rt.repo
+}
+
+// challenge is the answer that tells a client where to get a token, and for what.
+func (d *door) challenge(w http.ResponseWriter, r *http.Request, rt route, why string) error {
+	base := d.external
+	if base == "" {
+		scheme := "http"
+		// Whoever sends this header to get another scheme only misleads himself.
+		if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" {
+			scheme = "https"
+		}
+		base = scheme + "://" + r.Host
+	}
+	realm, service := base+tokenPath, base[strings.Index(base, "//")+2:]
+	if strings.ContainsAny(base, "\"\\") {
+		realm, service = tokenPath, "" // no host is called so
+	}
+	s := `Bearer realm="` + realm + `",service="` + service + `"`
+	if a, repo := needs(r, rt); repo != "" {
+		actions := string(a)
+		if a == ActionPush {
+			actions = "pull,push"
+		}
+		s += `,scope="repository:` + repo + `:` + actions + `"`
+	} else if rt.kind == routeCatalog {
+		s += `,scope="registry:catalog:*"`
+	}
+	if why != "" {
+		s += `,error="` + why + `"`
+	}
+	w.Header().Set("WWW-Authenticate", s)
+	return &apiError{http.StatusUnauthorized, codeUnauthorized, "authentication required", nil}
+}
+
+// checkAccount tells whether the password, or key, is the user's.
+func (d *door) checkAccount(ctx context.Context, name, password string) bool {
+	c, err := d.accounts.get(ctx)
+	if err != nil {
+		d.log.Error("nobody can log in", "error", err)
+		return false
+	}
+	u, known := c.Users[name]
+	if u.Robot() {
+		return u.checkKey(password) && !u.expired()
+	}
+	hash := []byte(u.Password)
+	if u.Password == "" || !known {
+		known = false
+		for _, other := range c.Users { // takes as long, so that answers do not tell who exists
+			if other.Password != "" {
+				hash = []byte(other.Password)
+				break
+			}
+		}
+	}
+	return d.compareHash(name, password, hash, known) && !u.expired()
+}
+
+// compareHash is bcrypt, remembered.
+func (d *door) compareHash(user, password string, hash []byte, known bool) bool {
+	d.mu.Lock()
+	key := d.answerKey(user, password, hash)
+	good, bad := d.good[key], d.bad[key]
+	d.mu.Unlock()
+	if good || bad {
+		return good
+	}
+	// The clients of one job come at once with one password: one of them waits for
+	// bcrypt, the others for him.
+	v, _, _ := d.compare.Do(string(key[:]), func() (any, error) {
+		d.slots <- struct{}{}
+		defer func() { <-d.slots }()
+		ok := bcrypt.CompareHashAndPassword(hash, []byte(password)) == nil && known
+		d.remember(key, ok)
+		return ok, nil
+	})
+	return v.(bool)
+}

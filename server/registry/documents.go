@@ -1,0 +1,114 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+// documents are a few small files beside the images: accounts, and what the registry has to
+// remember of itself. All servers of one storage see the same.
+type documents interface {
+	// Document returns a document and its version. errdefs.ErrNotFound: version is "".
+	Document(ctx context.Context, name string) (body []byte, version string, err error)
+	// PutDocument replaces the document that has the version, "" for none, durably.
+	// errdefs.ErrAborted: it has another one.
+	PutDocument(ctx context.Context, name, version string, body []byte) error
+}
+
+// editDocument changes a document by edit, again and again until nobody else did meanwhile.
+func editDocument(ctx context.Context, s documents, name string, edit func([]byte) ([]byte, error)) error {
+	for range 20 {
+		body, version, err := s.Document(ctx, name)
+		if err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+		if body, err = edit(body); err != nil {
+			return err
+		}
+		if err = s.PutDocument(ctx, name, version, body); !errdefs.IsAborted(err) {
+			return err
+		}
+	}
+	return fmt.Errorf("%s changes all the time: %w", name, errdefs.ErrUnavailable)
+}
+
+var errChanged = fmt.Errorf("changed meanwhile: %w", errdefs.ErrAborted)
+
+// Document implements documents. The version in a directory is the digest.
+func (s *directory) Document(_ context.Context, name string) ([]byte, string, error) {
+	f, err := openRead(filepath.Join(s.root, "documents", name))
+	if err != nil {
+		return nil, "", notFound(err)
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, "", err
+	}
+	if st.Size > maxObject {
+		return nil, "", fmt.Errorf("document %s is too large: %w", name, errdefs.ErrDataLoss)
+	}
+	body := make([]byte, st.Size)
+	if _, err := f.ReadAt(body, 0); err != nil {
+		return nil, "", err
+	}
+	return body, digest.FromBytes(body).String(), nil
+}
+
+// PutDocument implements documents.
+func (s *directory) PutDocument(ctx context.Context, name, version string, body []byte) error {
+	dir := filepath.Join(s.root, "documents")
+	if err := s.sync.mkdir(dir); err != nil {
+		return err
+	}
+	lock, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := flock(ctx, lock, unix.LOCK_EX); err != nil {
+		return err
+	}
+	_, now, err := s.Document(ctx, name)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	if now != version {
+		return errChanged
+	}
+	tmp, err := s.writeTemp(body)
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, filepath.Join(dir, name)); err != nil {
+		return errors.Join(err, os.Remove(tmp))
+	}
+	return s.sync.dir(dir)
+}
+
+// Document implements documents.
+func (b *bucket) Document(ctx context.Context, name string) ([]byte, string, error) {
+	o, err := b.get(ctx, "documents/"+name)
+	return o.body, o.etag, err
+}
+
+// PutDocument implements documents.
+func (b *bucket) PutDocument(ctx context.Context, name, version string, body []byte) (err error) {
+	var ok bool
+	if version == "" {
+		_, ok, err = b.create(ctx, "documents/"+name, body)
+	} else {
+		_, ok, err = b.replace(ctx, "documents/"+name, version, body)
+	}
+	if err == nil && !ok {
+		return errChanged
+	}
+	return err
+}
