@@ -41,7 +41,7 @@ func (e *Engine) finish(ctx context.Context, c *Container) error {
 	if c.State.Finished || !ended(c.State) {
 		return nil
 	}
-	if err := e.tidy(ctx, c.ID); err != nil {
+	if err := errors.Join(e.tidy(ctx, c.ID), e.releaseVolumes(ctx, c)); err != nil {
 		return err
 	}
 	c.State.Finished = true

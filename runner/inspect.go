@@ -140,14 +140,11 @@ func (e *Engine) Inspect(ctx context.Context, ref string) (*Inspection, error) {
 		Image: c.ImageID.String(), ResolvConfPath: e.dir(c.ID) + "/resolv.conf",
 		HostnamePath: e.dir(c.ID) + "/hostname", HostsPath: e.dir(c.ID) + "/hosts", LogPath: e.logFile(c.ID),
 		Name: "/" + c.Name, RestartCount: c.State.RestartCount, Driver: "overlayfs", Platform: "linux",
-		Mounts: c.Mounts, Args: []string{},
+		Mounts: inspectMounts(c.Mounts), Args: []string{},
 		HostConfig: c.hostConfig(), Config: c.inspectConfig(),
 		GraphDriver: InspectDriver{Name: "overlayfs"},
 	}
 	in.ExecIDs = e.execIDs(c.ID)
-	if in.Mounts == nil {
-		in.Mounts = []MountPoint{}
-	}
 	if len(argv) > 0 {
 		in.Path, in.Args = argv[0], argv[1:]
 	}
@@ -158,6 +155,17 @@ func (e *Engine) Inspect(ctx context.Context, ref string) (*Inspection, error) {
 	}
 	in.NetworkSettings = e.networkSettings(c, o)
 	return in, nil
+}
+
+// inspectMounts has docker's words only. A tmpfs is none of docker's Mounts.
+func inspectMounts(points []MountPoint) []MountPoint {
+	list := []MountPoint{}
+	for _, p := range points {
+		if p.MountDetails = (MountDetails{}); p.Type != "tmpfs" {
+			list = append(list, p)
+		}
+	}
+	return list
 }
 
 // command is what the container executes: its entry point and arguments.

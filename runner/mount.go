@@ -2,6 +2,8 @@ package runner
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,54 +13,91 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/runner/spec"
 )
 
-// mountPoints settles what will be mounted in the container: the user's wishes, then the
-// image's volumes at places nobody asked for. Volumes are made, and new ones filled with
-// what the image has there.
+// mountPoints settles what will be mounted in the container: the user's wishes, then what
+// other containers have, then the image's volumes at places nobody asked for. Volumes are
+// made, and new ones filled with what the image has there.
 func (e *Engine) mountPoints(ctx context.Context, store *cache.Store, c *Container) ([]MountPoint, error) {
 	wishes := slices.Clone(c.Options.Mounts)
 	taken := map[string]bool{}
 	for i := range wishes {
 		w := &wishes[i]
 		if !path.IsAbs(w.Target) {
-			return nil, fmt.Errorf("invalid mount target %q: mount path must be absolute: %w", w.Target, errdefs.ErrInvalidArgument)
+			return nil, worded(errdefs.ErrInvalidArgument, "invalid mount config for type %q: invalid mount path: '%s' mount path must be absolute", w.Type, w.Target)
 		}
 		w.Target = path.Clean(w.Target)
-		if taken[w.Target] || w.Target == "/" {
-			return nil, fmt.Errorf("duplicate or invalid mount point: %s: %w", w.Target, errdefs.ErrInvalidArgument)
+		if w.Target == "/" {
+			return nil, worded(errdefs.ErrInvalidArgument, "invalid mount config for type %q: invalid specification: destination can't be '/'", w.Type)
+		}
+		if taken[w.Target] {
+			return nil, worded(errdefs.ErrInvalidArgument, "Duplicate mount point: %s", w.Target)
 		}
 		taken[w.Target] = true
+	}
+	points, err := e.mountsFrom(ctx, c, taken)
+	if err != nil {
+		return nil, err
 	}
 	for _, target := range slices.Sorted(maps.Keys(c.ImageConfig.Volumes)) {
 		if target = path.Clean("/" + target); !taken[target] && target != "/" {
 			wishes = append(wishes, MountRequest{Type: "volume", Target: target})
 		}
 	}
-	var points []MountPoint
 	for _, w := range wishes {
 		p, err := e.mountPoint(ctx, store, c.ID, w)
 		if err != nil {
-			return points, err
+			return append(points, p), err
 		}
 		points = append(points, p)
 	}
 	return points, nil
 }
 
+// mountsFrom are the volumes and binds of other containers, except at places that are taken.
+// The places are taken then.
+func (e *Engine) mountsFrom(ctx context.Context, c *Container, taken map[string]bool) (points []MountPoint, err error) {
+	for _, text := range c.Options.VolumesFrom {
+		ref, mode, err := ParseVolumesFrom(text)
+		if err != nil {
+			return nil, err
+		}
+		other, err := e.Get(ctx, ref)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range other.Mounts {
+			if p.Type != "volume" && p.Type != "bind" || taken[p.Destination] {
+				continue
+			}
+			taken[p.Destination] = true
+			p.RW = p.RW && !mode.ReadOnly
+			points = append(points, p)
+		}
+	}
+	return points, nil
+}
+
 func (e *Engine) mountPoint(ctx context.Context, store *cache.Store, id string, w MountRequest) (MountPoint, error) {
 	p := MountPoint{
-		Type: w.Type, Source: w.Source, Destination: w.Target, RW: !w.ReadOnly,
-		Propagation: w.Propagation, NoRecursive: w.NoRecursive, Options: w.Options,
+		Type: w.Type, Source: w.Source, Destination: w.Target, RW: !w.ReadOnly, Propagation: w.Propagation, Mode: w.Mode,
+		MountDetails: MountDetails{
+			NoRecursive: w.NoRecursive, ReadOnlyNonRecursive: w.ReadOnlyNonRecursive, ReadOnlyForceRecursive: w.ReadOnlyForceRecursive,
+			Chown: w.Chown, Subpath: w.Subpath, Options: w.Options,
+		},
 	}
 	switch w.Type {
 	case "tmpfs":
 		return p, nil
+	case "image":
+		return e.imageMount(ctx, store, id, w, p)
 	case "bind":
 		if p.Propagation == "" {
 			p.Propagation = "rprivate"
@@ -69,20 +108,50 @@ func (e *Engine) mountPoint(ctx context.Context, store *cache.Store, id string, 
 		if err != nil {
 			return p, err
 		}
-		p.Name, p.Source, p.Driver, p.Anonymous = v.Name, v.Mountpoint, "local", v.Anonymous
-		p.Mode = "z"
-		if (made || isEmpty(v.Mountpoint)) && !w.NoCopy {
-			err = e.fillVolume(store, id, w.Target, v.Mountpoint)
+		p.Name, p.Source, p.Driver, p.Anonymous, p.Driven = v.Name, v.Mountpoint, "local", v.Anonymous, v.driven()
+		if p.Mode == "" {
+			p.Mode = "z"
 		}
-		return p, err
+		if w.NoCopy || w.Subpath != "" || !made && !v.driven() && !isEmpty(v.Mountpoint) {
+			return p, nil
+		}
+		return p, e.fillMounted(ctx, v, func() error {
+			if !isEmpty(v.Mountpoint) {
+				return nil
+			}
+			return e.fillVolume(store, id, w.Target, v.Mountpoint)
+		})
 	}
 	return p, fmt.Errorf("mount type %q: %w", w.Type, errdefs.ErrInvalidArgument)
+}
+
+// imageMount mounts the files of another image, for reading.
+func (e *Engine) imageMount(ctx context.Context, store *cache.Store, id string, w MountRequest, p MountPoint) (MountPoint, error) {
+	if w.Subpath != "" {
+		return p, fmt.Errorf("image-subpath: %w", errdefs.ErrNotImplemented)
+	}
+	_, layers, err := e.image(ctx, store, Options{Image: w.Source})
+	if err != nil {
+		return p, err
+	}
+	if p.Layers, err = store.Layers.Stack(ctx, layers); err != nil {
+		return p, err
+	}
+	p.RW = false
+	// The layers stay as long as the container does. The pin of Create protects them until then.
+	return p, store.Lease(ctx, imageLeaseName(id, w.Target), cache.Lease{Layers: layers})
+}
+
+// imageLeaseName is the lease of an image that is mounted at a place.
+func imageLeaseName(id, target string) string {
+	sum := sha256.Sum256([]byte(target))
+	return leaseName(id) + "-" + hex.EncodeToString(sum[:6])
 }
 
 // bindSource makes a missing directory if the user said -v; --mount wants it to exist.
 func bindSource(w MountRequest) error {
 	if !filepath.IsAbs(w.Source) {
-		return fmt.Errorf("invalid mount path %q: mount path must be absolute: %w", w.Source, errdefs.ErrInvalidArgument)
+		return worded(errdefs.ErrInvalidArgument, "invalid mount config for type \"bind\": invalid mount path: '%s' mount path must be absolute", w.Source)
 	}
 	_, err := os.Stat(w.Source)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -112,14 +181,79 @@ func (e *Engine) specMounts(c *Container) []spec.Mount {
 		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")
 	})
 	for _, p := range points {
-		m := spec.Mount{Type: "bind", Source: p.Source, Target: p.Destination, ReadOnly: !p.RW, NoRecursive: p.NoRecursive, Options: p.Options}
+		m := spec.Mount{
+			Type: "bind", Source: p.Source, Target: p.Destination, ReadOnly: !p.RW, NoRecursive: p.NoRecursive, Options: p.Options,
+			ReadOnlyNonRecursive: p.ReadOnlyNonRecursive, ReadOnlyForceRecursive: p.ReadOnlyForceRecursive,
+		}
 		switch p.Type {
 		case "tmpfs":
 			m.Type, m.Source = "tmpfs", ""
+		case "image":
+			m.Type, m.Source, m.Options = "overlay", "", []string{"ro", "lowerdir=" + strings.Join(p.Layers, ":")}
 		case "bind":
 			m.Propagation = p.Propagation
 		}
 		mounts = append(mounts, m)
 	}
 	return mounts
+}
+
+// subpaths are the directories of volumes that are mounted instead of the whole. They are
+// looked up here to tell the user what is wrong, and again, by descriptors, when the
+// container starts: its volume may be somebody else's too.
+func subpaths(c *Container) (map[string]string, error) {
+	var all map[string]string
+	for _, p := range c.Mounts {
+		if p.Subpath == "" || p.Type != "volume" {
+			continue
+		}
+		if err := checkSubpath(p.Source, p.Subpath); err != nil {
+			return nil, err
+		}
+		if all == nil {
+			all = map[string]string{}
+		}
+		all[p.Destination] = p.Subpath
+	}
+	return all, nil
+}
+
+// giveToUser changes the owner of what is mounted with the option U, as podman does.
+func giveToUser(c *Container, uid, gid int) error {
+	for _, p := range c.Mounts {
+		if !p.Chown || p.Type != "bind" && p.Type != "volume" {
+			continue
+		}
+		if err := chownTree(p.Source, uid, gid); err != nil {
+			return fmt.Errorf("giving %s to the container's user: %w", p.Source, err)
+		}
+	}
+	return nil
+}
+
+// chownTree changes the owner of everything below dir. Nothing outside is reached, whatever
+// a container that has it mounted does meanwhile: names are looked up below the directory
+// that is held open (os.Root).
+func chownTree(dir string, uid, gid int) error {
+	root, err := os.OpenRoot(dir)
+	if errors.Is(err, unix.ENOTDIR) {
+		return os.Lchown(dir, uid, gid)
+	}
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if st := info.Sys().(*syscall.Stat_t); int(st.Uid) == uid && int(st.Gid) == gid {
+			return nil
+		}
+		return root.Lchown(name, uid, gid)
+	})
 }

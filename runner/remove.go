@@ -79,7 +79,7 @@ func (e *Engine) unmake(ctx context.Context, c *Container, o RemoveOptions) erro
 			tidied <- nil
 			return
 		}
-		tidied <- e.tidy(ctx, c.ID)
+		tidied <- errors.Join(e.tidy(ctx, c.ID), e.releaseVolumes(ctx, c))
 	}()
 	if err = store.Snapshots.Remove(ctx, c.ID); err != nil {
 		err = fmt.Errorf("removing the root filesystem: %w", err)
@@ -104,6 +104,11 @@ func (e *Engine) unmake(ctx context.Context, c *Container, o RemoveOptions) erro
 	}
 	if o.Volumes {
 		err = e.dropAnonymous(ctx, c)
+	}
+	for _, p := range c.Mounts {
+		if p.Type == "image" {
+			err = errors.Join(err, store.Unlease(ctx, imageLeaseName(c.ID, p.Destination)))
+		}
 	}
 	return errors.Join(err, store.Unlease(ctx, leaseName(c.ID)))
 }

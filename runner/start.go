@@ -126,6 +126,9 @@ func (e *Engine) plan(ctx context.Context, c *Container, o StartOptions) (*plan,
 	if err != nil {
 		return nil, fmt.Errorf("root filesystem of %s: %w", c.Name, err)
 	}
+	if err := e.mountVolumes(ctx, c); err != nil {
+		return nil, err
+	}
 	p := &plan{}
 	netns, err := e.attachNetwork(ctx, c, p)
 	if err != nil {
@@ -146,6 +149,13 @@ func (e *Engine) plan(ctx context.Context, c *Container, o StartOptions) (*plan,
 		return nil, err
 	}
 	warn(warnings)
+	if err := giveToUser(c, int(p.spec.Process.User.UID), int(p.spec.Process.User.GID)); err != nil {
+		return nil, err
+	}
+	below, err := subpaths(c)
+	if err != nil {
+		return nil, err
+	}
 	host, err := cgroup.Detect()
 	if err != nil {
 		return nil, err
@@ -155,7 +165,7 @@ func (e *Engine) plan(ctx context.Context, c *Container, o StartOptions) (*plan,
 	}
 	warn(warnings)
 	p.program, err = oci.Compile(p.spec, oci.Rootfs{Overlay: sn.Overlay()}, oci.Options{
-		CgroupProcs: p.group.Joins(), CgroupDir: p.group.V2Dir(),
+		CgroupProcs: p.group.Joins(), CgroupDir: p.group.V2Dir(), Subpaths: below,
 	})
 	return p, err
 }
@@ -179,7 +189,7 @@ func (e *Engine) Explain(ctx context.Context, ref string) (string, error) {
 	if err == nil {
 		text = p.program.String()
 	}
-	return text, errors.Join(err, e.tidy(context.WithoutCancel(ctx), c.ID))
+	return text, errors.Join(err, e.tidy(context.WithoutCancel(ctx), c.ID), e.releaseVolumes(context.WithoutCancel(ctx), c))
 }
 
 // spec makes the runtime spec.

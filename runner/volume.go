@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -46,8 +47,7 @@ type VolumeOptions struct {
 	Labels     map[string]string
 }
 
-// CreateVolume makes a volume, or returns the one that has the name. One that is there
-// with another driver or other options is an errdefs.ErrConflict.
+// CreateVolume makes a volume, or returns the one that has the name, whatever its options.
 func (e *Engine) CreateVolume(ctx context.Context, o VolumeOptions) (Volume, error) {
 	v, _, err := e.makeVolume(ctx, o)
 	return v, err
@@ -62,6 +62,9 @@ func (e *Engine) makeVolume(ctx context.Context, o VolumeOptions) (v Volume, mad
 		return v, false, worded(errdefs.ErrInvalidArgument, "%q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. "+
 			"If you intended to pass a host directory, use absolute path", name)
 	}
+	if err := o.checkDriver(); err != nil {
+		return v, false, err
+	}
 	unlock, err := e.lockVolumes(ctx)
 	if err != nil {
 		return v, false, err
@@ -69,6 +72,13 @@ func (e *Engine) makeVolume(ctx context.Context, o VolumeOptions) (v Volume, mad
 	defer unlock()
 	if v, err := e.Volume(name); !errors.Is(err, errdefs.ErrNotFound) {
 		return v, false, err
+	}
+	if o.Labels == nil {
+		o.Labels = map[string]string{}
+	}
+	if anonymous {
+		o.Labels = maps.Clone(o.Labels)
+		o.Labels["com.docker.volume.anonymous"] = ""
 	}
 	v = Volume{
 		Name: name, Driver: "local", Mountpoint: filepath.Join(e.volumeDir(name), "_data"),
@@ -179,6 +189,10 @@ func (e *Engine) RemoveVolume(ctx context.Context, name string, force bool) erro
 
 // dropVolume removes the record first: without it the directory is no volume.
 func (e *Engine) dropVolume(name string) error {
+	v := Volume{Name: name, Mountpoint: filepath.Join(e.volumeDir(name), "_data")}
+	if err := v.unmount(); err != nil {
+		return err
+	}
 	err := os.Remove(filepath.Join(e.volumeDir(name), "volume.json"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -189,6 +203,16 @@ func (e *Engine) dropVolume(name string) error {
 // PruneVolumes removes the volumes that no container uses: the anonymous ones, or all.
 // It returns their names and what they held, in bytes.
 func (e *Engine) PruneVolumes(ctx context.Context, o PruneVolumesOptions) (names []string, size int64, err error) {
+	if err := checkFilters(o.Filters, "label", "label!", "all"); err != nil {
+		return nil, 0, err
+	}
+	all, given, err := boolFilter(o.Filters, "all")
+	if err != nil {
+		return nil, 0, err
+	}
+	if given {
+		o.All = all
+	}
 	unlock, err := e.lockVolumes(ctx)
 	if err != nil {
 		return nil, 0, err
@@ -198,15 +222,17 @@ func (e *Engine) PruneVolumes(ctx context.Context, o PruneVolumesOptions) (names
 	if err != nil {
 		return nil, 0, err
 	}
-	all, err := e.allVolumes()
+	present, err := e.allVolumes()
 	if err != nil {
 		return nil, 0, err
 	}
-	for _, v := range all {
+	for _, v := range present {
 		if len(users[v.Name]) > 0 || (!v.Anonymous && !o.All) || !hasLabels(v.Labels, o.Filters) {
 			continue
 		}
-		size += diskUsage(v.Mountpoint)
+		if !v.driven() {
+			size += diskUsage(v.Mountpoint)
+		}
 		if err := e.dropVolume(v.Name); err != nil {
 			return names, size, fmt.Errorf("removing volume %s: %w", v.Name, err)
 		}
@@ -219,7 +245,7 @@ func (e *Engine) PruneVolumes(ctx context.Context, o PruneVolumesOptions) (names
 // PruneVolumesOptions say which volumes go.
 type PruneVolumesOptions struct {
 	All     bool                // also those that have a name
-	Filters map[string][]string // docker's label and label!
+	Filters map[string][]string // docker's label, label! and all
 }
 
 func isEmpty(dir string) bool {

@@ -29,7 +29,7 @@ type containerFlags struct {
 	env, envFiles, labels, labelFiles, annotations   []string
 	workdir, user, hostname, domainname, entrypoint  string
 	groups                                           []string
-	volumes, mounts, tmpfs                           []string
+	volumes, mounts, tmpfs, volumesFrom              []string
 	publish, expose                                  []string
 	publishAll                                       bool
 	networks                                         []string
@@ -76,7 +76,8 @@ func (c *containerFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&c.entrypoint, "entrypoint", "", "replace the image's entry point; empty for none")
 
 	f.StringArrayVarP(&c.volumes, "volume", "v", nil, "mount a directory or volume: [SOURCE:]TARGET[:OPTIONS]")
-	f.StringArrayVar(&c.mounts, "mount", nil, "mount: type=bind|volume|tmpfs,source=S,target=T,...")
+	f.StringArrayVar(&c.mounts, "mount", nil, "mount: type=bind|volume|tmpfs|image,source=S,target=T,...")
+	f.StringArrayVar(&c.volumesFrom, "volumes-from", nil, "mount the volumes of another container: CONTAINER[:ro|rw]")
 	f.StringArrayVar(&c.tmpfs, "tmpfs", nil, "mount a tmpfs: TARGET[:OPTIONS]")
 
 	f.StringArrayVarP(&c.publish, "publish", "p", nil, "publish a port: [[ADDRESS:]HOSTPORT:]PORT[/PROTOCOL]")

@@ -137,13 +137,23 @@ func newVolumeRmCommand(a *app) *cobra.Command {
 
 func newVolumePruneCommand(a *app) *cobra.Command {
 	var force bool
+	var filters []string
 	var o runner.PruneVolumesOptions
 	cmd := &cobra.Command{
 		Use:   "prune [OPTIONS]",
 		Short: "Remove volumes that no container uses",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !force && !confirm(a, "WARNING! This will remove volumes not used by at least one container.") {
+			keyed, err := keyedFilters(filters)
+			if err != nil {
+				return err
+			}
+			o.Filters = keyed
+			warning := "WARNING! This will remove anonymous local volumes not used by at least one container."
+			if o.All {
+				warning = "WARNING! This will remove all local volumes not used by at least one container."
+			}
+			if !force && !confirm(a, warning) {
 				return nil
 			}
 			names, size, err := a.engine().PruneVolumes(cmd.Context(), o)
@@ -152,6 +162,7 @@ func newVolumePruneCommand(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
+	cmd.Flags().StringArrayVar(&filters, "filter", nil, "label=, label!=, all=true")
 	cmd.Flags().BoolVarP(&o.All, "all", "a", false, "also those that have a name")
 	return cmd
 }

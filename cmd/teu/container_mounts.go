@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/docker/go-units"
+
 	"github.com/teu-dev/teu/runner"
 	"github.com/teu-dev/teu/runner/network"
 )
@@ -27,6 +29,7 @@ func (c *containerFlags) setMounts(o *runner.Options) error {
 		}
 		o.Mounts = append(o.Mounts, m)
 	}
+	o.VolumesFrom = c.volumesFrom
 	for _, text := range c.tmpfs {
 		target, options, _ := strings.Cut(text, ":")
 		m := runner.MountRequest{Type: "tmpfs", Target: target}
@@ -38,97 +41,161 @@ func (c *containerFlags) setMounts(o *runner.Options) error {
 	return nil
 }
 
-// parseVolume understands -v: TARGET, SOURCE:TARGET and SOURCE:TARGET:OPTIONS, where a
-// source that is no path is a volume.
+// parseVolume understands -v. What begins with a dot is a path from here.
 func parseVolume(text string) (runner.MountRequest, error) {
-	parts := strings.Split(text, ":")
-	m := runner.MountRequest{Type: "volume"}
-	switch len(parts) {
-	case 1:
-		m.Target = parts[0]
-	case 2, 3:
-		m.Source, m.Target = parts[0], parts[1]
-	default:
-		return m, fmt.Errorf("invalid volume specification: %q", text)
-	}
-	if m.Target == "" || len(parts) > 1 && m.Source == "" {
-		return m, fmt.Errorf("invalid volume specification: %q", text)
-	}
-	if strings.HasPrefix(m.Source, "/") || strings.HasPrefix(m.Source, ".") || strings.HasPrefix(m.Source, "~") {
-		m.Type, m.MakeSource = "bind", true
-		abs, err := filepath.Abs(m.Source)
+	source, rest, ok := strings.Cut(text, ":")
+	if ok && (strings.HasPrefix(source, ".") || strings.HasPrefix(source, "~")) {
+		abs, err := filepath.Abs(source)
 		if err != nil {
-			return m, err
+			return runner.MountRequest{}, err
 		}
-		m.Source = abs
+		text = abs + ":" + rest
 	}
-	if len(parts) < 3 {
-		return m, nil
-	}
-	for opt := range strings.SplitSeq(parts[2], ",") {
-		switch opt {
-		case "rw", "z", "Z", "", "consistent", "cached", "delegated":
-		case "ro":
-			m.ReadOnly = true
-		case "nocopy":
-			m.NoCopy = true
-		case "private", "rprivate", "shared", "rshared", "slave", "rslave":
-			m.Propagation = opt
-		default:
-			return m, fmt.Errorf("invalid mode: %s", opt)
-		}
-	}
-	return m, nil
+	return runner.ParseBind(text)
 }
 
 // parseMount understands --mount: a line of CSV with key=value pairs.
 func parseMount(text string) (runner.MountRequest, error) {
 	m := runner.MountRequest{Type: "volume"}
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("invalid argument %q for \"--mount\" flag: %s", text, fmt.Sprintf(format, args...))
+	}
 	fields, err := csv.NewReader(strings.NewReader(text)).Read()
 	if err != nil {
-		return m, fmt.Errorf("invalid argument %q for --mount: %w", text, err)
+		return m, bad("%v", err)
 	}
+	own := map[string]string{} // the key that makes a type's option be there
 	for _, field := range fields {
-		k, v, valued := strings.Cut(field, "=")
-		yes := !valued || v == "true" || v == "1"
-		switch strings.ToLower(k) {
-		case "type":
-			m.Type = v
-		case "source", "src":
-			m.Source = v
-		case "target", "destination", "dst":
-			m.Target = v
-		case "readonly", "ro":
-			m.ReadOnly = yes
-		case "bind-propagation":
-			m.Propagation = v
-		case "bind-nonrecursive":
-			m.NoRecursive = yes
-		case "bind-create-src":
-			m.MakeSource = yes
-		case "volume-nocopy":
-			m.NoCopy = yes
-		case "tmpfs-size":
-			m.Options = append(m.Options, "size="+v)
-		case "tmpfs-mode":
-			m.Options = append(m.Options, "mode="+v)
-		case "consistency", "volume-driver", "bind-recursive":
-		default:
-			return m, fmt.Errorf("invalid argument %q for --mount: unexpected key '%s' in '%s'", text, k, field)
+		key, value, valued := strings.Cut(field, "=")
+		key = strings.ToLower(strings.TrimSpace(key))
+		if !valued {
+			switch key {
+			case "readonly", "ro", "volume-nocopy", "bind-nonrecursive", "bind-create-src":
+				value = "true"
+			default:
+				return m, bad("invalid field '%s' must be a key=value pair", field)
+			}
+		}
+		if kind, _, _ := strings.Cut(key, "-"); kind == "bind" || kind == "volume" || kind == "tmpfs" || kind == "image" {
+			own[kind] = key
+		}
+		if err := setMountField(&m, key, value); err != nil {
+			return m, bad("%v", err)
 		}
 	}
-	switch {
-	case m.Type != "bind" && m.Type != "volume" && m.Type != "tmpfs":
-		return m, fmt.Errorf("invalid argument %q for --mount: type %q is not there", text, m.Type)
-	case m.Target == "":
-		return m, fmt.Errorf("invalid argument %q for --mount: target is required", text)
-	case m.Type == "bind" && m.Source == "":
-		return m, fmt.Errorf("invalid argument %q for --mount: source is required", text)
+	if m.Target == "" {
+		return m, bad("target is required")
 	}
-	if m.Type == "bind" {
+	if m.Type == "" {
+		return m, bad("type is required")
+	}
+	for kind := range own {
+		if kind != m.Type {
+			return m, bad("cannot mix '%s-*' options with mount type '%s'", kind, m.Type)
+		}
+	}
+	switch m.Type {
+	case "bind":
+		if m.Source == "" {
+			return m, bad("source is required")
+		}
 		m.Source, err = filepath.Abs(m.Source)
+	case "image":
+		if m.Source == "" {
+			return m, bad("source is required")
+		}
+	case "volume":
+	case "tmpfs":
+		if m.Source != "" {
+			return m, bad("source is not allowed for a tmpfs")
+		}
+	default:
+		return m, bad("mount type %q is not there", m.Type)
+	}
+	if m.ReadOnlyNonRecursive && !m.ReadOnly {
+		return m, bad("option 'bind-recursive=writable' requires 'readonly' to be specified in conjunction")
+	}
+	if m.ReadOnlyForceRecursive && (!m.ReadOnly || m.Propagation != "rprivate") {
+		return m, bad("option 'bind-recursive=readonly' requires 'readonly' and 'bind-propagation=rprivate' to be specified in conjunction")
 	}
 	return m, err
+}
+
+// setMountField takes one key of --mount.
+func setMountField(m *runner.MountRequest, key, value string) (err error) {
+	switch key {
+	case "type":
+		m.Type = strings.ToLower(value)
+	case "source", "src":
+		m.Source = value
+	case "target", "dst", "destination":
+		m.Target = value
+	case "readonly", "ro":
+		m.ReadOnly, err = boolField(key, value)
+	case "consistency":
+	case "bind-propagation":
+		m.Propagation = strings.ToLower(value)
+		if !strings.Contains(" private rprivate shared rshared slave rslave ", " "+m.Propagation+" ") {
+			err = fmt.Errorf("invalid propagation: %s", value)
+		}
+	case "bind-nonrecursive":
+		m.NoRecursive, err = boolField(key, value)
+	case "bind-recursive":
+		switch value {
+		case "enabled":
+		case "disabled":
+			m.NoRecursive = true
+		case "writable":
+			m.ReadOnlyNonRecursive = true
+		case "readonly":
+			m.ReadOnlyForceRecursive = true
+		default:
+			err = fmt.Errorf("invalid value for %s: %s (must be \"enabled\", \"disabled\", \"writable\", or \"readonly\")", key, value)
+		}
+	case "bind-create-src":
+		m.MakeSource, err = boolField(key, value)
+	case "volume-nocopy":
+		m.NoCopy, err = boolField(key, value)
+	case "volume-subpath", "image-subpath":
+		m.Subpath = value
+	case "volume-driver":
+		m.Driver = value
+	case "volume-label":
+		m.Labels = withPair(m.Labels, value)
+	case "volume-opt":
+		m.DriverOpts = withPair(m.DriverOpts, value)
+	case "tmpfs-size":
+		n, e := units.RAMInBytes(value)
+		if err = e; err != nil {
+			return fmt.Errorf("invalid value for %s: %s", key, value)
+		}
+		m.Options = append(m.Options, fmt.Sprint("size=", n))
+	case "tmpfs-mode":
+		if _, e := strconv.ParseUint(value, 8, 32); e != nil {
+			return fmt.Errorf("invalid value for %s: %s", key, value)
+		}
+		m.Options = append(m.Options, "mode="+value)
+	default:
+		err = fmt.Errorf("unexpected key '%s' in '%s=%s'", key, key, value)
+	}
+	return err
+}
+
+func boolField(key, value string) (bool, error) {
+	b, err := strconv.ParseBool(value)
+	if err != nil {
+		return false, fmt.Errorf("invalid value for %s: %s", key, value)
+	}
+	return b, nil
+}
+
+func withPair(m map[string]string, pair string) map[string]string {
+	if m == nil {
+		m = map[string]string{}
+	}
+	k, v, _ := strings.Cut(pair, "=")
+	m[k] = v
+	return m
 }
 
 func (c *containerFlags) setPorts(o *runner.Options) error {
@@ -160,8 +227,9 @@ func parsePublish(text string) ([]network.Port, error) {
 	if !ok {
 		protocol = "tcp"
 	}
-	if protocol != "tcp" && protocol != "udp" {
-		return nil, bad("unknown protocol " + protocol)
+	protocol = strings.ToLower(protocol)
+	if protocol != "tcp" && protocol != "udp" && protocol != "sctp" {
+		return nil, bad("invalid proto: " + protocol)
 	}
 	addressText, rest, ok := cutAddress(rest)
 	if !ok {
@@ -197,6 +265,9 @@ func parsePublish(text string) ([]network.Port, error) {
 		one := network.Port{Protocol: protocol, HostIP: address, Container: uint16(p)}
 		if from != 0 {
 			one.HostPort = uint16(from + p - first)
+		}
+		if first == last && to > from { // the first that is free
+			one.HostEnd = uint16(to)
 		}
 		ports = append(ports, one)
 	}

@@ -258,6 +258,10 @@ func systemReset(ctx context.Context, a *app) error {
 			return err
 		}
 	}
+	// Volumes may be mounted file systems, which must not be emptied.
+	if _, _, err := a.engine().PruneVolumes(ctx, runner.PruneVolumesOptions{All: true}); err != nil {
+		return err
+	}
 	if err := network.Open(a.root, a.runRoot).Reset(ctx); err != nil {
 		return err
 	}

@@ -15,21 +15,25 @@ import (
 func isNotFound(err error) bool { return errors.Is(err, errdefs.ErrNotFound) }
 
 func newVolumeCreateCommand(a *app) *cobra.Command {
-	var labels []string
-	var driver string
+	var labels, options []string
+	var driver, name string
 	cmd := &cobra.Command{
 		Use:   "create [OPTIONS] [VOLUME]",
 		Short: "Create a volume",
-		Args:  cobra.MaximumNArgs(1),
+		Example: `  teu volume create data
+  teu volume create -o type=tmpfs -o device=tmpfs -o o=size=100m scratch
+  teu volume create -o type=nfs -o o=addr=10.0.0.5,rw -o device=:/export share`,
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name := ""
+			if len(args) > 0 && name != "" {
+				return errors.New("conflicting options: cannot specify a volume-name through both --name and as a positional arg")
+			}
 			if len(args) > 0 {
 				name = args[0]
 			}
-			if driver != "local" {
-				return errors.New("volume driver " + driver + " is not there, only local")
-			}
-			v, err := a.engine().CreateVolume(cmd.Context(), runner.VolumeOptions{Name: name, Labels: keyValues(labels)})
+			v, err := a.engine().CreateVolume(cmd.Context(), runner.VolumeOptions{
+				Name: name, Driver: driver, DriverOpts: keyValues(options), Labels: keyValues(labels),
+			})
 			if err != nil {
 				return err
 			}
@@ -38,7 +42,10 @@ func newVolumeCreateCommand(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringArrayVar(&labels, "label", nil, "set a label: NAME[=VALUE]")
-	cmd.Flags().StringVarP(&driver, "driver", "d", "local", "volume driver")
+	cmd.Flags().StringVarP(&driver, "driver", "d", "local", "local is the only one")
+	cmd.Flags().StringArrayVarP(&options, "opt", "o", nil, "type, device or o (options), as mount has them: NAME=VALUE")
+	cmd.Flags().StringVar(&name, "name", "", "name of the volume")
+	hide(cmd.Flags(), "name")
 	return cmd
 }
 
@@ -65,7 +72,7 @@ func newVolumeLsCommand(a *app) *cobra.Command {
 				if quiet {
 					a.ui.Println(v.Name)
 				}
-				rows = append(rows, ui.Row{"Driver": v.Driver, "Name": v.Name, "Mountpoint": v.Mountpoint, "Scope": v.Scope, "Labels": joinMap(v.Labels)})
+				rows = append(rows, ui.Row{"Driver": v.Driver, "Name": v.Name, "Mountpoint": v.Mountpoint, "Scope": v.Scope, "Labels": joinMap(v.Labels), "Size": "N/A", "Links": "N/A", "Availability": "N/A", "Group": "N/A", "Status": "N/A"})
 			}
 			if quiet {
 				return nil
@@ -74,6 +81,8 @@ func newVolumeLsCommand(a *app) *cobra.Command {
 				Fields: []ui.Field{
 					{Name: "Driver", Header: "DRIVER"}, {Name: "Name", Header: "VOLUME NAME"},
 					{Name: "Mountpoint", Header: "MOUNTPOINT"}, {Name: "Scope", Header: "SCOPE"}, {Name: "Labels", Header: "LABELS"},
+					{Name: "Links", Header: "LINKS"}, {Name: "Size", Header: "SIZE"}, {Name: "Availability", Header: "AVAILABILITY"},
+					{Name: "Group", Header: "GROUP"}, {Name: "Status", Header: "STATUS"},
 				},
 				Default: []string{"Driver", "Name"},
 			}

@@ -24,12 +24,13 @@ type compiler struct {
 
 	preserve int // files from 3 on the command gets
 
-	null   launch.Ref // the host's /dev/null
-	root   launch.Ref // root of the container, a mount
-	proc   launch.Ref // a procfs that is mounted nowhere
-	stat   launch.Arg // where fstat writes
-	self   launch.Arg // what fstat wrote of the root
-	placed []placed   // filesystems we made, in order
+	null   launch.Ref            // the host's /dev/null
+	root   launch.Ref            // root of the container, a mount
+	proc   launch.Ref            // a procfs that is mounted nowhere
+	stat   launch.Arg            // where fstat writes
+	self   launch.Arg            // what fstat wrote of the root
+	placed []placed              // filesystems we made, in order
+	shared map[string]launch.Ref // clones made before the namespace was cut off, by destination
 }
 
 // placed is a filesystem of the kernel's making that is mounted at dest. What is below

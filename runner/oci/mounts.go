@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/mount"
+	"github.com/teu-dev/teu/cache/rootfs"
 	"github.com/teu-dev/teu/runner/launch"
 )
 
@@ -137,14 +138,23 @@ func (c *compiler) bind(m specs.Mount, dest string, o mountOptions) error {
 		if err != nil {
 			return fmt.Errorf("source of the bind mount: %w", classify(err))
 		}
-		if !info.IsDir() {
-			mode = unix.S_IFREG | 0o644
-		}
+		isDir := info.IsDir()
 		flags := unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
 		if o.recursive {
 			flags |= unix.AT_RECURSIVE
 		}
-		fd = c.Call(unix.SYS_OPEN_TREE, launch.Int(atFDCWD), c.Str(m.Source), launch.Int(flags))
+		if below := c.opts.Subpaths[dest]; below != "" {
+			if fd, isDir, err = c.bindBelow(m.Source, below, flags); err != nil {
+				return err
+			}
+		} else if early, ok := c.shared[dest]; ok {
+			fd = early
+		} else {
+			fd = c.Call(unix.SYS_OPEN_TREE, launch.Int(atFDCWD), c.Str(m.Source), launch.Int(flags))
+		}
+		if !isDir {
+			mode = unix.S_IFREG | 0o644
+		}
 	}
 	c.attributes(fd, o)
 	if err := c.propagate(fd, o.propagation); err != nil {
@@ -152,6 +162,55 @@ func (c *compiler) bind(m specs.Mount, dest string, o mountOptions) error {
 	}
 	c.place(fd, dest, mode, true)
 	c.placed = append(c.placed, placed{dest: dest, fd: fd, bind: true})
+	return nil
+}
+
+// bindBelow clones the mount of a path below source. It is looked up from a descriptor of
+// source and never leads out, also if somebody exchanges parts of it meanwhile.
+func (c *compiler) bindBelow(source, below string, flags int) (fd launch.Ref, isDir bool, err error) {
+	root, err := rootfs.Open(source)
+	if err != nil {
+		return 0, false, fmt.Errorf("source of the bind mount: %w", classify(err))
+	}
+	defer root.Close()
+	info, err := root.Stat(below)
+	if err != nil {
+		return 0, false, fmt.Errorf("%s below %s: %w", below, source, classify(err))
+	}
+	dir := c.Call(unix.SYS_OPENAT, launch.Int(atFDCWD), c.Str(source), launch.Int(unix.O_PATH|unix.O_DIRECTORY|cloexec), launch.Int(0))
+	const beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS
+	at := c.openat2(launch.Cond{}, launch.Result(dir), below, unix.O_PATH, beneath)
+	fd = c.Call(unix.SYS_OPEN_TREE, launch.Result(at), c.Str(""), launch.Int(flags|unix.AT_EMPTY_PATH))
+	c.Call(unix.SYS_CLOSE, launch.Result(at))
+	c.Call(unix.SYS_CLOSE, launch.Result(dir))
+	return fd, info.IsDir(), nil
+}
+
+// openShared clones the sources of binds that are shared with the host, before the mount
+// namespace is cut off: later they would only follow the host, not be followed.
+func (c *compiler) openShared() error {
+	for _, m := range c.spec.Mounts {
+		o, err := parseOptions(m.Options)
+		if err != nil {
+			return err
+		}
+		dest := path.Clean("/" + m.Destination)
+		if _, detached := c.opts.Detached[dest]; detached || !o.bind && m.Type != "bind" || c.opts.Subpaths[dest] != "" {
+			continue
+		}
+		if o.propagation != "shared" && o.propagation != "rshared" {
+			continue
+		}
+		flags := unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
+		if o.recursive {
+			flags |= unix.AT_RECURSIVE
+		}
+		if c.shared == nil {
+			c.shared = map[string]launch.Ref{}
+		}
+		c.Note("binding %s, shared with the host", m.Source)
+		c.shared[dest] = c.Call(unix.SYS_OPEN_TREE, launch.Int(atFDCWD), c.Str(m.Source), launch.Int(flags))
+	}
 	return nil
 }
 

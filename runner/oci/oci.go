@@ -40,6 +40,9 @@ type Options struct {
 	// Detached are mounts that come as files, by the destination of a mount of the spec
 	// with type "bind", whose source is then not used. Such a program can be started once.
 	Detached map[string]Detached
+	// Subpaths are directories or files below the sources of bind mounts, by destination,
+	// which are mounted instead. They are looked up without leaving the source.
+	Subpaths map[string]string
 	// Pause makes the program stop before the command, until somebody opens the FIFO at
 	// this path for reading; launch.Start returns at that point. It is create without start.
 	Pause string

@@ -14,6 +14,9 @@ import (
 // one: lookups of absolute paths begin below it, so the host's paths keep working until
 // enterRoot, and no directory is needed to mount on.
 func (c *compiler) makeRoot(r Rootfs) error {
+	if err := c.openShared(); err != nil {
+		return err
+	}
 	c.Note("separating the mount namespace")
 	// Slave and not private: what the host unmounts later goes away here too.
 	c.Call(unix.SYS_MOUNT, c.Str(""), c.Str("/"), c.Str(""), launch.Int(unix.MS_REC|unix.MS_SLAVE), launch.Int(0))

@@ -80,6 +80,9 @@ func (m *maker) mount(w Mount) (specs.Mount, error) {
 	case "tmpfs":
 		s.Source = "tmpfs"
 		s.Options = append([]string{"noexec", "nosuid", "nodev"}, w.Options...)
+	case "overlay": // for reading, with its directories among the options
+		s.Source, s.Options = "overlay", w.Options
+		return s, nil
 	case "", "bind":
 		if !path.IsAbs(w.Source) || strings.IndexByte(w.Source, 0) >= 0 {
 			return s, invalid("mount source %q is not an absolute path", w.Source)
@@ -110,7 +113,7 @@ func bindOptions(w Mount) []string {
 	options = append(options, w.Options...)
 	if w.ReadOnly {
 		options = append(options, "ro")
-		if !w.NoRecursive && w.Propagation == "rprivate" {
+		if w.ReadOnlyForceRecursive || !w.NoRecursive && !w.ReadOnlyNonRecursive && w.Propagation == "rprivate" {
 			options = append(options, "rro")
 		}
 	}

@@ -65,10 +65,14 @@ type Options struct {
 
 // Mount is a filesystem in the container.
 type Mount struct {
-	Type        string // "bind" (default) or "tmpfs"
-	Source      string // path on the host, for bind
-	Target      string // absolute path in the container
-	ReadOnly    bool
+	Type     string // "bind" (default), "tmpfs" or "overlay"
+	Source   string // path on the host, for bind
+	Target   string // absolute path in the container
+	ReadOnly bool
+	// ReadOnlyNonRecursive leaves what is mounted below a read-only bind as it is,
+	// ReadOnlyForceRecursive makes it read-only whatever the propagation.
+	ReadOnlyNonRecursive, ReadOnlyForceRecursive bool
+
 	NoRecursive bool     // bind without what is mounted below
 	Propagation string   // docker's bind-propagation, "" is rprivate
 	Options     []string // further mount options as mount(8) writes them

@@ -1,0 +1,107 @@
+package runner
+
+import (
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+// ParseBind understands the text of -v and of the API's Binds: TARGET, SOURCE:TARGET and
+// SOURCE:TARGET:OPTIONS, where a source that is no absolute path is a volume.
+func ParseBind(text string) (MountRequest, error) {
+	invalid := func(why string) error {
+		return worded(errdefs.ErrInvalidArgument, "invalid volume specification: '%s'%s", text, why)
+	}
+	parts := strings.Split(text, ":")
+	m := MountRequest{Type: "volume"}
+	mode := ""
+	switch {
+	case len(parts) == 1:
+		m.Target = parts[0]
+	case len(parts) <= 3:
+		m.Source, m.Target = parts[0], parts[1]
+		if len(parts) == 3 {
+			mode = parts[2]
+		}
+	default:
+		return m, invalid("")
+	}
+	if m.Target == "" || len(parts) > 1 && m.Source == "" || len(parts) == 3 && mode == "" {
+		return m, worded(errdefs.ErrInvalidArgument, "invalid spec: %s: empty section between colons", text)
+	}
+	if !path.IsAbs(m.Target) {
+		return m, worded(errdefs.ErrInvalidArgument, "invalid mount config for type %q: invalid mount path: '%s' mount path must be absolute", "volume", m.Target)
+	}
+	if path.Clean(m.Target) == "/" {
+		return m, invalid(": destination can't be '/'")
+	}
+	if path.IsAbs(m.Source) {
+		m.Type, m.MakeSource = "bind", true
+	}
+	return m, m.setMode(mode)
+}
+
+// setMode understands the OPTIONS of -v. Of each kind there may be one.
+func (m *MountRequest) setMode(mode string) error {
+	if mode == "" {
+		return nil
+	}
+	m.Mode = mode
+	invalid := worded(errdefs.ErrInvalidArgument, "invalid mode: %s", mode)
+	kinds := map[string]string{
+		"ro": "access", "rw": "access", "z": "label", "Z": "label", "U": "owner", "nocopy": "copy",
+		"consistent": "consistency", "cached": "consistency", "delegated": "consistency", "default": "consistency",
+		"exec": "exec", "noexec": "exec", "suid": "suid", "nosuid": "suid", "dev": "dev", "nodev": "dev",
+	}
+	var seen []string
+	for option := range strings.SplitSeq(mode, ",") {
+		kind, ok := kinds[option]
+		if isPropagation(option) {
+			kind, ok = "propagation", true
+		}
+		if !ok || slices.Contains(seen, kind) {
+			return invalid
+		}
+		seen = append(seen, kind)
+		switch kind {
+		case "access":
+			m.ReadOnly = option == "ro"
+		case "owner":
+			m.Chown = true
+		case "copy":
+			m.NoCopy = true
+		case "propagation":
+			m.Propagation = option
+		case "exec", "suid", "dev":
+			m.Options = append(m.Options, option)
+		}
+	}
+	if m.Type == "volume" && m.Propagation != "" || m.Type == "bind" && m.NoCopy {
+		return invalid
+	}
+	return nil
+}
+
+func isPropagation(s string) bool {
+	switch s {
+	case "private", "rprivate", "shared", "rshared", "slave", "rslave":
+		return true
+	}
+	return false
+}
+
+// ParseVolumesFrom understands CONTAINER[:MODE] of --volumes-from.
+func ParseVolumesFrom(text string) (container string, m MountRequest, err error) {
+	container, mode, _ := strings.Cut(text, ":")
+	if container == "" {
+		return "", m, worded(errdefs.ErrInvalidArgument, "malformed volumes-from specification: %q", text)
+	}
+	m.Type = "bind"
+	err = m.setMode(mode)
+	if m.Propagation != "" || m.Chown {
+		err = worded(errdefs.ErrInvalidArgument, "invalid mode: %s", mode)
+	}
+	return container, m, err
+}
