@@ -23,6 +23,7 @@ type Config struct {
 	Mounts      []MountPoint
 	Hostname    string
 	ImageHealth *HealthCheck `json:",omitempty"` // HEALTHCHECK of the image
+	ImageShell  []string     `json:",omitempty"` // SHELL of the image
 }
 
 // Options are what somebody asked for. The zero value is docker's default everywhere.

@@ -49,8 +49,8 @@ func (e *Engine) Create(ctx context.Context, name string, o Options) (_ *Contain
 	c := &Container{Config: Config{
 		ID: e.claimID(), Created: time.Now().UTC(), Options: o,
 		ImageID: img.Manifest.Config.Digest, Manifest: img.Descriptor.Digest, ImageConfig: img.Config.Config,
-		ImageHealth: imageHealth(img.RawConfig),
 	}}
+	c.ImageHealth, c.ImageShell = imageHealth(img.RawConfig)
 	c.Hostname = o.hostname(c.ID)
 	if err := e.make(ctx, store, c, name, layers); err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)

@@ -1,8 +1,18 @@
 package runner
 
 import (
+	"cmp"
 	"encoding/json"
+	"fmt"
+	"slices"
 	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/teu-dev/teu/runner/keeper"
+	"github.com/teu-dev/teu/runner/launch"
+	"github.com/teu-dev/teu/runner/oci"
+	"github.com/teu-dev/teu/runner/spec"
 )
 
 // health is the health check of a container: what its user said over what the image says.
@@ -34,13 +44,93 @@ func (c *Container) health() *HealthCheck {
 	return &h
 }
 
-// imageHealth finds the HEALTHCHECK in the config of an image, which OCI does not know.
-func imageHealth(config []byte) *HealthCheck {
+// imageHealth finds HEALTHCHECK and SHELL in the config of an image, which OCI does not know.
+func imageHealth(config []byte) (*HealthCheck, []string) {
 	var raw struct {
-		Config struct{ Healthcheck *HealthCheck } `json:"config"`
+		Config struct {
+			Healthcheck *HealthCheck
+			Shell       []string
+		} `json:"config"`
 	}
-	if json.Unmarshal(config, &raw) != nil || raw.Config.Healthcheck == nil || len(raw.Config.Healthcheck.Test) == 0 {
-		return nil
+	if json.Unmarshal(config, &raw) != nil {
+		return nil, nil
 	}
-	return raw.Config.Healthcheck
+	h := raw.Config.Healthcheck
+	if h != nil && len(h.Test) == 0 {
+		h = nil
+	}
+	return h, raw.Config.Shell
+}
+
+// Docker's defaults (moby daemon/health.go).
+const (
+	defaultHealthInterval = 30 * time.Second
+	defaultHealthTimeout  = 30 * time.Second
+	defaultStartInterval  = 5 * time.Second
+	defaultHealthRetries  = 3
+)
+
+// healthCheck is what the keeper must know of a container's health check: nil if there is
+// none. A command is compiled here, like any other.
+func (e *Engine) healthCheck(c *Container, p *plan) (*keeper.HealthCheck, *launch.Program, error) {
+	h := c.health()
+	if h == nil || len(h.Test) == 0 || h.Test[0] == "NONE" {
+		return nil, nil, nil
+	}
+	stop, err := ParseSignal(c.stopSignal())
+	if err != nil {
+		return nil, nil, err
+	}
+	k := &keeper.HealthCheck{
+		Interval: cmp.Or(h.Interval, defaultHealthInterval), Timeout: cmp.Or(h.Timeout, defaultHealthTimeout),
+		Period: h.StartPeriod, StartInterval: cmp.Or(h.StartInterval, defaultStartInterval),
+		Retries: cmp.Or(h.Retries, defaultHealthRetries), StopSignal: int(stop), StopTimeout: c.stopTimeout(),
+	}
+	if h.OnFailure != "none" {
+		k.OnFailure = h.OnFailure
+	}
+	var args []string
+	switch kind := h.Test[0]; {
+	case kind == "CMD" && len(h.Test) > 1:
+		args = h.Test[1:]
+	case kind == "CMD-SHELL" && len(h.Test) == 2:
+		args = append(c.shell(), h.Test[1])
+	case slices.Contains([]string{"HTTP", "TCP", "UNIX"}, kind) && len(h.Test) == 2:
+		k.Probe, k.Target = kind, h.Test[1]
+		return k, nil, nil
+	default:
+		return nil, nil, fmt.Errorf("test %q: %w", h.Test, errdefs.ErrInvalidArgument)
+	}
+	sn, err := e.snapshot(c.ID)
+	if err != nil {
+		return nil, nil, err
+	}
+	root, err := view(sn)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer root.Close()
+	process, err := spec.NewExec(p.spec, spec.ExecOptions{Args: args, Files: root})
+	if err != nil {
+		return nil, nil, err
+	}
+	program, err := oci.CompileExec(p.spec, process, oci.ExecOptions{CgroupProcs: p.group.Joins(), CgroupDir: p.group.V2Dir()})
+	k.Probe = "COMMAND"
+	return k, program, err
+}
+
+// shell is what the image's SHELL says, or sh.
+func (c *Container) shell() []string {
+	if len(c.ImageShell) > 0 {
+		return slices.Clone(c.ImageShell)
+	}
+	return []string{"/bin/sh", "-c"}
+}
+
+// stopTimeout is how long the container has from its stop signal to SIGKILL.
+func (c *Container) stopTimeout() time.Duration {
+	if s := c.Options.StopTimeout; s != nil {
+		return time.Duration(*s) * time.Second
+	}
+	return defaultStopTimeout
 }

@@ -101,7 +101,11 @@ func (e *Engine) begin(ctx context.Context, c *Container, keeps *spare, o StartO
 	if err != nil {
 		return nil, err
 	}
-	stream, err := k.Start(ctx, cfg, p.program, keeper.StartOptions{Attach: o.Attach, Claim: o.Attach != nil})
+	so := keeper.StartOptions{Attach: o.Attach, Claim: o.Attach != nil}
+	if cfg.Health, so.Health, err = e.healthCheck(c, p); err != nil {
+		return nil, fmt.Errorf("health check of %s: %w", c.Name, err)
+	}
+	stream, err := k.Start(ctx, cfg, p.program, so)
 	if err != nil {
 		return nil, fmt.Errorf("starting container %s: %w", c.Name, err)
 	}

@@ -40,10 +40,7 @@ func (e *Engine) Stop(ctx context.Context, ref string, o StopOptions) error {
 	if err != nil {
 		return err
 	}
-	timeout := defaultStopTimeout
-	if s := c.Options.StopTimeout; s != nil {
-		timeout = time.Duration(*s) * time.Second
-	}
+	timeout := c.stopTimeout()
 	if o.Timeout != nil {
 		timeout = *o.Timeout
 	}

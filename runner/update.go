@@ -102,7 +102,6 @@ func mergeResources(r, more *specs.LinuxResources) *specs.LinuxResources {
 		replace(&m.Limit, more.Memory.Limit)
 		replace(&m.Swap, more.Memory.Swap)
 		replace(&m.Reservation, more.Memory.Reservation)
-		replace(&m.Kernel, more.Memory.Kernel)
 		all.Memory = &m
 	}
 	if more.CPU != nil {

@@ -49,6 +49,18 @@ type containerFlags struct {
 	privileged, readOnly, init                       bool
 	ipc, pid, uts, cgroupns, userns, runtime         string
 	noHealthcheck                                    bool
+	healthCmd, healthHTTP, healthTCP, healthUnix     string
+	healthOnFailure                                  string
+	health                                           runner.HealthCheck
+
+	blkioWeight                            uint16
+	blkioWeightDevice                      []string
+	readBps, writeBps, readIOps, writeIOps []string
+	cpuRTPeriod, cpuRTRuntime              int64
+	memorySwappiness                       int64
+	oomKillDisable                         bool
+	kernelMemory, cgroupParent             string
+	deviceRules                            []string
 }
 
 func (c *containerFlags) add(f *pflag.FlagSet) {
@@ -120,6 +132,19 @@ func (c *containerFlags) addLimits(f *pflag.FlagSet) {
 	f.StringVar(&c.cpusetMems, "cpuset-mems", "", "memory nodes to use")
 	f.Int64Var(&c.pidsLimit, "pids-limit", 0, "number of processes, -1 for no limit")
 	f.IntVar(&c.oomScoreAdj, "oom-score-adj", 0, "preference of the OOM killer, -1000 to 1000")
+	f.Uint16Var(&c.blkioWeight, "blkio-weight", 0, "relative weight of block I/O, 10 to 1000, 0 for none")
+	f.StringArrayVar(&c.blkioWeightDevice, "blkio-weight-device", nil, "relative weight at a device: PATH:WEIGHT")
+	f.StringArrayVar(&c.readBps, "device-read-bps", nil, "bytes a second read of a device: PATH:RATE[kb|mb|gb]")
+	f.StringArrayVar(&c.writeBps, "device-write-bps", nil, "bytes a second written to a device")
+	f.StringArrayVar(&c.readIOps, "device-read-iops", nil, "reads a second of a device: PATH:RATE")
+	f.StringArrayVar(&c.writeIOps, "device-write-iops", nil, "writes a second to a device")
+	f.Int64Var(&c.cpuRTPeriod, "cpu-rt-period", 0, "microseconds of a real-time period")
+	f.Int64Var(&c.cpuRTRuntime, "cpu-rt-runtime", 0, "microseconds of a period for real-time tasks")
+	f.Int64Var(&c.memorySwappiness, "memory-swappiness", -1, "inclination to swap, 0 to 100 (cgroup v1)")
+	f.BoolVar(&c.oomKillDisable, "oom-kill-disable", false, "let processes wait instead of killing them (cgroup v1)")
+	f.StringVar(&c.kernelMemory, "kernel-memory", "", "has no effect: kernels do not limit it any more")
+	f.StringVar(&c.cgroupParent, "cgroup-parent", "", "has no effect: control groups of containers are below teu/")
+	hide(f, "kernel-memory", "cgroup-parent")
 	f.StringArrayVar(&c.ulimits, "ulimit", nil, "resource limit: NAME=SOFT[:HARD]")
 }
 
@@ -138,8 +163,11 @@ func (c *containerFlags) addSecurity(f *pflag.FlagSet) {
 	f.StringVar(&c.cgroupns, "cgroupns", "", "cgroup namespace: private or host")
 	f.StringVar(&c.userns, "userns", "", "user namespace: host")
 	f.StringVar(&c.runtime, "runtime", "", "accepted for docker's sake")
-	f.BoolVar(&c.noHealthcheck, "no-healthcheck", false, "accepted for docker's sake")
-	hide(f, "runtime", "no-healthcheck", "userns")
+	f.StringArrayVar(&c.deviceRules, "device-cgroup-rule", nil, "allow devices: TYPE MAJOR:MINOR ACCESS, such as 'c 189:* rwm'")
+	f.Bool("disable-content-trust", true, "accepted for docker's sake")
+	f.Bool("use-api-socket", false, "not there")
+	hide(f, "runtime", "userns", "disable-content-trust", "use-api-socket")
+	c.addHealth(f)
 }
 
 func hide(f *pflag.FlagSet, names ...string) {
@@ -175,7 +203,7 @@ func (c *containerFlags) options(f *pflag.FlagSet, image string, args []string) 
 		}
 	}
 	for _, step := range []func(*runner.Options) error{
-		c.setPlatform, c.setEnvironment, c.setLabels, c.setMounts, c.setNetworks, c.setPorts, c.setRestart, c.setLog, c.setLimits, c.setNamespaces, c.setSecurity,
+		c.setPlatform, c.setEnvironment, c.setLabels, c.setMounts, c.setNetworks, c.setPorts, c.setRestart, c.setLog, c.setLimits, c.setNamespaces, c.setSecurity, c.setHealth,
 	} {
 		if err := step(&o); err != nil {
 			return o, err
@@ -352,6 +380,9 @@ func (c *containerFlags) setLimits(o *runner.Options) error {
 		r.Pids = &specs.LinuxPids{Limit: &c.pidsLimit}
 	}
 	o.Resources = r
+	if err := c.setMore(r); err != nil {
+		return err
+	}
 	return c.setUlimits(o)
 }
 
@@ -367,6 +398,16 @@ func (c *containerFlags) setCPU(r *specs.LinuxResources) error {
 			quota := int64(n * float64(period))
 			cpu.Period, cpu.Quota = &period, &quota
 		}
+	}
+	if c.cpus != "" && (c.cpuPeriod > 0 || c.cpuQuota != 0) {
+		return errors.New("conflicting options: Nano CPUs and CPU Period cannot both be set")
+	}
+	if c.cpuRTPeriod > 0 {
+		period := uint64(c.cpuRTPeriod)
+		cpu.RealtimePeriod = &period
+	}
+	if c.cpuRTRuntime > 0 {
+		cpu.RealtimeRuntime = &c.cpuRTRuntime
 	}
 	if c.cpuPeriod > 0 {
 		period := uint64(c.cpuPeriod)
@@ -457,5 +498,5 @@ func (c *containerFlags) setSecurity(o *runner.Options) error {
 		o.Devices = append(o.Devices, d)
 	}
 	o.Sysctls = keyValues(c.sysctls)
-	return nil
+	return c.setDeviceRules(o)
 }

@@ -19,6 +19,7 @@ func newContainerCommand(a *app) *cobra.Command {
 		newKillCommand(a), newRmCommand(a), ls, newLogsCommand(a), newExecCommand(a), newAttachCommand(a),
 		newWaitCommand(a), newTopCommand(a), newPortCommand(a), newPauseCommand(a), newUnpauseCommand(a),
 		newRenameCommand(a), newContainerInspectCommand(a), newContainerPruneCommand(a), newContainerFinishCommand(a),
+		newCpCommand(a), newDiffCommand(a), newCommitCommand(a), newExportCommand(a), newUpdateCommand(a), newStatsCommand(a),
 	)
 	return cmd
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -80,6 +81,9 @@ func listContainers(ctx context.Context, a *app, p *psFlags) error {
 		limit = 1
 	}
 	everything := p.all || limit >= 0 || len(filters["status"]) > 0 || len(filters["exited"]) > 0
+	if err := filters.resolve(ctx, a); err != nil {
+		return err
+	}
 	all = slices.DeleteFunc(all, func(c *runner.Container) bool {
 		up := c.State.Status == keeper.Running || c.State.Status == keeper.Paused || c.State.Status == keeper.Restarting
 		return !up && !everything || !filters.match(c)
@@ -163,7 +167,7 @@ func ago(t time.Time) string { return units.HumanDuration(time.Since(t)) + " ago
 func statusText(s keeper.State) string {
 	switch s.Status {
 	case keeper.Running:
-		return "Up " + units.HumanDuration(time.Since(s.StartedAt))
+		return "Up " + units.HumanDuration(time.Since(s.StartedAt)) + healthText(s.Health)
 	case keeper.Paused:
 		return "Up " + units.HumanDuration(time.Since(s.StartedAt)) + " (Paused)"
 	case keeper.Restarting:
@@ -176,6 +180,16 @@ func statusText(s keeper.State) string {
 		return "Dead"
 	}
 	return fmt.Sprintf("Exited (%d) %s", s.ExitCode, ago(s.FinishedAt))
+}
+
+func healthText(h *keeper.Health) string {
+	switch {
+	case h == nil:
+		return ""
+	case h.Status == keeper.HealthStarting:
+		return " (health: starting)"
+	}
+	return " (" + h.Status + ")"
 }
 
 func portsText(ports []network.Port) string {
@@ -207,7 +221,19 @@ func parseFilters(list []string) (psFilters, error) {
 			return nil, errors.New("invalid argument \"" + text + "\" for \"-f, --filter\" flag: bad format of filter (expected name=value)")
 		}
 		switch k {
-		case "name", "id", "status", "label", "ancestor", "exited", "volume", "network":
+		case "name", "id", "label", "ancestor", "volume", "network", "expose", "publish", "before", "since", "is-task":
+		case "exited":
+			if _, err := strconv.Atoi(v); err != nil {
+				return nil, fmt.Errorf("invalid filter 'exited=%s'", v)
+			}
+		case "status":
+			if !slices.Contains([]string{"created", "running", "paused", "restarting", "removing", "exited", "dead"}, v) {
+				return nil, fmt.Errorf("invalid filter 'status=%s'", v)
+			}
+		case "health":
+			if !slices.Contains([]string{"none", "starting", "healthy", "unhealthy"}, v) {
+				return nil, fmt.Errorf("invalid filter 'health=%s'", v)
+			}
 		default:
 			return nil, fmt.Errorf("invalid filter '%s'", k)
 		}
@@ -232,6 +258,54 @@ func (f psFilters) match(c *runner.Container) bool {
 	return true
 }
 
+// resolve replaces the containers named by before and since by the time they were created.
+func (f psFilters) resolve(ctx context.Context, a *app) error {
+	for _, k := range []string{"before", "since"} {
+		for i, ref := range f[k] {
+			c, err := a.engine().Get(ctx, ref)
+			if err != nil {
+				return err
+			}
+			f[k][i] = c.Created.Format(time.RFC3339Nano)
+		}
+	}
+	return nil
+}
+
+// hasPort says whether a container exposes or publishes a port, or one of a range:
+// PORT[-PORT][/PROTOCOL].
+func hasPort(c *runner.Container, published bool, text string) bool {
+	numbers, protocol, _ := strings.Cut(text, "/")
+	if protocol == "" {
+		protocol = "tcp"
+	}
+	first, last, ranged := strings.Cut(numbers, "-")
+	if !ranged {
+		last = first
+	}
+	low, e1 := strconv.ParseUint(first, 10, 16)
+	high, e2 := strconv.ParseUint(last, 10, 16)
+	fits := func(port uint64, proto string) bool {
+		return e1 == nil && e2 == nil && proto == protocol && low <= port && port <= high
+	}
+	for _, p := range c.Options.Ports {
+		if fits(uint64(p.Container), p.Protocol) {
+			return true
+		}
+	}
+	if published {
+		return false
+	}
+	for exposed := range c.ImageConfig.ExposedPorts {
+		number, proto, _ := strings.Cut(exposed, "/")
+		n, err := strconv.ParseUint(number, 10, 16)
+		if err == nil && fits(n, cmp.Or(proto, "tcp")) {
+			return true
+		}
+	}
+	return false
+}
+
 func matchOne(c *runner.Container, k, v string) bool {
 	switch k {
 	case "name":
@@ -253,6 +327,19 @@ func matchOne(c *runner.Container, k, v string) bool {
 		return ok && (!valued || got == value)
 	case "ancestor":
 		return c.Options.Image == v || strings.HasPrefix(c.Options.Image, v+":") || strings.Contains(c.ImageID.String(), v)
+	case "health":
+		status := "none"
+		if c.State.Health != nil {
+			status = c.State.Health.Status
+		}
+		return status == v
+	case "before", "since": // by now the time of that container
+		t, err := time.Parse(time.RFC3339Nano, v)
+		return err == nil && (k == "before" && c.Created.Before(t) || k == "since" && c.Created.After(t))
+	case "expose", "publish":
+		return hasPort(c, k == "publish", v)
+	case "is-task":
+		return v == "false" || v == "0"
 	case "exited":
 		return c.State.Status == keeper.Exited && strconv.Itoa(c.State.ExitCode) == v
 	case "volume":

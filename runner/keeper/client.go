@@ -24,6 +24,8 @@ type StartOptions struct {
 	// Claim: the starter will do the finishing after the final exit and then call
 	// [Stream.Done]. If it ends without, the keeper runs Config.Finish.
 	Claim bool
+	// Health is the program of the container's health check, if that is a command.
+	Health *launch.Program
 }
 
 // AttachOptions choose streams.
@@ -68,6 +70,15 @@ func (k *Spare) Start(ctx context.Context, cfg Config, p *launch.Program, o Star
 	}
 	if err := os.WriteFile(filepath.Join(k.runDir, programName), program, 0o600); err != nil {
 		return nil, err
+	}
+	if o.Health != nil {
+		b, err := o.Health.MarshalBinary()
+		if err == nil {
+			err = os.WriteFile(filepath.Join(k.runDir, healthProgramName), b, 0o600)
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
 	if err := statefile.Write(filepath.Join(k.runDir, configName), &cfg, statefile.WriteOptions{}); err != nil {
 		return nil, err

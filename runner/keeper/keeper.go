@@ -51,6 +51,7 @@ type Config struct {
 	Restart   RestartPolicy
 	Cgroup    Cgroup
 	Events    Events
+	Health    *HealthCheck // nil: nobody looks
 	NetworkOptions
 	// Finish is executed after the final exit unless a client claimed that duty.
 	Finish []string

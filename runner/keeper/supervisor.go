@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -44,7 +45,10 @@ type supervisor struct {
 	exited  chan struct{} // closed at the next exit, then replaced
 	ended   chan struct{} // closed at the final exit
 	subs    map[*subscriber]bool
-	claim   chan bool // the claimant's word: done or gone; nil without a claimant
+	renew   bool // the present run ends because it is unhealthy, and another shall follow
+	// endHealth ends the watching of the present run, if there is any.
+	endHealth context.CancelFunc
+	claim     chan bool // the claimant's word: done or gone; nil without a claimant
 }
 
 func newSupervisor(cfg *Config, unlock func() error) *supervisor {
@@ -131,6 +135,10 @@ func (s *supervisor) begin(p *process, streams *stdio, oom uint64) {
 	s.state.StartedAt = time.Now().UTC()
 	s.state.Finished, s.state.Stopped = false, s.stop
 	s.state.Holder = streams.holder.id
+	s.state.Health = nil
+	if s.cfg.Health != nil {
+		s.state.Health = &Health{Status: HealthStarting}
+	}
 	s.save()
 	s.event("start", nil)
 	s.enter(p, streams)
@@ -139,6 +147,7 @@ func (s *supervisor) begin(p *process, streams *stdio, oom uint64) {
 // enter makes p the present run and lets its output flow. mu is held.
 func (s *supervisor) enter(p *process, streams *stdio) {
 	s.proc, s.io = p, streams
+	s.beginHealth(p)
 	pumped := make(chan struct{})
 	s.pumped = pumped
 	go func() {
@@ -206,7 +215,12 @@ func (s *supervisor) exit(e ExitStatus) (again bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e.OOMKilled = oomKills(s.cfg.Cgroup) > s.state.OOMKills
-	again = !s.stop && s.cfg.Restart.again(e, s.state.RestartCount)
+	again = !s.stop && (s.renew || s.cfg.Restart.again(e, s.state.RestartCount))
+	s.renew = false
+	if s.endHealth != nil {
+		s.endHealth()
+		s.endHealth = nil
+	}
 	e.Final = !again
 	s.proc.close()
 	s.proc, s.io = nil, nil

@@ -145,6 +145,9 @@ func marshal(v any, indent string) ([]byte, error) {
 	return b.Bytes(), err
 }
 
+// ParseTemplate parses a template of the command line.
+func ParseTemplate(format string) (*template.Template, error) { return parseTemplate(unescape(format)) }
+
 func parseTemplate(format string) (*template.Template, error) {
 	// docker's template functions (docker/cli docs, "Format command and log output").
 	t, err := template.New("").Funcs(template.FuncMap{

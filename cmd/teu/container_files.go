@@ -1,0 +1,106 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/teu-dev/teu/runner"
+)
+
+func newDiffCommand(a *app) *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use:   "diff CONTAINER",
+		Short: "Show what a container has changed of its image's files",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			changes, err := a.engine().Changes(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			for _, c := range changes {
+				a.ui.Println(c.Kind, c.Path)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&format, "format", "", "accepted for docker's sake")
+	hide(cmd.Flags(), "format")
+	return cmd
+}
+
+func newCommitCommand(a *app) *cobra.Command {
+	var o runner.CommitOptions
+	cmd := &cobra.Command{
+		Use:     "commit [OPTIONS] CONTAINER [REPOSITORY[:TAG]]",
+		Short:   "Make an image of what a container has changed",
+		Example: `  teu commit -c 'CMD ["serve"]' -m "with my settings" web registry.example/web:tuned`,
+		Args:    cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 2 {
+				o.Name = args[1]
+			}
+			id, err := a.engine().Commit(cmd.Context(), args[0], o)
+			if err == nil {
+				a.ui.Println(id)
+			}
+			return err
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&o.Author, "author", "a", "", "who made it")
+	f.StringVarP(&o.Comment, "message", "m", "", "comment")
+	f.StringArrayVarP(&o.Changes, "change", "c", nil, "instruction of a Dockerfile that changes the configuration")
+	f.BoolVarP(&o.Pause, "pause", "p", true, "pause the container meanwhile")
+	return cmd
+}
+
+func newExportCommand(a *app) *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "export [OPTIONS] CONTAINER",
+		Short: "Write a container's root filesystem as a tar archive",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if output == "" {
+				if a.ui.OutTerminal() {
+					return errors.New("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+				}
+				return a.engine().Export(cmd.Context(), args[0], a.ui.Out)
+			}
+			return exportFile(cmd, a, args[0], output)
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "", "write to a file instead of standard output")
+	return cmd
+}
+
+// exportFile gives the file its name when it is whole.
+func exportFile(cmd *cobra.Command, a *app, ref, output string) error {
+	if fi, err := os.Stat(output); err == nil && !fi.Mode().IsRegular() {
+		if fi.IsDir() {
+			return fmt.Errorf("failed to export container: %q is a directory", output)
+		}
+		f, err := os.OpenFile(output, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		return errors.Join(a.engine().Export(cmd.Context(), ref, f), f.Close())
+	}
+	f, err := os.CreateTemp(filepath.Dir(output), ".teu-export-")
+	if err != nil {
+		return fmt.Errorf("failed to export container: %w", err)
+	}
+	err = errors.Join(a.engine().Export(cmd.Context(), ref, f), f.Chmod(0o600), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), output)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}
