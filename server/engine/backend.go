@@ -121,6 +121,7 @@ type Images interface {
 	Remove(ctx context.Context, ref string, o library.RemoveOptions) ([]library.Removal, error)
 	Prune(ctx context.Context, o library.PruneOptions) (removed []library.Removal, freed int64, err error)
 	Save(ctx context.Context, w io.Writer, refs []string, o library.SaveOptions) error
+	Import(ctx context.Context, r io.Reader, o library.ImportOptions) (digest.Digest, error)
 	Load(ctx context.Context, r io.Reader, o library.LoadOptions) ([]library.Loaded, error)
 }
 

@@ -46,8 +46,12 @@ func (s *Server) createContainer(w http.ResponseWriter, r *request) error {
 		}
 	}
 	c, err := s.Backend.Containers().Create(r.Context(), strings.TrimPrefix(r.param("name"), "/"), o)
-	if errdefs.IsNotFound(err) && s.imageMissing(r, o.Image) {
-		return worded(errdefs.ErrNotFound, "No such image: %s", withTag(o.Image))
+	if errdefs.IsNotFound(err) {
+		if s.imageMissing(r, o.Image) {
+			return worded(errdefs.ErrNotFound, "No such image: %s", withTag(o.Image))
+		}
+		// Clients pull the image at a 404; another thing that is missing must not be one.
+		return invalid("%s", message(err))
 	}
 	if err != nil {
 		return err

@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/image"
+	dockerregistry "github.com/moby/moby/api/types/registry"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/teu-dev/teu/cache/library"
@@ -224,12 +226,48 @@ func (s *Server) pruneImages(w http.ResponseWriter, r *request) error {
 	return writeJSON(w, http.StatusOK, report)
 }
 
-// searchImages asks Docker Hub, which is out of the core's reach yet.
+// searchImages asks Docker Hub, or the registry that the term begins with.
 func (s *Server) searchImages(w http.ResponseWriter, r *request) error {
-	if r.param("term") == "" {
-		return invalid("bad parameter: term is required")
+	filters, err := r.filters("is-automated", "is-official", "stars")
+	if err != nil {
+		return err
 	}
-	return notImplemented("searching images")
+	limit, err := r.number("limit", 0)
+	if err != nil {
+		return err
+	}
+	if limit == 0 {
+		limit = 25
+	}
+	if limit < 1 || limit > 100 {
+		return invalid("limit %d is outside the range of [1, 100]", limit)
+	}
+	official, given, err := boolFilter(filters, "is-official")
+	if err != nil {
+		return err
+	}
+	stars := 0
+	for _, v := range filters["stars"] {
+		n, err := strconv.Atoi(v)
+		if err != nil {
+			return invalid("invalid filter 'stars=%s'", v)
+		}
+		stars = max(stars, n)
+	}
+	hub, _ := reference.ParseNormalizedNamed("search")
+	found, err := s.Backend.Registry(credentials(r, hub)).Search(r.Context(), r.param("term"), limit)
+	if err != nil {
+		return err
+	}
+	list := []dockerregistry.SearchResult{}
+	for _, f := range found {
+		if f.StarCount >= stars && (!given || f.IsOfficial == official) {
+			list = append(list, dockerregistry.SearchResult{
+				Name: f.Name, Description: f.Description, StarCount: f.StarCount, IsOfficial: f.IsOfficial, IsAutomated: f.IsAutomated,
+			})
+		}
+	}
+	return writeJSON(w, http.StatusOK, list)
 }
 
 // attestations: none are kept apart from the images they belong to.
