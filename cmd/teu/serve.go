@@ -10,11 +10,15 @@ import (
 	"net"
 	"os"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 	"github.com/spf13/cobra"
 
+	client "github.com/teu-dev/teu/registry"
 	"github.com/teu-dev/teu/server"
 	"github.com/teu-dev/teu/server/registry"
 )
@@ -35,6 +39,7 @@ type serveRegistryOptions struct {
 	htpasswd         string
 	accounts         bool
 	url, audit       string
+	mirrors          []string
 	rate             int
 	tlsCert, tlsKey  string
 	clientCA         string
@@ -73,6 +78,7 @@ SIGTERM ends the server when the requests that are running have been answered.`,
 	f.BoolVar(&o.at.s3.Redirect, "s3-redirect", false, "send clients to the bucket for blobs, instead of passing them on")
 	f.StringVar(&o.htpasswd, "htpasswd", "", "file of users, made by htpasswd -B; read again when it changes")
 	f.BoolVar(&o.accounts, "accounts", false, "let in who the accounts of the registry let in: see teu registry user, token and acl")
+	f.StringArrayVar(&o.mirrors, "mirror", nil, "PREFIX=REGISTRY: show the repositories of another registry below a prefix, and keep what was pulled; \"=docker.io\" for all names")
 	f.StringVar(&o.url, "url", "", "https://HOST by which clients come, when a proxy hides it")
 	f.IntVar(&o.rate, "rate", 0, "requests a second that one client may make, with ten times as many at once; 0 for no limit")
 	f.StringVar(&o.audit, "audit", "", "file that gets a line for each change and each refusal")
@@ -127,6 +133,14 @@ func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
 		defer f.Close()
 		ro.Audit = f
 	}
+	for _, m := range o.mirrors {
+		prefix, name, ok := strings.Cut(m, "=")
+		if !ok {
+			return &usageError{command: "teu serve registry", err: fmt.Errorf("--mirror %q is not PREFIX=REGISTRY", m)}
+		}
+		ro.Mirrors = append(ro.Mirrors, registry.Mirror{Prefix: prefix, Registry: name})
+	}
+	ro.OpenUpstream = openUpstream(a.registry())
 	reg, err := registry.New(ro)
 	if err != nil {
 		return err
@@ -153,6 +167,17 @@ func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
 	defer upkeep.Wait()
 	defer stop()
 	return server.Serve(ctx, ln, reg, server.Options{TLS: tlsConfig, Log: slog.Default()})
+}
+
+// openUpstream opens repositories of mirrored registries, with the credentials of teu login.
+func openUpstream(c *client.Client) func(name, repo string) (registry.Upstream, error) {
+	return func(name, repo string) (registry.Upstream, error) {
+		ref, err := reference.ParseNormalizedNamed(name + "/" + repo)
+		if err != nil {
+			return nil, fmt.Errorf("%s/%s: %w: %w", name, repo, errdefs.ErrNotFound, err)
+		}
+		return c.Repository(ref)
+	}
 }
 
 // tls returns the configuration for HTTPS, or nil for plain HTTP.

@@ -4,6 +4,8 @@ package registry
 type Config struct {
 	// S3 is the bucket that holds everything.
 	S3 BucketOptions `json:"s3,omitzero"`
+	// Mirrors are registries whose repositories appear here.
+	Mirrors []Mirror `json:"mirrors,omitempty"`
 }
 
 // Apply makes the configuration the options of a registry.
@@ -11,4 +13,5 @@ func (c Config) Apply(o *Options) {
 	if o.Root == "" && o.Bucket.URL == "" {
 		o.Bucket = c.S3
 	}
+	o.Mirrors = append(o.Mirrors, c.Mirrors...)
 }

@@ -50,7 +50,7 @@ func decodeRecord(b []byte) (r record, split bool, err error) {
 	if err != nil {
 		return record{}, false, fmt.Errorf("not a record of a manifest: %w", errdefs.ErrDataLoss)
 	}
-	return record{d, f[2], body}, len(f) > 3 && f[3] == splitWord, nil
+	return record{digest: d, mediaType: f[2], body: body}, len(f) > 3 && f[3] == splitWord, nil
 }
 
 // readRecord reads a record with as few system calls as there can be.

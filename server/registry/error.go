@@ -81,6 +81,12 @@ func (g *Registry) fail(w http.ResponseWriter, r *http.Request, err error) {
 		e = &apiError{499, codeUnknown, "client closed the request", nil}
 	case errors.As(err, &broken):
 		e = &apiError{http.StatusBadRequest, codeBlobUploadInvalid, "the request body ended early", nil}
+	case errdefs.IsResourceExhausted(err): // an upstream's word; nobody else says it
+		w.Header().Set("Retry-After", "60")
+		e = &apiError{http.StatusTooManyRequests, codeTooManyRequests, "the mirrored registry wants fewer requests", nil}
+	case errdefs.IsUnavailable(err):
+		g.log.Warn("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+		e = &apiError{http.StatusServiceUnavailable, codeUnknown, "not available now", nil}
 	case errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT):
 		g.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 		e = &apiError{http.StatusInsufficientStorage, codeUnknown, "no space left in the registry", nil}

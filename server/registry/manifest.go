@@ -39,6 +39,9 @@ func (g *Registry) getManifest(w http.ResponseWriter, r *http.Request, rt route)
 	h["Content-Type"] = []string{m.mediaType}
 	h["Docker-Content-Digest"] = []string{string(m.digest)}
 	h["Etag"] = []string{etag}
+	if m.warning != "" {
+		h["Warning"] = []string{`299 - "` + m.warning + `"`}
+	}
 	if r.Header.Get("If-None-Match") == etag {
 		w.WriteHeader(http.StatusNotModified)
 		return nil

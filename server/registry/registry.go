@@ -78,6 +78,9 @@ type Options struct {
 	// Anonymous accepts requests without credentials on every address. Without it, and
 	// without Htpasswd, only connections to a loopback address are served.
 	Anonymous bool
+	// Mirrors are registries whose repositories appear here, by OpenUpstream.
+	Mirrors      []Mirror
+	OpenUpstream func(registry, repo string) (Upstream, error)
 	// AllowDelete allows the deletion of tags, manifests and blobs.
 	AllowDelete bool
 	// GCInterval is the time from one collection of garbage to the next, for all servers
@@ -119,6 +122,11 @@ func New(o Options) (*Registry, error) {
 	s, err := openStorage(o)
 	if err != nil {
 		return nil, err
+	}
+	if len(o.Mirrors) > 0 {
+		if s, err = newMirrors(s, o); err != nil {
+			return nil, err
+		}
 	}
 	d, err := newDoor(o, s, log)
 	if err != nil {
@@ -195,6 +203,9 @@ func (g *Registry) serve(w http.ResponseWriter, r *http.Request) (name string, e
 		return name, g.serveToken(w, r)
 	}
 	rt, bad := parseRoute(r.URL.Path)
+	if bad == nil {
+		bad = g.namespace(w, r, &rt)
+	}
 	v, err := g.door.admit(w, r, rt)
 	who := v.name
 	if err != nil || who == "" {

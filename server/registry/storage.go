@@ -104,6 +104,7 @@ type record struct {
 	digest    digest.Digest
 	mediaType string
 	body      []byte
+	warning   string // what a client should know about it
 }
 
 // missingError says which reference of a manifest the repository does not have.
