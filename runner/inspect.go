@@ -34,7 +34,8 @@ type Inspection struct {
 	ExecIDs         []string
 	HostConfig      InspectHostConfig
 	GraphDriver     InspectDriver
-	SizeRw          *int64 `json:",omitempty"`
+	SizeRw          *int64 `json:",omitempty"` // see [Engine.RootSizes]
+	SizeRootFs      *int64 `json:",omitempty"`
 	Mounts          []MountPoint
 	Config          InspectConfig
 	NetworkSettings InspectNetwork

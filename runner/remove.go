@@ -167,6 +167,21 @@ func (e *Engine) Prune(ctx context.Context, o PruneOptions) (ids []string, size 
 	return ids, size, nil
 }
 
+// RootSizes are what the container's own layer holds and what its whole root filesystem
+// does, in bytes.
+func (e *Engine) RootSizes(id string) (written, whole int64) {
+	written = e.WrittenSize(id)
+	sn, err := e.snapshot(id)
+	if err != nil {
+		return written, written
+	}
+	whole = written
+	for _, lower := range sn.Lowers {
+		whole += diskUsage(lower)
+	}
+	return written, whole
+}
+
 // WrittenSize is what the container's own layer holds, in bytes.
 func (e *Engine) WrittenSize(id string) int64 {
 	store, err := e.Store()

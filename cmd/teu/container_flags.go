@@ -166,7 +166,8 @@ func (c *containerFlags) addSecurity(f *pflag.FlagSet) {
 	f.StringArrayVar(&c.deviceRules, "device-cgroup-rule", nil, "allow devices: TYPE MAJOR:MINOR ACCESS, such as 'c 189:* rwm'")
 	f.Bool("disable-content-trust", true, "accepted for docker's sake")
 	f.Bool("use-api-socket", false, "not there")
-	hide(f, "runtime", "userns", "disable-content-trust", "use-api-socket")
+	f.String("isolation", "", "accepted for docker's sake")
+	hide(f, "runtime", "userns", "disable-content-trust", "use-api-socket", "isolation")
 	c.addHealth(f)
 }
 

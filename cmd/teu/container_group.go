@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/docker/go-units"
@@ -26,16 +27,27 @@ func newContainerCommand(a *app) *cobra.Command {
 
 func newContainerInspectCommand(a *app) *cobra.Command {
 	var format string
+	var size bool
 	cmd := &cobra.Command{
 		Use:   "inspect [OPTIONS] CONTAINER [CONTAINER...]",
 		Short: "Show everything about containers",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return inspectAll(a, format, args, func(ref string) (any, error) { return a.engine().Inspect(cmd.Context(), ref) })
+			return inspectAll(a, format, args, func(ref string) (any, error) { return a.inspectContainer(cmd.Context(), ref, size) })
 		},
 	}
 	cmd.Flags().StringVarP(&format, "format", "f", "", "json or a template")
+	cmd.Flags().BoolVarP(&size, "size", "s", false, "also how large its files are")
 	return cmd
+}
+
+func (a *app) inspectContainer(ctx context.Context, ref string, size bool) (*runner.Inspection, error) {
+	in, err := a.engine().Inspect(ctx, ref)
+	if err == nil && size {
+		written, whole := a.engine().RootSizes(in.ID)
+		in.SizeRw, in.SizeRootFs = &written, &whole
+	}
+	return in, err
 }
 
 // inspectAll prints the objects that were found, then fails if one was not.
@@ -63,6 +75,7 @@ func inspectAll(a *app, format string, refs []string, find func(ref string) (any
 
 func newContainerPruneCommand(a *app) *cobra.Command {
 	var force bool
+	var filters []string
 	cmd := &cobra.Command{
 		Use:   "prune [OPTIONS]",
 		Short: "Remove all containers that do not run",
@@ -71,11 +84,16 @@ func newContainerPruneCommand(a *app) *cobra.Command {
 			if !force && !confirm(a, "WARNING! This will remove all stopped containers.") {
 				return nil
 			}
-			ids, size, err := a.engine().Prune(cmd.Context(), runner.PruneOptions{})
+			chosen, err := splitFilters(filters)
+			if err != nil {
+				return err
+			}
+			ids, size, err := a.engine().Prune(cmd.Context(), runner.PruneOptions{Filters: chosen})
 			printPruned(a, "Deleted Containers:", ids, size)
 			return err
 		},
 	}
+	cmd.Flags().StringArrayVar(&filters, "filter", nil, "until=TIME, label=, label!=")
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
 	return cmd
 }

@@ -92,9 +92,9 @@ type stopFlags struct {
 }
 
 func (s *stopFlags) add(cmd *cobra.Command) {
-	cmd.Flags().IntVarP(&s.seconds, "time", "t", 0, "seconds to wait before it is killed, -1 for ever (default 10)")
-	cmd.Flags().IntVar(&s.seconds, "timeout", 0, "the same as --time")
-	hide(cmd.Flags(), "timeout")
+	cmd.Flags().IntVarP(&s.seconds, "timeout", "t", 0, "seconds to wait before it is killed, -1 for ever (default 10)")
+	cmd.Flags().IntVar(&s.seconds, "time", 0, "the same as --timeout")
+	hide(cmd.Flags(), "time")
 	cmd.Flags().StringVarP(&s.signal, "signal", "s", "", "signal to send")
 }
 
@@ -173,6 +173,8 @@ func newRmCommand(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&o.Force, "force", "f", false, "kill the container if it runs")
+	cmd.Flags().BoolP("link", "l", false, "not there: there are no links to remove")
+	hide(cmd.Flags(), "link")
 	cmd.Flags().BoolVarP(&o.Volumes, "volumes", "v", false, "remove its anonymous volumes too")
 	return cmd
 }

@@ -107,6 +107,7 @@ func execute(ctx context.Context, u *ui.UI, args []string) int {
 }
 
 func newRootCommand(a *app, commands []command) *cobra.Command {
+	showVersion := false
 	root := &cobra.Command{
 		Use:   "teu [OPTIONS] COMMAND",
 		Short: "Build, push, pull, host and run container images",
@@ -118,6 +119,10 @@ func newRootCommand(a *app, commands []command) *cobra.Command {
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 		Args:              cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if showVersion {
+				a.ui.Println("teu version " + version())
+				return nil
+			}
 			if len(args) == 0 {
 				return cmd.Help()
 			}
@@ -135,6 +140,7 @@ func newRootCommand(a *app, commands []command) *cobra.Command {
 	f.StringVar(&a.configFile, "config", a.configFile, "configuration file (TEU_CONFIG)")
 	f.BoolVarP(&a.debug, "debug", "D", false, "say more on standard error")
 	f.StringVar(&a.logFormat, "log-format", "text", "format of log lines: text or json")
+	f.BoolVarP(&showVersion, "version", "v", false, "print the version")
 	f.BoolVar(&a.noColor, "no-color", false, "never use colour")
 	root.TraverseChildren = true
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.prepare() }

@@ -65,7 +65,10 @@ func newSystemDFCommand(a *app) *cobra.Command {
 }
 
 // pruneFlags are docker's flags of `system prune`.
-type pruneFlags struct{ all, force, volumes bool }
+type pruneFlags struct {
+	all, force, volumes bool
+	filters             []string
+}
 
 func newSystemPruneCommand(a *app) *cobra.Command {
 	var f pruneFlags
@@ -94,6 +97,7 @@ func newSystemPruneCommand(a *app) *cobra.Command {
 	s.BoolVarP(&f.all, "all", "a", false, "remove all unused images, not just dangling ones")
 	s.BoolVarP(&f.force, "force", "f", false, "do not ask")
 	s.BoolVar(&f.volumes, "volumes", false, "remove anonymous volumes too")
+	s.StringArrayVar(&f.filters, "filter", nil, "until=TIME, label=, label!= (of containers)")
 	return cmd
 }
 
@@ -110,7 +114,11 @@ func (a *app) confirm(warning string) (bool, error) {
 }
 
 func systemPrune(ctx context.Context, a *app, f pruneFlags) error {
-	containers, freed, err := a.engine().Prune(ctx, runner.PruneOptions{})
+	filters, err := splitFilters(f.filters)
+	if err != nil {
+		return err
+	}
+	containers, freed, err := a.engine().Prune(ctx, runner.PruneOptions{Filters: filters})
 	if err != nil {
 		return err
 	}

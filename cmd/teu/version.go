@@ -17,6 +17,9 @@ func version() string {
 	return info.Main.Version
 }
 
+// apiVersion is the version of docker's API that teu serves.
+const apiVersion = "1.51"
+
 func newVersionCommand(a *app) *cobra.Command {
 	var format string
 	cmd := &cobra.Command{
@@ -26,9 +29,13 @@ func newVersionCommand(a *app) *cobra.Command {
   teu version --format '{{.Version}}'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			v := map[string]string{"Version": version(), "GoVersion": runtime.Version(), "Os": runtime.GOOS, "Arch": runtime.GOARCH}
+			v := map[string]string{"Version": version(), "ApiVersion": apiVersion, "GoVersion": runtime.Version(), "Os": runtime.GOOS, "Arch": runtime.GOARCH}
 			if format != "" {
-				return a.ui.Inspect(format, []any{v})
+				both := map[string]any{"Client": v, "Server": v} // docker's halves; here they are one
+				for k, s := range v {
+					both[k] = s
+				}
+				return a.ui.Inspect(format, []any{both})
 			}
 			a.ui.Printf("teu %s (%s, %s/%s)\n", v["Version"], v["GoVersion"], v["Os"], v["Arch"])
 			return nil
