@@ -113,6 +113,11 @@ func (e *Engine) ExecStart(ctx context.Context, id string, o ExecStartOptions) (
 		opts.Stdin, opts.Output = false, false
 	}
 	p, err := e.exec(ctx, c, opts, keeper.ExecOptions{ID: id, Record: e.execEnd(c.ID, id), Detach: o.Detach})
+	var launch *keeper.LaunchError
+	if errors.As(err, &launch) { // its clients ask for the exit code all the same
+		end := keeper.ExecEnd{ExitCode: launch.Code}
+		statefile.Write(e.execEnd(c.ID, id), &end, statefile.WriteOptions{})
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -135,13 +140,16 @@ func (e *Engine) ExecStart(ctx context.Context, id string, o ExecStartOptions) (
 // ExecInspect tells of a noted command.
 func (e *Engine) ExecInspect(ctx context.Context, id string) (ExecInfo, error) {
 	x, err := e.readExec(id)
-	if err != nil || x.Process.PID == 0 {
+	if err != nil {
 		return x, err
 	}
 	x.Pid = x.Process.PID
 	var end keeper.ExecEnd
 	if statefile.Read(e.execEnd(x.ContainerID, id), &end) == nil {
 		x.ExitCode = &end.ExitCode
+		return x, nil
+	}
+	if x.Pid == 0 {
 		return x, nil
 	}
 	if x.Running = x.Process.Alive(); !x.Running {

@@ -2,7 +2,7 @@
 # Installs the Debian packages the tests need, if any is missing, and builds the BuildKit that
 # images are compared with.
 set -eu
-packages="busybox-static mmdebstrap skopeo podman buildah crun runc netavark aardvark-dns
+packages="docker.io busybox-static mmdebstrap skopeo podman buildah crun runc netavark aardvark-dns
 	uidmap iproute2 nftables curl jq git procps attr libcap2-bin bzip2 xz-utils"
 missing=
 for p in $packages; do

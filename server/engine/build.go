@@ -16,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/teu-dev/teu/build"
+	"github.com/teu-dev/teu/build/op"
 	"github.com/teu-dev/teu/build/solver"
 	"github.com/teu-dev/teu/cache/library"
 	"github.com/teu-dev/teu/dockerfile"
@@ -202,9 +203,9 @@ func (b *buildPrinter) warn(w dockerfile.Warning) {
 // failed ends a stream with docker's message about the step that failed.
 func (b *buildPrinter) failed(err error) error {
 	m := failed{ErrorDetail: &jsonstream.Error{Message: message(err)}, Error: message(err)}
-	var code interface{ ExitCode() int }
-	if errors.As(err, &code) {
-		m.ErrorDetail.Code = code.ExitCode()
+	var exit *op.ExitError
+	if errors.As(err, &exit) {
+		m.ErrorDetail.Code = exit.Code
 	}
 	return b.p.send(m)
 }

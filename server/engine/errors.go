@@ -82,6 +82,10 @@ func status(err error) int {
 // the status does not.
 func message(err error) string {
 	text := err.Error()
+	var launch *keeper.LaunchError
+	if errors.As(err, &launch) && launch.Code == 127 {
+		text += ": executable file not found in $PATH" // by which clients tell this from other failures
+	}
 	for _, class := range []error{
 		errdefs.ErrNotFound, errdefs.ErrInvalidArgument, errdefs.ErrConflict, errdefs.ErrAlreadyExists,
 		errdefs.ErrNotImplemented, errdefs.ErrFailedPrecondition, errdefs.ErrUnavailable, errdefs.ErrPermissionDenied,
@@ -99,7 +103,7 @@ func (s *Server) fail(w http.ResponseWriter, r *request, err error) {
 	switch {
 	case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
 		return // the client is gone
-	case code >= http.StatusInternalServerError:
+	case code == http.StatusInternalServerError:
 		s.Log.Warn("a request failed", "method", r.Method, "path", r.URL.Path, "status", code, "error", err)
 	default:
 		s.Log.Debug("a request was refused", "method", r.Method, "path", r.URL.Path, "status", code, "error", err)

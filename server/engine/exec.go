@@ -10,6 +10,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/teu-dev/teu/runner"
+	"github.com/teu-dev/teu/runner/keeper"
 )
 
 func (s *Server) createExec(w http.ResponseWriter, r *request) error {
@@ -57,6 +58,10 @@ func (s *Server) startExec(w http.ResponseWriter, r *request) error {
 		o.Rows, o.Columns = uint16(size[0]), uint16(size[1])
 	}
 	x, err := engine.ExecStart(context.WithoutCancel(r.Context()), r.name, o)
+	var launch *keeper.LaunchError
+	if errors.As(err, &launch) && !body.Detach {
+		return sayInstead(w, r, info.Options.TTY, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -78,6 +83,18 @@ func (s *Server) startExec(w http.ResponseWriter, r *request) error {
 	defer cancel()
 	s.converse(ctx, x, h, info, keys)
 	return nil
+}
+
+// sayInstead: what could not be executed says so as its output. Clients then ask for the
+// exit code.
+func sayInstead(w http.ResponseWriter, r *request, tty bool, cause error) error {
+	h, err := hijack(w, r, tty)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	_, err = io.WriteString(newOutput(h, tty).stream(streamStdout), message(cause)+"\r\n")
+	return ignoreWrite(err)
 }
 
 func closeStreams(x *runner.Exec) {

@@ -1,0 +1,170 @@
+package engine_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func testFiles(t *testing.T, w *world) {
+	w.docker("run", "-d", "--name", "files", "busybox", "sleep", "1000")
+	defer w.docker("rm", "-f", "files")
+	file := filepath.Join(w.dir, "hello")
+	if err := os.WriteFile(file, []byte("hello\n"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	w.docker("cp", file, "files:/tmp/")
+	w.want("^hello$", "exec", "files", "cat", "/tmp/hello")
+	w.docker("cp", "files:/tmp/hello", w.dir+"/back")
+	if b, err := os.ReadFile(w.dir + "/back"); string(b) != "hello\n" || err != nil {
+		t.Errorf("it came back as %q, %v", b, err)
+	}
+	w.fails(1, "Could not find the file", "cp", "files:/nosuch", w.dir)
+	w.want("A /tmp/hello", "diff", "files")
+	if names := w.run("sh", "-c", "docker export files | tar t"); !strings.Contains(names, "tmp/hello") {
+		t.Errorf("exported: %s", names)
+	}
+	id := w.docker("commit", "-c", "CMD [\"cat\", \"/tmp/hello\"]", "-m", "with a file", "files", "committed:1")
+	w.want(regexp.QuoteMeta(id), "images", "-q", "--no-trunc", "committed:1")
+	w.want("^hello$", "run", "--rm", "committed:1")
+	w.docker("rmi", "committed:1")
+}
+
+func testImages(t *testing.T, w *world) {
+	w.docker("tag", "busybox", "example/of:a-tag")
+	w.want("example/of", "images", "--format", "{{.Repository}}", "--filter", "reference=example/*")
+	w.docker("save", "-o", w.dir+"/saved.tar", "example/of:a-tag")
+	w.want("Untagged: example/of:a-tag", "rmi", "example/of:a-tag")
+	w.want("Loaded image: example/of:a-tag", "load", "-i", w.dir+"/saved.tar")
+	w.want("Imported from -", "history", "--no-trunc", "example/of:a-tag")
+	w.want(`^linux `, "image", "inspect", "-f", "{{.Os}} {{.Architecture}}", "example/of:a-tag")
+	w.fails(1, "No such image: nosuch", "image", "inspect", "nosuch")
+	w.docker("rmi", "example/of:a-tag")
+	w.fails(1, "No such image", "rmi", "example/of:a-tag")
+	w.want("Total reclaimed space", "image", "prune", "-f")
+}
+
+func testBuild(t *testing.T, w *world) {
+	dir := w.dir + "/context"
+	write := func(name, text string) {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("file", "content\n")
+	write("Dockerfile", "FROM busybox\nARG WHO=nobody\nCOPY file /\nRUN echo built for $WHO >/who && echo said\nCMD cat /who /file\n")
+	out := w.docker("build", "--network", "none", "--build-arg", "WHO=me", "-t", "built", "--label", "l=1", dir)
+	for _, text := range []string{"Step 2/3 : COPY file /", "said", "Successfully built", "Successfully tagged built:latest"} {
+		if !strings.Contains(out, text) {
+			t.Errorf("%q is not in the output of the build:\n%s", text, out)
+		}
+	}
+	w.want("^built for me\ncontent$", "run", "--rm", "built")
+	if out := w.docker("build", "--network", "none", "--build-arg", "WHO=me", "-t", "built", dir); !strings.Contains(out, "Using cache") {
+		t.Errorf("nothing was cached:\n%s", out)
+	}
+	w.want("^sha256:[0-9a-f]{64}$", "build", "-q", "--network", "none", dir)
+	write("Dockerfile", "FROM busybox\nRUN exit 3\n")
+	w.fails(3, "exit code: 3", "build", "--network", "none", dir)
+	write("Dockerfile", "FROM busybox\nNOSUCH x\n")
+	w.fails(1, "(?i)unknown instruction: NOSUCH", "build", dir)
+	w.want("Total", "builder", "prune", "-f")
+	w.docker("rmi", "-f", "built")
+}
+
+func testNetworksAndVolumes(t *testing.T, w *world) {
+	w.docker("network", "create", "--label", "a=b", "--subnet", "10.99.0.0/24", "net1")
+	w.want("^net1$", "network", "ls", "--filter", "label=a=b", "--format", "{{.Name}}")
+	w.docker("run", "-d", "--name", "server", "--network", "net1", "--network-alias", "alias", "-p", "8080", "-v", "vol1:/data", "busybox",
+		"sh", "-c", "echo served >/data/index.html; exec httpd -f -p 8080 -h /data")
+	defer w.docker("rm", "-f", "-v", "server")
+	w.want("^served$", "run", "--rm", "--network", "net1", "busybox", "sh", "-c", "for i in 1 2 3 4 5; do wget -qO- http://alias:8080/ && break; sleep 0.2; done")
+	w.want(`^10\.99\.0\.2$`, "inspect", "-f", "{{.NetworkSettings.Networks.net1.IPAddress}}", "server")
+	w.want(`^0\.0\.0\.0:\d+`, "port", "server", "8080")
+	w.fails(1, "net1", "network", "rm", "net1")
+	w.docker("network", "create", "net2")
+	w.docker("network", "connect", "net2", "server")
+	w.want("net1.*net2|net2.*net1", "inspect", "-f", "{{range $k, $v := .NetworkSettings.Networks}}{{$k}} {{end}}", "server")
+	w.docker("network", "disconnect", "net2", "server")
+	w.docker("network", "rm", "net2")
+	w.fails(1, "not found", "network", "inspect", "net2")
+	w.want("^vol1$", "volume", "ls", "-q")
+	w.fails(1, "in use", "volume", "rm", "vol1")
+	w.want("^served$", "run", "--rm", "-v", "vol1:/v:ro", "busybox", "cat", "/v/index.html")
+	w.docker("rm", "-f", "server")
+	w.docker("create", "--name", "server", "busybox")
+	w.docker("volume", "rm", "vol1")
+	w.docker("network", "rm", "net1")
+}
+
+func testEvents(t *testing.T, w *world) {
+	since := time.Now().Format(time.RFC3339Nano)
+	w.docker("run", "-d", "--name", "events", "-l", "watched=1", "busybox", "sh", "-c", "exit 2")
+	w.want("^2$", "wait", "events")
+	w.docker("rm", "events")
+	out := w.docker("events", "--since", since, "--until", time.Now().Add(100*time.Millisecond).Format(time.RFC3339Nano),
+		"--filter", "type=container", "--filter", "label=watched=1", "--format", "{{.Action}}")
+	if got := strings.Fields(out); strings.Join(got, " ") != "create start die destroy" {
+		t.Errorf("events: %q", got)
+	}
+}
+
+func testSystem(t *testing.T, w *world) {
+	w.want(`^1\.56 1\.24$`, "version", "-f", "{{.Server.APIVersion}} {{.Server.MinAPIVersion}}")
+	w.want("teu", "info", "-f", "{{.DefaultRuntime}}")
+	w.want("Images", "system", "df")
+	w.want("busybox", "system", "df", "-v")
+	w.fails(1, "not a swarm manager", "node", "ls")
+	w.fails(1, "not a swarm manager", "service", "ls")
+	w.want("ID", "plugin", "ls")
+	// The commands of teu see the same.
+	w.docker("create", "--name", "shared", "busybox")
+	if got := w.run(w.teu, "ps", "-a", "--format", "{{.Names}}"); !strings.Contains(got, "shared") {
+		t.Errorf("teu ps: %q", got)
+	}
+	w.run(w.teu, "rm", "shared")
+	w.fails(1, "No such container", "inspect", "--type", "container", "shared")
+}
+
+// TestServerIsKilled: containers and their clients' objects do not depend on the server.
+func TestServerIsKilled(t *testing.T) {
+	w := newWorld(t)
+	w.docker("run", "-d", "--name", "survivor", "--restart", "always", "busybox", "sh", "-c", "while :; do echo tick; sleep 0.1; done")
+	for range 5 {
+		w.docker("run", "-d", "busybox", "sleep", "1000")
+	}
+	pid := w.docker("inspect", "-f", "{{.State.Pid}}", "survivor")
+	running := make(chan int, 10)
+	for range cap(running) { // operations that are under way
+		go func() {
+			_, _, code := w.try("docker", "exec", "survivor", "sleep", "30")
+			running <- code
+		}()
+	}
+	time.Sleep(500 * time.Millisecond)
+	w.stop(syscall.SIGKILL)
+	for range cap(running) {
+		if code := <-running; code == 0 {
+			t.Error("an operation succeeded that was cut off")
+		}
+	}
+	before := time.Now()
+	w.serve()
+	w.docker("ps")
+	t.Logf("it serves again after %s", time.Since(before).Round(time.Millisecond))
+	if now := w.docker("inspect", "-f", "{{.State.Pid}}", "survivor"); now != pid {
+		t.Errorf("the container's process was %s and is %s", pid, now)
+	}
+	if n := len(strings.Fields(w.docker("ps", "-q"))); n != 6 {
+		t.Errorf("%d containers run, want 6", n)
+	}
+	w.want("tick", "logs", "--tail", "1", "survivor")
+	w.docker("rm", "-f", "survivor")
+}
