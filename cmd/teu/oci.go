@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -69,7 +70,7 @@ called teu-oci (or runc).`,
 	f.BoolVar(&o.debug, "debug", false, "accepted as runc does")
 	f.BoolVar(&o.systemd, "systemd-cgroup", false, "make control groups by systemd")
 	f.StringVar(&o.manager, "cgroup-manager", "cgroupfs", "cgroupfs, systemd or disabled, as crun's")
-	f.StringVar(&o.rootless, "rootless", "auto", "accepted as runc does")
+	f.StringVar(&o.rootless, "rootless", "auto", "true, false or auto: whether control groups may lack")
 	f.StringVar(&o.criu, "criu", "", "accepted as runc does")
 	f.BoolVarP(&o.version, "version", "v", false, "show the version")
 	subs := []*cobra.Command{o.create(), o.start(), o.state(), o.kill(), o.delete(), o.run(), o.exec(), o.list(), o.ps(),
@@ -114,6 +115,16 @@ func (o *ociCommand) noCgroup() (bool, error) {
 	return false, nil
 }
 
+// isRootless says that control groups may be out of reach: we are not root, or only that
+// of a user namespace.
+func (o *ociCommand) isRootless() bool {
+	if o.rootless != "auto" {
+		return o.rootless == "true"
+	}
+	m, err := os.ReadFile("/proc/self/uid_map")
+	return os.Geteuid() != 0 || err != nil || strings.Join(strings.Fields(string(m)), " ") != "0 0 4294967295"
+}
+
 // logged appends an error to the file that callers look into.
 func (o *ociCommand) logged(err error) error {
 	var exit *exitError
@@ -151,16 +162,13 @@ func (s *ociStdio) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&s.pidFile, "pid-file", "", "file for the process id")
 	f.StringVar(&s.console, "console-socket", "", "socket that gets the terminal")
-	f.StringVar(&s.pidfdSocket, "pidfd-socket", "", "not supported")
+	f.StringVar(&s.pidfdSocket, "pidfd-socket", "", "socket that gets a pidfd of the process")
 	f.IntVar(&s.preserve, "preserve-fds", 0, "pass this many more descriptors")
 }
 
 // stdio collects the files of the process: ours, and those to be preserved. Descriptors
 // of socket activation, sd_listen_fds(3), come first; env is what announces them.
 func (s *ociStdio) stdio(a *app) (out bundle.Stdio, env []string, err error) {
-	if s.pidfdSocket != "" {
-		return out, nil, fmt.Errorf("--pidfd-socket: %w", errdefs.ErrNotImplemented)
-	}
 	n := s.preserve
 	if pid, _ := strconv.Atoi(os.Getenv("LISTEN_PID")); pid == os.Getpid() {
 		listen, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
@@ -174,7 +182,7 @@ func (s *ociStdio) stdio(a *app) (out bundle.Stdio, env []string, err error) {
 		return out, nil, fmt.Errorf("%d descriptors to preserve: %w", n, errdefs.ErrInvalidArgument)
 	}
 	out.Files = [3]*os.File{a.ui.InFile(), a.ui.OutFile(), a.ui.ErrFile()}
-	out.PIDFile, out.Console = s.pidFile, s.console
+	out.PIDFile, out.Console, out.PIDFD = s.pidFile, s.console, s.pidfdSocket
 	for fd := 3; fd < 3+n; fd++ {
 		f := os.NewFile(uintptr(fd), "preserved")
 		if _, err := f.Stat(); err != nil {

@@ -32,7 +32,7 @@ type ociExec struct {
 	caps         []string
 	apparmor     string
 	label        string
-	cgroup       string
+	cgroups      []string
 }
 
 func (o *ociCommand) exec() *cobra.Command {
@@ -65,13 +65,10 @@ func (f *ociExec) flags(cmd *cobra.Command) {
 	l.StringArrayVarP(&f.caps, "cap", "c", nil, "add a capability")
 	l.StringVar(&f.apparmor, "apparmor", "", "AppArmor profile")
 	l.StringVar(&f.label, "process-label", "", "SELinux label")
-	l.StringVar(&f.cgroup, "cgroup", "", "not supported")
+	l.StringArrayVar(&f.cgroups, "cgroup", nil, "[CONTROLLER[,CONTROLLER]:]PATH of a group below the container's")
 }
 
 func (o *ociCommand) execute(f *ociExec, args []string) error {
-	if f.cgroup != "" {
-		return fmt.Errorf("--cgroup: %w", errdefs.ErrNotImplemented)
-	}
 	c, err := o.container(args)
 	if err != nil {
 		return err
@@ -85,7 +82,7 @@ func (o *ociCommand) execute(f *ociExec, args []string) error {
 		return err
 	}
 	p.Env = append(p.Env, env...)
-	opts := bundle.ExecOptions{Stdio: stdio, IgnorePaused: f.ignorePaused}
+	opts := bundle.ExecOptions{Stdio: stdio, IgnorePaused: f.ignorePaused, Cgroups: f.cgroups}
 	if f.detach {
 		_, err := c.Exec(p, opts)
 		return err

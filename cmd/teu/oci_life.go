@@ -29,17 +29,11 @@ func (c *ociCreate) flags(cmd *cobra.Command) {
 	c.ociStdio.flags(cmd)
 	f := cmd.Flags()
 	f.StringVarP(&c.bundle, "bundle", "b", ".", "directory of the bundle")
-	f.BoolVar(&c.noPivot, "no-pivot", false, "not supported")
-	f.BoolVar(&c.noNewKeyring, "no-new-keyring", false, "not supported")
+	f.BoolVar(&c.noPivot, "no-pivot", false, "enter the root by chroot instead of pivot_root")
+	f.BoolVar(&c.noNewKeyring, "no-new-keyring", false, "keep the caller's session keyring")
 }
 
 func (o *ociCommand) createContainer(ctx context.Context, id string, f *ociCreate, terminal func(*os.File)) (*bundle.Container, error) {
-	switch {
-	case f.noPivot:
-		return nil, fmt.Errorf("--no-pivot: %w", errdefs.ErrNotImplemented)
-	case f.noNewKeyring:
-		return nil, fmt.Errorf("--no-new-keyring: %w", errdefs.ErrNotImplemented)
-	}
 	none, err := o.noCgroup()
 	if err != nil {
 		return nil, err
@@ -50,7 +44,8 @@ func (o *ociCommand) createContainer(ctx context.Context, id string, f *ociCreat
 	}
 	stdio.Terminal = terminal
 	c, warnings, err := o.store().Create(ctx, id, f.bundle, bundle.CreateOptions{
-		Stdio: stdio, Env: env, NoCgroup: none, Owner: strconv.Itoa(os.Geteuid())})
+		Stdio: stdio, Env: env, NoCgroup: none, Rootless: o.isRootless(), Owner: strconv.Itoa(os.Geteuid()),
+		NoPivot: f.noPivot, SharedKeyring: f.noNewKeyring})
 	o.warn(warnings)
 	return c, err
 }

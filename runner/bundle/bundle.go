@@ -9,6 +9,7 @@
 //	ROOT/ID/program      the launch program, to explain what failed after start
 //	ROOT/ID/start        a FIFO the process of a created container waits at
 //	ROOT/ID/gate         one it waits at before, while hooks run
+//	ROOT/ID/listener     one it waits at while its seccomp listener is taken
 //	ROOT/ID/lock         flock of whoever changes the container
 //
 // ROOT is volatile. A container's status is not kept but looked up.
@@ -74,6 +75,7 @@ const (
 	fifoName    = "start"
 	gateName    = "gate"
 	lockName    = "lock"
+	watchName   = "listener"
 )
 
 // checkID allows what runc allows.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -30,6 +31,8 @@ type Stdio struct {
 	Console string
 	// Terminal gets the master if there is no socket.
 	Terminal func(master *os.File)
+	// PIDFD is the path of a socket that gets a pidfd of the process.
+	PIDFD string
 }
 
 // CreateOptions are what the caller decides.
@@ -37,7 +40,11 @@ type CreateOptions struct {
 	Stdio
 	Env      []string // added to the spec's
 	NoCgroup bool
+	// Rootless makes a container without a control group where none may be made.
+	Rootless bool
 	Owner    string
+	// NoPivot and SharedKeyring are those of oci.Options.
+	NoPivot, SharedKeyring bool
 }
 
 // Create makes the container of a bundle. Its process waits for Start.
@@ -137,32 +144,76 @@ func (c *Container) create(ctx context.Context, b *keeper.Binary, conf *specs.Sp
 	if err := c.save(); err != nil {
 		return nil, err
 	}
-	fifo := filepath.Join(c.dir, fifoName)
-	if err := unix.Mkfifo(fifo, 0o600); err != nil {
-		return nil, fmt.Errorf("mkfifo %s: %w", fifo, err)
-	}
-	opts := oci.Options{Pause: fifo, Preserve: len(o.Extra)}
-	if conf.Hooks != nil {
-		opts.Gate = filepath.Join(c.dir, gateName)
-		if err := unix.Mkfifo(opts.Gate, 0o600); err != nil {
-			return nil, fmt.Errorf("mkfifo %s: %w", opts.Gate, err)
-		}
+	opts, err := c.options(conf, o)
+	if err != nil {
+		return nil, err
 	}
 	if h != nil {
-		g, warned, err := h.Create(c.Cgroup, conf.Linux.Resources)
-		if err != nil {
-			return warned, err
+		if warnings, err = c.makeGroup(h, conf, o, &opts); err != nil {
+			return warnings, err
 		}
-		warnings, opts.CgroupProcs, opts.CgroupDir = warned, g.Procs(), g.V2Dir()
 	}
-	p, err := oci.Compile(conf, oci.Rootfs{Path: c.Rootfs}, opts)
+	filled, err := c.copyUp(conf, &opts)
+	defer func() {
+		for _, f := range filled {
+			f.Close()
+		}
+	}()
+	if err != nil {
+		return warnings, err
+	}
+	made := *conf
+	if made.Process == nil {
+		opts.NoCommand = true
+		made.Process = &specs.Process{Cwd: "/", Args: []string{"/"}}
+	}
+	p, err := oci.Compile(&made, oci.Rootfs{Path: c.Rootfs}, opts)
 	if err != nil {
 		return warnings, err
 	}
 	if err := c.saveProgram(p); err != nil {
 		return warnings, err
 	}
-	return warnings, c.launch(ctx, b, p, conf, o.Stdio)
+	return warnings, c.launch(ctx, b, p, conf, o.Stdio, filled)
+}
+
+// options are those of the launch program, whose FIFOs are made. Their mode lets in root
+// of any user namespace; the directory, nobody but us.
+func (c *Container) options(conf *specs.Spec, o CreateOptions) (oci.Options, error) {
+	opts := oci.Options{Preserve: len(o.Extra), NoPivot: o.NoPivot, SharedKeyring: o.SharedKeyring,
+		Pause: filepath.Join(c.dir, fifoName)}
+	fifos := []string{opts.Pause}
+	if conf.Hooks != nil || len(conf.Linux.NetDevices) > 0 {
+		opts.Gate = filepath.Join(c.dir, gateName)
+		fifos = append(fifos, opts.Gate)
+	}
+	if s := conf.Linux.Seccomp; s != nil && s.ListenerPath != "" {
+		opts.Listener = filepath.Join(c.dir, watchName)
+		fifos = append(fifos, opts.Listener)
+	}
+	for _, path := range fifos {
+		if err := unix.Mkfifo(path, 0o600); err != nil {
+			return opts, fmt.Errorf("mkfifo %s: %w", path, err)
+		}
+		if err := os.Chmod(path, 0o666); err != nil {
+			return opts, err
+		}
+	}
+	return opts, nil
+}
+
+// makeGroup makes the control group. Who is not root of the host may do without.
+func (c *Container) makeGroup(h *cgroup.Host, conf *specs.Spec, o CreateOptions, opts *oci.Options) (warnings []string, err error) {
+	g, warnings, err := h.Create(c.Cgroup, conf.Linux.Resources)
+	if o.Rootless && (errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EROFS)) {
+		c.Cgroup = ""
+		return []string{"no control group may be made here: resource limits have no effect"}, nil
+	}
+	if err != nil {
+		return warnings, err
+	}
+	opts.CgroupProcs, opts.CgroupDir = g.Procs(), g.V2Dir()
+	return warnings, nil
 }
 
 // claimGroup chooses the control group, on no host if there is to be none. What is in it
@@ -202,22 +253,29 @@ func (c *Container) saveProgram(p *launch.Program) error {
 	return os.WriteFile(filepath.Join(c.dir, programName), code, 0o600)
 }
 
-func (c *Container) launch(ctx context.Context, b *keeper.Binary, p *launch.Program, conf *specs.Spec, o Stdio) error {
-	return withProcess(b, p, append(o.Files[:], o.Extra...), o, func(id statefile.Process) error {
+func (c *Container) launch(ctx context.Context, b *keeper.Binary, p *launch.Program, conf *specs.Spec, o Stdio, filled []*os.File) error {
+	files := slices.Concat(o.Files[:], o.Extra, filled)
+	return withProcess(b, p, files, o, func(child *keeper.Orphan, id statefile.Process) error {
 		c.Init = id
-		if err := c.save(); err != nil || conf.Hooks == nil {
+		if err := c.save(); err != nil || (conf.Hooks == nil && len(conf.Linux.NetDevices) == 0) {
+			return err
+		}
+		if err := c.moveDevices(conf); err != nil {
 			return err
 		}
 		if err := c.runHooks(ctx, runtimeHooks(conf), specs.StateCreating, conf.Annotations); err != nil {
 			return err
 		}
-		return c.release(p, gateName)
+		if err := c.runInside(ctx, conf, createContainer, child.PIDFD); err != nil {
+			return err
+		}
+		return c.release(p, gateName, nil)
 	})
 }
 
 // withProcess starts a program and lets it live once its terminal is handed over, keep has
 // noted it and the caller's file names it.
-func withProcess(b *keeper.Binary, p *launch.Program, files []*os.File, o Stdio, keep func(statefile.Process) error) error {
+func withProcess(b *keeper.Binary, p *launch.Program, files []*os.File, o Stdio, keep func(*keeper.Orphan, statefile.Process) error) error {
 	child, err := keeper.Launch(b, p, files)
 	if err != nil {
 		return err
@@ -235,7 +293,12 @@ func withProcess(b *keeper.Binary, p *launch.Program, files []*os.File, o Stdio,
 	} else if err != nil {
 		return err
 	}
-	if err := keep(id); err != nil {
+	if o.PIDFD != "" {
+		if err := sendFile(o.PIDFD, []byte("pidfd"), child.PIDFD); err != nil {
+			return fmt.Errorf("pidfd socket: %w", err)
+		}
+	}
+	if err := keep(child, id); err != nil {
 		return err
 	}
 	if o.PIDFile != "" {
@@ -253,14 +316,21 @@ func handConsole(master *os.File, o Stdio) error {
 		return nil
 	}
 	defer master.Close()
-	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: o.Console, Net: "unix"})
-	if err != nil {
+	if err := sendFile(o.Console, []byte("terminal"), master); err != nil {
 		return fmt.Errorf("console socket: %w", err)
 	}
-	defer c.Close()
-	_, _, err = c.WriteMsgUnix([]byte("terminal"), unix.UnixRights(int(master.Fd())), nil)
+	return nil
+}
+
+// sendFile passes a file and a message to whoever listens at a UNIX socket.
+func sendFile(socket string, message []byte, f *os.File) error {
+	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
-		return fmt.Errorf("console socket %s: %w", o.Console, err)
+		return err
+	}
+	defer c.Close()
+	if _, _, err = c.WriteMsgUnix(message, unix.UnixRights(int(f.Fd())), nil); err != nil {
+		return fmt.Errorf("%s: %w", socket, err)
 	}
 	return nil
 }

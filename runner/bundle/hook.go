@@ -23,13 +23,18 @@ func runtimeHooks(s *specs.Spec) []specs.Hook {
 	return append(old[:len(old):len(old)], s.Hooks.CreateRuntime...)
 }
 
-// runHooks runs hooks in their order until one fails.
-func (c *Container) runHooks(ctx context.Context, list []specs.Hook, status Status, annotations map[string]string) error {
+// hookState is what hooks are told on standard input.
+func (c *Container) hookState(status Status, annotations map[string]string) ([]byte, error) {
 	state := specs.State{Version: specs.Version, ID: c.ID, Status: status, Bundle: c.Bundle, Annotations: annotations}
 	if status != specs.StateStopped {
 		state.Pid = c.Init.PID
 	}
-	text, err := json.Marshal(state)
+	return json.Marshal(state)
+}
+
+// runHooks runs hooks in their order until one fails.
+func (c *Container) runHooks(ctx context.Context, list []specs.Hook, status Status, annotations map[string]string) error {
+	text, err := c.hookState(status, annotations)
 	if err != nil {
 		return err
 	}

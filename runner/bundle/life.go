@@ -46,20 +46,39 @@ func (c *Container) Start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := c.release(p, fifoName); err != nil {
+	if conf.Process == nil {
+		return errors.Join(fmt.Errorf("cannot start a container without a process property: %w", errdefs.ErrFailedPrecondition), c.abort())
+	}
+	pidfd, err := c.pidfd()
+	if err != nil {
 		return err
+	}
+	defer pidfd.Close()
+	if err := c.runInside(ctx, conf, startContainer, pidfd); err != nil {
+		return errors.Join(err, c.abort())
+	}
+	if err := c.release(p, fifoName, func(fd int) error { return c.giveListener(conf, pidfd, fd) }); err != nil {
+		return errors.Join(err, c.abort())
 	}
 	if conf.Hooks == nil {
 		return nil
 	}
 	if err := c.runHooks(ctx, conf.Hooks.Poststart, specs.StateRunning, conf.Annotations); err != nil {
-		return errors.Join(err, c.Kill(unix.SIGKILL, KillOptions{}))
+		return errors.Join(err, c.abort())
+	}
+	return nil
+}
+
+// abort ends a container whose start has failed. It may have ended by itself.
+func (c *Container) abort() error {
+	if err := c.Kill(unix.SIGKILL, KillOptions{}); !errors.Is(err, unix.ESRCH) {
+		return err
 	}
 	return nil
 }
 
 // release lets the process go on that waits at a FIFO, and removes the FIFO.
-func (c *Container) release(p *launch.Program, fifo string) error {
+func (c *Container) release(p *launch.Program, fifo string, listener func(fd int) error) error {
 	pidfd, err := c.pidfd()
 	if err != nil {
 		return err
@@ -71,7 +90,7 @@ func (c *Container) release(p *launch.Program, fifo string) error {
 		return fmt.Errorf("opening %s: %w", path, err)
 	}
 	defer unix.Close(fd)
-	if err := launch.Follow(p, &fifoReader{fd, int(pidfd.Fd())}); err != nil {
+	if err := launch.Follow(p, &fifoReader{fd, int(pidfd.Fd())}, listener); err != nil {
 		return fmt.Errorf("starting container %s: %w", c.ID, err)
 	}
 	return os.Remove(path)
@@ -204,7 +223,7 @@ func (c *Container) discard(ctx context.Context) error {
 	if err := c.awaitEnd(ctx); err != nil {
 		return err
 	}
-	for _, name := range []string{gateName, fifoName, programName, configName, recordName} {
+	for _, name := range []string{gateName, fifoName, watchName, programName, configName, recordName} {
 		if err := os.Remove(filepath.Join(c.dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}

@@ -4,12 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/cgroup"
+	"github.com/teu-dev/teu/runner/keeper"
 	"github.com/teu-dev/teu/runner/oci"
 )
 
@@ -17,6 +22,9 @@ import (
 type ExecOptions struct {
 	Stdio
 	IgnorePaused bool // start it although it will be frozen at once
+	// Cgroups are groups below the container's to start it in: "PATH", or with v1
+	// "CONTROLLER[,CONTROLLER]:PATH".
+	Cgroups []string
 }
 
 // Exec starts a process in the container and returns it.
@@ -41,7 +49,9 @@ func (c *Container) Exec(p *specs.Process, o ExecOptions) (id statefile.Process,
 	if g, err := c.group(); err != nil {
 		return id, err
 	} else if g != nil {
-		opts.CgroupProcs, opts.CgroupDir = g.Procs(), g.V2Dir()
+		if opts.CgroupProcs, opts.CgroupDir, err = subgroups(g, o.Cgroups); err != nil {
+			return id, err
+		}
 	}
 	program, err := oci.CompileExec(conf, p, opts)
 	if err != nil {
@@ -52,16 +62,62 @@ func (c *Container) Exec(p *specs.Process, o ExecOptions) (id statefile.Process,
 		return id, err
 	}
 	defer pidfd.Close()
+	files := append(o.Files[:], pidfd)
+	if oci.ExecSlots(conf) > len(files) {
+		root, err := c.root()
+		if err != nil {
+			return id, err
+		}
+		defer root.Close()
+		files = append(files, root)
+	}
 	b, err := c.store.keeper()
 	if err != nil {
 		return id, err
 	}
-	files := append(append(o.Files[:], pidfd), o.Extra...)
-	err = withProcess(b, program, files, o.Stdio, func(started statefile.Process) error {
+	err = withProcess(b, program, append(files, o.Extra...), o.Stdio, func(child *keeper.Orphan, started statefile.Process) error {
 		id = started
-		return nil
+		if child.Listener == nil {
+			return nil
+		}
+		defer child.Listener.Close()
+		return c.sendListener(conf, started.PID, child.Listener)
 	})
 	return id, err
+}
+
+// subgroups are the files by which a process joins groups below g. Each wish is "PATH", or
+// with v1 "CONTROLLER[,CONTROLLER]:PATH"; no wish is g itself.
+func subgroups(g *cgroup.Group, wishes []string) (procs []string, dir string, err error) {
+	procs, dir = g.Procs(), g.V2Dir()
+	for _, wish := range wishes {
+		controllers, sub, some := strings.Cut(wish, ":")
+		if !some {
+			controllers, sub = "", wish
+		}
+		if some && dir != "" || slices.Contains(strings.Split(sub, "/"), "..") {
+			return nil, "", fmt.Errorf("control group %q: %w", wish, errdefs.ErrInvalidArgument)
+		}
+		found := false
+		for i, p := range procs {
+			of := strings.Split(filepath.Base(strings.TrimSuffix(filepath.Dir(p), g.Path())), ",")
+			if some && !slices.ContainsFunc(of, func(name string) bool { return slices.Contains(strings.Split(controllers, ","), name) }) {
+				continue
+			}
+			found = true
+			procs[i] = filepath.Join(filepath.Dir(p), sub, filepath.Base(p))
+			if _, err := os.Stat(procs[i]); err != nil {
+				return nil, "", fmt.Errorf("control group %q: %w", wish, err)
+			}
+		}
+		if !found {
+			return nil, "", fmt.Errorf("control group %q: no such controller: %w", wish, errdefs.ErrInvalidArgument)
+		}
+		if dir != "" {
+			dir = filepath.Join(dir, sub)
+		}
+	}
+	return procs, dir, nil
 }
 
 // Process is the process of the container's spec, as a start for others.

@@ -75,6 +75,9 @@ func checkPath(path string) error {
 	return nil
 }
 
+// Path is the group's path below the root of every hierarchy.
+func (g *Group) Path() string { return g.path }
+
 // Procs are the lists of the group's processes, none on a host without cgroups.
 func (g *Group) Procs() []string { return g.files("cgroup.procs") }
 

@@ -55,16 +55,21 @@ func ask(c *conn, program []byte, files []*os.File) (*Orphan, error) {
 		return nil, err
 	}
 	n := 2
-	if r.File {
-		n++
+	for _, more := range []bool{r.File, r.More} {
+		if more {
+			n++
+		}
 	}
 	got, err := c.takeFiles(n)
 	if err != nil {
 		return nil, err
 	}
 	o := &Orphan{Child: &launch.Child{PID: r.PID, PIDFD: got[0]}, c: c, keeper: got[1]}
-	if r.File {
-		o.Console = got[2]
+	if got = got[2:]; r.File {
+		o.Console, got = got[0], got[1:]
+	}
+	if r.More {
+		o.Listener = got[0]
 	}
 	return o, nil
 }
@@ -112,7 +117,10 @@ func oneshot(c *conn) int {
 	if child.Console != nil {
 		files = append(files, child.Console)
 	}
-	err = c.writeJSON(frameReply, reply{PID: child.PID, File: child.Console != nil}, files...)
+	if child.Listener != nil {
+		files = append(files, child.Listener)
+	}
+	err = c.writeJSON(frameReply, reply{PID: child.PID, File: child.Console != nil, More: child.Listener != nil}, files...)
 	if err == nil {
 		if kind, _, err := c.read(); err == nil && kind == frameDone {
 			return 0

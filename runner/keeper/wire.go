@@ -63,6 +63,7 @@ type reply struct {
 	Errno int    `json:",omitempty"`
 	Code  int    `json:",omitempty"` // a launch that failed
 	File  bool   `json:",omitempty"` // a descriptor travels with it
+	More  bool   `json:",omitempty"` // and one more
 }
 
 // conn is one end of a connection. Writing is safe for concurrent use, reading is not.

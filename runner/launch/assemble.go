@@ -86,6 +86,17 @@ func (a *Assembler) SendConsole(fd Arg) Ref {
 	return a.add(opSend, Cond{}, []Arg{Int(msgConsole), fd})
 }
 
+// SendListener gives the descriptor to the starter, as [Child.Listener].
+func (a *Assembler) SendListener(fd Arg) Ref {
+	return a.add(opSend, Cond{}, []Arg{Int(msgListener), fd})
+}
+
+// SendNumber tells who follows the paused program the number of a descriptor it may take
+// from the process; see [Follow].
+func (a *Assembler) SendNumber(fd Arg) Ref {
+	return a.add(opSend, Cond{}, []Arg{Int(msgListener), Int(-1), fd})
+}
+
 // Ready ends the starter's part before anything is executed: [Start] returns success,
 // and later failures are seen only as an exit.
 func (a *Assembler) Ready() Ref {
@@ -115,6 +126,17 @@ func (a *Assembler) Born() Ref {
 
 // DefaultSignals gives every signal its default disposition and unblocks it.
 func (a *Assembler) DefaultSignals() Ref { return a.add(opSignals, Cond{}, nil) }
+
+// UserNamespace makes a user namespace that has no process and returns a descriptor of it.
+// The maps are in the form of user_namespaces(7). Without privileges each may only name
+// one id, the caller's own, and setgroups has to be denied.
+func (a *Assembler) UserNamespace(uids, gids string, denySetgroups bool) Ref {
+	deny := 0
+	if denySetgroups {
+		deny = 1
+	}
+	return a.add(opUserNS, Cond{}, []Arg{a.Str(uids), Int(len(uids)), a.Str(gids), Int(len(gids)), Int(deny)})
+}
 
 // Fail ends the program with errno if the condition holds.
 func (a *Assembler) Fail(c Cond, errno unix.Errno) Ref {

@@ -106,13 +106,14 @@ const (
 	opStore   = 1<<31 + iota // data address, value, size: stores a value of 4 or 8 bytes
 	opCheck                  // data address, size, mask, want, errno: looks at what a call wrote
 	opTarget                 // root fd, path, mode: opens or creates a path inside a root
-	opSend                   // message kind, fd or -1: tells the starter
+	opSend                   // message kind, fd or -1, value: tells the starter
 	opFork                   // clone flags: goes on in a child that is the starter's own
 	opBorn                   // fails unless the process was born in Options.CgroupDir
 	opSignals                // default disposition for all signals
 	opExec                   // paths, argv, envp: execve of the first path that can be executed
 	opDiffer                 // data address, data address, size, errno: fails if both are equal
 	opFail                   // errno: fails
+	opUserNS                 // uid map, size, gid map, size, deny setgroups: makes a user namespace
 	opEnd
 )
 
@@ -121,7 +122,8 @@ const (
 	msgFailed  = iota + 1 // value is the errno
 	msgConsole            // with a descriptor
 	msgReady
-	msgPID // value is the pid of the child Fork made, in the starter's PID namespace
+	msgPID      // value is the pid of the child Fork made, in the starter's PID namespace
+	msgListener // with a descriptor, or value is the number it has in the child
 )
 
 const msgSize = 16
@@ -203,6 +205,12 @@ func (p *Program) validatePseudo(o *op) error {
 		if o.kinds[1] != argInt || !inData(o.args[1]) {
 			return errors.New("checks outside the data")
 		}
+	case opUserNS:
+		for _, k := range []int{0, 2} {
+			if o.kinds[k] != argData || o.kinds[k+1] != argInt || o.args[k+1] > maxPath || o.args[k]+o.args[k+1] > uint64(len(p.data)) {
+				return errors.New("map is outside the data")
+			}
+		}
 	case opExec:
 		if o.kinds[0] != argData {
 			return errors.New("paths are not data")
@@ -221,7 +229,7 @@ func (p *Program) validatePseudo(o *op) error {
 			return errors.New("path is too long")
 		}
 	case opSend:
-		if o.kinds[0] != argInt || (o.args[0] != msgConsole && o.args[0] != msgReady) {
+		if o.kinds[0] != argInt || (o.args[0] != msgConsole && o.args[0] != msgReady && o.args[0] != msgListener) {
 			return errors.New("unknown message")
 		}
 	}

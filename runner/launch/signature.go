@@ -24,7 +24,7 @@ func signatureOf(nr uint32) signature {
 	case opTarget:
 		return signature{"target", "fd,str,oct"}
 	case opSend:
-		return signature{"send", "int,fd"}
+		return signature{"send", "int,fd,int"}
 	case opFork:
 		return signature{"fork", "clone"}
 	case opBorn:
@@ -37,6 +37,8 @@ func signatureOf(nr uint32) signature {
 		return signature{"differ", "hex,hex,int,errno"}
 	case opFail:
 		return signature{"fail", "errno"}
+	case opUserNS:
+		return signature{"user_namespace", "str,int,str,int,int"}
 	}
 	if s, ok := fileSignature(nr); ok {
 		return s
@@ -99,6 +101,12 @@ func fileSignature(nr uint32) (signature, bool) {
 		return signature{"umount2", "str,umount"}, true
 	case unix.SYS_PIVOT_ROOT:
 		return signature{"pivot_root", "str,str"}, true
+	case unix.SYS_CHROOT:
+		return signature{"chroot", "str"}, true
+	case unix.SYS_FACCESSAT:
+		return signature{"faccessat", "fd,str,int"}, true
+	case unix.SYS_FSPICK:
+		return signature{"fspick", "fd,str,hex"}, true
 	case unix.SYS_CHDIR:
 		return signature{"chdir", "str"}, true
 	case unix.SYS_FCHDIR:
@@ -147,6 +155,14 @@ func processSignature(nr uint32) (signature, bool) {
 		return signature{"socket", "int,int,int"}, true
 	case unix.SYS_PERSONALITY:
 		return signature{"personality", "hex"}, true
+	case unix.SYS_SCHED_SETATTR:
+		return signature{"sched_setattr", "int,hex,int"}, true
+	case unix.SYS_SCHED_SETAFFINITY:
+		return signature{"sched_setaffinity", "int,int,hex"}, true
+	case unix.SYS_IOPRIO_SET:
+		return signature{"ioprio_set", "int,int,int"}, true
+	case unix.SYS_SET_MEMPOLICY:
+		return signature{"set_mempolicy", "int,hex,int"}, true
 	case unix.SYS_EXIT_GROUP:
 		return signature{"exit_group", "int"}, true
 	}

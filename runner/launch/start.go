@@ -16,6 +16,8 @@ type Child struct {
 	PID     int      // as the starter's PID namespace sees it
 	PIDFD   *os.File // never nil
 	Console *os.File // master of the terminal the program made, or nil
+	// Listener is what the program sent by [Assembler.SendListener], or nil.
+	Listener *os.File
 }
 
 // Start runs p in a new process and returns when the program has executed something,
@@ -139,18 +141,20 @@ func (p *Program) fork(fds []int32, control int) (*Child, error) {
 // follow listens to the child until it has executed something, failed or is ready.
 func (p *Program) follow(first *Child, control int) (*Child, error) {
 	var (
-		console *os.File
-		second  int // pid of the child the first one made
-		failure error
-		ready   bool
+		console, listener *os.File
+		second            int // pid of the child the first one made
+		failure           error
+		ready             bool
 	)
 	for !ready || (p.forks() && second == 0) {
 		m, fd, err := receive(control)
 		if fd >= 0 {
-			if console != nil {
-				console.Close()
+			to := &console
+			if m.kind == msgListener {
+				to = &listener
 			}
-			console = os.NewFile(uintptr(fd), "console")
+			closeFile(*to)
+			*to = os.NewFile(uintptr(fd), "from the child")
 		}
 		if err != nil {
 			failure = fmt.Errorf("launching: reading the control socket: %w", err)
@@ -176,13 +180,18 @@ func (p *Program) follow(first *Child, control int) (*Child, error) {
 		}
 	}
 	if failure != nil {
-		if console != nil {
-			console.Close()
-		}
+		closeFile(console)
+		closeFile(listener)
 		return nil, errors.Join(failure, child.destroy())
 	}
-	child.Console = console
+	child.Console, child.Listener = console, listener
 	return child, nil
+}
+
+func closeFile(f *os.File) {
+	if f != nil {
+		f.Close()
+	}
 }
 
 // adopt reaps the intermediate process and takes the one it made.

@@ -20,17 +20,28 @@ type compiler struct {
 	*launch.Assembler
 	spec    *specs.Spec
 	process *specs.Process
+	rootfs  Rootfs
 	opts    Options
 
-	preserve int // files from 3 on the command gets
+	command      string // executed instead of the first argument, if not empty
+	sendListener bool   // the starter takes a seccomp listener
 
-	null   launch.Ref            // the host's /dev/null
-	root   launch.Ref            // root of the container, a mount
-	proc   launch.Ref            // a procfs that is mounted nowhere
-	stat   launch.Arg            // where fstat writes
-	self   launch.Arg            // what fstat wrote of the root
-	placed []placed              // filesystems we made, in order
-	shared map[string]launch.Ref // clones made before the namespace was cut off, by destination
+	preserve int  // files from 3 on the command gets
+	user     bool // it has a user namespace that is not ours
+	inside   bool // everything is done in that namespace, for want of rights outside
+	mapped   bool // some mount has ids of its own
+
+	null   launch.Ref // the host's /dev/null
+	root   launch.Ref // root of the container, a mount
+	proc   launch.Ref // a procfs that is mounted nowhere
+	mounts launch.Ref // the mount namespace to be joined
+	userFD launch.Ref // the user namespace that was made
+	stat   launch.Arg // where fstat writes
+	self   launch.Arg // what fstat wrote of the root
+	placed []placed   // filesystems we made, in order
+
+	sources map[int]launch.Ref    // mounts of the spec that were opened early
+	nodes   map[string]launch.Ref // and devices, by their path
 }
 
 // placed is a filesystem of the kernel's making that is mounted at dest. What is below
@@ -47,24 +58,30 @@ const (
 )
 
 func compile(s *specs.Spec, r Rootfs, o Options) (*launch.Program, error) {
-	if err := supported(s, o); err != nil {
-		return nil, fmt.Errorf("compiling the container: %w", err)
-	}
-	flags, err := cloneFlags(s)
+	p, err := compileContainer(s, r, o)
 	if err != nil {
 		return nil, fmt.Errorf("compiling the container: %w", err)
 	}
-	slots, err := detachedSlots(s, &o)
+	return p, nil
+}
+
+func compileContainer(s *specs.Spec, r Rootfs, o Options) (*launch.Program, error) {
+	c := &compiler{spec: s, process: s.Process, rootfs: r, opts: o, preserve: o.Preserve,
+		sources: map[int]launch.Ref{}, nodes: map[string]launch.Ref{}}
+	if err := c.supported(); err != nil {
+		return nil, err
+	}
+	slots, err := detachedSlots(s, &c.opts)
 	if err != nil {
-		return nil, fmt.Errorf("compiling the container: %w", err)
+		return nil, err
 	}
-	c := &compiler{
-		Assembler: launch.NewAssembler(launch.Options{Slots: slots, CloneFlags: flags, CgroupDir: o.CgroupDir}),
-		spec:      s, process: s.Process, opts: o, preserve: o.Preserve,
-	}
+	c.Assembler = launch.NewAssembler(launch.Options{Slots: slots, CloneFlags: c.cloneFlags(), CgroupDir: o.CgroupDir})
 	for _, step := range []func() error{
 		c.begin,
-		func() error { return c.makeRoot(r) },
+		c.prepare,
+		c.joinNamespaces,
+		c.arrive,
+		c.makeRoot,
 		c.makeMounts,
 		c.makeDevices,
 		c.makeConsole,
@@ -78,7 +95,7 @@ func compile(s *specs.Spec, r Rootfs, o Options) (*launch.Program, error) {
 		c.execute,
 	} {
 		if err := step(); err != nil {
-			return nil, fmt.Errorf("compiling the container: %w", err)
+			return nil, err
 		}
 	}
 	return c.Program()
@@ -90,48 +107,74 @@ const maxPreserve = 60
 // detachedSlots counts the files a program wants and brings the destinations of those that
 // are mounts into the form they are looked up in. Each must be a mount of the spec.
 func detachedSlots(s *specs.Spec, o *Options) (int, error) {
-	slots, clean := 3, map[string]Detached{}
+	if o.Preserve < 0 || o.Preserve > maxPreserve {
+		return 0, fmt.Errorf("%d files to preserve: %w", o.Preserve, errdefs.ErrInvalidArgument)
+	}
+	first, clean := 3+o.Preserve, map[string]Detached{}
+	slots := first
 	for dest, d := range o.Detached {
 		dest = path.Clean("/" + dest)
-		if d.Slot < 3 || !slices.ContainsFunc(s.Mounts, func(m specs.Mount) bool { return path.Clean("/"+m.Destination) == dest }) {
+		if d.Slot < first || !slices.ContainsFunc(s.Mounts, func(m specs.Mount) bool { return destination(m) == dest }) {
 			return 0, fmt.Errorf("file %d is no mount of the spec on %s: %w", d.Slot, dest, errdefs.ErrInvalidArgument)
 		}
 		clean[dest] = d
 		slots = max(slots, d.Slot+1)
 	}
 	o.Detached = clean
-	if o.Preserve < 0 || o.Preserve > maxPreserve || (o.Preserve > 0 && len(clean) > 0) {
-		return 0, fmt.Errorf("%d files to preserve, %d detached mounts: %w", o.Preserve, len(clean), errdefs.ErrInvalidArgument)
-	}
-	return slots + o.Preserve, nil
+	return slots, nil
 }
 
 // supported refuses what would otherwise be left out silently.
-func supported(s *specs.Spec, o Options) error {
+func (c *compiler) supported() error {
+	s := c.spec
 	if s.Process == nil || s.Linux == nil || s.Root == nil {
 		return fmt.Errorf("spec has no process, root or linux section: %w", errdefs.ErrInvalidArgument)
 	}
 	if runtime.GOOS != "linux" {
 		return errdefs.ErrNotImplemented
 	}
-	for name, wanted := range map[string]bool{
-		"hooks":             s.Hooks != nil && hooks(s.Hooks, o) > 0,
-		"id mappings":       len(s.Linux.UIDMappings)+len(s.Linux.GIDMappings) > 0,
-		"time offsets":      len(s.Linux.TimeOffsets) > 0,
-		"network devices":   len(s.Linux.NetDevices) > 0,
-		"intelRdt":          s.Linux.IntelRdt != nil,
-		"memoryPolicy":      s.Linux.MemoryPolicy != nil,
-		"mountLabel":        s.Linux.MountLabel != "",
-		"scheduler":         s.Process.Scheduler != nil,
-		"ioPriority":        s.Process.IOPriority != nil,
-		"execCPUAffinity":   s.Process.ExecCPUAffinity != nil,
-		"a seccomp monitor": s.Linux.Seccomp != nil && s.Linux.Seccomp.ListenerPath != "",
-	} {
-		if wanted {
-			return fmt.Errorf("%s: %w", name, errdefs.ErrNotImplemented)
-		}
+	if err := c.checkNamespaces(); err != nil {
+		return err
+	}
+	if l := s.Linux.MountLabel; l != "" && !selinux() {
+		return fmt.Errorf("mountLabel %s: SELinux is not enabled on this host: %w", l, errdefs.ErrNotImplemented)
+	}
+	if s.Linux.IntelRdt != nil {
+		return fmt.Errorf("intelRdt: %w", errdefs.ErrNotImplemented)
+	}
+	if s.Linux.Seccomp != nil && s.Linux.Seccomp.ListenerPath != "" && c.opts.Listener == "" {
+		return fmt.Errorf("a seccomp monitor: %w", errdefs.ErrNotImplemented)
+	}
+	if len(s.Linux.NetDevices) > 0 && (c.opts.Gate == "" || !c.ownNamespace(specs.NetworkNamespace)) {
+		return fmt.Errorf("network devices without a network namespace: %w", errdefs.ErrInvalidArgument)
+	}
+	if s.Hooks != nil && c.opts.Gate == "" && hooks(s.Hooks) > 0 {
+		return fmt.Errorf("hooks: %w", errdefs.ErrNotImplemented)
 	}
 	return checkProcess(s.Process)
+}
+
+func (c *compiler) checkNamespaces() error {
+	if err := checkNamespaces(c.spec); err != nil {
+		return err
+	}
+	if !c.newNamespace(specs.MountNamespace) {
+		if !c.kernelAtLeast(6, 15) {
+			return fmt.Errorf("container without a mount namespace of its own, on a kernel before 6.15: %w", errdefs.ErrNotImplemented)
+		}
+		if c.rootfs.Path == "" || c.opts.NoPivot {
+			return fmt.Errorf("container without a mount namespace of its own: %w", errdefs.ErrInvalidArgument)
+		}
+	}
+	if len(c.spec.Linux.TimeOffsets) > 0 && !c.newNamespace(specs.TimeNamespace) {
+		return fmt.Errorf("time offsets without a new time namespace: %w", errdefs.ErrInvalidArgument)
+	}
+	for clock := range c.spec.Linux.TimeOffsets {
+		if clock != "monotonic" && clock != "boottime" {
+			return fmt.Errorf("time offset of the clock %q: %w", clock, errdefs.ErrInvalidArgument)
+		}
+	}
+	return c.checkUser()
 }
 
 func checkProcess(p *specs.Process) error {
@@ -141,38 +184,47 @@ func checkProcess(p *specs.Process) error {
 	case !strings.HasPrefix(p.Cwd, "/"):
 		return fmt.Errorf("working directory %q is not absolute: %w", p.Cwd, errdefs.ErrInvalidArgument)
 	}
+	return checkLabels(p)
+}
+
+// hooks counts those that somebody has to run.
+func hooks(h *specs.Hooks) int {
+	//lint:ignore SA1019 old bundles still have them, and leaving them out silently would be worse
+	n := len(h.Prestart) + len(h.CreateRuntime) + len(h.Poststart) + len(h.Poststop)
+	return n + len(h.CreateContainer) + len(h.StartContainer)
+}
+
+// begin makes the process the leader of its session and puts it into its cgroups.
+func (c *compiler) begin() error {
+	c.Note("starting the process")
+	c.stat = c.Buffer(int(unsafe.Sizeof(unix.Stat_t{})))
+	c.self = c.Buffer(int(unsafe.Sizeof(unix.Stat_t{})))
+	c.DefaultSignals()
+	if !c.forks() {
+		c.Call(unix.SYS_SETSID)
+	}
+	c.Call(unix.SYS_UMASK, launch.Int(0))
+	if !c.inside { // else the user could not write its own maps
+		c.hide()
+	}
+	c.joinCgroups(c.opts.CgroupProcs, c.opts.CgroupDir)
+	c.hold(c.opts.Pause, pauseFD)
+	c.hold(c.opts.Gate, gateFD)
+	c.hold(c.opts.Listener, listenerFD)
 	return nil
 }
 
-// hooks counts those that nobody would run.
-func hooks(h *specs.Hooks, o Options) int {
-	n := len(h.CreateContainer) + len(h.StartContainer)
-	if o.Gate == "" {
-		//lint:ignore SA1019 old bundles still have them, and leaving them out silently would be worse
-		n += len(h.Prestart) + len(h.CreateRuntime) + len(h.Poststart) + len(h.Poststop)
-	}
-	return n
-}
-
-// begin makes the process the leader of its session and puts it into its namespaces and
-// cgroups.
-func (c *compiler) begin() error {
-	c.Note("starting the process")
-	c.DefaultSignals()
-	c.Call(unix.SYS_SETSID)
-	c.Call(unix.SYS_UMASK, launch.Int(0))
-	c.hide()
-	c.joinCgroups(c.opts.CgroupProcs, c.opts.CgroupDir)
-	if err := c.joinNamespaces(); err != nil {
-		return err
-	}
+// arrive is the first thing done in the namespaces.
+func (c *compiler) arrive() error {
 	// A session keyring of its own, or the container would use the keeper's; keyctl(2).
 	// Some hosts deny the call, which then also denies the container every key.
-	c.Note("making a keyring")
-	c.CallIf(ignore(unix.ENOSYS, unix.EPERM, unix.EACCES), unix.SYS_KEYCTL, launch.Int(unix.KEYCTL_JOIN_SESSION_KEYRING), launch.Int(0))
-	c.stat = c.Buffer(int(unsafe.Sizeof(unix.Stat_t{})))
-	c.self = c.Buffer(int(unsafe.Sizeof(unix.Stat_t{})))
-	c.holdPause()
+	if !c.opts.SharedKeyring {
+		c.Note("making a keyring")
+		c.CallIf(ignore(unix.ENOSYS, unix.EPERM, unix.EACCES), unix.SYS_KEYCTL, launch.Int(unix.KEYCTL_JOIN_SESSION_KEYRING), launch.Int(0))
+	}
+	if c.proc == 0 && (c.opts.Gate != "" || c.opts.Pause != "" || (c.user && c.needProc())) {
+		c.openProc()
+	}
 	return nil
 }
 

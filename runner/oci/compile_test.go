@@ -23,20 +23,16 @@ func TestParseOptions(t *testing.T) {
 	}{
 		{nil, mountOptions{}},
 		{[]string{"ro", "nosuid", "rw"}, mountOptions{here: attr{set: unix.MOUNT_ATTR_NOSUID, clear: unix.MOUNT_ATTR_RDONLY}}},
-		{[]string{"rbind", "rro", "rslave"}, mountOptions{below: attr{set: unix.MOUNT_ATTR_RDONLY}, bind: true, recursive: true, propagation: "rslave"}},
+		{[]string{"rbind", "rro", "rslave"}, mountOptions{below: attr{set: unix.MOUNT_ATTR_RDONLY}, bind: true, recursive: true, propagation: []string{"rslave"}}},
 		{[]string{"bind", "noatime"}, mountOptions{here: attr{set: unix.MOUNT_ATTR_NOATIME, clear: unix.MOUNT_ATTR__ATIME}, bind: true}},
 		{[]string{"strictatime", "relatime", "size=5", "sync"}, mountOptions{here: attr{clear: unix.MOUNT_ATTR__ATIME}, data: []string{"size=5", "sync"}}},
+		{[]string{"remount", "ridmap", "tmpcopyup"}, mountOptions{remount: true, idmap: "ridmap", copyUp: true}},
 		{[]string{"rnoexec", "exec", "nodev", "dev", "nosymfollow"}, mountOptions{below: attr{set: unix.MOUNT_ATTR_NOEXEC},
 			here: attr{set: unix.MOUNT_ATTR_NOSYMFOLLOW, clear: unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_NODEV}}},
 	} {
 		got, err := parseOptions(tt.options)
 		if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(mountOptions{}, attr{})); diff != "" || err != nil {
 			t.Errorf("%q: %v %s", tt.options, err, diff)
-		}
-	}
-	for _, opt := range []string{"idmap", "tmpcopyup", "remount"} {
-		if _, err := parseOptions([]string{opt}); !errors.Is(err, errdefs.ErrNotImplemented) {
-			t.Errorf("%s: %v", opt, err)
 		}
 	}
 }
@@ -53,16 +49,13 @@ func testSpec(t testing.TB) *specs.Spec {
 // What cannot be done is refused and never left out.
 func TestCompileRefuses(t *testing.T) {
 	for name, change := range map[string]func(s *specs.Spec){
-		"hooks": func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/x"}}} },
-		"user namespace": func(s *specs.Spec) {
-			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user"})
-		},
-		"id mappings":        func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} },
+		"hooks":              func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/x"}}} },
 		"mappings of mounts": func(s *specs.Spec) { s.Mounts[0].UIDMappings = []specs.LinuxIDMapping{{Size: 1}} },
+		"AppArmor":           func(s *specs.Spec) { s.Process.ApparmorProfile = "x" },
+		"SELinux":            func(s *specs.Spec) { s.Process.SelinuxLabel = "x" },
+		"intelRdt":           func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} },
 		"mount label":        func(s *specs.Spec) { s.Linux.MountLabel = "x" },
 		"listener":           func(s *specs.Spec) { s.Linux.Seccomp.ListenerPath = "/x" },
-		"notify":             func(s *specs.Spec) { s.Linux.Seccomp.Syscalls[0].Action = specs.ActNotify },
-		"no mount namespace": func(s *specs.Spec) { s.Linux.Namespaces = nil },
 		"no pts for a tty":   func(s *specs.Spec) { s.Mounts = s.Mounts[:2] },
 	} {
 		s := testSpec(t)
@@ -72,6 +65,24 @@ func TestCompileRefuses(t *testing.T) {
 		}
 	}
 	for name, change := range map[string]func(s *specs.Spec){
+		"no mapping": func(s *specs.Spec) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user"})
+		},
+		"root is not mapped": func(s *specs.Spec) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user"})
+			s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 1, HostID: 1, Size: 5}}
+			s.Linux.GIDMappings = s.Linux.UIDMappings
+		},
+		"id mappings": func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} },
+		"idmap of nothing": func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/y", Source: "/", Type: "bind", Options: []string{"idmap"}})
+		},
+		"notify":             func(s *specs.Spec) { s.Linux.Seccomp.Syscalls[0].Action = specs.ActNotify },
+		"scheduler":          func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: "x"} },
+		"I/O priority":       func(s *specs.Spec) { s.Process.IOPriority = &specs.LinuxIOPriority{Class: "x"} },
+		"memory policy":      func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: "x"} },
+		"memory nodes":       func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: "MPOL_BIND", Nodes: "3-1"} },
+		"clock":              func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {}} },
 		"no process":         func(s *specs.Spec) { s.Process = nil },
 		"no command":         func(s *specs.Spec) { s.Process.Args = nil },
 		"relative directory": func(s *specs.Spec) { s.Process.Cwd = "x" },
@@ -82,7 +93,7 @@ func TestCompileRefuses(t *testing.T) {
 		"relative mask":      func(s *specs.Spec) { s.Linux.ReadonlyPaths = []string{"proc"} },
 		"limit":              func(s *specs.Spec) { s.Process.Rlimits[0].Type = "RLIMIT_X" },
 		"limit twice":        func(s *specs.Spec) { s.Process.Rlimits = append(s.Process.Rlimits, s.Process.Rlimits[0]) },
-		"device":             func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/../x", Type: "c"}} },
+		"device":             func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "x", Type: "c"}} },
 		"type of a device":   func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "x"}} },
 		"propagation":        func(s *specs.Spec) { s.Linux.RootfsPropagation = "x" },
 		"host name": func(s *specs.Spec) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -22,15 +23,17 @@ func (c *compiler) makeDevices() error {
 		return nil
 	}
 	c.Note("making devices")
-	for _, d := range append(defaultDevices(), c.spec.Linux.Devices...) {
-		name, ok := strings.CutPrefix(path.Clean(d.Path), "/dev/")
-		if !ok || name == "" {
-			return fmt.Errorf("device %s is not below /dev: %w", d.Path, errdefs.ErrInvalidArgument)
+	bound := c.user || inUserNamespace() // where no node can be made
+	for _, d := range c.allDevices() {
+		clean := path.Clean(d.Path)
+		dir, name := dev, strings.TrimPrefix(clean, "/dev/")
+		if name == clean {
+			if !path.IsAbs(clean) || clean == "/" {
+				return fmt.Errorf("path of the device %s: %w", d.Path, errdefs.ErrInvalidArgument)
+			}
+			dir, name = c.base(clean)
 		}
-		if name == "console" || name == "ptmx" { // made from the terminal and the link
-			continue
-		}
-		if err := c.makeDevice(dev, name, d); err != nil {
+		if err := c.makeDevice(dir, name, d, bound); err != nil {
 			return fmt.Errorf("device %s: %w", d.Path, err)
 		}
 	}
@@ -41,6 +44,22 @@ func (c *compiler) makeDevices() error {
 		c.CallIf(ignore(unix.EEXIST), unix.SYS_SYMLINKAT, c.Str(l[0]), launch.Result(dev), c.Str(l[1]))
 	}
 	return nil
+}
+
+// allDevices are the default devices and those of the spec, except those that are made
+// from the terminal and a link.
+func (c *compiler) allDevices() []specs.LinuxDevice {
+	all := append(defaultDevices(), c.spec.Linux.Devices...)
+	return slices.DeleteFunc(all, func(d specs.LinuxDevice) bool {
+		name := path.Clean(d.Path)
+		return name == "/dev/console" || name == "/dev/ptmx"
+	})
+}
+
+// openNode opens the host's device of the same path as a mount.
+func (c *compiler) openNode(d specs.LinuxDevice) launch.Ref {
+	c.Note("opening the device %s", d.Path)
+	return c.Call(unix.SYS_OPEN_TREE, launch.Int(atFDCWD), c.Str(d.Path), launch.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))
 }
 
 // devDir is the container's /dev: the filesystem mounted there, else a directory of the root.
@@ -69,9 +88,10 @@ func defaultDevices() []specs.LinuxDevice {
 	}
 }
 
-// makeDevice makes a node in dev. A node of the spec with the name of a default one
-// replaces it, and so does any node what the image has there.
-func (c *compiler) makeDevice(dev launch.Ref, name string, d specs.LinuxDevice) error {
+// makeDevice makes a node below dev. A node of the spec with the name of a default one
+// replaces it, and so does any node what the image has there. Where nodes cannot be made
+// the host's is bound.
+func (c *compiler) makeDevice(dev launch.Ref, name string, d specs.LinuxDevice, bound bool) error {
 	var kind uint32
 	switch d.Type {
 	case "c", "u":
@@ -79,9 +99,19 @@ func (c *compiler) makeDevice(dev launch.Ref, name string, d specs.LinuxDevice) 
 	case "b":
 		kind = unix.S_IFBLK
 	case "p":
-		kind = unix.S_IFIFO
+		kind, bound = unix.S_IFIFO, false
 	default:
 		return fmt.Errorf("type %q: %w", d.Type, errdefs.ErrInvalidArgument)
+	}
+	if bound {
+		node := c.nodes[d.Path]
+		if node == 0 {
+			node = c.openNode(d)
+		}
+		target := c.Target(launch.Result(dev), name, unix.S_IFREG|0o644)
+		c.moveMount(node, launch.Result(target), "")
+		c.Call(unix.SYS_CLOSE, launch.Result(target))
+		return nil
 	}
 	perm := uint32(0o666)
 	if d.FileMode != nil {

@@ -23,18 +23,32 @@ func (c *compiler) makeWorkingDir() error {
 }
 
 // enterRoot makes the root the process's own and lets go of the host's; pivot_root(2),
-// "pivot_root(".", ".")".
+// "pivot_root(".", ".")". Without a mount namespace of its own the process goes into the
+// root alone.
 func (c *compiler) enterRoot() error {
 	c.Note("entering the root")
+	own := c.newNamespace(specs.MountNamespace)
+	if c.mounts != 0 {
+		c.Call(unix.SYS_SETNS, launch.Result(c.mounts), launch.Int(unix.CLONE_NEWNS))
+	}
 	c.Call(unix.SYS_FCHDIR, launch.Result(c.root))
-	c.Call(unix.SYS_PIVOT_ROOT, c.Str("."), c.Str("."))
-	c.Call(unix.SYS_UMOUNT2, c.Str("."), launch.Int(unix.MNT_DETACH))
+	if own && !c.opts.NoPivot {
+		c.Call(unix.SYS_PIVOT_ROOT, c.Str("."), c.Str("."))
+		c.Call(unix.SYS_UMOUNT2, c.Str("."), launch.Int(unix.MNT_DETACH))
+	} else {
+		c.Call(unix.SYS_CHROOT, c.Str("."))
+	}
 	c.Call(unix.SYS_CHDIR, c.Str("/"))
-	// "/.." is what is mounted on the root. If that is not the root, the host still is.
-	top := c.openat2(launch.Cond{}, launch.Int(atFDCWD), "/..", unix.O_PATH|unix.O_DIRECTORY, 0)
-	c.fstat(launch.Cond{}, top, c.stat)
-	other := c.Differ(ignore(unix.EBUSY), c.stat, c.self, sameFile, unix.EBUSY)
-	c.Fail(launch.Cond{When: other}, unix.EBUSY)
+	if own && !c.opts.NoPivot {
+		// "/.." is what is mounted on the root. If that is not the root, the host still is.
+		top := c.openat2(launch.Cond{}, launch.Int(atFDCWD), "/..", unix.O_PATH|unix.O_DIRECTORY, 0)
+		c.fstat(launch.Cond{}, top, c.stat)
+		other := c.Differ(ignore(unix.EBUSY), c.stat, c.self, sameFile, unix.EBUSY)
+		c.Fail(launch.Cond{When: other}, unix.EBUSY)
+	}
+	if kind := c.spec.Linux.RootfsPropagation; kind != "" {
+		return c.propagate(c.root, kind) // a shared root could not have been entered
+	}
 	return nil
 }
 
@@ -46,7 +60,7 @@ func (c *compiler) configure() error {
 	if c.newNamespace(specs.NetworkNamespace) {
 		c.loopback()
 	}
-	if len(c.spec.Linux.Sysctl) > 0 || c.process.OOMScoreAdj != nil || c.process.ApparmorProfile != "" || c.process.SelinuxLabel != "" || c.opts.Pause != "" {
+	if c.proc == 0 && c.needProc() {
 		c.openProc()
 	}
 	if err := c.sysctls(); err != nil {
@@ -54,6 +68,22 @@ func (c *compiler) configure() error {
 	}
 	return c.labels()
 }
+
+// needProc says that something has to be written to procfs.
+func (c *compiler) needProc() bool {
+	p := c.process
+	return len(c.spec.Linux.Sysctl) > 0 || (p.OOMScoreAdj != nil && !c.scored()) || p.ApparmorProfile != "" || p.SelinuxLabel != ""
+}
+
+// needLabels is needProc for an exec, whose sysctls are set.
+func (c *compiler) needLabels() bool {
+	p := c.process
+	return p.OOMScoreAdj != nil || p.ApparmorProfile != "" || p.SelinuxLabel != ""
+}
+
+// scored says that oom_score_adj was set before the user namespace was entered, in which
+// it cannot be lowered.
+func (c *compiler) scored() bool { return c.user && !c.inside }
 
 func (c *compiler) names() error {
 	for _, n := range []struct {
@@ -171,7 +201,7 @@ func sysctlOwner(file string) (specs.LinuxNamespaceType, bool) {
 
 // labels sets what procfs keeps of the process itself.
 func (c *compiler) labels() error {
-	if adj := c.process.OOMScoreAdj; adj != nil {
+	if adj := c.process.OOMScoreAdj; adj != nil && !c.scored() {
 		c.Note("setting oom_score_adj")
 		c.writeProc(launch.Cond{}, "self/oom_score_adj", fmt.Sprint(*adj))
 	}
@@ -190,24 +220,28 @@ func (c *compiler) labels() error {
 func (c *compiler) gate() error {
 	if c.opts.Gate != "" {
 		c.Note("waiting for hooks")
-		c.Pause(launch.Int(atFDCWD), c.opts.Gate)
+		c.Pause(launch.Result(c.proc), fmt.Sprintf("self/fd/%d", gateFD))
 	}
 	return nil
 }
 
-// pauseFD is where the FIFO is held, unopened, while the host can be seen.
-const pauseFD = firstFD - 3
+// Where FIFOs are held, unopened, while the host can be seen.
+const (
+	pauseFD    = firstFD - 3
+	gateFD     = firstFD - 4
+	listenerFD = firstFD - 5
+)
 
-// holdPause finds the FIFO before the host's root is left.
-func (c *compiler) holdPause() {
-	if c.opts.Pause == "" {
+// hold finds a FIFO before the host's root, or the user that may reach it, is left.
+func (c *compiler) hold(fifo string, at int) {
+	if fifo == "" {
 		return
 	}
-	c.Note("finding the FIFO %s", c.opts.Pause)
-	fd := c.Call(unix.SYS_OPENAT, launch.Int(atFDCWD), c.Str(c.opts.Pause), launch.Int(unix.O_PATH|unix.O_NOFOLLOW|cloexec), launch.Int(0))
+	c.Note("finding the FIFO %s", fifo)
+	fd := c.Call(unix.SYS_OPENAT, launch.Int(atFDCWD), c.Str(fifo), launch.Int(unix.O_PATH|unix.O_NOFOLLOW|cloexec), launch.Int(0))
 	c.fstat(launch.Cond{}, fd, c.stat)
 	c.checkMode(launch.Cond{}, unix.S_IFIFO, unix.EINVAL)
-	c.Call(unix.SYS_DUP3, launch.Result(fd), launch.Int(pauseFD), launch.Int(cloexec))
+	c.Call(unix.SYS_DUP3, launch.Result(fd), launch.Int(at), launch.Int(cloexec))
 	c.Call(unix.SYS_CLOSE, launch.Result(fd))
 }
 
@@ -216,7 +250,9 @@ func (c *compiler) holdPause() {
 // this process (hide), and becomeUser closes it.
 func (c *compiler) pause() error {
 	if c.opts.Pause != "" {
-		c.findCommand()
+		if !c.opts.NoCommand {
+			c.findCommand()
+		}
 		c.Note("waiting for the start")
 		c.Pause(launch.Result(c.proc), fmt.Sprintf("self/fd/%d", pauseFD))
 	}

@@ -15,13 +15,7 @@ import (
 // the user, still outside the container's PID namespace: only its child, which has nothing
 // left to give away, is seen by (and can be traced from) the container.
 func compileExec(s *specs.Spec, p *specs.Process, o ExecOptions) (*launch.Program, error) {
-	if o.Preserve < 0 || o.Preserve > maxPreserve-1 {
-		return nil, fmt.Errorf("compiling the exec: %d files to preserve: %w", o.Preserve, errdefs.ErrInvalidArgument)
-	}
-	c := &compiler{
-		Assembler: launch.NewAssembler(launch.Options{Slots: PIDFDSlot + 1 + o.Preserve, CgroupDir: o.CgroupDir}),
-		spec:      s, process: p, preserve: o.Preserve,
-	}
+	c := &compiler{spec: s, process: p, preserve: o.Preserve, command: o.Command, sendListener: true}
 	if err := c.compileExec(o); err != nil {
 		return nil, fmt.Errorf("compiling the exec: %w", err)
 	}
@@ -32,34 +26,31 @@ func (c *compiler) compileExec(o ExecOptions) error {
 	if c.spec.Linux == nil || c.process == nil {
 		return fmt.Errorf("no process or no container: %w", errdefs.ErrInvalidArgument)
 	}
+	fixed := ExecSlots(c.spec)
+	if o.Preserve < 0 || o.Preserve > maxPreserve+3-fixed {
+		return fmt.Errorf("%d files to preserve: %w", o.Preserve, errdefs.ErrInvalidArgument)
+	}
 	if err := checkProcess(c.process); err != nil {
 		return err
 	}
-	if c.process.ApparmorProfile != "" && c.process.ApparmorProfile != "unconfined" || c.process.SelinuxLabel != "" {
-		return fmt.Errorf("labels of an exec: %w", errdefs.ErrNotImplemented)
+	if err := checkNamespaces(c.spec); err != nil {
+		return err
 	}
-	var flags uint64
-	for _, ns := range c.spec.Linux.Namespaces {
-		f := namespaceFlag(ns.Type)
-		if f == 0 || f == unix.CLONE_NEWUSER || f == unix.CLONE_NEWTIME {
-			return fmt.Errorf("%s namespace: %w", ns.Type, errdefs.ErrNotImplemented)
-		}
-		flags |= f
+	if err := c.checkUser(); err != nil {
+		return err
 	}
-	if flags&unix.CLONE_NEWNS == 0 {
-		return fmt.Errorf("container without a mount namespace: %w", errdefs.ErrInvalidArgument)
+	c.Assembler = launch.NewAssembler(launch.Options{Slots: fixed + o.Preserve, CgroupDir: o.CgroupDir})
+	if err := c.beginExec(o); err != nil {
+		return err
 	}
-	c.Note("starting the process")
-	c.DefaultSignals()
-	c.Call(unix.SYS_UMASK, launch.Int(0))
-	c.hide()
-	c.stat = c.Buffer(int(unsafe.Sizeof(unix.Stat_t{})))
-	c.joinCgroups(o.CgroupProcs, o.CgroupDir)
-	c.Note("entering the container")
-	c.Call(unix.SYS_SETNS, launch.Int(PIDFDSlot), launch.Int(flags))
+	c.enterContainer()
+	if fixed > RootSlot {
+		c.Call(unix.SYS_FCHDIR, launch.Int(RootSlot))
+		c.Call(unix.SYS_CHROOT, c.Str("."))
+	}
 	c.CallIf(ignore(unix.ENOSYS, unix.EPERM, unix.EACCES), unix.SYS_KEYCTL, launch.Int(unix.KEYCTL_JOIN_SESSION_KEYRING), launch.Int(0))
-	for fd := 3; fd < 3+o.Preserve; fd++ { // over the pidfd, which has served
-		c.Call(unix.SYS_DUP3, launch.Int(fd+1), launch.Int(fd), launch.Int(0))
+	for fd := 3; fd < 3+o.Preserve; fd++ { // over what has served
+		c.Call(unix.SYS_DUP3, launch.Int(fd+fixed-3), launch.Int(fd), launch.Int(0))
 	}
 	c.execConsole()
 	if err := c.becomeUser(); err != nil {
@@ -73,6 +64,51 @@ func (c *compiler) compileExec(o ExecOptions) error {
 		c.Call(unix.SYS_IOCTL, launch.Int(0), launch.Int(unix.TIOCSCTTY), launch.Int(0))
 	}
 	return c.execute()
+}
+
+// beginExec does what takes the host's rights.
+func (c *compiler) beginExec(o ExecOptions) error {
+	c.Note("starting the process")
+	c.stat = c.Buffer(int(unsafe.Sizeof(unix.Stat_t{})))
+	c.DefaultSignals()
+	c.Call(unix.SYS_UMASK, launch.Int(0))
+	c.hide()
+	affinity := c.process.ExecCPUAffinity
+	if affinity != nil {
+		if err := c.setAffinity(affinity.Initial); err != nil {
+			return err
+		}
+	}
+	c.joinCgroups(o.CgroupProcs, o.CgroupDir)
+	if affinity != nil {
+		if err := c.setAffinity(affinity.Final); err != nil {
+			return err
+		}
+	}
+	if c.user {
+		if err := c.raiseLimits(); err != nil {
+			return err
+		}
+	}
+	if c.needLabels() {
+		c.openProc()
+	}
+	return c.labels()
+}
+
+// enterContainer is the one setns.
+func (c *compiler) enterContainer() {
+	c.Note("entering the container")
+	var flags uint64
+	for _, ns := range c.spec.Linux.Namespaces {
+		flags |= namespaceFlag(ns.Type)
+	}
+	if !c.user {
+		flags &^= unix.CLONE_NEWUSER
+	}
+	if flags != 0 {
+		c.Call(unix.SYS_SETNS, launch.Int(PIDFDSlot), launch.Int(flags))
+	}
 }
 
 // execConsole makes a terminal from the container's devpts, found by its path. What is

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/runner/launch"
@@ -23,7 +24,9 @@ func (c *compiler) openMaskDir() {
 	}
 	c.Note("making the mask of directories")
 	fd := c.filesystem("tmpfs", "tmpfs", unix.MOUNT_ATTR_RDONLY, "mode=0755", "nr_inodes=1", "size=4k")
-	c.moveMount(fd, launch.Int(atFDCWD), "/proc")
+	if c.newNamespace(specs.MountNamespace) {
+		c.moveMount(fd, launch.Int(atFDCWD), "/proc")
+	}
 	c.Call(unix.SYS_DUP3, launch.Result(fd), launch.Int(maskDirs), launch.Int(cloexec))
 	c.Call(unix.SYS_CLOSE, launch.Result(fd))
 }

@@ -18,52 +18,109 @@ import (
 
 // makeMounts places the mounts of the spec in their order.
 func (c *compiler) makeMounts() error {
-	for _, m := range c.spec.Mounts {
-		if err := c.makeMount(m); err != nil {
+	for i, m := range c.spec.Mounts {
+		if err := c.makeMount(i, m); err != nil {
 			return fmt.Errorf("mount on %s: %w", m.Destination, err)
 		}
 	}
 	return nil
 }
 
-func (c *compiler) makeMount(m specs.Mount) error {
-	if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
-		return fmt.Errorf("id mappings: %w", errdefs.ErrNotImplemented)
-	}
-	dest := path.Clean("/" + m.Destination) // may be relative since runtime-spec 1.2
-	if dest == "/" || len(dest) >= unix.PathMax {
+// destination is where a mount goes; it may be relative since runtime-spec 1.2.
+func destination(m specs.Mount) string { return path.Clean("/" + m.Destination) }
+
+func (c *compiler) makeMount(i int, m specs.Mount) error {
+	dest := destination(m)
+	if (dest == "/" && !slices.Contains(m.Options, "remount")) || len(dest) >= unix.PathMax {
 		return fmt.Errorf("destination is the root or too long: %w", errdefs.ErrInvalidArgument)
 	}
 	o, err := parseOptions(m.Options)
 	if err != nil {
 		return err
 	}
-	if o.bind || m.Type == "bind" {
-		return c.bind(m, dest, o)
+	for _, kind := range o.propagation {
+		if err := checkPropagation(kind); err != nil {
+			return err
+		}
+	}
+	switch {
+	case o.remount:
+		return c.remount(m, dest, o)
+	case o.isBind(m):
+		return c.bind(i, m, dest, o)
+	case idMapped(m):
+		return fmt.Errorf("id mappings of a mount that is no bind mount: %w", errdefs.ErrNotImplemented)
 	}
 	c.Note("mounting %s on %s", m.Type, dest)
 	if m.Type == "cgroup" || m.Type == "cgroup2" {
 		return c.mountCgroup(dest, o)
 	}
-	var fd launch.Ref
-	if m.Type == "overlay" {
-		if fd, err = c.specOverlay(o); err != nil {
-			return err
-		}
-		c.attributes(fd, o)
-	} else {
-		if m.Type == "" {
-			return fmt.Errorf("no type: %w", errdefs.ErrInvalidArgument)
-		}
-		fd = c.filesystem(m.Type, source(m), int(o.here.set|o.below.set), o.data...)
+	fd, err := c.newFilesystem(i, m, dest, o)
+	if err != nil {
+		return err
 	}
-	if o.propagation != "" {
-		if err := c.propagate(fd, o.propagation); err != nil {
+	for _, kind := range o.propagation {
+		if err := c.propagate(fd, kind); err != nil {
 			return err
 		}
 	}
 	c.place(fd, dest, unix.S_IFDIR|0o755, !fixed(m.Type, dest))
 	c.placed = append(c.placed, placed{dest: dest, fd: fd, bind: !ours(m.Type, dest)})
+	return nil
+}
+
+// newFilesystem mounts what is no bind mount, without a place.
+func (c *compiler) newFilesystem(i int, m specs.Mount, dest string, o mountOptions) (fd launch.Ref, err error) {
+	switch {
+	case m.Type == "":
+		return 0, fmt.Errorf("no type: %w", errdefs.ErrInvalidArgument)
+	case m.Type == "overlay":
+		if fd = c.sources[i]; fd == 0 {
+			fd, err = c.openSource(m, o)
+		}
+		return fd, err
+	case o.copyUp:
+		if _, ok := c.opts.Detached[dest]; !ok || m.Type != "tmpfs" {
+			return 0, fmt.Errorf("tmpcopyup: %w", errdefs.ErrNotImplemented)
+		}
+		fd = c.detached(dest)
+		c.attributes(fd, o)
+		return fd, nil
+	}
+	data := o.data
+	if l := c.spec.Linux.MountLabel; l != "" && (m.Type == "tmpfs" || m.Type == "devpts" || m.Type == "mqueue") {
+		data = append(data[:len(data):len(data)], "context="+l)
+	}
+	return c.filesystem(m.Type, source(m), int(o.here.set|o.below.set), data...), nil
+}
+
+// detached is a mount that came as a file. The file stays, so that numbers do not change.
+func (c *compiler) detached(dest string) launch.Ref {
+	return c.Call(unix.SYS_FCNTL, launch.Int(c.opts.Detached[dest].Slot), launch.Int(unix.F_DUPFD_CLOEXEC), launch.Int(3))
+}
+
+// remount changes the attributes of what is mounted on dest already, and the options of
+// its filesystem if any are given.
+func (c *compiler) remount(m specs.Mount, dest string, o mountOptions) error {
+	c.Note("changing the mount on %s", dest)
+	dir, rest := c.base(dest)
+	target := c.openat2(launch.Cond{}, launch.Result(dir), rest, unix.O_PATH, inRoot)
+	c.attributes(target, o)
+	for _, kind := range o.propagation {
+		if err := c.propagate(target, kind); err != nil {
+			return err
+		}
+	}
+	if len(o.data) > 0 && !o.isBind(m) {
+		fs := c.Call(unix.SYS_FSPICK, launch.Result(target), c.Str(""), launch.Int(unix.FSPICK_EMPTY_PATH|unix.FSPICK_CLOEXEC))
+		for _, d := range o.data {
+			key, value, _ := strings.Cut(d, "=")
+			c.configure1(fs, key, value)
+		}
+		c.Call(unix.SYS_FSCONFIG, launch.Result(fs), launch.Int(unix.FSCONFIG_CMD_RECONFIGURE), launch.Int(0), launch.Int(0), launch.Int(0))
+		c.Call(unix.SYS_CLOSE, launch.Result(fs))
+	}
+	c.Call(unix.SYS_CLOSE, launch.Result(target))
 	return nil
 }
 
@@ -123,95 +180,97 @@ func (c *compiler) place(fd launch.Ref, dest string, mode uint32, follow bool) {
 }
 
 // bind makes a bind mount of a path of the host, or places one that came as a file.
-func (c *compiler) bind(m specs.Mount, dest string, o mountOptions) error {
+func (c *compiler) bind(i int, m specs.Mount, dest string, o mountOptions) error {
 	mode := uint32(unix.S_IFDIR | 0o755)
-	var fd launch.Ref
+	fd := c.sources[i]
 	if d, ok := c.opts.Detached[dest]; ok {
 		c.Note("mounting file %d on %s", d.Slot, dest)
 		if d.File {
 			mode = unix.S_IFREG | 0o644
 		}
-		fd = c.Call(unix.SYS_FCNTL, launch.Int(d.Slot), launch.Int(unix.F_DUPFD_CLOEXEC), launch.Int(3))
+		fd = c.detached(dest)
+		c.attributes(fd, o)
 	} else {
-		c.Note("binding %s on %s", m.Source, dest)
-		info, err := os.Stat(m.Source)
+		isDir, err := c.isDirectory(m.Source, c.opts.Subpaths[dest])
 		if err != nil {
 			return fmt.Errorf("source of the bind mount: %w", classify(err))
-		}
-		isDir := info.IsDir()
-		flags := unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
-		if o.recursive {
-			flags |= unix.AT_RECURSIVE
-		}
-		if below := c.opts.Subpaths[dest]; below != "" {
-			if fd, isDir, err = c.bindBelow(m.Source, below, flags); err != nil {
-				return err
-			}
-		} else if early, ok := c.shared[dest]; ok {
-			fd = early
-		} else {
-			fd = c.Call(unix.SYS_OPEN_TREE, launch.Int(atFDCWD), c.Str(m.Source), launch.Int(flags))
 		}
 		if !isDir {
 			mode = unix.S_IFREG | 0o644
 		}
+		if fd == 0 {
+			if fd, err = c.openSource(m, o); err != nil {
+				return err
+			}
+		}
+		c.Note("placing %s", dest)
 	}
-	c.attributes(fd, o)
-	if err := c.propagate(fd, o.propagation); err != nil {
-		return err
+	kinds := o.propagation
+	if len(kinds) == 0 {
+		kinds = []string{"rprivate"}
+	}
+	for _, kind := range kinds {
+		if err := c.propagate(fd, kind); err != nil {
+			return err
+		}
 	}
 	c.place(fd, dest, mode, true)
 	c.placed = append(c.placed, placed{dest: dest, fd: fd, bind: true})
 	return nil
 }
 
-// bindBelow clones the mount of a path below source. It is looked up from a descriptor of
-// source and never leads out, also if somebody exchanges parts of it meanwhile.
-func (c *compiler) bindBelow(source, below string, flags int) (fd launch.Ref, isDir bool, err error) {
+// openSource opens a bind mount's source, or makes an overlay, as a mount without a place
+// and with its attributes.
+func (c *compiler) openSource(m specs.Mount, o mountOptions) (fd launch.Ref, err error) {
+	if !o.isBind(m) {
+		c.Note("mounting overlay for %s", destination(m))
+		if fd, err = c.specOverlay(o); err != nil {
+			return 0, err
+		}
+	} else {
+		c.Note("binding %s on %s", m.Source, destination(m))
+		flags := unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
+		if o.recursive || m.Type == "rbind" {
+			flags |= unix.AT_RECURSIVE
+		}
+		if below := c.opts.Subpaths[destination(m)]; below != "" {
+			fd = c.bindBelow(m.Source, below, flags)
+		} else {
+			fd = c.Call(unix.SYS_OPEN_TREE, launch.Int(atFDCWD), c.Str(m.Source), launch.Int(flags))
+		}
+	}
+	c.attributes(fd, o)
+	return fd, c.mapIDs(fd, m, o)
+}
+
+// isDirectory looks at a source, or at what is below it, as bindBelow finds it.
+func (c *compiler) isDirectory(source, below string) (bool, error) {
+	if below == "" {
+		info, err := os.Stat(source)
+		return err == nil && info.IsDir(), err
+	}
 	root, err := rootfs.Open(source)
 	if err != nil {
-		return 0, false, fmt.Errorf("source of the bind mount: %w", classify(err))
+		return false, err
 	}
 	defer root.Close()
 	info, err := root.Stat(below)
 	if err != nil {
-		return 0, false, fmt.Errorf("%s below %s: %w", below, source, classify(err))
+		return false, fmt.Errorf("%s below %s: %w", below, source, err)
 	}
+	return info.IsDir(), nil
+}
+
+// bindBelow clones the mount of a path below source. It is looked up from a descriptor of
+// source and never leads out, also if somebody exchanges parts of it meanwhile.
+func (c *compiler) bindBelow(source, below string, flags int) launch.Ref {
 	dir := c.Call(unix.SYS_OPENAT, launch.Int(atFDCWD), c.Str(source), launch.Int(unix.O_PATH|unix.O_DIRECTORY|cloexec), launch.Int(0))
 	const beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS
 	at := c.openat2(launch.Cond{}, launch.Result(dir), below, unix.O_PATH, beneath)
-	fd = c.Call(unix.SYS_OPEN_TREE, launch.Result(at), c.Str(""), launch.Int(flags|unix.AT_EMPTY_PATH))
+	fd := c.Call(unix.SYS_OPEN_TREE, launch.Result(at), c.Str(""), launch.Int(flags|unix.AT_EMPTY_PATH))
 	c.Call(unix.SYS_CLOSE, launch.Result(at))
 	c.Call(unix.SYS_CLOSE, launch.Result(dir))
-	return fd, info.IsDir(), nil
-}
-
-// openShared clones the sources of binds that are shared with the host, before the mount
-// namespace is cut off: later they would only follow the host, not be followed.
-func (c *compiler) openShared() error {
-	for _, m := range c.spec.Mounts {
-		o, err := parseOptions(m.Options)
-		if err != nil {
-			return err
-		}
-		dest := path.Clean("/" + m.Destination)
-		if _, detached := c.opts.Detached[dest]; detached || !o.bind && m.Type != "bind" || c.opts.Subpaths[dest] != "" {
-			continue
-		}
-		if o.propagation != "shared" && o.propagation != "rshared" {
-			continue
-		}
-		flags := unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
-		if o.recursive {
-			flags |= unix.AT_RECURSIVE
-		}
-		if c.shared == nil {
-			c.shared = map[string]launch.Ref{}
-		}
-		c.Note("binding %s, shared with the host", m.Source)
-		c.shared[dest] = c.Call(unix.SYS_OPEN_TREE, launch.Int(atFDCWD), c.Str(m.Source), launch.Int(flags))
-	}
-	return nil
+	return fd
 }
 
 func classify(err error) error {

@@ -2,6 +2,10 @@ package oci
 
 import (
 	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -33,29 +37,52 @@ func namespaceFlag(t specs.LinuxNamespaceType) uint64 {
 	return 0
 }
 
-// cloneFlags are the namespaces the process is made with. The cgroup namespace is not
-// among them: its root is the cgroup at the time it is made, so cgroups are joined first.
-func cloneFlags(s *specs.Spec) (uint64, error) {
-	var flags, seen uint64
+// checkNamespaces sees that each kind is known and named once.
+func checkNamespaces(s *specs.Spec) error {
+	var seen uint64
 	for _, ns := range s.Linux.Namespaces {
 		f := namespaceFlag(ns.Type)
-		switch {
-		case f == 0 || seen&f != 0:
-			return 0, fmt.Errorf("namespace %q is unknown or twice: %w", ns.Type, errdefs.ErrInvalidArgument)
-		case f == unix.CLONE_NEWUSER || f == unix.CLONE_NEWTIME:
-			return 0, fmt.Errorf("%s namespace: %w", ns.Type, errdefs.ErrNotImplemented)
-		case f == unix.CLONE_NEWNS && ns.Path != "":
-			return 0, fmt.Errorf("joining a mount namespace: %w", errdefs.ErrNotImplemented)
+		if f == 0 || seen&f != 0 {
+			return fmt.Errorf("namespace %q is unknown or twice: %w", ns.Type, errdefs.ErrInvalidArgument)
+		}
+		if ns.Path != "" && !path.IsAbs(ns.Path) {
+			return fmt.Errorf("path %q of the %s namespace is not absolute: %w", ns.Path, ns.Type, errdefs.ErrInvalidArgument)
 		}
 		seen |= f
-		if ns.Path == "" && f != unix.CLONE_NEWCGROUP {
-			flags |= f
+	}
+	return nil
+}
+
+// newFlags are the clone flags of the namespaces the container gets for itself, without
+// those that are made in another way: user and time.
+func (c *compiler) newFlags() (flags uint64) {
+	for _, ns := range c.spec.Linux.Namespaces {
+		if ns.Path == "" && ns.Type != specs.UserNamespace && ns.Type != specs.TimeNamespace {
+			flags |= namespaceFlag(ns.Type)
 		}
 	}
-	if flags&unix.CLONE_NEWNS == 0 {
-		return 0, fmt.Errorf("container without a mount namespace: %w", errdefs.ErrNotImplemented)
+	return flags
+}
+
+// forks says that the first process only leads to the one that becomes the container's: a
+// PID or time namespace that is entered holds for children only, and namespaces belong to
+// the user namespace in which they were made. Who maps ids of mounts needs the host's PID
+// namespace until then.
+func (c *compiler) forks() bool {
+	return c.user || c.mapped || c.newNamespace(specs.TimeNamespace) || (c.ownNamespace(specs.PIDNamespace) && !c.newNamespace(specs.PIDNamespace))
+}
+
+// cloneFlags are the namespaces the first process is made with. The cgroup namespace is
+// not among them: its root is the cgroup at the time it is made, so cgroups are joined
+// first. Who forks again has a mount namespace already, in which mounts are prepared.
+func (c *compiler) cloneFlags() uint64 {
+	switch {
+	case !c.forks():
+		return c.newFlags() &^ unix.CLONE_NEWCGROUP
+	case c.inside:
+		return 0
 	}
-	return flags, nil
+	return c.newFlags() & unix.CLONE_NEWNS
 }
 
 // newNamespace says that the container has a namespace of this kind for itself.
@@ -78,37 +105,69 @@ func (c *compiler) ownNamespace(t specs.LinuxNamespaceType) bool {
 	return false
 }
 
-// joinNamespaces enters the namespaces given by path. All are opened before the first is
-// entered, and the PID namespace, which holds for children only, is entered last.
+// joinNamespaces enters the namespaces given by path and makes the others that are still
+// missing. All that are given are opened before the first is entered. What belongs to the
+// host's user namespace is entered before the container's, in which we have no power over
+// it, and the PID namespace, which holds for children only, last.
 func (c *compiler) joinNamespaces() error {
-	type joined struct {
-		fd   launch.Ref
-		kind specs.LinuxNamespaceType
-		path string
-	}
-	var list []joined
+	given := map[specs.LinuxNamespaceType]launch.Ref{}
 	for _, ns := range c.spec.Linux.Namespaces {
-		if ns.Path == "" {
+		if ns.Path == "" || (ns.Type == specs.UserNamespace && !c.user) {
 			continue
 		}
 		c.Note("opening the %s namespace %s", ns.Type, ns.Path)
-		fd := c.Call(unix.SYS_OPENAT, launch.Int(atFDCWD), c.Str(ns.Path), launch.Int(unix.O_RDONLY|cloexec), launch.Int(0))
-		list = append(list, joined{fd, ns.Type, ns.Path})
+		given[ns.Type] = c.Call(unix.SYS_OPENAT, launch.Int(atFDCWD), c.Str(ns.Path), launch.Int(unix.O_RDONLY|cloexec), launch.Int(0))
 	}
-	fork := false
-	for _, j := range list {
-		c.Note("joining the %s namespace %s", j.kind, j.path)
-		c.Call(unix.SYS_SETNS, launch.Result(j.fd), launch.Int(namespaceFlag(j.kind)))
-		fork = fork || j.kind == specs.PIDNamespace
+	if c.inside {
+		c.enterUser(given[specs.UserNamespace])
 	}
-	if c.newNamespace(specs.CgroupNamespace) {
+	for _, ns := range c.spec.Linux.Namespaces {
+		fd := given[ns.Type]
+		if fd == 0 || ns.Type == specs.UserNamespace {
+			continue
+		}
+		if ns.Type == specs.MountNamespace { // entered with the root
+			c.mounts = fd
+			continue
+		}
+		c.Note("joining the %s namespace %s", ns.Type, ns.Path)
+		c.Call(unix.SYS_SETNS, launch.Result(fd), launch.Int(namespaceFlag(ns.Type)))
+	}
+	if c.newNamespace(specs.TimeNamespace) {
+		c.makeTime()
+	}
+	if c.user && !c.inside {
+		c.enterUser(given[specs.UserNamespace])
+	}
+	if c.forks() {
+		c.Note("starting the process in its namespaces")
+		made := c.cloneFlags()
+		if c.user {
+			made = 0 // its mount namespace has to belong to the user namespace
+		}
+		c.Fork(c.newFlags() &^ made)
+		c.hide()
+		c.Call(unix.SYS_SETSID)
+	} else if c.newNamespace(specs.CgroupNamespace) {
 		c.Note("making the cgroup namespace")
 		c.Call(unix.SYS_UNSHARE, launch.Int(unix.CLONE_NEWCGROUP))
 	}
-	if fork {
-		c.Note("entering the PID namespace")
-		c.Fork(0)
-		c.Call(unix.SYS_SETSID)
-	}
 	return nil
+}
+
+// makeTime makes a time namespace for the children; time_namespaces(7).
+func (c *compiler) makeTime() {
+	c.Note("making the time namespace")
+	c.Call(unix.SYS_UNSHARE, launch.Int(unix.CLONE_NEWTIME))
+	var text strings.Builder
+	for _, clock := range slices.Sorted(maps.Keys(c.spec.Linux.TimeOffsets)) {
+		o := c.spec.Linux.TimeOffsets[clock]
+		fmt.Fprintf(&text, "%s %d %d\n", clock, o.Secs, o.Nanosecs)
+	}
+	if text.Len() == 0 {
+		return
+	}
+	fd := c.Call(unix.SYS_OPENAT, launch.Int(atFDCWD), c.Str("/proc/self/timens_offsets"), launch.Int(unix.O_WRONLY|cloexec), launch.Int(0))
+	c.Call(unix.SYS_WRITE, launch.Result(fd), c.Str(text.String()), launch.Int(text.Len()))
+	c.Call(unix.SYS_CLOSE, launch.Result(fd))
 }

@@ -38,21 +38,33 @@ type Options struct {
 	// CgroupDir is the cgroup2 directory it is born in where possible (cgroup.Group.V2Dir).
 	CgroupDir string
 	// Detached are mounts that come as files, by the destination of a mount of the spec
-	// with type "bind", whose source is then not used. Such a program can be started once.
+	// with type "bind", whose source is then not used, or with the option tmpcopyup. Such a program can be started once.
 	Detached map[string]Detached
 	// Subpaths are directories or files below the sources of bind mounts, by destination,
 	// which are mounted instead. They are looked up without leaving the source.
 	Subpaths map[string]string
 	// Pause makes the program stop before the command, until somebody opens the FIFO at
 	// this path for reading; launch.Start returns at that point. It is create without start.
+	// Root of the container's user namespace must be allowed to open it for writing.
 	Pause string
 	// Gate is such a FIFO for a stop before the container's root is entered, when the
-	// spec's prestart and createRuntime hooks are run by the caller. So are poststart and
-	// poststop hooks.
+	// spec's prestart, createRuntime and createContainer hooks are run by the caller. All
+	// other hooks, and moving network devices, are the caller's too.
 	Gate string
-	// Preserve is the number of files, in the slots from 3 on, that the command gets. It
-	// cannot be combined with Detached.
+	// Preserve is the number of files, in the slots from 3 on and before those of Detached,
+	// that the command gets.
 	Preserve int
+
+	// Listener is a FIFO at which the process waits, having said the number of its seccomp
+	// listener to whoever follows it (launch.Follow), until a byte is written to it.
+	Listener string
+	// NoPivot enters the root by chroot instead of pivot_root, which a root in an
+	// initramfs needs.
+	NoPivot bool
+	// SharedKeyring keeps the session keyring of the caller.
+	SharedKeyring bool
+	// NoCommand makes a program that has nothing to execute and fails after the pause.
+	NoCommand bool
 
 	oldKernel bool // for tests: use none of the calls that newer kernels have
 }
@@ -66,13 +78,30 @@ type Detached struct {
 // PIDFDSlot is the file of an exec program that is a pidfd of the container's init.
 const PIDFDSlot = 3
 
+// RootSlot is the file of an exec program that is the root of the container's init
+// (/proc/PID/root), where ExecSlots says there is one.
+const RootSlot = PIDFDSlot + 1
+
+// ExecSlots is the number of files an exec program for the container wants, before those
+// to preserve: a root only if the container has no mount namespace of its own.
+func ExecSlots(s *specs.Spec) int {
+	for _, ns := range s.Linux.Namespaces {
+		if ns.Type == specs.MountNamespace && ns.Path == "" {
+			return RootSlot
+		}
+	}
+	return RootSlot + 1
+}
+
 // ExecOptions are what is not in the process of an exec.
 type ExecOptions struct {
 	CgroupProcs []string
 	CgroupDir   string
-	// Preserve is the number of files, in the slots after PIDFDSlot, that the command gets
-	// as descriptors from 3 on.
+	// Preserve is the number of files, in the slots after the fixed ones, that the command
+	// gets as descriptors from 3 on.
 	Preserve int
+	// Command is executed instead of the process's first argument, if not empty.
+	Command string
 }
 
 // Compile makes the program that starts s.Process in a new container. The program wants
@@ -87,8 +116,8 @@ func Compile(s *specs.Spec, r Rootfs, o Options) (*launch.Program, error) {
 }
 
 // CompileExec makes the program that starts p in the running container of s. The program
-// wants four files: standard input, output, error and, in PIDFDSlot, a pidfd of the
-// container's first process.
+// wants ExecSlots files: standard input, output, error, in PIDFDSlot a pidfd of the
+// container's first process and perhaps its root in RootSlot.
 func CompileExec(s *specs.Spec, p *specs.Process, o ExecOptions) (*launch.Program, error) {
 	return compileExec(s, p, o)
 }

@@ -2,9 +2,11 @@ package oci
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -14,7 +16,11 @@ type mountOptions struct {
 	below       attr // of the mount and those mounted below it
 	bind        bool
 	recursive   bool
-	propagation string
+	propagation []string
+	remount     bool
+	copyUp      bool     // tmpcopyup
+	idmap       string   // "", idmap or ridmap
+	idmapText   string   // crun's maps behind "idmap="
 	data        []string // for the filesystem
 }
 
@@ -35,15 +41,35 @@ func parseOptions(options []string) (mountOptions, error) {
 		case "rbind":
 			o.bind, o.recursive = true, true
 		case "private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable", "runbindable":
-			o.propagation = opt
-		case "defaults", "async", "loud", "nomand", "noiversion", "nolazytime":
-		case "remount", "idmap", "ridmap", "tmpcopyup":
-			return o, fmt.Errorf("mount option %s: %w", opt, errdefs.ErrNotImplemented)
-		default: // also sync, dirsync, mand, lazytime, iversion, silent: flags of the filesystem
+			o.propagation = append(o.propagation, opt)
+		case "defaults", "async", "loud", "nomand", "noiversion", "nolazytime", "silent", "iversion":
+			// The defaults, and two flags of mount(2) that fsconfig(2) does not know.
+		case "remount":
+			o.remount = true
+		case "tmpcopyup":
+			o.copyUp = true
+		case "idmap", "ridmap":
+			o.idmap = opt
+		default:
+			if key, text, ok := strings.Cut(opt, "="); ok && (key == "idmap" || key == "ridmap") {
+				o.idmap, o.idmapText = key, text
+				continue
+			}
+			// also sync, dirsync, mand and lazytime: flags of the filesystem
 			o.data = append(o.data, opt)
 		}
 	}
 	return o, nil
+}
+
+// isBind says that the mount is one of a tree that is there already.
+func (o *mountOptions) isBind(m specs.Mount) bool {
+	return o.bind || m.Type == "bind" || m.Type == "rbind"
+}
+
+// shared says that the mount stays, or becomes, a peer of others.
+func (o *mountOptions) shared() bool {
+	return slices.Contains(o.propagation, "shared") || slices.Contains(o.propagation, "rshared")
 }
 
 // attribute applies opt if it is one of the per-mount attributes, alone or recursive.

@@ -5,38 +5,62 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/runner/launch"
 )
 
-// makeRoot cuts the mount namespace off the host's, and mounts the root over the present
-// one: lookups of absolute paths begin below it, so the host's paths keep working until
-// enterRoot, and no directory is needed to mount on.
-func (c *compiler) makeRoot(r Rootfs) error {
-	if err := c.openShared(); err != nil {
-		return err
-	}
+// separate cuts the mount namespace off the host's. Slave and not private: what the host
+// unmounts later goes away here too.
+func (c *compiler) separate() {
 	c.Note("separating the mount namespace")
-	// Slave and not private: what the host unmounts later goes away here too.
 	c.Call(unix.SYS_MOUNT, c.Str(""), c.Str("/"), c.Str(""), launch.Int(unix.MS_REC|unix.MS_SLAVE), launch.Int(0))
+}
+
+// makeRoot mounts the root over the present one: lookups of absolute paths begin below it,
+// so the host's paths keep working until enterRoot, and no directory is needed to mount
+// on. Only hooks that are to find the root where the bundle has it get it there. Without a
+// mount namespace the root stays without a place, so that nobody else sees its mounts.
+func (c *compiler) makeRoot() error {
+	own := c.newNamespace(specs.MountNamespace)
+	if own && (!c.user || c.inside) {
+		c.separate()
+	}
 	c.openNull()
-	if r.Path != "" {
-		c.Note("opening the root %s", r.Path)
-		c.root = c.Call(unix.SYS_OPEN_TREE, launch.Int(atFDCWD), c.Str(r.Path),
-			launch.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE))
-	} else {
-		var err error
-		if c.root, err = c.overlay(r.Overlay); err != nil {
+	if c.root == 0 {
+		if err := c.openRoot(); err != nil {
 			return err
 		}
 	}
 	c.Note("placing the root")
-	if err := c.propagate(c.root, c.spec.Linux.RootfsPropagation); err != nil {
+	if err := checkPropagation(c.spec.Linux.RootfsPropagation); err != nil {
 		return err
 	}
-	c.moveMount(c.root, launch.Int(atFDCWD), "/")
+	if err := c.propagate(c.root, "rprivate"); err != nil {
+		return err
+	}
+	switch h := c.spec.Hooks; {
+	case own && c.rootfs.Path != "" && h != nil && len(h.CreateContainer) > 0:
+		place := c.Call(unix.SYS_OPENAT, launch.Int(atFDCWD), c.Str(c.rootfs.Path), launch.Int(unix.O_PATH|unix.O_DIRECTORY|cloexec), launch.Int(0))
+		c.moveMount(c.root, launch.Result(place), "")
+		c.Call(unix.SYS_CLOSE, launch.Result(place))
+	case own:
+		c.moveMount(c.root, launch.Int(atFDCWD), "/")
+	}
 	c.fstat(launch.Cond{}, c.root, c.self)
+	return nil
+}
+
+// openRoot makes the root, without a place.
+func (c *compiler) openRoot() (err error) {
+	if c.rootfs.Path == "" {
+		c.root, err = c.overlay(c.rootfs.Overlay)
+		return err
+	}
+	c.Note("opening the root %s", c.rootfs.Path)
+	c.root = c.Call(unix.SYS_OPEN_TREE, launch.Int(atFDCWD), c.Str(c.rootfs.Path),
+		launch.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE))
 	return nil
 }
 
@@ -50,22 +74,37 @@ func (c *compiler) openNull() {
 	c.Check(launch.Cond{}, launch.Offset(c.stat, statRdev), 8, ^uint64(0), unix.Mkdev(1, 3), unix.ENODEV)
 }
 
-// propagate sets the propagation type of a mount and those below; "" is private.
+// propagationFlag is the flag of a propagation type; recursive if its name begins with r.
+func propagationFlag(kind string) (uint64, error) {
+	switch strings.TrimPrefix(kind, "r") {
+	case "private":
+		return unix.MS_PRIVATE, nil
+	case "slave":
+		return unix.MS_SLAVE, nil
+	case "shared":
+		return unix.MS_SHARED, nil
+	case "unbindable":
+		return unix.MS_UNBINDABLE, nil
+	}
+	return 0, fmt.Errorf("propagation %q: %w", kind, errdefs.ErrInvalidArgument)
+}
+
+func checkPropagation(kind string) error {
+	if kind == "" {
+		return nil
+	}
+	_, err := propagationFlag(kind)
+	return err
+}
+
+// propagate sets the propagation type of a mount, and of those below if it is recursive.
 func (c *compiler) propagate(fd launch.Ref, kind string) error {
-	v := uint64(unix.MS_PRIVATE)
-	switch kind {
-	case "", "private", "rprivate":
-	case "slave", "rslave":
-		v = unix.MS_SLAVE
-	case "shared", "rshared":
-		v = unix.MS_SHARED
-	case "unbindable", "runbindable":
-		v = unix.MS_UNBINDABLE
-	default:
-		return fmt.Errorf("propagation %q: %w", kind, errdefs.ErrInvalidArgument)
+	v, err := propagationFlag(kind)
+	if err != nil {
+		return err
 	}
 	flags := unix.AT_EMPTY_PATH
-	if kind == "" || strings.HasPrefix(kind, "r") {
+	if strings.HasPrefix(kind, "r") {
 		flags |= unix.AT_RECURSIVE
 	}
 	c.setAttr(launch.Cond{}, fd, flags, attr{propagation: v})

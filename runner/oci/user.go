@@ -1,19 +1,15 @@
 package oci
 
 import (
-	"encoding/binary"
 	"fmt"
 	"slices"
 	"strings"
 	"unsafe"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/sys/capability"
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/runner/launch"
-	"github.com/teu-dev/teu/runner/seccomp"
 )
 
 // becomeUser turns the process into the one the spec describes, except for its program:
@@ -22,8 +18,11 @@ func (c *compiler) becomeUser() error {
 	if err := c.rlimits(); err != nil {
 		return err
 	}
-	caps, err := capabilitySets(c.process)
+	caps, err := c.capabilitySets()
 	if err != nil {
+		return err
+	}
+	if err := c.schedule(); err != nil {
 		return err
 	}
 	if p := c.spec.Linux.Personality; p != nil {
@@ -46,12 +45,13 @@ func (c *compiler) becomeUser() error {
 		}
 	}
 	c.ids(caps)
-	c.checkDir(there)
+	c.enterDir(there)
 	return nil
 }
 
-// closeFiles closes everything but standard files, files to preserve and the control socket. It comes before
-// the working directory is entered, so that none is left to be entered (CVE-2024-21626).
+// closeFiles closes everything but standard files, files to preserve, the control socket
+// and the FIFO of a seccomp listener. It comes before the working directory is entered, so
+// that no directory is left to be entered (CVE-2024-21626).
 func (c *compiler) closeFiles() {
 	control, first := c.Control(), 3+c.preserve
 	for fd := 3; fd < first; fd++ {
@@ -60,45 +60,38 @@ func (c *compiler) closeFiles() {
 	if control > first {
 		c.Call(unix.SYS_CLOSE_RANGE, launch.Int(first), launch.Int(control-1), launch.Int(0))
 	}
-	c.Call(unix.SYS_CLOSE_RANGE, launch.Int(control+1), launch.Int(^uint32(0)), launch.Int(0))
+	last := ^uint32(0)
+	if c.opts.Listener != "" {
+		c.openListener()
+		c.Call(unix.SYS_CLOSE_RANGE, launch.Int(listenerFD+1), launch.Int(last), launch.Int(0))
+		last = listenerFD - 1
+	}
+	c.Call(unix.SYS_CLOSE_RANGE, launch.Int(control+1), launch.Int(last), launch.Int(0))
 }
 
 // changeDir tries to enter the working directory with the capabilities of root, as docker
-// does: it may be the home of another user.
+// does: it may be the home of another user. It comes before the seccomp filter, which may
+// forbid looking where it is.
 func (c *compiler) changeDir() launch.Ref {
 	c.Note("entering the working directory %s", c.process.Cwd)
-	return c.CallIf(ignore(unix.EACCES, unix.EPERM), unix.SYS_CHDIR, c.Str(c.process.Cwd))
+	there := c.CallIf(ignore(unix.EACCES, unix.EPERM), unix.SYS_CHDIR, c.Str(c.process.Cwd))
+	c.checkDir(launch.Cond{When: there})
+	return there
 }
 
-// checkDir tries again as the user, and then makes sure that the directory is below the
-// root: otherwise the kernel's answer begins with "(unreachable)", getcwd(2).
-func (c *compiler) checkDir(there launch.Ref) {
+// enterDir tries again as the user.
+func (c *compiler) enterDir(there launch.Ref) {
 	c.Note("entering the working directory %s", c.process.Cwd)
-	c.CallIf(launch.Cond{Unless: there}, unix.SYS_CHDIR, c.Str(c.process.Cwd))
-	buf := c.Buffer(unix.PathMax)
-	c.Call(unix.SYS_GETCWD, buf, launch.Int(unix.PathMax))
-	c.Check(launch.Cond{}, buf, 1, 0xff, '/', unix.ENOENT)
+	again := c.CallIf(launch.Cond{Unless: there}, unix.SYS_CHDIR, c.Str(c.process.Cwd))
+	c.checkDir(launch.Cond{When: again})
 }
 
-func (c *compiler) loadSeccomp() error {
-	f, err := seccomp.Compile(c.spec.Linux.Seccomp)
-	if err != nil || f == nil {
-		return err
-	}
-	if f.Notify {
-		return fmt.Errorf("seccomp action SCMP_ACT_NOTIFY: %w", errdefs.ErrNotImplemented)
-	}
-	c.Note("loading the seccomp filter of %d instructions", len(f.Program))
-	code := make([]byte, 0, 8*len(f.Program))
-	for _, in := range f.Program {
-		code = binary.NativeEndian.AppendUint16(code, in.Code)
-		code = append(code, in.Jt, in.Jf)
-		code = binary.NativeEndian.AppendUint32(code, in.K)
-	}
-	prog := c.Bytes(append(launch.Uint64(uint64(len(f.Program))), 0, 0, 0, 0, 0, 0, 0, 0)) // struct sock_fprog
-	c.SetPointer(launch.Offset(prog, 8), c.Bytes(code))
-	c.Call(unix.SYS_SECCOMP, launch.Int(unix.SECCOMP_SET_MODE_FILTER), launch.Int(f.Flags), prog)
-	return nil
+// checkDir makes sure that the directory is below the root: otherwise the kernel's answer
+// begins with "(unreachable)", getcwd(2).
+func (c *compiler) checkDir(cond launch.Cond) {
+	buf := c.Buffer(unix.PathMax)
+	c.CallIf(cond, unix.SYS_GETCWD, buf, launch.Int(unix.PathMax))
+	c.Check(cond, buf, 1, 0xff, '/', unix.ENOENT)
 }
 
 // ids sets exactly the groups, ids and capabilities of the spec. Capabilities survive the
@@ -111,7 +104,11 @@ func (c *compiler) ids(caps capabilities) {
 	for _, g := range u.AdditionalGids {
 		groups = append(groups, launch.Uint32(g)...)
 	}
-	c.Call(unix.SYS_SETGROUPS, launch.Int(len(u.AdditionalGids)), c.Bytes(groups))
+	cond := launch.Cond{}
+	if len(groups) == 0 && (c.user || inUserNamespace()) {
+		cond = ignore(unix.EPERM) // where setgroups is denied there is none to be lost
+	}
+	c.CallIf(cond, unix.SYS_SETGROUPS, launch.Int(len(u.AdditionalGids)), c.Bytes(groups))
 	c.Call(unix.SYS_SETRESGID, launch.Int(u.GID), launch.Int(u.GID), launch.Int(u.GID))
 	c.Call(unix.SYS_SETRESUID, launch.Int(u.UID), launch.Int(u.UID), launch.Int(u.UID))
 	c.Note("setting capabilities")
@@ -138,6 +135,11 @@ func (c *compiler) execute() error {
 	if u := c.process.User.Umask; u != nil {
 		umask = *u & 0o777
 	}
+	if c.opts.NoCommand {
+		c.Note("executing nothing: the spec has no process")
+		c.Fail(launch.Cond{}, unix.EINVAL)
+		return nil
+	}
 	c.Note("executing %s", c.process.Args[0])
 	c.Call(unix.SYS_UMASK, launch.Int(umask))
 	if c.process.NoNewPrivileges {
@@ -147,7 +149,11 @@ func (c *compiler) execute() error {
 		}
 		c.Note("executing %s", c.process.Args[0])
 	}
-	c.Exec(candidates(c.process.Args[0], c.process.Env), c.process.Args, c.process.Env)
+	command := c.process.Args[0]
+	if c.command != "" {
+		command = c.command
+	}
+	c.Exec(candidates(command, c.process.Env), c.process.Args, c.process.Env)
 	return nil
 }
 
@@ -173,56 +179,24 @@ func candidates(command string, env []string) []string {
 	return list
 }
 
-func (c *compiler) rlimits() error {
-	seen := map[int]bool{}
-	for _, r := range c.process.Rlimits {
-		n, ok := rlimitNumber(r.Type)
-		if !ok || seen[n] || r.Soft > r.Hard {
-			return fmt.Errorf("limit %s: %w", r.Type, errdefs.ErrInvalidArgument)
-		}
-		seen[n] = true
-		c.Note("setting limit %s to %d:%d", r.Type, r.Soft, r.Hard)
-		c.Call(unix.SYS_PRLIMIT64, launch.Int(0), launch.Int(n), c.Bytes(append(launch.Uint64(r.Soft), launch.Uint64(r.Hard)...)), launch.Int(0))
-	}
-	return nil
-}
-
-// rlimitNumber is the number of a limit; getrlimit(2).
-func rlimitNumber(name string) (int, bool) {
-	n := slices.Index([]string{"RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_DATA", "RLIMIT_STACK", "RLIMIT_CORE", "RLIMIT_RSS",
-		"RLIMIT_NPROC", "RLIMIT_NOFILE", "RLIMIT_MEMLOCK", "RLIMIT_AS", "RLIMIT_LOCKS", "RLIMIT_SIGPENDING",
-		"RLIMIT_MSGQUEUE", "RLIMIT_NICE", "RLIMIT_RTPRIO", "RLIMIT_RTTIME"}, name)
-	return n, n >= 0
-}
-
-func (c *compiler) personality(domain string, flags int) error {
-	persona := 0
-	switch {
-	case flags > 0:
-		return fmt.Errorf("personality flags: %w", errdefs.ErrNotImplemented)
-	case domain == "LINUX32":
-		persona = 0x0008 // PER_LINUX32, personality(2)
-	case domain != "LINUX":
-		return fmt.Errorf("personality %q: %w", domain, errdefs.ErrInvalidArgument)
-	}
-	c.Note("setting the personality %s", domain)
-	c.Call(unix.SYS_PERSONALITY, launch.Int(persona))
-	return nil
-}
-
 // capabilities are the five sets, as bits.
 type capabilities struct{ bounding, effective, permitted, inheritable, ambient uint64 }
 
 // capabilitySets translates the names. Those this process does not have itself cannot be
-// given and are left out, as runtime-spec 1.3, config.md, "capabilities", allows.
-func capabilitySets(p *specs.Process) (capabilities, error) {
+// given and are left out, as runtime-spec 1.3, config.md, "capabilities", allows. Who
+// enters a user namespace has all of them there.
+func (c *compiler) capabilitySets() (capabilities, error) {
 	var s capabilities
+	p := c.process
 	if p.Capabilities == nil {
 		return s, nil
 	}
-	ours, err := ownCapabilities()
-	if err != nil {
-		return s, err
+	ours := ^uint64(0)
+	if !c.user {
+		var err error
+		if ours, err = ownCapabilities(); err != nil {
+			return s, err
+		}
 	}
 	for _, set := range []struct {
 		bits  *uint64
