@@ -113,6 +113,16 @@ func (c *Container) ports() []network.Port {
 	return ports
 }
 
+// keeperNetwork is what the keeper of a container does for its networks.
+func (e *Engine) keeperNetwork(id string, s network.Sandbox) keeper.NetworkOptions {
+	o := keeper.NetworkOptions{Forwards: forwards(s), DNS: e.network.DNSFile(id)}
+	if main := s.Main(); main != nil && main.Driver == "bridge" {
+		table, lock := e.network.Firewall()
+		o.Firewall = keeper.Firewall{Table: table, Lock: lock, Repair: []string{e.Exe, "--root", e.Root, "--run-root", e.RunRoot, "network", "repair"}}
+	}
+	return o
+}
+
 // forwards are the listeners of the published ports. Those on every address or on one that
 // is not the loopback's have no work while the host's rules stand, but keep the port.
 func forwards(s network.Sandbox) []keeper.Forward {

@@ -9,7 +9,6 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/teu-dev/teu/cache/statefile"
-	"github.com/teu-dev/teu/runner/keeper"
 	"github.com/teu-dev/teu/runner/network"
 )
 
@@ -106,7 +105,7 @@ func (e *Engine) networkChanged(ctx context.Context, c *Container) error {
 	}
 	k, err := e.client(ctx, c)
 	if err == nil {
-		err = k.Network(ctx, keeper.NetworkOptions{DNS: e.network.DNSFile(c.ID), Forwards: forwards(s)})
+		err = k.Network(ctx, e.keeperNetwork(c.ID, s))
 	}
 	if errors.Is(err, errdefs.ErrConflict) || errors.Is(err, errdefs.ErrUnavailable) {
 		return nil // it has just ended

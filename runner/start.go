@@ -238,7 +238,7 @@ func (e *Engine) keeperConfig(c *Container, p *plan, o StartOptions) (keeper.Con
 			Dir: e.journal().Dir, Attributes: c.eventAttributes(nil), NameFile: filepath.Join(e.dir(c.ID), "name"),
 		},
 		Restart: opts.Restart, Cgroup: cgroupFiles(p.group),
-		NetworkOptions: keeper.NetworkOptions{Forwards: forwards(p.sandbox), DNS: e.network.DNSFile(c.ID)},
+		NetworkOptions: e.keeperNetwork(c.ID, p.sandbox),
 		Finish:         []string{e.Exe, "--root", e.Root, "--run-root", e.RunRoot, "container", "finish", c.ID},
 		Env:            []string{"PATH=" + os.Getenv("PATH"), "HOME=/"},
 	}

@@ -195,19 +195,22 @@ func healthText(h *keeper.Health) string {
 func portsText(ports []network.Port) string {
 	var list []string
 	for _, p := range ports {
-		list = append(list, fmt.Sprintf("%s:%d->%d/%s", hostAddress(p), p.HostPort, p.Container, p.Protocol))
+		for _, address := range hostAddresses(p) {
+			list = append(list, fmt.Sprintf("%s:%d->%d/%s", address, p.HostPort, p.Container, p.Protocol))
+		}
 	}
 	return strings.Join(list, ", ")
 }
 
-func hostAddress(p network.Port) string {
+// hostAddresses are where a port is published, as docker writes it.
+func hostAddresses(p network.Port) []string {
 	switch {
 	case !p.HostIP.IsValid():
-		return "0.0.0.0"
+		return []string{"0.0.0.0", "[::]"}
 	case p.HostIP.Is6():
-		return "[" + p.HostIP.String() + "]"
+		return []string{"[" + p.HostIP.String() + "]"}
 	}
-	return p.HostIP.String()
+	return []string{p.HostIP.String()}
 }
 
 // psFilters maps the names of filters to what was asked for.

@@ -89,13 +89,14 @@ func newPortCommand(a *app) *cobra.Command {
 			found := false
 			for _, p := range a.engine().Ports(c) {
 				name := fmt.Sprintf("%d/%s", p.Container, p.Protocol)
-				where := fmt.Sprintf("%s:%d", hostAddress(p), p.HostPort)
-				switch {
-				case want == "":
-					a.ui.Printf("%s -> %s\n", name, where)
-				case want == name:
-					a.ui.Println(where)
-					found = true
+				for _, address := range hostAddresses(p) {
+					switch where := fmt.Sprintf("%s:%d", address, p.HostPort); {
+					case want == "":
+						a.ui.Printf("%s -> %s\n", name, where)
+					case want == name:
+						a.ui.Println(where)
+						found = true
+					}
 				}
 			}
 			if want != "" && !found {

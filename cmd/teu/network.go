@@ -23,7 +23,7 @@ func newNetworkCommand(a *app) *cobra.Command {
   teu run --rm --network app registry.example/client db`,
 	}
 	cmd.AddCommand(newNetworkConnectCommand(a), newNetworkCreateCommand(a), newNetworkDisconnectCommand(a), newNetworkInspectCommand(a),
-		newNetworkLsCommand(a), newNetworkPruneCommand(a), newNetworkRmCommand(a))
+		newNetworkLsCommand(a), newNetworkPruneCommand(a), newNetworkRepairCommand(a), newNetworkRmCommand(a))
 	return cmd
 }
 
@@ -338,4 +338,14 @@ func newNetworkDisconnectCommand(a *app) *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "a missing container is no error")
 	return cmd
+}
+
+// newNetworkRepairCommand is what keepers execute when somebody has flushed our rules.
+func newNetworkRepairCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "repair",
+		Short: "Make the firewall's rules again, should they have been flushed",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return a.engine().RepairNetwork(cmd.Context()) },
+	}
 }

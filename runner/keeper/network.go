@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,6 +19,7 @@ import (
 type NetworkOptions struct {
 	Forwards []Forward `json:",omitempty"`
 	DNS      string    `json:",omitempty"` // path of the dns.Config; it may come to be later
+	Firewall Firewall  `json:",omitzero"`
 }
 
 // Forward is a listener of the keeper for a published port: what comes to Listen goes to
@@ -95,6 +97,8 @@ func (s *supervisor) serveNetwork() {
 	if s.names != nil {
 		go s.names.Serve()
 	}
+	// A container that ends at once is spared the thread.
+	time.AfterFunc(time.Second, func() { watchFirewall(s.cfg.Firewall, s.cfg.Env) })
 }
 
 func (s *supervisor) closeNetwork() {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 
 	"github.com/google/nftables"
@@ -67,6 +68,11 @@ func (m *Manager) applyRules(present map[string]Sandbox, changed bool) error {
 		return fmt.Errorf("writing nftables table %s: %w", m.name, err)
 	}
 	return nil
+}
+
+// Firewall returns the name of the table and of a file that who watches over it locks.
+func (m *Manager) Firewall() (table, lock string) {
+	return m.name, filepath.Join(m.dir(), "watch.lock")
 }
 
 func (m *Manager) table() *nftables.Table {
