@@ -4,6 +4,7 @@
 GO      ?= go
 BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -ldflags='-s -w'
 KEEPER  := cmd/teu/teu-keeper
+WHOLE   := cmd/teu/teu-whole.zst
 # Sources that the two binaries are made of; go itself decides what to compile anew.
 .PHONY: help build keeper setup quickstart test test-root lint fuzz bench soak clean
 
@@ -11,7 +12,9 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' Makefile | expand -t 16
 
 build: keeper ## bin/teu, static and reproducible
-	$(BUILD) -o bin/teu ./cmd/teu
+	$(BUILD) -o bin/teu-whole ./cmd/teu
+	@[ $(WHOLE) -nt bin/teu-whole ] || $(GO) run ./cmd/teu/pack bin/teu-whole $(WHOLE)
+	$(BUILD) -tags front -o bin/teu ./cmd/teu
 
 keeper: # the supervisor that bin/teu carries inside
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags='-s -w -buildid=' -o $(KEEPER) ./cmd/teu-keeper
@@ -30,8 +33,9 @@ test-root: keeper ## unit and root tests without the end-to-end scripts
 
 lint: build ## gofmt, vet, staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
-	$(GO) vet ./...
+	$(GO) vet ./... && $(GO) vet -tags front ./cmd/teu
 	$(GO) tool staticcheck ./...
+	@! $(GO) list -deps -tags front ./cmd/teu | grep -E '^(net/http|crypto/tls|github.com/moby/buildkit/.*|google.golang.org/grpc)$$' || { echo "the front of teu links what only its whole may"; exit 1; }
 
 fuzz: keeper ## every fuzz target for FUZZTIME (default 10s) each
 	@test/fuzz.sh $${FUZZTIME:-10s}
@@ -44,4 +48,4 @@ soak: build setup ## the long runs: chaos and fuzzing at full counts
 	@test/fuzz.sh $${FUZZTIME:-1h}
 
 clean: ## remove what make made
-	rm -rf bin $(KEEPER)
+	rm -rf bin $(KEEPER) $(WHOLE)

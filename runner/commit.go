@@ -20,7 +20,6 @@ import (
 	"github.com/teu-dev/teu/cache/image"
 	"github.com/teu-dev/teu/cache/layer"
 	"github.com/teu-dev/teu/cache/mount"
-	"github.com/teu-dev/teu/dockerfile"
 	"github.com/teu-dev/teu/runner/keeper"
 )
 
@@ -62,7 +61,7 @@ func (e *Engine) Commit(ctx context.Context, ref string, o CommitOptions) (_ dig
 	if err != nil {
 		return "", fmt.Errorf("the image of %s: %w", c.Name, err)
 	}
-	config, err := c.commitConfig(base, o)
+	config, err := e.commitConfig(c, base, o)
 	if err != nil {
 		return "", err
 	}
@@ -90,7 +89,7 @@ func (e *Engine) blobSize(ctx context.Context, store *cache.Store, d digest.Dige
 }
 
 // commitConfig is the config object of the image to be.
-func (c *Container) commitConfig(base content.Image, o CommitOptions) ([]byte, error) {
+func (e *Engine) commitConfig(c *Container, base content.Image, o CommitOptions) ([]byte, error) {
 	config := o.Config
 	if config == nil {
 		var raw struct {
@@ -110,7 +109,10 @@ func (c *Container) commitConfig(base content.Image, o CommitOptions) ([]byte, e
 			return nil, err
 		}
 	}
-	return dockerfile.Change(config, o.Changes)
+	if len(o.Changes) == 0 {
+		return config, nil
+	}
+	return e.Change(config, o.Changes)
 }
 
 // mergeInto replaces in an image's config what the container was created with.

@@ -48,6 +48,8 @@ type Parts struct {
 	Keeper func() (*keeper.Binary, error)
 	// Exe is teu's own executable, with which keepers finish containers.
 	Exe string
+	// Change applies instructions of a Dockerfile to the config object of an image, JSON.
+	Change func(config []byte, instructions []string) ([]byte, error)
 }
 
 // Engine works on the containers of one root. It is safe for concurrent use.

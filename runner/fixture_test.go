@@ -23,6 +23,7 @@ import (
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/image"
 	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/dockerfile"
 	"github.com/teu-dev/teu/runner/keeper"
 	"github.com/teu-dev/teu/test/privilege"
 )
@@ -45,7 +46,7 @@ func TestMain(m *testing.M) {
 
 func open(root, runRoot string) *Engine {
 	return Open(Parts{
-		Root: root, RunRoot: runRoot, Exe: "/proc/self/exe",
+		Root: root, RunRoot: runRoot, Exe: "/proc/self/exe", Change: dockerfile.Change,
 		Store: sync.OnceValues(func() (*cache.Store, error) { return cache.Open(root, runRoot) }),
 		Keeper: sync.OnceValues(func() (*keeper.Binary, error) {
 			elf, err := os.ReadFile("/proc/self/exe")

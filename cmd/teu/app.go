@@ -9,7 +9,6 @@ import (
 
 	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cmd/teu/ui"
-	"github.com/teu-dev/teu/registry"
 	"github.com/teu-dev/teu/runner"
 	"github.com/teu-dev/teu/runner/keeper"
 )
@@ -17,7 +16,8 @@ import (
 // app is what commands work with: the global settings and, made on first use, the
 // parts of teu. Nothing here costs anything until a command asks for it.
 type app struct {
-	ui *ui.UI
+	ui   *ui.UI
+	self self
 
 	root       string // directory of the store
 	runRoot    string // directory of volatile state
@@ -28,7 +28,7 @@ type app struct {
 	logFormat  string
 
 	opened       *cache.Store
-	client       *registry.Client
+	whole        wholeParts
 	runner       *runner.Engine
 	sealing      sync.Once
 	sealed       *keeper.Binary
@@ -41,6 +41,7 @@ func newApp(u *ui.UI) *app {
 	root, runRoot, configFile := defaultPaths()
 	return &app{
 		ui:         u,
+		self:       ownSelf(),
 		root:       envOr("TEU_ROOT", root),
 		runRoot:    envOr("TEU_RUN_ROOT", runRoot),
 		configFile: envOr("TEU_CONFIG", configFile),
@@ -106,12 +107,4 @@ func (a *app) store() (*cache.Store, error) {
 		a.opened = s
 	}
 	return a.opened, nil
-}
-
-// registry returns the client of registries.
-func (a *app) registry() *registry.Client {
-	if a.client == nil {
-		a.client = registry.New(registry.Options{Insecure: a.config.InsecureRegistries, Mirrors: a.config.RegistryMirrors, UserAgent: "teu/" + version()})
-	}
-	return a.client
 }

@@ -1,3 +1,5 @@
+//go:build !front
+
 package main
 
 import (
@@ -6,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/docker/go-units"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/teu-dev/teu/build"
 )
@@ -120,27 +121,6 @@ func hosts(list []string) ([]string, error) {
 		out = append(out, s[:i]+"="+address)
 	}
 	return out, nil
-}
-
-func parsePlatform(s string) (ocispec.Platform, error) {
-	parts := strings.Split(strings.ToLower(s), "/")
-	p := ocispec.Platform{OS: "linux", Architecture: parts[0]}
-	switch {
-	case len(parts) > 3 || s == "":
-		return p, fmt.Errorf("--platform %q: want OS/ARCHITECTURE[/VARIANT]", s)
-	case len(parts) > 1:
-		p.OS, p.Architecture = parts[0], parts[1]
-	}
-	if len(parts) == 3 {
-		p.Variant = parts[2]
-	}
-	switch p.Architecture {
-	case "x86_64", "x86-64":
-		p.Architecture = "amd64"
-	case "aarch64":
-		p.Architecture = "arm64"
-	}
-	return p, nil
 }
 
 // fields parses NAME=VALUE,NAME=VALUE with the names in known.

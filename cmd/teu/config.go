@@ -9,8 +9,6 @@ import (
 	"os"
 
 	"github.com/docker/go-units"
-
-	"github.com/teu-dev/teu/server/registry"
 )
 
 // config is teu's configuration file, JSON with docker's daemon.json names where
@@ -25,7 +23,7 @@ type config struct {
 		} `json:"gc,omitzero"`
 	} `json:"builder,omitzero"`
 	// Registry is what "teu serve registry" needs and flags cannot say well.
-	Registry registry.Config `json:"registry,omitzero"`
+	Registry registryConfig `json:"registry,omitzero"`
 }
 
 // cacheSize is build.Builder's CacheSize.

@@ -1,3 +1,5 @@
+//go:build !front
+
 package main
 
 import (
@@ -118,19 +120,6 @@ func confirm(a *app, warning string) bool {
 	var answer string
 	fmt.Fscanln(a.ui.In, &answer)
 	return answer == "y" || answer == "Y" || answer == "yes"
-}
-
-// newContainerFinishCommand is what keepers execute after the end of a container.
-func newContainerFinishCommand(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:    "finish ID",
-		Short:  "Clean up after a container that has ended",
-		Hidden: true,
-		Args:   cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.engine().Finish(cmd.Context(), args[0])
-		},
-	}
 }
 
 func newVolumeCommand(a *app) *cobra.Command {

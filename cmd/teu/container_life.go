@@ -273,3 +273,16 @@ func newAttachCommand(a *app) *cobra.Command {
 	f.StringVar(&detachKeys, "detach-keys", "", "keys that detach (default ctrl-p,ctrl-q)")
 	return cmd
 }
+
+// newContainerFinishCommand is what keepers execute after the end of a container.
+func newContainerFinishCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:    "finish ID",
+		Short:  "Clean up after a container that has ended",
+		Hidden: true,
+		Args:   cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.engine().Finish(cmd.Context(), args[0])
+		},
+	}
+}

@@ -18,6 +18,7 @@ const module = "github.com/teu-dev/teu/"
 // arrows of the architecture never turn. A new package needs a line here.
 var layers = map[string]int{
 	"cache/statefile": -1, // documents and locks, below everything
+	"cache/program":   0,
 	"cache/content":   0, "cache/mount": 0, "cache/rootfs": 0,
 	"dockerfile": 0, "build/graph": 0, "build/solver": 0,
 	"runner/cgroup": 0, "runner/dns": 0, "runner/seccomp": 0, "runner/event": 0, "server": 0,
@@ -26,7 +27,7 @@ var layers = map[string]int{
 	"registry": 1, "registry/archive": 1, "server/registry": 1, "runner/spec": 1, "runner/launch": 1, "runner/network": 1, "runner/archive": 1,
 
 	"cache/result": 2, "runner/oci": 2, "registry/transfer": 2, "registry/manifestlist": 2,
-	"cache": 3, "runner/keeper": 3, "cmd/teu-keeper": 3,
+	"cache": 3, "runner/keeper": 3, "cmd/teu-keeper": 3, "cmd/teu/pack": 0,
 	"build/op": 4, "build/export": 4, "runner": 4, "runner/bundle": 4, "cache/library": 4,
 	"build": 5, "build/remotecache": 3,
 	"server/engine": 6,

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/teu-dev/teu/cache/program"
 	"github.com/teu-dev/teu/runner"
 	"github.com/teu-dev/teu/runner/keeper"
 )
@@ -12,7 +13,9 @@ import (
 // engine returns the engine of containers.
 func (a *app) engine() *runner.Engine {
 	if a.runner == nil {
-		a.runner = runner.Open(runner.Parts{Root: a.root, RunRoot: a.runRoot, Store: a.store, Keeper: a.keeper, Exe: executable()})
+		a.runner = runner.Open(runner.Parts{
+			Root: a.root, RunRoot: a.runRoot, Store: a.store, Keeper: a.keeper, Exe: a.self.path, Change: changeConfig,
+		})
 	}
 	return a.runner
 }
@@ -20,7 +23,7 @@ func (a *app) engine() *runner.Engine {
 // keeper returns the keeper's executable. It stays open until the process ends.
 func (a *app) keeper() (*keeper.Binary, error) {
 	a.sealing.Do(func() {
-		b, err := keeper.Share(keeperELF, filepath.Join(a.runRoot, "keepers"))
+		b, err := keeper.Share(keeperELF, filepath.Join(a.runRoot, "keepers"), a.self.identity)
 		if err != nil {
 			err = fmt.Errorf("preparing the keeper: %w", err)
 		}
@@ -29,11 +32,23 @@ func (a *app) keeper() (*keeper.Binary, error) {
 	return a.sealed, a.sealingError
 }
 
-// executable is where keepers find teu. If it was replaced meanwhile they use the new one.
-func executable() string {
+// selfVariable tells the whole of teu which front has become it: identity and path.
+const selfVariable = "TEU_SELF"
+
+// self is teu's executable as its user sees it.
+type self struct {
+	path     string // where keepers find it; if it was replaced meanwhile they use the new one
+	identity string // see program.Self
+}
+
+func findSelf() self {
 	path, err := os.Executable()
 	if err != nil {
-		return "/proc/self/exe" // of whoever executes it: at worst nothing is finished now
+		path = "/proc/self/exe" // of whoever executes it: at worst nothing is finished now
 	}
-	return path
+	identity, err := program.Self()
+	if err != nil {
+		identity = fmt.Sprint(os.Getpid()) // nobody else's
+	}
+	return self{path, identity}
 }

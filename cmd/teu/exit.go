@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/teu-dev/teu/cmd/teu/ui"
 )
 
@@ -79,3 +81,5 @@ func report(u *ui.UI, err error) int {
 	u.Error(err)
 	return code
 }
+
+func isNotFound(err error) bool { return errors.Is(err, errdefs.ErrNotFound) }

@@ -1,3 +1,5 @@
+//go:build !front
+
 package main
 
 import (
@@ -5,9 +7,9 @@ import (
 	"fmt"
 
 	"github.com/distribution/reference"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/teu-dev/teu/cache/library"
+	"github.com/teu-dev/teu/registry"
 	"github.com/teu-dev/teu/runner/keeper"
 )
 
@@ -46,15 +48,6 @@ func parseName(s string) (reference.Named, error) {
 	return ref, nil
 }
 
-// onePlatform reads --platform of a command for one image; "" is nil.
-func onePlatform(s string) (*ocispec.Platform, error) {
-	if s == "" {
-		return nil, nil
-	}
-	p, err := parsePlatform(s)
-	return &p, err
-}
-
 // completeTag adds :latest to a name without tag and digest, and says so.
 func (a *app) completeTag(ref reference.Named, quiet bool) reference.Named {
 	if reference.IsNameOnly(ref) {
@@ -64,4 +57,15 @@ func (a *app) completeTag(ref reference.Named, quiet bool) reference.Named {
 		}
 	}
 	return ref
+}
+
+// wholeParts are those of an app that only the whole of teu has.
+type wholeParts struct{ client *registry.Client }
+
+// registry returns the client of registries.
+func (a *app) registry() *registry.Client {
+	if a.whole.client == nil {
+		a.whole.client = registry.New(registry.Options{Insecure: a.config.InsecureRegistries, Mirrors: a.config.RegistryMirrors, UserAgent: "teu/" + version()})
+	}
+	return a.whole.client
 }

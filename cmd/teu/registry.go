@@ -1,3 +1,5 @@
+//go:build !front
+
 package main
 
 import (
@@ -106,3 +108,5 @@ func printGC(a *app, r registry.GCReport, o registry.GCOptions, format string, t
 		removed, r.RemovedManifests, r.RemovedLinks, r.RemovedBlobs, units.HumanSize(float64(r.Bytes)), r.Bytes)
 	return nil
 }
+
+type registryConfig = registry.Config

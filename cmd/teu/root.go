@@ -19,77 +19,47 @@ type command struct {
 	make func(*app) *cobra.Command
 }
 
-// commands lists every top-level command in the order of the help.
-func commands() []command {
-	return []command{
-		{"run", newRunCommand},
-		{"build", newBuildCommand},
-		{"pull", newPullCommand},
-		{"push", newPushCommand},
-		{"images", newImagesCommand},
-		{"rmi", newRmiCommand},
-		{"tag", newTagCommand},
-		{"history", newHistoryCommand},
-		{"save", newSaveCommand},
-		{"load", newLoadCommand},
-		{"import", newImportCommand},
-		{"search", newSearchCommand},
-		{"copy", newCopyCommand},
-		{"manifest", newManifestCommand},
-		{"login", newLoginCommand},
-		{"logout", newLogoutCommand},
-		{"create", newCreateCommand},
-		{"start", newStartCommand},
-		{"stop", newStopCommand},
-		{"restart", newRestartCommand},
-		{"kill", newKillCommand},
-		{"rm", newRmCommand},
-		{"ps", newPsCommand},
-		{"logs", newLogsCommand},
-		{"exec", newExecCommand},
-		{"attach", newAttachCommand},
-		{"wait", newWaitCommand},
-		{"inspect", newInspectCommand},
-		{"top", newTopCommand},
-		{"port", newPortCommand},
-		{"pause", newPauseCommand},
-		{"unpause", newUnpauseCommand},
-		{"rename", newRenameCommand},
-		{"cp", newCpCommand},
-		{"diff", newDiffCommand},
-		{"commit", newCommitCommand},
-		{"export", newExportCommand},
-		{"update", newUpdateCommand},
-		{"stats", newStatsCommand},
-		{"events", newEventsCommand},
-		{"container", newContainerCommand},
-		{"image", newImageCommand},
-		{"network", newNetworkCommand},
-		{"volume", newVolumeCommand},
-		{"builder", newBuilderCommand},
-		{"system", newSystemCommand},
-		{"info", newInfoCommand},
-		{"serve", newServeCommand},
-		{"registry", newRegistryCommand},
-		{"oci", newOCICommand},
-		{"version", newVersionCommand},
-	}
+// commandLine is what has to be known of the arguments before the commands are made.
+type commandLine struct {
+	root  string   // value of --root, or empty
+	words []string // from the name of the command on
 }
 
-// wanted returns the commands args can mean: the one named, or all where that takes
-// knowing all. Making every command with its flags would cost a tenth of `teu run`.
-func wanted(args []string) []command {
-	all := commands()
+func readCommandLine(args []string) commandLine {
+	var l commandLine
 	for i := 0; i < len(args); i++ {
-		switch arg := args[i]; {
-		case slices.Contains([]string{"--root", "--run-root", "--config", "--log-format"}, arg):
-			i++ // its value
-		case strings.HasPrefix(arg, "-"):
-		default:
-			if n := slices.IndexFunc(all, func(c command) bool { return c.name == arg }); n >= 0 {
-				return all[n : n+1]
-			}
-			return all
+		name, value, ok := strings.Cut(args[i], "=")
+		if !strings.HasPrefix(name, "-") {
+			l.words = args[i:]
+			break
+		}
+		if !ok && i+1 < len(args) && slices.Contains([]string{"--root", "--run-root", "--config", "--log-format"}, name) {
+			i++
+			value = args[i]
+		}
+		if name == "--root" {
+			l.root = value
+		}
+	}
+	return l
+}
+
+// named returns the command of that name.
+func named(all []command, name string) (command, bool) {
+	n := slices.IndexFunc(all, func(c command) bool { return c.name == name })
+	if n < 0 {
+		return command{}, false
+	}
+	return all[n], true
+}
+
+// wanted returns the commands the arguments can mean: the one named, or all where that
+// takes knowing all. Making every command with its flags would cost a tenth of `teu run`.
+func (l commandLine) wanted() []command {
+	all := commands()
+	if len(l.words) > 0 {
+		if c, ok := named(all, l.words[0]); ok {
+			return []command{c}
 		}
 	}
 	return all
@@ -101,7 +71,14 @@ func execute(ctx context.Context, u *ui.UI, args []string) int {
 	if ociName(os.Args[0]) {
 		args = append([]string{"oci"}, args...)
 	}
-	root := newRootCommand(a, wanted(args))
+	line := readCommandLine(args)
+	if line.handsOver() {
+		if line.root != "" {
+			a.root = line.root
+		}
+		return report(u, a.becomeWhole())
+	}
+	root := newRootCommand(a, line.wanted())
 	root.SetArgs(args)
 	return report(u, root.ExecuteContext(ctx))
 }

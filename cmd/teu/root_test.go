@@ -33,7 +33,7 @@ func TestWanted(t *testing.T) {
 		{"", ""},
 		{"--help", ""},
 	} {
-		got := wanted(strings.Fields(c.args))
+		got := readCommandLine(strings.Fields(c.args)).wanted()
 		if c.want == "" && len(got) == len(commands()) {
 			continue
 		}

@@ -104,6 +104,7 @@ func (w *world) serveRegistry(t *testing.T) string {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, w.teu, "serve", "registry", "--addr", "127.0.0.1:0", "--root", filepath.Join(w.tmp, "registry"))
+	cmd.Env = w.environ()
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stdout, err := cmd.StdoutPipe()
@@ -140,6 +141,11 @@ func (w *world) serveRegistry(t *testing.T) string {
 	}
 }
 
+// environ is the environment of what is run beside the scripts, with a store of its own.
+func (w *world) environ() []string {
+	return append(os.Environ(), "TEU_ROOT="+filepath.Join(w.tmp, "base"), "TEU_RUN_ROOT="+filepath.Join(w.tmp, "base-run"))
+}
+
 // pushBase builds NAME from a tar of a root file system and pushes it.
 func (w *world) pushBase(t *testing.T, name string, tar func(*testing.T, string)) {
 	t.Helper()
@@ -153,7 +159,7 @@ func (w *world) pushBase(t *testing.T, name string, tar func(*testing.T, string)
 		t.Fatal(err)
 	}
 	cmd := exec.Command(w.teu, "build", "--progress=plain", "-t", w.registry+"/"+name, "--push", dir)
-	cmd.Env = append(os.Environ(), "TEU_ROOT="+filepath.Join(w.tmp, "base"), "TEU_RUN_ROOT="+filepath.Join(w.tmp, "base-run"))
+	cmd.Env = w.environ()
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("building the base image %s: %v\n%s", name, err, out)
 	}

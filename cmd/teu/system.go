@@ -1,3 +1,5 @@
+//go:build !front
+
 package main
 
 import (
@@ -254,7 +256,7 @@ A registry served from below the store's directory goes with it.`,
 
 // parts are the directories of the store; nothing else in --root is ever removed.
 var parts = []string{"build", "compressed", "containers", "content", "gc.lock", "images", "layers", "leases", "manifests", "names", "names.lock", "networks",
-	"pins", "registry", "results", "snapshots", "volumes", "volumes.lock"}
+	"pins", "programs", "registry", "results", "snapshots", "volumes", "volumes.lock"}
 
 func systemReset(ctx context.Context, a *app) error {
 	ids, err := a.engine().IDs()
@@ -277,7 +279,7 @@ func systemReset(ctx context.Context, a *app) error {
 	for _, p := range parts {
 		errs = append(errs, os.RemoveAll(filepath.Join(a.root, p)))
 	}
-	for _, p := range []string{"build", "containers", "keeper", "network", "netns"} {
+	for _, p := range []string{"build", "containers", "keepers", "network", "netns"} {
 		errs = append(errs, os.RemoveAll(filepath.Join(a.runRoot, p)))
 	}
 	return errors.Join(errs...)

@@ -1,3 +1,5 @@
+//go:build !front
+
 package main
 
 import (
@@ -5,14 +7,11 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
 	"github.com/teu-dev/teu/cmd/teu/ui"
 	"github.com/teu-dev/teu/runner"
 )
-
-func isNotFound(err error) bool { return errors.Is(err, errdefs.ErrNotFound) }
 
 func newVolumeCreateCommand(a *app) *cobra.Command {
 	var labels, options []string

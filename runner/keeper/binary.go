@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/mount"
+	"github.com/teu-dev/teu/cache/program"
 )
 
 // Binary is the keeper's executable, open in a form that nobody can change, not even a
@@ -58,19 +58,15 @@ func moved(f *os.File) (*Binary, error) {
 }
 
 // Share returns the executable from a file below dir, a directory of root's, which is
-// written when it is not there. All keepers then have it in memory once, and starting one
-// copies nothing. They execute it through an overlay mount of their own that has no upper
-// directory: nobody can write to it, whatever mount and whatever link it is reached by.
-// Where such mounts cannot be made it is sealed in memory.
-//
-// The file is known by the teu whose embedded bytes it has: elf is of the running one.
-func Share(elf []byte, dir string) (*Binary, error) {
-	name, err := selfName()
+// written when it is not there; self is the identity of the executable that carries it, see
+// [program.Self]. All keepers then
+// have it in memory once, and starting one copies nothing. They execute it through an
+// overlay mount of their own that has no upper directory: nobody can write to it, whatever
+// mount and whatever link it is reached by. Where that cannot be it is sealed in memory.
+func Share(elf []byte, dir, self string) (*Binary, error) {
+	b, err := share(elf, dir, self)
 	if err == nil {
-		var b *Binary
-		if b, err = share(elf, dir, name); err == nil {
-			return b, nil
-		}
+		return b, nil
 	}
 	b, e := Seal(elf)
 	if e != nil {
@@ -79,72 +75,28 @@ func Share(elf []byte, dir string) (*Binary, error) {
 	return b, nil
 }
 
-// selfName tells the running executable from all others that were or will be there.
-func selfName() (string, error) {
-	var st unix.Stat_t
-	if err := unix.Stat("/proc/self/exe", &st); err != nil {
-		return "", &os.PathError{Op: "stat", Path: "/proc/self/exe", Err: err}
-	}
-	return fmt.Sprintf("%x-%x-%x-%x", st.Dev, st.Ino, st.Size, st.Ctim.Nano()), nil
-}
-
 const sharedName = "teu-keeper"
 
-func share(elf []byte, dir, name string) (*Binary, error) {
-	b, err := openShared(filepath.Join(dir, name))
-	if !errors.Is(err, fs.ErrNotExist) {
-		return b, err
+func share(elf []byte, dir, self string) (*Binary, error) {
+	home, err := program.Unpack(dir, self, sharedName, func(w io.Writer) error {
+		_, err := w.Write(elf)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
-	if err := writeShared(elf, dir, name); err != nil {
-		return nil, fmt.Errorf("writing the keeper to %s: %w", dir, err)
-	}
-	return openShared(filepath.Join(dir, name))
-}
-
-func openShared(dir string) (*Binary, error) {
-	m, err := mount.Overlay{Lowers: []string{dir}}.Open()
+	m, err := mount.Overlay{Lowers: []string{home}}.Open()
 	if err != nil {
 		return nil, err
 	}
 	defer m.Close()
 	fd, err := unix.Openat(int(m.Fd()), sharedName, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: filepath.Join(dir, sharedName), Err: err}
+		return nil, &os.PathError{Op: "open", Path: filepath.Join(home, sharedName), Err: err}
 	}
 	f := os.NewFile(uintptr(fd), sharedName)
 	defer f.Close()
 	return moved(f)
-}
-
-// writeShared makes dir/name with the file in it, at once, and removes those of other
-// versions, of which running keepers keep theirs.
-func writeShared(elf []byte, dir, name string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	others, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	tmp, err := os.MkdirTemp(dir, "new-")
-	if err != nil {
-		return err
-	}
-	err = os.WriteFile(filepath.Join(tmp, sharedName), elf, 0o500)
-	if err == nil {
-		err = os.Rename(tmp, filepath.Join(dir, name))
-	}
-	if err != nil {
-		os.RemoveAll(tmp)
-		if errors.Is(err, fs.ErrExist) { // another process was as fast
-			return nil
-		}
-		return err
-	}
-	for _, d := range others {
-		os.RemoveAll(filepath.Join(dir, d.Name()))
-	}
-	return nil
 }
 
 // Close closes the executable. Running keepers keep theirs.

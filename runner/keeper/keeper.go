@@ -1,6 +1,6 @@
 // Package keeper is the supervisor of one container, and how the rest of teu talks to it.
 //
-// Every container has one keeper: a small process, executed from a sealed memfd, that is
+// Every container has one keeper: a small process, executed from a file nobody can change, that is
 // the container's parent. It owns the container's standard streams or terminal, the log
 // file, the exit status, the restart policy and a control socket. It knows nothing of
 // images, networks or specifications: it is given a launch program and runs it, again if

@@ -1,0 +1,86 @@
+//go:build !front
+
+package main
+
+import (
+	"os"
+	"strings"
+
+	"github.com/teu-dev/teu/dockerfile"
+)
+
+// commands lists every top-level command in the order of the help.
+func commands() []command {
+	return []command{
+		{"run", newRunCommand},
+		{"build", newBuildCommand},
+		{"pull", newPullCommand},
+		{"push", newPushCommand},
+		{"images", newImagesCommand},
+		{"rmi", newRmiCommand},
+		{"tag", newTagCommand},
+		{"history", newHistoryCommand},
+		{"save", newSaveCommand},
+		{"load", newLoadCommand},
+		{"import", newImportCommand},
+		{"search", newSearchCommand},
+		{"copy", newCopyCommand},
+		{"manifest", newManifestCommand},
+		{"login", newLoginCommand},
+		{"logout", newLogoutCommand},
+		{"create", newCreateCommand},
+		{"start", newStartCommand},
+		{"stop", newStopCommand},
+		{"restart", newRestartCommand},
+		{"kill", newKillCommand},
+		{"rm", newRmCommand},
+		{"ps", newPsCommand},
+		{"logs", newLogsCommand},
+		{"exec", newExecCommand},
+		{"attach", newAttachCommand},
+		{"wait", newWaitCommand},
+		{"inspect", newInspectCommand},
+		{"top", newTopCommand},
+		{"port", newPortCommand},
+		{"pause", newPauseCommand},
+		{"unpause", newUnpauseCommand},
+		{"rename", newRenameCommand},
+		{"cp", newCpCommand},
+		{"diff", newDiffCommand},
+		{"commit", newCommitCommand},
+		{"export", newExportCommand},
+		{"update", newUpdateCommand},
+		{"stats", newStatsCommand},
+		{"events", newEventsCommand},
+		{"container", newContainerCommand},
+		{"image", newImageCommand},
+		{"network", newNetworkCommand},
+		{"volume", newVolumeCommand},
+		{"builder", newBuilderCommand},
+		{"system", newSystemCommand},
+		{"info", newInfoCommand},
+		{"serve", newServeCommand},
+		{"registry", newRegistryCommand},
+		{"oci", newOCICommand},
+		{"version", newVersionCommand},
+	}
+}
+
+// ownSelf is the executable that has handed over to this one, or this one.
+func ownSelf() self {
+	identity, path, ok := strings.Cut(os.Getenv(selfVariable), " ")
+	os.Unsetenv(selfVariable) // it is nothing to those that teu starts
+	if !ok {
+		return findSelf()
+	}
+	return self{path, identity}
+}
+
+func changeConfig(config []byte, instructions []string) ([]byte, error) {
+	return dockerfile.Change(config, instructions)
+}
+
+func (l commandLine) handsOver() bool { return false }
+
+// becomeWhole is what the front does.
+func (a *app) becomeWhole() error { return nil }

@@ -1,0 +1,143 @@
+//go:build front
+
+package main
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/klauspost/compress/zstd"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/cache/program"
+)
+
+// bin/teu is two programs in one file. The front has the commands that live for
+// milliseconds, and links nothing that they do not use: what a program links it
+// initialises at every start. All else, the compiler of Dockerfiles first of all, is in
+// the whole of teu, which the front carries compressed, unpacks once and becomes. The tag
+// front makes the front; without it `go build` makes the whole.
+
+// wholeELF is the whole of teu, zstd, built by `make whole`.
+//
+//go:embed teu-whole.zst
+var wholeELF string
+
+// commands lists what the front does by itself.
+func commands() []command {
+	return []command{
+		{"run", newRunCommand},
+		{"create", newCreateCommand},
+		{"start", newStartCommand},
+		{"stop", newStopCommand},
+		{"restart", newRestartCommand},
+		{"kill", newKillCommand},
+		{"rm", newRmCommand},
+		{"ps", newPsCommand},
+		{"logs", newLogsCommand},
+		{"exec", newExecCommand},
+		{"attach", newAttachCommand},
+		{"wait", newWaitCommand},
+		{"top", newTopCommand},
+		{"port", newPortCommand},
+		{"pause", newPauseCommand},
+		{"unpause", newUnpauseCommand},
+		{"rename", newRenameCommand},
+		{"oci", newOCICommand},
+		{"version", newVersionCommand},
+		{"container", newFrontContainerCommand},
+	}
+}
+
+// newFrontContainerCommand has what keepers execute of the group; its user gets the whole.
+func newFrontContainerCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{Use: "container"}
+	cmd.AddCommand(newContainerFinishCommand(a))
+	return cmd
+}
+
+// handsOver says that the arguments are for the whole of teu.
+func (l commandLine) handsOver() bool {
+	if len(l.words) == 0 {
+		return true
+	}
+	if l.words[0] == "container" {
+		return len(l.words) < 2 || l.words[1] != "finish"
+	}
+	_, mine := named(commands(), l.words[0])
+	return !mine
+}
+
+// becomeWhole executes the whole of teu in place of this process. It returns if it cannot.
+func (a *app) becomeWhole() error {
+	exe, err := unpackWhole(filepath.Join(a.root, "programs"), a.self.identity)
+	if err == nil {
+		env := append(os.Environ(), selfVariable+"="+a.self.identity+" "+a.self.path)
+		err = unix.Exec(exe, os.Args, env)
+	}
+	return fmt.Errorf("executing the whole of teu: %w", err)
+}
+
+// unpackWhole returns a path to execute: of a file of the store, or, where that cannot be
+// written or executed, of one in memory.
+func unpackWhole(dir, identity string) (string, error) {
+	home, err := program.Unpack(dir, identity, "teu", writeWhole)
+	if err == nil {
+		exe := filepath.Join(home, "teu")
+		if unix.Access(exe, unix.X_OK) == nil {
+			return exe, nil
+		}
+	}
+	fd, err := unix.MemfdCreate("teu", unix.MFD_CLOEXEC)
+	if err != nil {
+		return "", fmt.Errorf("memfd_create: %w", err)
+	}
+	return fmt.Sprintf("/proc/self/fd/%d", fd), writeWhole(os.NewFile(uintptr(fd), "teu"))
+}
+
+func writeWhole(w io.Writer) error {
+	z, err := zstd.NewReader(strings.NewReader(wholeELF))
+	if err != nil {
+		return err
+	}
+	defer z.Close()
+	_, err = io.Copy(w, z)
+	return err
+}
+
+// The parts of the whole that commands of the front can come to need.
+
+type wholeParts struct{}
+
+type registryConfig = json.RawMessage
+
+func ownSelf() self { return findSelf() }
+
+// imageMissing lets the whole of teu go on from the beginning: it can pull.
+func (a *app) imageMissing(ctx context.Context, name string) bool {
+	store, err := a.store()
+	if err != nil {
+		return false
+	}
+	if _, err = store.Lookup(ctx, name); isNotFound(err) {
+		a.ui.Error(a.becomeWhole())
+	}
+	return false
+}
+
+func (a *app) pullForRun(context.Context, string, *ocispec.Platform, bool) error {
+	return a.becomeWhole()
+}
+
+func changeConfig([]byte, []string) ([]byte, error) {
+	return nil, fmt.Errorf("changing the config of an image: %w", errdefs.ErrNotImplemented)
+}
