@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -95,6 +96,7 @@ func serveEngine(ctx context.Context, a *app, o serveEngineOptions) error {
 	api := engine.New(engine.Options{
 		Backend: &engineBackend{a}, Version: version(), Root: a.root, Debug: a.debug, Log: slog.Default(),
 	})
+	debug.SetGCPercent(50) // unlike the commands, a server stays
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	context.AfterFunc(ctx, api.Close)
