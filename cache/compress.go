@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/klauspost/compress/zstd"
 	"github.com/klauspost/pgzip"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -173,8 +172,7 @@ func compressor(w io.Writer, kind string, workers int) (io.WriteCloser, error) {
 		// The header has no name and no time.
 		return z, z.SetConcurrency(block, max(workers, 1))
 	case "zstd":
-		// Blocks depend on those before them, so there is one encoder; 2 lets it work beside its reader.
-		return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(2))
+		return newFrameWriter(w, max(workers, 1))
 	}
 	return nopWriteCloser{w}, nil
 }

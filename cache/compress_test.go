@@ -127,7 +127,7 @@ func TestCompressorsDependOnTheirInputAlone(t *testing.T) {
 	copy(data[5<<20:], bytes.Repeat([]byte("some text that can be compressed "), 1<<15))
 	for _, kind := range []string{"gzip", "zstd"} {
 		var want digest.Digest
-		for _, workers := range []int{1, 2, 3, 64} {
+		for _, workers := range []int{1, 2, 3, 16, 64} {
 			for _, piece := range []int{1 << 10, 32<<10 + 7, len(data)} {
 				var out bytes.Buffer
 				z, err := compressor(&out, kind, workers)
