@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -103,23 +104,64 @@ func TestContextOfATar(t *testing.T) {
 	}
 }
 
-// TestSameInputSameDigest builds in two stores, at two places and times.
+// reproducible are Dockerfiles whose images must not depend on where and when they are built.
+var reproducible = map[string][]string{
+	"files":        {"FROM busybox", "WORKDIR /w", "COPY d /d", "ADD d/f /e/", "RUN ln /e/f /e/g && echo x > /bin/new && rm /bin/seq"},
+	"stages":       {"FROM busybox AS one", "COPY d /d", "RUN md5sum /d/f > /sums", "FROM busybox", "COPY --from=one /sums /", "ENV A=b", "CMD [\"cat\", \"/sums\"]"},
+	"linked":       {"FROM busybox", "COPY --link --chmod=755 d/f /opt/deep/f", "COPY --link --chown=1000:2000 d /data/"},
+	"heredocs":     {"FROM busybox", "COPY <<EOF /etc/motd", "hello", "EOF", "RUN <<EOF", "mkdir /a", "touch /a/b", "EOF"},
+	"archives":     {"FROM busybox", "ADD d/a.tar /unpacked/"},
+	"changes":      {"FROM busybox", "COPY d /d", "RUN rm -r /d && mkdir /d && chmod 700 /d && ln -s /nowhere /d/link && mv /bin/cat /bin/dog"},
+	"scratch":      {"FROM scratch", "COPY d/f /f", "LABEL x=y", "COPY d/f /g"},
+	"mounts":       {"FROM busybox", "RUN --mount=type=cache,target=/c --mount=type=bind,target=/src cp -r /src/d /copy && touch /c/x"},
+	"owners":       {"FROM busybox", "COPY --chown=app:staff d /home/d", "USER app", "WORKDIR /home/app"},
+	"the epoch":    {"FROM busybox", "ARG SOURCE_DATE_EPOCH", "RUN echo $SOURCE_DATE_EPOCH > /epoch"},
+	"same layer":   {"FROM busybox", "COPY d/f /f", "RUN touch /x", "COPY d/f /f"},
+	"empty layers": {"FROM busybox", "RUN true", "RUN true", "VOLUME /v", "EXPOSE 80"},
+}
+
+// TestSameInputSameDigest builds a corpus in two stores, at two places and times, on the second with a
+// cache of layers that have other times.
 func TestSameInputSameDigest(t *testing.T) {
-	var digests []string
-	dockerfile := []string{"FROM busybox", "WORKDIR /w", "COPY d /d", "ADD d/f /e/", "RUN ln /e/f /e/g && echo x > /bin/new && rm /bin/seq"}
-	for i := range 2 {
+	digests := [2]map[string]string{{}, {}}
+	for i := range digests {
 		b := newBench(t)
-		b.write(map[string]string{"d/f": "text"})
-		if i == 1 {
-			b.must(Options{}, dockerfile...) // its layers are found, and have other times
+		b.dir = filepath.Join(b.dir, strings.Repeat("deep/", i))
+		b.write(map[string]string{"d/f": "text", "d/z/y": "more"})
+		b.writeTar("d/a.tar")
+		for name, lines := range reproducible {
+			if i == 1 {
+				b.must(Options{}, lines...)
+			}
+			o := Options{Args: map[string]string{"SOURCE_DATE_EPOCH": "1000"}, Compression: "gzip"}
+			if i == 1 && name == "stages" {
+				o.NoCache = true
+			}
+			res, _ := b.must(o, lines...)
+			digests[i][name] = res.Target.Digest.String()
 		}
-		res, _ := b.must(Options{Args: map[string]string{"SOURCE_DATE_EPOCH": "1000"}}, dockerfile...)
-		digests = append(digests, res.Target.Digest.String())
 		time.Sleep(1100 * time.Millisecond) // files of the two differ in whole seconds
 	}
-	if digests[0] != digests[1] {
-		t.Errorf("got %s and %s", digests[0], digests[1])
+	if diff := cmp.Diff(digests[0], digests[1]); diff != "" {
+		t.Errorf("digests (-first +second):\n%s", diff)
 	}
+}
+
+// writeTar makes an archive of the context.
+func (b *bench) writeTar(name string) {
+	b.t.Helper()
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for _, h := range []tar.Header{{Name: "in/", Typeflag: tar.TypeDir, Mode: 0o755}, {Name: "in/f", Typeflag: tar.TypeReg, Mode: 0o644, Uid: 5}} {
+		h.ModTime = time.Unix(500, 0)
+		if err := w.WriteHeader(&h); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		b.t.Fatal(err)
+	}
+	b.write(map[string]string{name: buf.String()})
 }
 
 // TestLocalImageIsNotCompressed holds that a build for this machine makes no blobs of layers, that

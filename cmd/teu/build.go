@@ -25,6 +25,7 @@ type buildFlags struct {
 	outputs, annotations, allow                  []string
 	cacheFrom, cacheTo                           []string
 	noCache, pull, push, load, quiet, check, why bool
+	reproducible                                 bool
 }
 
 func newBuildCommand(a *app) *cobra.Command {
@@ -78,6 +79,7 @@ func (f *buildFlags) register(cmd *cobra.Command) {
 	s.StringArrayVar(&f.cacheTo, "cache-to", nil, "type=registry,ref=REF, type=local,dest=DIR or type=inline: keep for others what is built")
 	s.BoolVar(&f.load, "load", false, "keep the image here even if it is pushed and parts of it had to be fetched")
 	s.BoolVar(&f.why, "why", false, "say for each step that ran what changed since the last build")
+	s.BoolVar(&f.reproducible, "reproducible", false, "make the same image wherever and whenever it is built: no time in it is later than SOURCE_DATE_EPOCH, or 1970")
 	f.registerCompatible(cmd)
 }
 

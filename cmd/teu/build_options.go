@@ -37,6 +37,9 @@ func (f *buildFlags) options(a *app, dir string) (build.Options, error) {
 			o.Args["SOURCE_DATE_EPOCH"] = epoch
 		}
 	}
+	if _, given := o.Args["SOURCE_DATE_EPOCH"]; f.reproducible && !given {
+		o.Args["SOURCE_DATE_EPOCH"] = "0"
+	}
 	if o.Labels, err = pairs("--label", f.labels, nil); err != nil {
 		return o, err
 	}
@@ -195,11 +198,17 @@ func (f *buildFlags) parseOutputs(a *app, o *build.Options) error {
 			o.Outputs = append(o.Outputs, build.Output{Type: "local", Dest: s})
 			continue
 		}
-		v, err := fields("--output", s, "type", "dest", "name", "push")
+		v, err := fields("--output", s, "type", "dest", "name", "push", "compression", "rewrite-timestamp", "oci-mediatypes", "compression-level", "tar", "store", "unpack")
 		if err != nil {
 			return err
 		}
 		out := build.Output{Type: v["type"], Dest: v["dest"], Writer: a.ui.Out}
+		if c := v["compression"]; c != "" {
+			if o.Compression != "" && o.Compression != c {
+				return fmt.Errorf("--output %s: an image has one compression, not %s and %s", s, o.Compression, c)
+			}
+			o.Compression = c
+		}
 		if v["name"] != "" {
 			o.Tags = append(o.Tags, v["name"])
 		}
