@@ -2,6 +2,7 @@
 //
 //	DIR/names/HEX.json       HEX is the sha256 of the name, which may be longer than a file name
 //	DIR/dangling/HEX.json    targets that lost their last name to a newer image
+//	DIR/names.list           what was in names, in one file; likewise dangling.list. See list.go
 //	DIR/lock                 one writer at a time; readers never lock
 //
 // It does not know what a target consists of, nor whether its blobs are there.
@@ -224,9 +225,8 @@ func (s *Store) Snapshot(ctx context.Context) (_ []Image, err error) {
 	return s.All(ctx)
 }
 
-// read returns the records of one directory. One that was damaged by a power loss names nothing.
-func (s *Store) read(ctx context.Context, sub string) ([]Image, error) {
-	dir := filepath.Join(s.dir, sub)
+// readFiles returns the records of one directory. One that was damaged by a power loss names nothing.
+func (s *Store) readFiles(ctx context.Context, dir string) ([]Image, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("listing images: %w", err)

@@ -53,10 +53,11 @@ func (l *Library) Inspect(ctx context.Context, ref string) (Description, error) 
 	d := Description{
 		ID: id.String(), RepoTags: []string{}, RepoDigests: []string{},
 		Author: img.Config.Author, Architecture: img.Config.Architecture, Variant: img.Config.Variant,
-		OS: img.Config.OS, OSVersion: img.Config.OSVersion, Size: sizes.of(img),
+		OS: img.Config.OS, OSVersion: img.Config.OSVersion,
 		RootFS: RootFS{Type: img.Config.RootFS.Type}, Metadata: Metadata{LastTagTime: record.Created},
 		Descriptor: &record.Target,
 	}
+	d.Size, _ = sizes.of(img)
 	if img.Config.Created != nil {
 		d.Created = img.Config.Created.Format(time.RFC3339Nano)
 	}

@@ -52,7 +52,7 @@ func serve(t *testing.T) string {
 }
 
 // put stores an image of one file per layer without unpacking it.
-func put(t *testing.T, l *Library, p ocispec.Platform, created time.Time, files ...string) ocispec.Descriptor {
+func put(t testing.TB, l *Library, p ocispec.Platform, created time.Time, files ...string) ocispec.Descriptor {
 	t.Helper()
 	img := ocispec.Image{Platform: p, Created: &created, RootFS: ocispec.RootFS{Type: "layers"}}
 	img.Config.Labels = map[string]string{"files": strings.Join(files, "+")}
@@ -77,7 +77,7 @@ func put(t *testing.T, l *Library, p ocispec.Platform, created time.Time, files 
 
 func write(w *tar.Writer, s string) error { _, err := w.Write([]byte(s)); return err }
 
-func marshal(t *testing.T, v any) []byte {
+func marshal(t testing.TB, v any) []byte {
 	t.Helper()
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -86,7 +86,7 @@ func marshal(t *testing.T, v any) []byte {
 	return b
 }
 
-func blob(t *testing.T, l *Library, mediaType string, b []byte) ocispec.Descriptor {
+func blob(t testing.TB, l *Library, mediaType string, b []byte) ocispec.Descriptor {
 	t.Helper()
 	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
 	if err := l.Store.Content.Push(context.Background(), d, bytes.NewReader(b)); err != nil {
@@ -102,7 +102,7 @@ func index(t *testing.T, l *Library, manifests ...ocispec.Descriptor) ocispec.De
 	}))
 }
 
-func name(t *testing.T, l *Library, target ocispec.Descriptor, names ...string) {
+func name(t testing.TB, l *Library, target ocispec.Descriptor, names ...string) {
 	t.Helper()
 	for _, n := range names {
 		if err := l.Store.Images.Put(t.Context(), image.Image{Name: n, Target: target}); err != nil {

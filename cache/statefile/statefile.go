@@ -43,11 +43,16 @@ func Write(path string, v any, o WriteOptions) error {
 	if len(data) >= maxSize {
 		return fmt.Errorf("writing %s: %d bytes are more than the %d a document may have: %w", path, len(data), maxSize, errdefs.ErrInvalidArgument)
 	}
+	return writeBytes(path, append(data, '\n'), o)
+}
+
+// writeBytes is Write of what is encoded already.
+func writeBytes(path string, data []byte, o WriteOptions) error {
 	f, err := os.CreateTemp(filepath.Dir(path), tempPrefix+"*")
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
-	if err := fill(f, append(data, '\n'), o); err != nil {
+	if err := fill(f, data, o); err != nil {
 		return errors.Join(fmt.Errorf("writing %s: %w", path, err), os.Remove(f.Name()))
 	}
 	if err := os.Rename(f.Name(), path); err != nil {

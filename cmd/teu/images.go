@@ -97,22 +97,16 @@ func imageRows(img library.Image, f imagesFlags) []ui.Row {
 	if !f.noTrunc {
 		id = library.ShortID(img.ID)
 	}
-	base := ui.Row{
-		"ID": id, "Repository": "<none>", "Tag": "<none>", "Digest": "<none>",
-		"CreatedSince": "N/A", "CreatedAt": img.Created.Local().String(),
-		"Size":       units.HumanSizeWithPrecision(float64(img.Size), 3),
-		"Containers": "N/A", "SharedSize": "N/A", "UniqueSize": "N/A",
-	}
-	if img.Created.Unix() > 0 {
-		base["CreatedSince"] = ago(img.Created)
+	created := time.Unix(img.Created.Unix(), 0) // as docker tells it
+	since, size := "N/A", units.HumanSizeWithPrecision(float64(img.Size), 3)
+	if created.Unix() > 0 {
+		since = ago(created)
 	}
 	named := func(name, tag, digest string) ui.Row {
-		r := ui.Row{}
-		for k, v := range base {
-			r[k] = v
+		return ui.Row{
+			"Repository": name, "Tag": tag, "Digest": digest, "ID": id, "CreatedSince": since, "CreatedAt": created.String(), "Size": size,
+			"Containers": "N/A", "SharedSize": "N/A", "UniqueSize": "N/A",
 		}
-		r["Repository"], r["Tag"], r["Digest"] = name, tag, digest
-		return r
 	}
 	withDigest := f.digests || strings.Contains(f.format, ".Digest") || f.format == "json"
 	digests := map[string]string{} // by repository
@@ -120,7 +114,7 @@ func imageRows(img library.Image, f imagesFlags) []ui.Row {
 		name, digest, _ := strings.Cut(library.Familiar(d), "@")
 		digests[name] = digest
 	}
-	var rows []ui.Row
+	rows := make([]ui.Row, 0, len(img.Tags))
 	seen := map[string]bool{}
 	for _, tag := range img.Tags {
 		familiar := library.Familiar(tag)
@@ -139,7 +133,7 @@ func imageRows(img library.Image, f imagesFlags) []ui.Row {
 		}
 	}
 	if len(rows) == 0 {
-		rows = append(rows, base)
+		rows = append(rows, named("<none>", "<none>", "<none>"))
 	}
 	return rows
 }

@@ -31,7 +31,7 @@ type Row map[string]string
 func (u *UI) List(t Table, format string, rows []Row) error {
 	switch {
 	case format == "" || format == "table":
-		return writeTable(u.Out, "{{."+strings.Join(t.Default, "}}\t{{.")+"}}", t, rows)
+		return writeDefault(u.Out, t, rows)
 	case format == "json":
 		return writeRows(u.Out, "{{json .}}", rows)
 	case strings.HasPrefix(format, "table "):
@@ -40,11 +40,36 @@ func (u *UI) List(t Table, format string, rows []Row) error {
 	return writeRows(u.Out, unescape(format), rows)
 }
 
-func writeTable(w io.Writer, format string, t Table, rows []Row) error {
+// headers returns the row above the others.
+func (t Table) headers() Row {
 	headers := Row{}
 	for _, f := range t.Fields {
 		headers[f.Name] = f.Header
 	}
+	return headers
+}
+
+// writeDefault writes the default columns, without a template, which takes most of the time of a long list.
+func writeDefault(w io.Writer, t Table, rows []Row) error {
+	tw := tabwriter.NewWriter(w, 10, 1, 3, ' ', 0)
+	var line []byte
+	for _, row := range append([]Row{t.headers()}, rows...) {
+		line = line[:0]
+		for i, name := range t.Default {
+			if i > 0 {
+				line = append(line, '\t')
+			}
+			line = append(line, row[name]...)
+		}
+		if _, err := tw.Write(append(line, '\n')); err != nil {
+			return err
+		}
+	}
+	return tw.Flush()
+}
+
+func writeTable(w io.Writer, format string, t Table, rows []Row) error {
+	headers := t.headers()
 	tw := tabwriter.NewWriter(w, 10, 1, 3, ' ', 0)
 	if err := writeRows(tw, format, append([]Row{headers}, rows...)); err != nil {
 		return err
