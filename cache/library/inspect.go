@@ -17,10 +17,11 @@ type Description struct {
 	ID           string `json:"Id"`
 	RepoTags     []string
 	RepoDigests  []string
-	Comment      string `json:",omitempty"`
+	Parent       string // always empty, as in docker since BuildKit
+	Comment      string
 	Created      string `json:",omitempty"` // RFC 3339
-	Author       string `json:",omitempty"`
-	Config       json.RawMessage
+	Author       string
+	Config       json.RawMessage // with all fields that templates ask for
 	Architecture string
 	Variant      string `json:",omitempty"`
 	OS           string `json:"Os"`
@@ -80,10 +81,25 @@ func rawConfig(raw []byte) (config json.RawMessage, comment string, err error) {
 	if err := json.Unmarshal(raw, &doc); err != nil {
 		return nil, "", fmt.Errorf("its config: %w: %w", errdefs.ErrInvalidArgument, err)
 	}
-	if len(doc.Config) == 0 || string(doc.Config) == "null" {
-		doc.Config = json.RawMessage("{}")
+	fields := map[string]json.RawMessage{}
+	if len(doc.Config) > 0 {
+		if err := json.Unmarshal(doc.Config, &fields); err != nil {
+			return nil, "", fmt.Errorf("its config: %w: %w", errdefs.ErrInvalidArgument, err)
+		}
 	}
-	return doc.Config, doc.Comment, nil
+	if fields == nil { // "null"
+		fields = map[string]json.RawMessage{}
+	}
+	for name, none := range map[string]string{
+		"User": `""`, "WorkingDir": `""`, "Env": "null", "Cmd": "null", "Entrypoint": "null", "OnBuild": "null",
+		"Volumes": "null", "Labels": "null", "ExposedPorts": "null",
+	} {
+		if _, ok := fields[name]; !ok {
+			fields[name] = json.RawMessage(none)
+		}
+	}
+	config, err = json.Marshal(fields)
+	return config, doc.Comment, err
 }
 
 // addNames finds all names of the image id.

@@ -73,8 +73,8 @@ func namedBy(record image.Image, ref string) bool {
 // removable is docker's rule for removing an image by its ID.
 func removable(img Image, using []Container, o RemoveOptions) error {
 	repositories := map[string]bool{}
-	for _, r := range img.records {
-		repositories[repositoryOf(r.Name)] = true
+	for _, d := range img.Digests {
+		repositories[repositoryOf(d)] = true
 	}
 	for _, c := range using {
 		if c.Running {
@@ -84,7 +84,7 @@ func removable(img Image, using []Container, o RemoveOptions) error {
 	}
 	switch {
 	case o.Force:
-	case len(repositories) > 1:
+	case len(repositories) > 1, len(img.Tags) > 1:
 		return worded(errdefs.ErrConflict, "conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories",
 			ShortID(img.ID))
 	case len(using) > 0:

@@ -56,6 +56,9 @@ func save(ctx context.Context, a *app, output string, refs []string, o library.S
 		}
 		return errors.Join(buffered(f, func(w io.Writer) error { return lib.Save(ctx, w, refs, o) }), f.Close())
 	}
+	if _, err := os.Stat(filepath.Dir(output)); err != nil {
+		return fmt.Errorf("failed to save image: invalid output path: %w", err)
+	}
 	// Written beside and renamed: nobody takes half an archive for a whole one.
 	f, err := os.CreateTemp(filepath.Dir(output), ".teu-save-*")
 	if err != nil {

@@ -140,11 +140,36 @@ func jsonValue(v any) (any, error) {
 	if err := d.Decode(&value); err != nil {
 		return nil, err
 	}
+	value = typedNulls("", value)
 	if m, ok := value.(map[string]any); ok && m["Id"] != nil && m["ID"] == nil {
 		m["ID"] = m["Id"]
 		return objectWithID(m), nil
 	}
 	return value, nil
+}
+
+// typedNulls makes of null what it is in docker: an empty list, which a template prints as [], or an empty map;
+// JSON is null all the same.
+func typedNulls(name string, value any) any {
+	switch v := value.(type) {
+	case nil:
+		switch name {
+		case "Volumes", "Labels", "ExposedPorts", "Ports", "PortBindings", "Options", "Sysctls", "Tmpfs", "Annotations", "StorageOpt":
+			return map[string]any(nil)
+		case "Healthcheck", "Health", "State", "Init", "OomKillDisable", "PidsLimit", "MemorySwappiness", "IPAMConfig", "GraphDriver":
+			return nil // a pointer
+		}
+		return []any(nil)
+	case map[string]any:
+		for k, e := range v {
+			v[k] = typedNulls(k, e)
+		}
+	case []any:
+		for i, e := range v {
+			v[i] = typedNulls("", e)
+		}
+	}
+	return value
 }
 
 // objectWithID answers .ID beside the keys of an object; {{json .}} prints the object alone.
