@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -31,14 +32,14 @@ func ParseBind(text string) (MountRequest, error) {
 	if m.Target == "" || len(parts) > 1 && m.Source == "" || len(parts) == 3 && mode == "" {
 		return m, worded(errdefs.ErrInvalidArgument, "invalid spec: %s: empty section between colons", text)
 	}
-	if !path.IsAbs(m.Target) {
-		return m, worded(errdefs.ErrInvalidArgument, "invalid mount config for type %q: invalid mount path: '%s' mount path must be absolute", "volume", m.Target)
-	}
-	if path.Clean(m.Target) == "/" {
-		return m, invalid(": destination can't be '/'")
-	}
 	if path.IsAbs(m.Source) {
 		m.Type, m.MakeSource = "bind", true
+	}
+	if !path.IsAbs(m.Target) {
+		return m, invalid(fmt.Sprintf(": invalid mount config for type %q: invalid mount path: '%s' mount path must be absolute", m.Type, m.Target))
+	}
+	if path.Clean(m.Target) == "/" {
+		return m, invalid(fmt.Sprintf(": invalid mount config for type %q: invalid specification: destination can't be '/'", m.Type))
 	}
 	return m, m.setMode(mode)
 }

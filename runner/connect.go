@@ -3,8 +3,10 @@ package runner
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -14,11 +16,11 @@ import (
 
 // ConnectNetwork puts a container into a network, at once if it runs, and at every start.
 func (e *Engine) ConnectNetwork(ctx context.Context, ref, container string, o network.EndpointOptions) error {
-	n, err := e.network.Find(ref)
-	if err != nil {
-		return err
-	}
 	return e.changeNetworks(ctx, container, func(c *Container, list []Endpoint) ([]Endpoint, error) {
+		n, err := e.network.Find(ref)
+		if err != nil {
+			return nil, err
+		}
 		if err := e.canConnect(c, n, list); err != nil {
 			return nil, err
 		}
@@ -35,8 +37,8 @@ func (e *Engine) ConnectNetwork(ctx context.Context, ref, container string, o ne
 	})
 }
 
-// DisconnectNetwork takes a container out of a network. With force a container that is
-// gone is no error.
+// DisconnectNetwork takes a container out of a network. Nothing of a container that is gone
+// stays in a network, so force has nothing to add.
 func (e *Engine) DisconnectNetwork(ctx context.Context, ref, container string, force bool) error {
 	n, err := e.network.Find(ref)
 	if err != nil {
@@ -58,7 +60,7 @@ func (e *Engine) DisconnectNetwork(ctx context.Context, ref, container string, f
 		return kept, nil
 	})
 	if force && errors.Is(err, errdefs.ErrNotFound) {
-		return nil
+		return worded(errdefs.ErrNotFound, "endpoint %s not found", container)
 	}
 	return err
 }
@@ -209,6 +211,12 @@ func (e *Engine) networkOf(ep Endpoint) (network.Network, error) {
 
 // checkNetworks refuses networks that are not there and wishes that they cannot fulfil.
 func (e *Engine) checkNetworks(o *Options) error {
+	for _, link := range o.Links {
+		ref, _, _ := strings.Cut(link, ":")
+		if _, err := e.resolve(ref); err != nil {
+			return fmt.Errorf("could not get container for %s: %w", ref, err)
+		}
+	}
 	const conflict = "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
 	list := o.endpoints()
 	if len(list) == 0 && len(o.Endpoints) > 1 {

@@ -41,7 +41,7 @@ func boolFilter(filters map[string][]string, name string) (value, given bool, er
 	}
 	value, err = strconv.ParseBool(list[0])
 	if err != nil || len(list) > 1 {
-		return false, false, worded(errdefs.ErrInvalidArgument, "invalid filter '%s=%s'", name, list[0])
+		return false, false, worded(errdefs.ErrInvalidArgument, "invalid filter '%s=%s'", name, list)
 	}
 	return value, true, nil
 }

@@ -53,14 +53,25 @@ func (e *Engine) CreateVolume(ctx context.Context, o VolumeOptions) (Volume, err
 	return v, err
 }
 
+// checkVolumeName is docker's rule (moby volume/service/store.go and volume/local).
+func checkVolumeName(name string) error {
+	switch {
+	case len(name) == 1:
+		return worded(errdefs.ErrInvalidArgument, "create %s: volume name is too short, names should be at least two alphanumeric characters", name)
+	case checkName(name) != nil:
+		return worded(errdefs.ErrInvalidArgument, "create %s: %q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. "+
+			"If you intended to pass a host directory, use absolute path", name, name)
+	}
+	return nil
+}
+
 func (e *Engine) makeVolume(ctx context.Context, o VolumeOptions) (v Volume, made bool, err error) {
 	name, anonymous := o.Name, o.Name == ""
 	if anonymous {
 		name = newID()
 	}
-	if checkName(name) != nil {
-		return v, false, worded(errdefs.ErrInvalidArgument, "%q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. "+
-			"If you intended to pass a host directory, use absolute path", name)
+	if err := checkVolumeName(name); err != nil {
+		return v, false, err
 	}
 	if err := o.checkDriver(); err != nil {
 		return v, false, err
@@ -73,16 +84,16 @@ func (e *Engine) makeVolume(ctx context.Context, o VolumeOptions) (v Volume, mad
 	if v, err := e.Volume(name); !errors.Is(err, errdefs.ErrNotFound) {
 		return v, false, err
 	}
-	if o.Labels == nil {
-		o.Labels = map[string]string{}
-	}
 	if anonymous {
 		o.Labels = maps.Clone(o.Labels)
+		if o.Labels == nil {
+			o.Labels = map[string]string{}
+		}
 		o.Labels["com.docker.volume.anonymous"] = ""
 	}
 	v = Volume{
 		Name: name, Driver: "local", Mountpoint: filepath.Join(e.volumeDir(name), "_data"),
-		CreatedAt: time.Now().UTC(), Labels: o.Labels, Options: o.DriverOpts, Scope: "local", Anonymous: anonymous,
+		CreatedAt: time.Now().UTC().Truncate(time.Second), Labels: o.Labels, Options: o.DriverOpts, Scope: "local", Anonymous: anonymous,
 	}
 	if err := os.MkdirAll(v.Mountpoint, 0o755); err != nil {
 		return v, false, err

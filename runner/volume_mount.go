@@ -21,22 +21,22 @@ import (
 // checkDriver refuses what is not of the local driver.
 func (o *VolumeOptions) checkDriver() error {
 	if o.Driver != "" && o.Driver != "local" {
-		return worded(errdefs.ErrNotFound, "error looking up volume plugin %s: plugin %q not found", o.Driver, o.Driver)
+		return worded(errdefs.ErrNotFound, "create %s: error looking up volume plugin %s: plugin %q not found", o.Name, o.Driver, o.Driver)
 	}
 	for key := range o.DriverOpts {
 		switch key {
 		case "type", "device", "o":
 		case "size":
-			return worded(errdefs.ErrInvalidArgument, "quota size requested but no quota support")
+			return worded(errdefs.ErrInvalidArgument, "create %s: quota size requested but no quota support", o.Name)
 		default:
-			return worded(errdefs.ErrInvalidArgument, "invalid option: %q", key)
+			return worded(errdefs.ErrInvalidArgument, "create %s: invalid option: %q", o.Name, key)
 		}
 	}
 	if len(o.DriverOpts) > 0 && o.DriverOpts["device"] == "" {
-		return worded(errdefs.ErrInvalidArgument, "missing device in volume options")
+		return worded(errdefs.ErrInvalidArgument, "create %s: missing required option: %q", o.Name, "device")
 	}
 	if len(o.DriverOpts) > 0 && o.DriverOpts["type"] == "" {
-		return worded(errdefs.ErrInvalidArgument, "missing type in volume options")
+		return worded(errdefs.ErrInvalidArgument, "create %s: missing required option: %q", o.Name, "type")
 	}
 	return nil
 }

@@ -165,6 +165,9 @@ func newVolumePruneCommand(a *app) *cobra.Command {
 				return nil
 			}
 			names, size, err := a.engine().PruneVolumes(cmd.Context(), o)
+			if err != nil && len(names) == 0 {
+				return err
+			}
 			printPruned(a, "Deleted Volumes:", names, size)
 			return err
 		},

@@ -2,9 +2,11 @@ package main
 
 import (
 	"encoding/csv"
+	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -15,7 +17,10 @@ import (
 )
 
 func (c *containerFlags) setMounts(o *runner.Options) error {
-	for _, text := range c.volumes {
+	for i, text := range c.volumes {
+		if slices.Contains(c.volumes[:i], text) {
+			continue // docker's command counts the same words once
+		}
 		m, err := parseVolume(text)
 		if err != nil {
 			return err
@@ -86,9 +91,6 @@ func parseMount(text string) (runner.MountRequest, error) {
 	if m.Target == "" {
 		return m, bad("target is required")
 	}
-	if m.Type == "" {
-		return m, bad("type is required")
-	}
 	for kind := range own {
 		if kind != m.Type {
 			return m, bad("cannot mix '%s-*' options with mount type '%s'", kind, m.Type)
@@ -97,20 +99,20 @@ func parseMount(text string) (runner.MountRequest, error) {
 	switch m.Type {
 	case "bind":
 		if m.Source == "" {
-			return m, bad("source is required")
+			return m, badMount("bind", "field Source must not be empty")
 		}
 		m.Source, err = filepath.Abs(m.Source)
 	case "image":
 		if m.Source == "" {
-			return m, bad("source is required")
+			return m, badMount("image", "field Source must not be empty")
 		}
 	case "volume":
 	case "tmpfs":
 		if m.Source != "" {
-			return m, bad("source is not allowed for a tmpfs")
+			return m, badMount("tmpfs", "field Source must not be specified")
 		}
 	default:
-		return m, bad("mount type %q is not there", m.Type)
+		return m, badMount(m.Type, "mount type unknown")
 	}
 	if m.ReadOnlyNonRecursive && !m.ReadOnly {
 		return m, bad("option 'bind-recursive=writable' requires 'readonly' to be specified in conjunction")
@@ -119,6 +121,11 @@ func parseMount(text string) (runner.MountRequest, error) {
 		return m, bad("option 'bind-recursive=readonly' requires 'readonly' and 'bind-propagation=rprivate' to be specified in conjunction")
 	}
 	return m, err
+}
+
+// badMount is what docker says of a mount that makes no sense.
+func badMount(kind, why string) error {
+	return fmt.Errorf("invalid mount config for type %q: %s", kind, why)
 }
 
 // setMountField takes one key of --mount.
@@ -136,7 +143,7 @@ func setMountField(m *runner.MountRequest, key, value string) (err error) {
 	case "bind-propagation":
 		m.Propagation = strings.ToLower(value)
 		if !strings.Contains(" private rprivate shared rshared slave rslave ", " "+m.Propagation+" ") {
-			err = fmt.Errorf("invalid propagation: %s", value)
+			err = badMount("bind", "invalid propagation mode: "+value)
 		}
 	case "bind-nonrecursive":
 		m.NoRecursive, err = boolField(key, value)
@@ -222,24 +229,23 @@ func (c *containerFlags) setPorts(o *runner.Options) error {
 // parsePublish understands [[ADDRESS:]HOSTPORT:]PORT[/PROTOCOL], with ranges of the same
 // length and IPv6 addresses in brackets.
 func parsePublish(text string) ([]network.Port, error) {
-	bad := func(why string) error { return fmt.Errorf("invalid publish specification %q: %s", text, why) }
 	rest, protocol, ok := strings.Cut(text, "/")
 	if !ok {
 		protocol = "tcp"
 	}
 	protocol = strings.ToLower(protocol)
 	if protocol != "tcp" && protocol != "udp" && protocol != "sctp" {
-		return nil, bad("invalid proto: " + protocol)
+		return nil, errors.New("invalid proto: " + protocol)
 	}
 	addressText, rest, ok := cutAddress(rest)
 	if !ok {
-		return nil, bad("no port")
+		return nil, fmt.Errorf("no port specified: %s<empty>", text)
 	}
 	var address netip.Addr
 	if addressText != "" {
 		a, err := netip.ParseAddr(addressText)
 		if err != nil {
-			return nil, bad("invalid IP address")
+			return nil, errors.New("invalid IP address: " + addressText)
 		}
 		address = a
 	}
@@ -247,18 +253,21 @@ func parsePublish(text string) ([]network.Port, error) {
 	if !ok {
 		host, container = "", rest
 	}
+	if container == "" {
+		return nil, fmt.Errorf("no port specified: %s<empty>", text)
+	}
 	first, last, err := portRange(container)
 	if err != nil || first == 0 {
-		return nil, bad("invalid containerPort: " + container)
+		return nil, errors.New("invalid containerPort: " + container)
 	}
 	from, to := 0, 0
 	if host != "" {
 		if from, to, err = portRange(host); err != nil {
-			return nil, bad("invalid hostPort: " + host)
+			return nil, errors.New("invalid hostPort: " + host)
 		}
 	}
 	if from != 0 && to-from != last-first && first != last {
-		return nil, bad("the ranges have different lengths")
+		return nil, fmt.Errorf("invalid ranges specified for container and host Ports: %s and %s", container, host)
 	}
 	var ports []network.Port
 	for p := first; p <= last; p++ {

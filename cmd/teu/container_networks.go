@@ -86,9 +86,32 @@ func (c *containerFlags) setNetworks(o *runner.Options) error {
 		o.Endpoints = []runner.Endpoint{{Network: "bridge", EndpointOptions: first}}
 	}
 	o.MacAddress = c.endpoint.mac
+	if err := c.checkHosts(); err != nil {
+		return err
+	}
 	for name := range seen {
 		if len(seen) > 1 && (name == "host" || name == "none" || strings.HasPrefix(name, "container:")) {
 			return errors.New("conflicting options: cannot attach both user-defined and non-user-defined network-modes")
+		}
+	}
+	return nil
+}
+
+// checkHosts refuses --add-host and --dns that are wrong.
+func (c *containerFlags) checkHosts() error {
+	for _, text := range c.addHosts {
+		i := strings.IndexAny(text, ":=")
+		if i < 1 {
+			return fmt.Errorf("invalid argument %q for \"--add-host\" flag: bad format for add-host: %q", text, text)
+		}
+		address := strings.Trim(text[i+1:], "[]")
+		if _, err := netip.ParseAddr(address); err != nil && address != "host-gateway" {
+			return fmt.Errorf("invalid argument %q for \"--add-host\" flag: invalid IP address in add-host: %q", text, address)
+		}
+	}
+	for _, text := range c.dns {
+		if _, err := netip.ParseAddr(text); err != nil {
+			return fmt.Errorf("invalid argument %q for \"--dns\" flag: IP address is not correctly formatted: %s", text, text)
 		}
 	}
 	return nil

@@ -338,7 +338,7 @@ func newNetworkDisconnectCommand(a *app) *cobra.Command {
 			return a.engine().DisconnectNetwork(cmd.Context(), args[0], args[1], force)
 		},
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "a missing container is no error")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "accepted for docker's sake")
 	return cmd
 }
 

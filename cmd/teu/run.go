@@ -78,7 +78,7 @@ func newCreateCommand(a *app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o, err := c.options(cmd.Flags(), args[0], args[1:])
 			if err != nil {
-				return err
+				return withExitCode(exitEngine, err)
 			}
 			setAttach(&o, c.attach, false)
 			made, err := createContainer(cmd.Context(), a, &c, o)

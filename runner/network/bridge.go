@@ -39,7 +39,10 @@ func (m *Manager) Default() Network {
 	return Network{
 		Name: "bridge", ID: m.builtinID("bridge"), Driver: "bridge", Scope: "local", EnableIPv4: true,
 		IPAM:   IPAM{Driver: "default"},
-		Labels: map[string]string{}, Options: map[string]string{"com.docker.network.bridge.name": m.name, "com.docker.network.bridge.default_bridge": "true"},
+		Labels: map[string]string{}, Options: map[string]string{
+			"com.docker.network.bridge.default_bridge": "true", "com.docker.network.bridge.enable_icc": "true",
+			"com.docker.network.bridge.enable_ip_masquerade": "true", "com.docker.network.bridge.name": m.name,
+		},
 	}
 }
 

@@ -268,9 +268,9 @@ func newNetwork(o CreateOptions) (Network, error) {
 	case n.Driver == "host" || n.Driver == "null":
 		return n, worded(errdefs.ErrPermissionDenied, "only one instance of %q network is allowed", n.Driver)
 	case n.Driver != "bridge" && n.Driver != "macvlan" && n.Driver != "ipvlan":
-		return n, worded(errdefs.ErrNotFound, "could not find plugin %s in v1 plugin registry: plugin not found", n.Driver)
+		return n, worded(errdefs.ErrNotFound, "plugin %q not found", n.Driver)
 	case n.IPAM.Driver != "default":
-		return n, worded(errdefs.ErrNotFound, "could not find plugin %s in v1 plugin registry: plugin not found", n.IPAM.Driver)
+		return n, worded(errdefs.ErrNotFound, "plugin %q not found", n.IPAM.Driver)
 	case o.Ingress:
 		return n, worded(errdefs.ErrPermissionDenied, "ingress networks are of swarms, which are not there")
 	case !n.EnableIPv4 && !n.EnableIPv6:
