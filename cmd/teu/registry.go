@@ -20,7 +20,7 @@ func newRegistryCommand(a *app) *cobra.Command {
 		Use:   "registry",
 		Short: "Look after a registry",
 	}
-	cmd.AddCommand(newRegistryUserCommand(a), newRegistryTokenCommand(a), newRegistryACLCommand(a), newRegistryGCCommand(a))
+	cmd.AddCommand(newRegistryUserCommand(a), newRegistryTokenCommand(a), newRegistryACLCommand(a), newRegistryRulesCommand(a), newRegistryGCCommand(a))
 	return cmd
 }
 
@@ -103,6 +103,9 @@ func printGC(a *app, r registry.GCReport, o registry.GCOptions, format string, t
 	a.ui.Printf("looked at %d repositories, %d manifests and %d blobs in %s\n", r.Repositories, r.Manifests, r.Blobs, took.Round(time.Millisecond))
 	if r.Fresh > 0 {
 		a.ui.Printf("kept %d that are unused for less than %s\n", r.Fresh, o.Grace)
+	}
+	if r.RemovedTags > 0 {
+		a.ui.Printf("%s %d tags by the rules\n", removed, r.RemovedTags)
 	}
 	a.ui.Printf("%s %d manifests, %d links of repositories and %d blobs: %s (%d bytes)\n",
 		removed, r.RemovedManifests, r.RemovedLinks, r.RemovedBlobs, units.HumanSize(float64(r.Bytes)), r.Bytes)

@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -115,4 +116,27 @@ func TestRegistryAccounts(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 	r.stop()
 	<-r.code
+}
+
+// TestRegistryRules: rules are checked, kept, shown and previewed.
+func TestRegistryRules(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "registry")
+	file := filepath.Join(t.TempDir(), "rules.json")
+	if err := os.WriteFile(file, []byte(`[{"repositories": "**", "keepLast": 1}]`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := runCommand(t, 0, "registry", "rules", "show", "--root", root); got != "[]\n" {
+		t.Errorf("got %q", got)
+	}
+	runCommand(t, 0, "registry", "rules", "set", "--root", root, file)
+	if got := runCommand(t, 0, "registry", "rules", "show", "--root", root); !strings.Contains(got, `"keepLast": 1`) {
+		t.Errorf("got %q", got)
+	}
+	if got := runCommand(t, 0, "registry", "rules", "preview", "--root", root); got != "REPOSITORY   TAG       PUSHED    RULE\n" {
+		t.Errorf("got %q", got)
+	}
+	if err := os.WriteFile(file, []byte(`[{"repositories": "**"}]`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	runCommand(t, exitFailure, "registry", "rules", "set", "--root", root, file)
 }

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -248,45 +247,6 @@ func (c *Accounts) AddRobot(name string, groups []string, expires time.Time) (ke
 func hashKey(key string) string {
 	sum := sha256.Sum256([]byte(key))
 	return hex.EncodeToString(sum[:])
-}
-
-// accountCache is the accounts as a server sees them, read again from time to time.
-type accountCache struct {
-	store documents
-
-	mu      sync.Mutex
-	now     *Accounts
-	version string
-	looked  time.Time
-}
-
-// accountsFor is how long a server may not know of a change.
-const accountsFor = 2 * time.Second
-
-// get returns the accounts. While they cannot be read nobody is let in by old ones for longer
-// than a minute.
-func (c *accountCache) get(ctx context.Context) (*Accounts, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.now != nil && time.Since(c.looked) < accountsFor {
-		return c.now, nil
-	}
-	b, version, err := c.store.Document(context.WithoutCancel(ctx), accountsDocument)
-	if ignoreNotFound(err) != nil {
-		if c.now != nil && time.Since(c.looked) < time.Minute {
-			return c.now, nil
-		}
-		return nil, fmt.Errorf("reading accounts: %w", err)
-	}
-	if c.now == nil || version != c.version {
-		now, err := decodeAccounts(b)
-		if err != nil {
-			return nil, err
-		}
-		c.now, c.version = now, version
-	}
-	c.looked = time.Now()
-	return c.now, nil
 }
 
 // checkKey compares a robot's key.

@@ -194,7 +194,7 @@ func TestAccountsChange(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := serveRegistry(t, g)
-	forget := func() { g.door.accounts.mu.Lock(); g.door.accounts.looked = time.Time{}; g.door.accounts.mu.Unlock() }
+	forget := func() { g.door.accounts.expire() }
 	token := c.as("Bearer " + c.token("ann", "x", "repository:a:pull"))
 	path := "/v2/a/manifests/none"
 	token.want(token.do("GET", path, nil), 404, codeManifestUnknown)

@@ -25,9 +25,9 @@ import (
 // comes over a loopback address, or everybody.
 type door struct {
 	file      string
-	accounts  *accountCache // nil without
-	certs     bool          // clients have shown a certificate
-	external  string        // scheme and host by which clients come, "" to take it from requests
+	accounts  *documentCache[*Accounts] // nil without
+	certs     bool                      // clients have shown a certificate
+	external  string                    // scheme and host by which clients come, "" to take it from requests
 	anonymous bool
 	log       *slog.Logger
 
@@ -68,7 +68,7 @@ func newDoor(o Options, s documents, log *slog.Logger) (*door, error) {
 	}
 	rand.Read(d.secret)
 	if o.Accounts {
-		d.accounts = &accountCache{store: s}
+		d.accounts = &documentCache[*Accounts]{store: s, name: accountsDocument, decode: decodeAccounts}
 	}
 	if d.file == "" {
 		return d, nil

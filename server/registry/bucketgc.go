@@ -165,7 +165,7 @@ func (c *bucketCollector) repository(ctx context.Context, r *repoList) {
 // sweep returns the blobs that are not visible in the repository any more.
 func (c *bucketCollector) sweep(ctx context.Context, r *repoList) (gone map[digest.Digest]bool, err error) {
 	var manifests map[digest.Digest]bool
-	if c.o.Untagged {
+	if c.o.untagged(r.name) {
 		if manifests, err = c.sweepManifests(ctx, r); err != nil {
 			return nil, err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -95,9 +96,49 @@ func (b *bucket) putRecord(ctx context.Context, repo string, m manifest, tags []
 	work, inner = errgroup.WithContext(ctx)
 	work.SetLimit(bucketParallel)
 	for _, tag := range tags {
-		work.Go(func() error { return b.put(inner, tagKey(repo, tag), body) })
+		work.Go(func() error {
+			if slices.Contains(m.fixed, tag) {
+				return b.putFixed(inner, repo, tag, m.digest, body)
+			}
+			return b.put(inner, tagKey(repo, tag), body)
+		})
 	}
 	return work.Wait()
+}
+
+// putFixed sets a tag that does not change once it is there.
+func (b *bucket) putFixed(ctx context.Context, repo, tag string, d digest.Digest, body []byte) error {
+	for range 10 {
+		_, created, err := b.create(ctx, tagKey(repo, tag), body)
+		if err != nil || created {
+			return err
+		}
+		there, err := b.record(ctx, tagKey(repo, tag))
+		if errdefs.IsNotFound(err) {
+			continue
+		}
+		if err == nil && there.digest != d {
+			err = errImmutable(tag)
+		}
+		return err
+	}
+	return fmt.Errorf("tag %s comes and goes: %w", tag, errdefs.ErrUnavailable)
+}
+
+// TagInfos implements manifests.
+func (b *bucket) TagInfos(ctx context.Context, repo string) (list []tagInfo, err error) {
+	for e, err := range b.list(ctx, repoKey(repo, "tags"), "") {
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, tagInfo{e.key, e.modified, e.etag})
+	}
+	return list, nil
+}
+
+// RemoveTagIf implements manifests.
+func (b *bucket) RemoveTagIf(ctx context.Context, repo, tag, version string) (ok bool, err error) {
+	return b.removeIf(ctx, tagKey(repo, tag), version)
 }
 
 // touchReferences is checkReferences.

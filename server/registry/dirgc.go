@@ -144,7 +144,7 @@ func (s *directory) eachRepository(prefix string, f func(repo string) error) err
 func (c *collector) repository(ctx context.Context, repo string) error {
 	c.report.Repositories++
 	stamp := c.s.stampRepository(repo)
-	if c.s.clean.is(repo, stamp) && !c.o.Untagged {
+	if c.s.clean.is(repo, stamp) && !c.o.untagged(repo) {
 		c.report.Unchanged++
 		return nil
 	}
@@ -152,7 +152,7 @@ func (c *collector) repository(ctx context.Context, repo string) error {
 	if err := c.barrier(ctx, repo); err != nil {
 		return err
 	}
-	if c.o.Untagged {
+	if c.o.untagged(repo) {
 		if err := c.sweepManifests(ctx, repo); err != nil {
 			return err
 		}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -163,11 +164,34 @@ func (s *directory) linkManifest(ctx context.Context, repo string, m manifest, t
 		}
 	}
 	for _, tag := range tags {
-		if err := s.linkRecord(path, s.tagPath(repo, tag)); err != nil {
+		link := s.linkRecord
+		if slices.Contains(m.fixed, tag) {
+			link = s.linkFixed
+		}
+		if err := link(path, s.tagPath(repo, tag)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// linkFixed is linkRecord for a target that does not change.
+func (s *directory) linkFixed(path, target string) error {
+	err := os.Link(path, target)
+	if errors.Is(err, unix.EMLINK) {
+		if err := s.splitRecord(path); err != nil {
+			return err
+		}
+		err = os.Link(path, target)
+	}
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	there, _, err := readRecord(target)
+	if err == nil && there.digest.Encoded() != filepath.Base(path) {
+		err = errImmutable(filepath.Base(target))
+	}
+	return err
 }
 
 // linkRecord makes target, which may be a link to another record, one to this record.
@@ -284,6 +308,50 @@ func (s *directory) removeTagsOf(repo, path string, d digest.Digest, split bool)
 		return nil
 	}
 	return s.sync.dir(dir)
+}
+
+// TagInfos implements manifests. A tag is a link to its manifest's record, and as old.
+func (s *directory) TagInfos(ctx context.Context, repo string) ([]tagInfo, error) {
+	names, err := readNames(s.repo(repo) + "/_tags")
+	if err != nil {
+		return nil, err
+	}
+	list := make([]tagInfo, 0, len(names))
+	for _, name := range names {
+		st, err := lstat(s.tagPath(repo, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, tagInfo{name, time.Unix(st.Mtim.Unix()), tagVersion(&st)})
+	}
+	return list, nil
+}
+
+func tagVersion(st *unix.Stat_t) string {
+	return fmt.Sprintf("%d-%d.%d", st.Ino, st.Mtim.Sec, st.Mtim.Nsec)
+}
+
+// RemoveTagIf implements manifests.
+func (s *directory) RemoveTagIf(ctx context.Context, repo, tag, version string) (ok bool, err error) {
+	unlock, err := s.lockRepository(ctx, repo, unix.LOCK_EX)
+	if err != nil {
+		return false, ignoreNotFound(err)
+	}
+	defer unlock()
+	st, err := lstat(s.tagPath(repo, tag))
+	if err != nil {
+		return false, ignoreNotFound(notFound(err))
+	}
+	if tagVersion(&st) != version {
+		return false, nil
+	}
+	return true, removeDurably(s.sync, s.tagPath(repo, tag))
 }
 
 // RemoveTag implements manifests.

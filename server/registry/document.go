@@ -25,6 +25,7 @@ type manifest struct {
 	body       []byte
 	subject    digest.Digest   // "" without
 	references []digest.Digest // what the repository must have
+	fixed      []string        // tags that are only set if they are not there
 }
 
 // document is the part of any manifest the registry looks at.

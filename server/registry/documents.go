@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -111,4 +113,46 @@ func (b *bucket) PutDocument(ctx context.Context, name, version string, body []b
 		return errChanged
 	}
 	return err
+}
+
+// documentCache is a document as a server sees it, read again from time to time.
+type documentCache[T any] struct {
+	store  documents
+	name   string
+	decode func([]byte) (T, error)
+
+	mu      sync.Mutex
+	known   bool
+	now     T
+	version string
+	looked  time.Time
+}
+
+// documentFor is how long a server may not know of a change.
+const documentFor = 2 * time.Second
+
+// get returns the document, an empty one if there is none. While it cannot be read the old
+// one is good for not longer than a minute.
+func (c *documentCache[T]) get(ctx context.Context) (T, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.known && time.Since(c.looked) < documentFor {
+		return c.now, nil
+	}
+	b, version, err := c.store.Document(context.WithoutCancel(ctx), c.name)
+	if ignoreNotFound(err) != nil {
+		if c.known && time.Since(c.looked) < time.Minute {
+			return c.now, nil
+		}
+		return c.now, fmt.Errorf("reading %s: %w", c.name, err)
+	}
+	if !c.known || version != c.version {
+		now, err := c.decode(b)
+		if err != nil {
+			return c.now, err
+		}
+		c.now, c.version, c.known = now, version, true
+	}
+	c.looked = time.Now()
+	return c.now, nil
 }

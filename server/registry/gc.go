@@ -28,7 +28,12 @@ type GCOptions struct {
 	// Rate is how many files may be looked at in a second; a manifest, which is read,
 	// counts for five and what is removed for ten. 0 means as fast as it goes.
 	Rate int
+
+	rules Rules
 }
+
+// untagged reports whether manifests of a repository go with their last tag.
+func (o GCOptions) untagged(repo string) bool { return o.Untagged || o.rules.untagged(repo) }
 
 // DefaultGrace is longer than any push between the first blob and the manifest should take.
 const DefaultGrace = time.Hour
@@ -46,6 +51,7 @@ type GCReport struct {
 	Fresh        int `json:"fresh"`        // garbage within its grace, or taken into use meanwhile
 	Busy         int `json:"busy"`         // repositories left for the next time: too many pushes
 
+	RemovedTags      int   `json:"removedTags"` // by the rules
 	RemovedManifests int   `json:"removedManifests"`
 	RemovedLinks     int   `json:"removedLinks"` // blobs removed from a repository
 	RemovedBlobs     int   `json:"removedBlobs"` // of those, blobs that were in no other
@@ -55,7 +61,17 @@ type GCReport struct {
 // GC collects garbage. errdefs.ErrUnavailable: a collection of the same directory runs, in
 // this process or another. An error leaves everything usable; what it is about is kept.
 func (g *Registry) GC(ctx context.Context, o GCOptions) (GCReport, error) {
+	rules, err := readRules(ctx, g.store)
+	if err != nil {
+		return GCReport{}, fmt.Errorf("collecting garbage: %w", err)
+	}
+	tags, err := retain(ctx, g.store, rules, o.DryRun)
+	if err != nil {
+		return GCReport{RemovedTags: len(tags)}, fmt.Errorf("collecting garbage: %w", err)
+	}
+	o.rules = rules
 	r, err := g.store.Collect(ctx, o)
+	r.RemovedTags = len(tags)
 	if err != nil {
 		return r, fmt.Errorf("collecting garbage: %w", err)
 	}
@@ -87,8 +103,8 @@ func (g *Registry) collect(ctx context.Context) {
 	case err != nil:
 		g.log.Error("collecting garbage", "error", err)
 	}
-	if r.RemovedManifests+r.RemovedLinks+r.RemovedBlobs > 0 {
-		g.log.Info("collected garbage", "manifests", r.RemovedManifests, "links", r.RemovedLinks,
+	if r.RemovedTags+r.RemovedManifests+r.RemovedLinks+r.RemovedBlobs > 0 {
+		g.log.Info("collected garbage", "tags", r.RemovedTags, "manifests", r.RemovedManifests, "links", r.RemovedLinks,
 			"blobs", r.RemovedBlobs, "bytes", r.Bytes, "seconds", time.Since(start).Seconds())
 	}
 }

@@ -74,6 +74,9 @@ func (g *Registry) putManifest(w http.ResponseWriter, r *http.Request, rt route)
 	if want.Encoded() != "" && m.digest != want {
 		return errDigest
 	}
+	if m.fixed, err = g.fixedTags(r.Context(), rt.repo, tags); err != nil {
+		return err
+	}
 	err = g.store.PutManifest(r.Context(), rt.repo, m, tags)
 	if missing := (*missingError)(nil); errors.As(err, &missing) {
 		return &apiError{http.StatusNotFound, codeManifestBlobUnknown, "a blob or manifest it refers to is unknown to the repository",
@@ -142,10 +145,12 @@ func (g *Registry) deleteManifest(w http.ResponseWriter, r *http.Request, rt rou
 		if d, err = parseDigest(rt.ref); err != nil {
 			return err
 		}
-		err = g.store.RemoveManifest(r.Context(), rt.repo, d)
+		if err = g.mayRemove(r.Context(), rt.repo, rt.ref, true); err == nil {
+			err = g.store.RemoveManifest(r.Context(), rt.repo, d)
+		}
 	} else if !validTag(rt.ref) {
 		return &apiError{http.StatusNotFound, codeManifestUnknown, "manifest unknown: not a tag", nil}
-	} else {
+	} else if err = g.mayRemove(r.Context(), rt.repo, rt.ref, false); err == nil {
 		err = g.store.RemoveTag(r.Context(), rt.repo, rt.ref)
 	}
 	if err != nil {

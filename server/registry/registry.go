@@ -104,6 +104,7 @@ type Registry struct {
 	log         *slog.Logger
 	limit       *rateLimit
 	audit       *auditLog
+	rules       *documentCache[Rules]
 }
 
 const (
@@ -132,7 +133,7 @@ func New(o Options) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Registry{store: s, door: d, allowDelete: o.AllowDelete, gcInterval: o.GCInterval, gc: o.GC, log: log}
+	g := &Registry{store: s, door: d, allowDelete: o.AllowDelete, gcInterval: o.GCInterval, gc: o.GC, log: log, rules: newRulesCache(s)}
 	if o.Rate > 0 {
 		g.limit = &rateLimit{rate: float64(o.Rate), most: rateBurst * float64(o.Rate)}
 	}

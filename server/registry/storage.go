@@ -81,12 +81,16 @@ type manifests interface {
 	// ConfirmManifest is ConfirmBlob for a manifest.
 	ConfirmManifest(ctx context.Context, repo string, d digest.Digest) error
 	// PutManifest stores m and points tags to it. A *missingError when repo does not
-	// have everything in m.References.
+	// have everything in m.references, and errImmutable when one of m.fixed points elsewhere.
 	PutManifest(ctx context.Context, repo string, m manifest, tags []string) error
 	// RemoveManifest removes a manifest with its tags.
 	RemoveManifest(ctx context.Context, repo string, d digest.Digest) error
 	// RemoveTag removes a tag.
 	RemoveTag(ctx context.Context, repo, tag string) error
+	// TagInfos returns the tags of a repository, in no order.
+	TagInfos(ctx context.Context, repo string) ([]tagInfo, error)
+	// RemoveTagIf removes a tag that still has the version. ok is false if it has not.
+	RemoveTagIf(ctx context.Context, repo, tag, version string) (ok bool, err error)
 	// Referrers yields, sorted by digest, the manifests of repo whose subject is d and
 	// whose digest is behind last. An error ends it.
 	Referrers(ctx context.Context, repo string, d digest.Digest, last string) iter.Seq2[record, error]
