@@ -74,6 +74,7 @@ type Options struct {
 	LogDriver   string
 	LogSize     int64 // bytes; 0: the default
 	LogFiles    int
+	LogOptions  map[string]string `json:",omitempty"` // all that was said, in docker's words
 
 	Privileged      bool
 	CapAdd, CapDrop []string

@@ -259,7 +259,7 @@ func (c *Container) hostConfig() InspectHostConfig {
 	h := InspectHostConfig{
 		NetworkMode: o.networkMode(), PortBindings: map[string][]PortBinding{}, AutoRemove: o.AutoRemove,
 		RestartPolicy: InspectRestart{Name: or(o.Restart.Name, "no"), MaximumRetryCount: o.Restart.MaxRetries},
-		LogConfig:     InspectLog{Type: or(o.LogDriver, "json-file"), Config: map[string]string{}},
+		LogConfig:     InspectLog{Type: or(o.LogDriver, "json-file"), Config: o.logConfig()},
 		CapAdd:        o.CapAdd, CapDrop: o.CapDrop, DNS: o.DNS, DNSOptions: o.DNSOptions, DNSSearch: o.DNSSearch,
 		ExtraHosts: o.ExtraHosts, GroupAdd: o.Groups, IpcMode: or(o.IPCMode, "private"), PidMode: o.PIDMode,
 		UTSMode: o.UTSMode, CgroupnsMode: or(o.CgroupMode, "private"), Privileged: o.Privileged,

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"time"
 
@@ -21,6 +20,7 @@ type LogOptions struct {
 	Tail         int // the last lines only; negative: all
 	Since, Until time.Time
 	Timestamps   bool
+	Details      bool // labels and variables named by the log options
 }
 
 // Logs writes what a container has said to stdout and stderr. With Follow it goes on
@@ -38,7 +38,10 @@ func (e *Engine) Logs(ctx context.Context, ref string, o LogOptions, stdout, std
 		return err
 	}
 	defer func() { closeFiles(files) }()
-	p := &logPrinter{o: o, w: [2]*bufio.Writer{bufio.NewWriterSize(stdout, 64<<10), bufio.NewWriterSize(stderr, 64<<10)}}
+	p := &logPrinter{o: o, w: newLogWriters(stdout, stderr)}
+	if o.Details {
+		p.info = c.logDetails()
+	}
 	if o.Tail >= 0 {
 		if files, err = tail(files, o.Tail); err != nil {
 			return err
@@ -58,30 +61,6 @@ func (e *Engine) Logs(ctx context.Context, ref string, o LogOptions, stdout, std
 		files = files[:len(files)-1]
 	}
 	return e.follow(ctx, c.ID, p, last)
-}
-
-// openLogs opens the files of a log, the oldest first, so that a rotation meanwhile
-// changes nothing.
-func openLogs(path string) ([]*os.File, error) {
-	var files []*os.File
-	for i := 0; ; i++ {
-		name := path
-		if i > 0 {
-			name = fmt.Sprintf("%s.%d", path, i)
-		}
-		f, err := os.Open(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			if i == 0 {
-				continue // between the steps of a rotation
-			}
-			return files, nil
-		}
-		if err != nil {
-			closeFiles(files)
-			return nil, err
-		}
-		files = append([]*os.File{f}, files...)
-	}
 }
 
 // tail positions the files so that n lines are left, and drops those before.
@@ -148,26 +127,16 @@ func (e *Engine) follow(ctx context.Context, id string, p *logPrinter, f *os.Fil
 				return err
 			}
 		}
-		if err := p.flush(); err != nil {
-			return err
-		}
-		next, err := e.rotated(id, f)
-		if err != nil {
+		next, err := e.rotated(ctx, id, p, f)
+		if err := errors.Join(err, p.flush()); err != nil {
 			return err
 		}
 		if next != nil {
-			if f != nil {
-				if err := p.print(ctx, f); err != nil { // what came just before the rotation
-					next.Close()
-					return err
-				}
-				f.Close()
-			}
 			f = next
 			continue
 		}
 		if over || p.past {
-			return p.flush()
+			return nil
 		}
 		if err := pause(ctx, followInterval); err != nil {
 			return err
@@ -175,22 +144,36 @@ func (e *Engine) follow(ctx context.Context, id string, p *logPrinter, f *os.Fil
 	}
 }
 
-// rotated opens the present file of a log if f is not it.
-func (e *Engine) rotated(id string, f *os.File) (*os.File, error) {
-	now, err := os.Open(e.logFile(id))
-	if errors.Is(err, fs.ErrNotExist) {
+// rotated goes on to the present file of a log if f is not it: it prints what came just
+// before the rotation, and files that were rotated away since, and closes f.
+func (e *Engine) rotated(ctx context.Context, id string, p *logPrinter, f *os.File) (*os.File, error) {
+	if f != nil && isCurrent([]*os.File{f}, e.logFile(id)) {
 		return nil, nil
 	}
-	if err != nil || f == nil {
-		return now, err
+	files, err := openLogs(e.logFile(id))
+	if err != nil || len(files) == 0 {
+		return nil, err
 	}
-	a, e1 := now.Stat()
-	b, e2 := f.Stat()
-	if e1 != nil || e2 != nil || os.SameFile(a, b) {
-		now.Close()
-		return nil, errors.Join(e1, e2)
+	if f != nil {
+		if err := p.print(ctx, f); err != nil {
+			closeFiles(files)
+			return nil, err
+		}
+		f.Close()
 	}
-	return now, nil
+	last := len(files) - 1
+	for _, missed := range files[:last] {
+		// Lines of one time are never in two files.
+		if t := firstTime(missed); err == nil && t > string(p.last) {
+			err = p.print(ctx, missed)
+		}
+	}
+	closeFiles(files[:last])
+	if err != nil {
+		files[last].Close()
+		return nil, err
+	}
+	return files[last], nil
 }
 
 // logPrinter prints the lines of a json-file log.
@@ -200,6 +183,12 @@ type logPrinter struct {
 	line []byte  // the beginning of a line that is not whole yet
 	past bool    // a line after Until has been seen
 	part [2]bool // the last entry of the stream had no end of line
+	last []byte  // the time of the last entry
+	info string  // shown before each line: details
+}
+
+func newLogWriters(stdout, stderr io.Writer) [2]*bufio.Writer {
+	return [2]*bufio.Writer{bufio.NewWriterSize(stdout, 64<<10), bufio.NewWriterSize(stderr, 64<<10)}
 }
 
 // logLine is a line of the log. The fields are parts of it.
@@ -271,9 +260,13 @@ func (p *logPrinter) entry(line []byte) error {
 			return err
 		}
 	}
-	if p.o.Timestamps && !*part {
-		w.Write(l.time)
-		w.WriteByte(' ')
+	p.last = append(p.last[:0], l.time...)
+	if !*part {
+		if p.o.Timestamps {
+			w.Write(l.time)
+			w.WriteByte(' ')
+		}
+		w.WriteString(p.info)
 	}
 	*part = !l.newline && !bytes.HasSuffix(l.text, []byte("\n"))
 	_, err := w.Write(l.text)

@@ -230,7 +230,7 @@ func (e *Engine) keeperConfig(c *Container, p *plan, o StartOptions) (keeper.Con
 	opts := &c.Options
 	cfg := keeper.Config{
 		ID: c.ID, RunDir: e.runDir(c.ID), StateFile: e.stateFile(c.ID),
-		Log: keeper.Log{Path: e.logFile(c.ID), MaxSize: opts.LogSize, MaxFiles: opts.LogFiles},
+		Log: keeper.Log{Path: e.logFile(c.ID), MaxSize: opts.LogSize, MaxFiles: opts.LogFiles, Compress: opts.compressLog()},
 		TTY: opts.TTY, OpenStdin: opts.OpenStdin, StdinOnce: opts.StdinOnce,
 		UID: int(p.spec.Process.User.UID), GID: int(p.spec.Process.User.GID),
 		Columns: o.Columns, Rows: o.Rows,

@@ -114,7 +114,7 @@ func (c *containerFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&c.stopSignal, "stop-signal", "", "signal that stops the container")
 	f.IntVar(&c.stopTimeout, "stop-timeout", -1, "seconds until a container that is stopped is killed")
 	f.StringVar(&c.logDriver, "log-driver", "json-file", "json-file or none")
-	f.StringArrayVar(&c.logOpts, "log-opt", nil, "option of the log: max-size=SIZE, max-file=N")
+	f.StringArrayVar(&c.logOpts, "log-opt", nil, "option of the log: max-size=SIZE (10m), max-file=N (3), compress=BOOL, labels=, env=")
 	c.addLimits(f)
 	c.addSecurity(f)
 }
@@ -312,32 +312,7 @@ func (c *containerFlags) setRestart(o *runner.Options) error {
 }
 
 func (c *containerFlags) setLog(o *runner.Options) error {
-	o.LogDriver = c.logDriver
-	switch c.logDriver {
-	case "json-file", "local", "none":
-	default:
-		return fmt.Errorf("log driver %q is not there, only json-file and none", c.logDriver)
-	}
-	for _, opt := range c.logOpts {
-		k, v, _ := strings.Cut(opt, "=")
-		switch k {
-		case "max-size":
-			n, err := units.RAMInBytes(v)
-			if err != nil {
-				return fmt.Errorf("log option max-size: %w", err)
-			}
-			o.LogSize = n
-		case "max-file":
-			n, err := strconv.Atoi(v)
-			if err != nil || n < 1 {
-				return fmt.Errorf("log option max-file: %q is not a positive number", v)
-			}
-			o.LogFiles = n
-		default:
-			return fmt.Errorf("unknown log option %q", k)
-		}
-	}
-	return nil
+	return o.SetLog(c.logDriver, keyValues(c.logOpts))
 }
 
 func (c *containerFlags) setLimits(o *runner.Options) error {

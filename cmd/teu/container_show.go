@@ -43,8 +43,7 @@ func newLogsCommand(a *app) *cobra.Command {
 	f.StringVar(&since, "since", "", "what was said since a time (2026-01-02T13:23:37Z) or for a while (42m)")
 	f.StringVar(&until, "until", "", "what was said before a time or a while ago")
 	f.BoolVarP(&o.Timestamps, "timestamps", "t", false, "show when")
-	f.Bool("details", false, "accepted for docker's sake")
-	hide(f, "details")
+	f.BoolVar(&o.Details, "details", false, "show labels and variables that the log options name")
 	return cmd
 }
 

@@ -1,8 +1,8 @@
 package keeper
 
 import (
-	"fmt"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 	"unicode/utf8"
@@ -16,6 +16,10 @@ type jsonLog struct {
 	inode uint64
 	size  int64
 	buf   []byte
+
+	work sync.WaitGroup
+	mu   sync.Mutex // the names of the files; and
+	busy bool       // somebody compresses
 }
 
 func openLog(cfg Log) (*jsonLog, error) {
@@ -83,16 +87,10 @@ func (l *jsonLog) rotate() error {
 		l.size = 0
 		return l.f.Truncate(0)
 	}
-	name := func(i int) string {
-		if i == 0 {
-			return l.cfg.Path
-		}
-		return fmt.Sprintf("%s.%d", l.cfg.Path, i)
-	}
-	for i := l.cfg.MaxFiles - 1; i > 0; i-- {
-		if err := os.Rename(name(i-1), name(i)); err != nil && !os.IsNotExist(err) {
-			return err
-		}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.shift(); err != nil {
+		return err
 	}
 	f, err := os.OpenFile(l.cfg.Path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
 	if err != nil {
@@ -103,10 +101,15 @@ func (l *jsonLog) rotate() error {
 		f.Close()
 		return err
 	}
+	l.compressOldest()
 	return old.Close()
 }
 
-func (l *jsonLog) Close() error { return l.f.Close() }
+// Close waits for a file that is being compressed.
+func (l *jsonLog) Close() error {
+	l.work.Wait()
+	return l.f.Close()
+}
 
 // appendTime is the form docker writes: UTC with all nine digits of the nanoseconds.
 func appendTime(b []byte, t time.Time) []byte {

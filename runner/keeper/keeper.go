@@ -64,6 +64,7 @@ type Log struct {
 	Path     string
 	MaxSize  int64 // bytes of one file before it is rotated; 0: never
 	MaxFiles int   // files kept, the current one included
+	Compress bool  // the older ones
 }
 
 // RestartPolicy is docker's: "no", "on-failure", "always" or "unless-stopped".

@@ -224,33 +224,5 @@ func setSecurity(b *createRequest, o *runner.Options) error {
 }
 
 func setLog(b *createRequest, o *runner.Options) error {
-	l := b.HostConfig.LogConfig
-	switch l.Type {
-	case "", "json-file", "local":
-		o.LogDriver = "json-file"
-	case "none":
-		o.LogDriver = "none"
-	default:
-		return invalid("logger: no log driver named '%s' is registered", l.Type)
-	}
-	for k, v := range l.Config {
-		switch k {
-		case "max-size":
-			n, err := units.RAMInBytes(v)
-			if err != nil || n <= 0 {
-				return invalid("invalid value for max-size: %q", v)
-			}
-			o.LogSize = n
-		case "max-file":
-			n, err := strconv.Atoi(v)
-			if err != nil || n < 1 {
-				return invalid("max-file cannot be less than 1")
-			}
-			o.LogFiles = n
-		case "mode", "max-buffer-size", "compress", "labels", "labels-regex", "env", "env-regex", "tag":
-		default:
-			return invalid("unknown log opt '%s' for json-file log driver", k)
-		}
-	}
-	return nil
+	return o.SetLog(b.HostConfig.LogConfig.Type, b.HostConfig.LogConfig.Config)
 }

@@ -1,0 +1,98 @@
+package keeper
+
+import (
+	"compress/gzip"
+	"fmt"
+	"io"
+	"os"
+)
+
+// Rotated files are compressed beside the container's life: path.1 becomes path.1.gz.
+// There is at most one compressor; a file that is rotated while it is busy stays plain, so
+// that a container which floods its log is never held up.
+
+// compressOldest compresses the file that was just rotated. mu is held.
+func (l *jsonLog) compressOldest() {
+	if !l.cfg.Compress || l.busy {
+		return
+	}
+	f, err := os.Open(l.name(1))
+	if err != nil {
+		return
+	}
+	l.busy = true
+	l.work.Add(1)
+	go func() {
+		defer l.work.Done()
+		defer f.Close()
+		err := l.compress(f)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.busy = false
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "compressing the log:", err)
+		}
+	}()
+}
+
+// compress writes what is in f compressed, and gives it the place of f, wherever that has
+// been rotated to meanwhile.
+func (l *jsonLog) compress(f *os.File) error {
+	tmp := l.cfg.Path + ".gz.tmp"
+	out, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o640)
+	if err != nil {
+		return err
+	}
+	zw, _ := gzip.NewWriterLevel(out, gzip.BestSpeed)
+	_, err = io.Copy(zw, f)
+	for _, e := range []error{zw.Close(), out.Close()} {
+		err = errOr(err, e)
+	}
+	if err != nil {
+		os.Remove(tmp)
+		return err
+	}
+	plain, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := 1; i < l.cfg.MaxFiles; i++ {
+		if now, err := os.Stat(l.name(i)); err == nil && os.SameFile(now, plain) {
+			if err := os.Rename(tmp, l.name(i)+".gz"); err != nil {
+				return err
+			}
+			return os.Remove(l.name(i))
+		}
+	}
+	return os.Remove(tmp) // it was dropped
+}
+
+// name is the path of a file of the log, 0 for the current one.
+func (l *jsonLog) name(i int) string {
+	if i == 0 {
+		return l.cfg.Path
+	}
+	return fmt.Sprintf("%s.%d", l.cfg.Path, i)
+}
+
+// shift moves every file one number up, with its compressed form.
+func (l *jsonLog) shift() error {
+	last := l.cfg.MaxFiles - 1
+	for i := last; i > 0; i-- {
+		for _, suffix := range []string{"", ".gz"} {
+			err := os.Rename(l.name(i-1)+suffix, l.name(i)+suffix)
+			if os.IsNotExist(err) {
+				err = nil
+				if i == last { // the other form must not stay in its place
+					os.Remove(l.name(i) + suffix)
+				}
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

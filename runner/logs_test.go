@@ -1,0 +1,82 @@
+package runner
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+// TestLogRotation floods a log that is rotated and compressed often while somebody follows
+// it: both he and who reads later see every line once and in order.
+func TestLogRotation(t *testing.T) {
+	e := newEngine(t)
+	const lines = 20000
+	o := sh(fmt.Sprintf(`i=0; while [ $i -lt %d ]; do echo "line $i"; i=$((i+1)); done`, lines))
+	if err := o.SetLog("json-file", map[string]string{"max-size": "100k", "max-file": "60", "labels": "color"}); err != nil {
+		t.Fatal(err)
+	}
+	o.Labels = map[string]string{"color": "red"}
+	c := detached(t, e, "box", o)
+	want := func(what, got string) {
+		t.Helper()
+		n := 0
+		for line := range strings.Lines(got) {
+			if line != fmt.Sprintf("line %d\n", n) {
+				t.Fatalf("%s: line %d is %q", what, n, line)
+			}
+			n++
+		}
+		if n != lines {
+			t.Errorf("%s: %d lines", what, n)
+		}
+	}
+	want("followed", logs(t, e, "box", LogOptions{Follow: true, Tail: -1}))
+	retry(t, func() error {
+		if now := get(t, e, "box"); now.State.Keeper.Alive() {
+			return fmt.Errorf("the keeper lives")
+		}
+		return nil
+	})
+	names := logNames(e.logFile(c.ID))
+	packed := 0
+	for _, n := range names {
+		if strings.HasSuffix(n, ".gz") {
+			packed++
+		}
+	}
+	if len(names) < 10 || packed == 0 {
+		t.Errorf("%d files, %d of them compressed", len(names), packed)
+	}
+	want("read", logs(t, e, "box", LogOptions{Tail: -1}))
+	if got := logs(t, e, "box", LogOptions{Tail: 15000}); !strings.HasPrefix(got, "line 5000\n") || strings.Count(got, "\n") != 15000 {
+		t.Errorf("the tail begins with %.20q", got)
+	}
+	if got := logs(t, e, "box", LogOptions{Tail: 1, Details: true}); got != fmt.Sprintf("color=red line %d\n", lines-1) {
+		t.Errorf("details: %q", got)
+	}
+}
+
+// TestLogOfForeignForm reads lines as docker writes them, with a long one in parts.
+func TestLogOfForeignForm(t *testing.T) {
+	p := &logPrinter{}
+	var b bytes.Buffer
+	p.w = newLogWriters(&b, &b)
+	f, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.o.Timestamps = true
+	fmt.Fprintln(f, `{"log":"be","stream":"stdout","time":"2026-01-02T03:04:05.1Z"}`)
+	fmt.Fprintln(f, `{"log":"gin\tend\n","stream":"stdout","attrs":{"a":"b"},"time":"2026-01-02T03:04:05.2Z"}`)
+	fmt.Fprintln(f, `no log line`)
+	f.Seek(0, 0)
+	if err := p.print(t.Context(), f); err != nil {
+		t.Fatal(err)
+	}
+	p.flush()
+	if got := b.String(); got != "2026-01-02T03:04:05.1Z begin\tend\n" {
+		t.Errorf("%q", got)
+	}
+}
