@@ -218,6 +218,26 @@ func (e *Engine) client(ctx context.Context, c *Container) (*keeper.Client, erro
 	}
 }
 
+// ask makes a request of the container's keeper, and if that died before it received the
+// request, of the next one.
+func (e *Engine) ask(ctx context.Context, c *Container, request func(*keeper.Client) error) error {
+	for try := 0; ; try++ {
+		k, err := e.client(ctx, c)
+		if err == nil {
+			err = request(k)
+		}
+		if !errors.Is(err, keeper.ErrNoAnswer) || try == 400 {
+			return err
+		}
+		if err := pause(ctx, 5*time.Millisecond); err != nil {
+			return err
+		}
+		if c, err = e.current(ctx, c.ID); err != nil {
+			return err
+		}
+	}
+}
+
 func notRunning(c *Container) error {
 	return worded(errdefs.ErrConflict, "container %s is not running", c.ID)
 }

@@ -79,10 +79,6 @@ func (e *Engine) exec(ctx context.Context, c *Container, o ExecOptions, ko keepe
 	if ko.Record == "" { // else it was told when it was noted
 		e.tell(c, "exec_create: "+command, told)
 	}
-	k, err := e.client(ctx, c)
-	if err != nil {
-		return nil, err
-	}
 	s, process, err := e.execProcess(c, o)
 	if err != nil {
 		return nil, err
@@ -99,7 +95,10 @@ func (e *Engine) exec(ctx context.Context, c *Container, o ExecOptions, ko keepe
 	if err != nil {
 		return nil, err
 	}
-	x.Process, err = k.Exec(ctx, program, theirs, ko)
+	err = e.ask(ctx, c, func(k *keeper.Client) (err error) {
+		x.Process, err = k.Exec(ctx, program, theirs, ko)
+		return err
+	})
 	closeFiles(theirs)
 	if err != nil {
 		closeFiles([]*os.File{x.Stdin, x.Stdout, x.Stderr})

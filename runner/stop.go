@@ -112,11 +112,10 @@ func (e *Engine) Kill(ctx context.Context, ref, name string) error {
 	if err != nil {
 		return err
 	}
-	k, err := e.client(ctx, c)
-	if err == nil {
+	err = e.ask(ctx, c, func(k *keeper.Client) error {
 		stop, _ := ParseSignal(c.stopSignal())
-		err = k.Signal(ctx, sig, keeper.SignalOptions{Final: sig == unix.SIGKILL || sig == stop})
-	}
+		return k.Signal(ctx, sig, keeper.SignalOptions{Final: sig == unix.SIGKILL || sig == stop})
+	})
 	if errors.Is(err, errdefs.ErrConflict) || errors.Is(err, errdefs.ErrUnavailable) {
 		return worded(errdefs.ErrConflict, "cannot kill container: %s: container %s is not running", ref, c.ID)
 	}
@@ -152,11 +151,7 @@ func (e *Engine) command(ctx context.Context, ref string, f func(*keeper.Client,
 	if err != nil {
 		return err
 	}
-	k, err := e.client(ctx, c)
-	if err != nil {
-		return err
-	}
-	return f(k, ctx)
+	return e.ask(ctx, c, func(k *keeper.Client) error { return f(k, ctx) })
 }
 
 // Wait returns the exit status of a container's next end, or of its last if it does not

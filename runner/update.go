@@ -73,11 +73,7 @@ func (e *Engine) updateRunning(ctx context.Context, c *Container, o UpdateOption
 	if o.Restart == nil {
 		return warnings, nil
 	}
-	k, err := e.client(ctx, c)
-	if err != nil {
-		return warnings, err
-	}
-	return warnings, k.SetRestart(ctx, *o.Restart)
+	return warnings, e.ask(ctx, c, func(k *keeper.Client) error { return k.SetRestart(ctx, *o.Restart) })
 }
 
 // checkSwap is docker's rule, in docker's words.
@@ -143,11 +139,7 @@ func (e *Engine) Resize(ctx context.Context, ref string, columns, rows uint16) e
 	if err != nil {
 		return err
 	}
-	k, err := e.client(ctx, c)
-	if err != nil {
-		return err
-	}
-	if err := k.Resize(ctx, columns, rows); err != nil {
+	if err := e.ask(ctx, c, func(k *keeper.Client) error { return k.Resize(ctx, columns, rows) }); err != nil {
 		return err
 	}
 	e.tell(c, "resize", map[string]string{"width": fmt.Sprint(columns), "height": fmt.Sprint(rows)})

@@ -185,9 +185,13 @@ func (k *Client) connect() (*conn, error) {
 	return newConn(c), nil
 }
 
+// ErrNoAnswer is the errdefs.ErrUnavailable of a request that no keeper has received, so
+// that it can be made again.
+var ErrNoAnswer = fmt.Errorf("no keeper answers: %w", errdefs.ErrUnavailable)
+
 func unavailable(err error) error {
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ECONNRESET) {
-		return fmt.Errorf("no keeper answers: %w: %w", err, errdefs.ErrUnavailable)
+		return fmt.Errorf("%w: %w", ErrNoAnswer, err)
 	}
 	return err
 }
