@@ -59,6 +59,9 @@ func (r *run) attrs(ctx context.Context) (map[string]string, error) {
 	for k, v := range o.Args {
 		attrs["build-arg:"+k] = v
 	}
+	for k, v := range o.Limits {
+		attrs[k] = v
+	}
 	for k, v := range o.Labels {
 		attrs["label:"+k] = v
 	}

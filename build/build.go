@@ -66,14 +66,18 @@ type Options struct {
 	SSH          map[string]string // socket of an agent by id
 	Entitlements []string          // "network.host", "security.insecure"
 
-	Tags        []string // names of the image, docker's short form
-	Annotations map[string]string
-	Outputs     []Output // none: the local store
-	Load        bool     // the local store even if the image is pushed and not all of it is here
-	Push        bool     // push the image under all its Tags
+	Tags        []string          // names of the image, docker's short form
+	Annotations map[string]string // name, or LEVEL:NAME as buildx takes it
+	Outputs     []Output          // none: the local store
+	Load        bool              // the local store even if the image is pushed and not all of it is here
+	Push        bool              // push the image under all its Tags
 	// Compression of new layers: "gzip", "zstd" or "uncompressed"; "": gzip for what leaves this
 	// machine, none for what stays.
 	Compression string
+	Recompress  bool // layers of the base too
+	DockerTypes bool // docker's media types instead of OCI's; not with annotations, which they have not
+
+	Limits map[string]string // of commands, by the frontend's names: memory, cpushares, ...
 
 	Question string // instead of building, ask the frontend: "frontend.outline", "frontend.targets", "frontend.lint"
 
@@ -107,6 +111,9 @@ type Result struct {
 func (b *Builder) Build(ctx context.Context, o Options) (res Result, err error) {
 	names, err := canonicalNames(o)
 	if err != nil {
+		return res, err
+	}
+	if _, err := parseAnnotations(o.Annotations); err != nil {
 		return res, err
 	}
 	unpin, err := b.Store.Pin(ctx)

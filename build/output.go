@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/teu-dev/teu/build/export"
 	"github.com/teu-dev/teu/build/op"
@@ -63,13 +64,17 @@ func (r *run) export(ctx context.Context, images []dockerfile.Image, states []op
 // needsBytes says whether all layers have to be in the store in the end. An image that is only pushed
 // is also named here, but only if its layers are here anyway.
 func (r *run) needsBytes() bool {
-	return r.o.Load || !r.o.Push || slices.ContainsFunc(r.o.Outputs, func(o Output) bool { return o.Type != "image" })
+	return r.o.Load || !r.o.Push || r.o.Recompress || slices.ContainsFunc(r.o.Outputs, func(o Output) bool { return o.Type != "image" })
 }
 
 // image makes the image in the store, unless that was done.
 func (r *run) image(ctx context.Context, res *Result, images []dockerfile.Image, states []op.Result) error {
 	if res.Target.Digest != "" {
 		return nil
+	}
+	notes, err := parseAnnotations(r.o.Annotations)
+	if err != nil {
+		return err
 	}
 	return r.step(ctx, "exporting to image", func(c *solver.Console) error {
 		sources := make([]export.Source, len(images))
@@ -87,12 +92,14 @@ func (r *run) image(ctx context.Context, res *Result, images []dockerfile.Image,
 			sources[i] = export.Source{
 				Platform: img.Platform, Layers: layers,
 				Config: config, BaseConfig: img.BaseConfig, Epoch: img.Epoch,
+				Annotations: notes.at("manifest", img.Platform), DescriptorAnnotations: notes.at("manifest-descriptor", img.Platform),
 			}
 		}
 		made, err := export.Commit(ctx, r.b.Store, sources, export.Options{
 			Compression: r.compression(),
-			Annotations: r.o.Annotations,
-			Status:      func(text string) { c.Status(solver.Status{ID: text, Done: true}) },
+			Recompress:  r.o.Recompress, DockerTypes: r.o.DockerTypes && len(notes.list) == 0,
+			IndexAnnotations: notes.at("index", ocispec.Platform{}),
+			Status:           func(text string) { c.Status(solver.Status{ID: text, Done: true}) },
 		})
 		if err != nil {
 			return err
@@ -108,6 +115,7 @@ func (r *run) compression() string {
 	for _, out := range r.o.Outputs {
 		travels = travels || out.Type == "oci" || out.Type == "docker"
 	}
+	travels = travels || r.o.DockerTypes || r.o.Recompress
 	if r.o.Compression == "" && travels {
 		return "gzip"
 	}

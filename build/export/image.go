@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -35,6 +36,9 @@ type Source struct {
 	Config     []byte     // JSON, without layers and times
 	BaseConfig []byte     // JSON of the base image's config; nil if there is none
 	Epoch      *time.Time // SOURCE_DATE_EPOCH: no time in the image is later
+
+	Annotations           map[string]string // of the manifest
+	DescriptorAnnotations map[string]string // of the manifest's entry in the index
 }
 
 // Options of an image.
@@ -42,9 +46,11 @@ type Options struct {
 	// Compression of the layers that were built: "gzip" or "zstd"; "" leaves those plain, and not in
 	// the store's Content, that have not been compressed before. Only this store can use such an
 	// image, until cache.Store.Portable was asked for one that can travel.
-	Compression string
-	Annotations map[string]string // of the manifests
-	Status      func(text string) // told what goes on; may be nil
+	Compression      string
+	Recompress       bool              // layers of the base too, unless they are compressed so
+	DockerTypes      bool              // docker's media types instead of OCI's
+	IndexAnnotations map[string]string // only for several platforms
+	Status           func(text string) // told what goes on; may be nil
 }
 
 // An Image is what was put into the store.
@@ -73,11 +79,15 @@ func Commit(ctx context.Context, s *cache.Store, sources []Source, o Options) (I
 		img.Manifests = append(img.Manifests, manifest)
 	}
 	if len(img.Manifests) == 1 {
+		if len(o.IndexAnnotations) > 0 {
+			return Image{}, fmt.Errorf("annotations of an index: an image of one platform has none: %w", errdefs.ErrInvalidArgument)
+		}
 		img.Target = img.Manifests[0]
 		return img, nil
 	}
-	target, err := put(ctx, s, ocispec.MediaTypeImageIndex, ocispec.Index{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: img.Manifests,
+	mediaType := o.mediaType(ocispec.MediaTypeImageIndex)
+	target, err := put(ctx, s, mediaType, ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: mediaType, Manifests: img.Manifests, Annotations: o.IndexAnnotations,
 	})
 	if err != nil {
 		return Image{}, err
@@ -98,19 +108,23 @@ func commit(ctx context.Context, s *cache.Store, src Source, o Options) (manifes
 	if err != nil {
 		return manifest, "", err
 	}
-	configDesc, err := putBytes(ctx, s, ocispec.MediaTypeImageConfig, raw)
+	for i := range blobs {
+		blobs[i].MediaType = o.mediaType(blobs[i].MediaType)
+	}
+	configDesc, err := putBytes(ctx, s, o.mediaType(ocispec.MediaTypeImageConfig), raw)
 	if err != nil {
 		return manifest, "", err
 	}
-	manifest, err = put(ctx, s, ocispec.MediaTypeImageManifest, ocispec.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
-		Config: configDesc, Layers: blobs, Annotations: o.Annotations,
+	mediaType := o.mediaType(ocispec.MediaTypeImageManifest)
+	manifest, err = put(ctx, s, mediaType, ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: mediaType,
+		Config: configDesc, Layers: blobs, Annotations: src.Annotations,
 	})
 	if err != nil {
 		return manifest, "", err
 	}
 	platform := src.Platform
-	manifest.Platform = &platform
+	manifest.Platform, manifest.Annotations = &platform, src.DescriptorAnnotations
 	o.Status("exporting manifest " + manifest.Digest.String())
 	o.Status("exporting config " + configDesc.Digest.String())
 	return manifest, configDesc.Digest, nil
@@ -136,7 +150,7 @@ func finishLayers(ctx context.Context, s *cache.Store, src Source, o Options) ([
 			}
 			l.ID = sealed.ID
 			infos[i] = layerInfo{diffID: sealed.DiffID, created: when(l), description: l.Description}
-			blobs[i], err = blob(ctx, s, l, sealed, o.Compression)
+			blobs[i], err = blob(ctx, s, l, sealed, o)
 			return err
 		})
 	}
@@ -167,15 +181,15 @@ func seal(ctx context.Context, s *cache.Store, id string, epoch *time.Time) (lay
 
 // blob returns the layer as the manifest has it: the blob it came from, so that its digest stays what
 // it is in its registry, or one that is made.
-func blob(ctx context.Context, s *cache.Store, l Layer, sealed layer.Layer, compression string) (ocispec.Descriptor, error) {
-	if l.Blob != nil && l.Blob.Digest != sealed.DiffID {
+func blob(ctx context.Context, s *cache.Store, l Layer, sealed layer.Layer, o Options) (ocispec.Descriptor, error) {
+	if l.Blob != nil && l.Blob.Digest != sealed.DiffID && (!o.Recompress || compressionOf(l.Blob.MediaType) == o.Compression) {
 		if ok, err := s.Content.Exists(ctx, *l.Blob); err != nil || ok {
 			d := *l.Blob
 			d.MediaType = ociMediaType(d.MediaType)
 			return d, err
 		}
 	}
-	switch compression {
+	switch o.Compression {
 	case "gzip":
 		return s.CompressLayer(ctx, l.ID, ocispec.MediaTypeImageLayerGzip)
 	case "zstd":
@@ -185,7 +199,7 @@ func blob(ctx context.Context, s *cache.Store, l Layer, sealed layer.Layer, comp
 	case "":
 		return s.PlainLayer(ctx, sealed)
 	}
-	return ocispec.Descriptor{}, fmt.Errorf("compression %q is none of gzip, zstd and uncompressed: %w", compression, errdefs.ErrInvalidArgument)
+	return ocispec.Descriptor{}, fmt.Errorf("compression %q is none of gzip, zstd and uncompressed: %w", o.Compression, errdefs.ErrInvalidArgument)
 }
 
 // ociMediaType translates docker's media types of layers.
@@ -199,6 +213,41 @@ func ociMediaType(t string) string {
 		return ocispec.MediaTypeImageLayer
 	case "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip":
 		return "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip" // the base has it; it stays what it is
+	}
+	return t
+}
+
+// compressionOf returns the name of the compression that a media type of layers says.
+func compressionOf(mediaType string) string {
+	switch {
+	case strings.HasSuffix(mediaType, "gzip"):
+		return "gzip"
+	case strings.HasSuffix(mediaType, "zstd"):
+		return "zstd"
+	}
+	return "uncompressed"
+}
+
+// mediaType returns what an OCI media type is called in the image.
+func (o Options) mediaType(t string) string {
+	if !o.DockerTypes {
+		return t
+	}
+	switch t {
+	case ocispec.MediaTypeImageIndex:
+		return "application/vnd.docker.distribution.manifest.list.v2+json"
+	case ocispec.MediaTypeImageManifest:
+		return "application/vnd.docker.distribution.manifest.v2+json"
+	case ocispec.MediaTypeImageConfig:
+		return "application/vnd.docker.container.image.v1+json"
+	case ocispec.MediaTypeImageLayer:
+		return "application/vnd.docker.image.rootfs.diff.tar"
+	case ocispec.MediaTypeImageLayerGzip:
+		return "application/vnd.docker.image.rootfs.diff.tar.gzip"
+	case ocispec.MediaTypeImageLayerZstd:
+		return "application/vnd.docker.image.rootfs.diff.tar.zstd"
+	case "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip":
+		return "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 	}
 	return t
 }

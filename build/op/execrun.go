@@ -10,8 +10,10 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/solver/pb"
+	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/build/solver"
+	"github.com/teu-dev/teu/cache/content"
 )
 
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -71,6 +73,10 @@ func (x *execOp) Run(ctx context.Context, c *solver.Console, inputs []Result) (o
 // run runs the command and judges how it ended.
 func (r *execRun) run(ctx context.Context) error {
 	err := r.env.Executor.Run(ctx, r.process)
+	if host := content.Host(); errors.Is(err, unix.ENOEXEC) && r.platform.Architecture != host.Architecture {
+		return fmt.Errorf("this machine (%s/%s) cannot run programs for %s/%s: register an emulator with binfmt_misc, as the package qemu-user-static does: %w",
+			host.OS, host.Architecture, r.platform.OS, r.platform.Architecture, err)
+	}
 	var exit *ExitError
 	if err != nil && !errors.As(err, &exit) {
 		return err

@@ -3,9 +3,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 
@@ -26,6 +28,11 @@ type buildFlags struct {
 	cacheFrom, cacheTo                           []string
 	noCache, pull, push, load, quiet, check, why bool
 	reproducible                                 bool
+
+	squash  bool
+	limits  limits
+	attests attests
+	format  string // of the answer to --call
 }
 
 func newBuildCommand(a *app) *cobra.Command {
@@ -54,7 +61,7 @@ func (f *buildFlags) register(cmd *cobra.Command) {
 	s.StringArrayVar(&f.args, "build-arg", nil, "NAME=VALUE, or NAME to take it from the environment")
 	s.StringArrayVar(&f.contexts, "build-context", nil, "another context, NAME=DIRECTORY or NAME=docker-image://IMAGE")
 	s.StringArrayVar(&f.labels, "label", nil, "NAME=VALUE, a label of the image")
-	s.StringArrayVar(&f.annotations, "annotation", nil, "NAME=VALUE, an annotation of the manifest")
+	s.StringArrayVar(&f.annotations, "annotation", nil, "[LEVEL:]NAME=VALUE, an annotation of the manifest, or of LEVEL: index or manifest-descriptor")
 	s.StringSliceVar(&f.platforms, "platform", nil, "platform to build for, such as linux/arm64 (default the host's)")
 	s.BoolVar(&f.noCache, "no-cache", false, "run every step again")
 	s.StringSliceVar(&f.noCacheOf, "no-cache-filter", nil, "stages whose steps are run again")
@@ -72,8 +79,8 @@ func (f *buildFlags) register(cmd *cobra.Command) {
 	s.StringVar(&f.iidFile, "iidfile", "", "write the image ID to this file")
 	s.StringVar(&f.metadataFile, "metadata-file", "", "write digests and names to this file, as JSON")
 	s.BoolVarP(&f.quiet, "quiet", "q", false, "print only the image ID")
-	s.StringVar(&f.progress, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "auto, tty, plain, json or quiet")
-	s.StringVar(&f.call, "call", "build", "build, or answer: check, outline or targets")
+	s.StringVar(&f.progress, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "auto, tty, plain, json (or rawjson) or quiet")
+	s.StringVar(&f.call, "call", "build", "build, or answer: check, outline or targets, with ,format=json behind")
 	s.BoolVar(&f.check, "check", false, "short for --call check")
 	s.StringArrayVar(&f.cacheFrom, "cache-from", nil, "IMAGE or type=registry,ref=REF or type=local,src=DIR: use what others built")
 	s.StringArrayVar(&f.cacheTo, "cache-to", nil, "type=registry,ref=REF, type=local,dest=DIR or type=inline: keep for others what is built")
@@ -81,16 +88,6 @@ func (f *buildFlags) register(cmd *cobra.Command) {
 	s.BoolVar(&f.why, "why", false, "say for each step that ran what changed since the last build")
 	s.BoolVar(&f.reproducible, "reproducible", false, "make the same image wherever and whenever it is built: no time in it is later than SOURCE_DATE_EPOCH, or 1970")
 	f.registerCompatible(cmd)
-}
-
-// registerCompatible takes flags of docker that ask for what is done anyway.
-func (f *buildFlags) registerCompatible(cmd *cobra.Command) {
-	s := cmd.Flags()
-	s.Bool("rm", true, "")
-	s.Bool("force-rm", false, "")
-	for _, name := range []string{"rm", "force-rm"} {
-		s.MarkHidden(name)
-	}
 }
 
 func runBuild(ctx context.Context, a *app, f buildFlags, dir string) (err error) {
@@ -132,12 +129,7 @@ func runBuild(ctx context.Context, a *app, f buildFlags, dir string) (err error)
 // report writes what the user asked to know of the result.
 func (f *buildFlags) report(a *app, res build.Result) error {
 	if res.Answer != nil {
-		text := res.Answer["result.txt"]
-		if f.call == "check" && len(text) == 0 {
-			text = []byte("Check complete, no warnings found.\n")
-		}
-		_, err := a.ui.Out.Write(text)
-		return err
+		return f.answer(a, res.Answer)
 	}
 	id := res.Config.String()
 	if f.iidFile != "" && id != "" {
@@ -154,6 +146,46 @@ func (f *buildFlags) report(a *app, res build.Result) error {
 		a.ui.Println(id)
 	}
 	return nil
+}
+
+// answer prints the answer to --call. A check that finds an error, which "# check=error=true" makes of
+// a warning, fails.
+func (f *buildFlags) answer(a *app, answer map[string][]byte) error {
+	var lint struct {
+		Warnings []json.RawMessage         `json:"warnings"`
+		Error    *struct{ Message string } `json:"buildError"`
+	}
+	text := answer["result.txt"]
+	if f.format == "json" {
+		text = append(bytes.TrimRight(answer["result.json"], "\n"), '\n')
+	}
+	isCheck := strings.HasPrefix(f.call, "check") || strings.HasPrefix(f.call, "lint")
+	if isCheck {
+		if err := json.Unmarshal(answer["result.json"], &lint); err != nil {
+			return fmt.Errorf("the answer of the check: %w", err)
+		}
+		if f.format != "json" {
+			text = append([]byte(found(len(lint.Warnings))), text...)
+		}
+	}
+	if _, err := a.ui.Out.Write(text); err != nil {
+		return err
+	}
+	if lint.Error != nil {
+		return errors.New(lint.Error.Message)
+	}
+	return nil
+}
+
+// found is what buildx says above the warnings of a check.
+func found(n int) string {
+	switch n {
+	case 0:
+		return "Check complete, no warnings found.\n"
+	case 1:
+		return "Check complete, 1 warning has been found!\n"
+	}
+	return fmt.Sprintf("Check complete, %d warnings have been found!\n", n)
 }
 
 // writeMetadata writes what buildx writes to --metadata-file.

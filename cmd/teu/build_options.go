@@ -25,8 +25,17 @@ func (f *buildFlags) options(a *app, dir string) (build.Options, error) {
 	if f.check {
 		f.call = "check"
 	}
+	if f.squash {
+		return o, fmt.Errorf("--squash is not supported; FROM scratch and COPY --from=STAGE / / makes one layer of a stage")
+	}
+	if err := f.attests.check(); err != nil {
+		return o, err
+	}
+	if err := f.limits.set(&o); err != nil {
+		return o, err
+	}
 	var err error
-	if o.Question, err = question(f.call); err != nil {
+	if o.Question, f.format, err = question(f.call); err != nil {
 		return o, err
 	}
 	if o.Args, err = pairs("--build-arg", f.args, os.LookupEnv); err != nil {
@@ -79,16 +88,30 @@ func (f *buildFlags) options(a *app, dir string) (build.Options, error) {
 	return o, f.parseOutputs(a, &o)
 }
 
-func question(call string) (string, error) {
-	switch call {
-	case "build", "":
-		return "", nil
-	case "check":
-		return "frontend.lint", nil
-	case "outline", "targets":
-		return "frontend." + call, nil
+// question returns what to ask the frontend, and the format of the answer: METHOD[,format=json].
+func question(call string) (request, format string, err error) {
+	method, rest, _ := strings.Cut(call, ",")
+	if rest != "" {
+		v, err := fields("--call", rest, "format", "ignorestatus?")
+		if err != nil {
+			return "", "", err
+		}
+		format = v["format"]
 	}
-	return "", fmt.Errorf("--call is build, check, outline or targets, not %q", call)
+	if format != "" && format != "json" && format != "text" {
+		return "", "", fmt.Errorf("--call %s: the format is text or json", call)
+	}
+	switch method {
+	case "build", "":
+		return "", format, nil
+	case "check", "lint":
+		return "frontend.lint", format, nil
+	case "outline", "targets":
+		return "frontend." + method, format, nil
+	case "subrequests.describe":
+		return "frontend.subrequests.describe", format, nil
+	}
+	return "", "", fmt.Errorf("--call is build, check, outline or targets, not %q", method)
 }
 
 // pairs parses NAME=VALUE. With lookup, a NAME alone takes its value there, or is left out.
@@ -126,30 +149,12 @@ func hosts(list []string) ([]string, error) {
 	return out, nil
 }
 
-// fields parses NAME=VALUE,NAME=VALUE with the names in known.
-func fields(flag, s string, known ...string) (map[string]string, error) {
-	m := map[string]string{}
-	for part := range strings.SplitSeq(s, ",") {
-		name, value, ok := strings.Cut(part, "=")
-		name = strings.ToLower(strings.TrimSpace(name))
-		found := false
-		for _, k := range known {
-			found = found || k == name
-		}
-		if !ok || !found {
-			return nil, fmt.Errorf("%s %s: %q is none of %s", flag, s, part, strings.Join(known, ", "))
-		}
-		m[name] = value
-	}
-	return m, nil
-}
-
 // parseSecrets parses --secret as buildx does: without src and env, the environment variable
 // or else the file that is called as the secret is.
 func parseSecrets(list []string) (map[string]build.Secret, error) {
 	m := map[string]build.Secret{}
 	for _, s := range list {
-		v, err := fields("--secret", s, "type", "id", "src", "source", "env")
+		v, err := fields("--secret", s, "type", "id", "src", "source", "env", "required?")
 		if err != nil {
 			return nil, err
 		}
@@ -185,43 +190,4 @@ func parseSSH(list []string) (map[string]string, error) {
 		m[id] = socket
 	}
 	return m, nil
-}
-
-// parseOutputs parses -o as buildx does.
-func (f *buildFlags) parseOutputs(a *app, o *build.Options) error {
-	for _, s := range f.outputs {
-		switch {
-		case s == "-":
-			o.Outputs = append(o.Outputs, build.Output{Type: "tar", Writer: a.ui.Out})
-			continue
-		case !strings.Contains(s, "="):
-			o.Outputs = append(o.Outputs, build.Output{Type: "local", Dest: s})
-			continue
-		}
-		v, err := fields("--output", s, "type", "dest", "name", "push", "compression", "rewrite-timestamp", "oci-mediatypes", "compression-level", "tar", "store", "unpack")
-		if err != nil {
-			return err
-		}
-		out := build.Output{Type: v["type"], Dest: v["dest"], Writer: a.ui.Out}
-		if c := v["compression"]; c != "" {
-			if o.Compression != "" && o.Compression != c {
-				return fmt.Errorf("--output %s: an image has one compression, not %s and %s", s, o.Compression, c)
-			}
-			o.Compression = c
-		}
-		if v["name"] != "" {
-			o.Tags = append(o.Tags, v["name"])
-		}
-		if out.Type == "registry" {
-			out.Type, v["push"] = "image", "true"
-		}
-		if v["push"] == "true" {
-			o.Push = true
-		}
-		if out.Writer == a.ui.Out && out.Dest == "" && a.ui.OutTerminal() && out.Type != "image" {
-			return fmt.Errorf("--output %s: an archive on a terminal; give dest=FILE", s)
-		}
-		o.Outputs = append(o.Outputs, out)
-	}
-	return nil
 }

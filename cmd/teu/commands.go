@@ -57,6 +57,7 @@ func commands() []command {
 		{"network", newNetworkCommand},
 		{"volume", newVolumeCommand},
 		{"builder", newBuilderCommand},
+		{"buildx", newBuildxCommand},
 		{"system", newSystemCommand},
 		{"info", newInfoCommand},
 		{"serve", newServeCommand},

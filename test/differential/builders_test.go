@@ -144,7 +144,11 @@ func (w *world) run(t *testing.T, dir string, name string, args ...string) {
 // buildTeu builds s with teu, without what other cases left in its cache, and returns what it printed.
 func (w *world) buildTeu(ctx context.Context, s *sample, args ...string) (string, error) {
 	args = append(append([]string{"build", "--progress=plain", "--no-cache"}, s.flags...), args...)
-	cmd := exec.CommandContext(ctx, w.teu, append(args, ".")...)
+	where := "."
+	if s.url != "" {
+		where = s.url
+	}
+	cmd := exec.CommandContext(ctx, w.teu, append(args, where)...)
 	cmd.Env = append(os.Environ(), "TEU_ROOT="+filepath.Join(w.dir, "teu"), "TEU_RUN_ROOT="+filepath.Join(w.dir, "run"))
 	return output(cmd, s)
 }

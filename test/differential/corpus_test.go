@@ -20,6 +20,7 @@ type sample struct {
 	dir   string // the context
 	flags []string
 	fails string // in teu's message; "" if the build must succeed
+	url   string // the context instead of dir
 }
 
 // fileTime is what every file of a context was changed last, unless its setup.sh says otherwise.
@@ -67,6 +68,9 @@ func (s *sample) add(t *testing.T, file string, data []byte, words *strings.Repl
 	case "flags":
 		s.flags = append(s.flags, strings.Split(strings.TrimSpace(words.Replace(string(data))), "\n")...)
 		return
+	case "context":
+		s.url = strings.TrimSpace(words.Replace(string(data)))
+		return
 	case "error":
 		s.fails = strings.TrimSpace(string(data))
 		return
@@ -88,6 +92,9 @@ func (s *sample) add(t *testing.T, file string, data []byte, words *strings.Repl
 // finish runs setup.sh, and gives everything it did not date itself the same time.
 func (s *sample) finish(t *testing.T) {
 	t.Helper()
+	if err := os.MkdirAll(s.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	began := time.Now().Add(-time.Hour)
 	script := filepath.Join(s.dir, "setup.sh")
 	if _, err := os.Stat(script); err == nil {
@@ -127,7 +134,12 @@ func (s *sample) finish(t *testing.T) {
 
 // buildctl translates the flags into those of buildctl.
 func (s *sample) buildctl() ([]string, error) {
-	args := []string{"--frontend", "dockerfile.v0", "--local", "context=" + s.dir}
+	args := []string{"--frontend", "dockerfile.v0"}
+	if s.url != "" {
+		args = append(args, "--opt", "context="+s.url)
+	} else {
+		args = append(args, "--local", "context="+s.dir)
+	}
 	file := "Dockerfile"
 	var hosts, ulimits []string
 	for _, f := range s.flags {
@@ -162,6 +174,12 @@ func (s *sample) buildctl() ([]string, error) {
 		if list != nil {
 			args = append(args, "--opt", opt+"="+strings.Join(list, ","))
 		}
+	}
+	if s.url != "" {
+		if file != "Dockerfile" {
+			args = append(args, "--opt", "filename="+file)
+		}
+		return args, nil
 	}
 	dir, base := filepath.Split(file)
 	return append(args, "--opt", "filename="+base, "--local", "dockerfile="+filepath.Join(s.dir, dir)), nil

@@ -7,6 +7,7 @@
 //	CASE/...         the context
 //	CASE/setup.sh    optional: run in the context first, for what a text cannot say
 //	CASE/flags       optional: one flag of `teu build` a line
+//	CASE/context     optional: a URL, which is the context instead of the directory
 //	CASE/error       optional: both must fail, teu with this text in its message
 //
 // In Dockerfile, flags and setup.sh the word REGISTRY/ is the address of a registry with the base

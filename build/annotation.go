@@ -1,0 +1,77 @@
+package build
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// annotations are the annotations of an image, by where they go.
+type annotations struct {
+	list []annotation
+}
+
+type annotation struct {
+	level    string // "manifest", "manifest-descriptor" or "index"
+	platform string // "": of every platform
+	name     string
+	value    string
+}
+
+// parseAnnotations takes keys as buildx does: [LEVEL[PLATFORM],...:]NAME, for manifests if no level
+// is given.
+func parseAnnotations(given map[string]string) (annotations, error) {
+	var a annotations
+	for _, key := range slices.Sorted(maps.Keys(given)) {
+		levels, name, ok := strings.Cut(key, ":")
+		if !ok || !areLevels(levels) {
+			levels, name = "manifest", key
+		}
+		if name == "" {
+			return a, invalidf("annotation %q has no name", key)
+		}
+		for level := range strings.SplitSeq(levels, ",") {
+			level, platform, _ := strings.Cut(strings.TrimSuffix(level, "]"), "[")
+			switch level {
+			case "manifest", "manifest-descriptor", "index":
+			case "index-descriptor":
+				return a, invalidf("annotation %s: nothing describes an index here", key)
+			default:
+				return a, invalidf("annotation %s: %q is none of manifest, manifest-descriptor and index", key, level)
+			}
+			if platform != "" && level == "index" {
+				return a, invalidf("annotation %s: an index is of all platforms", key)
+			}
+			a.list = append(a.list, annotation{level: level, platform: platform, name: name, value: given[key]})
+		}
+	}
+	return a, nil
+}
+
+// areLevels says whether s can be meant as levels: no name of an annotation looks like that.
+func areLevels(s string) bool {
+	for part := range strings.SplitSeq(s, ",") {
+		level, rest, open := strings.Cut(part, "[")
+		if level == "" || strings.Trim(level, "abcdefghijklmnopqrstuvwxyz-") != "" || open != strings.HasSuffix(rest, "]") {
+			return false
+		}
+	}
+	return true
+}
+
+// at returns the annotations of a level for a platform; nil if there are none.
+func (a annotations) at(level string, p ocispec.Platform) map[string]string {
+	var m map[string]string
+	for _, one := range a.list {
+		if one.level != level || one.platform != "" && one.platform != platformName(p) {
+			continue
+		}
+		if m == nil {
+			m = map[string]string{}
+		}
+		m[one.name] = one.value
+	}
+	return m
+}

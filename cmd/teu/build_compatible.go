@@ -1,0 +1,150 @@
+//go:build !front
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"github.com/teu-dev/teu/build"
+)
+
+// A compatible is a flag of `docker build` and `docker buildx build` that scripts pass and that asks
+// for nothing here, or for what is done anyway.
+type compatible struct {
+	name, short string
+	isBool      bool
+}
+
+func compatibles() []compatible {
+	return []compatible{
+		{"rm", "", true}, {"force-rm", "", true}, {"compress", "", true}, {"disable-content-trust", "", true},
+		{"stream", "", true}, {"debug", "D", true}, {"builder", "", false}, {"isolation", "", false},
+		{"security-opt", "", false}, {"root", "", false}, {"ref-file", "", false}, {"policy", "", false},
+	}
+}
+
+// limits are the flags with limits of the steps, and the frontend's names of them.
+type limits struct {
+	memory, memorySwap, cpusetCPUs, cpusetMems string
+	shares, period, quota                      int64
+}
+
+// attests are the flags that ask for statements about the build.
+type attests struct {
+	attest           []string
+	provenance, sbom string
+}
+
+// registerCompatible takes flags of docker that ask for what is done anyway.
+func (f *buildFlags) registerCompatible(cmd *cobra.Command) {
+	s := cmd.Flags()
+	for _, c := range compatibles() {
+		if s.Lookup(c.name) != nil || cmd.InheritedFlags().Lookup(c.name) != nil || c.name == "root" {
+			continue
+		}
+		if c.isBool {
+			s.BoolP(c.name, c.short, false, "")
+		} else {
+			s.String(c.name, "", "")
+		}
+		_ = s.MarkHidden(c.name) // it was just made
+	}
+	s.StringVarP(&f.limits.memory, "memory", "m", "", "memory of a step")
+	s.StringVar(&f.limits.memorySwap, "memory-swap", "", "memory and swap of a step, -1 for no limit")
+	s.Int64VarP(&f.limits.shares, "cpu-shares", "c", 0, "weight of a step among others")
+	s.Int64Var(&f.limits.period, "cpu-period", 0, "period of the CPU limit, in microseconds")
+	s.Int64Var(&f.limits.quota, "cpu-quota", 0, "CPU time of a step in each period, in microseconds")
+	s.StringVar(&f.limits.cpusetCPUs, "cpuset-cpus", "", "CPUs of the steps, such as 0-1,3")
+	s.StringVar(&f.limits.cpusetMems, "cpuset-mems", "", "memory nodes of the steps")
+	s.BoolVar(&f.squash, "squash", false, "")
+	s.StringArrayVar(&f.attests.attest, "attest", nil, "")
+	s.StringVar(&f.attests.provenance, "provenance", "", "")
+	s.StringVar(&f.attests.sbom, "sbom", "", "")
+	for _, name := range []string{"provenance", "sbom"} {
+		s.Lookup(name).NoOptDefVal = "true"
+	}
+	for _, name := range []string{"squash", "attest", "provenance", "sbom", "memory", "memory-swap", "cpu-shares", "cpu-period", "cpu-quota", "cpuset-cpus", "cpuset-mems"} {
+		_ = s.MarkHidden(name) // it was just made
+	}
+}
+
+// check refuses to make statements that nobody makes: an image without them must not look as if it
+// had been asked for.
+func (a attests) check() error {
+	wanted := map[string]string{"--provenance": a.provenance, "--sbom": a.sbom}
+	for _, s := range a.attest {
+		v, err := fields("--attest", s, "type", "disabled?", "mode", "builder-id", "generator", "reproducible?", "inline-only?", "version", "filename", "*")
+		if err != nil {
+			return err
+		}
+		if on(v["disabled"]) {
+			continue
+		}
+		wanted["--attest type="+v["type"]] = "true"
+	}
+	for flag, value := range wanted {
+		if no, err := strconv.ParseBool(value); value == "" || err == nil && !no || strings.Contains(","+value+",", ",disabled=true,") {
+			continue
+		}
+		return fmt.Errorf("%s: attestations are not made; leave the flag away, or say false", flag)
+	}
+	return nil
+}
+
+// set translates the limits into what the frontend takes.
+func (l limits) set(o *build.Options) error {
+	m := map[string]string{"cpusetcpus": l.cpusetCPUs, "cpusetmems": l.cpusetMems}
+	for name, v := range map[string]int64{"cpushares": l.shares, "cpuperiod": l.period, "cpuquota": l.quota} {
+		if v != 0 {
+			m[name] = strconv.FormatInt(v, 10)
+		}
+	}
+	for name, text := range map[string]string{"memory": l.memory, "memswap": l.memorySwap} {
+		if text == "" {
+			continue
+		}
+		n := int64(-1)
+		if text != "-1" {
+			var err error
+			if n, err = units.RAMInBytes(text); err != nil {
+				return fmt.Errorf("limit %s: %w", text, err)
+			}
+		}
+		m[name] = strconv.FormatInt(n, 10)
+	}
+	for name, v := range m {
+		if v == "" {
+			delete(m, name)
+		}
+	}
+	if len(m) > 0 {
+		o.Limits = m
+	}
+	return nil
+}
+
+// newBuildxCommand is `docker buildx`, as far as scripts use it.
+func newBuildxCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{Use: "buildx", Short: "The words of docker buildx", Hidden: true}
+	build := newBuildCommand(a)
+	build.Aliases = []string{"b"}
+	cmd.AddCommand(build, newBuilderDuCommand(a), newBuilderPruneCommand(a))
+	for _, word := range []string{"create", "use", "inspect", "ls", "rm", "stop", "install"} {
+		cmd.AddCommand(&cobra.Command{
+			Use: word, Hidden: true, DisableFlagParsing: true,
+			Short: "Does nothing: teu has one builder, which is always there",
+			RunE:  func(*cobra.Command, []string) error { return nil },
+		})
+	}
+	cmd.AddCommand(&cobra.Command{Use: "version", RunE: func(*cobra.Command, []string) error {
+		_, err := fmt.Fprintln(os.Stdout, "teu buildx", version())
+		return err
+	}})
+	return cmd
+}

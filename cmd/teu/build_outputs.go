@@ -1,0 +1,166 @@
+//go:build !front
+
+package main
+
+import (
+	"encoding/csv"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/teu-dev/teu/build"
+)
+
+// fields parses NAME=VALUE,NAME=VALUE, a line of CSV, with the names in known. A known name that
+// ends in "*" stands for all that begin so; one that ends in "?" may be without a value, which is "true".
+func fields(flag, s string, known ...string) (map[string]string, error) {
+	parts, err := csv.NewReader(strings.NewReader(s)).Read()
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", flag, s, err)
+	}
+	m := map[string]string{}
+	for _, part := range parts {
+		name, value, ok := strings.Cut(part, "=")
+		lower := strings.ToLower(strings.TrimSpace(name))
+		switch {
+		case slices.Contains(known, lower) && ok:
+		case slices.Contains(known, lower+"?"):
+			if !ok {
+				value = "true"
+			}
+		case ok && slices.ContainsFunc(known, func(k string) bool {
+			prefix, star := strings.CutSuffix(k, "*")
+			return star && strings.HasPrefix(lower, prefix)
+		}):
+			lower = strings.TrimSpace(name) // of annotations, whose case counts
+		default:
+			return nil, fmt.Errorf("%s %s: %q is none of %s", flag, s, part, strings.Join(known, ", "))
+		}
+		m[lower] = value
+	}
+	return m, nil
+}
+
+// parseOutputs parses -o as buildx does.
+func (f *buildFlags) parseOutputs(a *app, o *build.Options) error {
+	for _, s := range f.outputs {
+		switch {
+		case s == "-":
+			o.Outputs = append(o.Outputs, build.Output{Type: "tar", Writer: a.ui.Out})
+			continue
+		case !strings.Contains(s, "="):
+			o.Outputs = append(o.Outputs, build.Output{Type: "local", Dest: s})
+			continue
+		}
+		if err := f.parseOutput(a, o, s); err != nil {
+			return fmt.Errorf("--output %s: %w", s, err)
+		}
+	}
+	if f.archives(o) > 1 {
+		return fmt.Errorf("only one --output can go to standard output")
+	}
+	return nil
+}
+
+func (f *buildFlags) archives(o *build.Options) (n int) {
+	for _, out := range o.Outputs {
+		if out.Writer != nil && (out.Dest == "" || out.Dest == "-") {
+			n++
+		}
+	}
+	return n
+}
+
+func (f *buildFlags) parseOutput(a *app, o *build.Options, s string) error {
+	v, err := fields("--output", s, "type", "dest", "name", "push?", "load?", "store?", "unpack?", "tar?", "context",
+		"compression", "compression-level", "force-compression?", "oci-mediatypes?", "rewrite-timestamp?",
+		"name-canonical?", "dangling-name-prefix", "push-by-digest?", "registry.insecure?", "attestation-inline?", "platform-split?", "annotation*")
+	if err != nil {
+		return err
+	}
+	out := build.Output{Type: v["type"], Dest: v["dest"]}
+	switch out.Type {
+	case "registry":
+		out.Type, v["push"] = "image", "true"
+	case "docker":
+		if out.Dest == "" {
+			out.Type = "image" // as docker build does: into the store
+		}
+	case "cacheonly":
+		return fmt.Errorf("the cache is always kept; leave --output away")
+	case "image", "oci", "tar", "local":
+	case "":
+		return fmt.Errorf("no type")
+	default:
+		return fmt.Errorf("type %q is none of image, registry, oci, docker, tar and local", out.Type)
+	}
+	if err := exportOptions(v, o); err != nil {
+		return err
+	}
+	if v["name"] != "" {
+		o.Tags = append(o.Tags, strings.Split(v["name"], ",")...)
+	}
+	if on(v["push"]) {
+		o.Push = true
+	}
+	if slices.Contains([]string{"oci", "docker", "tar"}, out.Type) && (out.Dest == "" || out.Dest == "-") {
+		if a.ui.OutTerminal() {
+			return fmt.Errorf("an archive on a terminal; give dest=FILE")
+		}
+		out.Writer = a.ui.Out
+	}
+	o.Outputs = append(o.Outputs, out)
+	return nil
+}
+
+// exportOptions takes what an output says of the image itself.
+func exportOptions(v map[string]string, o *build.Options) error {
+	for _, name := range []string{"push-by-digest", "attestation-inline"} {
+		if on(v[name]) {
+			return fmt.Errorf("%s is not supported", name)
+		}
+	}
+	if tar, ok := v["tar"]; ok && !on(tar) {
+		return fmt.Errorf("tar=false is not supported: the layout is written as an archive")
+	}
+	switch c := v["compression"]; c {
+	case "":
+	case "gzip", "zstd", "uncompressed":
+		if o.Compression != "" && o.Compression != c {
+			return fmt.Errorf("two outputs with different compressions")
+		}
+		o.Compression = c
+	default:
+		return fmt.Errorf("compression %q is none of gzip, zstd and uncompressed", c)
+	}
+	if level := v["compression-level"]; level != "" {
+		if _, err := strconv.Atoi(level); err != nil {
+			return fmt.Errorf("compression-level %q is no number", level)
+		}
+	}
+	o.Recompress = o.Recompress || on(v["force-compression"])
+	if oci, ok := v["oci-mediatypes"]; ok {
+		o.DockerTypes = !on(oci)
+	}
+	for name, value := range v {
+		if key, ok := strings.CutPrefix(name, "annotation"); ok {
+			// annotation.NAME, annotation-index.NAME, annotation-manifest[linux/amd64].NAME
+			level, key, found := strings.Cut(key, ".")
+			if !found || key == "" {
+				return fmt.Errorf("%q names no annotation", name)
+			}
+			if level != "" {
+				key = strings.TrimPrefix(level, "-") + ":" + key
+			}
+			o.Annotations[key] = value
+		}
+	}
+	return nil
+}
+
+// on says whether the value of a setting means yes.
+func on(value string) bool {
+	yes, err := strconv.ParseBool(value)
+	return err == nil && yes
+}
