@@ -74,7 +74,7 @@ called teu-oci (or runc).`,
 	f.StringVar(&o.criu, "criu", "", "accepted as runc does")
 	f.BoolVarP(&o.version, "version", "v", false, "show the version")
 	subs := []*cobra.Command{o.create(), o.start(), o.state(), o.kill(), o.delete(), o.run(), o.exec(), o.list(), o.ps(),
-		o.pause(), o.resume(), o.update(), o.events(), o.features(), o.spec()}
+		o.pause(), o.resume(), o.update(), o.events(), o.features(), o.spec(), o.unsupported("checkpoint"), o.unsupported("restore")}
 	for _, sub := range subs {
 		sub.Flags().SetInterspersed(false)
 		sub.SetFlagErrorFunc(func(c *cobra.Command, err error) error {

@@ -6,7 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"os/user"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -17,7 +21,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/teu-dev/teu/runner/bundle"
-	"github.com/teu-dev/teu/runner/cgroup"
 	"github.com/teu-dev/teu/runner/spec"
 )
 
@@ -44,7 +47,18 @@ func stateOf(c *bundle.Container) (ociState, error) {
 	if err != nil {
 		return ociState{}, err
 	}
-	return ociState{s, s.Pid, c.Rootfs, c.Created, c.Owner}, nil
+	return ociState{s, s.Pid, c.Rootfs, c.Created, ownerName(c.Owner)}, nil
+}
+
+// ownerName is the name of a user of the host, or #UID.
+func ownerName(uid string) string {
+	if uid == "0" { // without reading a file
+		return "root"
+	}
+	if u, err := user.LookupId(uid); err == nil {
+		return u.Username
+	}
+	return "#" + uid
 }
 
 func (o *ociCommand) state() *cobra.Command {
@@ -69,6 +83,9 @@ func (o *ociCommand) list() *cobra.Command {
 			states := []ociState{}
 			for _, c := range all {
 				s, err := stateOf(c)
+				if errdefs.IsNotFound(err) { // removed meanwhile
+					continue
+				}
 				if err != nil {
 					return err
 				}
@@ -103,30 +120,61 @@ func badFormat(format string) error {
 
 func (o *ociCommand) ps() *cobra.Command {
 	var format string
-	cmd := o.simple("ps", "List the processes of a container", func(_ context.Context, c *bundle.Container) error {
-		pids, err := c.Pids()
-		if err != nil {
-			return err
-		}
-		switch format {
-		case "json":
-			return o.printJSON(pids)
-		case "table":
-		default:
-			return badFormat(format)
-		}
-		w := tabwriter.NewWriter(o.a.ui.Out, 8, 1, 2, ' ', 0)
-		fmt.Fprint(w, "PID\tCMD\n")
-		for _, pid := range pids {
-			line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-			if err == nil { // else it has ended
-				fmt.Fprintf(w, "%d\t%s\n", pid, strings.TrimSpace(strings.ReplaceAll(string(line), "\x00", " ")))
+	cmd := &cobra.Command{Use: "ps [OPTIONS] CONTAINER [PS OPTIONS]", Short: "List the processes of a container", Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := o.container(args)
+			if err != nil {
+				return err
 			}
-		}
-		return w.Flush()
-	})
+			pids, err := c.Pids()
+			if err != nil {
+				return err
+			}
+			switch format {
+			case "json":
+				return o.printJSON(pids)
+			case "table":
+				return o.printProcesses(cmd.Context(), pids, args[1:])
+			}
+			return badFormat(format)
+		}}
 	cmd.Flags().StringVarP(&format, "format", "f", "table", "table or json")
 	return cmd
+}
+
+// printProcesses prints what the host's ps(1) says about pids.
+func (o *ociCommand) printProcesses(ctx context.Context, pids []int, options []string) error {
+	if len(options) == 0 {
+		options = []string{"-ef"}
+	}
+	out, err := exec.CommandContext(ctx, "ps", options...).Output()
+	if err != nil {
+		return fmt.Errorf("ps %s: %w", strings.Join(options, " "), err)
+	}
+	lines := strings.Split(strings.TrimRight(string(out), "\n"), "\n")
+	column := slices.Index(strings.Fields(lines[0]), "PID")
+	if column < 0 {
+		return fmt.Errorf("ps %s prints no PID: %w", strings.Join(options, " "), errdefs.ErrInvalidArgument)
+	}
+	o.a.ui.Println(lines[0])
+	for _, line := range lines[1:] {
+		fields := strings.Fields(line)
+		if len(fields) <= column {
+			continue
+		}
+		if pid, err := strconv.Atoi(fields[column]); err == nil && slices.Contains(pids, pid) {
+			o.a.ui.Println(line)
+		}
+	}
+	return nil
+}
+
+// unsupported is a command of runc that says plainly that it cannot be had.
+func (o *ociCommand) unsupported(name string) *cobra.Command {
+	return &cobra.Command{Use: name, Short: "Not supported", Hidden: true, DisableFlagParsing: true,
+		RunE: func(*cobra.Command, []string) error {
+			return fmt.Errorf("%s: checkpoints (CRIU) are not supported: %w", name, errdefs.ErrNotImplemented)
+		}}
 }
 
 func (o *ociCommand) pause() *cobra.Command {
@@ -137,63 +185,6 @@ func (o *ociCommand) resume() *cobra.Command {
 	return o.simple("resume", "Let a paused container go on", func(ctx context.Context, c *bundle.Container) error { return c.Resume(ctx) })
 }
 
-func (o *ociCommand) update() *cobra.Command {
-	var file string
-	cmd := o.simple("update", "Change the limits of a container", func(ctx context.Context, c *bundle.Container) error {
-		if file == "" {
-			return fmt.Errorf("--resources is required: %w", errdefs.ErrInvalidArgument)
-		}
-		var r specs.LinuxResources
-		if err := readJSON(file, &r); err != nil {
-			return err
-		}
-		warnings, err := c.Update(ctx, &r)
-		o.warn(warnings)
-		return err
-	})
-	cmd.Flags().StringVarP(&file, "resources", "r", "", "file of the limits in JSON, - for standard input")
-	return cmd
-}
-
-func (o *ociCommand) events() *cobra.Command {
-	var stats bool
-	var interval time.Duration
-	cmd := o.simple("events", "Print the counters of a container", func(ctx context.Context, c *bundle.Container) error {
-		for {
-			s, err := c.Stats()
-			if err != nil {
-				return err
-			}
-			b, err := json.Marshal(map[string]any{"type": "stats", "id": c.ID, "data": statsData(s)})
-			if err != nil {
-				return err
-			}
-			o.a.ui.Printf("%s\n", b)
-			if stats {
-				return nil
-			}
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(interval):
-			}
-		}
-	})
-	cmd.Flags().BoolVar(&stats, "stats", false, "print once")
-	cmd.Flags().DurationVar(&interval, "interval", 5*time.Second, "time between two lines")
-	return cmd
-}
-
-// statsData has the shape of runc's events, as far as go-runc reads it.
-func statsData(s cgroup.Stats) map[string]any {
-	return map[string]any{
-		"cpu": map[string]any{"usage": map[string]any{"total": s.CPU.Nanoseconds(), "kernel": s.CPUSystem.Nanoseconds(), "user": s.CPUUser.Nanoseconds()},
-			"throttling": map[string]any{"throttledTime": s.Throttled.Nanoseconds()}},
-		"memory": map[string]any{"cache": s.MemoryCache, "usage": map[string]any{"limit": s.MemoryLimit, "usage": s.MemoryUsage, "max": s.MemoryPeak}},
-		"pids":   map[string]any{"current": s.Pids, "limit": s.PidsLimit},
-	}
-}
-
 func (o *ociCommand) features() *cobra.Command {
 	return &cobra.Command{Use: "features", Short: "Print what this runtime can do", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return o.printJSON(bundle.Features()) }}
@@ -201,6 +192,7 @@ func (o *ociCommand) features() *cobra.Command {
 
 func (o *ociCommand) spec() *cobra.Command {
 	var dir string
+	var rootless bool
 	cmd := &cobra.Command{Use: "spec [OPTIONS]", Short: "Write a config.json to begin with", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			s, _, err := spec.New(ocispec.ImageConfig{Cmd: []string{"sh"}}, spec.Options{TTY: true, Hostname: "teu", ReadOnly: true})
@@ -208,6 +200,9 @@ func (o *ociCommand) spec() *cobra.Command {
 				return err
 			}
 			s.Root.Path = "rootfs"
+			if rootless {
+				spec.Rootless(s, uint32(os.Geteuid()), uint32(os.Getegid()))
+			}
 			b, err := json.MarshalIndent(s, "", "\t")
 			if err != nil {
 				return err
@@ -220,5 +215,6 @@ func (o *ociCommand) spec() *cobra.Command {
 			return errors.Join(err, f.Close())
 		}}
 	cmd.Flags().StringVarP(&dir, "bundle", "b", ".", "directory of the bundle")
+	cmd.Flags().BoolVar(&rootless, "rootless", false, "for a user who is not root")
 	return cmd
 }

@@ -156,17 +156,19 @@ func (c *Container) Status() (Status, error) {
 	if !c.Init.Alive() {
 		return specs.StateStopped, nil
 	}
+	if g, err := c.group(); err != nil {
+		return "", err
+	} else if g != nil {
+		if frozen, err := g.Frozen(); err != nil || frozen {
+			return Paused, err
+		}
+	}
 	_, err := os.Lstat(filepath.Join(c.dir, fifoName))
 	switch {
 	case err == nil:
 		return specs.StateCreated, nil
 	case !errors.Is(err, os.ErrNotExist):
 		return "", err
-	}
-	if g, err := c.group(); err != nil || g == nil {
-		return specs.StateRunning, err
-	} else if frozen, err := g.Frozen(); err != nil || frozen {
-		return Paused, err
 	}
 	return specs.StateRunning, nil
 }

@@ -31,7 +31,13 @@ func (c *Container) Start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if status != specs.StateCreated {
+	switch status {
+	case specs.StateCreated:
+	case specs.StateStopped:
+		return fmt.Errorf("cannot start a container that has stopped: %w", errdefs.ErrFailedPrecondition)
+	case specs.StateRunning, Paused:
+		return fmt.Errorf("cannot start an already running container: %w", errdefs.ErrFailedPrecondition)
+	default:
 		return fmt.Errorf("cannot start a container in the %s state: %w", status, errdefs.ErrFailedPrecondition)
 	}
 	code, err := os.ReadFile(filepath.Join(c.dir, programName))

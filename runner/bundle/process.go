@@ -36,7 +36,7 @@ func (c *Container) Exec(p *specs.Process, o ExecOptions) (id statefile.Process,
 	case status == specs.StateStopped || status == specs.StateCreating:
 		return id, fmt.Errorf("cannot exec in a %s container: container not running: %w", status, errdefs.ErrFailedPrecondition)
 	case status == Paused && !o.IgnorePaused:
-		return id, fmt.Errorf("cannot exec in a paused container: %w", errdefs.ErrFailedPrecondition)
+		return id, fmt.Errorf("cannot exec in a paused container (use --ignore-paused to override): %w", errdefs.ErrFailedPrecondition)
 	}
 	if err := checkConsole(p, o.Stdio); err != nil {
 		return id, err
@@ -144,13 +144,15 @@ func (c *Container) Pids() ([]int, error) {
 
 // Pause freezes the container.
 func (c *Container) Pause(ctx context.Context) error {
-	return c.freeze(ctx, specs.StateRunning, true)
+	return c.freeze(ctx, true, "container not running", specs.StateRunning, specs.StateCreated)
 }
 
 // Resume lets a paused container go on.
-func (c *Container) Resume(ctx context.Context) error { return c.freeze(ctx, Paused, false) }
+func (c *Container) Resume(ctx context.Context) error {
+	return c.freeze(ctx, false, "container not paused", Paused)
+}
 
-func (c *Container) freeze(ctx context.Context, from Status, frozen bool) (err error) {
+func (c *Container) freeze(ctx context.Context, frozen bool, otherwise string, from ...Status) (err error) {
 	unlock, err := c.lock(ctx)
 	if err != nil {
 		return err
@@ -160,8 +162,8 @@ func (c *Container) freeze(ctx context.Context, from Status, frozen bool) (err e
 	if err != nil {
 		return err
 	}
-	if status != from {
-		return fmt.Errorf("container %s is %s, not %s: %w", c.ID, status, from, errdefs.ErrFailedPrecondition)
+	if !slices.Contains(from, status) {
+		return fmt.Errorf("container %s is %s: %s: %w", c.ID, status, otherwise, errdefs.ErrFailedPrecondition)
 	}
 	g, err := c.needGroup()
 	if err != nil {
@@ -177,11 +179,18 @@ func (c *Container) Update(ctx context.Context, r *specs.LinuxResources) (warnin
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
+	if status, err := c.Status(); err != nil {
+		return nil, err
+	} else if status == specs.StateStopped {
+		return nil, fmt.Errorf("container %s: container not running: %w", c.ID, errdefs.ErrFailedPrecondition)
+	}
 	g, err := c.needGroup()
 	if err != nil {
 		return nil, err
 	}
-	return g.Update(r)
+	limits := *r
+	limits.Devices = nil // as in runc: they are for those who make the container
+	return g.Update(&limits)
 }
 
 // Stats reads the counters of the container.

@@ -53,10 +53,10 @@ func (h *Host) Mode() Mode { return h.mode }
 // Hierarchies are those in which groups are made.
 func (h *Host) Hierarchies() []Hierarchy { return h.inUse() }
 
-// controllers are the v1 controllers a container gets a group of its own in. Joining one
-// costs milliseconds, so the others are left out.
+// controllers are the v1 controllers a container gets a group of its own in: those a spec
+// can set something of.
 func controllers() []string {
-	return []string{"memory", "cpu", "cpuacct", "pids", "devices", "freezer", "cpuset", "blkio"}
+	return []string{"memory", "cpu", "cpuacct", "pids", "devices", "freezer", "cpuset", "blkio", "hugetlb", "net_cls", "net_prio", "rdma"}
 }
 
 func (h *Host) inUse() []Hierarchy {

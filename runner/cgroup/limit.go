@@ -22,6 +22,7 @@ type setting struct {
 	file       string
 	value      string
 	limit      string // what it is, for a warning if the host does not have it
+	instead    string // file that takes the value where file is missing, or ""
 }
 
 // Update applies r to the existing group, as Create does.
@@ -32,13 +33,14 @@ func (g *Group) Update(r *specs.LinuxResources) (warnings []string, err error) {
 	if g.host.mode == None {
 		return unlimited(r), nil
 	}
-	if err := checkMemory(r.Memory); err != nil {
+	if err := g.check(r); err != nil {
 		return nil, err
 	}
 	list := settingsV2(r)
 	if g.host.mode == V1 {
 		list = settingsV1(r)
 	}
+	list = append(list, g.host.furtherSettings(r)...)
 	for _, s := range list {
 		err := g.apply(s)
 		if absent(err) {
@@ -49,19 +51,31 @@ func (g *Group) Update(r *specs.LinuxResources) (warnings []string, err error) {
 			return warnings, fmt.Errorf("limiting %s: %w", s.limit, err)
 		}
 	}
-	if len(r.HugepageLimits)+len(r.Rdma) > 0 || r.Network != nil {
-		warnings = append(warnings, "limits of huge pages, RDMA and network classes are not supported and have no effect")
-	}
 	if err := g.devices(r.Devices); err != nil {
 		return warnings, fmt.Errorf("restricting devices: %w", err)
 	}
 	return warnings, nil
 }
 
-// checkMemory refuses what the kernel's own message would not explain.
-func checkMemory(m *specs.LinuxMemory) error {
-	if m != nil && m.Limit != nil && m.Swap != nil && *m.Limit > 0 && *m.Swap > 0 && *m.Swap < *m.Limit {
-		return fmt.Errorf("limit of memory and swap is less than that of memory: %w", errdefs.ErrInvalidArgument)
+// check refuses what the kernel's own message would not explain.
+func (g *Group) check(r *specs.LinuxResources) error {
+	if m := r.Memory; m != nil {
+		if m.Limit != nil && m.Swap != nil && *m.Limit > 0 && *m.Swap > 0 && *m.Swap < *m.Limit {
+			return fmt.Errorf("limit of memory and swap is less than that of memory: %w", errdefs.ErrInvalidArgument)
+		}
+		if m.CheckBeforeUpdate != nil && *m.CheckBeforeUpdate && m.Limit != nil && *m.Limit > 0 {
+			if now, err := g.Stats(); err == nil && now.MemoryUsage > uint64(*m.Limit) {
+				return fmt.Errorf("%d bytes of memory are in use, more than the limit of %d: %w", now.MemoryUsage, *m.Limit, errdefs.ErrFailedPrecondition)
+			}
+		}
+	}
+	for file := range r.Unified {
+		if g.host.mode != V2 {
+			return fmt.Errorf("unified resource %s on a host with cgroup v1: %w", file, errdefs.ErrNotImplemented)
+		}
+		if filepath.Base(file) != file || strings.HasPrefix(file, "cgroup.") {
+			return fmt.Errorf("unified resource %q: %w", file, errdefs.ErrInvalidArgument)
+		}
 	}
 	return nil
 }
@@ -78,6 +92,9 @@ func (g *Group) apply(s setting) error {
 		dir = g.dir(hi)
 	}
 	err := writeFile(dir, s.file, s.value)
+	if s.instead != "" && absent(err) {
+		err = writeFile(dir, s.instead, s.value)
+	}
 	// Memory may never be above memory and swap. A new group has no limits and an old one may
 	// have lower ones, so the second limit is lifted if it stands in the way; it is set next.
 	if s.file == "memory.limit_in_bytes" && errors.Is(err, unix.EINVAL) && writeFile(dir, "memory.memsw.limit_in_bytes", "-1") == nil {
@@ -90,7 +107,7 @@ func (g *Group) apply(s setting) error {
 type collector []setting
 
 func (c *collector) add(controller, file, limit string, value any) {
-	*c = append(*c, setting{controller, file, fmt.Sprint(value), limit})
+	*c = append(*c, setting{controller: controller, file: file, value: fmt.Sprint(value), limit: limit})
 }
 
 func settingsV1(r *specs.LinuxResources) []setting {
@@ -139,9 +156,6 @@ func settingsV1(r *specs.LinuxResources) []setting {
 		c.add("pids", "pids.max", "processes", maximum(*r.Pids.Limit))
 	}
 	if b := r.BlockIO; b != nil {
-		if b.Weight != nil && *b.Weight != 0 {
-			c.add("blkio", "blkio.weight", "shares of block devices", *b.Weight)
-		}
 		for file, list := range map[string][]specs.LinuxThrottleDevice{
 			"blkio.throttle.read_bps_device": b.ThrottleReadBpsDevice, "blkio.throttle.write_bps_device": b.ThrottleWriteBpsDevice,
 			"blkio.throttle.read_iops_device": b.ThrottleReadIOPSDevice, "blkio.throttle.write_iops_device": b.ThrottleWriteIOPSDevice,
@@ -191,9 +205,6 @@ func settingsV2(r *specs.LinuxResources) []setting {
 		c.add("", "pids.max", "processes", maximum(*r.Pids.Limit))
 	}
 	if b := r.BlockIO; b != nil {
-		if b.Weight != nil && *b.Weight != 0 { // 10..1000 to 1..10000, as runc does
-			c.add("", "io.weight", "shares of block devices", 1+(uint64(max(*b.Weight, 10))-10)*9999/990)
-		}
 		for key, list := range map[string][]specs.LinuxThrottleDevice{
 			"rbps": b.ThrottleReadBpsDevice, "wbps": b.ThrottleWriteBpsDevice,
 			"riops": b.ThrottleReadIOPSDevice, "wiops": b.ThrottleWriteIOPSDevice,
@@ -204,9 +215,7 @@ func settingsV2(r *specs.LinuxResources) []setting {
 		}
 	}
 	for _, file := range slices.Sorted(maps.Keys(r.Unified)) {
-		if filepath.Base(file) == file && !strings.HasPrefix(file, "cgroup.") {
-			c.add("", file, file, r.Unified[file])
-		}
+		c.add("", file, file, r.Unified[file])
 	}
 	return c
 }

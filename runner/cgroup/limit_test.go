@@ -30,16 +30,22 @@ func TestSettings(t *testing.T) {
 		{"processor", specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: ptr[int64](50000), Period: ptr[uint64](100000), Shares: ptr[uint64](1024), Cpus: "0-1", Mems: "0"}},
 			[]string{"cpu/cpu.shares=1024", "cpu/cpu.cfs_period_us=100000", "cpu/cpu.cfs_quota_us=50000", "cpuset/cpuset.cpus=0-1", "cpuset/cpuset.mems=0"},
 			[]string{"/cpu.weight=100", "/cpu.max=50000 100000", "/cpuset.cpus=0-1", "/cpuset.mems=0"}},
-		{"unified", specs.LinuxResources{Unified: map[string]string{"memory.high": "7", "../x": "1", "cgroup.procs": "1"}, Pids: &specs.LinuxPids{Limit: ptr[int64](9)}},
+		{"unified", specs.LinuxResources{Unified: map[string]string{"memory.high": "7"}, Pids: &specs.LinuxPids{Limit: ptr[int64](9)}},
 			[]string{"pids/pids.max=9"}, []string{"/pids.max=9", "/memory.high=7"}},
 		{"block devices", specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{Weight: ptr[uint16](1000), ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{
 			{LinuxBlockIODevice: specs.LinuxBlockIODevice{Major: 8}, Rate: 7}}}},
-			[]string{"blkio/blkio.weight=1000", "blkio/blkio.throttle.read_bps_device=8:0 7"}, []string{"/io.weight=10000", "/io.max=8:0 rbps=7"}},
+			[]string{"blkio/blkio.throttle.read_bps_device=8:0 7", "blkio/blkio.weight=1000"}, []string{"/io.max=8:0 rbps=7", "blkio/io.bfq.weight=10000"}},
+		{"huge pages and RDMA", specs.LinuxResources{HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 9}},
+			Rdma: map[string]specs.LinuxRdma{"mlx5_1": {HcaHandles: ptr[uint32](3), HcaObjects: ptr[uint32](4)}}},
+			[]string{"hugetlb/hugetlb.2MB.rsvd.limit_in_bytes=9", "hugetlb/hugetlb.2MB.limit_in_bytes=9", "rdma/rdma.max=mlx5_1 hca_handle=3 hca_object=4"},
+			[]string{"hugetlb/hugetlb.2MB.rsvd.max=9", "hugetlb/hugetlb.2MB.max=9", "rdma/rdma.max=mlx5_1 hca_handle=3 hca_object=4"}},
+		{"network", specs.LinuxResources{Network: &specs.LinuxNetwork{ClassID: ptr[uint32](5), Priorities: []specs.LinuxInterfacePriority{{Name: "lo", Priority: 6}}}},
+			[]string{"net_cls/net_cls.classid=5", "net_prio/net_prio.ifpriomap=lo 6"}, []string{"net_cls/net_cls.classid=5", "net_prio/net_prio.ifpriomap=lo 6"}},
 	} {
 		for mode, want := range map[string][]string{"v1": tt.v1, "v2": tt.v2} {
-			list := settingsV1(&tt.r)
+			list := append(settingsV1(&tt.r), (&Host{mode: V1}).furtherSettings(&tt.r)...)
 			if mode == "v2" {
-				list = settingsV2(&tt.r)
+				list = append(settingsV2(&tt.r), (&Host{mode: V2}).furtherSettings(&tt.r)...)
 			}
 			var got []string
 			for _, s := range list {
@@ -53,6 +59,20 @@ func TestSettings(t *testing.T) {
 	for shares, want := range map[uint64]uint64{2: 1, 1024: 100, 262144: 10000, 1 << 40: 10000} {
 		if got := weight(shares); got != want {
 			t.Errorf("weight of %d shares: %d, want %d", shares, got, want)
+		}
+	}
+}
+
+// What a host cannot mean is refused.
+func TestUnified(t *testing.T) {
+	for _, tt := range []struct {
+		mode Mode
+		file string
+		ok   bool
+	}{{V2, "memory.high", true}, {V2, "../x", false}, {V2, "cgroup.procs", false}, {V1, "memory.high", false}} {
+		g := (&Host{mode: tt.mode}).Open("x")
+		if err := g.check(&specs.LinuxResources{Unified: map[string]string{tt.file: "1"}}); (err == nil) != tt.ok {
+			t.Errorf("%v %s: %v", tt.mode, tt.file, err)
 		}
 	}
 }
