@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -153,10 +155,46 @@ func (c *Container) Kill(sig unix.Signal, o KillOptions) error {
 		return err
 	}
 	defer f.Close()
+	c.awaitHandler(sig)
 	if err := unix.PidfdSendSignal(int(f.Fd()), sig, nil, 0); err != nil {
 		return fmt.Errorf("sending %s to container %s: %w", unix.SignalName(sig), c.ID, err)
 	}
 	return c.thawKilled(g, sig)
+}
+
+// awaitHandler gives a command that was executed moments ago the time to install its
+// handler: a signal that the first process of a PID namespace does not handle is lost.
+func (c *Container) awaitHandler(sig unix.Signal) {
+	const young = 200 * time.Millisecond
+	info, err := os.Stat(c.dir) // changed last when start removed the FIFO
+	if err != nil || sig == unix.SIGKILL || sig == unix.SIGSTOP {
+		return
+	}
+	for time.Since(info.ModTime()) < young && lost(c.Init.PID, sig) {
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// lost says that pid is the first of a PID namespace and does nothing about sig;
+// proc_pid_status(5).
+func lost(pid int, sig unix.Signal) bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return false
+	}
+	first, handled := false, false
+	for line := range strings.Lines(string(text)) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), ":\t")
+		switch key {
+		case "NSpid":
+			ids := strings.Fields(value)
+			first = len(ids) > 1 && ids[len(ids)-1] == "1"
+		case "SigCgt", "SigIgn":
+			mask, err := strconv.ParseUint(value, 16, 64)
+			handled = handled || err != nil || mask&(1<<(sig-1)) != 0
+		}
+	}
+	return first && !handled
 }
 
 // KillOptions say who gets the signal.
