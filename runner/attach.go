@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -96,7 +97,7 @@ func (c *Container) ports() []network.Port {
 	if !c.Options.PublishAll {
 		return ports
 	}
-	for exposed := range c.ImageConfig.ExposedPorts {
+	for _, exposed := range append(slices.Sorted(maps.Keys(c.ImageConfig.ExposedPorts)), c.Options.Expose...) {
 		number, protocol, _ := strings.Cut(exposed, "/")
 		n, err := strconv.ParseUint(number, 10, 16)
 		if err != nil {

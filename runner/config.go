@@ -56,6 +56,7 @@ type Options struct {
 	MacAddress string     `json:",omitempty"` // in Network
 	Ports      []network.Port
 	PublishAll bool
+	Expose     []string `json:",omitempty"` // PORT/PROTOCOL, beside those of the image
 	ExtraHosts []string // name:address
 	// VolumesFrom are containers whose volumes and binds are mounted too: CONTAINER[:ro|rw].
 	VolumesFrom []string `json:",omitempty"`

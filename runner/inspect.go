@@ -228,6 +228,9 @@ func (c *Container) inspectConfig() InspectConfig {
 	for _, p := range o.Ports {
 		in.ExposedPorts[portName(p)] = struct{}{}
 	}
+	for _, p := range o.Expose {
+		in.ExposedPorts[p] = struct{}{}
+	}
 	return in
 }
 

@@ -3,6 +3,7 @@ package engine
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -249,7 +250,9 @@ func setPorts(b *createRequest, o *runner.Options) error {
 		if port.Num() == 0 {
 			return invalid("invalid port specification: %q", port)
 		}
+		o.Expose = append(o.Expose, port.String())
 	}
+	slices.Sort(o.Expose)
 	return nil
 }
 

@@ -202,6 +202,15 @@ func statsJSON(before, now runner.Stats, v version) container.StatsResponse {
 	out.BlkioStats.IoServiceBytesRecursive = []container.BlkioStatEntry{
 		{Op: "read", Value: now.ReadBytes}, {Op: "write", Value: now.WriteBytes},
 	}
+	b := &out.BlkioStats
+	for _, list := range []*[]container.BlkioStatEntry{
+		&b.IoServicedRecursive, &b.IoQueuedRecursive, &b.IoServiceTimeRecursive, &b.IoWaitTimeRecursive,
+		&b.IoMergedRecursive, &b.IoTimeRecursive, &b.SectorsRecursive,
+	} {
+		if cgroupVersion() == "1" {
+			*list = []container.BlkioStatEntry{}
+		}
+	}
 	for name, n := range now.Networks {
 		if out.Networks == nil {
 			out.Networks = map[string]container.NetworkStats{}

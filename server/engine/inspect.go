@@ -37,12 +37,31 @@ type stateJSON struct {
 type hostConfigJSON struct {
 	*container.HostConfig
 	KernelMemoryTCP *int64 `json:",omitempty"`
+	KernelMemory    *int64 `json:",omitempty"` // until 1.42
 }
 
 type configJSON struct {
 	*container.Config
-	MacAddress string   `json:",omitempty"`
-	OnBuild    []string `json:"OnBuild,omitempty"`
+	MacAddress string `json:",omitempty"`
+	OnBuild    any    `json:"OnBuild,omitempty"`
+}
+
+// jsonNull is null even where nothing would be left out.
+const jsonNull = jsonText("null")
+
+type jsonText string
+
+// MarshalJSON implements json.Marshaler.
+func (j jsonText) MarshalJSON() ([]byte, error) { return []byte(j), nil }
+
+// networkLegacy is what NetworkSettings had until 1.52 and was never used.
+type networkLegacy struct {
+	runner.InspectNetwork
+	HairpinMode            bool
+	LinkLocalIPv6Address   string
+	LinkLocalIPv6PrefixLen int
+	SecondaryIPAddresses   []struct{}
+	SecondaryIPv6Addresses []struct{}
 }
 
 func (s *Server) inspectContainer(w http.ResponseWriter, r *request) error {
@@ -63,7 +82,10 @@ func (s *Server) inspectContainer(w http.ResponseWriter, r *request) error {
 	}
 	if r.version < 52 {
 		out.HostConfig.KernelMemoryTCP = new(int64)
-		out.Config.MacAddress = c.Options.MacAddress
+		out.Config.MacAddress, out.Config.OnBuild = c.Options.MacAddress, jsonNull
+	}
+	if r.version < 42 {
+		out.HostConfig.KernelMemory = new(int64)
 	}
 	if r.flag("size") {
 		size := engine.WrittenSize(c.ID)
@@ -99,7 +121,7 @@ func health(c *runner.Container) *container.Health {
 func networkSettings(in *runner.Inspection, v version) any {
 	n := in.NetworkSettings
 	if v < 52 {
-		return n
+		return networkLegacy{InspectNetwork: n}
 	}
 	return struct {
 		SandboxID, SandboxKey string
@@ -210,6 +232,7 @@ func hostConfig(c *runner.Container) *container.HostConfig {
 	if !o.Privileged {
 		h.MaskedPaths, h.ReadonlyPaths = maskedPaths(), readonlyPaths()
 	}
+	h.OomKillDisable = new(bool)
 	hostMounts(h, o.Mounts)
 	hostLimits(h, o)
 	return h

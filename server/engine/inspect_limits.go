@@ -24,7 +24,9 @@ func hostLimits(h *container.HostConfig, o *runner.Options) {
 	}
 	if m := r.Memory; m != nil {
 		h.Memory, h.MemorySwap, h.MemoryReservation = value(m.Limit), value(m.Swap), value(m.Reservation)
-		h.OomKillDisable = m.DisableOOMKiller
+		if m.DisableOOMKiller != nil {
+			h.OomKillDisable = m.DisableOOMKiller
+		}
 		if m.Swappiness != nil {
 			n := int64(*m.Swappiness)
 			h.MemorySwappiness = &n

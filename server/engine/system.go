@@ -3,6 +3,7 @@ package engine
 import (
 	"bufio"
 	"net/http"
+	"net/netip"
 	"os"
 	"runtime"
 	"strconv"
@@ -99,7 +100,7 @@ func (s *Server) getInfo(w http.ResponseWriter, r *request) error {
 		CgroupVersion: cgroupVersion(), KernelVersion: kernelVersion(), OperatingSystem: osRelease("PRETTY_NAME"),
 		OSVersion: osRelease("VERSION_ID"), OSType: "linux", Architecture: machine(),
 		IndexServerAddress: "https://index.docker.io/v1/",
-		RegistryConfig: &registry.ServiceConfig{IndexConfigs: map[string]*registry.IndexInfo{
+		RegistryConfig: &registry.ServiceConfig{InsecureRegistryCIDRs: []netip.Prefix{}, Mirrors: []string{}, IndexConfigs: map[string]*registry.IndexInfo{
 			"docker.io": {Name: "docker.io", Mirrors: []string{}, Secure: true, Official: true},
 		}},
 		NCPU: runtime.NumCPU(), MemTotal: memoryTotal(), DockerRootDir: s.Root, Name: host, Labels: []string{},
