@@ -286,13 +286,7 @@ func (s *Store) roots(ctx context.Context, dropped map[digest.Digest]bool) ([]no
 		return nil, err
 	}
 	for _, l := range leases {
-		if l.Manifest != "" {
-			roots = append(roots, blobNode(l.Manifest))
-		}
-		roots = append(roots, layerNodes(l.Layers)...)
-		for _, id := range l.Snapshots {
-			roots = append(roots, node{KindSnapshot, id})
-		}
+		roots = append(roots, l.nodes()...)
 	}
 	err = s.Results.Walk(ctx, func(r result.Record) error {
 		if dropped[r.Key] {

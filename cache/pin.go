@@ -137,6 +137,18 @@ type Lease struct {
 	Snapshots []string      `json:"snapshots,omitempty"`
 }
 
+// nodes returns the objects of the lease.
+func (l Lease) nodes() []node {
+	nodes := layerNodes(l.Layers)
+	if l.Manifest != "" {
+		nodes = append(nodes, blobNode(l.Manifest))
+	}
+	for _, id := range l.Snapshots {
+		nodes = append(nodes, node{KindSnapshot, id})
+	}
+	return nodes
+}
+
 // Lease records l durably under name, replacing the one there. The objects must be
 // protected by a pin until Lease has returned.
 func (s *Store) Lease(ctx context.Context, name string, l Lease) error {

@@ -100,3 +100,14 @@ func (w *Writer) Discard() error {
 
 // keeps says whether Close leaves the bytes to another Resume.
 func (w *Writer) keeps() bool { return w.unlock != nil && w.err == nil && w.size > 0 }
+
+// Partial returns the bytes of blobs that are being written, or wait for somebody to go on with them.
+func (s *Store) Partial() (size int64, err error) {
+	entries, err := os.ReadDir(filepath.Join(s.dir, "ingest"))
+	for _, e := range entries {
+		if fi, err := e.Info(); err == nil { // else it has just been finished
+			size += fi.Size()
+		}
+	}
+	return size, err
+}

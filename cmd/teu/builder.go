@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/teu-dev/teu/build"
-	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cmd/teu/ui"
 )
 
@@ -121,23 +120,6 @@ func summarize(u *ui.UI, entries []build.CacheEntry) {
 		u.Printf("Shared:\t\t%s\nPrivate:\t%s\n", units.HumanSize(float64(shared)), units.HumanSize(float64(total-shared)))
 	}
 	u.Printf("Reclaimable:\t%s\nTotal:\t\t%s\n", units.HumanSize(float64(free)), units.HumanSize(float64(total)))
-}
-
-// cacheUsage sums the build cache up for `system df`.
-func (a *app) cacheUsage(ctx context.Context) (u cache.KindUsage, err error) {
-	b, err := a.builder()
-	if err != nil {
-		return u, err
-	}
-	entries, err := b.Cache(ctx)
-	for _, e := range entries {
-		u.Count++
-		u.Bytes += e.Size
-		if !e.InUse && !e.Shared {
-			u.Reclaimable += e.Size
-		}
-	}
-	return u, err
 }
 
 // builderPruneFlags are docker's flags of `builder prune`.

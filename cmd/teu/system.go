@@ -31,41 +31,6 @@ func newSystemCommand(a *app) *cobra.Command {
 	return cmd
 }
 
-func newSystemDFCommand(a *app) *cobra.Command {
-	var format string
-	cmd := &cobra.Command{
-		Use:     "df",
-		Short:   "Show where the bytes of the store are",
-		Example: "  teu system df\n  teu system df --format json",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := a.store()
-			if err != nil {
-				return err
-			}
-			u, err := s.DiskUsage(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if u.Results, err = a.cacheUsage(cmd.Context()); err != nil {
-				return err
-			}
-			var rows []ui.Row
-			for _, k := range []struct {
-				name string
-				cache.KindUsage
-			}{{"Blobs", u.Blobs}, {"Layers", u.Layers}, {"Snapshots", u.Snapshots}, {"Build Cache", u.Results}} {
-				rows = append(rows, ui.Row{"Type": k.name, "TotalCount": fmt.Sprint(k.Count),
-					"Size": units.HumanSize(float64(k.Bytes)), "Reclaimable": units.HumanSize(float64(k.Reclaimable))})
-			}
-			fields := []ui.Field{{Name: "Type", Header: "TYPE"}, {Name: "TotalCount", Header: "TOTAL"}, {Name: "Size", Header: "SIZE"}, {Name: "Reclaimable", Header: "RECLAIMABLE"}}
-			return a.ui.List(ui.Table{Fields: fields, Default: []string{"Type", "TotalCount", "Size", "Reclaimable"}}, format, rows)
-		},
-	}
-	cmd.Flags().StringVar(&format, "format", "", "table, json or a Go template")
-	return cmd
-}
-
 // pruneFlags are docker's flags of `system prune`.
 type pruneFlags struct {
 	all, force, volumes bool
