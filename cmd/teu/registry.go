@@ -20,7 +20,8 @@ func newRegistryCommand(a *app) *cobra.Command {
 		Use:   "registry",
 		Short: "Look after a registry",
 	}
-	cmd.AddCommand(newRegistryUserCommand(a), newRegistryTokenCommand(a), newRegistryACLCommand(a), newRegistryRulesCommand(a), newRegistryGCCommand(a))
+	cmd.AddCommand(newRegistryUserCommand(a), newRegistryTokenCommand(a), newRegistryACLCommand(a), newRegistryRulesCommand(a), newRegistryGCCommand(a),
+		newRegistryStatCommand(a), newRegistryVerifyCommand(a), newRegistryImportCommand(a))
 	return cmd
 }
 

@@ -140,3 +140,35 @@ func TestRegistryRules(t *testing.T) {
 	}
 	runCommand(t, exitFailure, "registry", "rules", "set", "--root", root, file)
 }
+
+// TestRegistryCare: stat, verify and import of a registry, and what they refuse.
+func TestRegistryCare(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "registry")
+	runCommand(t, 0, "registry", "rules", "show", "--root", root) // makes it
+	if got := runCommand(t, 0, "registry", "stat", "--root", root, "--format", "json"); !strings.Contains(got, `"repositories":0`) {
+		t.Errorf("got %s", got)
+	}
+	if got := runCommand(t, 0, "registry", "verify", "--root", root); got != "0 blobs (0B) and 0 manifests, 0 of them bad\n" {
+		t.Errorf("got %s", got)
+	}
+	d := digest.FromString("good").Encoded()
+	path := filepath.Join(root, "blobs", "sha256", d[:2], d)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("bad"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := runCommand(t, exitFailure, "registry", "verify", "--root", root, "--quarantine"); !strings.Contains(got, "sha256:"+d) {
+		t.Errorf("got %s", got)
+	}
+	runCommand(t, 0, "registry", "verify", "--root", root)
+	runCommand(t, exitUsage, "registry", "import", "--root", root)
+	runCommand(t, exitFailure, "registry", "import", "--root", root, "--distribution", t.TempDir())
+	if err := os.MkdirAll(filepath.Join(root, "docker/registry/v2/repositories"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if got := runCommand(t, 0, "registry", "import", "--root", root, "--distribution", root); !strings.HasPrefix(got, "imported 0 repositories") {
+		t.Errorf("got %s", got)
+	}
+}

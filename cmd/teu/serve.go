@@ -41,6 +41,7 @@ type serveRegistryOptions struct {
 	htpasswd         string
 	accounts         bool
 	url, audit       string
+	metrics          string
 	mirrors          []string
 	rate             int
 	tlsCert, tlsKey  string
@@ -83,6 +84,7 @@ SIGTERM ends the server when the requests that are running have been answered.`,
 	f.StringArrayVar(&o.mirrors, "mirror", nil, "PREFIX=REGISTRY: show the repositories of another registry below a prefix, and keep what was pulled; \"=docker.io\" for all names")
 	f.StringVar(&o.url, "url", "", "https://HOST by which clients come, when a proxy hides it")
 	f.IntVar(&o.rate, "rate", 0, "requests a second that one client may make, with ten times as many at once; 0 for no limit")
+	f.StringVar(&o.metrics, "metrics", "", "host and port for /metrics, /healthz and /readyz, for those who run the registry")
 	f.StringVar(&o.audit, "audit", "", "file that gets a line for each change and each refusal")
 	f.StringVar(&o.clientCA, "tls-client-ca", "", "file with authorities; clients need a certificate of one, whose common name is their user")
 	f.StringVar(&o.tlsCert, "tls-cert", "", "file with the certificate chain, for HTTPS; read again when it changes")
@@ -160,12 +162,26 @@ func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
 			a.ui.Warnf("passwords travel unencrypted: give --tls-cert and --tls-key, or put a proxy with TLS in front")
 		}
 	}
+	var watch net.Listener
+	if o.metrics != "" {
+		if watch, err = net.Listen("tcp", o.metrics); err != nil {
+			return err
+		}
+		defer watch.Close()
+	}
 	debug.SetGCPercent(100) // unlike the commands, a server stays
 	a.ui.Printf("serving registry on %s\n", ln.Addr())
 
 	ctx, stop := context.WithCancel(ctx)
 	var upkeep sync.WaitGroup
 	upkeep.Go(func() { reg.Maintain(ctx) })
+	if watch != nil {
+		upkeep.Go(func() {
+			if err := server.Serve(ctx, watch, reg.Metrics(), server.Options{Drain: -1, Log: slog.Default()}); err != nil {
+				slog.Warn("serving metrics", "error", err)
+			}
+		})
+	}
 	defer upkeep.Wait()
 	defer stop()
 	return server.Serve(ctx, ln, reg, server.Options{TLS: tlsConfig, Log: slog.Default()})

@@ -100,7 +100,8 @@ func TestBucket(t *testing.T) {
 		"ManifestKinds": TestManifestKinds, "PutManifestErrors": TestPutManifestErrors, "LargeManifest": TestLargeManifest,
 		"GetManifestErrors": TestGetManifestErrors, "MoveTag": TestMoveTag, "ManifestByDigest": TestManifestByDigest,
 		"DeleteManifest": TestDeleteManifest, "Referrers": TestReferrers, "ListTags": TestListTags, "Catalog": TestCatalog,
-		"Accounts": TestAccounts, "Documents": TestDocuments, "Immutable": TestImmutable, "Retention": TestRetention,
+		"Accounts": TestAccounts, "Documents": TestDocuments, "Stat": TestStat, "ImportDistribution": TestImportDistribution, "Health": TestHealth,
+		"Immutable": TestImmutable, "Retention": TestRetention,
 		"BrokenConnection": TestBrokenConnection, "BrokenPOST": TestBrokenPOST,
 	} {
 		t.Run(name, test)

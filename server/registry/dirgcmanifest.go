@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -21,11 +20,7 @@ func referencesOf(r record) (refs []digest.Digest, subject digest.Digest, err er
 	if err := json.Unmarshal(r.body, &doc); err != nil {
 		return nil, "", fmt.Errorf("manifest %s: %w: %w", r.digest, errdefs.ErrDataLoss, err)
 	}
-	descs := slices.Concat(doc.Layers, doc.Manifests, doc.Blobs)
-	if doc.Config != nil {
-		descs = append(descs, *doc.Config)
-	}
-	for _, desc := range descs {
+	for _, desc := range doc.descriptors() {
 		d, err := parseDigest(desc.Digest.String())
 		if err != nil {
 			return nil, "", fmt.Errorf("manifest %s refers to no digest: %w", r.digest, errdefs.ErrDataLoss)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"mime"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -119,16 +120,19 @@ func (doc *document) check(mediaType string) error {
 	return nil
 }
 
-// references lists what has to be in the repository: everything but the subject and
-// layers that may not be distributed.
-func (doc *document) references() ([]digest.Digest, error) {
-	var all []ocispec.Descriptor
+// descriptors are all but the subject, those of manifests first.
+func (doc *document) descriptors() []ocispec.Descriptor {
+	all := slices.Concat(doc.Manifests, doc.Layers, doc.Blobs)
 	if doc.Config != nil {
 		all = append(all, *doc.Config)
 	}
-	for _, list := range [][]ocispec.Descriptor{doc.Layers, doc.Manifests, doc.Blobs} {
-		all = append(all, list...)
-	}
+	return all
+}
+
+// references lists what has to be in the repository: everything but the subject and
+// layers that may not be distributed.
+func (doc *document) references() ([]digest.Digest, error) {
+	all := doc.descriptors()
 	refs := make([]digest.Digest, 0, len(all))
 	for _, desc := range all {
 		d, err := parseDigest(desc.Digest.String())

@@ -97,6 +97,9 @@ func GC(ctx context.Context, o Options, gc GCOptions) (GCReport, error) {
 func (g *Registry) collect(ctx context.Context) {
 	start := time.Now()
 	r, err := g.GC(ctx, g.gc)
+	if !errdefs.IsUnavailable(err) {
+		g.metrics.collection(r, err, time.Since(start))
+	}
 	switch {
 	case errdefs.IsUnavailable(err), ctx.Err() != nil:
 		return

@@ -105,6 +105,7 @@ type Registry struct {
 	limit       *rateLimit
 	audit       *auditLog
 	rules       *documentCache[Rules]
+	metrics     metrics
 }
 
 const (
@@ -169,19 +170,27 @@ func (g *Registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h["Docker-Distribution-Api-Version"] = []string{"registry/2.0"}
 	// What is served was uploaded by somebody; no browser shall run it.
 	h["X-Content-Type-Options"] = []string{"nosniff"}
-	if g.log.Enabled(r.Context(), slog.LevelDebug) {
-		lw := &logWriter{ResponseWriter: w, start: time.Now()}
-		defer lw.log(g.log, r)
-		w = lw
-	}
-	if g.audit != nil {
-		lw := &logWriter{ResponseWriter: w, start: time.Now()}
-		var name string
-		defer func() { g.audit.request(r, name, lw.status, g.log) }()
-		name = g.answer(lw, r)
+	if r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
+		g.serveHealth(w, r)
 		return
 	}
-	g.answer(w, r)
+	lw := &logWriter{ResponseWriter: w, start: time.Now()}
+	g.metrics.inFlight.Add(1)
+	var name string
+	defer func() { g.answered(lw, r, name) }()
+	name = g.answer(lw, r)
+}
+
+// answered tells everybody who wants to know about a request that was answered.
+func (g *Registry) answered(lw *logWriter, r *http.Request, name string) {
+	g.metrics.inFlight.Add(-1)
+	g.metrics.request(r, lw.status, lw.bytes, time.Since(lw.start))
+	if g.audit != nil {
+		g.audit.request(r, name, lw.status, g.log)
+	}
+	if g.log.Enabled(r.Context(), slog.LevelDebug) {
+		lw.log(g.log, r)
+	}
 }
 
 // answer answers r, and returns who asked.

@@ -23,6 +23,8 @@ type storage interface {
 	documents
 	// Collect removes what nothing leads to. errdefs.ErrUnavailable: a collection runs.
 	Collect(ctx context.Context, o GCOptions) (GCReport, error)
+	// Ready returns an error when nothing can be read or written.
+	Ready(ctx context.Context) error
 	// LastCollection returns when the last collection ended, of whatever server.
 	LastCollection() time.Time
 }

@@ -1,0 +1,120 @@
+package registry
+
+import (
+	"os"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// TestVerify: what a disk has changed is found, and put out of the way so that a push heals
+// it; what is good stays.
+func TestVerify(t *testing.T) {
+	o := Options{Root: t.TempDir(), AllowDelete: true}
+	c := serveOptions(t, o)
+	good := c.tagged("a", "good")
+	bad := c.image("a", "c", "bad layer")
+	badDesc := c.put("a", "bad", bad)
+	layer := bad.Layers[0].Digest
+	c.want(c.do("POST", "/v2/b/blobs/uploads/?mount="+layer.String()+"&from=a", nil), 201, "")
+	s, err := openDirectory(o.Root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	verify := func(quarantine bool) VerifyReport {
+		t.Helper()
+		r, err := Verify(t.Context(), o, quarantine)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	if r := verify(false); len(r.Bad) != 0 || r.Blobs != 4 || r.Manifests != 2 || r.Bytes == 0 {
+		t.Errorf("got %+v", r)
+	}
+	flip := func(path string) {
+		t.Helper()
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b[len(b)-1] ^= 1
+		if err := os.WriteFile(path, b, 0o600); err != nil { // in place, as a disk does it
+			t.Fatal(err)
+		}
+	}
+	flip(s.blobPath(layer))
+	flip(s.recordPath("a", badDesc.Digest))
+	for _, quarantine := range []bool{false, true} {
+		r := verify(quarantine)
+		if len(r.Bad) != 2 || r.Bad[0].Digest != layer || r.Bad[1].Digest != badDesc.Digest || r.Bad[1].Repository != "a" {
+			t.Errorf("got %+v", r.Bad)
+		}
+	}
+	if r := verify(true); len(r.Bad) != 0 {
+		t.Errorf("still bad: %+v", r.Bad)
+	}
+	for _, repo := range []string{"a", "b"} {
+		c.want(c.do("GET", "/v2/"+repo+"/blobs/"+layer.String(), nil), 404, codeBlobUnknown)
+	}
+	c.want(c.do("GET", "/v2/a/manifests/bad", nil), 404, codeManifestUnknown)
+	c.want(c.do("GET", "/v2/a/manifests/good", nil), 200, "")
+	c.want(c.do("GET", "/v2/a/manifests/"+good.Digest.String(), nil), 200, "")
+	if d := c.put("a", "bad", c.image("a", "c", "bad layer")); d.Digest != badDesc.Digest {
+		t.Errorf("got %s", d.Digest)
+	}
+	if a := c.want(c.do("GET", "/v2/a/blobs/"+layer.String(), nil), 200, ""); string(a.body) != "bad layer" {
+		t.Errorf("got %q", a.body)
+	}
+}
+
+// TestStat counts what was pushed.
+func TestStat(t *testing.T) {
+	o := testStorage(t)
+	c := serveOptions(t, o)
+	m := c.image("a", "config", "layer")
+	c.put("a", "v1", m)
+	c.put("a", "v2", m)
+	c.tagged("b", "v1")
+	got, err := ReadStat(t.Context(), o)
+	want := Stat{Repositories: 2, Tags: 3, Manifests: 2, Links: 4, Blobs: 4, Bytes: int64(len("config" + "layer" + "config of v1" + "layer of v1"))}
+	if err != nil || got != want {
+		t.Errorf("got %+v %v, want %+v", got, err, want)
+	}
+}
+
+// TestBucketVerify is TestVerify for a bucket whose data was changed.
+func TestBucketVerify(t *testing.T) {
+	url := startS3(t)
+	b := openTestBucket(t, url)
+	c := serveBucket(t, b)
+	c.tagged("a", "good")
+	bad := c.blob("a", []byte("bad layer")).Digest
+	p, err := b.pointer(t.Context(), blobKey(bad))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString("xxx layer"); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.putData(t.Context(), p.data, f, 9); err != nil {
+		t.Fatal(err)
+	}
+	o := Options{Bucket: BucketOptions{URL: url, Region: "us-east-1"}}
+	for _, want := range [][]digest.Digest{{bad}, nil} {
+		r, err := Verify(t.Context(), o, true)
+		if err != nil || len(r.Bad) != len(want) || len(want) > 0 && r.Bad[0].Digest != want[0] {
+			t.Errorf("got %+v %v, want %v", r, err, want)
+		}
+	}
+	c.want(c.do("GET", "/v2/a/blobs/"+bad.String(), nil), 404, codeBlobUnknown)
+	c.blob("a", []byte("bad layer"))
+	if a := c.want(c.do("GET", "/v2/a/blobs/"+bad.String(), nil), 200, ""); string(a.body) != "bad layer" {
+		t.Errorf("got %q", a.body)
+	}
+}
