@@ -82,6 +82,7 @@ func answer(c Config, zones []Zone, q question) []byte {
 }
 
 func addressRecords(b *dnsmessage.Builder, h dnsmessage.ResourceHeader, want dnsmessage.Type, addresses []netip.Addr) error {
+	// The order is random, so each is first in its turn when not all fit.
 	for _, a := range addresses {
 		var err error
 		switch {
@@ -121,15 +122,22 @@ func (q question) reply(code dnsmessage.RCode, add func(*dnsmessage.Builder, dns
 	return message
 }
 
-// fit cuts an answer that is too long for UDP down to its question, which makes who asked
-// ask again by TCP (RFC 2181, section 9).
+// fit leaves out the last records of an answer that is too long for UDP and says so; who
+// wants them all asks again by TCP (RFC 1035, section 4.2.1). Many resolvers do not.
 func (q question) fit(message []byte) []byte {
 	if len(message) <= q.size {
 		return message
 	}
-	short := q.reply(dnsmessage.RCodeSuccess, nil)
-	if len(short) > 2 {
-		short[2] |= 2 // TC
+	var m dnsmessage.Message
+	if m.Unpack(message) != nil || len(m.Answers) == 0 {
+		return nil
+	}
+	bare := len(q.reply(dnsmessage.RCodeSuccess, nil))
+	each := (len(message) - bare + len(m.Answers) - 1) / len(m.Answers) // they are of one size
+	m.Truncated, m.Answers = true, m.Answers[:max(0, q.size-bare)/each]
+	short, err := m.Pack()
+	if err != nil || len(short) > q.size {
+		return nil
 	}
 	return short
 }

@@ -132,8 +132,8 @@ func TestLongAnswersAreCut(t *testing.T) {
 	whole := answer(Config{}, []Zone{{Network: "n", Members: members}}, q)
 	short := q.fit(whole)
 	var m dnsmessage.Message
-	if err := m.Unpack(short); err != nil || !m.Truncated || len(short) > 512 || len(m.Questions) != 1 {
-		t.Errorf("got %d bytes, %+v, %v; want a truncated answer", len(short), m.Header, err)
+	if err := m.Unpack(short); err != nil || !m.Truncated || len(short) > 512 || len(short) < 480 || len(m.Answers) < 25 {
+		t.Errorf("got %d bytes with %d records, %+v, %v; want a truncated answer", len(short), len(m.Answers), m.Header, err)
 	}
 	if err := m.Unpack(whole); err != nil || len(m.Answers) != 200 {
 		t.Errorf("by TCP: %d answers, %v", len(m.Answers), err)
