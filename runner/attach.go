@@ -128,7 +128,7 @@ func (e *Engine) keeperNetwork(id string, s network.Sandbox) keeper.NetworkOptio
 // is not the loopback's have no work while the host's rules stand, but keep the port.
 func forwards(s network.Sandbox) []keeper.Forward {
 	main := s.Main()
-	if main == nil {
+	if main == nil || main.Driver != "bridge" {
 		return nil
 	}
 	var all []keeper.Forward

@@ -29,7 +29,8 @@ func (e *Engine) ConnectNetwork(ctx context.Context, ref, container string, o ne
 			return nil, err
 		}
 		if !ended(c.State) {
-			if _, err := e.network.Connect(ctx, c.ID, c.attachment(n, ep)); err != nil {
+			_, err := e.network.Connect(ctx, c.ID, c.attachment(n, ep))
+			if err != nil && !errors.Is(err, errdefs.ErrAlreadyExists) { // by one that died before it was noted
 				return nil, err
 			}
 		}
@@ -49,7 +50,8 @@ func (e *Engine) DisconnectNetwork(ctx context.Context, ref, container string, f
 			return nil, worded(errdefs.ErrPermissionDenied, "container cannot be disconnected from host network or connected to host network")
 		}
 		kept := slices.DeleteFunc(slices.Clone(list), func(ep Endpoint) bool { return e.sameNetwork(ep.Network, n) })
-		if len(kept) == len(list) {
+		at, err := e.network.Get(c.ID)
+		if len(kept) == len(list) && (err != nil || at.In(n.ID) == nil) {
 			return nil, worded(errdefs.ErrPermissionDenied, "container %s is not connected to network %s", c.ID, n.Name)
 		}
 		if !ended(c.State) {

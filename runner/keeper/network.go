@@ -123,6 +123,14 @@ func (s *supervisor) changeNetwork(o NetworkOptions) error {
 		})
 		if i >= 0 {
 			s.forwards[i].retarget(want.Target)
+			continue
+		}
+		known := len(s.forwards)
+		if err := s.openForwards([]Forward{want}); err != nil {
+			return err
+		}
+		for _, f := range s.forwards[known:] {
+			go f.run()
 		}
 	}
 	if s.names == nil {

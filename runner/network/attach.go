@@ -348,6 +348,9 @@ func (m *Manager) Connect(ctx context.Context, id string, a Attachment) (s Sandb
 	if !ok {
 		return Sandbox{}, fmt.Errorf("network endpoint of %s: %w", id, errdefs.ErrNotFound)
 	}
+	if before.In(a.Network.ID) != nil {
+		return Sandbox{}, fmt.Errorf("network endpoint of %s in %s: %w", id, a.Network.Name, errdefs.ErrAlreadyExists)
+	}
 	s = before
 	s.Endpoints = slices.Clone(before.Endpoints)
 	w, err := m.place(&s, a, present)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -79,15 +80,53 @@ func (m *Manager) ensureBridge(n Network) (br bridge, made bool, err error) {
 		return m.ensureDefault()
 	}
 	br = bridgeOf(n)
-	if _, err := netlink.LinkByName(br.Name); err == nil {
-		return br, false, nil
+	if link, err := netlink.LinkByName(br.Name); err == nil {
+		if link.Type() != "bridge" {
+			return br, false, worded(errdefs.ErrPermissionDenied, "interface %s is there and is no bridge", br.Name)
+		}
+		return br, false, nil // ours, or the administrator's
 	}
 	if br.MTU == 0 {
 		if _, br.MTU, err = routes(); err != nil {
 			return br, false, err
 		}
 	}
-	return br, true, m.makeBridge(br)
+	if err := m.makeBridge(br); err != nil {
+		return br, false, err
+	}
+	return br, true, mark(br.Name, n)
+}
+
+// mark notes on an interface that it was made for a network, and goes with it. One that
+// the administrator has made does not.
+func mark(name string, n Network) error {
+	link, err := netlink.LinkByName(name)
+	if err == nil {
+		err = netlink.LinkSetAlias(link, markOf(n))
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("marking interface %s: %w", name, err), removeLink(name))
+	}
+	return nil
+}
+
+func markOf(n Network) string { return "teu " + n.ID }
+
+// removeMarked removes an interface that was made for a network.
+func removeMarked(name string, n Network) error {
+	link, err := netlink.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("removing interface %s: %w", name, err)
+	}
+	// A name with the network's ID is nobody else's; its maker may have died before the mark.
+	if link.Attrs().Alias != markOf(n) && !strings.HasSuffix(name, n.ID[:12]) {
+		return nil
+	}
+	return removeLink(name)
 }
 
 // ensureDefault returns the default bridge, whose subnet is chosen anew at every boot.

@@ -191,7 +191,7 @@ func (m *Manager) unmake(n Network) error {
 	case n.ConfigOnly:
 		return nil
 	case n.Driver == "bridge":
-		return removeLink(bridgeOf(n).Name)
+		return removeMarked(bridgeOf(n).Name, n)
 	}
 	return removeParent(n)
 }

@@ -229,10 +229,13 @@ func (m *Manager) sandboxes() (map[string]Sandbox, error) {
 	}
 	present := make(map[string]Sandbox, len(entries))
 	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			continue // a temporary file, perhaps of a writer that died
+		}
 		var s Sandbox
 		err := statefile.Read(filepath.Join(dir, e.Name()), &s)
-		if errdefs.IsNotFound(err) || s.ID != e.Name() && err == nil {
-			continue // a temporary file of a writer that died
+		if errdefs.IsNotFound(err) {
+			continue
 		}
 		if err != nil {
 			return nil, err

@@ -50,8 +50,8 @@ func (m *Manager) ensureParent(n Network) error {
 	if err := netlink.LinkAdd(link); err != nil {
 		return fmt.Errorf("adding %s: %w", name, err)
 	}
-	if err := netlink.LinkSetAlias(link, vlanAlias(n)); err != nil {
-		return errors.Join(err, netlink.LinkDel(link))
+	if err := mark(name, n); err != nil {
+		return err
 	}
 	return netlink.LinkSetUp(link)
 }
@@ -82,20 +82,13 @@ func bringUp(name string) error {
 	return netlink.LinkSetUp(link)
 }
 
-// vlanAlias marks a VLAN interface as made for a network, so that it goes with it.
-func vlanAlias(n Network) string { return "teu " + n.ID }
-
 // removeParent removes what ensureParent has made.
 func removeParent(n Network) error {
 	name, dummy := parentOf(n)
 	if dummy {
 		return removeLink(name)
 	}
-	link, err := netlink.LinkByName(name)
-	if err != nil || link.Attrs().Alias != vlanAlias(n) {
-		return nil
-	}
-	return removeLink(name)
+	return removeMarked(name, n)
 }
 
 // linkOf is the container's interface on the parent.

@@ -441,3 +441,35 @@ func linkNames(t *testing.T) (names []string) {
 	slices.Sort(names)
 	return names
 }
+
+// TestForeignBridgeStays: a bridge of the administrator's is used, and left alone; another
+// interface is not taken for one.
+func TestForeignBridgeStays(t *testing.T) {
+	if !sandbox(t) {
+		return
+	}
+	for _, link := range []string{"bridge", "veth"} {
+		if out, err := exec.Command("ip", "link", "add", "mine-"+link, "type", link).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	m := Open(t.TempDir(), t.TempDir())
+	named := func(name string) CreateOptions {
+		return CreateOptions{Name: name, Options: map[string]string{"com.docker.network.bridge.name": name}}
+	}
+	n, err := m.Create(t.Context(), named("mine-bridge"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Remove(t.Context(), n.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Create(t.Context(), named("mine-veth")); !errdefs.IsPermissionDenied(err) {
+		t.Errorf("a network on a veth: got %v, want permission denied", err)
+	}
+	for _, name := range []string{"mine-bridge", "mine-veth"} {
+		if _, err := netlink.LinkByName(name); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
