@@ -69,6 +69,12 @@ func measurePull(ctx context.Context, b *bench) error {
 	} else {
 		contenders = append(contenders, contender{name: "docker pull", prepare: func() error { return err }, args: []string{"false"}})
 	}
+	if nerdctl, stopContainerd, err := b.containerd(ctx); err == nil {
+		defer stopContainerd()
+		contenders = append(contenders, contender{name: "nerdctl pull", args: []string{"sh", "-c", "exec " + nerdctl + " pull -q " + image}})
+	} else {
+		contenders = append(contenders, contender{name: "nerdctl pull", prepare: func() error { return err }, args: []string{"false"}})
+	}
 	rounds := max(1, b.rounds/7) // what was pulled stays on the disk
 	f := figure{title: "Cold pull, 835 MB, 43,000 files, 6 gzip layers", unit: "ms",
 		note:    "From distribution's registry on loopback. The floor is one process that fetches, hashes, gunzips, hashes and unpacks layer after layer with Go's standard library.",

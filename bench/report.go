@@ -106,5 +106,5 @@ func versions() (list []string) {
 		first, _, _ := strings.Cut(string(out), "\n")
 		list = append(list, first)
 	}
-	return append(list, "buildkit, distribution: see bench/tools/go.mod")
+	return append(list, "buildkit, distribution, nerdctl: see bench/tools")
 }

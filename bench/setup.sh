@@ -15,6 +15,7 @@ if [ -n "$missing" ]; then
 	rm -f /usr/sbin/policy-rc.d
 fi
 cd "$(dirname "$0")/tools"
+[ -x "$out/nerdctl" ] || (cd nerdctl && CGO_ENABLED=0 go build -ldflags='-s -w' -o "$out/" github.com/containerd/nerdctl/v2/cmd/nerdctl)
 for tool in $(go list -f '{{.ImportPath}}' tool); do
 	[ -x "$out/$(basename "$tool")" ] || CGO_ENABLED=0 go build -ldflags='-s -w' -o "$out/" "$tool"
 done

@@ -175,6 +175,28 @@ func (b *bench) dockerd(ctx context.Context) (stop func(), err error) {
 		"--pidfile", filepath.Join(b.dir, "docker.pid"), "--bridge", "none", "--iptables=false", "--ip-masq=false", "--storage-driver", "overlay2")
 }
 
+// containerd starts a containerd that shares nothing between its namespaces, and returns
+// how nerdctl is called in a new one.
+func (b *bench) containerd(ctx context.Context) (nerdctl string, stop func(), err error) {
+	dir := filepath.Join(b.dir, "containerd")
+	socket, config := filepath.Join(b.dir, "containerd.sock"), filepath.Join(b.dir, "containerd.toml")
+	err = writeFile(config, fmt.Sprintf(`version = 2
+root = %q
+state = %q
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+address = %q
+[plugins."io.containerd.metadata.v1.bolt"]
+content_sharing_policy = "isolated"
+`, dir, dir+"-run", socket))
+	if err != nil {
+		return "", nil, err
+	}
+	ready := func() error { return b.must(ctx, "ctr", "--address", socket, "version") }
+	stop, err = b.daemon(ctx, ready, "containerd", "--config", config)
+	return fmt.Sprintf("%s --address %s --data-root %s --cgroup-manager cgroupfs --insecure-registry --namespace n$(date +%%s%%N)", filepath.Join(b.peers, "nerdctl"), socket, dir+"-nerdctl"), stop, err
+}
+
 // podman are the arguments every podman command starts with.
 func (b *bench) podman(args ...string) []string {
 	return append([]string{"podman", "--cgroup-manager", "cgroupfs", "--root", filepath.Join(b.dir, "podman"), "--runroot", filepath.Join(b.dir, "podman-run"),
