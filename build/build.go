@@ -84,6 +84,8 @@ type Options struct {
 	CacheFrom []CacheRef // where other machines keep what they built
 	CacheTo   []CacheRef // where this build is to be kept for them
 
+	LogSize int // bytes that are passed on of what each step prints; 0: 2 MiB, less than 0: all
+
 	Parallel int                      // commands at once; 0: one per CPU
 	Events   func(solver.Event)       // called from several goroutines, one at a time; may be nil
 	Warn     func(dockerfile.Warning) // likewise
@@ -177,6 +179,9 @@ func (b *Builder) start(ctx context.Context, o Options) (*run, error) {
 		return nil, err
 	}
 	r := &run{b: b, o: o, scratch: scratch, journal: newJournal(o.Events)}
+	if o.LogSize != 0 {
+		r.journal.most = o.LogSize
+	}
 	r.history = newHistorian(dir, o)
 	r.sealer = sealer{store: b.Store, slots: make(chan struct{}, 2), send: r.sendEarly}
 	r.sealer.ctx, r.sealer.stop = context.WithCancel(ctx)

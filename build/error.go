@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/build/graph"
 	"github.com/teu-dev/teu/build/op"
@@ -70,6 +71,12 @@ func (r *run) hidden(v *graph.Vertex, err error) string {
 	return ""
 }
 
+// full says whether err comes from a disk without room.
+func full(err error) bool {
+	var exit *op.ExitError
+	return errors.Is(err, unix.ENOSPC) || errors.As(err, &exit) && exit.DiskFull
+}
+
 // explain adds to err where it comes from.
 func (r *run) explain(err error) error {
 	var line *dockerfile.Error
@@ -79,6 +86,9 @@ func (r *run) explain(err error) error {
 		e := &Error{Step: vertex.Name, Output: r.journal.tail(vertex.Vertex), Err: vertex.Err}
 		if v := r.journal.vertex(vertex.Vertex); v != nil {
 			e.Where, e.Advice = v.Source, r.hidden(v, vertex.Err)
+		}
+		if full(vertex.Err) {
+			e.Advice = "the disk of " + r.b.Store.Root() + " is full; `teu builder prune` or `teu system prune` makes room"
 		}
 		return e
 	case errors.As(err, &line):

@@ -2,9 +2,11 @@ package build
 
 import (
 	"bytes"
+	"fmt"
 	"sync"
 	"time"
 
+	"github.com/docker/go-units"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/teu-dev/teu/build/graph"
@@ -20,13 +22,18 @@ type journal struct {
 	order    []*graph.Vertex
 	begun    map[digest.Digest]bool
 	tails    map[digest.Digest][]byte
+	printed  map[digest.Digest]int // bytes passed on
+	most     int                   // bytes of each step that are; less than 0: all
 }
 
 // tailSize is how many bytes of a step's output are kept, about.
 const tailSize = 16 << 10
 
+// logSize is how much of a step's output is passed on, as in BuildKit.
+const logSize = 2 << 20
+
 func newJournal(events func(solver.Event)) *journal {
-	return &journal{events: events, vertices: map[digest.Digest]*graph.Vertex{}, begun: map[digest.Digest]bool{}, tails: map[digest.Digest][]byte{}}
+	return &journal{events: events, most: logSize, printed: map[digest.Digest]int{}, vertices: map[digest.Digest]*graph.Vertex{}, begun: map[digest.Digest]bool{}, tails: map[digest.Digest][]byte{}}
 }
 
 func (j *journal) add(v *graph.Vertex) {
@@ -59,9 +66,22 @@ func (j *journal) event(e solver.Event) {
 	case e.Kind == solver.Cached, e.Kind == solver.Completed && e.Err == nil:
 		delete(j.tails, e.Vertex)
 	}
-	if j.events != nil {
+	if j.events != nil && (e.Kind != solver.Log || j.clip(&e)) {
 		j.events(e)
 	}
+}
+
+// clip shortens what a step printed to what may be passed on, and says whether anything is left.
+func (j *journal) clip(e *solver.Event) bool {
+	was := j.printed[e.Vertex]
+	if j.most < 0 || was > j.most {
+		return j.most < 0
+	}
+	j.printed[e.Vertex] = was + len(e.Data)
+	if was+len(e.Data) > j.most {
+		e.Data = fmt.Appendf(bytes.Clone(e.Data[:j.most-was]), "\n[output clipped, log limit %s reached]\n", units.BytesSize(float64(j.most)))
+	}
+	return true
 }
 
 func (j *journal) keep(e solver.Event) {

@@ -93,9 +93,19 @@ func (r *execRun) run(ctx context.Context) error {
 		return nil
 	}
 	if err == nil {
-		err = &ExitError{}
+		return &ExitError{}
+	}
+	if exit != nil {
+		exit.DiskFull = r.env.full() // now: what the command wrote goes with it
 	}
 	return err
+}
+
+// full says whether the disk of the store has no room.
+func (e *Env) full() bool {
+	const little = 1 << 20
+	var fs unix.Statfs_t
+	return unix.Statfs(e.Store.Root(), &fs) == nil && fs.Bavail*uint64(fs.Bsize) < little
 }
 
 // prepare makes everything the command needs.

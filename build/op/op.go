@@ -118,11 +118,15 @@ func (e *Env) secret(ctx context.Context, id string) ([]byte, error) {
 type ExitError struct {
 	Code      int // as a shell reports it
 	OOMKilled bool
+	DiskFull  bool // there was no room left when it ended
 }
 
 func (e *ExitError) Error() string {
 	if e.OOMKilled {
 		return fmt.Sprintf("exit code: %d (killed because memory ran out)", e.Code)
+	}
+	if e.DiskFull {
+		return fmt.Sprintf("exit code: %d (there is no space left on the disk)", e.Code)
 	}
 	return fmt.Sprintf("exit code: %d", e.Code)
 }

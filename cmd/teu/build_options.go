@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -49,6 +50,9 @@ func (f *buildFlags) options(a *app, dir string) (build.Options, error) {
 	if _, given := o.Args["SOURCE_DATE_EPOCH"]; f.reproducible && !given {
 		o.Args["SOURCE_DATE_EPOCH"] = "0"
 	}
+	if o.LogSize, err = logSize(os.Getenv("BUILDKIT_STEP_LOG_MAX_SIZE")); err != nil {
+		return o, err
+	}
 	if o.Labels, err = pairs("--label", f.labels, nil); err != nil {
 		return o, err
 	}
@@ -86,6 +90,18 @@ func (f *buildFlags) options(a *app, dir string) (build.Options, error) {
 		return o, err
 	}
 	return o, f.parseOutputs(a, &o)
+}
+
+// logSize parses what BuildKit's daemon takes of its environment: bytes, or -1 for no limit.
+func logSize(text string) (int, error) {
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n == 0 {
+		return 0, fmt.Errorf("BUILDKIT_STEP_LOG_MAX_SIZE=%s is no number of bytes", text)
+	}
+	return n, nil
 }
 
 // question returns what to ask the frontend, and the format of the answer: METHOD[,format=json].
