@@ -34,6 +34,7 @@ func (e *Engine) ConnectNetwork(ctx context.Context, ref, container string, o ne
 				return nil, err
 			}
 		}
+		e.Emit("network", "connect", n.ID, map[string]string{"container": c.ID, "name": n.Name, "type": n.Driver})
 		return append(list, ep), nil
 	})
 }
@@ -59,6 +60,7 @@ func (e *Engine) DisconnectNetwork(ctx context.Context, ref, container string, f
 				return nil, err
 			}
 		}
+		e.Emit("network", "disconnect", n.ID, map[string]string{"container": c.ID, "name": n.Name, "type": n.Driver})
 		return kept, nil
 	})
 	if force && errors.Is(err, errdefs.ErrNotFound) {

@@ -69,7 +69,13 @@ func (e *Engine) NetworkNames(c *Container) []string {
 	var names []string
 	list, _ := e.endpoints(c) // a listing shows what it can
 	for _, ep := range list {
-		names = append(names, ep.Network)
+		name := ep.Network
+		if len(name) == 64 { // compose gives IDs
+			if n, err := e.network.Find(name); err == nil {
+				name = n.Name
+			}
+		}
+		names = append(names, name)
 	}
 	if mode := c.Options.networkMode(); len(list) == 0 && (mode == "host" || mode == "none") {
 		names = []string{mode}
@@ -106,12 +112,12 @@ func (e *Engine) networkSettings(c *Container, o *Options) InspectNetwork {
 	}
 	list, _ := e.endpoints(c)
 	for _, ep := range list {
-		one := inspectEndpoint(c, ep)
+		one, name := inspectEndpoint(c, ep), ep.Network
 		if n, err := e.network.Find(ep.Network); err == nil {
-			one.NetworkID = n.ID
+			one.NetworkID, name = n.ID, n.Name
 			one.fill(sb.In(n.ID))
 		}
-		in.Networks[ep.Network] = one
+		in.Networks[name] = one
 		if ep.Network == "bridge" {
 			in.EndpointID, in.MacAddress = one.EndpointID, one.MacAddress
 			in.Gateway, in.IPAddress, in.IPPrefixLen = one.Gateway, one.IPAddress, one.IPPrefixLen

@@ -34,7 +34,11 @@ type NetworkMember struct {
 // CreateNetwork defines a network. A name or subnet that is taken is an
 // errdefs.ErrConflict or errdefs.ErrPermissionDenied, as docker's API answers 409 and 403.
 func (e *Engine) CreateNetwork(ctx context.Context, o network.CreateOptions) (network.Network, error) {
-	return e.network.Create(ctx, o)
+	n, err := e.network.Create(ctx, o)
+	if err == nil {
+		e.Emit("network", "create", n.ID, map[string]string{"name": n.Name, "type": n.Driver})
+	}
+	return n, err
 }
 
 // Networks returns the networks that pass docker's filters (driver, id, label, name,
@@ -146,7 +150,15 @@ func (e *Engine) RemoveNetwork(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	return e.network.Remove(ctx, n.ID)
+	return e.dropNetwork(ctx, n)
+}
+
+func (e *Engine) dropNetwork(ctx context.Context, n network.Network) error {
+	err := e.network.Remove(ctx, n.ID)
+	if err == nil {
+		e.Emit("network", "destroy", n.ID, map[string]string{"name": n.Name, "type": n.Driver})
+	}
+	return err
 }
 
 // PruneNetworks removes the networks no container is in, and returns their names.
@@ -171,7 +183,7 @@ func (e *Engine) PruneNetworks(ctx context.Context, filters map[string][]string)
 		if e.network.Builtin(n) || used[n.ID] || !hasLabels(n.Labels, filters) || !before.IsZero() && !n.Created.Before(before) {
 			continue
 		}
-		err := e.network.Remove(ctx, n.ID)
+		err := e.dropNetwork(ctx, n)
 		if errors.Is(err, errdefs.ErrPermissionDenied) || errors.Is(err, errdefs.ErrNotFound) {
 			continue
 		}

@@ -99,6 +99,9 @@ func (e *Engine) makeVolume(ctx context.Context, o VolumeOptions) (v Volume, mad
 		return v, false, err
 	}
 	err = statefile.Write(filepath.Join(e.volumeDir(name), "volume.json"), &v, statefile.WriteOptions{Durable: true})
+	if err == nil {
+		e.Emit("volume", "create", name, map[string]string{"driver": v.Driver})
+	}
 	return v, true, err
 }
 
@@ -208,6 +211,7 @@ func (e *Engine) dropVolume(name string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	e.Emit("volume", "destroy", name, map[string]string{"driver": "local"})
 	return statefile.RemoveAll(e.volumeDir(name))
 }
 

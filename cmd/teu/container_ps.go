@@ -135,16 +135,12 @@ func psRow(a *app, c *runner.Container, noTrunc, size bool) ui.Row {
 		}
 		mounts = append(mounts, name)
 	}
-	networks := c.Options.Network
-	if networks == "" {
-		networks = "bridge"
-	}
 	row := ui.Row{
 		"ID": shortID(c.ID, noTrunc), "Image": c.Options.Image, "Command": command,
 		"RunningFor": ago(c.Created), "CreatedAt": c.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"),
 		"Status": statusText(c.State), "State": string(c.State.Status), "Ports": portsText(a.engine().Ports(c)),
 		"Names": c.Name, "Labels": strings.Join(labels, ","), "Mounts": strings.Join(mounts, ","),
-		"Networks": networks, "LocalVolumes": strconv.Itoa(volumes), "Size": "0B",
+		"Networks": strings.Join(a.engine().NetworkNames(c), ","), "LocalVolumes": strconv.Itoa(volumes), "Size": "0B",
 	}
 	if size {
 		row["Size"] = units.HumanSizeWithPrecision(float64(a.engine().WrittenSize(c.ID)), 3)
@@ -272,6 +268,33 @@ func (f psFilters) resolve(ctx context.Context, a *app) error {
 			f[k][i] = c.Created.Format(time.RFC3339Nano)
 		}
 	}
+	return f.resolveNetworks(ctx, a)
+}
+
+// resolveNetworks replaces networks by the containers in them.
+func (f psFilters) resolveNetworks(ctx context.Context, a *app) error {
+	if len(f["network"]) == 0 {
+		return nil
+	}
+	var names []string
+	for _, ref := range f["network"] {
+		n, err := a.engine().Network(ctx, ref)
+		if err == nil {
+			names = append(names, n.Name)
+		} else if !isNotFound(err) {
+			return err
+		}
+	}
+	all, err := a.engine().List(ctx)
+	if err != nil {
+		return err
+	}
+	f["network"] = []string{""} // no container has this ID
+	for _, c := range all {
+		if slices.ContainsFunc(a.engine().NetworkNames(c), func(name string) bool { return slices.Contains(names, name) }) {
+			f["network"] = append(f["network"], c.ID)
+		}
+	}
 	return nil
 }
 
@@ -347,8 +370,8 @@ func matchOne(c *runner.Container, k, v string) bool {
 		return c.State.Status == keeper.Exited && strconv.Itoa(c.State.ExitCode) == v
 	case "volume":
 		return slices.ContainsFunc(c.Mounts, func(m runner.MountPoint) bool { return m.Name == v || m.Destination == v || m.Source == v })
-	case "network":
-		return c.Options.Network == v || v == "bridge" && c.Options.Network == ""
+	case "network": // resolved to its containers
+		return c.ID == v
 	}
 	return false
 }

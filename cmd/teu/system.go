@@ -194,6 +194,13 @@ func checkHost(u *ui.UI) {
 	if forward, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err == nil && strings.TrimSpace(string(forward)) == "0" {
 		u.Println("host: IPv4 forwarding is off; teu turns it on with the first container on the bridge")
 	}
+	chains, err := network.Dropping()
+	if err != nil && os.Geteuid() == 0 {
+		u.Printf("host: the firewall cannot be read: %v; published ports and the way out of containers need nf_tables\n", err)
+	}
+	for _, name := range chains {
+		u.Printf("host: the firewall's %s drops forwarded packets unless told otherwise; what to tell it is in docs/networking.md\n", name)
+	}
 }
 
 func newSystemResetCommand(a *app) *cobra.Command {

@@ -75,6 +75,26 @@ func (m *Manager) Firewall() (table, lock string) {
 	return m.name, filepath.Join(m.dir(), "watch.lock")
 }
 
+// Dropping lists the chains of the host's firewall that drop forwarded packets unless one
+// of their rules decides otherwise: "chain FORWARD of table filter".
+func Dropping() (names []string, err error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("nftables: %w", err)
+	}
+	chains, err := conn.ListChains()
+	if err != nil {
+		return nil, fmt.Errorf("listing the firewall's chains: %w", err)
+	}
+	for _, c := range chains {
+		forwards := c.Hooknum != nil && *c.Hooknum == *nftables.ChainHookForward && c.Table.Family != nftables.TableFamilyBridge
+		if forwards && c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop {
+			names = append(names, fmt.Sprintf("chain %s of table %s", c.Name, c.Table.Name))
+		}
+	}
+	return names, nil
+}
+
 func (m *Manager) table() *nftables.Table {
 	return &nftables.Table{Name: m.name, Family: nftables.TableFamilyINet}
 }

@@ -340,6 +340,22 @@ func TestRepairAfterFlush(t *testing.T) {
 	}
 }
 
+func TestDropping(t *testing.T) {
+	if !sandbox(t) {
+		return
+	}
+	attach(t, New(t.TempDir()), "a", Options{}) // our own table drops nothing by policy
+	script := "add table inet strict; add chain inet strict f { type filter hook forward priority 0; policy drop; }; " +
+		"add chain inet strict i { type filter hook input priority 0; policy drop; }"
+	if out, err := exec.Command("nft", script).CombinedOutput(); err != nil {
+		t.Fatalf("nft: %v: %s", err, out)
+	}
+	got, err := Dropping()
+	if want := []string{"chain f of table strict"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %q, %v; want %q", got, err, want)
+	}
+}
+
 func TestClosedBridge(t *testing.T) {
 	if !sandbox(t) {
 		return
