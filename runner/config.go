@@ -83,6 +83,8 @@ type Options struct {
 	Init            bool
 	NoNewPrivileges bool
 	Seccomp         string
+	AppArmor        string `json:",omitempty"` // name of a profile
+	OpenPaths       bool   `json:",omitempty"` // systempaths=unconfined
 	SecurityOpt     []string
 	ShmSize         int64
 	Devices         []spec.Device

@@ -215,6 +215,12 @@ func (e *Engine) spec(c *Container, sn snapshot.Snapshot, netns string) (*specs.
 		NetNS: netns, PIDNS: o.PIDMode, IPCNS: o.IPCMode, UTSNS: o.UTSMode, CgroupNS: o.CgroupMode,
 		Files: root,
 	}
+	so.AppArmor, so.OpenPaths = o.AppArmor, o.OpenPaths
+	if o.Init {
+		if so.Init, err = e.initFile(); err != nil {
+			return nil, nil, fmt.Errorf("making the init: %w", err)
+		}
+	}
 	s, warnings, err := spec.New(c.ImageConfig, so)
 	if err != nil {
 		return nil, nil, err

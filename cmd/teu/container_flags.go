@@ -153,10 +153,10 @@ func (c *containerFlags) addSecurity(f *pflag.FlagSet) {
 	f.StringArrayVar(&c.devices, "device", nil, "device of the host: SOURCE[:TARGET[:rwm]]")
 	f.StringArrayVar(&c.capAdd, "cap-add", nil, "add a capability")
 	f.StringArrayVar(&c.capDrop, "cap-drop", nil, "drop a capability")
-	f.StringArrayVar(&c.sopt, "security-opt", nil, "no-new-privileges, seccomp=FILE|unconfined")
+	f.StringArrayVar(&c.sopt, "security-opt", nil, "no-new-privileges, seccomp=FILE|unconfined, apparmor=PROFILE, systempaths=unconfined")
 	f.BoolVar(&c.privileged, "privileged", false, "give the container all rights of the host's root")
 	f.BoolVar(&c.readOnly, "read-only", false, "make the root filesystem read-only")
-	f.BoolVar(&c.init, "init", false, "run an init that reaps processes (not there yet)")
+	f.BoolVar(&c.init, "init", false, "run an init that passes signals on and reaps processes")
 	f.StringVar(&c.ipc, "ipc", "", "IPC namespace: private or host")
 	f.StringVar(&c.pid, "pid", "", "PID namespace: host")
 	f.StringVar(&c.uts, "uts", "", "UTS namespace: host")
@@ -448,11 +448,12 @@ func (c *containerFlags) setSecurity(o *runner.Options) error {
 				return fmt.Errorf("opening seccomp profile (%s): %w", v, err)
 			}
 			o.Seccomp = string(b)
-		case k == "apparmor" || k == "label":
-			// Nothing of the kind confines our containers.
-		case opt == "systempaths=unconfined":
-			// Needs the spec to be told; refused rather than ignored.
-			return errors.New("--security-opt systempaths is not there")
+		case k == "apparmor":
+			o.AppArmor = v
+		case k == "label":
+			// SELinux confines none of our containers.
+		case k == "systempaths" && v == "unconfined":
+			o.OpenPaths = true
 		default:
 			return fmt.Errorf("invalid --security-opt: %q", opt)
 		}

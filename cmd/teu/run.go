@@ -119,9 +119,6 @@ func upper(s string) string {
 
 // createContainer pulls the image if it must and makes the container.
 func createContainer(ctx context.Context, a *app, c *containerFlags, o runner.Options) (*runner.Container, error) {
-	if o.Init {
-		a.ui.Warnf("--init is not there yet, the container runs without")
-	}
 	if c.cidfile != "" {
 		if _, err := os.Stat(c.cidfile); err == nil {
 			return nil, fmt.Errorf("container ID file found, make sure the other container isn't running or delete %s", c.cidfile)

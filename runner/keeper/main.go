@@ -19,6 +19,9 @@ import (
 // Main is the keeper process; it returns its exit code. args are the process's own
 // without its name.
 func Main(args []string) int {
+	if len(args) > 0 && args[0] == "--" {
+		return initMain(args[1:])
+	}
 	// Caught, not ignored: an ignored signal would be so for the container too.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM,
 		unix.SIGTSTP, unix.SIGUSR1, unix.SIGUSR2, unix.SIGPIPE)

@@ -53,6 +53,9 @@ func (m *maker) mounts() error {
 		taken[made.Destination] = true
 		own = append(own, made)
 	}
+	if m.o.Init != "" && !taken[initPath] {
+		own = append(own, specs.Mount{Destination: initPath, Type: "bind", Source: m.o.Init, Options: []string{"bind", "ro", "rprivate"}})
+	}
 	slices.SortStableFunc(own, func(a, b specs.Mount) int {
 		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")
 	})

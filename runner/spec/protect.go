@@ -1,7 +1,9 @@
 package spec
 
 import (
+	"bytes"
 	"maps"
+	"os"
 
 	"github.com/teu-dev/teu/runner/seccomp"
 )
@@ -22,8 +24,12 @@ func (m *maker) sysctls() error {
 // oci/defaults.go.
 func (m *maker) protection() error {
 	l := m.spec.Linux
+	if p := m.spec.Process; p.ApparmorProfile != "" && p.ApparmorProfile != "unconfined" && !AppArmorEnabled() {
+		m.warn("AppArmor is not enabled on this host: the profile %s has no effect", p.ApparmorProfile)
+		p.ApparmorProfile = ""
+	}
 	l.MaskedPaths, l.ReadonlyPaths = m.o.MaskedPaths, m.o.ReadonlyPaths
-	if m.o.Privileged {
+	if m.o.Privileged || m.o.OpenPaths {
 		return m.seccomp()
 	}
 	if l.MaskedPaths == nil {
@@ -48,4 +54,10 @@ func (m *maker) seccomp() (err error) {
 		m.spec.Linux.Seccomp, err = seccomp.Load([]byte(m.o.Seccomp), m.spec)
 	}
 	return err
+}
+
+// AppArmorEnabled says that this host enforces AppArmor profiles.
+func AppArmorEnabled() bool {
+	b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+	return err == nil && bytes.HasPrefix(b, []byte("Y"))
 }

@@ -40,6 +40,13 @@ type Options struct {
 	CapAdd, CapDrop []string // with or without CAP_, or ALL
 	ReadOnly        bool
 	NoNewPrivileges bool
+	// Init is a file of the host that becomes the first process and executes the command,
+	// or "".
+	Init string
+	// AppArmor is the name of a profile, "unconfined", or "" for the host's default: none.
+	AppArmor string
+	// OpenPaths leaves the kernel's files unmasked and writable as far as the kernel lets.
+	OpenPaths bool
 	// Seccomp is a profile in docker's JSON form, "unconfined", or "" for the default.
 	Seccomp       string
 	MaskedPaths   []string // nil: docker's; use an empty list for none
@@ -99,7 +106,7 @@ func New(img ocispec.ImageConfig, o Options) (s *specs.Spec, warnings []string, 
 	m := &maker{img: img, o: o, spec: &specs.Spec{
 		Version: specs.Version,
 		Root:    &specs.Root{Path: "rootfs", Readonly: o.ReadOnly},
-		Process: &specs.Process{Terminal: o.TTY, NoNewPrivileges: o.NoNewPrivileges},
+		Process: &specs.Process{Terminal: o.TTY, NoNewPrivileges: o.NoNewPrivileges, ApparmorProfile: o.AppArmor},
 		Linux:   &specs.Linux{CgroupsPath: o.CgroupsPath},
 	}}
 	for _, step := range []func() error{
@@ -145,6 +152,9 @@ func (m *maker) namespaces() error {
 	return nil
 }
 
+// initPath is where docker has it.
+const initPath = "/sbin/docker-init"
+
 // command decides arguments and working directory; docker's daemon/create.go, "merge".
 func (m *maker) command() error {
 	entrypoint, args := m.img.Entrypoint, m.img.Cmd
@@ -160,6 +170,9 @@ func (m *maker) command() error {
 	}
 	if m.o.WorkingDir != "" && !path.IsAbs(m.o.WorkingDir) {
 		return invalid("the working directory %q is not an absolute path", m.o.WorkingDir)
+	}
+	if m.o.Init != "" {
+		m.spec.Process.Args = append([]string{initPath, "--"}, m.spec.Process.Args...)
 	}
 	dir := m.img.WorkingDir
 	if m.o.WorkingDir != "" {

@@ -194,6 +194,7 @@ func deviceRule(text string) (rule specs.LinuxDeviceCgroup, err error) {
 // setSecurity reads SecurityOpt. Profiles come as text: the client has read the file.
 func setSecurity(b *createRequest, o *runner.Options) error {
 	o.SecurityOpt = b.HostConfig.SecurityOpt
+	o.OpenPaths = b.HostConfig.MaskedPaths != nil && len(b.HostConfig.MaskedPaths) == 0 // systempaths=unconfined
 	for _, opt := range o.SecurityOpt {
 		k, v, ok := strings.Cut(opt, "=")
 		if !ok {
@@ -214,7 +215,9 @@ func setSecurity(b *createRequest, o *runner.Options) error {
 			if v != "builtin" {
 				o.Seccomp = v
 			}
-		case "apparmor", "label", "writable-cgroups":
+		case "apparmor":
+			o.AppArmor = v
+		case "label", "writable-cgroups":
 			// Nothing of the kind confines our containers.
 		default:
 			return invalid("invalid --security-opt 2: %q", opt)
