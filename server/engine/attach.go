@@ -29,13 +29,32 @@ func (s *Server) attach(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
+	cl, dismiss := s.enlist(r, c) // before the answer: its client then starts the container
+	defer dismiss()
 	h, err := hijack(w, r, c.Options.TTY)
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	s.attached(r, c, conversation{in: h, out: newOutput(h, c.Options.TTY), keys: keys, hangUp: h.hangUp})
+	s.attached(r, c, cl, conversation{in: h, out: newOutput(h, c.Options.TTY), keys: keys, hangUp: h.hangUp})
 	return nil
+}
+
+// enlist puts a client that attaches to a container that does not run on the list of those
+// who get its next run. The client is nil if the container runs.
+func (s *Server) enlist(r *request, c *runner.Container) (cl *client, dismiss func()) {
+	if goesOn(c.State) || !r.flag("stream") {
+		return nil, func() {}
+	}
+	cl = &client{options: attachStreams(r, c), ready: make(chan struct{}), session: make(chan *runner.Session, 1), done: make(chan struct{})}
+	s.lives.change(c.ID, func(l *life) { l.clients = append(l.clients, cl) })
+	return cl, func() {
+		s.lives.change(c.ID, func(l *life) {
+			l.clients = slices.DeleteFunc(l.clients, func(o *client) bool { return o == cl })
+		})
+		cl.leave()
+		cl.open(output{w: io.Discard, mu: &sync.Mutex{}})
+	}
 }
 
 func (s *Server) attachable(r *request) (c *runner.Container, keys []byte, err error) {
@@ -63,7 +82,7 @@ type conversation struct {
 }
 
 // attached serves a client until the container ends, or it goes.
-func (s *Server) attached(r *request, c *runner.Container, v conversation) {
+func (s *Server) attached(r *request, c *runner.Container, cl *client, v conversation) {
 	ctx, cancel := r.stream()
 	defer cancel()
 	o := attachStreams(r, c)
@@ -81,11 +100,11 @@ func (s *Server) attached(r *request, c *runner.Container, v conversation) {
 	watch.Go(func() { v.hangUp(ctx, gone) })
 	defer watch.Wait()
 	defer gone()
-	if goesOn(c.State) {
+	if cl == nil {
 		s.join(ctx, c, o, v)
 		return
 	}
-	s.awaitStart(ctx, c, o, v)
+	s.awaitStart(ctx, c, cl, v)
 }
 
 // join connects a client to a container that runs.
@@ -117,13 +136,8 @@ func (v conversation) feed(session *runner.Session, tty bool, detach func()) {
 
 // awaitStart keeps a client until the container is started, by us or by another process,
 // and then until its end.
-func (s *Server) awaitStart(ctx context.Context, c *runner.Container, o keeper.AttachOptions, v conversation) {
-	cl := &client{options: o, out: v.out, session: make(chan *runner.Session, 1), done: make(chan struct{})}
-	s.lives.change(c.ID, func(l *life) { l.clients = append(l.clients, cl) })
-	defer s.lives.change(c.ID, func(l *life) {
-		l.clients = slices.DeleteFunc(l.clients, func(o *client) bool { return o == cl })
-	})
-	defer cl.leave()
+func (s *Server) awaitStart(ctx context.Context, c *runner.Container, cl *client, v conversation) {
+	cl.open(v.out)
 	for {
 		wait, stop := context.WithTimeout(ctx, lookEvery)
 		select {
@@ -145,7 +159,7 @@ func (s *Server) awaitStart(ctx context.Context, c *runner.Container, o keeper.A
 			return
 		}
 		if err == nil && goesOn(now.State) && s.pending(c.ID, cl) {
-			s.join(ctx, c, o, v)
+			s.join(ctx, c, cl.options, v)
 			return
 		}
 	}

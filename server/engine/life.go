@@ -54,12 +54,25 @@ func (l *lives) take(id string) *life {
 // client is an attached client of a container that has yet to be started.
 type client struct {
 	options keeper.AttachOptions
+	ready   chan struct{} // closed when out is set, or there will be none
 	out     output
 	session chan *runner.Session // gets the session once the container is started
 	done    chan struct{}        // closed when there is no more output
 
 	mu   sync.Mutex
 	gone bool // its output is dropped
+}
+
+// open gives the client its output, once.
+func (c *client) open(out output) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	select {
+	case <-c.ready:
+	default:
+		c.out = out
+		close(c.ready)
+	}
 }
 
 func (c *client) leave() {
@@ -81,6 +94,7 @@ func (f fan) Write(b []byte) (int, error) {
 		wanted := !c.gone && (f.stream == streamStdout && c.options.Stdout || f.stream == streamStderr && c.options.Stderr)
 		c.mu.Unlock()
 		if wanted {
+			<-c.ready
 			if _, err := c.out.stream(f.stream).Write(b); err != nil {
 				c.leave()
 			}

@@ -14,12 +14,14 @@ func (s *Server) attachWebSocket(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
+	cl, dismiss := s.enlist(r, c)
+	defer dismiss()
 	h := websocket.Server{Handler: func(ws *websocket.Conn) {
 		defer ws.Close()
 		if r.version >= 28 {
 			ws.PayloadType = websocket.BinaryFrame
 		}
-		s.attached(r, c, conversation{in: ws, out: newOutput(ws, true), keys: keys, hangUp: func(done context.Context, _ func()) {
+		s.attached(r, c, cl, conversation{in: ws, out: newOutput(ws, true), keys: keys, hangUp: func(done context.Context, _ func()) {
 			<-done.Done()
 		}})
 	}}
