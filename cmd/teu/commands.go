@@ -52,6 +52,7 @@ func commands() []command {
 		{"update", newUpdateCommand},
 		{"stats", newStatsCommand},
 		{"events", newEventsCommand},
+		{"why", newWhyCommand},
 		{"container", newContainerCommand},
 		{"image", newImageCommand},
 		{"network", newNetworkCommand},

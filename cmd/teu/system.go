@@ -27,7 +27,7 @@ import (
 
 func newSystemCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: "system", Short: "Look after the store and the host"}
-	cmd.AddCommand(newSystemDFCommand(a), newSystemPruneCommand(a), newSystemCheckCommand(a), newSystemResetCommand(a), newInfoCommand(a), newDialStdioCommand(a), newEventsCommand(a))
+	cmd.AddCommand(newSystemDFCommand(a), newSystemPruneCommand(a), newSystemCheckCommand(a), newSystemResetCommand(a), newInfoCommand(a), newDialStdioCommand(a), newEventsCommand(a), newSystemBootCommand(a))
 	return cmd
 }
 

@@ -3,6 +3,7 @@ package keeper
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -235,7 +236,13 @@ func (c *conn) readReply() (reply, error) {
 }
 
 // gone turns the end of a connection into the error that says the keeper is gone.
+//
+// A keeper that dies resets connections from which it has not read everything, unix(7),
+// and closes the others. It reads a request to its end before it does anything.
 func gone(err error) error {
+	if errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
+		return fmt.Errorf("%w: %w", ErrNoAnswer, err)
+	}
 	return fmt.Errorf("the keeper ended the connection (%w): %w", err, errdefs.ErrUnavailable)
 }
 

@@ -1,0 +1,171 @@
+package runner
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/teu-dev/teu/runner/keeper"
+)
+
+// Boot starts what restart policies want to run after the machine, or everything of teu,
+// went down: those with "always", those with "unless-stopped" that their user has not
+// stopped, and those with "on-failure" that did not end well. A container comes after those
+// it depends on: whose network or volumes it shares, and what compose says in its labels. told
+// hears of every container that was started or could not be; the others go on.
+func (e *Engine) Boot(ctx context.Context, told func(c *Container, err error)) error {
+	all, err := e.List(ctx) // finishes what has ended with the machine
+	if err != nil {
+		return err
+	}
+	for _, c := range inOrder(all) {
+		if !c.wantedAtBoot() {
+			continue
+		}
+		err := e.awaitHealthy(ctx, c, all)
+		if err == nil {
+			_, err = e.Start(ctx, c.ID, StartOptions{})
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		told(c, err)
+	}
+	return nil
+}
+
+func (c *Container) wantedAtBoot() bool {
+	if !ended(c.State) || c.State.StartedAt.IsZero() { // it runs, or nobody ever started it
+		return false
+	}
+	switch c.Options.Restart.Name {
+	case "always":
+		return true
+	case "unless-stopped":
+		return !c.State.Stopped
+	case "on-failure":
+		return !c.State.Stopped && c.State.ExitCode != 0
+	}
+	return false
+}
+
+// inOrder sorts containers by the time they were created, except that each comes after
+// those it depends on. A circle is cut somewhere.
+func inOrder(all []*Container) []*Container {
+	all = slices.Clone(all)
+	slices.SortFunc(all, func(a, b *Container) int { return a.Created.Compare(b.Created) })
+	var sorted []*Container
+	seen := map[string]bool{}
+	var visit func(c *Container)
+	visit = func(c *Container) {
+		if seen[c.ID] {
+			return
+		}
+		seen[c.ID] = true
+		for _, d := range c.dependencies(all) {
+			visit(d.on)
+		}
+		sorted = append(sorted, c)
+	}
+	for _, c := range all {
+		visit(c)
+	}
+	return sorted
+}
+
+// dependency is a container that must run before another.
+type dependency struct {
+	on      *Container
+	healthy bool // and be well
+}
+
+func (c *Container) dependencies(all []*Container) []dependency {
+	var list []dependency
+	refs := []string{c.Options.networkContainer()}
+	for _, from := range append(slices.Clone(c.Options.VolumesFrom), c.Options.Links...) {
+		name, _, _ := strings.Cut(from, ":")
+		refs = append(refs, name)
+	}
+	for _, mode := range []string{c.Options.PIDMode, c.Options.IPCMode} {
+		if name, ok := strings.CutPrefix(mode, "container:"); ok {
+			refs = append(refs, name)
+		}
+	}
+	for _, ref := range refs {
+		for _, d := range all {
+			if ref != "" && (d.Name == strings.TrimPrefix(ref, "/") || len(ref) >= 12 && strings.HasPrefix(d.ID, ref)) {
+				list = append(list, dependency{on: d})
+			}
+		}
+	}
+	return append(list, c.composeDependencies(all)...)
+}
+
+// composeDependencies reads the label that compose leaves: "db:service_healthy:false,...".
+func (c *Container) composeDependencies(all []*Container) (list []dependency) {
+	labels := c.Labels()
+	project := labels["com.docker.compose.project"]
+	for text := range strings.SplitSeq(labels["com.docker.compose.depends_on"], ",") {
+		service, rest, _ := strings.Cut(text, ":")
+		condition, _, _ := strings.Cut(rest, ":")
+		if service == "" || condition == "service_completed_successfully" {
+			continue
+		}
+		for _, d := range all {
+			l := d.Labels()
+			if l["com.docker.compose.project"] == project && l["com.docker.compose.service"] == service {
+				list = append(list, dependency{on: d, healthy: condition == "service_healthy"})
+			}
+		}
+	}
+	return list
+}
+
+// healthyTime is how long a container waits at boot until one it depends on is well.
+const healthyTime = 2 * time.Minute
+
+// awaitHealthy waits for the containers that compose wants to be healthy before c. One that
+// does not run holds nothing up.
+func (e *Engine) awaitHealthy(ctx context.Context, c *Container, all []*Container) error {
+	ctx, cancel := context.WithTimeout(ctx, healthyTime)
+	defer cancel()
+	for _, d := range c.dependencies(all) {
+		for d.healthy {
+			now, err := e.Get(ctx, d.on.ID)
+			if err != nil || ended(now.State) || now.State.Health == nil || now.State.Health.Status == keeper.HealthHealthy {
+				break
+			}
+			if err := pause(ctx, 50*time.Millisecond); err != nil {
+				return fmt.Errorf("%s has not become healthy: %w", d.on.Name, errors.Join(err))
+			}
+		}
+	}
+	return nil
+}
+
+// Unit is a systemd unit that does [Engine.Boot] for the system, or for a user.
+func Unit(exe string, user bool) string {
+	target, network := "multi-user.target", "After=network-online.target\nWants=network-online.target\n"
+	if user {
+		target, network = "default.target", ""
+	}
+	return fmt.Sprintf(`[Unit]
+Description=Containers of teu
+%s
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=%s system boot
+# The containers are processes of their own; stopping this unit does not end them.
+KillMode=none
+Delegate=yes
+TimeoutStartSec=infinity
+
+[Install]
+WantedBy=%s
+`, network, cmp.Or(exe, "/usr/local/bin/teu"), target)
+}
