@@ -198,11 +198,23 @@ func (x *exporter) send(rec solver.Record[op.Result], from *importer, keys ...di
 				return
 			}
 			defer func() { <-x.slots }()
-			if err := x.put(ctx, rec, key); err != nil {
+			err := x.put(ctx, rec, key)
+			switch {
+			case err != nil && from != nil: // another cache promised what it does not have
+				x.forget(rec.Key, key)
+			case err != nil:
 				x.fail(err)
 			}
 		})
 	}
+}
+
+// forget makes it possible that a record is sent once more, when it has been made here.
+func (x *exporter) forget(record, key digest.Digest) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.sent, key)
+	delete(x.entries, record)
 }
 
 func (x *exporter) fail(err error) {

@@ -357,3 +357,34 @@ func TestCacheMountsTravel(t *testing.T) {
 		t.Errorf("the third machine saw %q", got)
 	}
 }
+
+// TestCacheFromOnePlaceToAnother copies a cache, and does without what it turns out not to have.
+func TestCacheFromOnePlaceToAnother(t *testing.T) {
+	lines := []string{"FROM busybox", "COPY f /f", "RUN cat /f > /out"}
+	s := newSpy(t)
+	from, to := s.from("registry"), s.from("registry", "ref="+s.host+"/other:x")
+	one := newBench(t)
+	one.write(map[string]string{"f": "text"})
+	one.must(Options{CacheTo: []CacheRef{from}}, lines...)
+
+	two := newBench(t)
+	two.write(map[string]string{"f": "text"})
+	two.must(Options{CacheFrom: []CacheRef{from}, CacheTo: []CacheRef{to}}, lines...)
+	three := newBench(t)
+	three.write(map[string]string{"f": "text"})
+	if _, l := three.must(Options{CacheFrom: []CacheRef{to}}, lines...); len(l.ran) != 0 {
+		t.Errorf("with the copy of the cache it ran %q", l.ran)
+	}
+
+	s.fail = func(r *http.Request) bool { return r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/cache/blobs/") }
+	third := s.from("registry", "ref="+s.host+"/third:x")
+	four := newBench(t)
+	four.write(map[string]string{"f": "text"})
+	four.must(Options{CacheFrom: []CacheRef{from}, CacheTo: []CacheRef{third}}, lines...)
+	s.fail = nil
+	five := newBench(t)
+	five.write(map[string]string{"f": "text"})
+	if _, l := five.must(Options{CacheFrom: []CacheRef{third}}, lines...); len(l.ran) != 0 {
+		t.Errorf("with the cache of a build whose own cache was broken it ran %q", l.ran)
+	}
+}
