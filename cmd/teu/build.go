@@ -123,6 +123,7 @@ func runBuild(ctx context.Context, a *app, f buildFlags, dir string) (err error)
 		}
 		return err
 	}
+	a.holdBudget(ctx)
 	return f.report(a, res)
 }
 

@@ -16,7 +16,10 @@ import (
 type config struct {
 	InsecureRegistries []string `json:"insecure-registries,omitempty"`
 	RegistryMirrors    []string `json:"registry-mirrors,omitempty"` // of Docker Hub
-	Builder            struct {
+	Storage            struct {
+		Max string `json:"max,omitempty"` // "50GB": what blobs and layers may have together
+	} `json:"storage,omitzero"`
+	Builder struct {
 		GC struct {
 			Enabled            *bool  `json:"enabled,omitempty"`            // nil: yes
 			DefaultKeepStorage string `json:"defaultKeepStorage,omitempty"` // "20GB": what the build cache may have
@@ -38,6 +41,18 @@ func (c config) cacheSize() (int64, error) {
 	n, err := units.RAMInBytes(gc.DefaultKeepStorage)
 	if err != nil || n <= 0 {
 		return 0, fmt.Errorf("configuration: builder.gc.defaultKeepStorage %q is no size such as 20GB", gc.DefaultKeepStorage)
+	}
+	return n, nil
+}
+
+// storageMax is the size the store is held to in bytes; 0 means any.
+func (c config) storageMax() (int64, error) {
+	if c.Storage.Max == "" {
+		return 0, nil
+	}
+	n, err := units.RAMInBytes(c.Storage.Max)
+	if err != nil || n <= 0 {
+		return 0, fmt.Errorf("configuration: storage.max %q is no size such as 50GB", c.Storage.Max)
 	}
 	return n, nil
 }

@@ -60,10 +60,12 @@ func importFiles(ctx context.Context, a *app, from string, o library.ImportOptio
 		return err
 	}
 	id, err := lib.Import(ctx, r, o)
-	if err == nil {
-		a.ui.Println(id)
+	if err != nil {
+		return err
 	}
-	return err
+	a.holdBudget(ctx)
+	a.ui.Println(id)
+	return nil
 }
 
 func isURL(s string) bool {

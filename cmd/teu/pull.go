@@ -94,6 +94,9 @@ func pullOne(ctx context.Context, a *app, f pullFlags, ref reference.Named) erro
 	progress := a.ui.Transfer(ui.PullWords(), f.quiet)
 	done, err := images.Pull(ctx, ref, library.PullOptions{Platform: platform, Progress: progress.Event})
 	progress.Close()
+	if err == nil {
+		a.holdBudget(ctx)
+	}
 	if err != nil || f.quiet {
 		return err
 	}

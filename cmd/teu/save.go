@@ -119,6 +119,7 @@ func load(ctx context.Context, a *app, input string, quiet bool) error {
 	if err != nil {
 		return err
 	}
+	a.holdBudget(ctx)
 	for _, img := range loaded {
 		if len(img.Names) == 0 {
 			a.ui.Println("Loaded image ID:", img.ID)
