@@ -213,6 +213,30 @@ func (e *Engine) networkOf(ep Endpoint) (network.Network, error) {
 	return e.network.Find(ep.Network)
 }
 
+// nameNetworks replaces IDs of networks and their beginnings by names, so that a network is
+// the same one whatever it was called. What is not there is left to be refused.
+func (e *Engine) nameNetworks(o *Options) error {
+	name := func(ref *string) error {
+		if *ref == "" || *ref == "bridge" || strings.HasPrefix(*ref, "container:") {
+			return nil
+		}
+		n, err := e.network.Find(*ref)
+		if err == nil {
+			*ref = n.Name
+		}
+		if errors.Is(err, errdefs.ErrNotFound) {
+			return nil
+		}
+		return err
+	}
+	err := name(&o.Network)
+	o.Endpoints = slices.Clone(o.Endpoints)
+	for i := range o.Endpoints {
+		err = errors.Join(err, name(&o.Endpoints[i].Network))
+	}
+	return err
+}
+
 // checkNetworks refuses networks that are not there and wishes that they cannot fulfil.
 func (e *Engine) checkNetworks(o *Options) error {
 	for _, link := range o.Links {
