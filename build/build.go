@@ -71,6 +71,7 @@ type Options struct {
 	Outputs     []Output          // none: the local store
 	Load        bool              // the local store even if the image is pushed and not all of it is here
 	Push        bool              // push the image under all its Tags
+	ByDigest    bool              // push to the repositories of Tags only, and put no name on it
 	// Compression of new layers: "gzip", "zstd" or "uncompressed"; "": gzip for what leaves this
 	// machine, none for what stays.
 	Compression string
@@ -95,6 +96,7 @@ type Options struct {
 type Output struct {
 	Type string // "image", "local", "tar", "oci" or "docker"
 	Dest string // directory of local; file of the others, "" or "-" for Writer
+	Dir  bool   // Dest of oci and docker is a directory: the layout itself
 	// Writer takes what goes to no file; it is not closed.
 	Writer io.Writer
 }

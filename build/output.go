@@ -145,7 +145,7 @@ func (r *run) name(ctx context.Context, res *Result, states []op.Result, names [
 		}
 	}
 	now := time.Now().UTC()
-	if len(names) == 0 {
+	if len(names) == 0 || r.o.ByDigest {
 		return r.b.Store.Images.Put(ctx, image.Image{Target: res.Target, Created: now})
 	}
 	for _, n := range names {
@@ -205,7 +205,11 @@ func (r *run) archive(ctx context.Context, res Result, out Output, names []refer
 		for _, n := range names {
 			img.Names = append(img.Names, n.String())
 		}
-		return writeTo(out, func(w io.Writer) error {
+		write := writeTo
+		if out.Dir {
+			write = writeLayout
+		}
+		return write(out, func(w io.Writer) error {
 			return archive.Save(ctx, w, r.b.Store.Content, []archive.Image{img}, archive.SaveOptions{Progress: progress(c)})
 		})
 	})

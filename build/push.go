@@ -44,6 +44,9 @@ func (r *run) push(ctx context.Context, res Result, states []op.Result, names []
 			if err := content.Copy(ctx, repo, src, res.Target, content.CopyOptions{Progress: progress(c)}); err != nil {
 				return err
 			}
+			if r.o.ByDigest {
+				return nil
+			}
 			return repo.Tag(ctx, res.Target, name.(reference.Tagged).Tag(), manifest)
 		})
 		if err != nil {

@@ -104,6 +104,12 @@ func (f *buildFlags) parseOutput(a *app, o *build.Options, s string) error {
 	if on(v["push"]) {
 		o.Push = true
 	}
+	if tar, ok := v["tar"]; ok && !on(tar) {
+		if out.Type != "oci" && out.Type != "docker" || out.Dest == "" {
+			return fmt.Errorf("tar=false is for type=oci or docker and dest=DIRECTORY")
+		}
+		out.Dir = true
+	}
 	if slices.Contains([]string{"oci", "docker", "tar"}, out.Type) && (out.Dest == "" || out.Dest == "-") {
 		if a.ui.OutTerminal() {
 			return fmt.Errorf("an archive on a terminal; give dest=FILE")
@@ -116,14 +122,10 @@ func (f *buildFlags) parseOutput(a *app, o *build.Options, s string) error {
 
 // exportOptions takes what an output says of the image itself.
 func exportOptions(v map[string]string, o *build.Options) error {
-	for _, name := range []string{"push-by-digest", "attestation-inline"} {
-		if on(v[name]) {
-			return fmt.Errorf("%s is not supported", name)
-		}
+	if on(v["attestation-inline"]) {
+		return fmt.Errorf("attestations are not made")
 	}
-	if tar, ok := v["tar"]; ok && !on(tar) {
-		return fmt.Errorf("tar=false is not supported: the layout is written as an archive")
-	}
+	o.ByDigest = o.ByDigest || on(v["push-by-digest"])
 	switch c := v["compression"]; c {
 	case "":
 	case "gzip", "zstd", "uncompressed":
