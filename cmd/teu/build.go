@@ -79,7 +79,7 @@ func (f *buildFlags) register(cmd *cobra.Command) {
 	s.StringVar(&f.iidFile, "iidfile", "", "write the image ID to this file")
 	s.StringVar(&f.metadataFile, "metadata-file", "", "write digests and names to this file, as JSON")
 	s.BoolVarP(&f.quiet, "quiet", "q", false, "print only the image ID")
-	s.StringVar(&f.progress, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "auto, tty, plain, json (or rawjson) or quiet")
+	s.StringVar(&f.progress, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "auto, tty, plain, json, rawjson (as docker buildx) or quiet")
 	s.StringVar(&f.call, "call", "build", "build, or answer: check, outline or targets, with ,format=json behind")
 	s.BoolVar(&f.check, "check", false, "short for --call check")
 	s.StringArrayVar(&f.cacheFrom, "cache-from", nil, "IMAGE or type=registry,ref=REF or type=local,src=DIR: use what others built")

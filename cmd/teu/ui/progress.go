@@ -21,8 +21,8 @@ type BuildPrinter interface {
 	Close()
 }
 
-// BuildPrinter returns the printer for a --progress mode: auto, tty, plain, json (or
-// rawjson, as docker calls it), quiet or none.
+// BuildPrinter returns the printer for a --progress mode: auto, tty, plain, json, rawjson (the lines
+// of docker buildx), quiet or none.
 func (u *UI) BuildPrinter(mode string) (BuildPrinter, error) {
 	switch mode {
 	case "", "auto":
@@ -37,8 +37,10 @@ func (u *UI) BuildPrinter(mode string) (BuildPrinter, error) {
 		return newTTYPrinter(u), nil
 	case "plain":
 		return newPlainPrinter(u.Err), nil
-	case "json", "rawjson":
+	case "json":
 		return newJSONPrinter(u.Err), nil
+	case "rawjson":
+		return newRawPrinter(u.Err), nil
 	case "quiet", "none":
 		return quietPrinter{}, nil
 	}
