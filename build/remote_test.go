@@ -376,7 +376,9 @@ func TestCacheFromOnePlaceToAnother(t *testing.T) {
 		t.Errorf("with the copy of the cache it ran %q", l.ran)
 	}
 
-	s.fail = func(r *http.Request) bool { return r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/cache/blobs/") }
+	s.fail = func(r *http.Request) bool {
+		return r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/cache/blobs/")
+	}
 	third := s.from("registry", "ref="+s.host+"/third:x")
 	four := newBench(t)
 	four.write(map[string]string{"f": "text"})

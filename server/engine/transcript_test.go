@@ -3,6 +3,7 @@ package engine_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -144,7 +145,9 @@ POST /v1.41/build/prune
 // play sends the script to the server at socket and notes what it answers.
 func play(t *testing.T, socket string) []exchange {
 	t.Helper()
-	client := http.Client{Timeout: limit, Transport: &http.Transport{Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", socket) }}}
+	client := http.Client{Timeout: limit, Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}}}
 	list := script()
 	vars := map[string]string{}
 	for i := range list {

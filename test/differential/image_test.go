@@ -22,7 +22,6 @@ import (
 type image struct {
 	layers []tree
 	config map[string]any
-	when   []string // times in the config that are not the build's own
 }
 
 // A tree maps paths to descriptions of what is there.
