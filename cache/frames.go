@@ -84,7 +84,7 @@ func (f *frameWriter) flush() {
 	f.wrote = true
 	go func() {
 		frame <- f.z.EncodeAll(block, nil)
-		f.spare.Put(block) //nolint:staticcheck // a header is little beside a block
+		f.spare.Put(block) //lint:ignore SA6002 a header is little beside a block
 	}()
 }
 

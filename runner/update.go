@@ -50,7 +50,7 @@ func (e *Engine) Update(ctx context.Context, ref string, o UpdateOptions) (warni
 	}
 	if !ended(c.State) {
 		if warnings, err = e.updateRunning(ctx, c, o); err != nil {
-			return warnings, fmt.Errorf("Cannot update container %s: %w", c.ID, err) //nolint:staticcheck // docker's words
+			return warnings, fmt.Errorf("Cannot update container %s: %w", c.ID, err) //lint:ignore ST1005 docker's words
 		}
 	}
 	err = statefile.Write(filepath.Join(e.dir(c.ID), "config.json"), &c.Config, statefile.WriteOptions{Durable: true})

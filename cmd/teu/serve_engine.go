@@ -188,7 +188,7 @@ func listenUnix(path, group string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chown(path, -1, gid); err == nil {
+	if err = os.Chown(path, -1, gid); err == nil {
 		err = os.Chmod(path, 0o660)
 	}
 	if err != nil {

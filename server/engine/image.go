@@ -263,7 +263,8 @@ func (s *Server) searchImages(w http.ResponseWriter, r *request) error {
 	for _, f := range found {
 		if f.StarCount >= stars && (!given || f.IsOfficial == official) {
 			list = append(list, dockerregistry.SearchResult{
-				Name: f.Name, Description: f.Description, StarCount: f.StarCount, IsOfficial: f.IsOfficial, IsAutomated: f.IsAutomated,
+				Name: f.Name, Description: f.Description, StarCount: f.StarCount, IsOfficial: f.IsOfficial,
+				IsAutomated: f.IsAutomated, //lint:ignore SA1019 old clients read it
 			})
 		}
 	}

@@ -118,7 +118,7 @@ func hijack(w http.ResponseWriter, r *request, tty bool) (*hijacked, error) {
 		}
 		head = "HTTP/1.1 101 UPGRADED\r\nContent-Type: " + media + "\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
 	}
-	if _, err := io.WriteString(conn, head); err == nil {
+	if _, err = io.WriteString(conn, head); err == nil {
 		w.Header().Del("Content-Type")
 		err = w.Header().Write(conn)
 		if err == nil {
