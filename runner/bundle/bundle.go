@@ -41,6 +41,9 @@ type Store struct {
 
 // Open refers to the containers below root. keeper is called when a process is started.
 func Open(root string, keeper func() (*keeper.Binary, error)) *Store {
+	if abs, err := filepath.Abs(root); err == nil { // keepers have another working directory
+		root = abs
+	}
 	return &Store{root: root, keeper: keeper}
 }
 

@@ -207,6 +207,9 @@ func (c *Container) makeGroup(h *cgroup.Host, conf *specs.Spec, o CreateOptions,
 	g, warnings, err := h.Create(c.Cgroup, conf.Linux.Resources)
 	if o.Rootless && (errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EROFS)) {
 		c.Cgroup = ""
+		if r := conf.Linux.Resources; r == nil || r.Memory == nil && r.CPU == nil && r.Pids == nil && r.BlockIO == nil {
+			return nil, nil
+		}
 		return []string{"no control group may be made here: resource limits have no effect"}, nil
 	}
 	if err != nil {

@@ -20,6 +20,7 @@ func Rootless(s *specs.Spec, uid, gid uint32) {
 	l.GIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: gid, Size: 1}}
 	l.Resources, l.Sysctl = nil, nil
 	s.Process.User.AdditionalGids = nil
+	s.Process.Capabilities = capabilitySets(defaultCapabilities(), s.Process.User) // who enters has all of them
 	s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool { return m.Destination == "/sys" || strings.HasPrefix(m.Destination, "/sys/") })
 	for i, m := range s.Mounts {
 		s.Mounts[i].Options = slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool {

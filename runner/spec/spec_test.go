@@ -294,3 +294,28 @@ func TestLimitsAreClamped(t *testing.T) {
 		t.Errorf("%+v, %v", got, warnings)
 	}
 }
+
+// What an ordinary user gets maps nobody else and asks for nothing of the host's.
+func TestRootless(t *testing.T) {
+	s, _, err := New(ocispec.ImageConfig{Cmd: []string{"sh"}}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	Rootless(s, 1000, 100)
+	if diff := cmp.Diff([]specs.LinuxIDMapping{{HostID: 1000, Size: 1}}, s.Linux.UIDMappings); diff != "" {
+		t.Error(diff)
+	}
+	if s.Linux.GIDMappings[0].HostID != 100 || s.Linux.Resources != nil || len(s.Process.Capabilities.Effective) != 14 {
+		t.Errorf("%+v %+v", s.Linux.GIDMappings, s.Process.Capabilities)
+	}
+	for _, ns := range s.Linux.Namespaces {
+		if ns.Type == specs.NetworkNamespace {
+			t.Error("a network namespace, in which nothing could be configured")
+		}
+	}
+	for _, m := range s.Mounts {
+		if strings.HasPrefix(m.Destination, "/sys/") || slices.Contains(m.Options, "gid=5") {
+			t.Errorf("%+v", m)
+		}
+	}
+}
