@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -23,11 +24,6 @@ type Binary struct{ f *os.File }
 // seals forbid every change of the memfd, and further seals.
 const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
 
-// highDescriptor keeps the executable's number clear of those a child's files get, a handful.
-// It is below 64: beyond, the kernel makes the table of descriptors larger, and in a process
-// with threads waits for an RCU grace period first, 5 to 20 ms (fs/file.c, expand_fdtable).
-const highDescriptor = 48
-
 // Seal copies an executable into a memfd and seals it.
 func Seal(elf []byte) (*Binary, error) {
 	fd, err := unix.MemfdCreate("teu-keeper", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
@@ -37,24 +33,16 @@ func Seal(elf []byte) (*Binary, error) {
 	if err != nil {
 		return nil, fmt.Errorf("memfd_create: %w", err)
 	}
-	low := os.NewFile(uintptr(fd), "teu-keeper")
-	defer low.Close()
-	if _, err := low.Write(elf); err != nil {
-		return nil, fmt.Errorf("writing the keeper: %w", err)
+	f := os.NewFile(uintptr(fd), "teu-keeper")
+	_, err = f.Write(elf)
+	if err == nil {
+		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals)
 	}
-	if _, err := unix.FcntlInt(low.Fd(), unix.F_ADD_SEALS, seals); err != nil {
+	if err != nil {
+		f.Close()
 		return nil, fmt.Errorf("sealing the keeper: %w", err)
 	}
-	return moved(low)
-}
-
-// moved is the Binary of f, under a number that is out of the way. f stays the caller's.
-func moved(f *os.File) (*Binary, error) {
-	high, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, highDescriptor)
-	if err != nil {
-		return nil, fmt.Errorf("moving the keeper's descriptor: %w", err)
-	}
-	return &Binary{os.NewFile(uintptr(high), "teu-keeper")}, nil
+	return &Binary{f}, nil
 }
 
 // Share returns the executable from a file below dir, a directory of root's, which is
@@ -94,9 +82,7 @@ func share(elf []byte, dir, self string) (*Binary, error) {
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: filepath.Join(home, sharedName), Err: err}
 	}
-	f := os.NewFile(uintptr(fd), sharedName)
-	defer f.Close()
-	return moved(f)
+	return &Binary{os.NewFile(uintptr(fd), sharedName)}, nil
 }
 
 // Close closes the executable. Running keepers keep theirs.
@@ -123,7 +109,7 @@ func (b *Binary) spawn(stderr *os.File, args ...string) (*conn, error) {
 		return nil, err
 	}
 	cmd := exec.Cmd{
-		Path:        fmt.Sprintf("/proc/self/fd/%d", b.f.Fd()),
+		Path:        executable(b.f.Fd()),
 		Args:        append([]string{"teu-keeper"}, args...),
 		Env:         environment(),
 		Dir:         "/",
@@ -133,13 +119,20 @@ func (b *Binary) spawn(stderr *os.File, args ...string) (*conn, error) {
 	if stderr != nil {
 		cmd.Stderr = stderr
 	}
-	if err := cmd.Start(); err != nil {
+	err = cmd.Start()
+	runtime.KeepAlive(b)
+	if err != nil {
 		end.Close()
 		return nil, fmt.Errorf("starting a keeper: %w", err)
 	}
 	go cmd.Wait()
 	return newConn(end.(*net.UnixConn)), nil
 }
+
+// executable is the path by which a child executes the file behind a descriptor of this
+// process. /proc/self would be the child's own table, in which the runtime moves other
+// descriptors about, onto any number, before it executes.
+func executable(fd uintptr) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd) }
 
 // initialConn is the connection a keeper was started with.
 func initialConn() (*conn, error) {

@@ -63,7 +63,7 @@ func startHolder(pidfd *os.File, s *stdio) (*holder, error) {
 		files = append(files, uintptr(fd))
 	}
 	// Not os.StartProcess: it would take the files away from the poller.
-	pid, err := syscall.ForkExec(fmt.Sprintf("/proc/self/fd/%d", exe), []string{"teu-keeper", "hold"},
+	pid, err := syscall.ForkExec(executable(uintptr(exe)), []string{"teu-keeper", "hold"},
 		&syscall.ProcAttr{Dir: "/", Files: files})
 	runtime.KeepAlive(s)
 	runtime.KeepAlive(pidfd)
@@ -138,9 +138,7 @@ func holderBinary() (int, error) {
 		unix.Close(fd)
 		return -1, err
 	}
-	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, highDescriptor)
-	unix.Close(fd)
-	return high, err
+	return fd, nil
 }
 
 // identifyChild is statefile.Identify for a child that has not been waited for; it may

@@ -7,9 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -160,6 +162,49 @@ func TestSealedBinaryCannotChange(t *testing.T) {
 	}
 	if _, err := b.f.Write([]byte("x")); !errors.Is(err, unix.EPERM) {
 		t.Errorf("writing gives %v, want EPERM", err)
+	}
+}
+
+// TestSpawnAmongFiles: which descriptors come and go while a keeper is started does not
+// matter, though its executable is one of them.
+func TestSpawnAmongFiles(t *testing.T) {
+	elf, err := os.ReadFile("/bin/true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := Seal(elf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	done := make(chan struct{})
+	var others sync.WaitGroup
+	for range 4 {
+		others.Go(func() {
+			for {
+				var files [12]*os.File
+				for i := range files {
+					files[i], _ = os.Open(os.DevNull)
+				}
+				for _, i := range rand.Perm(len(files)) {
+					files[i].Close()
+				}
+				select {
+				case <-done:
+					return
+				default:
+				}
+			}
+		})
+	}
+	defer others.Wait()
+	defer close(done)
+	for range 1000 {
+		c, err := b.spawn(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
 	}
 }
 
