@@ -130,9 +130,9 @@ type exporter struct {
 	slots   chan struct{}
 	wg      sync.WaitGroup
 	mu      sync.Mutex
-	err     error                  // the first
-	ready   func() error           // brings what all entries refer to, once
-	sent    map[digest.Digest]bool // keys
+	err     error                                       // the first
+	ready   func() error                                // brings what all entries refer to, once
+	sent    map[digest.Digest]*solver.Record[op.Result] // by key: begun; what was made here, if it was
 	entries map[digest.Digest]func() (*remotecache.Entry, error)
 	layers  map[string]func() (remotecache.Layer, error)
 }
@@ -151,7 +151,7 @@ func (r *run) newExporter(ctx context.Context, c CacheRef) (*exporter, error) {
 		return nil, err
 	}
 	ex := &exporter{
-		r: r, ctx: ctx, place: place, last: c.Args["mode"] == "min", slots: make(chan struct{}, 6), sent: map[digest.Digest]bool{},
+		r: r, ctx: ctx, place: place, last: c.Args["mode"] == "min", slots: make(chan struct{}, 6), sent: map[digest.Digest]*solver.Record[op.Result]{},
 		entries: map[digest.Digest]func() (*remotecache.Entry, error){}, layers: map[string]func() (remotecache.Layer, error){},
 		ready: sync.OnceValue(func() error { return remotecache.Prepare(ctx, place) }),
 	}
@@ -183,38 +183,59 @@ func (x *exporter) send(rec solver.Record[op.Result], from *importer, keys ...di
 		return
 	}
 	for _, key := range keys {
-		x.mu.Lock()
-		again := x.sent[key]
-		x.sent[key] = true
-		x.mu.Unlock()
-		if again {
-			continue
+		if x.begin(rec, from != nil, key) {
+			x.wg.Go(func() { x.work(x.ctx, rec, from != nil, key) })
 		}
-		ctx := x.ctx
-		x.wg.Go(func() {
-			select {
-			case x.slots <- struct{}{}:
-			case <-ctx.Done():
-				return
-			}
-			defer func() { <-x.slots }()
-			err := x.put(ctx, rec, key)
-			switch {
-			case err != nil && from != nil: // another cache promised what it does not have
-				x.forget(rec.Key, key)
-			case err != nil:
-				x.fail(err)
-			}
-		})
 	}
 }
 
-// forget makes it possible that a record is sent once more, when it has been made here.
-func (x *exporter) forget(record, key digest.Digest) {
+// begin says whether nobody else sends under key. What was made here is kept for when
+// the other sends what a cache promised, which it may not have.
+func (x *exporter) begin(rec solver.Record[op.Result], promised bool, key digest.Digest) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	delete(x.sent, key)
+	_, begun := x.sent[key]
+	switch {
+	case !promised:
+		x.sent[key] = &rec
+	case !begun:
+		x.sent[key] = nil
+	}
+	return !begun
+}
+
+// work sends rec, and if it was promised in vain what was made here instead.
+func (x *exporter) work(ctx context.Context, rec solver.Record[op.Result], promised bool, key digest.Digest) {
+	select {
+	case x.slots <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	defer func() { <-x.slots }()
+	err := x.put(ctx, rec, key)
+	if err != nil && promised {
+		made := x.instead(rec.Key, key)
+		if made == nil {
+			return
+		}
+		err = x.put(ctx, *made, key)
+	}
+	if err != nil {
+		x.fail(err)
+	}
+}
+
+// instead returns what was made here of a record that could not be sent; nil leaves the
+// key to whoever makes it later.
+func (x *exporter) instead(record, key digest.Digest) *solver.Record[op.Result] {
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	delete(x.entries, record)
+	made := x.sent[key]
+	if made == nil {
+		delete(x.sent, key)
+	}
+	return made
 }
 
 func (x *exporter) fail(err error) {

@@ -17,11 +17,12 @@ func TestParsePublish(t *testing.T) {
 		"80":                {{Protocol: "tcp", Container: 80}},
 		"8080:80":           {{Protocol: "tcp", HostPort: 8080, Container: 80}},
 		"53:53/udp":         {{Protocol: "udp", HostPort: 53, Container: 53}},
+		"80/sctp":           {{Protocol: "sctp", Container: 80}},
 		"127.0.0.1:8080:80": {{Protocol: "tcp", HostIP: local, HostPort: 8080, Container: 80}},
 		"127.0.0.1::80":     {{Protocol: "tcp", HostIP: local, Container: 80}},
 		"[::1]:8080:80":     {{Protocol: "tcp", HostIP: netip.IPv6Loopback(), HostPort: 8080, Container: 80}},
 		"8000-8001:80-81":   {{Protocol: "tcp", HostPort: 8000, Container: 80}, {Protocol: "tcp", HostPort: 8001, Container: 81}},
-		"":                  nil, ":": nil, "0": nil, "x:80": nil, "80/sctp": nil, "1.2.3:80:80": nil, "8000-8002:80-81": nil,
+		"":                  nil, ":": nil, "0": nil, "x:80": nil, "80/icmp": nil, "1.2.3:80:80": nil, "8000-8002:80-81": nil,
 		"81-80": nil, "65536": nil, "[::1]": nil, "[::1": nil,
 	} {
 		got, err := parsePublish(text)
@@ -40,11 +41,11 @@ func FuzzParsePublish(f *testing.F) {
 func TestParseVolume(t *testing.T) {
 	bind := runner.MountRequest{Type: "bind", Source: "/src", Target: "/dst", MakeSource: true}
 	readOnly := bind
-	readOnly.ReadOnly, readOnly.Propagation = true, "rslave"
+	readOnly.ReadOnly, readOnly.Propagation, readOnly.Mode = true, "rslave", "ro,rslave"
 	for text, want := range map[string]runner.MountRequest{
 		"/data":               {Type: "volume", Target: "/data"},
 		"name:/data":          {Type: "volume", Source: "name", Target: "/data"},
-		"name:/data:nocopy":   {Type: "volume", Source: "name", Target: "/data", NoCopy: true},
+		"name:/data:nocopy":   {Type: "volume", Source: "name", Target: "/data", NoCopy: true, Mode: "nocopy"},
 		"/src:/dst":           bind,
 		"/src:/dst:ro,rslave": readOnly,
 	} {
@@ -64,7 +65,7 @@ func TestParseMount(t *testing.T) {
 	for text, want := range map[string]runner.MountRequest{
 		"type=bind,src=/a,dst=/b,readonly":       {Type: "bind", Source: "/a", Target: "/b", ReadOnly: true},
 		"source=v,target=/b,volume-nocopy=true":  {Type: "volume", Source: "v", Target: "/b", NoCopy: true},
-		`type=tmpfs,dst=/t,"tmpfs-size=1m"`:      {Type: "tmpfs", Target: "/t", Options: []string{"size=1m"}},
+		`type=tmpfs,dst=/t,"tmpfs-size=1m"`:      {Type: "tmpfs", Target: "/t", Options: []string{"size=1048576"}},
 		"type=bind,src=/a,dst=/b,readonly=false": {Type: "bind", Source: "/a", Target: "/b"},
 	} {
 		got, err := parseMount(text)
