@@ -9,11 +9,11 @@ import (
 	"github.com/teu-dev/teu/cmd/teu/ui"
 )
 
-// Exit codes. run and exec use docker's: 125 when teu itself failed, 126 when the
-// command cannot be executed, 127 when it was not found, else the container's own.
+// Exit codes, docker's. A flag that is not there gives 125, other wrong command lines 1.
+// run and exec: 125 when teu itself failed, 126 when the command cannot be executed, 127
+// when it was not found, else the container's own.
 const (
 	exitFailure       = 1
-	exitUsage         = 2
 	exitEngine        = 125
 	exitNotExecutable = 126
 	exitNotFound      = 127
@@ -44,7 +44,7 @@ func withExitCode(code int, err error) error {
 	return &exitError{code: code, err: err}
 }
 
-// usageError is a wrong command line; it exits with 2 and points to the help.
+// usageError is a wrong command line; its hint points to the help.
 type usageError struct {
 	command string // "teu run"
 	err     error
@@ -57,14 +57,11 @@ func (e *usageError) Hint() string  { return "see `" + e.command + " --help`" }
 // exitCode maps the error of a command to the exit code of the process.
 func exitCode(err error) int {
 	var exit *exitError
-	var usage *usageError
 	switch {
 	case err == nil:
 		return 0
 	case errors.As(err, &exit):
 		return exit.code
-	case errors.As(err, &usage):
-		return exitUsage
 	case errors.Is(err, context.Canceled):
 		return exitInterrupted
 	}

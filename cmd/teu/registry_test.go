@@ -38,7 +38,7 @@ func TestRegistryGC(t *testing.T) {
 		"json":         {[]string{"--root", root, "--dry-run", "--format", "json"}, 0, `"blobs":1,"fresh":1`},
 		"short grace":  {[]string{"--root", root, "--grace", "1ms"}, exitFailure, "too short"},
 		"no registry":  {[]string{"--root", t.TempDir()}, exitFailure, "not a registry"},
-		"wrong format": {[]string{"--format", "x"}, exitUsage, "text or json"},
+		"wrong format": {[]string{"--format", "x"}, exitFailure, "text or json"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -163,7 +163,7 @@ func TestRegistryCare(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 	runCommand(t, 0, "registry", "verify", "--root", root)
-	runCommand(t, exitUsage, "registry", "import", "--root", root)
+	runCommand(t, exitFailure, "registry", "import", "--root", root)
 	runCommand(t, exitFailure, "registry", "import", "--root", root, "--distribution", t.TempDir())
 	if err := os.MkdirAll(filepath.Join(root, "docker/registry/v2/repositories"), 0o700); err != nil {
 		t.Fatal(err)

@@ -122,7 +122,7 @@ func newRootCommand(a *app, commands []command) *cobra.Command {
 	root.TraverseChildren = true
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.prepare() }
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return &usageError{command: cmd.CommandPath(), err: err}
+		return withExitCode(exitEngine, &usageError{command: cmd.CommandPath(), err: err})
 	})
 	root.SetHelpTemplate(helpTemplate)
 	root.SetUsageTemplate(helpTemplate)
@@ -160,13 +160,44 @@ func unknownCommand(cmd *cobra.Command, name string) error {
 	return &usageError{command: cmd.CommandPath(), err: errors.New(text)}
 }
 
+// wrongCount says in docker's words what cobra says of a number of arguments.
+func wrongCount(cmd *cobra.Command, err error) error {
+	arguments := func(n int) string {
+		if n == 1 {
+			return "1 argument"
+		}
+		return fmt.Sprint(n, " arguments")
+	}
+	text, want := err.Error(), ""
+	var least, most int
+	scan := func(format string, to ...any) bool {
+		n, _ := fmt.Sscanf(text, format, to...)
+		return n == len(to)
+	}
+	switch {
+	case scan("requires at least %d", &least):
+		want = "requires at least " + arguments(least)
+	case scan("accepts at most %d", &most):
+		want = "requires at most " + arguments(most)
+	case scan("accepts between %d and %d", &least, &most):
+		want = fmt.Sprintf("requires at least %d and at most %s", least, arguments(most))
+	case scan("accepts %d", &least):
+		want = "requires " + arguments(least)
+	case strings.HasPrefix(text, "unknown command"):
+		want = "accepts no arguments"
+	default:
+		return err
+	}
+	return fmt.Errorf("'%s' %s", cmd.CommandPath(), want)
+}
+
 // adoptUsageErrors makes wrong argument counts of cmd and all below it usage errors,
 // and gives groups of commands (image, volume, serve) the same help and errors as the root.
 func adoptUsageErrors(cmd *cobra.Command) {
 	if args := cmd.Args; args != nil {
 		cmd.Args = func(c *cobra.Command, list []string) error {
 			if err := args(c, list); err != nil {
-				return &usageError{command: c.CommandPath(), err: err}
+				return &usageError{command: c.CommandPath(), err: wrongCount(c, err)}
 			}
 			return nil
 		}

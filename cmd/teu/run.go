@@ -43,17 +43,8 @@ func newRunCommand(a *app) *cobra.Command {
 	f.BoolVar(&c.explain, "explain", false, "print the steps of the start and do not start")
 	f.BoolVar(&c.sigProxy, "sig-proxy", true, "pass signals on to the container")
 	f.StringVar(&c.detachKeys, "detach-keys", "", "keys that detach (default ctrl-p,ctrl-q)")
-	engineFlags(cmd)
+	f.SetInterspersed(false) // flags after the image are those of the command
 	return cmd
-}
-
-// engineFlags makes wrong flags exit with 125, as docker's commands that run something
-// do, and flags after the image those of the container's command.
-func engineFlags(cmd *cobra.Command) {
-	cmd.Flags().SetInterspersed(false)
-	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return withExitCode(exitEngine, &usageError{command: cmd.CommandPath(), err: err})
-	})
 }
 
 // engineFailure gives an error docker's exit code, unless it has one.

@@ -93,11 +93,11 @@ func TestServeRegistryRefuses(t *testing.T) {
 		says string
 	}{
 		"everybody on any address": {[]string{"--addr", "0.0.0.0:0"}, exitFailure, "hint: give --htpasswd"},
-		"certificate without key":  {[]string{"--tls-cert", "x"}, exitUsage, "go together"},
+		"certificate without key":  {[]string{"--tls-cert", "x"}, exitFailure, "go together"},
 		"no such users":            {[]string{"--htpasswd", "/nonexistent"}, exitFailure, "/nonexistent"},
-		"both doors":               {[]string{"--htpasswd", "x", "--insecure-anonymous"}, exitUsage, "exclude each other"},
+		"both doors":               {[]string{"--htpasswd", "x", "--insecure-anonymous"}, exitFailure, "exclude each other"},
 		"address is none":          {[]string{"--addr", "x"}, exitFailure, "listen"},
-		"arguments":                {[]string{"x"}, exitUsage, "unknown command"},
+		"arguments":                {[]string{"x"}, exitFailure, "accepts no arguments"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
