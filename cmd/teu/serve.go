@@ -43,6 +43,8 @@ type serveRegistryOptions struct {
 	url, audit       string
 	metrics          string
 	mirrors          []string
+	webhooks         []string
+	webhookHeaders   string
 	rate             int
 	tlsCert, tlsKey  string
 	clientCA         string
@@ -82,6 +84,8 @@ SIGTERM ends the server when the requests that are running have been answered.`,
 	f.StringVar(&o.htpasswd, "htpasswd", "", "file of users, made by htpasswd -B; read again when it changes")
 	f.BoolVar(&o.accounts, "accounts", false, "let in who the accounts of the registry let in: see teu registry user, token and acl")
 	f.StringArrayVar(&o.mirrors, "mirror", nil, "PREFIX=REGISTRY: show the repositories of another registry below a prefix, and keep what was pulled; \"=docker.io\" for all names")
+	f.StringArrayVar(&o.webhooks, "webhook", nil, "URL that is told of pushes and deletions, as distribution's notifications; may be repeated")
+	f.StringVar(&o.webhookHeaders, "webhook-headers", "", "file with headers for the webhooks, a \"Name: value\" in each line")
 	f.StringVar(&o.url, "url", "", "https://HOST by which clients come, when a proxy hides it")
 	f.IntVar(&o.rate, "rate", 0, "requests a second that one client may make, with ten times as many at once; 0 for no limit")
 	f.StringVar(&o.metrics, "metrics", "", "host and port for /metrics, /healthz and /readyz, for those who run the registry")
@@ -144,6 +148,11 @@ func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
 		}
 		ro.Mirrors = append(ro.Mirrors, registry.Mirror{Prefix: prefix, Registry: name})
 	}
+	hooks, err := o.hooks()
+	if err != nil {
+		return err
+	}
+	ro.Webhooks = append(ro.Webhooks, hooks...)
 	ro.OpenUpstream = openUpstream(a.registry())
 	reg, err := registry.New(ro)
 	if err != nil {
@@ -172,12 +181,13 @@ func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
 	debug.SetGCPercent(100) // unlike the commands, a server stays
 	a.ui.Printf("serving registry on %s\n", ln.Addr())
 
-	ctx, stop := context.WithCancel(ctx)
+	// What looks after the registry ends after the last request was answered.
+	care, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var upkeep sync.WaitGroup
-	upkeep.Go(func() { reg.Maintain(ctx) })
+	upkeep.Go(func() { reg.Maintain(care) })
 	if watch != nil {
 		upkeep.Go(func() {
-			if err := server.Serve(ctx, watch, reg.Metrics(), server.Options{Drain: -1, Log: slog.Default()}); err != nil {
+			if err := server.Serve(care, watch, reg.Metrics(), server.Options{Drain: -1, Log: slog.Default()}); err != nil {
 				slog.Warn("serving metrics", "error", err)
 			}
 		})
@@ -185,6 +195,20 @@ func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
 	defer upkeep.Wait()
 	defer stop()
 	return server.Serve(ctx, ln, reg, server.Options{TLS: tlsConfig, Log: slog.Default()})
+}
+
+// hooks returns the webhooks of the flags.
+func (o serveRegistryOptions) hooks() (list []registry.Webhook, err error) {
+	var headers map[string]string
+	if o.webhookHeaders != "" {
+		if headers, err = registry.ReadHeaders(o.webhookHeaders); err != nil {
+			return nil, fmt.Errorf("reading headers of webhooks: %w", err)
+		}
+	}
+	for _, u := range o.webhooks {
+		list = append(list, registry.Webhook{URL: u, Headers: headers})
+	}
+	return list, nil
 }
 
 // openUpstream opens repositories of mirrored registries, with the credentials of teu login.

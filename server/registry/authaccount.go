@@ -64,17 +64,21 @@ func needs(r *http.Request, rt route) (a Action, repo string) {
 	return a, rt.repo
 }
 
+// base returns the scheme and host by which the client of r came.
+func (d *door) base(r *http.Request) string {
+	if d.external != "" {
+		return d.external
+	}
+	// Whoever sends this header to get another scheme only misleads himself.
+	if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" {
+		return "https://" + r.Host
+	}
+	return "http://" + r.Host
+}
+
 // challenge is the answer that tells a client where to get a token, and for what.
 func (d *door) challenge(w http.ResponseWriter, r *http.Request, rt route, why string) error {
-	base := d.external
-	if base == "" {
-		scheme := "http"
-		// Whoever sends this header to get another scheme only misleads himself.
-		if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" {
-			scheme = "https"
-		}
-		base = scheme + "://" + r.Host
-	}
+	base := d.base(r)
 	realm, service := base+tokenPath, base[strings.Index(base, "//")+2:]
 	if strings.ContainsAny(base, "\"\\") {
 		realm, service = tokenPath, "" // no host is called so

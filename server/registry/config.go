@@ -6,6 +6,8 @@ type Config struct {
 	S3 BucketOptions `json:"s3,omitzero"`
 	// Mirrors are registries whose repositories appear here.
 	Mirrors []Mirror `json:"mirrors,omitempty"`
+	// Webhooks are told of changes.
+	Webhooks []Webhook `json:"webhooks,omitempty"`
 }
 
 // Apply makes the configuration the options of a registry.
@@ -14,4 +16,5 @@ func (c Config) Apply(o *Options) {
 		o.Bucket = c.S3
 	}
 	o.Mirrors = append(o.Mirrors, c.Mirrors...)
+	o.Webhooks = append(o.Webhooks, c.Webhooks...)
 }

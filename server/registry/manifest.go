@@ -85,6 +85,7 @@ func (g *Registry) putManifest(w http.ResponseWriter, r *http.Request, rt route)
 	if err != nil {
 		return err
 	}
+	g.notifyPush(r, rt, m, tags)
 	if m.subject != "" {
 		w.Header().Set("OCI-Subject", m.subject.String())
 	}
@@ -156,6 +157,7 @@ func (g *Registry) deleteManifest(w http.ResponseWriter, r *http.Request, rt rou
 	if err != nil {
 		return notFoundAs(err, codeManifestUnknown, "manifest unknown")
 	}
+	g.notifyDelete(r, rt)
 	w.WriteHeader(http.StatusAccepted)
 	return nil
 }

@@ -50,6 +50,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -88,6 +89,8 @@ type Options struct {
 	GCInterval time.Duration
 	// GC are the options of these collections.
 	GC GCOptions
+	// Webhooks are told of changes of tags and manifests, as long as Maintain runs.
+	Webhooks []Webhook
 	// Log receives failures that are the server's, not the client's, and every request
 	// at debug level. nil discards.
 	Log *slog.Logger
@@ -105,6 +108,7 @@ type Registry struct {
 	limit       *rateLimit
 	audit       *auditLog
 	rules       *documentCache[Rules]
+	hooks       []*hook
 	metrics     metrics
 }
 
@@ -135,6 +139,9 @@ func New(o Options) (*Registry, error) {
 		return nil, err
 	}
 	g := &Registry{store: s, door: d, allowDelete: o.AllowDelete, gcInterval: o.GCInterval, gc: o.GC, log: log, rules: newRulesCache(s)}
+	if g.hooks, err = newHooks(o.Webhooks, log); err != nil {
+		return nil, err
+	}
 	if o.Rate > 0 {
 		g.limit = &rateLimit{rate: float64(o.Rate), most: rateBurst * float64(o.Rate)}
 	}
@@ -282,8 +289,14 @@ func (g *Registry) getBase(w http.ResponseWriter, r *http.Request, _ route) erro
 	return writeJSON(w, "application/json", struct{}{})
 }
 
-// Maintain removes abandoned uploads and collects garbage from time to time, until ctx ends.
+// Maintain removes abandoned uploads and collects garbage from time to time, and tells the
+// webhooks what happens, until ctx ends. They get a moment then for what they have not heard.
 func (g *Registry) Maintain(ctx context.Context) {
+	var hooks sync.WaitGroup
+	defer hooks.Wait()
+	for _, h := range g.hooks {
+		hooks.Go(func() { h.run(ctx) })
+	}
 	sweep := time.NewTimer(0)
 	defer sweep.Stop()
 	collect := time.NewTimer(g.untilGC())
