@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -47,6 +46,7 @@ type serveRegistryOptions struct {
 	webhookHeaders   string
 	rate             int
 	tlsCert, tlsKey  string
+	acme             server.ACME
 	clientCA         string
 	anonymous        bool
 	disallowDeletion bool
@@ -69,6 +69,7 @@ addresses only.
 SIGTERM ends the server when the requests that are running have been answered.`,
 		Example: `  teu serve registry
   teu serve registry --addr 127.0.0.1:5000 --root /srv/registry
+  teu serve registry --addr :443 --accounts --acme registry.example.com
   teu serve registry --s3 https://s3.eu-central-1.amazonaws.com/my-bucket --s3-redirect
   htpasswd -Bc users ci && teu serve registry --addr :443 --htpasswd users \
     --tls-cert cert.pem --tls-key key.pem`,
@@ -93,6 +94,10 @@ SIGTERM ends the server when the requests that are running have been answered.`,
 	f.StringVar(&o.clientCA, "tls-client-ca", "", "file with authorities; clients need a certificate of one, whose common name is their user")
 	f.StringVar(&o.tlsCert, "tls-cert", "", "file with the certificate chain, for HTTPS; read again when it changes")
 	f.StringVar(&o.tlsKey, "tls-key", "", "file with the key of the certificate")
+	f.StringArrayVar(&o.acme.Hosts, "acme", nil, "HOST whose certificate an ACME authority gives and renews, instead of --tls-cert; it must reach this server at port 443; may be repeated")
+	f.StringVar(&o.acme.Email, "acme-email", "", "where the authority writes to")
+	f.StringVar(&o.acme.Directory, "acme-directory", "", "URL of the authority (default Let's Encrypt, whose terms you accept)")
+	f.StringVar(&o.acme.CAFile, "acme-ca", "", "file with the certificate of an authority of your own")
 	f.BoolVar(&o.anonymous, "insecure-anonymous", false, "let everybody push, pull and delete, on any address")
 	f.BoolVar(&o.disallowDeletion, "no-delete", false, "refuse to delete tags, manifests and blobs")
 	f.DurationVar(&o.gcInterval, "gc-interval", gcInterval, "time between collections of garbage, 0 for none")
@@ -124,11 +129,10 @@ func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
 	if o.gcInterval < 0 || o.gc.Grace < registry.MinGrace {
 		return &usageError{command: "teu serve registry", err: fmt.Errorf("--gc-grace is at least %s, and --gc-interval not negative", registry.MinGrace)}
 	}
-	o.gc.Rate = gcRate
-	tlsConfig, err := o.tls()
-	if err != nil {
-		return err
+	if err := o.checkTLS(); err != nil {
+		return &usageError{command: "teu serve registry", err: err}
 	}
+	o.gc.Rate = gcRate
 	ro := o.at.options(a)
 	ro.Htpasswd, ro.Anonymous, ro.AllowDelete = o.htpasswd, o.anonymous, !o.disallowDeletion
 	ro.GCInterval, ro.GC, ro.Log = o.gcInterval, o.gc, slog.Default()
@@ -158,6 +162,10 @@ func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
 	if err != nil {
 		return err
 	}
+	tlsConfig, err := o.tls(reg)
+	if err != nil {
+		return err
+	}
 	ln, err := net.Listen("tcp", o.addr)
 	if err != nil {
 		return err
@@ -168,7 +176,7 @@ func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
 			return &openDoorError{ln.Addr()}
 		}
 		if !o.anonymous && tlsConfig == nil && o.url == "" {
-			a.ui.Warnf("passwords travel unencrypted: give --tls-cert and --tls-key, or put a proxy with TLS in front")
+			a.ui.Warnf("passwords travel unencrypted: give --tls-cert and --tls-key or --acme, or put a proxy with TLS in front")
 		}
 	}
 	var watch net.Listener
@@ -223,29 +231,41 @@ func openUpstream(c *client.Client) func(name, repo string) (registry.Upstream, 
 }
 
 // tls returns the configuration for HTTPS, or nil for plain HTTP.
-func (o serveRegistryOptions) tls() (*tls.Config, error) {
-	if o.tlsCert == "" && o.tlsKey == "" && o.clientCA == "" {
+func (o serveRegistryOptions) tls(reg *registry.Registry) (c *tls.Config, err error) {
+	switch {
+	case o.tlsCert != "" && o.tlsKey != "":
+		cert, err := server.LoadCertificate(o.tlsCert, o.tlsKey, slog.Default())
+		if err != nil {
+			return nil, err
+		}
+		c = &tls.Config{GetCertificate: cert.Get, MinVersion: tls.VersionTLS12}
+	case len(o.acme.Hosts) > 0:
+		if c, err = o.acme.Config(reg.Certificates()); err != nil {
+			return nil, err
+		}
+	default:
 		return nil, nil
 	}
-	if o.tlsCert == "" || o.tlsKey == "" {
-		return nil, &usageError{command: "teu serve registry", err: errors.New("--tls-cert and --tls-key go together, and with --tls-client-ca")}
+	if o.clientCA == "" {
+		return c, nil
 	}
-	cert, err := server.LoadCertificate(o.tlsCert, o.tlsKey, slog.Default())
-	if err != nil {
-		return nil, err
+	return c, server.RequireClientCertificates(c, o.clientCA)
+}
+
+// checkTLS refuses flags that do not go together.
+func (o serveRegistryOptions) checkTLS() error {
+	files, names := o.tlsCert != "" || o.tlsKey != "", len(o.acme.Hosts) > 0
+	switch {
+	case files && (o.tlsCert == "" || o.tlsKey == ""):
+		return errors.New("--tls-cert and --tls-key go together")
+	case files && names:
+		return errors.New("--tls-cert and --acme exclude each other")
+	case o.clientCA != "" && !files && !names:
+		return errors.New("--tls-client-ca needs --tls-cert and --tls-key, or --acme")
+	case !names && (o.acme.Email != "" || o.acme.Directory != "" || o.acme.CAFile != ""):
+		return errors.New("--acme-email, --acme-directory and --acme-ca need --acme")
 	}
-	c := &tls.Config{GetCertificate: cert.Get, MinVersion: tls.VersionTLS12}
-	if o.clientCA != "" {
-		pem, err := os.ReadFile(o.clientCA)
-		if err != nil {
-			return nil, fmt.Errorf("reading authorities of clients: %w", err)
-		}
-		c.ClientCAs, c.ClientAuth = x509.NewCertPool(), tls.RequireAndVerifyClientCert
-		if !c.ClientCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("reading authorities of clients: no certificate in %s", o.clientCA)
-		}
-	}
-	return c, nil
+	return nil
 }
 
 func countTrue(list []bool) (n int) {
