@@ -207,8 +207,11 @@ func (s *Store) receive(ctx context.Context, diffID digest.Digest, d ocispec.Des
 	})
 	if err != nil {
 		cancel() // or Close would wait for bytes nobody wants any more
+		// What the reader of them says then comes from that, or from the same cause.
+		_ = ahead.Close()
+		return "", err
 	}
-	return id, errors.Join(err, ahead.Close())
+	return id, ahead.Close()
 }
 
 // fetchRest asks src for what w does not have of d. Only w verifies it.

@@ -10,6 +10,7 @@
 //	ROOT/pins/           what running commands protect from collection
 //	ROOT/leases/         what containers protect from collection
 //	ROOT/gc.lock         see GC
+//	ROOT/boot            the boot that used the store last, see recover
 //
 // Any number of processes may use one root at the same time, and each may be killed at
 // any instant. A power loss may lose objects that can be made again, never damage one unseen.
@@ -36,6 +37,7 @@ type Store struct {
 	Results   *result.Store
 
 	root, runRoot string
+	lost          []string // names that went with the power
 }
 
 // Open opens the store in root, with volatile state in runRoot, and makes both if needed.
@@ -79,8 +81,11 @@ func (s *Store) open() (err error) {
 	if s.Images, err = image.Open(s.path("images")); err != nil {
 		return err
 	}
-	s.Results, err = result.Open(s.path("results"))
-	return err
+	s.Images.Follow(s.path("content/blobs/sha256"))
+	if s.Results, err = result.Open(s.path("results")); err != nil {
+		return err
+	}
+	return s.recover()
 }
 
 // makeDir makes a directory that is not there yet. An administrator may have changed one that is.

@@ -36,7 +36,8 @@ type Image struct {
 
 // Store holds the images of one machine. Any number of processes may use one directory.
 type Store struct {
-	dir string
+	dir     string
+	targets string // see Follow
 }
 
 // Open opens the names in dir and makes it if it is not there.
@@ -48,6 +49,10 @@ func Open(dir string) (*Store, error) {
 	}
 	return &Store{dir: dir}, nil
 }
+
+// Follow makes Put sync the directory of the blobs that names stand for first, so that no name survives a
+// power loss that they do not. It is called before the store is used.
+func (s *Store) Follow(dir string) { s.targets = dir }
 
 func (s *Store) namePath(name string) string {
 	return filepath.Join(s.dir, "names", digest.FromString(name).Encoded()+".json")
@@ -83,6 +88,11 @@ func (s *Store) Put(ctx context.Context, img Image) (err error) {
 	if err == nil && old.Target.Digest != img.Target.Digest {
 		if err := s.dangle(ctx, Image{Target: old.Target, Created: old.Created}, img.Name); err != nil {
 			return err
+		}
+	}
+	if s.targets != "" {
+		if err := statefile.SyncDir(s.targets); err != nil {
+			return fmt.Errorf("naming image %s: %w", img.Name, err)
 		}
 	}
 	if err := statefile.Write(s.namePath(img.Name), img, statefile.WriteOptions{Durable: true}); err != nil {

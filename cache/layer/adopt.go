@@ -91,5 +91,5 @@ func (s *Store) Sweep() error {
 			}
 		}
 	}
-	return statefile.SweepScratch(s.tmp())
+	return errors.Join(statefile.SweepScratch(s.tmp()), statefile.SweepLocks(s.tmp()))
 }

@@ -58,6 +58,9 @@ func (s *Store) Expire(id string, before time.Time) (remove func() error, err er
 	if diffID != "" {
 		s.unindex(diffID, id, filepath.Join(scratch.Path(), "link"))
 	}
+	if err := ignoreMissing(os.Remove(s.unsynced(id))); err != nil {
+		return nil, errors.Join(err, scratch.Close())
+	}
 	return scratch.Close, nil
 }
 

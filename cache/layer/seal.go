@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"hash"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -22,12 +21,11 @@ func (s *Store) Seal(ctx context.Context, id string, epoch *time.Time) (_ Layer,
 	if err != nil || r.DiffID != "" {
 		return r.layer(), err
 	}
-	lock := filepath.Join(s.tmp(), id+".lock")
-	unlock, err := statefile.Lock(ctx, lock, statefile.LockOptions{})
+	unlock, err := statefile.Lock(ctx, s.sealLock(id), statefile.LockOptions{})
 	if err != nil {
 		return Layer{}, err
 	}
-	defer func() { err = errors.Join(err, os.Remove(lock), unlock()) }()
+	defer func() { err = errors.Join(err, os.Remove(s.sealLock(id)), unlock()) }()
 	if r, err = s.sealable(id); err != nil || r.DiffID != "" {
 		return r.layer(), err
 	}
@@ -42,7 +40,9 @@ func (s *Store) Seal(ctx context.Context, id string, epoch *time.Time) (_ Layer,
 		t := epoch.UTC().Truncate(time.Second)
 		r.Epoch = &t
 	}
-	if err := statefile.Write(s.record(id), r, statefile.WriteOptions{}); err != nil {
+	// Sync asks for the lock too, so the marker does not come in between.
+	_, err = os.Lstat(s.marker(id))
+	if err := statefile.Write(s.record(id), r, statefile.WriteOptions{Durable: err == nil}); err != nil {
 		return Layer{}, err
 	}
 	if _, err := s.ByDiffID(r.DiffID); errors.Is(err, errdefs.ErrNotFound) {

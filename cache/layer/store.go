@@ -13,6 +13,7 @@
 //	DIR/ID/synced          made after a syncfs(2) that came after the record
 //	DIR/ID/chains/HASH*    what Stack made for one list of layers below
 //	DIR/by-diffid/HEX      symbolic link with the text ID
+//	DIR/unsynced/ID        for each layer without "synced", so that Sync need not look at all
 //	DIR/tmp/               scratch directories and the locks of diffIDs being unpacked
 //	DIR/empty/             the lower directory of an image without layers
 package layer
@@ -33,7 +34,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/teu-dev/teu/cache/mount"
 	"github.com/teu-dev/teu/cache/statefile"
-	"golang.org/x/sys/unix"
 )
 
 // A Layer describes an unpacked layer of the store.
@@ -68,7 +68,7 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range []string{dir, filepath.Join(dir, "tmp"), filepath.Join(dir, "by-diffid")} {
+	for _, d := range []string{dir, filepath.Join(dir, "tmp"), filepath.Join(dir, "by-diffid"), filepath.Join(dir, "unsynced")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("opening the layers: %w", err)
 		}
@@ -238,49 +238,4 @@ func checkDiffID(d digest.Digest) error {
 		return fmt.Errorf("diffID %s: only sha256 is supported: %w", d, errdefs.ErrInvalidArgument)
 	}
 	return nil
-}
-
-// Sync makes every layer that exists now survive a power loss. It is one syncfs(2), and
-// cheap when nothing is to be done.
-func (s *Store) Sync(ctx context.Context) error {
-	var ids []string
-	entries, err := os.ReadDir(s.dir)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if checkID(e.Name()) != nil {
-			continue
-		}
-		if r, err := s.readRecord(e.Name()); err == nil && !r.synced && !r.stale {
-			ids = append(ids, e.Name())
-		}
-	}
-	if len(ids) == 0 {
-		return ctx.Err()
-	}
-	if err := syncfs(s.dir); err != nil {
-		return err
-	}
-	for _, id := range ids {
-		f, err := os.Create(s.marker(id))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // removed meanwhile
-		}
-		if err != nil {
-			return err
-		}
-		if err := f.Close(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func syncfs(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd()))), f.Close())
 }

@@ -103,6 +103,10 @@ func (s *Store) publish(scratch *statefile.Scratch, r *record) (Layer, error) {
 	if err := statefile.Write(filepath.Join(dir, "layer.json"), r, statefile.WriteOptions{}); err != nil {
 		return Layer{}, err
 	}
+	// Before the layer has its name: whoever is killed leaves none that Sync does not find.
+	if err := os.WriteFile(s.unsynced(r.id), nil, 0o600); err != nil {
+		return Layer{}, err
+	}
 	final := filepath.Join(s.dir, r.id)
 	err := os.Rename(dir, final)
 	if errors.Is(err, os.ErrExist) { // damaged by a power loss, or it would have been found

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -53,6 +54,19 @@ func TryLock(path string, o LockOptions) (unlock func() error, ok bool, err erro
 			return nil, false, err
 		}
 	}
+}
+
+// SweepLocks removes from dir the locks, which end in ".lock", that nobody holds.
+func SweepLocks(dir string) error {
+	locks, err := filepath.Glob(filepath.Join(dir, "*.lock"))
+	for _, path := range locks {
+		unlock, ok, lerr := TryLock(path, LockOptions{})
+		if lerr == nil && ok {
+			lerr = errors.Join(os.Remove(path), unlock())
+		}
+		err = errors.Join(err, lerr)
+	}
+	return err
 }
 
 // flock says whether f could be locked.

@@ -105,6 +105,9 @@ func (a *app) store() (*cache.Store, error) {
 			return nil, fmt.Errorf("opening the store %s: %w", a.root, err)
 		}
 		a.opened = s
+		for _, name := range s.Lost() {
+			a.ui.Warnf("the image %s is lost: the machine went down before it was on the disk; build it again", name)
+		}
 	}
 	return a.opened, nil
 }

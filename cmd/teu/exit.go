@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cmd/teu/ui"
 )
@@ -54,6 +55,13 @@ func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
 func (e *usageError) Hint() string  { return "see `" + e.command + " --help`" }
 
+// fullError is an error that comes from a disk without room.
+type fullError struct{ err error }
+
+func (e *fullError) Error() string { return e.err.Error() }
+func (e *fullError) Unwrap() error { return e.err }
+func (e *fullError) Hint() string  { return "the disk is full; `teu system prune` makes room" }
+
 // exitCode maps the error of a command to the exit code of the process.
 func exitCode(err error) int {
 	var exit *exitError
@@ -74,6 +82,9 @@ func report(u *ui.UI, err error) int {
 	var exit *exitError
 	if err == nil || (errors.As(err, &exit) && exit.err == nil) {
 		return code
+	}
+	if errors.Is(err, unix.ENOSPC) {
+		err = &fullError{err}
 	}
 	u.Error(err)
 	return code
