@@ -56,7 +56,8 @@ type Parts struct {
 type Engine struct {
 	Parts
 	network  *network.Manager
-	consoles sync.Map // exec ID -> *Exec, of those this process started
+	host     func() (*cgroup.Host, error) // looked for once
+	consoles sync.Map                     // exec ID -> *Exec, of those this process started
 
 	warmMu   sync.Mutex
 	warm     *spare // see WarmUp
@@ -64,7 +65,9 @@ type Engine struct {
 }
 
 // Open returns the engine of a root. Nothing is read or made yet.
-func Open(p Parts) *Engine { return &Engine{Parts: p, network: network.Open(p.Root, p.RunRoot)} }
+func Open(p Parts) *Engine {
+	return &Engine{Parts: p, network: network.Open(p.Root, p.RunRoot), host: sync.OnceValues(cgroup.Detect)}
+}
 
 func (e *Engine) containers() string         { return filepath.Join(e.Root, "containers") }
 func (e *Engine) dir(id string) string       { return filepath.Join(e.containers(), id) }
@@ -73,7 +76,7 @@ func (e *Engine) stateFile(id string) string { return filepath.Join(e.dir(id), "
 func (e *Engine) logFile(id string) string   { return filepath.Join(e.dir(id), id+"-json.log") }
 
 func (e *Engine) cgroup(id string) (*cgroup.Group, error) {
-	h, err := cgroup.Detect()
+	h, err := e.host()
 	if err != nil {
 		return nil, err
 	}

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"io/fs"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/teu-dev/teu/cache/statefile"
@@ -19,20 +21,36 @@ func (e *Engine) List(ctx context.Context) ([]*Container, error) {
 	if err != nil {
 		return nil, err
 	}
-	var all []*Container
-	for _, id := range ids {
-		c, err := e.load(id)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // being made or removed
+	all, errs := make([]*Container, len(ids)), make([]error, len(ids))
+	each(len(ids), func(i int) {
+		c, err := e.load(ids[i])
+		switch {
+		case err == nil:
+			all[i] = c
+		case !errors.Is(err, fs.ErrNotExist): // which is one being made or removed
+			errs[i] = err
 		}
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, c)
+	})
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
 	}
-	all = e.adoptAll(ctx, all)
+	all = e.adoptAll(ctx, slices.DeleteFunc(all, func(c *Container) bool { return c == nil }))
 	slices.SortFunc(all, func(a, b *Container) int { return b.Created.Compare(a.Created) })
 	return all, nil
+}
+
+// each calls f for 0 to n-1 on all processors.
+func each(n int, f func(i int)) {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(n, runtime.GOMAXPROCS(0)) {
+		wg.Go(func() {
+			for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
+				f(int(i))
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // tryFinish finishes a container whose keeper died before it could, unless somebody is

@@ -27,7 +27,7 @@ func (e *Engine) names() string { return filepath.Join(e.Root, "names") }
 
 // nameOf returns the container's name. A container without one is just being made.
 func (e *Engine) nameOf(id string) string {
-	b, err := os.ReadFile(filepath.Join(e.dir(id), "name"))
+	b, err := statefile.ReadFile(filepath.Join(e.dir(id), "name"), 4096)
 	if err != nil {
 		return ""
 	}

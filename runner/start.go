@@ -160,7 +160,7 @@ func (e *Engine) plan(ctx context.Context, c *Container, o StartOptions) (*plan,
 	if err != nil {
 		return nil, err
 	}
-	host, err := cgroup.Detect()
+	host, err := e.host()
 	if err != nil {
 		return nil, err
 	}

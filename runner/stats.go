@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/cgroup"
 )
 
@@ -48,13 +49,28 @@ func (e *Engine) Stats(ctx context.Context, ref string) (Stats, error) {
 func (e *Engine) StatsOf(all []*Container) []Stats {
 	host := readHost()
 	list := make([]Stats, len(all))
-	for i, c := range all {
-		s, err := e.stats(c, host)
+	each(len(all), func(i int) {
+		s, err := e.stats(all[i], host)
 		if err != nil {
-			s = Stats{ID: c.ID, Name: c.Name}
+			s = Stats{ID: all[i].ID, Name: all[i].Name}
 		}
 		list[i] = s
-	}
+	})
+	return list
+}
+
+// CPUOf is StatsOf for who only wants to see the CPU time grow: the rest is zero.
+func (e *Engine) CPUOf(all []*Container) []Stats {
+	list := make([]Stats, len(all))
+	each(len(all), func(i int) {
+		c := all[i]
+		list[i] = Stats{ID: c.ID, Name: c.Name}
+		g, err := e.cgroup(c.ID)
+		if err != nil || !c.State.Alive() {
+			return
+		}
+		list[i].CPU, list[i].Read = g.CPU(), time.Now()
+	})
 	return list
 }
 
@@ -129,7 +145,7 @@ func (e *Engine) stats(c *Container, host hostCounters) (Stats, error) {
 
 // readNetworks reads the interfaces of a process's network but the loopback; proc_net(5).
 func readNetworks(pid int) map[string]NetworkStats {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/dev", pid))
+	b, err := statefile.ReadFile(fmt.Sprintf("/proc/%d/net/dev", pid), 1<<20)
 	if err != nil {
 		return nil
 	}

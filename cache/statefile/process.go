@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -21,16 +22,22 @@ type Process struct {
 }
 
 // BootID returns the kernel's identity of this boot.
-func BootID() (string, error) {
+func BootID() (string, error) { return bootID() }
+
+// bootID remembers what cannot change while this process lives; every Alive wants it.
+var bootID = sync.OnceValues(func() (string, error) {
 	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return "", err
 	}
 	return strings.TrimSpace(string(data)), nil
-}
+})
 
 // Self identifies the calling process.
 func Self() (Process, error) { return Identify(os.Getpid()) }
+
+// maxStat is above any proc_pid_stat(5): 52 numbers and a short name.
+const maxStat = 4096
 
 // Identify identifies the process pid. A missing one, or a zombie, is an errdefs.ErrNotFound.
 func Identify(pid int) (Process, error) {
@@ -41,7 +48,7 @@ func Identify(pid int) (Process, error) {
 	if err != nil {
 		return Process{}, err
 	}
-	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	stat, err := ReadFile("/proc/"+strconv.Itoa(pid)+"/stat", maxStat)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 		return Process{}, fmt.Errorf("process %d: %w", pid, errdefs.ErrNotFound)
 	}

@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -85,20 +84,12 @@ func SyncDir(dir string) error {
 // Read decodes the JSON document at path into v. A missing document is both an
 // errdefs.ErrNotFound and an fs.ErrNotExist. Documents larger than 8 MiB are refused.
 func Read(path string, v any) error {
-	f, err := os.Open(path)
+	data, err := ReadFile(path, maxSize)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w: %w", errdefs.ErrNotFound, err)
 	}
 	if err != nil {
 		return err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
-	if err != nil {
-		return err
-	}
-	if len(data) > maxSize {
-		return fmt.Errorf("reading %s: larger than %d bytes: %w", path, maxSize, errdefs.ErrResourceExhausted)
 	}
 	if err := json.Unmarshal(data, v); err != nil {
 		return fmt.Errorf("decoding %s: %w: %w", path, errdefs.ErrDataLoss, err)

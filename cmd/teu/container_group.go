@@ -3,7 +3,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 
 	"github.com/docker/go-units"
@@ -41,38 +40,6 @@ func newContainerInspectCommand(a *app) *cobra.Command {
 	cmd.Flags().StringVarP(&format, "format", "f", "", "json or a template")
 	cmd.Flags().BoolVarP(&size, "size", "s", false, "also how large its files are")
 	return cmd
-}
-
-func (a *app) inspectContainer(ctx context.Context, ref string, size bool) (*runner.Inspection, error) {
-	in, err := a.engine().Inspect(ctx, ref)
-	if err == nil && size {
-		written, whole := a.engine().RootSizes(in.ID)
-		in.SizeRw, in.SizeRootFs = &written, &whole
-	}
-	return in, err
-}
-
-// inspectAll prints the objects that were found, then fails if one was not.
-func inspectAll(a *app, format string, refs []string, find func(ref string) (any, error)) error {
-	objects := []any{}
-	var failure error
-	for _, ref := range refs {
-		o, err := find(ref)
-		if err != nil {
-			if failure != nil {
-				a.ui.Error(failure)
-			}
-			failure = err
-			continue
-		}
-		objects = append(objects, o)
-	}
-	if len(objects) > 0 || format == "" {
-		if err := a.ui.Inspect(format, objects); err != nil {
-			return err
-		}
-	}
-	return failure
 }
 
 func newContainerPruneCommand(a *app) *cobra.Command {

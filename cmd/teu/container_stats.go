@@ -51,38 +51,43 @@ func statsTable() ui.Table {
 const firstInterval = 50 * time.Millisecond
 
 func showStats(ctx context.Context, a *app, f statsFlags, args []string) error {
-	before := map[string]runner.Stats{}
-	for turn := 0; ; turn++ {
-		all, err := statsTargets(ctx, a, f, args)
-		if err != nil {
-			return err
-		}
-		now := a.engine().StatsOf(all)
-		if turn > 0 {
-			if !f.noStream && a.ui.OutTerminal() && f.format == "" {
-				fmt.Fprint(a.ui.Out, "\033[2J\033[H")
-			}
-			var rows []ui.Row
-			for i, s := range now {
-				rows = append(rows, statsRow(before[s.ID], s, f.noTrunc, args, i))
-			}
-			if err := a.ui.List(statsTable(), f.format, rows); err != nil || f.noStream {
-				return err
-			}
-		}
-		for _, s := range now {
-			before[s.ID] = s
-		}
-		wait := time.Second
-		if turn == 0 {
-			wait = firstInterval
-		}
+	all, err := statsTargets(ctx, a, f, args)
+	if err != nil {
+		return err
+	}
+	before := statsByID(a.engine().CPUOf(all))
+	for wait := firstInterval; ; wait = time.Second {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(wait):
 		}
+		if wait != firstInterval {
+			if all, err = statsTargets(ctx, a, f, args); err != nil {
+				return err
+			}
+		}
+		now := a.engine().StatsOf(all)
+		if !f.noStream && a.ui.OutTerminal() && f.format == "" {
+			fmt.Fprint(a.ui.Out, "\033[2J\033[H")
+		}
+		var rows []ui.Row
+		for i, s := range now {
+			rows = append(rows, statsRow(before[s.ID], s, f.noTrunc, args, i))
+		}
+		if err := a.ui.List(statsTable(), f.format, rows); err != nil || f.noStream {
+			return err
+		}
+		before = statsByID(now)
 	}
+}
+
+func statsByID(list []runner.Stats) map[string]runner.Stats {
+	m := make(map[string]runner.Stats, len(list))
+	for _, s := range list {
+		m[s.ID] = s
+	}
+	return m
 }
 
 // statsTargets are the containers named, or all that run.

@@ -52,6 +52,8 @@ func commands() []command {
 		{"pause", newPauseCommand},
 		{"unpause", newUnpauseCommand},
 		{"rename", newRenameCommand},
+		{"inspect", newInspectCommand},
+		{"stats", newStatsCommand},
 		{"oci", newOCICommand},
 		{"version", newVersionCommand},
 		{"container", newFrontContainerCommand},
@@ -132,6 +134,11 @@ func (a *app) imageMissing(ctx context.Context, name string) bool {
 		a.ui.Error(a.becomeWhole())
 	}
 	return false
+}
+
+// inspectOther lets the whole of teu begin again: nothing has been printed yet.
+func (a *app) inspectOther(context.Context, string, string) (any, error) {
+	return nil, a.becomeWhole()
 }
 
 func (a *app) pullForRun(context.Context, string, *ocispec.Platform, bool) error {

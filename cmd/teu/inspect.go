@@ -1,12 +1,11 @@
-//go:build !front
-
 package main
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/teu-dev/teu/runner"
 )
 
 func newInspectCommand(a *app) *cobra.Command {
@@ -28,28 +27,43 @@ func newInspectCommand(a *app) *cobra.Command {
 
 // inspect finds an object of any kind, in docker's order.
 func (a *app) inspect(ctx context.Context, kind, ref string, size bool) (any, error) {
-	finders := []struct {
-		kind string
-		find func() (any, error)
-	}{
-		{"container", func() (any, error) { return a.inspectContainer(ctx, ref, size) }},
-		{"image", func() (any, error) { return a.inspectImage(ctx, ref) }},
-		{"network", func() (any, error) { return a.engine().InspectNetwork(ctx, ref) }},
-		{"volume", func() (any, error) { return a.engine().Volume(ref) }},
+	if kind == "" || kind == "container" {
+		in, err := a.inspectContainer(ctx, ref, size)
+		if err == nil || kind != "" || !isNotFound(err) {
+			return in, err
+		}
 	}
-	known := kind == ""
-	for _, f := range finders {
-		if kind != "" && kind != f.kind {
+	return a.inspectOther(ctx, kind, ref)
+}
+
+func (a *app) inspectContainer(ctx context.Context, ref string, size bool) (*runner.Inspection, error) {
+	in, err := a.engine().Inspect(ctx, ref)
+	if err == nil && size {
+		written, whole := a.engine().RootSizes(in.ID)
+		in.SizeRw, in.SizeRootFs = &written, &whole
+	}
+	return in, err
+}
+
+// inspectAll prints the objects that were found, then fails if one was not.
+func inspectAll(a *app, format string, refs []string, find func(ref string) (any, error)) error {
+	objects := []any{}
+	var failure error
+	for _, ref := range refs {
+		o, err := find(ref)
+		if err != nil {
+			if failure != nil {
+				a.ui.Error(failure)
+			}
+			failure = err
 			continue
 		}
-		known = true
-		o, err := f.find()
-		if err == nil || kind != "" || !isNotFound(err) {
-			return o, err
+		objects = append(objects, o)
+	}
+	if len(objects) > 0 || format == "" {
+		if err := a.ui.Inspect(format, objects); err != nil {
+			return err
 		}
 	}
-	if !known {
-		return nil, fmt.Errorf("unknown type: %q", kind)
-	}
-	return nil, fmt.Errorf("no such object: %s", ref)
+	return failure
 }

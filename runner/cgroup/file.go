@@ -2,16 +2,16 @@ package cgroup
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/cache/statefile"
 )
 
 // maxFile is above everything the kernel writes into one of its files, except lists of
@@ -20,12 +20,7 @@ const maxFile = 1 << 20
 
 // readFile returns the content of a file of the kernel without the last newline.
 func readFile(dir, file string) (string, error) {
-	f, err := os.Open(filepath.Join(dir, file))
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxFile))
+	b, err := statefile.ReadFile(filepath.Join(dir, file), maxFile)
 	if err != nil {
 		return "", err
 	}
@@ -69,9 +64,8 @@ func readKeys(dir, file string) (map[string]uint64, error) {
 		return nil, err
 	}
 	m := map[string]uint64{}
-	lines := bufio.NewScanner(bytes.NewReader([]byte(s)))
-	for lines.Scan() {
-		key, value, _ := strings.Cut(lines.Text(), " ")
+	for line := range strings.Lines(s) {
+		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 		if n, err := strconv.ParseUint(value, 10, 64); err == nil {
 			m[key] = n
 		}

@@ -29,6 +29,21 @@ func (g *Group) Stats() (Stats, error) {
 	return g.statsV1(), nil
 }
 
+// CPU is Stats().CPU, for a tenth of the work.
+func (g *Group) CPU() time.Duration {
+	switch g.host.mode {
+	case V1:
+		if hi, ok := g.host.find("cpuacct"); ok {
+			n, _ := readUint(g.dir(hi), "cpuacct.usage")
+			return time.Duration(n)
+		}
+	case V2:
+		stat, _ := readKeys(g.dir(g.host.hierarchies[0]), "cpu.stat")
+		return time.Duration(stat["usage_usec"]) * time.Microsecond
+	}
+	return 0
+}
+
 func (g *Group) statsV1() Stats {
 	var s Stats
 	in := func(controller string, read func(dir string)) {

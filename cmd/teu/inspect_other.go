@@ -1,0 +1,35 @@
+//go:build !front
+
+package main
+
+import (
+	"context"
+	"fmt"
+)
+
+// inspectOther finds what is no container, in docker's order.
+func (a *app) inspectOther(ctx context.Context, kind, ref string) (any, error) {
+	finders := []struct {
+		kind string
+		find func() (any, error)
+	}{
+		{"image", func() (any, error) { return a.inspectImage(ctx, ref) }},
+		{"network", func() (any, error) { return a.engine().InspectNetwork(ctx, ref) }},
+		{"volume", func() (any, error) { return a.engine().Volume(ref) }},
+	}
+	known := kind == ""
+	for _, f := range finders {
+		if kind != "" && kind != f.kind {
+			continue
+		}
+		known = true
+		o, err := f.find()
+		if err == nil || kind != "" || !isNotFound(err) {
+			return o, err
+		}
+	}
+	if !known {
+		return nil, fmt.Errorf("unknown type: %q", kind)
+	}
+	return nil, fmt.Errorf("no such object: %s", ref)
+}
