@@ -4,7 +4,7 @@
 // is taken in rounds, each tool once per round, so that all see the same weather; medians
 // with the fastest and the slowest round are published, losses too.
 //
-//	go run ./bench -teu bin/teu -peers .cache/peers [-only run,pull,build,registry] [-write docs/benchmarks.md]
+//	go run ./bench -teu bin/teu -peers .cache/peers [-only run,pull,build,registry,live,logs,ports] [-write docs/benchmarks.md]
 package main
 
 import (
@@ -35,15 +35,23 @@ var figures = []struct {
 	{"pull", measurePull},
 	{"build", measureBuild},
 	{"registry", measureRegistry},
+	{"live", measureLive},
+	{"logs", measureLogs},
+	{"ports", measurePorts},
 }
 
 func main() {
 	teu := flag.String("teu", "bin/teu", "teu's binary")
 	peers := flag.String("peers", ".cache/peers", "directory of peers built from source")
-	only := flag.String("only", "", "comma-separated figures to take: run, pull, build, registry")
+	only := flag.String("only", "", "comma-separated figures to take: run, pull, build, registry, live, logs, ports")
 	rounds := flag.Int("rounds", 20, "rounds of the short figures; long ones take fewer")
 	write := flag.String("write", "", "file to write the report to")
+	server := flag.String("serve", "", "be the server of the figure ports, on an address")
 	flag.Parse()
+	if *server != "" {
+		fmt.Fprintln(os.Stderr, "bench:", serve(*server))
+		os.Exit(1)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := run(ctx, *teu, *peers, *only, *write, *rounds); err != nil {

@@ -71,7 +71,7 @@ func measurePull(ctx context.Context, b *bench) error {
 	}
 	if nerdctl, stopContainerd, err := b.containerd(ctx); err == nil {
 		defer stopContainerd()
-		contenders = append(contenders, contender{name: "nerdctl pull", args: []string{"sh", "-c", "exec " + nerdctl + " pull -q " + image}})
+		contenders = append(contenders, contender{name: "nerdctl pull", args: []string{"sh", "-c", "exec " + strings.Join(nerdctl, " ") + " --namespace n$(date +%s%N) pull -q " + image}})
 	} else {
 		contenders = append(contenders, contender{name: "nerdctl pull", prepare: func() error { return err }, args: []string{"false"}})
 	}

@@ -16,4 +16,4 @@ if [ -d /sys/fs/cgroup/unified ]; then
 	done
 	mount --move /mnt /sys/fs/cgroup
 fi
-exec go run ./bench -teu bin/teu -peers .cache/peers -write docs/benchmarks.md "$@"
+CGO_ENABLED=0 exec go run ./bench -teu bin/teu -peers .cache/peers -write docs/benchmarks.md "$@"

@@ -89,12 +89,13 @@ func tail(out []byte) string {
 }
 
 // daemon starts a server and returns what ends it. ready is asked until it says yes.
-func (b *bench) daemon(ctx context.Context, ready func() error, name string, args ...string) (stop func(), err error) {
-	log, err := os.Create(filepath.Join(b.dir, filepath.Base(name)+".log"))
+func (b *bench) daemon(ctx context.Context, ready func() error, args ...string) (stop func(), err error) {
+	name := filepath.Base(args[0])
+	log, err := os.CreateTemp(b.dir, name+"-*.log")
 	if err != nil {
 		return nil, err
 	}
-	cmd := b.command(context.WithoutCancel(ctx), name, args...)
+	cmd := b.command(context.WithoutCancel(ctx), args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -120,7 +121,7 @@ func (b *bench) daemon(ctx context.Context, ready func() error, name string, arg
 	}
 	stop()
 	said, _ := os.ReadFile(log.Name())
-	return nil, fmt.Errorf("%s did not start: %w: %s", filepath.Base(name), err, tail(said))
+	return nil, fmt.Errorf("%s did not start: %w: %s", name, err, tail(said))
 }
 
 func dialable(network, address string) func() error {
@@ -167,17 +168,25 @@ func (b *bench) teuRegistry(ctx context.Context) (address string, stop func(), e
 	return address, stop, err
 }
 
-// dockerd starts Debian's docker with everything below b.dir.
-func (b *bench) dockerd(ctx context.Context) (stop func(), err error) {
+// ownNetwork is put before a daemon whose bridge and rules are to be apart from the host's.
+func ownNetwork() []string { return []string{"unshare", "-n"} }
+
+// dockerd starts Debian's docker with everything below b.dir. Without a network of its own
+// it has no bridge.
+func (b *bench) dockerd(ctx context.Context, network ...string) (stop func(), err error) {
 	socket := filepath.Join(b.dir, "docker.sock")
-	return b.daemon(ctx, func() error { return b.must(ctx, "docker", "version") }, "dockerd",
-		"--host", "unix://"+socket, "--data-root", filepath.Join(b.dir, "docker"), "--exec-root", filepath.Join(b.dir, "docker-run"),
-		"--pidfile", filepath.Join(b.dir, "docker.pid"), "--bridge", "none", "--iptables=false", "--ip-masq=false", "--storage-driver", "overlay2")
+	args := []string{"dockerd",
+		"--host", "unix://" + socket, "--data-root", filepath.Join(b.dir, "docker"), "--exec-root", filepath.Join(b.dir, "docker-run"),
+		"--pidfile", filepath.Join(b.dir, "docker.pid"), "--storage-driver", "overlay2"}
+	if len(network) == 0 {
+		args = append(args, "--bridge", "none", "--iptables=false", "--ip-masq=false")
+	}
+	return b.daemon(ctx, func() error { return b.must(ctx, "docker", "version") }, append(network, args...)...)
 }
 
 // containerd starts a containerd that shares nothing between its namespaces, and returns
-// how nerdctl is called in a new one.
-func (b *bench) containerd(ctx context.Context) (nerdctl string, stop func(), err error) {
+// how nerdctl is called.
+func (b *bench) containerd(ctx context.Context, network ...string) (nerdctl []string, stop func(), err error) {
 	dir := filepath.Join(b.dir, "containerd")
 	socket, config := filepath.Join(b.dir, "containerd.sock"), filepath.Join(b.dir, "containerd.toml")
 	err = writeFile(config, fmt.Sprintf(`version = 2
@@ -190,11 +199,12 @@ address = %q
 content_sharing_policy = "isolated"
 `, dir, dir+"-run", socket))
 	if err != nil {
-		return "", nil, err
+		return nil, nil, err
 	}
 	ready := func() error { return b.must(ctx, "ctr", "--address", socket, "version") }
-	stop, err = b.daemon(ctx, ready, "containerd", "--config", config)
-	return fmt.Sprintf("%s --address %s --data-root %s --cgroup-manager cgroupfs --insecure-registry --namespace n$(date +%%s%%N)", filepath.Join(b.peers, "nerdctl"), socket, dir+"-nerdctl"), stop, err
+	stop, err = b.daemon(ctx, ready, append(network, "containerd", "--config", config)...)
+	return []string{filepath.Join(b.peers, "nerdctl"), "--address", socket, "--data-root", dir + "-nerdctl", "--cgroup-manager", "cgroupfs",
+		"--insecure-registry", "--cni-path", "/usr/lib/cni", "--cni-netconfpath", dir + "-cni"}, stop, err
 }
 
 // podman are the arguments every podman command starts with.
@@ -207,7 +217,7 @@ func (b *bench) podman(args ...string) []string {
 func (b *bench) busyboxTar() (string, error) {
 	dir := filepath.Join(b.dir, "busybox")
 	script := `set -e; mkdir -p "$1/bin" "$1/etc" "$1/proc" "$1/sys" "$1/dev"; cp /bin/busybox "$1/bin/"
-for a in sh true cat echo; do ln -sf busybox "$1/bin/$a"; done; echo root:x:0:0:root:/:/bin/sh >"$1/etc/passwd"; tar -C "$1" -cf "$1.tar" .`
+for a in sh true cat echo sleep yes httpd nc dd; do ln -sf busybox "$1/bin/$a"; done; echo root:x:0:0:root:/:/bin/sh >"$1/etc/passwd"; tar -C "$1" -cf "$1.tar" .`
 	out, err := exec.Command("sh", "-c", script, "sh", dir).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("making busybox: %w: %s", err, out)
