@@ -73,7 +73,11 @@ func (r *run) attrs(ctx context.Context) (map[string]string, error) {
 }
 
 func platformName(p ocispec.Platform) string {
-	name := p.OS + "/" + p.Architecture
+	name := p.OS
+	if p.OSVersion != "" {
+		name += "(" + p.OSVersion + ")"
+	}
+	name += "/" + p.Architecture
 	if p.Variant != "" {
 		name += "/" + p.Variant
 	}

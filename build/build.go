@@ -76,6 +76,8 @@ type Options struct {
 	// machine, none for what stays.
 	Compression string
 	Recompress  bool // layers of the base too
+	// Epoch is used instead of the Dockerfile's and the build argument's SOURCE_DATE_EPOCH; nil: theirs.
+	Epoch       *Epoch
 	DockerTypes bool // docker's media types instead of OCI's; not with annotations, which they have not
 
 	Limits map[string]string // of commands, by the frontend's names: memory, cpushares, ...
@@ -99,6 +101,11 @@ type Output struct {
 	Dir  bool   // Dest of oci and docker is a directory: the layout itself
 	// Writer takes what goes to no file; it is not closed.
 	Writer io.Writer
+}
+
+// An Epoch is the latest time that an image has.
+type Epoch struct {
+	Time *time.Time // nil: there is none
 }
 
 // A Result is what a build made.
@@ -243,7 +250,11 @@ func (r *run) build(ctx context.Context, names []reference.Named) (Result, error
 	if compiled.Answer != nil {
 		return Result{Answer: compiled.Answer}, nil
 	}
-	for _, img := range compiled.Images {
+	for i := range compiled.Images {
+		img := &compiled.Images[i]
+		if r.o.Epoch != nil {
+			img.Epoch = r.o.Epoch.Time
+		}
 		r.epoch = img.Epoch
 	}
 	states, err := r.solveAll(ctx, func(ctx context.Context) ([]op.Result, error) {

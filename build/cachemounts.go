@@ -1,6 +1,7 @@
 package build
 
 import (
+	"archive/tar"
 	"context"
 	"fmt"
 	"io"
@@ -18,7 +19,11 @@ func (x *exporter) sendMounts(ctx context.Context) error {
 	for _, key := range x.r.env.UsedCaches() {
 		err := x.r.env.ReadCache(ctx, key, func(dir *rootfs.Dir) error {
 			return remotecache.SaveMount(ctx, x.place, key, func(w io.Writer) error {
-				return export.WriteTar(ctx, w, dir, export.TreeOptions{})
+				tw := tar.NewWriter(w)
+				if err := export.WriteTar(ctx, tw, dir, export.TreeOptions{}); err != nil {
+					return err
+				}
+				return tw.Close()
 			})
 		})
 		if err != nil {

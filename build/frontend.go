@@ -63,6 +63,19 @@ func (b *backend) ResolveImage(ctx context.Context, name, ref string, o dockerfi
 	return dockerfile.ImageConfig{Ref: ref, Digest: img.Target.Digest.String(), Config: img.RawConfig}, nil
 }
 
+// DescribeSource implements dockerfile.Backend.
+func (b *backend) DescribeSource(ctx context.Context, name string, s *pb.SourceOp) (dockerfile.SourceInfo, error) {
+	r := (*run)(b)
+	var info op.SourceInfo
+	err := r.step(ctx, name, func(*solver.Console) (err error) {
+		info, err = r.env.Describe(ctx, s)
+		return err
+	})
+	return dockerfile.SourceInfo{
+		Commit: info.Commit, Object: info.Object, Digest: info.Digest.String(), Filename: info.Filename, Modified: info.Modified,
+	}, err
+}
+
 // Warn implements dockerfile.Backend.
 func (b *backend) Warn(w dockerfile.Warning) {
 	if b.o.Warn != nil {

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 	"github.com/teu-dev/teu/build/solver"
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/image"
+	"github.com/teu-dev/teu/cache/rootfs"
 	"github.com/teu-dev/teu/dockerfile"
 	"github.com/teu-dev/teu/registry/archive"
 )
@@ -220,37 +222,43 @@ func (r *run) files(ctx context.Context, out Output, images []dockerfile.Image, 
 	if out.Type == "local" && (out.Dest == "" || out.Dest == "-") {
 		return invalidf("output type=local needs dest=DIRECTORY")
 	}
-	if out.Type == "tar" && len(images) > 1 {
-		return invalidf("output type=tar takes one platform")
+	if out.Type == "local" {
+		return r.step(ctx, "exporting to client directory", func(c *solver.Console) error {
+			return r.trees(ctx, c, images, states, func(root *rootfs.Dir, o export.TreeOptions) error {
+				return export.WriteDir(ctx, out.Dest, root, o)
+			})
+		})
 	}
-	step := "exporting to client directory"
-	if out.Type == "tar" {
-		step = "exporting to client tarball"
-	}
-	return r.step(ctx, step, func(c *solver.Console) error {
-		for i, img := range images {
-			o := export.TreeOptions{Epoch: img.Epoch}
-			if len(images) > 1 {
-				o.Prefix = strings.ReplaceAll(platformName(img.Platform), "/", "_")
-			}
-			if err := r.tree(ctx, c, out, states[i], o); err != nil {
+	return r.step(ctx, "exporting to client tarball", func(c *solver.Console) error {
+		return writeTo(out, func(w io.Writer) error {
+			tw := tar.NewWriter(w)
+			err := r.trees(ctx, c, images, states, func(root *rootfs.Dir, o export.TreeOptions) error {
+				return export.WriteTar(ctx, tw, root, o)
+			})
+			if err != nil {
 				return err
 			}
-		}
-		return nil
+			return tw.Close()
+		})
 	})
 }
 
-func (r *run) tree(ctx context.Context, c *solver.Console, out Output, state op.Result, o export.TreeOptions) (err error) {
-	view, err := r.env.View(ctx, c, state)
-	if err != nil {
-		return err
+// trees calls write with the filesystem of each image.
+func (r *run) trees(ctx context.Context, c *solver.Console, images []dockerfile.Image, states []op.Result, write func(*rootfs.Dir, export.TreeOptions) error) error {
+	for i, img := range images {
+		o := export.TreeOptions{Epoch: img.Epoch}
+		if len(images) > 1 {
+			o.Prefix = strings.NewReplacer("/", "_", `\`, "_", ":", "_").Replace(platformName(img.Platform))
+		}
+		view, err := r.env.View(ctx, c, states[i])
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(write(view.Dir, o), view.Close()); err != nil {
+			return err
+		}
 	}
-	defer func() { err = errors.Join(err, view.Close()) }()
-	if out.Type == "local" {
-		return export.WriteDir(ctx, out.Dest, view.Dir, o)
-	}
-	return writeTo(out, func(w io.Writer) error { return export.WriteTar(ctx, w, view.Dir, o) })
+	return nil
 }
 
 // writeTo calls write with the file of out, which appears only when it is whole.

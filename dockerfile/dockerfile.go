@@ -62,6 +62,8 @@ type Backend interface {
 	Files(ctx context.Context, def *pb.Definition) (Files, error)
 	// ResolveImage finds out what an image reference stands for.
 	ResolveImage(ctx context.Context, name, ref string, o ImageOptions) (ImageConfig, error)
+	// DescribeSource finds out about a source that is no image.
+	DescribeSource(ctx context.Context, name string, s *pb.SourceOp) (SourceInfo, error)
 	// Warn passes on what the linter says.
 	Warn(w Warning)
 }
@@ -98,11 +100,22 @@ type ImageConfig struct {
 	Config []byte // JSON
 }
 
+// A SourceInfo is what is known of a source in git or on the web; zero for others.
+type SourceInfo struct {
+	Commit   string     // of git: the commit's name
+	Object   []byte     // of git: the commit as git stores it
+	Digest   string     // of a download
+	Filename string     // of a download
+	Modified *time.Time // of a download, if the server said it
+}
+
 // A Warning is a remark of the linter.
 type Warning struct {
-	Text  string
-	URL   string
-	Where Location // zero if it is not about a place
+	Text   string
+	Detail []string // what the rule is about
+	URL    string
+	Level  int      // as BuildKit counts: 1 is the least
+	Where  Location // zero if it is not about a place
 }
 
 // A Location is a range of lines in a Dockerfile.

@@ -24,6 +24,7 @@ type fake struct {
 	files    map[string]string
 	warnings []string
 	asked    []string
+	source   SourceInfo
 	modes    []string
 }
 
@@ -39,6 +40,10 @@ func (f *fake) ResolveImage(_ context.Context, name, ref string, o ImageOptions)
 		Ref: ref, Digest: "sha256:" + strings.Repeat("a", 64),
 		Config: []byte(`{"architecture":"amd64","os":"linux","config":{"Env":["PATH=/bin"],"Cmd":["sh"],"OnBuild":["ENV built=on"]},"rootfs":{"type":"layers","diff_ids":["sha256:` + strings.Repeat("b", 64) + `"]},"history":[{"created_by":"base"}]}`),
 	}, nil
+}
+
+func (f *fake) DescribeSource(context.Context, string, *pb.SourceOp) (SourceInfo, error) {
+	return f.source, nil
 }
 
 func (f *fake) Warn(w Warning) {
@@ -239,4 +244,34 @@ func FuzzCompile(f *testing.F) {
 			t.Fatal("neither an error nor an image")
 		}
 	})
+}
+
+// TestEpochOfSources holds that SOURCE_DATE_EPOCH may be the time of a source.
+func TestEpochOfSources(t *testing.T) {
+	modified := time.Date(2024, 5, 6, 7, 8, 9, 0, time.UTC)
+	commit := []byte("tree 4b825dc642cb6eb9a060e54bf8d69288fbee4904\nauthor a <a@b> 1600000000 +0000\ncommitter a <a@b> 1714979289 +0000\n\nm\n")
+	for _, c := range []struct {
+		name, text string
+		source     SourceInfo
+		want       time.Time
+	}{
+		{"a download", "ARG SOURCE_DATE_EPOCH=src\nFROM scratch AS src\nADD http://h/f /\nFROM scratch\nCOPY x /\n", SourceInfo{Digest: "sha256:0", Modified: &modified}, modified},
+		{"a commit", "ARG SOURCE_DATE_EPOCH=src\nFROM scratch AS src\nADD http://h/r.git /\nFROM scratch\nCOPY x /\n", SourceInfo{Commit: "c", Object: commit}, modified},
+		{"a directory", "ARG SOURCE_DATE_EPOCH=context\nFROM scratch\nCOPY x /\n", SourceInfo{}, time.Time{}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := &fake{files: map[string]string{"Dockerfile": c.text}, source: c.source}
+			res, err := Compile(t.Context(), f, Options{Host: host})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got time.Time
+			if e := res.Images[0].Epoch; e != nil {
+				got = *e
+			}
+			if !got.Equal(c.want) {
+				t.Errorf("epoch is %v, want %v", got, c.want)
+			}
+		})
+	}
 }

@@ -104,13 +104,28 @@ func (g *gateway) ResolveImageConfig(ctx context.Context, ref string, opt source
 func (g *gateway) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
 	ref, isImage := strings.CutPrefix(op.Identifier, "docker-image://")
 	if !isImage {
-		return nil, fmt.Errorf("metadata of %s: %w", op.Identifier, errdefs.ErrNotImplemented)
+		return g.describe(ctx, op, opt)
 	}
 	_, dgst, config, err := g.ResolveImageConfig(ctx, ref, opt)
 	if err != nil {
 		return nil, err
 	}
 	return &sourceresolver.MetaResponse{Op: op, Image: &sourceresolver.ResolveImageResponse{Digest: dgst, Config: config}}, nil
+}
+
+func (g *gateway) describe(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
+	info, err := g.backend.DescribeSource(ctx, opt.LogName, op)
+	if err != nil {
+		return nil, err
+	}
+	res := &sourceresolver.MetaResponse{Op: op}
+	switch {
+	case info.Commit != "":
+		res.Git = &sourceresolver.ResolveGitResponse{Checksum: info.Commit, CommitObject: info.Object}
+	case info.Digest != "":
+		res.HTTP = &sourceresolver.ResolveHTTPResponse{Digest: digest.Digest(info.Digest), Filename: info.Filename, LastModified: info.Modified}
+	}
+	return res, nil
 }
 
 // Inputs implements client.Client: there are none, contexts are sources.
@@ -123,7 +138,11 @@ func (g *gateway) NewContainer(context.Context, client.NewContainerRequest) (cli
 
 // Warn implements client.Client.
 func (g *gateway) Warn(_ context.Context, _ digest.Digest, msg string, o client.WarnOpts) error {
-	g.backend.Warn(Warning{Text: msg, URL: o.URL, Where: location(o.SourceInfo, o.Range)})
+	w := Warning{Text: msg, URL: o.URL, Level: o.Level, Where: location(o.SourceInfo, o.Range)}
+	for _, d := range o.Detail {
+		w.Detail = append(w.Detail, string(d))
+	}
+	g.backend.Warn(w)
 	return nil
 }
 

@@ -17,11 +17,10 @@ type TreeOptions struct {
 	Epoch  *time.Time // no file is later
 }
 
-// WriteTar writes the filesystem root to w, as what `docker build -o type=tar` gives.
-func WriteTar(ctx context.Context, w io.Writer, root *rootfs.Dir, o TreeOptions) error {
-	tw := tar.NewWriter(w)
+// WriteTar writes the filesystem root to tw, as what `docker build -o type=tar` gives.
+func WriteTar(ctx context.Context, tw *tar.Writer, root *rootfs.Dir, o TreeOptions) error {
 	links := map[[2]uint64]string{} // first path of a file with several names
-	err := walk(ctx, root, func(e entry) error {
+	return walk(ctx, root, func(e entry) error {
 		if e.path == "." && o.Prefix == "" || e.kind() == unix.S_IFSOCK {
 			return nil
 		}
@@ -43,10 +42,6 @@ func WriteTar(ctx context.Context, w io.Writer, root *rootfs.Dir, o TreeOptions)
 		_, err = io.CopyN(tw, f, h.Size)
 		return err
 	})
-	if err != nil {
-		return err
-	}
-	return tw.Close()
 }
 
 func header(e entry, o TreeOptions, links map[[2]uint64]string) (*tar.Header, error) {

@@ -166,6 +166,32 @@ func (o *gitOp) Run(ctx context.Context, c *solver.Console, _ []Result) (_ []Res
 	return []Result{r}, err
 }
 
+// describe fetches the commit and returns it.
+func (o *gitOp) describe(ctx context.Context) (_ SourceInfo, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("git repository %s: %w", redact(o.remote), err)
+		}
+	}()
+	if err := o.resolve(ctx); err != nil {
+		return SourceInfo{}, err
+	}
+	repo, err := o.open(ctx)
+	if err != nil {
+		return SourceInfo{}, err
+	}
+	defer func() { err = errors.Join(err, repo.close()) }()
+	if err := o.fetch(ctx, repo); err != nil {
+		return SourceInfo{}, err
+	}
+	commit := o.commit
+	if o.tagged != "" {
+		commit = o.tagged
+	}
+	object, err := repo.git(ctx, "cat-file", "commit", commit)
+	return SourceInfo{Commit: o.commit, Object: []byte(object)}, err
+}
+
 // checkout puts the files of the commit into dir.
 func (o *gitOp) checkout(ctx context.Context, repo *gitRepo, dir string) (err error) {
 	sub := strings.TrimPrefix(path.Join("/", o.subdir), "/")

@@ -123,6 +123,9 @@ func (o *gitOp) fetch(ctx context.Context, r *gitRepo) error {
 		}
 		err = o.fetchRef(ctx, r)
 	}
+	if err != nil && ctx.Err() == nil && !isCommit(o.ref) {
+		err = o.fetchWhole(ctx, r) // servers of plain files cannot cut a history off
+	}
 	if err != nil {
 		return err
 	}
@@ -147,17 +150,25 @@ func (o *gitOp) fetchRef(ctx context.Context, r *gitRepo) error {
 	if isCommit(o.ref) {
 		return o.fetchCommit(ctx, r)
 	}
-	args := []string{"fetch", "--depth=1", "--no-tags", "origin", "--force", "--"}
+	_, err := r.git(ctx, "fetch", "--depth=1", "--no-tags", "origin", "--force", "--", o.refspec())
+	return err
+}
+
+// fetchWhole fetches the ref with its history.
+func (o *gitOp) fetchWhole(ctx context.Context, r *gitRepo) error {
+	_, err := r.git(ctx, "fetch", "--no-tags", "origin", "--force", "--", o.refspec())
+	return err
+}
+
+func (o *gitOp) refspec() string {
 	if o.fetchByCommit {
-		_, err := r.git(ctx, append(args, o.commit)...)
-		return err
+		return o.commit
 	}
 	target := o.ref
 	if !strings.HasPrefix(target, "refs/tags/") {
 		target = "tags/" + target
 	}
-	_, err := r.git(ctx, append(args, o.ref+":"+target)...)
-	return err
+	return o.ref + ":" + target
 }
 
 // fetchCommit fetches the commit by its name, or, where the server does not give that, everything.

@@ -1,11 +1,15 @@
 package op
 
 import (
+	"context"
 	"fmt"
+	"net/http"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/teu-dev/teu/build/graph"
 	"github.com/teu-dev/teu/build/solver"
@@ -36,4 +40,41 @@ func (e *Env) sourceOp(v *graph.Vertex, s *pb.SourceOp) (solver.Op[Result], erro
 		return e.gitOp(ref, s.Attrs)
 	}
 	return nil, fmt.Errorf("sources of the kind %s:// are not supported: %w", scheme, errdefs.ErrNotImplemented)
+}
+
+// A SourceInfo is what is known of a source without making its filesystem.
+type SourceInfo struct {
+	Commit   string        // of git: the commit's name
+	Object   []byte        // of git: the commit as git stores it
+	Digest   digest.Digest // of a download
+	Filename string        // of a download
+	Modified *time.Time    // of a download: Last-Modified, if the server said it
+}
+
+// Describe finds out about a source in git or on the web; of other sources there is nothing to know.
+func (e *Env) Describe(ctx context.Context, s *pb.SourceOp) (SourceInfo, error) {
+	scheme, ref, _ := strings.Cut(s.Identifier, "://")
+	switch scheme {
+	case "git":
+		o, err := e.gitOp(ref, s.Attrs)
+		if err != nil {
+			return SourceInfo{}, err
+		}
+		return o.describe(ctx)
+	case "http", "https":
+		o, err := e.httpOp(s.Identifier, s.Attrs)
+		if err != nil {
+			return SourceInfo{}, err
+		}
+		d, err := o.fetch(ctx)
+		if err != nil {
+			return SourceInfo{}, err
+		}
+		info := SourceInfo{Digest: d.Digest, Filename: d.Filename}
+		if t, err := http.ParseTime(d.Modified); err == nil {
+			info.Modified = &t
+		}
+		return info, nil
+	}
+	return SourceInfo{}, nil
 }

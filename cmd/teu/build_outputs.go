@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/teu-dev/teu/build"
 )
@@ -74,7 +75,7 @@ func (f *buildFlags) archives(o *build.Options) (n int) {
 
 func (f *buildFlags) parseOutput(a *app, o *build.Options, s string) error {
 	v, err := fields("--output", s, "type", "dest", "name", "push?", "load?", "store?", "unpack?", "tar?", "context",
-		"compression", "compression-level", "force-compression?", "oci-mediatypes?", "rewrite-timestamp?",
+		"compression", "compression-level", "force-compression?", "oci-mediatypes?", "rewrite-timestamp?", "source-date-epoch",
 		"name-canonical?", "dangling-name-prefix", "push-by-digest?", "registry.insecure?", "attestation-inline?", "platform-split?", "annotation*")
 	if err != nil {
 		return err
@@ -136,6 +137,13 @@ func exportOptions(v map[string]string, o *build.Options) error {
 	default:
 		return fmt.Errorf("compression %q is none of gzip, zstd and uncompressed", c)
 	}
+	if epoch, ok := v["source-date-epoch"]; ok {
+		e, err := parseEpoch(epoch)
+		if err != nil {
+			return err
+		}
+		o.Epoch = e
+	}
 	if level := v["compression-level"]; level != "" {
 		if _, err := strconv.Atoi(level); err != nil {
 			return fmt.Errorf("compression-level %q is no number", level)
@@ -159,6 +167,19 @@ func exportOptions(v map[string]string, o *build.Options) error {
 		}
 	}
 	return nil
+}
+
+// parseEpoch parses seconds since 1970; "" stands for no epoch, whatever the Dockerfile says.
+func parseEpoch(text string) (*build.Epoch, error) {
+	if text == "" {
+		return &build.Epoch{}, nil
+	}
+	sec, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return nil, fmt.Errorf("source-date-epoch %q is no number of seconds", text)
+	}
+	t := time.Unix(sec, 0).UTC()
+	return &build.Epoch{Time: &t}, nil
 }
 
 // on says whether the value of a setting means yes.

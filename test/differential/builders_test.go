@@ -170,7 +170,7 @@ func (w *world) buildPeer(ctx context.Context, s *sample, archive string) (strin
 		return out, err
 	}
 	output := "type=oci,dest=" + archive
-	if strings.Contains(strings.Join(args, " "), "SOURCE_DATE_EPOCH") {
+	if s.hasEpoch() {
 		output += ",rewrite-timestamp=true" // which teu does then without being asked
 	}
 	args = append([]string{"build", "--progress=plain", "--no-cache", "--output", output}, args...)

@@ -132,6 +132,12 @@ func (s *sample) finish(t *testing.T) {
 	}
 }
 
+// hasEpoch says whether SOURCE_DATE_EPOCH is given, here or by the Dockerfile.
+func (s *sample) hasEpoch() bool {
+	text, _ := os.ReadFile(filepath.Join(s.dir, "Dockerfile"))
+	return strings.Contains(strings.Join(s.flags, " ")+string(text), "SOURCE_DATE_EPOCH")
+}
+
 // buildctl translates the flags into those of buildctl.
 func (s *sample) buildctl() ([]string, error) {
 	args := []string{"--frontend", "dockerfile.v0"}

@@ -59,9 +59,27 @@ type rawLog struct {
 }
 
 type rawWarning struct {
-	Level int    `json:"level,omitempty"`
-	Short []byte `json:"short,omitempty"`
-	URL   string `json:"url,omitempty"`
+	Level  int        `json:"level,omitempty"`
+	Short  []byte     `json:"short,omitempty"`
+	Detail [][]byte   `json:"detail,omitempty"`
+	URL    string     `json:"url,omitempty"`
+	Source *rawSource `json:"sourceInfo,omitempty"`
+	Range  []rawRange `json:"range,omitempty"`
+}
+
+type rawSource struct {
+	Filename string `json:"filename,omitempty"`
+	Data     []byte `json:"data,omitempty"`
+	Language string `json:"language,omitempty"`
+}
+
+type rawRange struct {
+	Start rawPosition `json:"start"`
+	End   rawPosition `json:"end"`
+}
+
+type rawPosition struct {
+	Line int `json:"line,omitempty"`
 }
 
 // Event implements BuildPrinter.
@@ -107,7 +125,15 @@ func (p *rawPrinter) start(v digest.Digest, now time.Time) *time.Time {
 
 // Warn implements BuildPrinter.
 func (p *rawPrinter) Warn(w dockerfile.Warning) {
-	_ = p.enc.Encode(rawStatus{Warnings: []rawWarning{{Level: 1, Short: []byte(w.Text), URL: w.URL}}})
+	raw := rawWarning{Level: max(w.Level, 1), Short: []byte(w.Text), URL: w.URL}
+	for _, d := range w.Detail {
+		raw.Detail = append(raw.Detail, []byte(d))
+	}
+	if w.Where.Start > 0 {
+		raw.Source = &rawSource{Filename: w.Where.File, Data: w.Where.Text, Language: "Dockerfile"}
+		raw.Range = []rawRange{{rawPosition{w.Where.Start}, rawPosition{w.Where.End}}}
+	}
+	_ = p.enc.Encode(rawStatus{Warnings: []rawWarning{raw}})
 }
 
 // Close implements BuildPrinter.
