@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -137,6 +138,11 @@ func (f *ociExec) load(c *bundle.Container, args []string) (*specs.Process, erro
 		for _, set := range []*[]string{&have.Bounding, &have.Effective, &have.Permitted} {
 			*set = append((*set)[:len(*set):len(*set)], f.caps...)
 		}
+		for _, c := range f.caps { // as runc: what the container lets children inherit
+			if slices.Contains(have.Inheritable, c) {
+				have.Ambient = append(have.Ambient[:len(have.Ambient):len(have.Ambient)], c)
+			}
+		}
 		p.Capabilities = &have
 	}
 	return p, f.setUser(p)
@@ -188,13 +194,28 @@ type console struct {
 
 func newConsole(a *app, master *os.File) *console {
 	c := &console{master: master, in: a.ui.InFile()}
+	// As runc: what the container writes comes out as it was written, and our terminal goes
+	// on making CR LF of LF.
+	changeOutput(master, 0, unix.ONLCR)
 	if a.ui.InTerminal() {
 		c.state, _ = term.MakeRaw(int(c.in.Fd()))
+		changeOutput(c.in, unix.OPOST, 0)
 		c.resize()
 	}
 	go io.Copy(master, c.in) // not waited for: input has no end of its own
 	c.out.Go(func() { io.Copy(a.ui.OutFile(), master) })
 	return c
+}
+
+// changeOutput changes output modes of a terminal; termios(3). One that is no terminal any
+// more stays as it is.
+func changeOutput(tty *os.File, set, clear uint32) {
+	t, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+	if err != nil {
+		return
+	}
+	t.Oflag = t.Oflag&^clear | set
+	unix.IoctlSetTermios(int(tty.Fd()), unix.TCSETS, t)
 }
 
 func (c *console) resize() {

@@ -205,7 +205,7 @@ func (o *ociCommand) kill() *cobra.Command {
 }
 
 func signalNamed(s string) (unix.Signal, error) {
-	if n, err := strconv.Atoi(s); err == nil && n > 0 && n <= 64 {
+	if n, err := strconv.Atoi(s); err == nil && n >= 0 && n <= 64 {
 		return unix.Signal(n), nil
 	}
 	name := strings.ToUpper(s)

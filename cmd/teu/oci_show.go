@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
 
@@ -33,13 +32,18 @@ func (o *ociCommand) printJSON(v any) error {
 	return nil
 }
 
-// ociState is the state runtime-spec wants and what runc adds.
+// ociState is the state runtime-spec wants and what runc adds, in runc's order: some
+// scripts look at the text.
 type ociState struct {
-	*specs.State
-	Pid     int       `json:"pid"` // printed although it is 0
-	Rootfs  string    `json:"rootfs"`
-	Created time.Time `json:"created"`
-	Owner   string    `json:"owner"`
+	Version     string               `json:"ociVersion"`
+	ID          string               `json:"id"`
+	Pid         int                  `json:"pid"` // printed although it is 0
+	Status      specs.ContainerState `json:"status"`
+	Bundle      string               `json:"bundle"`
+	Rootfs      string               `json:"rootfs"`
+	Created     time.Time            `json:"created"`
+	Annotations map[string]string    `json:"annotations,omitempty"`
+	Owner       string               `json:"owner"`
 }
 
 func stateOf(c *bundle.Container) (ociState, error) {
@@ -47,7 +51,7 @@ func stateOf(c *bundle.Container) (ociState, error) {
 	if err != nil {
 		return ociState{}, err
 	}
-	return ociState{s, s.Pid, c.Rootfs, c.Created, ownerName(c.Owner)}, nil
+	return ociState{s.Version, s.ID, s.Pid, s.Status, s.Bundle, c.Rootfs, c.Created, s.Annotations, ownerName(c.Owner)}, nil
 }
 
 // ownerName is the name of a user of the host, or #UID.
@@ -75,7 +79,12 @@ func (o *ociCommand) list() *cobra.Command {
 	var format string
 	var quiet bool
 	cmd := &cobra.Command{Use: "list [OPTIONS]", Short: "List containers", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Parent().Flags().Changed("root") { // else there are just none yet
+				if _, err := os.Stat(o.root); err != nil {
+					return err
+				}
+			}
 			all, err := o.store().All()
 			if err != nil {
 				return err
@@ -98,7 +107,7 @@ func (o *ociCommand) list() *cobra.Command {
 				}
 				return nil
 			case format == "json":
-				return o.printJSON(states)
+				return json.NewEncoder(o.a.ui.Out).Encode(states)
 			case format != "table":
 				return badFormat(format)
 			}
@@ -195,11 +204,10 @@ func (o *ociCommand) spec() *cobra.Command {
 	var rootless bool
 	cmd := &cobra.Command{Use: "spec [OPTIONS]", Short: "Write a config.json to begin with", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			s, _, err := spec.New(ocispec.ImageConfig{Cmd: []string{"sh"}}, spec.Options{TTY: true, Hostname: "teu", ReadOnly: true})
+			s, err := bundle.Example()
 			if err != nil {
 				return err
 			}
-			s.Root.Path = "rootfs"
 			if rootless {
 				spec.Rootless(s, uint32(os.Geteuid()), uint32(os.Getegid()))
 			}

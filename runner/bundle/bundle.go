@@ -7,7 +7,7 @@
 //	ROOT/ID/state.json   a record, written before there is a process and again with it
 //	ROOT/ID/config.json  the bundle's spec at the time of create; later changes do not count
 //	ROOT/ID/program      the launch program, to explain what failed after start
-//	ROOT/ID/start        a FIFO the process of a created container waits at
+//	ROOT/ID/exec.fifo    a FIFO the process of a created container waits at
 //	ROOT/ID/gate         one it waits at before, while hooks run
 //	ROOT/ID/listener     one it waits at while its seccomp listener is taken
 //	ROOT/ID/lock         flock of whoever changes the container
@@ -75,7 +75,7 @@ const (
 	recordName  = "state.json"
 	configName  = "config.json"
 	programName = "program"
-	fifoName    = "start"
+	fifoName    = "exec.fifo" // runc's name, which tools know
 	gateName    = "gate"
 	lockName    = "lock"
 	watchName   = "listener"

@@ -86,7 +86,7 @@ func (s *Store) Create(ctx context.Context, id, dir string, o CreateOptions) (c 
 		}
 	}()
 	warnings, err = c.create(ctx, b, conf, o)
-	return c, warnings, err
+	return c, append(oci.Ungrantable(conf.Process), warnings...), err
 }
 
 // load reads the spec of a bundle and makes its paths absolute.
@@ -113,7 +113,8 @@ func (c *Container) load(dir string) (*specs.Spec, error) {
 	}
 	conf.Root.Path = within(conf.Root.Path)
 	for i, m := range conf.Mounts {
-		if m.Type == "bind" && m.Source != "" {
+		bind := m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+		if bind && m.Source != "" {
 			conf.Mounts[i].Source = within(m.Source)
 		}
 	}
@@ -166,6 +167,10 @@ func (c *Container) create(ctx context.Context, b *keeper.Binary, conf *specs.Sp
 	if made.Process == nil {
 		opts.NoCommand = true
 		made.Process = &specs.Process{Cwd: "/", Args: []string{"/"}}
+	} else {
+		p := *made.Process // the record does not have this HOME: an exec may be another user's
+		p.Env = withHome(p.Env, c.Rootfs, p.User.UID)
+		made.Process = &p
 	}
 	p, err := oci.Compile(&made, oci.Rootfs{Path: c.Rootfs}, opts)
 	if err != nil {
@@ -238,7 +243,7 @@ func (c *Container) claimGroup(conf *specs.Spec, o CreateOptions) (*cgroup.Host,
 		return nil, err
 	}
 	if len(pids) > 0 {
-		return nil, fmt.Errorf("control group %s has processes: %w", path, errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("container's cgroup is not empty: %s: %w", path, errdefs.ErrFailedPrecondition)
 	}
 	c.Cgroup = path
 	return h, nil
@@ -266,7 +271,7 @@ func (c *Container) launch(ctx context.Context, b *keeper.Binary, p *launch.Prog
 		if err := c.moveDevices(conf); err != nil {
 			return err
 		}
-		if err := c.runHooks(ctx, runtimeHooks(conf), specs.StateCreating, conf.Annotations); err != nil {
+		if err := c.runtimeHooks(ctx, conf); err != nil {
 			return err
 		}
 		if err := c.runInside(ctx, conf, createContainer, child.PIDFD); err != nil {

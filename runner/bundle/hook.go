@@ -12,15 +12,17 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// runtimeHooks are those that run in our namespaces while the container has its own but
+// runtimeHooks runs the hooks that run in our namespaces while the container has its own but
 // not yet its root: runtime-spec, config.md, "POSIX-platform Hooks".
-func runtimeHooks(s *specs.Spec) []specs.Hook {
+func (c *Container) runtimeHooks(ctx context.Context, s *specs.Spec) error {
 	if s.Hooks == nil {
 		return nil
 	}
 	//lint:ignore SA1019 docker still uses them
-	old := s.Hooks.Prestart
-	return append(old[:len(old):len(old)], s.Hooks.CreateRuntime...)
+	if err := c.runHooks(ctx, "prestart", s.Hooks.Prestart, specs.StateCreating, s.Annotations); err != nil {
+		return err
+	}
+	return c.runHooks(ctx, "createRuntime", s.Hooks.CreateRuntime, specs.StateCreating, s.Annotations)
 }
 
 // hookState is what hooks are told on standard input.
@@ -32,15 +34,15 @@ func (c *Container) hookState(status Status, annotations map[string]string) ([]b
 	return json.Marshal(state)
 }
 
-// runHooks runs hooks in their order until one fails.
-func (c *Container) runHooks(ctx context.Context, list []specs.Hook, status Status, annotations map[string]string) error {
+// runHooks runs the hooks of a point in their order until one fails.
+func (c *Container) runHooks(ctx context.Context, point string, list []specs.Hook, status Status, annotations map[string]string) error {
 	text, err := c.hookState(status, annotations)
 	if err != nil {
 		return err
 	}
-	for _, h := range list {
+	for i, h := range list {
 		if err := runHook(ctx, h, c.Bundle, text); err != nil {
-			return fmt.Errorf("hook %s: %w", h.Path, err)
+			return fmt.Errorf("error running %s hook #%d: %s: %w", point, i, h.Path, err) // runc's words
 		}
 	}
 	return nil

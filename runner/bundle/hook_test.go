@@ -69,7 +69,7 @@ func TestFailingHooks(t *testing.T) {
 		"too slow":        {CreateContainer: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "1000"}, Timeout: &second}}},
 	} {
 		_, err := p.create(t, "c", "", func(s *specs.Spec) { s.Hooks = h })
-		if err == nil || !strings.Contains(err.Error(), "hook /bin/") {
+		if err == nil || !strings.Contains(err.Error(), "hook #0: /bin/") {
 			t.Errorf("%s: %v", name, err)
 		}
 		if name == "createContainer" && !strings.HasSuffix(err.Error(), "exit status 3: why") {
@@ -85,8 +85,43 @@ func TestFailingHooks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "hook /bin/sh") {
+	if err := c.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "hook #0: /bin/sh") {
 		t.Errorf("start: %v", err)
 	}
 	wantStatus(t, c, specs.StateStopped)
+}
+
+// A createContainer hook finds itself in the root's directory and the host's /proc as it
+// was, and what it mounts stays: libraries of a GPU come so.
+func TestCreateContainerHook(t *testing.T) {
+	p := newPlace(t)
+	c, err := p.create(t, "a", "cat /bin/new; touch /x 2>/dev/null || echo read-only", func(s *specs.Spec) {
+		s.Linux.MaskedPaths, s.Root.Readonly = []string{"/proc/acpi", "/bin/none"}, true
+		s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/bin/sh", Env: []string{"PATH=/usr/bin:/bin"}, Args: []string{"sh", "-ec",
+			"test -e /proc/self/status; test -x bin/busybox; echo lib >../lib; touch bin/new; mount --bind ../lib bin/new"}}}}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantStatus(t, c, specs.StateStopped)
+	if got := p.output(t); got != "lib\nread-only\n" {
+		t.Errorf("output %q", got)
+	}
+}
+
+// A startContainer hook without an environment has the command's, as with runc.
+func TestStartContainerHookEnv(t *testing.T) {
+	p := newPlace(t)
+	c, err := p.create(t, "a", ":", func(s *specs.Spec) {
+		s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", `[ "$PATH:$HOME" = /bin:/ ]`}}}}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(t.Context()); err != nil {
+		t.Error(err)
+	}
 }

@@ -32,9 +32,9 @@ func (c *Container) runInside(ctx context.Context, conf *specs.Spec, at point, p
 	if conf.Hooks == nil {
 		return nil
 	}
-	list, status := conf.Hooks.CreateContainer, specs.StateCreating
+	name, list, status := "createContainer", conf.Hooks.CreateContainer, specs.StateCreating
 	if at == startContainer {
-		list, status = conf.Hooks.StartContainer, specs.StateCreated
+		name, list, status = "startContainer", conf.Hooks.StartContainer, specs.StateCreated
 	}
 	if len(list) == 0 {
 		return nil
@@ -43,9 +43,9 @@ func (c *Container) runInside(ctx context.Context, conf *specs.Spec, at point, p
 	if err != nil {
 		return err
 	}
-	for _, h := range list {
+	for i, h := range list {
 		if err := c.runHookInside(ctx, conf, h, at, pidfd, text); err != nil {
-			return fmt.Errorf("hook %s: %w", h.Path, err)
+			return fmt.Errorf("error running %s hook #%d: %s: %w", name, i, h.Path, err)
 		}
 	}
 	return nil
@@ -87,10 +87,15 @@ func (c *Container) runHookInside(ctx context.Context, conf *specs.Spec, h specs
 
 func (c *Container) hookProgram(conf *specs.Spec, h specs.Hook, at point) (*launch.Program, error) {
 	if at == createContainer {
-		return oci.CompileHook(conf, h, c.Bundle)
+		return oci.CompileHook(conf, h, c.Rootfs) // where runc runs it
 	}
 	process := *conf.Process
-	process.Args, process.Env, process.Terminal = h.Args, h.Env, false
+	process.Args, process.Terminal = h.Args, false
+	if h.Env != nil { // else the command's, as it always was with runc
+		process.Env = h.Env
+	} else {
+		process.Env = withHome(process.Env, c.Rootfs, process.User.UID)
+	}
 	if len(process.Args) == 0 {
 		process.Args = []string{h.Path}
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -71,7 +72,7 @@ func (c *Container) Start(ctx context.Context) (err error) {
 	if conf.Hooks == nil {
 		return nil
 	}
-	if err := c.runHooks(ctx, conf.Hooks.Poststart, specs.StateRunning, conf.Annotations); err != nil {
+	if err := c.runHooks(ctx, "poststart", conf.Hooks.Poststart, specs.StateRunning, conf.Annotations); err != nil {
 		return errors.Join(err, c.abort())
 	}
 	return nil
@@ -138,10 +139,15 @@ func (c *Container) Kill(sig unix.Signal, o KillOptions) error {
 	if err != nil {
 		return err
 	}
-	if o.All && g != nil {
+	if g != nil && (o.All || sig == unix.SIGKILL && c.sharesPIDs()) {
 		pids, err := g.Pids()
 		if err != nil {
 			return err
+		}
+		if sig == unix.SIGKILL && len(pids) > 0 {
+			ctx, cancel := context.WithTimeout(context.Background(), killTime)
+			defer cancel()
+			return errors.Join(c.thawKilled(g, sig), g.Kill(ctx))
 		}
 		for _, pid := range pids {
 			if err := unix.Kill(pid, sig); err != nil && err != unix.ESRCH {
@@ -160,6 +166,15 @@ func (c *Container) Kill(sig unix.Signal, o KillOptions) error {
 		return fmt.Errorf("sending %s to container %s: %w", unix.SignalName(sig), c.ID, err)
 	}
 	return c.thawKilled(g, sig)
+}
+
+// sharesPIDs says that the end of the first process is not that of the others: there is no
+// PID namespace that ends with it.
+func (c *Container) sharesPIDs() bool {
+	conf, err := c.spec()
+	return err == nil && !slices.ContainsFunc(conf.Linux.Namespaces, func(ns specs.LinuxNamespace) bool {
+		return ns.Type == specs.PIDNamespace && ns.Path == ""
+	})
 }
 
 // awaitHandler gives a command that was executed moments ago the time to install its
@@ -234,7 +249,7 @@ func (c *Container) Delete(ctx context.Context, o DeleteOptions) (warnings []str
 		return nil, err
 	}
 	for _, h := range conf.Hooks.Poststop {
-		if err := c.runHooks(ctx, []specs.Hook{h}, specs.StateStopped, conf.Annotations); err != nil {
+		if err := c.runHooks(ctx, "poststop", []specs.Hook{h}, specs.StateStopped, conf.Annotations); err != nil {
 			warnings = append(warnings, err.Error())
 		}
 	}

@@ -45,6 +45,7 @@ func (c *Container) Exec(p *specs.Process, o ExecOptions) (id statefile.Process,
 	if err != nil {
 		return id, err
 	}
+	p.Env = withHome(p.Env, fmt.Sprintf("/proc/%d/root", c.Init.PID), p.User.UID)
 	opts := oci.ExecOptions{Preserve: len(o.Extra)}
 	if g, err := c.group(); err != nil {
 		return id, err
@@ -96,7 +97,7 @@ func subgroups(g *cgroup.Group, wishes []string) (procs []string, dir string, er
 			controllers, sub = "", wish
 		}
 		if some && dir != "" || slices.Contains(strings.Split(sub, "/"), "..") {
-			return nil, "", fmt.Errorf("control group %q: %w", wish, errdefs.ErrInvalidArgument)
+			return nil, "", fmt.Errorf("bad sub cgroup path %q: %w", wish, errdefs.ErrInvalidArgument)
 		}
 		found := false
 		for i, p := range procs {

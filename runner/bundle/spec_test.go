@@ -33,7 +33,8 @@ func TestSpec(t *testing.T) {
 	p := newPlace(t)
 	data := p.bundle + "/data"
 	for _, err := range []error{os.Mkdir(data, 0o755), os.WriteFile(data+"/f", []byte("x\n"), 0o644), os.Chown(data+"/f", 100007, 100008),
-		os.MkdirAll(p.bundle+"/rootfs/etc/sub", 0o750), os.Mkdir(p.bundle+"/rootfs/data", 0o755), os.Mkdir(p.bundle+"/rootfs/plain", 0o755), os.WriteFile(p.bundle+"/rootfs/etc/sub/file", []byte("copied\n"), 0o640)} {
+		os.MkdirAll(p.bundle+"/rootfs/etc/sub", 0o750), os.Mkdir(p.bundle+"/rootfs/data", 0o755), os.Mkdir(p.bundle+"/rootfs/plain", 0o755), os.WriteFile(p.bundle+"/rootfs/etc/passwd", []byte("seven:x:7:7::/home/seven:/bin/sh\n"), 0o644),
+		os.WriteFile(p.bundle+"/rootfs/etc/sub/file", []byte("copied\n"), 0o640)} {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -118,6 +119,23 @@ func TestSpec(t *testing.T) {
 		{"memory policy", "grep -c 'bind:0' /proc/self/numa_maps | grep -vx 0 | wc -l", func(s *specs.Spec) {
 			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0"}
 		}, "1\n"},
+		{"mode of a tmpfs", "ls -ld /etc/sub /bin/new | cut -c1-10; touch /etc/sub/x || echo fails", func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/etc/sub", Type: "tmpfs", Options: []string{"ro", "nosuid"}},
+				specs.Mount{Destination: "/bin/new", Type: "tmpfs", Options: []string{"mode=0500"}})
+		}, "dr-x------\ndrwxr-x---\ntouch: /etc/sub/x: Read-only file system\nfails\n"},
+		{"read-only /dev", "touch /dev/x || ls -d /dev/pts", func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/dev", Type: "tmpfs", Options: []string{"ro", "mode=755"}},
+				specs.Mount{Destination: "/dev/pts", Type: "devpts", Options: []string{"newinstance"}})
+		}, "touch: /dev/x: Read-only file system\n/dev/pts\n"},
+		{"ambient capability that is not inheritable", "grep -E 'Cap(Prm|Amb)' /proc/self/status", func(s *specs.Spec) {
+			s.Process.User.UID = 7
+			s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: []string{"CAP_KILL", "CAP_CHOWN"}, Permitted: []string{"CAP_KILL", "CAP_CHOWN"},
+				Inheritable: []string{"CAP_KILL"}, Ambient: []string{"CAP_KILL", "CAP_CHOWN"}}
+		}, "CapPrm:\t0000000000000020\nCapAmb:\t0000000000000020\n"},
+		{"home of the user", "echo $HOME", func(s *specs.Spec) { s.Process.User.UID = 7 }, "/home/seven\n"},
+		{"home of nobody", "echo $HOME", func(s *specs.Spec) { s.Process.User.UID = 8 }, "/\n"},
+		{"masks of one path", "grep -c ' /plain ' /proc/self/mountinfo", func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"/plain", "/plain/"} }, "1\n"},
+		{"relative source of a bind mount", "cat /data/f", mountOf(specs.Mount{Destination: "/data", Source: "data", Options: []string{"bind"}}), "x\n"},
 	} {
 		if err := p.out.Truncate(0); err != nil {
 			t.Fatal(err)

@@ -153,7 +153,7 @@ func settingsV1(r *specs.LinuxResources) []setting {
 		}
 	}
 	if r.Pids != nil && r.Pids.Limit != nil {
-		c.add("pids", "pids.max", "processes", maximum(*r.Pids.Limit))
+		c.add("pids", "pids.max", "processes", processes(*r.Pids.Limit))
 	}
 	if b := r.BlockIO; b != nil {
 		for file, list := range map[string][]specs.LinuxThrottleDevice{
@@ -202,7 +202,7 @@ func settingsV2(r *specs.LinuxResources) []setting {
 		}
 	}
 	if r.Pids != nil && r.Pids.Limit != nil {
-		c.add("", "pids.max", "processes", maximum(*r.Pids.Limit))
+		c.add("", "pids.max", "processes", processes(*r.Pids.Limit))
 	}
 	if b := r.BlockIO; b != nil {
 		for key, list := range map[string][]specs.LinuxThrottleDevice{
@@ -226,6 +226,15 @@ func maximum(n int64) string {
 		return "max"
 	}
 	return strconv.FormatInt(n, 10)
+}
+
+// processes is the limit of a group that holds the container's first process: none at all
+// would only make its failures obscure, so runc too takes 0 for 1.
+func processes(n int64) string {
+	if n == 0 {
+		n = 1
+	}
+	return maximum(n)
 }
 
 // swapV2 is the limit of swap alone, which v2 wants, from that of memory and swap.

@@ -57,6 +57,11 @@ func (a *Assembler) Check(c Cond, at Arg, size int, mask, want uint64, errno uni
 	return a.add(opCheck, c, []Arg{at, Int(size), Int(mask), Int(want), Int(uintptr(errno))})
 }
 
+// Load returns the number of size bytes (1, 2 or 4) at at, masked; see [Assembler.Check].
+func (a *Assembler) Load(c Cond, at Arg, size int, mask uint32) Ref {
+	return a.add(opLoad, c, []Arg{at, Int(size), Int(mask & 0x7fffffff)})
+}
+
 // Target opens path (O_PATH) inside the tree of root, as RESOLVE_IN_ROOT does, and
 // creates what is missing: parents as directories of mode 0755, the last component as a
 // directory if mode has S_IFDIR, else as an empty file, with mode's permission bits.

@@ -150,6 +150,8 @@ func (im *image) pseudo(i int, o *op) int64 {
 			return -int64(o.args[4])
 		}
 		return 0
+	case opLoad:
+		return int64(im.load(o.args[0], o.args[1]) & o.args[2] & 0x7fffffff)
 	case opSend:
 		return im.tell(uint32(o.args[0]), i, int64(o.args[2]), int32(o.args[1]))
 	case opFork:

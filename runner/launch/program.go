@@ -114,6 +114,7 @@ const (
 	opDiffer                 // data address, data address, size, errno: fails if both are equal
 	opFail                   // errno: fails
 	opUserNS                 // uid map, size, gid map, size, deny setgroups: makes a user namespace
+	opLoad                   // data address, size, mask: the result is what is there
 	opEnd
 )
 
@@ -201,7 +202,7 @@ func (p *Program) validatePseudo(o *op) error {
 		if o.kinds[2] != argInt || o.args[2] < 4 || !inData(o.args[2]) {
 			return errors.New("stores outside the data")
 		}
-	case opCheck:
+	case opCheck, opLoad:
 		if o.kinds[1] != argInt || !inData(o.args[1]) {
 			return errors.New("checks outside the data")
 		}

@@ -21,6 +21,8 @@ func signatureOf(nr uint32) signature {
 		return signature{"store", "hex,fd,int"}
 	case opCheck:
 		return signature{"check", "hex,int,hex,hex,errno"}
+	case opLoad:
+		return signature{"load", "hex,int,hex"}
 	case opTarget:
 		return signature{"target", "fd,str,oct"}
 	case opSend:
@@ -75,6 +77,8 @@ func fileSignature(nr uint32) (signature, bool) {
 		return signature{"fcntl", "fd,int,int"}, true
 	case unix.SYS_SYMLINKAT:
 		return signature{"symlinkat", "str,fd,str"}, true
+	case unix.SYS_FCHMOD:
+		return signature{"fchmod", "fd,oct"}, true
 	case unix.SYS_FCHMODAT:
 		return signature{"fchmodat", "fd,str,oct"}, true
 	case unix.SYS_FCHOWNAT:

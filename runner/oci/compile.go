@@ -86,8 +86,8 @@ func compileContainer(s *specs.Spec, r Rootfs, o Options) (*launch.Program, erro
 		c.makeDevices,
 		c.makeConsole,
 		c.makeWorkingDir,
-		c.protectPaths,
 		c.gate,
+		c.protectPaths, // after hooks, which may mount and write, and look into /proc
 		c.enterRoot,
 		c.configure,
 		c.pause,

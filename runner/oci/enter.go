@@ -230,6 +230,7 @@ const (
 	pauseFD    = firstFD - 3
 	gateFD     = firstFD - 4
 	listenerFD = firstFD - 5
+	procFD     = firstFD - 6
 )
 
 // hold finds a FIFO before the host's root, or the user that may reach it, is left.
@@ -253,10 +254,24 @@ func (c *compiler) pause() error {
 		if !c.opts.NoCommand {
 			c.findCommand()
 		}
+		c.closeMounts()
 		c.Note("waiting for the start")
 		c.Pause(launch.Result(c.proc), fmt.Sprintf("self/fd/%d", pauseFD))
 	}
 	return nil
+}
+
+// closeMounts lets go of everything that made the root: a container that is not started
+// for long holds no mount, and whoever looks at its process finds no way to one.
+func (c *compiler) closeMounts() {
+	c.Note("closing what is mounted")
+	proc := c.Call(unix.SYS_DUP3, launch.Result(c.proc), launch.Int(procFD), launch.Int(cloexec))
+	if first := 3 + c.preserve; c.Control() > first {
+		c.Call(unix.SYS_CLOSE_RANGE, launch.Int(first), launch.Int(c.Control()-1), launch.Int(0))
+	}
+	c.Call(unix.SYS_CLOSE_RANGE, launch.Int(c.Control()+1), launch.Int(procFD-1), launch.Int(0))
+	c.Call(unix.SYS_CLOSE_RANGE, launch.Int(firstFD-2), launch.Int(^uint32(0)), launch.Int(0))
+	c.proc = proc
 }
 
 // findCommand fails if there is no such command, so that a create says so and not only

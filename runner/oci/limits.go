@@ -131,7 +131,7 @@ func (c *compiler) memoryPolicy() error {
 	mode := slices.Index([]specs.MemoryPolicyModeType{specs.MpolDefault, specs.MpolPreferred, specs.MpolBind, specs.MpolInterleave,
 		specs.MpolLocal, specs.MpolPreferredMany, specs.MpolWeightedInterleave}, p.Mode)
 	if mode < 0 {
-		return fmt.Errorf("memory policy %q: %w", p.Mode, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("invalid memory policy mode %q: %w", p.Mode, errdefs.ErrInvalidArgument)
 	}
 	for _, f := range p.Flags {
 		switch f {
@@ -142,12 +142,12 @@ func (c *compiler) memoryPolicy() error {
 		case specs.MpolFStaticNodes:
 			mode |= 1 << 15
 		default:
-			return fmt.Errorf("memory policy flag %q: %w", f, errdefs.ErrInvalidArgument)
+			return fmt.Errorf("invalid memory policy flag %q: %w", f, errdefs.ErrInvalidArgument)
 		}
 	}
 	nodes, err := parseSet(p.Nodes)
 	if err != nil {
-		return fmt.Errorf("memory nodes: %w", err)
+		return fmt.Errorf("invalid memory policy nodes: %w", err)
 	}
 	c.Note("setting the memory policy %s", p.Mode)
 	if len(p.Nodes) == 0 {

@@ -3,6 +3,7 @@ package oci
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -45,7 +46,12 @@ func (c *compiler) protectPaths() error {
 		c.moveMount(tree, launch.Result(target), "")
 	}
 	c.openMaskDir()
+	seen := map[string]bool{}
 	for _, p := range c.spec.Linux.MaskedPaths {
+		if seen[path.Clean(p)] {
+			continue
+		}
+		seen[path.Clean(p)] = true
 		if err := checkPath(p); err != nil {
 			return err
 		}
@@ -60,6 +66,12 @@ func (c *compiler) protectPaths() error {
 		cover := c.CallIf(dir, unix.SYS_OPEN_TREE, launch.Int(maskDirs), c.Str(""),
 			launch.Int(unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))
 		c.moveMountIf(dir, cover, launch.Result(target), "")
+	}
+	for _, p := range c.placed {
+		if p.dest == "/dev" && !p.bind && slices.ContainsFunc(c.spec.Mounts, c.lateReadOnly) {
+			c.Note("making /dev read-only")
+			c.setAttr(launch.Cond{}, p.fd, unix.AT_EMPTY_PATH, attr{set: unix.MOUNT_ATTR_RDONLY})
+		}
 	}
 	if c.spec.Root.Readonly {
 		c.Note("making the root read-only")

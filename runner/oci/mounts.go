@@ -59,6 +59,9 @@ func (c *compiler) makeMount(i int, m specs.Mount) error {
 	if err != nil {
 		return err
 	}
+	if m.Type == "tmpfs" && !o.copyUp && !o.sets("mode") {
+		c.takeMode(fd, dest, o)
+	}
 	for _, kind := range o.propagation {
 		if err := c.propagate(fd, kind); err != nil {
 			return err
@@ -91,7 +94,40 @@ func (c *compiler) newFilesystem(i int, m specs.Mount, dest string, o mountOptio
 	if l := c.spec.Linux.MountLabel; l != "" && (m.Type == "tmpfs" || m.Type == "devpts" || m.Type == "mqueue") {
 		data = append(data[:len(data):len(data)], "context="+l)
 	}
-	return c.filesystem(m.Type, source(m), int(o.here.set|o.below.set), data...), nil
+	attrs := int(o.here.set | o.below.set)
+	if c.lateReadOnly(m) {
+		attrs &^= unix.MOUNT_ATTR_RDONLY
+	}
+	if m.Type == "tmpfs" && !o.sets("mode") {
+		attrs = 0 // takeMode has to write to it
+	}
+	return c.filesystem(m.Type, source(m), attrs, data...), nil
+}
+
+// takeMode gives a tmpfs without a mode that of the directory it will cover, as runc does:
+// a /run of 0755 stays one.
+func (c *compiler) takeMode(fd launch.Ref, dest string, o mountOptions) {
+	dir, rest := c.base(dest)
+	there := c.openat2(ignore(unix.ENOENT, unix.ENOTDIR, unix.ELOOP), launch.Result(dir), rest, unix.O_PATH|unix.O_DIRECTORY, inRoot)
+	known := c.fstat(launch.Cond{}, there, c.stat)
+	mode := c.Load(launch.Cond{When: known}, launch.Offset(c.stat, statMode), 4, 0o7777)
+	top := c.CallIf(launch.Cond{When: known}, unix.SYS_OPENAT, launch.Result(fd), c.Str("."), launch.Int(unix.O_RDONLY|unix.O_DIRECTORY|cloexec), launch.Int(0))
+	c.Call(unix.SYS_FCHMOD, launch.Result(top), launch.Result(mode))
+	c.Call(unix.SYS_CLOSE, launch.Result(top))
+	c.Call(unix.SYS_CLOSE, launch.Result(there))
+	attrs := o.here.set | o.below.set
+	if dest == "/dev" {
+		attrs &^= unix.MOUNT_ATTR_RDONLY // lateReadOnly
+	}
+	if attrs != 0 {
+		c.setAttr(launch.Cond{}, fd, unix.AT_EMPTY_PATH, attr{set: attrs})
+	}
+}
+
+// lateReadOnly says that a filesystem becomes read-only when everything is in it: /dev.
+func (c *compiler) lateReadOnly(m specs.Mount) bool {
+	o, err := parseOptions(m.Options)
+	return err == nil && destination(m) == "/dev" && !o.isBind(m) && !o.remount && (o.here.set|o.below.set)&unix.MOUNT_ATTR_RDONLY != 0
 }
 
 // detached is a mount that came as a file. The file stays, so that numbers do not change.

@@ -67,6 +67,11 @@ func (o *mountOptions) isBind(m specs.Mount) bool {
 	return o.bind || m.Type == "bind" || m.Type == "rbind"
 }
 
+// sets says that the filesystem gets a value for key.
+func (o *mountOptions) sets(key string) bool {
+	return slices.ContainsFunc(o.data, func(d string) bool { return strings.HasPrefix(d, key+"=") })
+}
+
 // shared says that the mount stays, or becomes, a peer of others.
 func (o *mountOptions) shared() bool {
 	return slices.Contains(o.propagation, "shared") || slices.Contains(o.propagation, "rshared")

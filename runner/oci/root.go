@@ -40,16 +40,26 @@ func (c *compiler) makeRoot() error {
 	if err := c.propagate(c.root, "rprivate"); err != nil {
 		return err
 	}
-	switch h := c.spec.Hooks; {
-	case own && c.rootfs.Path != "" && h != nil && len(h.CreateContainer) > 0:
-		place := c.Call(unix.SYS_OPENAT, launch.Int(atFDCWD), c.Str(c.rootfs.Path), launch.Int(unix.O_PATH|unix.O_DIRECTORY|cloexec), launch.Int(0))
+	switch {
+	case own && c.rootfs.Path != "" && c.hooked():
+		// Root of a user namespace may not be able to get there.
+		place := c.CallIf(ignore(unix.EACCES), unix.SYS_OPENAT, launch.Int(atFDCWD), c.Str(c.rootfs.Path), launch.Int(unix.O_PATH|unix.O_DIRECTORY|cloexec), launch.Int(0))
 		c.moveMount(c.root, launch.Result(place), "")
+		c.moveMountIf(launch.Cond{Unless: place}, c.root, launch.Int(atFDCWD), "/")
 		c.Call(unix.SYS_CLOSE, launch.Result(place))
 	case own:
 		c.moveMount(c.root, launch.Int(atFDCWD), "/")
 	}
 	c.fstat(launch.Cond{}, c.root, c.self)
 	return nil
+}
+
+// hooked says that hooks run before the root is entered, in its mount namespace or entering
+// it, as those of NVIDIA do.
+func (c *compiler) hooked() bool {
+	h := c.spec.Hooks
+	//lint:ignore SA1019 such hooks are still in use
+	return h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0
 }
 
 // openRoot makes the root, without a place.

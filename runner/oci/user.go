@@ -7,6 +7,7 @@ import (
 	"unsafe"
 
 	"github.com/moby/sys/capability"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/runner/launch"
@@ -213,7 +214,26 @@ func (c *compiler) capabilitySets() (capabilities, error) {
 			*set.bits |= 1 << n & ours
 		}
 	}
+	s.ambient &= s.inheritable & s.permitted // capabilities(7): others cannot be raised
 	return s, nil
+}
+
+// Ungrantable names what a process will not get of its capabilities, one sentence each:
+// names nobody knows, and ambient ones that are not inheritable and permitted too.
+func Ungrantable(p *specs.Process) []string {
+	if p == nil || p.Capabilities == nil {
+		return nil
+	}
+	caps := p.Capabilities
+	var list []string
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(slices.Concat(caps.Bounding, caps.Effective, caps.Permitted, caps.Inheritable, caps.Ambient)))) {
+		if _, ok := capabilityNumber(name); !ok {
+			list = append(list, fmt.Sprintf("ignoring unknown capability %s", name))
+		} else if slices.Contains(caps.Ambient, name) && !(slices.Contains(caps.Inheritable, name) && slices.Contains(caps.Permitted, name)) {
+			list = append(list, fmt.Sprintf("can't raise ambient capability %s: it is not inheritable and permitted", name))
+		}
+	}
+	return list
 }
 
 func capabilityNumber(name string) (int, bool) {
