@@ -76,7 +76,8 @@ called teu-oci (or runc).`,
 	subs := []*cobra.Command{o.create(), o.start(), o.state(), o.kill(), o.delete(), o.run(), o.exec(), o.list(), o.ps(),
 		o.pause(), o.resume(), o.update(), o.events(), o.features(), o.spec(), o.unsupported("checkpoint"), o.unsupported("restore")}
 	for _, sub := range subs {
-		sub.Flags().SetInterspersed(false)
+		// As runc: options may follow the container, unless a command does.
+		sub.Flags().SetInterspersed(sub.Name() != "exec" && sub.Name() != "ps")
 		sub.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 			return o.logged(&usageError{command: c.CommandPath(), err: err})
 		})

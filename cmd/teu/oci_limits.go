@@ -156,9 +156,16 @@ func (o *ociCommand) events() *cobra.Command {
 	return cmd
 }
 
+// ociEvent is a line of events, in runc's order.
+type ociEvent struct {
+	Type string `json:"type"`
+	ID   string `json:"id"`
+	Data any    `json:"data,omitempty"`
+}
+
 // watch prints counters, and OOM kills as they are seen, until the container has ended.
 func (o *ociCommand) watch(ctx context.Context, c *bundle.Container, once bool, interval time.Duration) error {
-	print := func(event map[string]any) error {
+	print := func(event ociEvent) error {
 		b, err := json.Marshal(event)
 		if err == nil {
 			o.a.ui.Printf("%s\n", b)
@@ -174,12 +181,12 @@ func (o *ociCommand) watch(ctx context.Context, c *bundle.Container, once bool, 
 			return err
 		}
 		if s.OOMKills > kills && !first {
-			if err := print(map[string]any{"type": "oom", "id": c.ID}); err != nil {
+			if err := print(ociEvent{Type: "oom", ID: c.ID}); err != nil {
 				return err
 			}
 		}
 		kills = s.OOMKills
-		if err := print(map[string]any{"type": "stats", "id": c.ID, "data": statsData(s)}); err != nil || once {
+		if err := print(ociEvent{"stats", c.ID, statsData(s)}); err != nil || once {
 			return err
 		}
 		select {
