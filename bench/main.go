@@ -32,6 +32,9 @@ var figures = []struct {
 	measure func(context.Context, *bench) error
 }{
 	{"run", measureRun},
+	{"oci", measureOCI},
+	{"exec", measureExec},
+	{"storm", measureStorm},
 	{"pull", measurePull},
 	{"build", measureBuild},
 	{"registry", measureRegistry},
@@ -43,7 +46,7 @@ var figures = []struct {
 func main() {
 	teu := flag.String("teu", "bin/teu", "teu's binary")
 	peers := flag.String("peers", ".cache/peers", "directory of peers built from source")
-	only := flag.String("only", "", "comma-separated figures to take: run, pull, build, registry, live, logs, ports")
+	only := flag.String("only", "", "comma-separated figures to take: run, oci, exec, storm, pull, build, registry, live, logs, ports")
 	rounds := flag.Int("rounds", 20, "rounds of the short figures; long ones take fewer")
 	write := flag.String("write", "", "file to write the report to")
 	server := flag.String("serve", "", "be the server of the figure ports, on an address")

@@ -36,6 +36,7 @@ type contender struct {
 	name    string
 	prepare func() error // untimed, before each round; may be nil
 	args    []string
+	quiet   bool // what it starts outlives it and may keep its output open
 }
 
 // race runs every contender once per round and returns wall times in milliseconds; the
@@ -73,7 +74,9 @@ func (b *bench) time(ctx context.Context, c contender) (time.Duration, error) {
 	defer cancel()
 	cmd := b.command(ctx, c.args[0], c.args[1:]...)
 	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
+	if !c.quiet {
+		cmd.Stdout, cmd.Stderr = &out, &out
+	}
 	start := time.Now()
 	err := cmd.Run()
 	took := time.Since(start)
