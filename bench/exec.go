@@ -59,8 +59,8 @@ func (b *bench) remove(ctx context.Context, e engine, names []string) error {
 	return b.quiet(ctx, e.call(append([]string{"rm", "-f"}, names...)...))
 }
 
-// idleContainers is how many containers share what an engine's processes can share.
-const idleContainers = 10
+// execNeighbours is how many containers share what an engine's processes can share.
+const execNeighbours = 10
 
 // measureExec enters a running container, and weighs what stays with idle ones.
 func measureExec(ctx context.Context, b *bench) error {
@@ -71,11 +71,11 @@ func measureExec(ctx context.Context, b *bench) error {
 	defer stop()
 	var plain, tty []contender
 	memory := figure{title: "Memory of the supervisor of an idle container", unit: "MB",
-		note: fmt.Sprintf("Proportional set size of the parent of its first process, %d containers being there.", idleContainers)}
+		note: fmt.Sprintf("Proportional set size of the parent of its first process, %d containers being there.", execNeighbours)}
 	inside := ""
 	for _, e := range engines {
 		var names []string
-		for n := range idleContainers {
+		for n := range execNeighbours {
 			names = append(names, fmt.Sprintf("bench%d", n))
 			if err := b.quiet(ctx, e.idle(names[n], "none")); err != nil {
 				return err
