@@ -46,6 +46,11 @@ func (e *Engine) attachNetwork(ctx context.Context, c *Container, p *plan) (netn
 	if err != nil {
 		return "", fmt.Errorf("failed to set up container networking: %w", err)
 	}
+	if p.sandbox.Main() != nil {
+		if err := e.network.OpenOutlet(ctx); err != nil {
+			p.warnings = append(p.warnings, err.Error())
+		}
+	}
 	return p.sandbox.NetNS, nil
 }
 
@@ -56,6 +61,9 @@ func (e *Engine) networkOptions(c *Container) (o network.Options, err error) {
 	if len(o.Networks) > 1 || len(o.Networks) == 1 && o.Networks[0].Network.Name != "bridge" {
 		if o.Servers, err = network.Servers(c.Options.DNS); err != nil {
 			return o, err
+		}
+		for i := range o.Servers { // the host's are reached from the host, whatever way out there is
+			o.Servers[i].Host = o.Servers[i].Host || len(c.Options.DNS) == 0 && e.network.Ground() != ""
 		}
 	}
 	o.Ports = c.ports()
@@ -116,7 +124,11 @@ func (c *Container) ports() []network.Port {
 
 // keeperNetwork is what the keeper of a container does for its networks.
 func (e *Engine) keeperNetwork(id string, s network.Sandbox) keeper.NetworkOptions {
-	o := keeper.NetworkOptions{Forwards: forwards(s), DNS: e.network.DNSFile(id)}
+	ground := e.network.Ground()
+	o := keeper.NetworkOptions{Forwards: forwards(s, ground), DNS: e.network.DNSFile(id)}
+	if ground != "" { // nobody else changes the rules there
+		return o
+	}
 	if main := s.Main(); main != nil && main.Driver == "bridge" {
 		table, lock := e.network.Firewall()
 		o.Firewall = keeper.Firewall{Table: table, Lock: lock, Repair: []string{e.Exe, "--root", e.Root, "--run-root", e.RunRoot, "network", "repair"}}
@@ -126,7 +138,9 @@ func (e *Engine) keeperNetwork(id string, s network.Sandbox) keeper.NetworkOptio
 
 // forwards are the listeners of the published ports. Those on every address or on one that
 // is not the loopback's have no work while the host's rules stand, but keep the port.
-func forwards(s network.Sandbox) []keeper.Forward {
+//
+// In a user's own network, the ground, they are the only way in.
+func forwards(s network.Sandbox, ground string) []keeper.Forward {
 	main := s.Main()
 	if main == nil || main.Driver != "bridge" {
 		return nil
@@ -146,11 +160,11 @@ func forwards(s network.Sandbox) []keeper.Forward {
 				kind = p.Protocol + "6"
 			}
 			all = append(all, keeper.Forward{
-				Network: kind, Listen: netip.AddrPortFrom(a, p.HostPort).String(), Target: netip.AddrPortFrom(target, p.Container).String(), Optional: optional,
+				Network: kind, Listen: netip.AddrPortFrom(a, p.HostPort).String(), Target: netip.AddrPortFrom(target, p.Container).String(), Optional: optional, From: ground,
 			})
 		}
 		every, every6 := netip.IPv4Unspecified(), netip.IPv6Unspecified()
-		if p.Protocol == "udp" { // an answer must come from the address that was asked
+		if p.Protocol == "udp" && ground == "" { // an answer must come from the address that was asked
 			every, every6 = netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()
 		}
 		switch {

@@ -66,7 +66,7 @@ type Engine struct {
 
 // Open returns the engine of a root. Nothing is read or made yet.
 func Open(p Parts) *Engine {
-	return &Engine{Parts: p, network: network.Open(p.Root, p.RunRoot), host: sync.OnceValues(cgroup.Detect)}
+	return &Engine{Parts: p, network: network.Open(p.Root, p.RunRoot), host: sync.OnceValues(cgroup.DetectOwned)}
 }
 
 func (e *Engine) containers() string         { return filepath.Join(e.Root, "containers") }

@@ -118,6 +118,8 @@ type plan struct {
 	program *launch.Program
 	sandbox network.Sandbox
 	group   *cgroup.Group
+
+	warnings []string // of the network
 }
 
 // plan resolves the container's options on this host.
@@ -148,6 +150,7 @@ func (e *Engine) plan(ctx context.Context, c *Container, o StartOptions) (*plan,
 			}
 		}
 	}
+	warn(p.warnings)
 	var warnings []string
 	if p.spec, warnings, err = e.spec(c, sn, netns); err != nil {
 		return nil, err

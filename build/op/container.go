@@ -72,6 +72,9 @@ func (x *Containers) connect(ctx context.Context, id string, n Network, self sta
 	if err != nil {
 		return "", nil, fmt.Errorf("network of the step: %w", err)
 	}
+	if err := x.Network.OpenOutlet(ctx); err != nil {
+		x.warn([]string{err.Error()})
+	}
 	return ep.NetNS, func() error { return x.Network.Detach(context.WithoutCancel(ctx), id) }, nil
 }
 
@@ -152,7 +155,7 @@ func set[T comparable](to **T, v T) {
 
 // group makes the control group of the step.
 func (x *Containers) group(ctx context.Context, name string, r *specs.LinuxResources) (*cgroup.Group, func(context.Context) error, error) {
-	host, err := cgroup.Detect()
+	host, err := cgroup.DetectOwned()
 	if err != nil {
 		return nil, nil, err
 	}

@@ -63,7 +63,7 @@ func defaultPaths() (root, runRoot, configFile string) {
 	}
 	home, _ := os.UserHomeDir()
 	return filepath.Join(envOr("XDG_DATA_HOME", filepath.Join(home, ".local/share")), "teu"),
-		filepath.Join(envOr("XDG_RUNTIME_DIR", fmt.Sprintf("/tmp/teu-%d", os.Geteuid())), "teu"),
+		userRunRoot(),
 		filepath.Join(envOr("XDG_CONFIG_HOME", filepath.Join(home, ".config")), "teu/config.json")
 }
 

@@ -17,7 +17,9 @@ const module = "github.com/teu-dev/teu/"
 // layers is the height of every package. A package imports only lower ones, so the
 // arrows of the architecture never turn. A new package needs a line here.
 var layers = map[string]int{
-	"cache/statefile": -1, // documents and locks, below everything
+	"cache/statefile": -2, // documents and locks, below everything
+	"runner/tinyelf":  -2,
+	"runner/userns":   -1,
 	"cache/program":   0,
 	"cache/content":   0, "cache/mount": 0, "cache/rootfs": 0,
 	"dockerfile": 0, "build/graph": 0, "build/solver": 0,

@@ -21,8 +21,9 @@ type command struct {
 
 // commandLine is what has to be known of the arguments before the commands are made.
 type commandLine struct {
-	root  string   // value of --root, or empty
-	words []string // from the name of the command on
+	root    string   // value of --root, or empty
+	runRoot string   // the same of --run-root
+	words   []string // from the name of the command on
 }
 
 func readCommandLine(args []string) commandLine {
@@ -37,8 +38,11 @@ func readCommandLine(args []string) commandLine {
 			i++
 			value = args[i]
 		}
-		if name == "--root" {
+		switch name {
+		case "--root":
 			l.root = value
+		case "--run-root":
+			l.runRoot = value
 		}
 	}
 	return l
@@ -72,6 +76,9 @@ func execute(ctx context.Context, u *ui.UI, args []string) int {
 		args = append([]string{"oci"}, args...)
 	}
 	line := readCommandLine(args)
+	if os.Geteuid() != 0 && line.entersNamespace() {
+		return report(u, a.becomeRoot(ctx, line))
+	}
 	if line.handsOver() {
 		if line.root != "" {
 			a.root = line.root

@@ -30,6 +30,7 @@ import (
 //	retry COMMAND...      until it succeeds, 10 s at the most
 //	capture NAME COMMAND  puts the trimmed output of the command into $NAME
 //	keeperpid CONTAINER   puts the pid of a container's keeper into $KEEPER
+//	[user] COMMAND        only when an ordinary user runs the script, see userScripts
 //
 // After a script nothing may be left: no mount, process, network or cgroup of its store.
 func TestScripts(t *testing.T) {
@@ -38,11 +39,25 @@ func TestScripts(t *testing.T) {
 	}
 	privilege.NeedRoot(t)
 	world := newWorld(t)
+	t.Run("user", func(t *testing.T) {
+		t.Parallel()
+		asUser := newUserWorld(t, world)
+		p := scriptParams(t, asUser.setup)
+		p.Condition = func(name string) (bool, error) { return name == "user", nil }
+		p.Files = userScripts()
+		testscript.Run(t, p)
+	})
+	p := scriptParams(t, world.setup)
+	p.Dir = "testdata/script"
+	p.Condition = func(string) (bool, error) { return false, nil }
+	testscript.Run(t, p)
+}
+
+func scriptParams(t *testing.T, setup func(*testscript.Env) error) testscript.Params {
 	deadline, _ := t.Deadline()
-	testscript.Run(t, testscript.Params{
+	return testscript.Params{
 		Deadline:            deadline.Add(-20 * time.Second), // leaves time to clean up
-		Dir:                 "testdata/script",
-		Setup:               world.setup,
+		Setup:               setup,
 		RequireExplicitExec: true,
 		UpdateScripts:       os.Getenv("TEU_UPDATE_SCRIPTS") != "",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -50,7 +65,7 @@ func TestScripts(t *testing.T) {
 			"capture":   capture,
 			"keeperpid": keeperPID,
 		},
-	})
+	}
 }
 
 // world is what all scripts share.
@@ -316,7 +331,7 @@ func capture(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	cmd := exec.Command(path, args[2:]...)
 	cmd.Dir = ts.MkAbs(".")
-	for _, name := range []string{"PATH", "BUSYBOX", "DEBIAN", "TEU_ROOT", "TEU_RUN_ROOT", "DOCKER_CONFIG", "HOME", "STORE", "PEER", "REGISTRY"} {
+	for _, name := range []string{"PATH", "BUSYBOX", "DEBIAN", "TEU_ROOT", "TEU_RUN_ROOT", "DOCKER_CONFIG", "HOME", "STORE", "PEER", "REGISTRY", "REAL"} {
 		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
 	}
 	var stderr bytes.Buffer

@@ -23,6 +23,7 @@ import (
 	"github.com/teu-dev/teu/runner"
 	"github.com/teu-dev/teu/runner/cgroup"
 	"github.com/teu-dev/teu/runner/network"
+	"github.com/teu-dev/teu/runner/userns"
 )
 
 func newSystemCommand(a *app) *cobra.Command {
@@ -174,13 +175,13 @@ store has a problem; what the host lacks is only told.`,
 
 // checkHost tells what this host lacks, and what to do about it.
 func checkHost(u *ui.UI) {
-	if os.Geteuid() != 0 {
-		u.Println("host: not root: containers cannot be run; pull, push and serve can")
-	}
-	host, err := cgroup.Detect()
+	checkUser(u)
+	host, err := cgroup.DetectOwned()
 	switch {
 	case err != nil:
 		u.Printf("host: control groups cannot be used: %v; limits (-m, --cpus, --pids-limit) are refused\n", err)
+	case host.Denied():
+		u.Println("user: no control group is delegated: limits (-m, --cpus, --pids-limit) and pause have no effect; see docs/rootless.md")
 	case host.Mode() == cgroup.None:
 		u.Println("host: no control groups are mounted: limits (-m, --cpus, --pids-limit) have no effect; mount cgroup2 on /sys/fs/cgroup")
 	case host.Mode() == cgroup.V1:
@@ -194,8 +195,11 @@ func checkHost(u *ui.UI) {
 	if forward, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err == nil && strings.TrimSpace(string(forward)) == "0" {
 		u.Println("host: IPv4 forwarding is off; teu turns it on with the first container on the bridge")
 	}
+	if userns.Inside() { // nobody of us sees the host's firewall
+		return
+	}
 	chains, err := network.Dropping()
-	if err != nil && os.Geteuid() == 0 {
+	if err != nil {
 		u.Printf("host: the firewall cannot be read: %v; published ports and the way out of containers need nf_tables\n", err)
 	}
 	for _, name := range chains {
@@ -254,7 +258,8 @@ func systemReset(ctx context.Context, a *app) error {
 	for _, p := range []string{"build", "containers", "keepers", "network", "netns"} {
 		errs = append(errs, os.RemoveAll(filepath.Join(a.runRoot, p)))
 	}
-	return errors.Join(errs...)
+	// Last: the process that keeps a user's namespaces, when we are in them.
+	return errors.Join(append(errs, userns.End(a.runRoot))...)
 }
 
 func newInfoCommand(a *app) *cobra.Command {

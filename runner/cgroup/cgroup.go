@@ -51,8 +51,8 @@ func (h *Host) Create(path string, r *specs.LinuxResources) (g *Group, warnings 
 		return nil, nil, err
 	}
 	g = h.Open(path)
-	if h.mode == None {
-		return g, unlimited(r), nil
+	if h.mode == None || h.denied {
+		return &Group{host: &Host{}, path: g.path}, h.unlimited(r), nil
 	}
 	for _, hi := range h.inUse() {
 		if err := h.makeDir(hi, path); err != nil {
@@ -108,12 +108,12 @@ func (g *Group) V2Dir() string {
 	return g.dir(g.host.hierarchies[0])
 }
 
-func (g *Group) dir(hi Hierarchy) string { return filepath.Join(hi.Mountpoint, g.path) }
+func (g *Group) dir(hi Hierarchy) string { return filepath.Join(hi.Mountpoint, g.host.base, g.path) }
 
 // makeDir makes the group in one hierarchy, from the root down, because some limits have
 // to be passed on by hand.
 func (h *Host) makeDir(hi Hierarchy, path string) error {
-	dir := hi.Mountpoint
+	dir := filepath.Join(hi.Mountpoint, h.base)
 	for part := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
 		parent := dir
 		dir = filepath.Join(dir, part)
@@ -174,9 +174,12 @@ func inheritCPUSet(parent, dir string) error {
 	return nil
 }
 
-func unlimited(r *specs.LinuxResources) []string {
-	if r != nil && (r.Memory != nil || r.CPU != nil || r.Pids != nil || r.BlockIO != nil) {
-		return []string{"this host has no control groups: resource limits have no effect"}
+func (h *Host) unlimited(r *specs.LinuxResources) []string {
+	switch {
+	case r == nil || r.Memory == nil && r.CPU == nil && r.Pids == nil && r.BlockIO == nil:
+		return nil
+	case h.denied:
+		return []string{"no control group is delegated to this user: resource limits have no effect (see docs/rootless.md)"}
 	}
-	return nil
+	return []string{"this host has no control groups: resource limits have no effect"}
 }

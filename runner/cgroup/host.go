@@ -14,6 +14,8 @@ import (
 type Host struct {
 	mode        Mode
 	hierarchies []Hierarchy // V2: the one
+	base        string      // below which groups are made, "" for the root
+	denied      bool        // no process may be put into a group
 }
 
 // Hierarchy is one tree of groups.
@@ -46,6 +48,9 @@ func Detect() (*Host, error) {
 	}
 	return h, nil
 }
+
+// Denied says that there are control groups, and none for this user.
+func (h *Host) Denied() bool { return h.denied }
 
 // Mode returns the kind of hierarchies.
 func (h *Host) Mode() Mode { return h.mode }

@@ -37,7 +37,7 @@ func (g *Group) Update(r *specs.LinuxResources) (warnings []string, err error) {
 		return nil, nil
 	}
 	if g.host.mode == None {
-		return unlimited(r), nil
+		return g.host.unlimited(r), nil
 	}
 	if err := g.check(r); err != nil {
 		return nil, err

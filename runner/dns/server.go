@@ -238,29 +238,22 @@ func answers(message []byte, q question) bool {
 	return err == dnsmessage.ErrSectionDone || err == nil && got == q.Question
 }
 
-// within runs f, which must not leave its thread, in the network namespace at path.
+// within runs f, which must not leave its thread, in the network namespace at path. The
+// thread ends with it: the keeper of a user's container could not return.
 func within(path string, f func() error) error {
 	ns, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
-	runtime.LockOSThread()
-	home, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		runtime.UnlockOSThread()
-		return err
-	}
-	defer home.Close()
-	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-		runtime.UnlockOSThread()
-		return fmt.Errorf("entering %s: %w", path, err)
-	}
-	err = f()
-	// A thread that cannot return stays locked and ends with its goroutine.
-	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
-		return errors.Join(err, fmt.Errorf("leaving %s: %w", path, back))
-	}
-	runtime.UnlockOSThread()
-	return err
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- fmt.Errorf("entering %s: %w", path, err)
+			return
+		}
+		done <- f()
+	}()
+	return <-done
 }

@@ -1,12 +1,16 @@
 package keeper
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // tcpForward joins TCP connections.
@@ -52,8 +56,7 @@ func (f *tcpForward) run() {
 // it would without us.
 func (f *tcpForward) connect(c *net.TCPConn) {
 	defer c.Close()
-	d := net.Dialer{Timeout: 10 * time.Second}
-	target, err := d.Dial("tcp", *f.target.Load())
+	target, err := dialFrom(f.forward.From, "tcp", *f.target.Load())
 	if err != nil {
 		c.SetLinger(0)
 		return
@@ -69,4 +72,23 @@ func (f *tcpForward) connect(c *net.TCPConn) {
 	wg.Go(func() { copyHalf(t, c) })
 	wg.Go(func() { copyHalf(c, t) })
 	wg.Wait()
+}
+
+// dialFrom connects from a network namespace, "" for ours.
+func dialFrom(netns, network, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if netns == "" {
+		return connectHere(ctx, network, address)
+	}
+	return dialWithin(ctx, func() error { return enterNetwork(netns) }, network, address)
+}
+
+func enterNetwork(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Setns(descriptor(f), unix.CLONE_NEWNET)
 }

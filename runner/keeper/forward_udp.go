@@ -84,13 +84,11 @@ func (f *udpForward) client(from netip.AddrPort) *net.UDPConn {
 		if len(f.clients) >= udpClients {
 			return nil
 		}
-		to, err := net.ResolveUDPAddr("udp", *f.target.Load())
+		to, err := dialFrom(f.forward.From, "udp", *f.target.Load())
 		if err != nil {
 			return nil
 		}
-		if c, err = net.DialUDP("udp", nil, to); err != nil {
-			return nil
-		}
+		c = to.(*net.UDPConn)
 		f.clients[from] = c
 		go f.answer(c, from)
 	}

@@ -1,7 +1,6 @@
 package keeper
 
 import (
-	"encoding/binary"
 	"fmt"
 	"os"
 	"runtime"
@@ -10,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/runner/tinyelf"
 )
 
 // holder is a sleeping process that shares descriptors with the keeper, so that their
@@ -37,7 +37,7 @@ const (
 
 // startHolder starts the holder of a run.
 func startHolder(pidfd *os.File, s *stdio) (*holder, error) {
-	exe, err := holderBinary()
+	exe, err := tinyelf.Memfd("teu-holder", tinyelf.Sleep())
 	if err != nil {
 		return nil, err
 	}
@@ -106,39 +106,6 @@ func (h *holder) end() {
 	case h.id.Alive():
 		unix.Kill(h.id.PID, unix.SIGKILL)
 	}
-}
-
-// holderBinary makes the holder's program: an ELF header, one segment, and a loop around
-// a system call that sleeps. The caller closes the descriptor, after having executed it.
-// It is not sealed, which takes milliseconds: it is never executed again.
-func holderBinary() (int, error) {
-	const base, headers = 0x400000, 64 + 56
-	size := uint64(headers + len(sleepForever))
-	elf := []byte("\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00")
-	half := func(v ...uint16) { elf, _ = binary.Append(elf, binary.LittleEndian, v) }
-	word := func(v ...uint32) { elf, _ = binary.Append(elf, binary.LittleEndian, v) }
-	long := func(v ...uint64) { elf, _ = binary.Append(elf, binary.LittleEndian, v) }
-	half(2, holderMachine) // executable
-	word(1)
-	long(base+headers, 64, 0) // entry, program headers, no section headers
-	word(0)
-	half(64, 56, 1, 64, 0, 0)
-	word(1, 5) // to be loaded, readable and executable
-	long(0, base, base, size, size, 0x1000)
-	elf = append(elf, sleepForever...)
-
-	fd, err := unix.MemfdCreate("teu-holder", unix.MFD_CLOEXEC|unix.MFD_EXEC)
-	if err == unix.EINVAL {
-		fd, err = unix.MemfdCreate("teu-holder", unix.MFD_CLOEXEC)
-	}
-	if err != nil {
-		return -1, fmt.Errorf("memfd_create: %w", err)
-	}
-	if _, err := unix.Write(fd, elf); err != nil {
-		unix.Close(fd)
-		return -1, err
-	}
-	return fd, nil
 }
 
 // identifyChild is statefile.Identify for a child that has not been waited for; it may

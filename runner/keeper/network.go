@@ -30,6 +30,7 @@ type Forward struct {
 	Network  string // tcp4, tcp6, udp4 or udp6
 	Listen   string // "127.0.0.1:8080"
 	Target   string // "172.30.0.2:80"
+	From     string `json:",omitempty"` // path of the network namespace to reach it from, "" for ours
 	Optional bool   `json:",omitempty"` // the host may lack the address
 }
 

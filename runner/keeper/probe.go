@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"runtime"
@@ -17,10 +18,22 @@ import (
 	"github.com/teu-dev/teu/cache/rootfs"
 )
 
-// dialInside connects from inside the container's network namespace. Only the socket is
-// made there, by a thread that ends with the call: a socket stays in the namespace it was
-// made in.
+// dialInside connects from inside the container's network namespace.
 func dialInside(ctx context.Context, p *process, network, address string) (net.Conn, error) {
+	return dialWithin(ctx, func() error {
+		return p.use(func(pidfd *os.File) error {
+			if err := unix.Setns(descriptor(pidfd), unix.CLONE_NEWNET); err != nil {
+				return fmt.Errorf("setns: %w", err)
+			}
+			return nil
+		})
+	}, network, address)
+}
+
+// dialWithin connects from the network namespace that enter moves a thread into. Only the
+// socket is made there, by a thread that ends with the call: a socket stays in the namespace
+// it was made in.
+func dialWithin(ctx context.Context, enter func() error, network, address string) (net.Conn, error) {
 	type result struct {
 		c   net.Conn
 		err error
@@ -28,13 +41,7 @@ func dialInside(ctx context.Context, p *process, network, address string) (net.C
 	done := make(chan result, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked
-		err := p.use(func(pidfd *os.File) error {
-			if err := unix.Setns(descriptor(pidfd), unix.CLONE_NEWNET); err != nil {
-				return fmt.Errorf("setns: %w", err)
-			}
-			return nil
-		})
-		if err != nil {
+		if err := enter(); err != nil {
 			done <- result{nil, err}
 			return
 		}
@@ -45,16 +52,16 @@ func dialInside(ctx context.Context, p *process, network, address string) (net.C
 	return r.c, r.err
 }
 
-// connectHere connects on this very thread; net.Dialer would leave it for addresses it
-// tries in parallel.
+// connectHere connects on this very thread: to an address, never a name, because net.Dialer
+// would leave it for addresses it tries in parallel.
 func connectHere(ctx context.Context, network, address string) (net.Conn, error) {
-	tcp, err := net.ResolveTCPAddr(network, address) // an address, never a name
+	to, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return nil, err
 	}
 	deadline, _ := ctx.Deadline()
 	d := net.Dialer{Deadline: deadline, FallbackDelay: -1}
-	return d.Dial(network, tcp.String())
+	return d.Dial(network, to.String())
 }
 
 // probeAddress completes PORT and HOST:PORT. Names are not looked up: the health of the

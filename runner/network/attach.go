@@ -22,7 +22,11 @@ import (
 // its ports. A sandbox that exists already is an errdefs.ErrAlreadyExists, unless it was
 // kept for those who share it; a host port in use is an errdefs.ErrConflict. On error
 // nothing is left behind.
-func (m *Manager) Attach(ctx context.Context, id string, o Options) (s Sandbox, err error) {
+func (m *Manager) Attach(ctx context.Context, id string, o Options) (Sandbox, error) {
+	return grounded(m, func() (Sandbox, error) { return m.attach(ctx, id, o) })
+}
+
+func (m *Manager) attach(ctx context.Context, id string, o Options) (s Sandbox, err error) {
 	unlock, err := m.lock(ctx)
 	if err != nil {
 		return Sandbox{}, err
@@ -166,7 +170,11 @@ func (m *Manager) publish(s Sandbox, present map[string]Sandbox, rules bool) err
 
 // Detach takes container id off its networks and removes its namespace, or keeps that for
 // the containers that share it. Detaching what is not attached is no error.
-func (m *Manager) Detach(ctx context.Context, id string) (err error) {
+func (m *Manager) Detach(ctx context.Context, id string) error {
+	return m.alone(func() error { return m.detach(ctx, id) })
+}
+
+func (m *Manager) detach(ctx context.Context, id string) (err error) {
 	_, noRecord := os.Lstat(m.record(id))
 	_, noShare := os.Lstat(m.share(id))
 	if errors.Is(noRecord, fs.ErrNotExist) && errors.Is(noShare, fs.ErrNotExist) {
@@ -274,7 +282,11 @@ func (m *Manager) revive(s Sandbox, o Options, present map[string]Sandbox) (_ Sa
 
 // Share notes that container user is in the namespace of container owner, whose first
 // process is init, and returns the namespace's path. The note goes with the user's Detach.
-func (m *Manager) Share(ctx context.Context, owner string, init int, user string) (netns string, err error) {
+func (m *Manager) Share(ctx context.Context, owner string, init int, user string) (string, error) {
+	return grounded(m, func() (string, error) { return m.shareWith(ctx, owner, init, user) })
+}
+
+func (m *Manager) shareWith(ctx context.Context, owner string, init int, user string) (netns string, err error) {
 	unlock, err := m.lock(ctx)
 	if err != nil {
 		return "", err
@@ -334,7 +346,11 @@ func (m *Manager) users(owner string) (list []string, err error) {
 }
 
 // Connect puts a container that is attached into one more network.
-func (m *Manager) Connect(ctx context.Context, id string, a Attachment) (s Sandbox, err error) {
+func (m *Manager) Connect(ctx context.Context, id string, a Attachment) (Sandbox, error) {
+	return grounded(m, func() (Sandbox, error) { return m.connect(ctx, id, a) })
+}
+
+func (m *Manager) connect(ctx context.Context, id string, a Attachment) (s Sandbox, err error) {
 	unlock, err := m.lock(ctx)
 	if err != nil {
 		return Sandbox{}, err
@@ -371,7 +387,11 @@ func (m *Manager) Connect(ctx context.Context, id string, a Attachment) (s Sandb
 }
 
 // Disconnect takes a container that is attached out of a network.
-func (m *Manager) Disconnect(ctx context.Context, id, network string) (s Sandbox, err error) {
+func (m *Manager) Disconnect(ctx context.Context, id, network string) (Sandbox, error) {
+	return grounded(m, func() (Sandbox, error) { return m.disconnect(ctx, id, network) })
+}
+
+func (m *Manager) disconnect(ctx context.Context, id, network string) (s Sandbox, err error) {
 	unlock, err := m.lock(ctx)
 	if err != nil {
 		return Sandbox{}, err
@@ -403,7 +423,11 @@ func (m *Manager) Disconnect(ctx context.Context, id, network string) (s Sandbox
 }
 
 // Rename gives a container that is attached other names in its networks.
-func (m *Manager) Rename(ctx context.Context, id string, names func(Endpoint) []string) (err error) {
+func (m *Manager) Rename(ctx context.Context, id string, names func(Endpoint) []string) error {
+	return m.alone(func() error { return m.rename(ctx, id, names) })
+}
+
+func (m *Manager) rename(ctx context.Context, id string, names func(Endpoint) []string) (err error) {
 	if _, err := os.Lstat(m.record(id)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

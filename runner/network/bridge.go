@@ -140,7 +140,7 @@ func (m *Manager) ensureDefault() (br bridge, made bool, err error) {
 			return br, false, nil
 		}
 	}
-	unlock, err := lockSubnets()
+	unlock, err := m.lockSubnets()
 	if err != nil {
 		return br, false, err
 	}
@@ -149,14 +149,18 @@ func (m *Manager) ensureDefault() (br bridge, made bool, err error) {
 }
 
 // lockSubnets waits for the host-wide lock on choosing a subnet.
-func lockSubnets() (func() error, error) {
-	f, err := os.OpenFile(subnetLock, os.O_CREATE|os.O_RDWR, 0o600)
+func (m *Manager) lockSubnets() (func() error, error) {
+	path := subnetLock
+	if m.Ground() != "" { // where nobody else chooses
+		path = filepath.Join(m.dir(), "subnet.lock")
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("flock %s: %w", subnetLock, err)
+		return nil, fmt.Errorf("flock %s: %w", path, err)
 	}
 	return f.Close, nil
 }
@@ -349,7 +353,11 @@ func (m *Manager) bridges() ([]bridge, error) {
 }
 
 // Repair makes the rules again if somebody has flushed them, and the bridges that are gone.
-func (m *Manager) Repair(ctx context.Context) (err error) {
+func (m *Manager) Repair(ctx context.Context) error {
+	return m.alone(func() error { return m.repair(ctx) })
+}
+
+func (m *Manager) repair(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	unlock, err := m.lock(ctx)

@@ -115,7 +115,11 @@ func (m *Manager) Find(ref string) (Network, error) {
 
 // Create defines a network. See the errors of docker's POST /networks/create: a name or
 // subnet that is taken is an errdefs.ErrConflict or errdefs.ErrPermissionDenied.
-func (m *Manager) Create(ctx context.Context, o CreateOptions) (n Network, err error) {
+func (m *Manager) Create(ctx context.Context, o CreateOptions) (Network, error) {
+	return grounded(m, func() (Network, error) { return m.create(ctx, o) })
+}
+
+func (m *Manager) create(ctx context.Context, o CreateOptions) (n Network, err error) {
 	if n, err = newNetwork(o); err != nil {
 		return n, err
 	}
@@ -142,7 +146,7 @@ func (m *Manager) Create(ctx context.Context, o CreateOptions) (n Network, err e
 	if err := n.clash(all); err != nil {
 		return n, err
 	}
-	unlockSubnets, err := lockSubnets()
+	unlockSubnets, err := m.lockSubnets()
 	if err != nil {
 		return n, err
 	}
@@ -197,7 +201,11 @@ func (m *Manager) unmake(n Network) error {
 }
 
 // Remove removes a network nobody is in.
-func (m *Manager) Remove(ctx context.Context, id string) (err error) {
+func (m *Manager) Remove(ctx context.Context, id string) error {
+	return m.alone(func() error { return m.drop(ctx, id) })
+}
+
+func (m *Manager) drop(ctx context.Context, id string) (err error) {
 	unlock, err := m.lock(ctx)
 	if err != nil {
 		return err

@@ -22,23 +22,23 @@ type scene struct {
 // The thread is given back only once it is in the host's namespace again: else it dies
 // with its goroutine, and no other can find itself there.
 func enter(path string, fresh bool, f func(*scene) error) error {
-	result := make(chan error, 1)
 	host, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		return err
 	}
 	defer host.Close()
-	go func() {
+	return apart(func() error {
 		runtime.LockOSThread()
 		err := enterHere(path, fresh, int(host.Fd()), f)
-		if back := unix.Setns(int(host.Fd()), unix.CLONE_NEWNET); back != nil {
-			err = errors.Join(err, fmt.Errorf("returning to the host's network: %w", back))
-		} else {
-			runtime.UnlockOSThread()
+		if !ownsNetwork() {
+			return err // there is no way back, see grounded
 		}
-		result <- err
-	}()
-	return <-result
+		if back := unix.Setns(int(host.Fd()), unix.CLONE_NEWNET); back != nil {
+			return errors.Join(err, fmt.Errorf("returning to the host's network: %w", back))
+		}
+		runtime.UnlockOSThread()
+		return err
+	})
 }
 
 func enterHere(path string, fresh bool, hostNS int, f func(*scene) error) error {

@@ -35,6 +35,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
 
@@ -51,6 +52,7 @@ type Manager struct {
 	root    string // "" has no networks but the default ones
 	runRoot string
 	name    string // of the default bridge and of the nftables table
+	ground  func() string
 }
 
 // New returns a Manager of the default bridge of runRoot, for who needs no other network.
@@ -64,7 +66,9 @@ func Open(root, runRoot string) *Manager {
 		sum := sha256.Sum256([]byte(runRoot))
 		name = "teu" + hex.EncodeToString(sum[:4])
 	}
-	return &Manager{root: root, runRoot: runRoot, name: name}
+	m := &Manager{root: root, runRoot: runRoot, name: name}
+	m.ground = sync.OnceValue(m.findGround)
+	return m
 }
 
 // Port is a port of a container made reachable on the host.
@@ -141,6 +145,7 @@ func (m *Manager) bridgeRecord() string       { return filepath.Join(m.dir(), "b
 // network that has names.
 func (m *Manager) DNSFile(id string) string { return filepath.Join(m.dir(), "dns", id) }
 
+// lock takes the network's lock and moves the thread to the ground, see grounded.
 func (m *Manager) lock(ctx context.Context) (func() error, error) {
 	if err := m.makeDirs(); err != nil {
 		return nil, err
@@ -148,6 +153,9 @@ func (m *Manager) lock(ctx context.Context) (func() error, error) {
 	unlock, err := statefile.Lock(ctx, filepath.Join(m.dir(), "lock"), statefile.LockOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("locking the network: %w", err)
+	}
+	if err := m.standOn(); err != nil {
+		return nil, errors.Join(err, unlock())
 	}
 	return unlock, nil
 }
@@ -274,7 +282,11 @@ func (m *Manager) sweep() (map[string]Sandbox, error) {
 
 // Reset removes all bridges and rules of this RunRoot. It is a conflict while anything
 // is attached. Definitions stay.
-func (m *Manager) Reset(ctx context.Context) (err error) {
+func (m *Manager) Reset(ctx context.Context) error {
+	return m.alone(func() error { return m.reset(ctx) })
+}
+
+func (m *Manager) reset(ctx context.Context) (err error) {
 	if _, err := os.Lstat(m.dir()); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -301,5 +313,5 @@ func (m *Manager) Reset(ctx context.Context) (err error) {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return os.RemoveAll(m.bridgeRecord())
+	return errors.Join(os.RemoveAll(m.bridgeRecord()), m.removeGround())
 }

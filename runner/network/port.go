@@ -34,7 +34,11 @@ func choosePort(p Port, own []Port, present map[string]Sandbox) (Port, error) {
 			failure = worded(errdefs.ErrConflict, "Bind for %s failed: port is already allocated", hostAddress(p, "0.0.0.0"))
 			continue
 		}
-		port, err := probePort(p)
+		var port uint16
+		err := apart(func() (err error) {
+			port, err = probePort(p)
+			return err
+		})
 		if err == nil {
 			p.HostPort = port
 			return p, nil

@@ -30,7 +30,7 @@ func (m *maker) limits() error {
 			return invalid("limit %s %d:%d", r.Type, r.Soft, r.Hard)
 		}
 		seen[r.Type] = true
-		if own, ok := ownLimit(n); ok && r.Hard > own && !hasCapability(capSysResource) {
+		if own, ok := ownLimit(n); ok && r.Hard > own && !mayRaise() {
 			m.warn("limit %s is %d and not %d: this host does not let us raise it", r.Type, own, r.Hard)
 			r.Hard, r.Soft = own, min(r.Soft, own)
 		}
@@ -52,13 +52,17 @@ func (m *maker) limits() error {
 	return nil
 }
 
+// mayRaise says that we may set limits above our own. The capability counts only in the
+// host's own user namespace.
+func mayRaise() bool { return hasCapability(capSysResource) && mappedGroups() >= 1<<32-1 }
+
 func (m *maker) oomScore() {
 	adj := m.o.OOMScoreAdj
 	if adj == nil {
 		return
 	}
 	v := min(max(*adj, -1000), 1000)
-	if b, err := os.ReadFile("/proc/self/oom_score_adj"); err == nil && !hasCapability(capSysResource) {
+	if b, err := os.ReadFile("/proc/self/oom_score_adj"); err == nil && !mayRaise() {
 		if own, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && v < own {
 			m.warn("the OOM score adjustment is %d and not %d: this host does not let us lower it", own, v)
 			v = own

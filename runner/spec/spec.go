@@ -110,7 +110,7 @@ func New(img ocispec.ImageConfig, o Options) (s *specs.Spec, warnings []string, 
 		Linux:   &specs.Linux{CgroupsPath: o.CgroupsPath},
 	}}
 	for _, step := range []func() error{
-		m.namespaces, m.command, m.user, m.capabilities, m.limits, m.mounts, m.devices, m.sysctls, m.protection,
+		m.namespaces, m.command, m.user, m.capabilities, m.limits, m.mounts, m.devices, m.sysctls, m.protection, m.fitUserNamespace,
 	} {
 		if err := step(); err != nil {
 			return nil, nil, err

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/runner/keeper"
+	"github.com/teu-dev/teu/runner/userns"
 )
 
 // ping answers GET and HEAD /_ping, by which clients find out what they talk to.
@@ -111,7 +112,7 @@ func (s *Server) getInfo(w http.ResponseWriter, r *request) error {
 		CDISpecDirs: []string{}, Warnings: nil,
 		HTTPProxy: masked("HTTP_PROXY"), HTTPSProxy: masked("HTTPS_PROXY"), NoProxy: os.Getenv("NO_PROXY"),
 	}
-	if os.Geteuid() != 0 {
+	if userns.Inside() {
 		i.SecurityOptions = append(i.SecurityOptions, "name=rootless")
 	}
 	for _, c := range all {

@@ -1,0 +1,78 @@
+package tinyelf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func executable(t *testing.T, code []byte) string {
+	t.Helper()
+	fd, err := Memfd("tiny", code)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd)
+}
+
+// TestSleep holds that the process lives until it is killed.
+func TestSleep(t *testing.T) {
+	cmd := exec.Command(executable(t, Sleep()))
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case err := <-ended:
+		t.Fatalf("it ended: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	var exit *exec.ExitError
+	if err := <-ended; !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Errorf("it ended by %v, want a kill", err)
+	}
+}
+
+// TestEnterFails holds that a failure ends the process with its errno.
+func TestEnterFails(t *testing.T) {
+	cmd := exec.Command(executable(t, Enter(77, 78)))
+	cmd.Args = []string{"/bin/true", "/", "true"}
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != int(unix.EBADF) {
+		t.Errorf("Enter of no namespaces ended with %v, want the code %d", err, unix.EBADF)
+	}
+}
+
+// TestExecute runs the last part of Enter alone: directory, arguments and environment
+// arrive; and an errno does not.
+func TestExecute(t *testing.T) {
+	code := appendExecute(append([]byte(nil), failure...))
+	cmd := exec.Command(executable(t, code))
+	cmd.Args = []string{"/bin/sh", "/tmp", "sh", "-c", `echo "$PWD" "$A" "$0" "$@"`, "zero", "one", "two words"}
+	cmd.Env = []string{"A=b c", "PWD=/tmp"}
+	out, err := cmd.CombinedOutput()
+	if want := "/tmp b c zero one two words\n"; err != nil || string(out) != want {
+		t.Errorf("got %q, %v, want %q", out, err, want)
+	}
+	for _, args := range [][]string{{"/bin/true", "/no/such", "true"}, {"/no/such", "/", "true"}} {
+		cmd := exec.Command(executable(t, code))
+		cmd.Args = args
+		err := cmd.Run()
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != int(unix.ENOENT) {
+			t.Errorf("%v ended with %v, want the code %d", args, err, unix.ENOENT)
+		}
+	}
+}
