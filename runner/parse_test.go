@@ -12,8 +12,12 @@ func FuzzLogLine(f *testing.F) {
 	f.Add([]byte(`{"log":"text\n","stream":"stdout","time":"2026-01-02T03:04:05.000000006Z"}`))
 	f.Add([]byte(`{"log":"a \"quoted\" \\ text","stream":"stderr","time":"x"}`))
 	f.Add([]byte(`{"log":"","stream":"","time":""}`))
+	f.Add([]byte(`{"log":"{\"a\":\"\u003cb\u003e\\n\"}\\\\n","stream":"stdout","time":"x"}`))
+	f.Add([]byte(`{"log":"\u00e9\ud83d\ude00\/\b\f\n","stream":"stdout","time":"x"}`))
+	f.Add([]byte(`{"log":"x\",\"stream\":\"","stream":"stdout","attrs":{"a":"b"},"time":"x"}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
-		got, ok := parseOwn(line)
+		var scratch []byte
+		got, ok := parseOwn(line, &scratch)
 		if !ok {
 			return
 		}

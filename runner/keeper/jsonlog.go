@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"encoding/binary"
 	"os"
 	"sync"
 	"syscall"
@@ -44,15 +45,18 @@ func (l *jsonLog) use(f *os.File) error {
 	return nil
 }
 
-// add encodes one line, or a part of one, to be written by flush.
-func (l *jsonLog) add(stream string, line []byte, stamp []byte) {
+// add encodes one line, or a part of one, to be written by flush. end is what appendEnd made.
+func (l *jsonLog) add(line, end []byte) {
 	l.buf = append(l.buf, `{"log":"`...)
 	l.buf = appendEscaped(l.buf, line)
-	l.buf = append(l.buf, `","stream":"`...)
-	l.buf = append(l.buf, stream...)
-	l.buf = append(l.buf, `","time":"`...)
-	l.buf = append(l.buf, stamp...)
-	l.buf = append(l.buf, '"', '}', '\n')
+	l.buf = append(l.buf, end...)
+}
+
+// appendEnd appends what follows the text of all lines of a stream at one moment.
+func appendEnd(b []byte, stream string, now time.Time) []byte {
+	b = append(append(b, `","stream":"`...), stream...)
+	b = appendTime(append(b, `","time":"`...), now)
+	return append(b, '"', '}', '\n')
 }
 
 // flush writes what was added: everything or, if the disk is full, nothing.
@@ -116,6 +120,16 @@ func appendTime(b []byte, t time.Time) []byte {
 	return t.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000000Z")
 }
 
+// plain says whether none of eight bytes is escaped: none below ' ' or above '~', no quote
+// and no backslash. Each term has the high bit of a byte set if that byte, or one below it,
+// is meant (https://graphics.stanford.edu/~seander/bithacks.html, "ZeroInWord").
+func plain(x uint64) bool {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	quote, backslash, del := x^ones*'"', x^ones*'\\', x^ones*0x7f
+	found := x | (x-ones*' ')&^x | (quote-ones)&^quote | (backslash-ones)&^backslash | (del-ones)&^del
+	return found&highs == 0
+}
+
 const hexDigits = "0123456789abcdef"
 
 // appendEscaped appends s as the inside of a JSON string. Bytes that are no UTF-8 become
@@ -123,6 +137,12 @@ const hexDigits = "0123456789abcdef"
 func appendEscaped(b, s []byte) []byte {
 	start := 0
 	for i := 0; i < len(s); {
+		for i+8 <= len(s) && plain(binary.LittleEndian.Uint64(s[i:])) {
+			i += 8
+		}
+		if i == len(s) {
+			break
+		}
 		c := s[i]
 		if c < utf8.RuneSelf {
 			if c >= ' ' && c != '"' && c != '\\' && c != 0x7f {

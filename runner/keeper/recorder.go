@@ -21,8 +21,8 @@ type recorder struct {
 	mu     sync.Mutex
 	log    *jsonLog // nil: nothing is kept
 	cur    *cursor
-	stamp  []byte
-	failed bool // the last write failed and was reported
+	tail   []byte // of the lines at present, see appendEnd
+	failed bool   // the last write failed and was reported
 }
 
 // openRecorder opens the log and the cursor at cursorPath and brings them together.
@@ -85,7 +85,7 @@ func (r *recorder) record(index int, chunk []byte) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.stamp = appendTime(r.stamp[:0], time.Now())
+	r.tail = appendEnd(r.tail[:0], streamNames[index], time.Now())
 	carry := &r.cur.note.carry[index]
 	rest := chunk
 	for {
@@ -98,11 +98,11 @@ func (r *recorder) record(index int, chunk []byte) {
 			line = append(*carry, line...)
 			*carry = (*carry)[:0]
 		}
-		r.log.add(streamNames[index], line, r.stamp)
+		r.log.add(line, r.tail)
 		rest = rest[i+1:]
 	}
 	if len(*carry)+len(rest) > maxLine {
-		r.log.add(streamNames[index], append(*carry, rest...), r.stamp)
+		r.log.add(append(*carry, rest...), r.tail)
 		*carry, rest = nil, nil
 	}
 	*carry = append(*carry, rest...)
@@ -132,8 +132,8 @@ func (r *recorder) end(index int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if carry := &r.cur.note.carry[index]; len(*carry) > 0 {
-		r.stamp = appendTime(r.stamp[:0], time.Now())
-		r.log.add(streamNames[index], *carry, r.stamp)
+		r.tail = appendEnd(r.tail[:0], streamNames[index], time.Now())
+		r.log.add(*carry, r.tail)
 		*carry = nil
 	}
 	r.commit(index, nil)

@@ -1,0 +1,107 @@
+package runner
+
+import (
+	"bytes"
+	"encoding/json"
+	"strconv"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// logLine is a line of the log. The fields are parts of it.
+type logLine struct {
+	text, stream, time []byte
+	newline            bool // text ends with one that is not in it
+}
+
+func parseAny(line []byte) (logLine, error) {
+	var l struct{ Log, Stream, Time string }
+	err := json.Unmarshal(line, &l)
+	return logLine{text: []byte(l.Log), stream: []byte(l.Stream), time: []byte(l.Time)}, err
+}
+
+// parseOwn parses a line as our keeper and docker write it, many times as fast as
+// encoding/json does. A text with escapes is undone into scratch. ok says whether it was
+// such a line.
+func parseOwn(line []byte, scratch *[]byte) (l logLine, ok bool) {
+	rest, ok := bytes.CutPrefix(line, []byte(`{"log":"`))
+	if !ok {
+		return l, false
+	}
+	// Behind the text are no escapes, so its end is the last such mark.
+	i := bytes.LastIndex(rest, []byte(`","stream":"`))
+	if i < 0 {
+		return l, false
+	}
+	l.text, rest = rest[:i], rest[i+len(`","stream":"`):]
+	if l.stream, rest, ok = bytes.Cut(rest, []byte(`","time":"`)); !ok {
+		return l, false
+	}
+	if l.time, ok = bytes.CutSuffix(rest, []byte(`"}`)); !ok || bytes.ContainsAny(l.time, `"\\`) || bytes.ContainsAny(l.stream, `"\\`) {
+		return l, false
+	}
+	l.text, l.newline = bytes.CutSuffix(l.text, []byte(`\n`))
+	if l.newline && endsInBackslash(l.text) { // it was an escaped backslash, then an n
+		return l, false
+	}
+	if bytes.IndexByte(l.text, '\\') < 0 {
+		return l, bytes.IndexByte(l.text, '"') < 0
+	}
+	*scratch, ok = unescape((*scratch)[:0], l.text)
+	l.text = *scratch
+	return l, ok
+}
+
+// endsInBackslash says whether text ends in a backslash that escapes what follows it.
+func endsInBackslash(text []byte) bool {
+	return (len(text)-len(bytes.TrimRight(text, `\`)))%2 == 1
+}
+
+// unescape appends to out what the inside of a JSON string stands for (RFC 8259, section
+// 7). ok is false for what encoding/json is better asked about, halves of pairs first of all.
+func unescape(out, text []byte) (_ []byte, ok bool) {
+	for {
+		i := bytes.IndexByte(text, '\\')
+		plain := text
+		if i >= 0 {
+			plain = text[:i]
+		}
+		if bytes.IndexByte(plain, '"') >= 0 {
+			return out, false
+		}
+		out = append(out, plain...)
+		if i < 0 {
+			return out, true
+		}
+		if text = text[i+1:]; len(text) == 0 {
+			return out, false
+		}
+		c := text[0]
+		text = text[1:]
+		switch c {
+		case '"', '\\', '/':
+			out = append(out, c)
+		case 'n':
+			out = append(out, '\n')
+		case 't':
+			out = append(out, '\t')
+		case 'r':
+			out = append(out, '\r')
+		case 'b':
+			out = append(out, '\b')
+		case 'f':
+			out = append(out, '\f')
+		case 'u':
+			if len(text) < 4 {
+				return out, false
+			}
+			r, err := strconv.ParseUint(string(text[:4]), 16, 16)
+			if err != nil || utf16.IsSurrogate(rune(r)) {
+				return out, false
+			}
+			out, text = utf8.AppendRune(out, rune(r)), text[4:]
+		default:
+			return out, false
+		}
+	}
+}
