@@ -56,7 +56,7 @@ func newPlace(t *testing.T) *place {
 	if err := os.WriteFile(dir+"/b/rootfs/bin/busybox", busybox, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, applet := range strings.Fields("sh cat chmod cut grep hostname id ionice ls readlink sleep touch tr tty uniq wc") {
+	for _, applet := range strings.Fields("sh cat chmod cut env grep hostname id ionice ls readlink sleep touch tr tty uniq wc") {
 		if err := os.Symlink("busybox", dir+"/b/rootfs/bin/"+applet); err != nil {
 			t.Fatal(err)
 		}
@@ -241,6 +241,25 @@ func TestFailures(t *testing.T) {
 	if err := c.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "execve") {
 		t.Errorf("start of what cannot be executed: %v", err)
 	}
+}
+
+// A container that waits for its start has no handlers, and SIGTERM ends it all the same.
+func TestTermBeforeStart(t *testing.T) {
+	p := newPlace(t)
+	c, err := p.create(t, "a", "true", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, sig := range []unix.Signal{0, unix.SIGWINCH} {
+		if err := c.Kill(sig, KillOptions{}); err != nil {
+			t.Error(err)
+		}
+		wantStatus(t, c, specs.StateCreated)
+	}
+	if err := c.Kill(unix.SIGTERM, KillOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	wantStatus(t, c, specs.StateStopped)
 }
 
 // A start whose container has died must not wait for it.

@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/moby/sys/user"
@@ -14,14 +15,32 @@ import (
 const maxPasswd = 4 << 20
 
 // withHome adds the HOME that /etc/passwd below root names for uid to an environment that
-// has none, as runc does; "/" if nothing can be learned there.
+// has none or an empty one, as runc does; "/" if nothing can be learned there.
 func withHome(env []string, root string, uid uint32) []string {
-	for _, kv := range env {
-		if home, ok := strings.CutPrefix(kv, "HOME="); ok && home != "" {
-			return env
-		}
+	env = lastValues(env)
+	i := slices.IndexFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "HOME=") })
+	switch {
+	case i < 0:
+		return append(env, "HOME="+homeOf(root, uid))
+	case env[i] == "HOME=":
+		env[i] += homeOf(root, uid)
 	}
-	return append(env[:len(env):len(env)], "HOME="+homeOf(root, uid))
+	return env
+}
+
+// lastValues has each variable once, with its last value: programs differ in which they take.
+func lastValues(env []string) []string {
+	seen := make(map[string]bool, len(env))
+	list := make([]string, 0, len(env)+1)
+	for _, kv := range slices.Backward(env) {
+		name, _, _ := strings.Cut(kv, "=")
+		if !seen[name] {
+			list = append(list, kv)
+		}
+		seen[name] = true
+	}
+	slices.Reverse(list)
+	return list
 }
 
 // homeOf looks without leaving root, and never waits: the file may be a FIFO (CVE-2024-9676).

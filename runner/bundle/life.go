@@ -161,11 +161,31 @@ func (c *Container) Kill(sig unix.Signal, o KillOptions) error {
 		return err
 	}
 	defer f.Close()
+	if ends(sig) && c.waits() {
+		// The first process of a PID namespace would not get a signal it does not handle, and
+		// this one cannot handle any before it is started.
+		sig = unix.SIGKILL
+	}
 	c.awaitHandler(sig)
 	if err := unix.PidfdSendSignal(int(f.Fd()), sig, nil, 0); err != nil {
 		return fmt.Errorf("sending %s to container %s: %w", unix.SignalName(sig), c.ID, err)
 	}
 	return c.thawKilled(g, sig)
+}
+
+// waits says that the container has been created and not started.
+func (c *Container) waits() bool {
+	_, err := os.Lstat(filepath.Join(c.dir, fifoName))
+	return err == nil
+}
+
+// ends says that a signal ends a process that does nothing about it; signal(7).
+func ends(sig unix.Signal) bool {
+	switch sig {
+	case 0, unix.SIGCHLD, unix.SIGCONT, unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGURG, unix.SIGWINCH:
+		return false
+	}
+	return true
 }
 
 // sharesPIDs says that the end of the first process is not that of the others: there is no
@@ -182,7 +202,7 @@ func (c *Container) sharesPIDs() bool {
 func (c *Container) awaitHandler(sig unix.Signal) {
 	const young = 200 * time.Millisecond
 	info, err := os.Stat(c.dir) // changed last when start removed the FIFO
-	if err != nil || sig == unix.SIGKILL || sig == unix.SIGSTOP {
+	if err != nil || sig == 0 || sig == unix.SIGKILL || sig == unix.SIGSTOP {
 		return
 	}
 	for time.Since(info.ModTime()) < young && lost(c.Init.PID, sig) {

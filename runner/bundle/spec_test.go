@@ -133,6 +133,10 @@ func TestSpec(t *testing.T) {
 				Inheritable: []string{"CAP_KILL"}, Ambient: []string{"CAP_KILL", "CAP_CHOWN"}}
 		}, "CapPrm:\t0000000000000020\nCapAmb:\t0000000000000020\n"},
 		{"home of the user", "echo $HOME", func(s *specs.Spec) { s.Process.User.UID = 7 }, "/home/seven\n"},
+		{"each variable once", "", func(s *specs.Spec) {
+			s.Process.Args = []string{"env"}
+			s.Process.Env = []string{"A=1", "HOME=/x", "PATH=/bin", "A=", "HOME="}
+		}, "PATH=/bin\nA=\nHOME=/\n"},
 		{"home of nobody", "echo $HOME", func(s *specs.Spec) { s.Process.User.UID = 8 }, "/\n"},
 		{"masks of one path", "grep -c ' /plain ' /proc/self/mountinfo", func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"/plain", "/plain/"} }, "1\n"},
 		{"relative source of a bind mount", "cat /data/f", mountOf(specs.Mount{Destination: "/data", Source: "data", Options: []string{"bind"}}), "x\n"},

@@ -71,13 +71,19 @@ func (c *compiler) bindCgroup(dest string, host *cgroup.Host, o mountOptions) er
 		return nil
 	}
 	dir := c.tmpfs("mode=0755")
-	c.place(dir, dest, unix.S_IFDIR|0o755, false)
+	own := c.newNamespace(specs.MountNamespace)
+	if own {
+		c.place(dir, dest, unix.S_IFDIR|0o755, false)
+	}
 	for i, h := range list {
 		target := c.Target(launch.Result(dir), h.Name, unix.S_IFDIR|0o755)
 		c.moveMount(group(i), launch.Result(target), "")
 		c.Call(unix.SYS_CLOSE, launch.Result(target))
 	}
 	c.setAttr(launch.Cond{}, dir, unix.AT_EMPTY_PATH, attrs)
+	if !own { // in a tree without a place attributes cannot be changed
+		c.place(dir, dest, unix.S_IFDIR|0o755, false)
+	}
 	c.placed = append(c.placed, placed{dest: dest, fd: dir})
 	return nil
 }

@@ -208,6 +208,7 @@ func (c *compiler) begin() error {
 		c.hide()
 	}
 	c.joinCgroups(c.opts.CgroupProcs, c.opts.CgroupDir)
+	c.resetAffinity()
 	c.hold(c.opts.Pause, pauseFD)
 	c.hold(c.opts.Gate, gateFD)
 	c.hold(c.opts.Listener, listenerFD)

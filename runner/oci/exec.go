@@ -80,6 +80,9 @@ func (c *compiler) beginExec(o ExecOptions) error {
 		}
 	}
 	c.joinCgroups(o.CgroupProcs, o.CgroupDir)
+	if affinity == nil {
+		c.resetAffinity()
+	}
 	if affinity != nil {
 		if err := c.setAffinity(affinity.Final); err != nil {
 			return err

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -170,6 +171,13 @@ func (c *compiler) setAffinity(list string) error {
 	c.Note("binding the process to the processors %s", list)
 	c.Call(unix.SYS_SCHED_SETAFFINITY, launch.Int(0), launch.Int(len(set)), c.Bytes(set))
 	return nil
+}
+
+// resetAffinity lets the process use every processor its cgroup has: what whoever started
+// us was bound to is not the container's business.
+func (c *compiler) resetAffinity() {
+	all := bytes.Repeat([]byte{0xff}, maxSet/8)
+	c.CallIf(ignore(launch.AnyError), unix.SYS_SCHED_SETAFFINITY, launch.Int(0), launch.Int(len(all)), c.Bytes(all))
 }
 
 // maxSet is how many processors or memory nodes are known.

@@ -116,7 +116,7 @@ func (c *compiler) takeMode(fd launch.Ref, dest string, o mountOptions) {
 	c.Call(unix.SYS_CLOSE, launch.Result(top))
 	c.Call(unix.SYS_CLOSE, launch.Result(there))
 	attrs := o.here.set | o.below.set
-	if dest == "/dev" {
+	if dest == "/dev" && c.newNamespace(specs.MountNamespace) {
 		attrs &^= unix.MOUNT_ATTR_RDONLY // lateReadOnly
 	}
 	if attrs != 0 {
@@ -127,7 +127,7 @@ func (c *compiler) takeMode(fd launch.Ref, dest string, o mountOptions) {
 // lateReadOnly says that a filesystem becomes read-only when everything is in it: /dev.
 func (c *compiler) lateReadOnly(m specs.Mount) bool {
 	o, err := parseOptions(m.Options)
-	return err == nil && destination(m) == "/dev" && !o.isBind(m) && !o.remount && (o.here.set|o.below.set)&unix.MOUNT_ATTR_RDONLY != 0
+	return err == nil && c.newNamespace(specs.MountNamespace) && destination(m) == "/dev" && !o.isBind(m) && !o.remount && (o.here.set|o.below.set)&unix.MOUNT_ATTR_RDONLY != 0
 }
 
 // detached is a mount that came as a file. The file stays, so that numbers do not change.

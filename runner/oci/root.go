@@ -37,7 +37,11 @@ func (c *compiler) makeRoot() error {
 	if err := checkPropagation(c.spec.Linux.RootfsPropagation); err != nil {
 		return err
 	}
-	if err := c.propagate(c.root, "rprivate"); err != nil {
+	apart := "rprivate"
+	if strings.TrimPrefix(c.spec.Linux.RootfsPropagation, "r") == "slave" {
+		apart = "rslave" // of the host's, if that is shared
+	}
+	if err := c.propagate(c.root, apart); err != nil {
 		return err
 	}
 	switch {
