@@ -114,6 +114,7 @@ func TestCompile(t *testing.T) {
 		"a bind mount that is written to":     {text: "FROM busybox\nRUN --mount=type=bind,rw,target=/x true\n", want: "Exec Source Source"},
 		"the syntax line":                     {text: "# syntax=docker/dockerfile:1\nFROM busybox\nRUN true\n", want: "Exec Source"},
 		"the syntax line with everything":     {text: "#syntax=docker.io/docker/dockerfile:1.7-labs@sha256:" + strings.Repeat("0", 64) + "\nFROM busybox\n", want: "Source"},
+		"the syntax line of a mirror":         {text: "# syntax=mirror.example:5000/hub/docker/dockerfile:1-labs\nFROM busybox\n", want: "Source"},
 		"the syntax argument":                 {text: "FROM busybox\n", attrs: map[string]string{"build-arg:BUILDKIT_SYNTAX": "docker/dockerfile:1"}, want: "Source"},
 		"only the stages of a target":         {text: "FROM busybox AS a\nRUN a\nFROM busybox AS b\nRUN b\nRUN b2\n", attrs: map[string]string{"target": "a"}, want: "Exec Source"},
 		"a Dockerfile of another name":        {text: "nonsense", attrs: map[string]string{"filename": "x/other", "file:x/other": "FROM busybox\n"}, want: "Source"},
@@ -143,6 +144,7 @@ func TestErrorsHaveAPlace(t *testing.T) {
 		is         error
 	}{
 		"unknown instruction": {"FROM busybox\n\nRUNN true\n", "unknown instruction: RUNN", 3, errdefs.ErrInvalidArgument},
+		"almost the frontend": {"# syntax=example.com/notdocker/dockerfile:1\nFROM busybox\n", "not built in", 1, errdefs.ErrNotImplemented},
 		"foreign frontend":    {"# syntax=example.com/other/frontend\nFROM busybox\n", "not built in", 1, errdefs.ErrNotImplemented},
 		"missing image":       {"FROM busybox\nFROM missing/image\n", "missing/image", 2, errdefs.ErrNotFound},
 		"unknown mount":       {"FROM busybox\nRUN true\nRUN --mount=type=nonsense true\n", "nonsense", 3, errdefs.ErrInvalidArgument},

@@ -70,14 +70,15 @@ func (g *gateway) forward(ctx context.Context, req client.SolveRequest) (*client
 	return sub.build(ctx)
 }
 
-// builtin says whether the image named by a "# syntax" line is the frontend we have.
+// builtin says whether the image named by a "# syntax" line is the frontend we have, on Docker Hub or on a
+// mirror of it: HOST/PATH/docker/dockerfile.
 func builtin(ref string) bool {
 	ref, _, _ = strings.Cut(ref, "@")
 	if i := strings.LastIndex(ref, ":"); i > strings.LastIndex(ref, "/") {
 		ref = ref[:i]
 	}
-	ref = strings.TrimPrefix(strings.TrimPrefix(ref, "index."), "docker.io/")
-	return ref == "docker/dockerfile" || ref == "docker/dockerfile-upstream" || ref == "dockerfile.v0"
+	path := "/" + ref
+	return ref == "dockerfile.v0" || strings.HasSuffix(path, "/docker/dockerfile") || strings.HasSuffix(path, "/docker/dockerfile-upstream")
 }
 
 // ResolveImageConfig implements client.Client.

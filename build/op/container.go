@@ -30,7 +30,9 @@ type Containers struct {
 	Network *network.Manager
 	Warn    func(string) // what the host cannot do, in plain words; may be nil
 
-	sweep sync.Once
+	look    sync.Once // at the control groups of the host, which stay where they are
+	host    *cgroup.Host
+	hostErr error
 }
 
 var _ Executor = (*Containers)(nil)
@@ -155,12 +157,15 @@ func set[T comparable](to **T, v T) {
 
 // group makes the control group of the step.
 func (x *Containers) group(ctx context.Context, name string, r *specs.LinuxResources) (*cgroup.Group, func(context.Context) error, error) {
-	host, err := cgroup.DetectOwned()
-	if err != nil {
-		return nil, nil, err
+	x.look.Do(func() {
+		if x.host, x.hostErr = cgroup.DetectOwned(); x.hostErr == nil {
+			sweepGroups(ctx, x.host)
+		}
+	})
+	if x.hostErr != nil {
+		return nil, nil, x.hostErr
 	}
-	x.sweep.Do(func() { sweepGroups(ctx, host) })
-	g, warnings, err := host.Create(name, r)
+	g, warnings, err := x.host.Create(name, r)
 	if err != nil {
 		return nil, nil, err
 	}
