@@ -1,11 +1,10 @@
 package main
 
 import (
-	"os"
-
 	"github.com/spf13/cobra"
 
 	"github.com/teu-dev/teu/runner"
+	"github.com/teu-dev/teu/runner/userns"
 )
 
 func newWhyCommand(a *app) *cobra.Command {
@@ -33,7 +32,7 @@ func newSystemBootCommand(a *app) *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if unit {
-				a.ui.Printf("%s", runner.Unit(a.engine().Exe, os.Geteuid() != 0))
+				a.ui.Printf("%s", runner.Unit(a.engine().Exe, userns.Inside()))
 				return nil
 			}
 			failed := false

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/compress/zstd"
@@ -85,6 +86,14 @@ func (a *app) becomeWhole() error {
 	if err == nil {
 		env := append(os.Environ(), selfVariable+"="+a.self.identity+" "+a.self.path)
 		err = unix.Exec(exe, os.Args, env)
+		// A keeper that was being started while the file was written has it open until it executes.
+		for range 500 {
+			if err != unix.ETXTBSY {
+				break
+			}
+			time.Sleep(2 * time.Millisecond)
+			err = unix.Exec(exe, os.Args, env)
+		}
 	}
 	return fmt.Errorf("executing the whole of teu: %w", err)
 }

@@ -53,7 +53,7 @@ func (a *app) becomeRoot(ctx context.Context, l commandLine) error {
 	}
 	path := a.self.path
 	err := userns.Enter(ctx, userns.Options{
-		RunRoot: a.runRoot, Survivors: a.keepers, Path: path, Args: os.Args, Env: os.Environ(),
+		RunRoot: a.runRoot, Survivors: a.keepers, Warn: func(text string) { a.ui.Warnf("%s", text) }, Path: path, Args: os.Args, Env: os.Environ(),
 	})
 	return fmt.Errorf("running as user %d: %w", os.Geteuid(), err)
 }

@@ -11,8 +11,11 @@ import (
 
 // mappedGroups is how many groups from 0 on there are in this process's user namespace; in
 // the host's all that a number can name.
-func mappedGroups() uint64 {
-	b, err := os.ReadFile("/proc/self/gid_map")
+func mappedGroups() uint64 { return mapped("/proc/self/gid_map") }
+
+// mapped reads how many IDs from 0 on a map has; user_namespaces(7).
+func mapped(file string) uint64 {
+	b, err := os.ReadFile(file)
 	if err != nil {
 		return 1 << 32
 	}
@@ -34,6 +37,10 @@ func (m *maker) fitUserNamespace() error {
 	groups := mappedGroups()
 	if groups >= 1<<32-1 {
 		return nil
+	}
+	u := m.spec.Process.User
+	if users := mapped("/proc/self/uid_map"); uint64(u.UID) >= users || uint64(u.GID) >= groups {
+		return invalid("user %d:%d: containers of this user have the users 0 to %d and groups 0 to %d, see docs/rootless.md", u.UID, u.GID, users-1, groups-1)
 	}
 	const ping = "net.ipv4.ping_group_range"
 	if _, given := m.o.Sysctls[ping]; !given && m.spec.Linux.Sysctl[ping] != "" {

@@ -17,12 +17,26 @@ import (
 	"github.com/teu-dev/teu/runner/tinyelf"
 )
 
-// newHolder makes the namespaces, and in them a process that keeps them.
-func newHolder(ctx context.Context) (statefile.Process, error) {
+// newHolder makes the namespaces, and in them a process that keeps them. Where subordinate
+// IDs are granted and cannot be mapped, as in a container without setuid programs, there is
+// one ID.
+func newHolder(ctx context.Context, warn func(string)) (statefile.Process, error) {
 	ids, err := UserMapping()
 	if err != nil {
 		return statefile.Process{}, err
 	}
+	p, err := holderWith(ctx, ids)
+	if err != nil && len(ids.UIDs) > 0 && ctx.Err() == nil {
+		if warn != nil {
+			warn(fmt.Sprintf("containers have one user only: %v", err))
+		}
+		ids.UIDs, ids.GIDs = nil, nil
+		p, err = holderWith(ctx, ids)
+	}
+	return p, err
+}
+
+func holderWith(ctx context.Context, ids Mapping) (statefile.Process, error) {
 	cmd, release, err := sleeper()
 	if err != nil {
 		return statefile.Process{}, err

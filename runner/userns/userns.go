@@ -37,9 +37,11 @@ type Options struct {
 	RunRoot string // directory of volatile state, made for the user alone
 	// Survivors are processes that may be in the namespaces, should their holder be gone.
 	Survivors func() []statefile.Process
-	Path      string   // the program
-	Args      []string // with its name
-	Env       []string
+	// Warn is told once, when namespaces are made, what they cannot have.
+	Warn func(string)
+	Path string   // the program
+	Args []string // with its name
+	Env  []string
 }
 
 // Enter executes a program as root of the user's namespaces, in place of this process. It
@@ -101,7 +103,7 @@ func find(ctx context.Context, o Options) (namespaces, error) {
 	}
 	holder, err := reviveHolder(o.Survivors)
 	if err != nil {
-		holder, err = newHolder(ctx)
+		holder, err = newHolder(ctx, o.Warn)
 	}
 	if err != nil {
 		return namespaces{}, err
