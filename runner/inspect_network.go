@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/teu-dev/teu/runner/network"
 )
@@ -62,6 +64,24 @@ func (e *Engine) Ports(c *Container) []network.Port {
 		return nil
 	}
 	return s.Ports
+}
+
+// Exposed are the ports that a running container in a network says it serves, published or not.
+func (e *Engine) Exposed(c *Container) (list []network.Port) {
+	mode := c.Options.networkMode()
+	if ended(c.State) || mode == "host" || mode == "none" || c.Options.networkContainer() != "" {
+		return nil
+	}
+	for exposed := range c.ImageConfig.ExposedPorts {
+		number, protocol, ok := strings.Cut(exposed, "/")
+		if !ok {
+			protocol = "tcp"
+		}
+		if n, err := strconv.ParseUint(number, 10, 16); err == nil {
+			list = append(list, network.Port{Container: uint16(n), Protocol: protocol})
+		}
+	}
+	return list
 }
 
 // NetworkNames are the names of the networks a container is or would be in, sorted.

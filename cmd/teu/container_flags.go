@@ -109,6 +109,8 @@ func (c *containerFlags) add(f *pflag.FlagSet) {
 	f.StringArrayVar(&c.dns, "dns", nil, "address of a name server")
 	f.StringArrayVar(&c.dnsSearch, "dns-search", nil, "search domain")
 	f.StringArrayVar(&c.dnsOptions, "dns-option", nil, "option of the resolver")
+	f.StringArrayVar(&c.dnsOptions, "dns-opt", nil, "the same as --dns-option")
+	hide(f, "dns-opt")
 
 	f.StringVar(&c.restart, "restart", "no", "restart policy: no, on-failure[:MAX], always or unless-stopped")
 	f.StringVar(&c.stopSignal, "stop-signal", "", "signal that stops the container")

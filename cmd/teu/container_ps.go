@@ -18,7 +18,6 @@ import (
 	"github.com/teu-dev/teu/cmd/teu/ui"
 	"github.com/teu-dev/teu/runner"
 	"github.com/teu-dev/teu/runner/keeper"
-	"github.com/teu-dev/teu/runner/network"
 )
 
 // psFlags are the flags of ps.
@@ -138,7 +137,7 @@ func psRow(a *app, c *runner.Container, noTrunc, size bool) ui.Row {
 	row := ui.Row{
 		"ID": shortID(c.ID, noTrunc), "Image": c.Options.Image, "Command": command,
 		"RunningFor": ago(c.Created), "CreatedAt": c.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"),
-		"Status": statusText(c.State), "State": string(c.State.Status), "Ports": portsText(a.engine().Ports(c)),
+		"Status": statusText(c.State), "State": string(c.State.Status), "Ports": portsText(a.engine().Ports(c), a.engine().Exposed(c)),
 		"Names": c.Name, "Labels": strings.Join(labels, ","), "Mounts": strings.Join(mounts, ","),
 		"Networks": strings.Join(a.engine().NetworkNames(c), ","), "LocalVolumes": strconv.Itoa(volumes), "Size": "0B",
 	}
@@ -186,27 +185,6 @@ func healthText(h *keeper.Health) string {
 		return " (health: starting)"
 	}
 	return " (" + h.Status + ")"
-}
-
-func portsText(ports []network.Port) string {
-	var list []string
-	for _, p := range ports {
-		for _, address := range hostAddresses(p) {
-			list = append(list, fmt.Sprintf("%s:%d->%d/%s", address, p.HostPort, p.Container, p.Protocol))
-		}
-	}
-	return strings.Join(list, ", ")
-}
-
-// hostAddresses are where a port is published, as docker writes it.
-func hostAddresses(p network.Port) []string {
-	switch {
-	case !p.HostIP.IsValid():
-		return []string{"0.0.0.0", "[::]"}
-	case p.HostIP.Is6():
-		return []string{"[" + p.HostIP.String() + "]"}
-	}
-	return []string{p.HostIP.String()}
 }
 
 // psFilters maps the names of filters to what was asked for.
