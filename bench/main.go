@@ -4,7 +4,7 @@
 // is taken in rounds, each tool once per round, so that all see the same weather; medians
 // with the fastest and the slowest round are published, losses too.
 //
-//	go run ./bench -teu bin/teu -peers .cache/peers [-only run,pull,build,registry,live,logs,ports] [-write docs/benchmarks.md]
+//	go run ./bench -teu bin/teu -peers .cache/peers [-only run,pull] [-write docs/benchmarks.md]
 package main
 
 import (
@@ -36,6 +36,11 @@ var figures = []struct {
 	{"exec", measureExec},
 	{"storm", measureStorm},
 	{"pull", measurePull},
+	{"slowpull", measureSlowPull},
+	{"push", measurePush},
+	{"save", measureSave},
+	{"zstd", measureZstd},
+	{"manyimages", measureManyImages},
 	{"build", measureBuild},
 	{"registry", measureRegistry},
 	{"live", measureLive},
@@ -43,10 +48,18 @@ var figures = []struct {
 	{"ports", measurePorts},
 }
 
+func names() string {
+	var list []string
+	for _, f := range figures {
+		list = append(list, f.name)
+	}
+	return strings.Join(list, ", ")
+}
+
 func main() {
 	teu := flag.String("teu", "bin/teu", "teu's binary")
 	peers := flag.String("peers", ".cache/peers", "directory of peers built from source")
-	only := flag.String("only", "", "comma-separated figures to take: run, oci, exec, storm, pull, build, registry, live, logs, ports")
+	only := flag.String("only", "", "comma-separated figures to take, of "+names())
 	rounds := flag.Int("rounds", 20, "rounds of the short figures; long ones take fewer")
 	write := flag.String("write", "", "file to write the report to")
 	server := flag.String("serve", "", "be the server of the figure ports, on an address")

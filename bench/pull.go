@@ -5,80 +5,39 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"fmt"
-	"hash"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// The image of the pull figure: 43,000 files, 835 MB, in six gzip layers.
-const (
-	pullLayers = 6
-	pullFiles  = 43000
-	pullBytes  = 835 << 20
-)
-
-// measurePull takes the time of a cold pull from a registry on loopback.
+// measurePull takes the time of pulls from a registry on loopback, cold and of what is there.
 func measurePull(ctx context.Context, b *bench) error {
 	address, stop, err := b.distribution(ctx)
 	if err != nil {
 		return err
 	}
 	defer stop()
-	image := address + "/bench/large:1"
-	layout := filepath.Join(b.dir, "layout")
-	layers, err := writeLargeImage(layout)
+	large, layers, err := b.publish(ctx, address, "large", largeImage())
 	if err != nil {
 		return err
 	}
-	if err := b.must(ctx, "skopeo", "copy", "--dest-tls-verify=false", "oci:"+layout+":1", "docker://"+image); err != nil {
+	debian, _, err := b.publish(ctx, address, "debian", b.debianImage())
+	if err != nil {
 		return err
 	}
-	// Each round pulls into an empty store. Emptying is not timed, and done by renaming,
-	// because unpacking after deleting is slow on ext4.
-	round := 0
-	fresh := func(dir string) func() error {
-		return func() error {
-			round++
-			old := filepath.Join(b.dir, dir)
-			if err := os.Rename(old, fmt.Sprintf("%s.%d", old, round)); err != nil && !os.IsNotExist(err) {
-				return err
-			}
-			return nil
-		}
-	}
-	contenders := []contender{
-		{name: "teu pull", prepare: fresh("teu"), args: []string{b.teu, "pull", "-q", image}},
-		{name: "podman pull", prepare: fresh("podman"), args: b.podman("pull", "-q", "--tls-verify=false", image)},
-	}
-	if stopDocker, err := b.dockerd(ctx); err == nil {
-		defer stopDocker()
-		removed := func() error { b.must(ctx, "docker", "rmi", "-f", image); return nil }
-		contenders = append(contenders, contender{name: "docker pull", prepare: removed, args: []string{"docker", "pull", "-q", image}})
-	} else {
-		contenders = append(contenders, contender{name: "docker pull", prepare: func() error { return err }, args: []string{"false"}})
-	}
-	if nerdctl, stopContainerd, err := b.containerd(ctx); err == nil {
-		defer stopContainerd()
-		contenders = append(contenders, contender{name: "nerdctl pull", args: []string{"sh", "-c", "exec " + strings.Join(nerdctl, " ") + " --namespace n$(date +%s%N) pull -q " + image}})
-	} else {
-		contenders = append(contenders, contender{name: "nerdctl pull", prepare: func() error { return err }, args: []string{"false"}})
-	}
-	rounds := max(1, b.rounds/7) // what was pulled stays on the disk
+	p, stop := b.pullers(ctx)
+	defer stop()
+	rounds := max(1, min(2, b.rounds/7)) // what was pulled stays on the disk
 	f := figure{title: "Cold pull, 835 MB, 43,000 files, 6 gzip layers", unit: "ms",
-		note:    "From distribution's registry on loopback. The floor is one process that fetches, hashes, gunzips, hashes and unpacks layer after layer with Go's standard library.",
-		results: b.race(ctx, 0, rounds, contenders)}
+		note:    "From distribution's registry on loopback. skopeo only downloads, into an OCI layout. The floor is one process that fetches, hashes, gunzips, hashes and unpacks layer after layer with Go's standard library.",
+		results: b.race(ctx, 0, rounds, p.cold(large))}
 	floor := result{tool: "floor: sha256, gunzip, sha256, untar"}
 	for i := range rounds {
 		took, err := pullFloor("http://"+address+"/v2/bench/large/blobs/", layers, filepath.Join(b.dir, fmt.Sprint("floor", i)))
@@ -89,7 +48,150 @@ func measurePull(ctx context.Context, b *bench) error {
 	}
 	f.results = append(f.results, floor)
 	b.report.add(f)
+	b.report.add(figure{title: "Cold pull of Debian", unit: "ms", results: b.race(ctx, 0, max(1, min(5, b.rounds/4)), p.cold(debian))})
+	b.report.add(figure{title: "Pull of Debian that is there already", unit: "ms", results: b.race(ctx, 1, b.rounds, p.again(debian))})
+	return b.measureMemory(ctx, address, large, p)
+}
+
+// pullers are the tools that pull, each with its daemon if it needs one.
+type pullers struct {
+	b       *bench
+	round   int
+	nerdctl string
+	failed  map[string]error // daemons that did not start
+}
+
+// pullers starts the daemons.
+func (b *bench) pullers(ctx context.Context) (p *pullers, stop func()) {
+	p = &pullers{b: b, failed: map[string]error{}}
+	var stops []func()
+	started := func(name string, stop func(), err error) {
+		if err != nil {
+			p.failed[name] = err
+			return
+		}
+		stops = append(stops, stop)
+	}
+	stopDocker, err := b.dockerd(ctx)
+	started("docker", stopDocker, err)
+	nerdctl, stopContainerd, err := b.containerd(ctx)
+	p.nerdctl = strings.Join(nerdctl, " ")
+	started("nerdctl", stopContainerd, err)
+	return p, func() {
+		for _, stop := range stops {
+			stop()
+		}
+	}
+}
+
+// fresh empties a store before a round. That is not timed, and done by renaming, because unpacking after
+// deleting is slow on ext4.
+func (p *pullers) fresh(dir string) func() error {
+	return func() error {
+		p.round++
+		old := filepath.Join(p.b.dir, dir)
+		if err := os.Rename(old, fmt.Sprintf("%s.%d", old, p.round)); err != nil && !os.IsNotExist(err) {
+			return err
+		}
+		return nil
+	}
+}
+
+// freshTeu keeps the program that teu unpacks into its store, as a host has it after the first command.
+func (p *pullers) freshTeu(ctx context.Context) func() error {
+	empty := p.fresh("teu")
+	return func() error {
+		if err := empty(); err != nil {
+			return err
+		}
+		return p.b.must(ctx, p.b.teu, "images")
+	}
+}
+
+// or makes a contender fail whose daemon did.
+func (p *pullers) or(name string, c contender) contender {
+	if err := p.failed[name]; err != nil {
+		c.prepare, c.args = func() error { return err }, []string{"false"}
+	}
+	return c
+}
+
+// cold pulls image into empty stores.
+func (p *pullers) cold(image string) []contender {
+	b := p.b
+	ctx := context.Background()
+	removed := func() error { b.must(ctx, "docker", "rmi", "-f", image); return nil }
+	return []contender{
+		{name: "teu", prepare: p.freshTeu(ctx), args: []string{b.teu, "pull", "-q", image}},
+		p.or("docker", contender{name: "docker", prepare: removed, args: []string{"docker", "pull", "-q", image}}),
+		p.or("nerdctl", contender{name: "nerdctl", args: []string{"sh", "-c", "exec " + p.nerdctl + " --namespace n$(date +%s%N) pull -q " + image}}),
+		{name: "podman", prepare: p.fresh("podman"), args: b.podman("pull", "-q", "--tls-verify=false", image)},
+		{name: "skopeo", prepare: p.fresh("skopeo"), args: []string{"skopeo", "copy", "-q", "--src-tls-verify=false", "docker://" + image, "oci:" + filepath.Join(b.dir, "skopeo") + ":1"}},
+	}
+}
+
+// again pulls image where it is; the first round, which does not count, may fetch it.
+func (p *pullers) again(image string) []contender {
+	b := p.b
+	return []contender{
+		{name: "teu", args: []string{b.teu, "pull", "-q", image}},
+		p.or("docker", contender{name: "docker", args: []string{"docker", "pull", "-q", image}}),
+		p.or("nerdctl", contender{name: "nerdctl", args: []string{"sh", "-c", "exec " + p.nerdctl + " --namespace again pull -q " + image}}),
+		{name: "podman", args: b.podman("pull", "-q", "--tls-verify=false", image)},
+		{name: "skopeo", args: []string{"skopeo", "copy", "-q", "--src-tls-verify=false", "docker://" + image, "oci:" + filepath.Join(b.dir, "skopeo") + ":1"}},
+	}
+}
+
+// measureMemory takes the peak memory of processes that pull. That of daemons is not in it.
+func (b *bench) measureMemory(ctx context.Context, address, large string, p *pullers) error {
+	zeros := int64(10 << 30)
+	if available() < 18<<30 { // the disk is in memory
+		zeros = 2 << 30
+	}
+	z, _, err := b.publish(ctx, address, "zeros", zeroImage(zeros))
+	if err != nil {
+		return err
+	}
+	f := figure{title: "Peak memory of a pull", unit: "MB", note: "Of the process that the user starts; docker and nerdctl pull in daemons."}
+	for _, m := range []struct {
+		name    string
+		prepare func() error
+		args    []string
+	}{
+		{"teu, 835 MB", p.freshTeu(ctx), []string{b.teu, "pull", "-q", large}},
+		{fmt.Sprintf("teu, one layer with %d GB of zeros", zeros>>30), p.freshTeu(ctx), []string{b.teu, "pull", "-q", z}},
+		{"podman, 835 MB", p.fresh("podman"), b.podman("pull", "-q", "--tls-verify=false", large)},
+		{"skopeo, 835 MB", p.fresh("skopeo"), []string{"skopeo", "copy", "-q", "--src-tls-verify=false", "docker://" + large, "oci:" + filepath.Join(b.dir, "skopeo") + ":1"}},
+	} {
+		if err := m.prepare(); err != nil {
+			return err
+		}
+		cmd := b.command(ctx, m.args[0], m.args[1:]...)
+		r := result{tool: m.name}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			r.failed = "failed: " + tail(out)
+		} else {
+			r.values = []float64{float64(cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss) / 1024}
+		}
+		f.results = append(f.results, r)
+		if err := os.RemoveAll(filepath.Join(b.dir, "teu")); err != nil { // for the space
+			return err
+		}
+	}
+	b.report.add(f)
 	return nil
+}
+
+// available returns how many bytes of memory programs can still have.
+func available() int64 {
+	var kilobytes int64
+	data, _ := os.ReadFile("/proc/meminfo")
+	for line := range strings.Lines(string(data)) {
+		if _, err := fmt.Sscanf(line, "MemAvailable: %d kB", &kilobytes); err == nil {
+			break
+		}
+	}
+	return kilobytes << 10
 }
 
 // pullFloor is the least work a pull can be, done by one process in sequence.
@@ -144,109 +246,4 @@ func untar(r io.Reader, dir string) error {
 			return err
 		}
 	}
-}
-
-// writeLargeImage writes the image as an OCI layout, the same bytes every time.
-func writeLargeImage(dir string) ([]ocispec.Descriptor, error) {
-	if err := os.MkdirAll(filepath.Join(dir, "blobs/sha256"), 0o755); err != nil {
-		return nil, err
-	}
-	config := ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"}, RootFS: ocispec.RootFS{Type: "layers"}}
-	manifest := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
-	for i := range pullLayers {
-		desc, diffID, err := writeLayer(dir, i)
-		if err != nil {
-			return nil, err
-		}
-		manifest.Layers = append(manifest.Layers, desc)
-		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, diffID)
-	}
-	var err error
-	if manifest.Config, err = writeDocument(dir, config, ocispec.MediaTypeImageConfig); err != nil {
-		return nil, err
-	}
-	root, err := writeDocument(dir, manifest, manifest.MediaType)
-	if err != nil {
-		return nil, err
-	}
-	root.Annotations = map[string]string{ocispec.AnnotationRefName: "1"}
-	index, err := json.Marshal(ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, Manifests: []ocispec.Descriptor{root}})
-	if err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "index.json"), index, 0o644); err != nil {
-		return nil, err
-	}
-	return manifest.Layers, os.WriteFile(filepath.Join(dir, "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`), 0o644)
-}
-
-func writeDocument(dir string, v any, mediaType string) (ocispec.Descriptor, error) {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	d := digest.FromBytes(data)
-	return ocispec.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(data))}, os.WriteFile(filepath.Join(dir, "blobs/sha256", d.Encoded()), data, 0o644)
-}
-
-type counter struct {
-	hash.Hash
-	n int64
-}
-
-func (c *counter) Write(p []byte) (int, error) { c.n += int64(len(p)); return c.Hash.Write(p) }
-
-// writeLayer writes layer i: words out of a small vocabulary, which gzip makes a third of.
-func writeLayer(dir string, i int) (ocispec.Descriptor, digest.Digest, error) {
-	tmp := filepath.Join(dir, "layer")
-	f, err := os.Create(tmp)
-	if err != nil {
-		return ocispec.Descriptor{}, "", err
-	}
-	defer f.Close()
-	blob, plain := &counter{Hash: sha256.New()}, sha256.New()
-	zw, _ := gzip.NewWriterLevel(io.MultiWriter(f, blob), gzip.BestSpeed)
-	tw := tar.NewWriter(io.MultiWriter(zw, plain))
-	if err := fillLayer(tw, rand.New(rand.NewPCG(1, uint64(i))), i); err != nil {
-		return ocispec.Descriptor{}, "", err
-	}
-	for _, c := range []io.Closer{tw, zw, f} {
-		if err := c.Close(); err != nil {
-			return ocispec.Descriptor{}, "", err
-		}
-	}
-	d := digest.NewDigestFromEncoded(digest.SHA256, hex.EncodeToString(blob.Sum(nil)))
-	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: d, Size: blob.n}
-	return desc, digest.NewDigestFromBytes(digest.SHA256, plain.Sum(nil)), os.Rename(tmp, filepath.Join(dir, "blobs/sha256", d.Encoded()))
-}
-
-func fillLayer(tw *tar.Writer, random *rand.Rand, i int) error {
-	words := make([]string, 4000)
-	for w := range words {
-		words[w] = fmt.Sprintf("%x ", random.Uint64()>>(random.UintN(6)*8))
-	}
-	mtime := time.Unix(1700000000, 0)
-	const perDir = 100
-	for n := range pullFiles / pullLayers {
-		path := fmt.Sprintf("usr/share/l%d/d%03d", i, n/perDir)
-		if n%perDir == 0 {
-			if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: path + "/", Mode: 0o755, ModTime: mtime}); err != nil {
-				return err
-			}
-		}
-		// Sizes as in a distribution: many small files, few large ones, 20 KB on average.
-		size := int(random.ExpFloat64() * pullBytes / pullFiles)
-		var text strings.Builder
-		for text.Len() < size {
-			text.WriteString(words[random.IntN(len(words))])
-		}
-		h := &tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("%s/f%05d", path, n), Mode: 0o644, Size: int64(text.Len()), ModTime: mtime}
-		if err := tw.WriteHeader(h); err != nil {
-			return err
-		}
-		if _, err := io.WriteString(tw, text.String()); err != nil {
-			return err
-		}
-	}
-	return nil
 }
