@@ -65,7 +65,7 @@ func (v *survey) size() (sum int64) {
 // recently used first.
 func (v *survey) spare(before time.Time) []object {
 	unpacked := map[string]bool{}
-	for diffID, blobs := range v.graph.compressed {
+	for diffID, blobs := range v.graph.compressed.blobs {
 		if len(v.graph.layers[diffID]) == 0 {
 			continue
 		}

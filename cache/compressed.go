@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -74,57 +75,76 @@ func (s *Store) blobsOf(diffID digest.Digest) ([]ocispec.Descriptor, error) {
 	return out, nil
 }
 
-// allCompressed returns the blobs of every layer that has some.
-func (s *Store) allCompressed() (map[digest.Digest][]digest.Digest, error) {
-	all := map[digest.Digest][]digest.Digest{}
-	err := s.walkCompressed(func(diffID digest.Digest, blobs []ocispec.Descriptor) error {
-		for _, d := range blobs {
-			all[diffID] = append(all[diffID], d.Digest)
-		}
-		return nil
-	})
-	return all, err
+// A compressedIndex is what is remembered of all layers.
+type compressedIndex struct {
+	blobs map[digest.Digest][]digest.Digest // by diffID
+	odd   []digest.Digest                   // diffIDs whose directories have something else in them, or nothing
 }
 
-func (s *Store) walkCompressed(fn func(diffID digest.Digest, blobs []ocispec.Descriptor) error) error {
-	entries, err := os.ReadDir(s.path("compressed"))
+// allCompressed reads the names of the files only: there are as many as layers.
+func (s *Store) allCompressed() (compressedIndex, error) {
+	all := compressedIndex{blobs: map[digest.Digest][]digest.Digest{}}
+	layers, err := os.ReadDir(s.path("compressed"))
 	if err != nil {
-		return err
+		return all, err
 	}
-	for _, e := range entries {
-		diffID := digest.NewDigestFromEncoded(digest.SHA256, e.Name())
-		if !e.IsDir() || diffID.Validate() != nil {
+	for _, l := range layers {
+		diffID := digest.NewDigestFromEncoded(digest.SHA256, l.Name())
+		if !l.IsDir() || diffID.Validate() != nil {
 			continue
 		}
-		blobs, err := s.blobsOf(diffID)
-		if err != nil {
-			return err
+		files, err := os.ReadDir(s.compressedDir(diffID))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return all, err
 		}
-		if err := fn(diffID, blobs); err != nil {
-			return err
+		for _, f := range files {
+			if d, ok := blobOfFile(f.Name()); ok {
+				all.blobs[diffID] = append(all.blobs[diffID], d)
+			}
+		}
+		if len(all.blobs[diffID]) != len(files) || len(files) == 0 {
+			all.odd = append(all.odd, diffID)
 		}
 	}
-	return nil
+	return all, nil
 }
 
-// sweepCompressed forgets the blobs that are gone. One that is just being stored again may be
+// blobOfFile returns the digest that the name of a file stands for. The algorithms differ in length.
+func blobOfFile(name string) (digest.Digest, bool) {
+	hex, ok := strings.CutSuffix(name, ".json")
+	algorithm := digest.SHA256
+	if len(hex) == 2*digest.SHA512.Size() {
+		algorithm = digest.SHA512
+	}
+	d := digest.NewDigestFromEncoded(algorithm, hex)
+	return d, ok && d.Validate() == nil
+}
+
+// sweepCompressed forgets those of all that are gone. One that is just being stored again may be
 // forgotten too; then the layer is compressed once more.
-func (s *Store) sweepCompressed(ctx context.Context) error {
-	return s.walkCompressed(func(diffID digest.Digest, blobs []ocispec.Descriptor) error {
-		dir := s.compressedDir(diffID)
+func (s *Store) sweepCompressed(ctx context.Context, all compressedIndex) error {
+	for diffID, blobs := range all.blobs {
+		left := len(blobs)
 		for _, d := range blobs {
-			_, err := s.Content.Stat(ctx, d.Digest)
+			_, err := s.Content.Stat(ctx, d)
 			if errdefs.IsNotFound(err) {
-				err = ignoreMissing(os.Remove(filepath.Join(dir, d.Digest.Encoded()+".json")))
+				left--
+				err = ignoreMissing(os.Remove(filepath.Join(s.compressedDir(diffID), d.Encoded()+".json")))
 			}
 			if err != nil {
 				return err
 			}
 		}
-		if err := statefile.Sweep(dir); err != nil {
-			return ignoreMissing(err)
+		if left == 0 {
+			_ = os.Remove(s.compressedDir(diffID)) // if it is empty
 		}
-		_ = os.Remove(dir) // if it is empty
-		return nil
-	})
+	}
+	for _, diffID := range all.odd {
+		dir := s.compressedDir(diffID)
+		if err := ignoreMissing(statefile.Sweep(dir)); err != nil {
+			return err
+		}
+		_ = os.Remove(dir)
+	}
+	return nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/content"
@@ -108,7 +109,7 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (Report, error) {
 	if o.DryRun {
 		return report, nil
 	}
-	return report, s.tidy(ctx)
+	return report, s.tidy(ctx, all.graph.compressed)
 }
 
 func (s *Store) pruneResults(ctx context.Context, o GCOptions) ([]result.Record, error) {
@@ -181,8 +182,8 @@ func (s *Store) takeName(ctx context.Context, obj Object, before time.Time) (rem
 }
 
 // tidy removes what dead processes left behind, and makes what is there last.
-func (s *Store) tidy(ctx context.Context) error {
-	errs := []error{s.Content.Sweep(ctx), s.Layers.Sweep(), s.Snapshots.Sweep(), s.sweepCompressed(ctx)}
+func (s *Store) tidy(ctx context.Context, compressed compressedIndex) error {
+	errs := []error{s.Content.Sweep(ctx), s.Layers.Sweep(), s.Snapshots.Sweep(), s.sweepCompressed(ctx, compressed)}
 	for _, dir := range []string{"leases", "compressed", "images/names", "images/dangling"} {
 		errs = append(errs, statefile.Sweep(s.path(dir)))
 	}
@@ -225,11 +226,20 @@ func (s *Store) survey(ctx context.Context, dropped map[digest.Digest]bool, befo
 		s: s, ctx: ctx, layers: map[digest.Digest][]string{}, diffIDs: map[string]digest.Digest{},
 		snapshots: map[string][]string{},
 	}}
-	if v.graph.compressed, err = s.allCompressed(); err != nil {
+	var all errgroup.Group // where there are many layers, both take their time
+	all.Go(func() (err error) {
+		v.graph.compressed, err = s.allCompressed()
+		return err
+	})
+	all.Go(func() error { return s.list(ctx, &v) })
+	if err := all.Wait(); err != nil {
 		return survey{}, err
 	}
-	if err := s.list(ctx, &v); err != nil {
-		return survey{}, err
+	v.graph.unpacked = map[digest.Digest]bool{}
+	for _, blobs := range v.graph.compressed.blobs {
+		for _, d := range blobs {
+			v.graph.unpacked[d] = true
+		}
 	}
 	for _, obj := range v.objects {
 		if !obj.used.Before(before) {

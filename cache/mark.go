@@ -49,7 +49,8 @@ type graph struct {
 	layers     map[digest.Digest][]string
 	diffIDs    map[string]digest.Digest
 	snapshots  map[string][]string
-	compressed map[digest.Digest][]digest.Digest // diffID to blobs
+	compressed compressedIndex
+	unpacked   map[digest.Digest]bool // blobs that layers were made from or compressed to, which refer to nothing
 }
 
 // refs returns what n refers to. What is missing or damaged refers to nothing: that an image is
@@ -60,7 +61,7 @@ func (g *graph) refs(n node) ([]node, error) {
 		return layerNodes(g.snapshots[n.id]), nil
 	case KindLayer:
 		var out []node
-		for _, d := range g.compressed[g.diffIDs[n.id]] {
+		for _, d := range g.compressed.blobs[g.diffIDs[n.id]] {
 			out = append(out, blobNode(d))
 		}
 		return out, nil
@@ -80,6 +81,9 @@ func layerNodes(ids []string) []node {
 
 // blobRefs returns the children of a manifest or index, and the layers of a config.
 func (g *graph) blobRefs(dgst digest.Digest) ([]node, error) {
+	if g.unpacked[dgst] {
+		return nil, nil
+	}
 	data, err := g.document(dgst)
 	if data == nil || err != nil {
 		return nil, err

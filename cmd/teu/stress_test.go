@@ -104,11 +104,11 @@ func (s *stress) turn(who string, random *rand.Rand) {
 			return // somebody has removed it meanwhile
 		}
 		s.verify(own)
-		s.teu(nil, "rmi", own)
+		s.teu(nil, "rmi", "-f", own) // others may be running the same image
 	case 1:
 		s.teu(nil, "build", "-q", "-t", own, s.buildContext(who, k))
 		s.verify(own)
-		s.teu(nil, "rmi", own)
+		s.teu(nil, "rmi", "-f", own) // others may be running the same image
 	case 2:
 		s.teu(nil, "run", "--rm", "--network", "none", image, "md5sum", "-s", "-c", "/sums")
 	case 3:
@@ -219,6 +219,7 @@ func (s *stress) testKilled(t *testing.T) {
 		}
 	})
 	t.Logf("%d killed, %d ended before", killed.Load(), finished.Load())
+	s.teu(nil, "build", "-q", "-t", "last", s.buildContext("last", 0)) // takes back what killed builds had
 	s.sound()
 }
 
