@@ -16,10 +16,11 @@ import (
 type copyFlags struct {
 	all, quiet bool
 	platform   string
+	progress   ui.TransferMode
 }
 
 func newCopyCommand(a *app) *cobra.Command {
-	var f copyFlags
+	f := copyFlags{progress: "auto"}
 	cmd := &cobra.Command{
 		Use:   "copy [OPTIONS] SOURCE DESTINATION",
 		Short: "Copy an image between registries, directories and archives",
@@ -41,6 +42,7 @@ The digest of what is copied is printed. It is the same at both places.`,
 	s := cmd.Flags()
 	s.BoolVarP(&f.all, "all", "a", false, "all platforms, and what refers to the image: signatures, SBOMs, provenance")
 	s.BoolVarP(&f.quiet, "quiet", "q", false, "print only the digest")
+	s.Var(&f.progress, "progress", "auto, tty, plain, json or quiet")
 	s.StringVar(&f.platform, "platform", os.Getenv("DOCKER_DEFAULT_PLATFORM"), "platform of the image, such as linux/arm64 (default the host's)")
 	return cmd
 }
@@ -58,7 +60,7 @@ func copyImage(ctx context.Context, a *app, f copyFlags, from, to string) error 
 	if err != nil {
 		return err
 	}
-	progress := a.ui.Transfer(ui.CopyWords(), f.quiet)
+	progress := a.ui.Transfer(ui.CopyWords(), f.progress.Quiet(f.quiet))
 	done, err := transfer.Copy(ctx, a.registry(), dst, src, transfer.Options{All: f.all, Platform: platform, Progress: progress.Event})
 	progress.Close()
 	if err != nil {

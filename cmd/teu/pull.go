@@ -18,10 +18,11 @@ import (
 type pullFlags struct {
 	all, quiet bool
 	platform   string
+	progress   ui.TransferMode
 }
 
 func newPullCommand(a *app) *cobra.Command {
-	var f pullFlags
+	f := pullFlags{progress: "auto"}
 	cmd := &cobra.Command{
 		Use:   "pull [OPTIONS] NAME[:TAG|@DIGEST]",
 		Short: "Download an image from a registry",
@@ -33,6 +34,7 @@ func newPullCommand(a *app) *cobra.Command {
 	s := cmd.Flags()
 	s.BoolVarP(&f.all, "all-tags", "a", false, "all tags of the repository")
 	s.BoolVarP(&f.quiet, "quiet", "q", false, "print only the name")
+	s.Var(&f.progress, "progress", "auto, tty, plain, json or quiet")
 	s.StringVar(&f.platform, "platform", os.Getenv("DOCKER_DEFAULT_PLATFORM"), "platform of the image, such as linux/arm64 (default the host's)")
 	return cmd
 }
@@ -91,7 +93,7 @@ func pullOne(ctx context.Context, a *app, f pullFlags, ref reference.Named) erro
 	if !f.quiet {
 		a.ui.Printf("%s: Pulling from %s\n", tagOf(ref), reference.Path(ref))
 	}
-	progress := a.ui.Transfer(ui.PullWords(), f.quiet)
+	progress := a.ui.Transfer(ui.PullWords(), f.progress.Quiet(f.quiet))
 	done, err := images.Pull(ctx, ref, library.PullOptions{Platform: platform, Progress: progress.Event})
 	progress.Close()
 	if err == nil {

@@ -19,10 +19,11 @@ import (
 type pushFlags struct {
 	all, quiet bool
 	platform   string
+	progress   ui.TransferMode
 }
 
 func newPushCommand(a *app) *cobra.Command {
-	var f pushFlags
+	f := pushFlags{progress: "auto"}
 	cmd := &cobra.Command{
 		Use:   "push [OPTIONS] NAME[:TAG]",
 		Short: "Upload an image to a registry",
@@ -32,6 +33,7 @@ func newPushCommand(a *app) *cobra.Command {
 	s := cmd.Flags()
 	s.BoolVarP(&f.all, "all-tags", "a", false, "all tags of the repository that are here")
 	s.BoolVarP(&f.quiet, "quiet", "q", false, "print only the name")
+	s.Var(&f.progress, "progress", "auto, tty, plain, json or quiet")
 	s.StringVar(&f.platform, "platform", "", "push only the image of this platform")
 	return cmd
 }
@@ -104,7 +106,7 @@ func pushOne(ctx context.Context, a *app, f pushFlags, ref reference.NamedTagged
 	if err != nil {
 		return err
 	}
-	progress := a.ui.Transfer(ui.PushWords(), f.quiet)
+	progress := a.ui.Transfer(ui.PushWords(), f.progress.Quiet(f.quiet))
 	done, err := images.Push(ctx, ref, library.PushOptions{Platform: platform, Progress: progress.Event})
 	progress.Close()
 	if err != nil {

@@ -37,7 +37,7 @@ func (a *app) pullForRun(ctx context.Context, name string, p *ocispec.Platform, 
 	if !quiet {
 		a.ui.Notef("%s: Pulling from %s", tagOf(ref), reference.Path(ref))
 	}
-	progress := a.ui.Transfer(ui.PullWords(), quiet)
+	progress := a.ui.Transfer(ui.PullWords(), ui.TransferMode("auto").Quiet(quiet))
 	done, err := images.Pull(ctx, ref, library.PullOptions{Platform: p, Progress: progress.Event})
 	progress.Close()
 	if err != nil {

@@ -3,6 +3,7 @@
 package ui
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -21,12 +22,14 @@ type TransferWords struct {
 }
 
 // A Transfer shows layers that move, on standard error: a line each that changes where
-// that is a terminal, else a line when each has arrived. Event may be called by several
+// that is a terminal, else a line when each has arrived, or JSON. Event may be called by several
 // goroutines at once.
 type Transfer struct {
 	w        io.Writer
 	words    TransferWords
 	terminal bool
+	json     *json.Encoder // instead of all else
+	now      func() time.Time
 	size     func() (columns, rows int)
 	stop     chan struct{}
 	stopped  chan struct{}
@@ -42,14 +45,51 @@ type layerLine struct {
 	name string
 	text string // what it is doing; once done, what became of it
 	done bool
+
+	told  time.Time // of the last JSON line about how far it is
+	since time.Time // when it had the bytes of mark
+	mark  int64
+	rate  float64 // bytes per second, lately
 }
 
-// Transfer begins to show what happens to layers; with quiet it shows nothing. The
-// caller closes it before printing anything else.
-func (u *UI) Transfer(words TransferWords, quiet bool) *Transfer {
-	t := &Transfer{w: u.Err, words: words, terminal: u.ErrTerminal(), size: u.Size, known: map[digest.Digest]*layerLine{}}
+// A TransferMode says how a Transfer shows: "auto", "tty", "plain", "json" or "quiet". It is a pflag.Value.
+type TransferMode string
+
+func (m *TransferMode) String() string { return string(*m) }
+
+// Type is what help calls the value.
+func (m *TransferMode) Type() string { return "string" }
+
+// Set takes one of the modes.
+func (m *TransferMode) Set(s string) error {
+	switch s {
+	case "auto", "tty", "plain", "json", "quiet":
+		*m = TransferMode(s)
+		return nil
+	}
+	return fmt.Errorf("it is auto, tty, plain, json or quiet")
+}
+
+// Quiet is m, or "quiet" if a flag asks for that.
+func (m TransferMode) Quiet(quiet bool) TransferMode {
 	if quiet {
-		t.w, t.terminal = io.Discard, false
+		return "quiet"
+	}
+	return m
+}
+
+// Transfer begins to show what happens to layers. The caller closes it before printing anything else.
+func (u *UI) Transfer(words TransferWords, mode TransferMode) *Transfer {
+	t := &Transfer{w: u.Err, words: words, size: u.Size, known: map[digest.Digest]*layerLine{}, now: time.Now}
+	switch mode {
+	case "quiet":
+		t.w = io.Discard
+	case "json":
+		t.json = json.NewEncoder(u.Err)
+		t.json.SetEscapeHTML(false)
+	case "plain":
+	default: // on something that is no terminal "tty" is "plain"
+		t.terminal = u.ErrTerminal()
 	}
 	if t.terminal {
 		t.stop, t.stopped = make(chan struct{}), make(chan struct{})
@@ -91,6 +131,9 @@ func (t *Transfer) Event(e content.Event) {
 	if l.done {
 		return
 	}
+	if t.json != nil {
+		t.encode(l, e)
+	}
 	switch e.Kind {
 	case content.EventExists:
 		t.finish(l, t.words.Exists)
@@ -105,15 +148,55 @@ func (t *Transfer) Event(e content.Event) {
 	case content.EventUnpack:
 		l.text = "Extracting " + bar(e.Current, e.Total)
 	case content.EventTransfer:
-		l.text = t.words.Moving + " " + bar(e.Current, e.Total)
+		l.text = t.words.Moving + " " + bar(e.Current, e.Total) + l.speed(e.Current, t.now())
 	case content.EventRetry:
 		l.text = "Retrying: " + printable(e.Text)
+		if !t.terminal && t.json == nil {
+			fmt.Fprintf(t.w, "%s: %s\n", l.name, l.text)
+		}
 	}
+}
+
+// speed returns the rate of the last second or so as text, empty at the beginning.
+func (l *layerLine) speed(current int64, now time.Time) string {
+	if l.since.IsZero() || current < l.mark { // it begins, or begins again
+		l.since, l.mark, l.rate = now, current, 0
+	}
+	if d := now.Sub(l.since).Seconds(); d >= 1 || d >= 0.25 && l.rate == 0 {
+		l.rate = float64(current-l.mark) / d
+		l.since, l.mark = now, current
+	}
+	if l.rate == 0 {
+		return ""
+	}
+	return "  " + size(int64(l.rate)) + "/s"
+}
+
+// A transferEvent is a line of --progress json. Fields are only ever added.
+type transferEvent struct {
+	Time    time.Time     `json:"time"`
+	Event   string        `json:"event"` // exists, transfer, done, unpack, unpacked, retry
+	Digest  digest.Digest `json:"digest"`
+	Current int64         `json:"current,omitempty"` // bytes
+	Total   int64         `json:"total,omitempty"`
+	Text    string        `json:"text,omitempty"` // of retry
+}
+
+// encode writes a line, of how far the layer is five times a second at the most.
+func (t *Transfer) encode(l *layerLine, e content.Event) {
+	now := t.now()
+	if e.Kind == content.EventTransfer || e.Kind == content.EventUnpack {
+		if now.Sub(l.told) < 200*time.Millisecond {
+			return
+		}
+		l.told = now
+	}
+	_ = t.json.Encode(transferEvent{Time: now, Event: string(e.Kind), Digest: e.Desc.Digest, Current: e.Current, Total: e.Total, Text: e.Text})
 }
 
 func (t *Transfer) finish(l *layerLine, text string) {
 	l.text, l.done = text, true
-	if !t.terminal {
+	if !t.terminal && t.json == nil {
 		fmt.Fprintf(t.w, "%s: %s\n", l.name, text)
 	}
 }

@@ -2,8 +2,11 @@ package ui
 
 import (
 	"bytes"
+	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
@@ -36,13 +39,13 @@ func pullEvents() (events []content.Event, names []string) {
 func TestTransferPlain(t *testing.T) {
 	var out bytes.Buffer
 	u := &UI{Err: &out}
-	tr := u.Transfer(PullWords(), false)
+	tr := u.Transfer(PullWords(), "auto")
 	events, names := pullEvents()
 	for _, e := range events {
 		tr.Event(e)
 	}
 	tr.Close()
-	want := names[0] + ": Already exists\n" + names[1] + ": Pull complete\n"
+	want := names[0] + ": Already exists\n" + names[1] + ": Pull complete\n" + names[2] + ": Retrying: cut\n"
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Error(diff)
 	}
@@ -50,7 +53,7 @@ func TestTransferPlain(t *testing.T) {
 
 func TestTransferQuiet(t *testing.T) {
 	var out bytes.Buffer
-	tr := (&UI{Err: &out}).Transfer(PullWords(), true)
+	tr := (&UI{Err: &out}).Transfer(PullWords(), "quiet")
 	events, _ := pullEvents()
 	for _, e := range events {
 		tr.Event(e)
@@ -63,7 +66,7 @@ func TestTransferQuiet(t *testing.T) {
 
 func TestTransferRegion(t *testing.T) {
 	var out bytes.Buffer
-	tr := (&UI{Err: &out}).Transfer(PullWords(), false)
+	tr := (&UI{Err: &out}).Transfer(PullWords(), "auto")
 	tr.terminal, tr.size = true, func() (int, int) { return 60, 24 }
 	events, names := pullEvents()
 	for _, e := range events {
@@ -78,5 +81,62 @@ func TestTransferRegion(t *testing.T) {
 	}
 	if got, want := bar(500, 1000), "[===============>               ] 500B/1.0kB"; got != want {
 		t.Errorf("got %q", got)
+	}
+}
+
+// TestTransferRate: the rate is that of the last second, and none is shown before there is one.
+func TestTransferRate(t *testing.T) {
+	tr := (&UI{Err: &bytes.Buffer{}}).Transfer(PullWords(), "auto")
+	clock := time.Unix(1e9, 0)
+	tr.now = func() time.Time { return clock }
+	events, names := pullEvents()
+	d := events[2].Desc
+	var got []string
+	for _, at := range []struct {
+		after   time.Duration
+		current int64
+	}{{0, 0}, {100 * time.Millisecond, 50}, {200 * time.Millisecond, 150}, {time.Second, 650}, {time.Second / 2, 650}, {0, 100}} {
+		clock = clock.Add(at.after)
+		tr.Event(content.Event{Kind: content.EventTransfer, Desc: d, Current: at.current, Total: 1000})
+		_, rate, _ := strings.Cut(tr.known[d.Digest].text, "/1.0kB")
+		got = append(got, rate)
+	}
+	if diff := cmp.Diff([]string{"", "", "  500B/s", "  500B/s", "  500B/s", ""}, got); diff != "" {
+		t.Error(names[1], diff)
+	}
+}
+
+// TestTransferJSON: one object per line, and of how far a layer is not more than five a second.
+func TestTransferJSON(t *testing.T) {
+	var out bytes.Buffer
+	tr := (&UI{Err: &out}).Transfer(PullWords(), "json")
+	clock := time.Unix(1e9, 0)
+	tr.now = func() time.Time { return clock }
+	events, _ := pullEvents()
+	for _, e := range append(events[:4:4], events[3:]...) {
+		tr.Event(e)
+	}
+	tr.Close()
+	var got []string
+	for line := range strings.Lines(out.String()) {
+		var e transferEvent
+		if err := json.Unmarshal([]byte(line), &e); err != nil || !e.Time.Equal(clock) || e.Digest.Validate() != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		got = append(got, fmt.Sprintf("%s %d/%d %s", e.Event, e.Current, e.Total, e.Text))
+	}
+	want := []string{"exists 0/0 ", "transfer 500/1000 ", "transfer 100/1000 ", "done 0/0 ", "unpacked 0/0 ", "retry 0/0 cut\x1b[2J"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestTransferModes(t *testing.T) {
+	m := TransferMode("auto")
+	if err := m.Set("fancy"); err == nil || m != "auto" {
+		t.Errorf("fancy: %v, %q", err, m)
+	}
+	if err := m.Set("json"); err != nil || m != "json" || m.Quiet(false) != "json" || m.Quiet(true) != "quiet" {
+		t.Errorf("json: %v, %q", err, m)
 	}
 }
