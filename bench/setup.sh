@@ -3,7 +3,7 @@
 set -eu
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 missing=
-for p in podman crun runc skopeo docker.io containerd busybox-static e2fsprogs util-linux netavark aardvark-dns nftables iptables containernetworking-plugins; do
+for p in podman crun runc skopeo docker.io docker-registry containerd busybox-static e2fsprogs util-linux netavark aardvark-dns nftables iptables containernetworking-plugins; do
 	dpkg-query -W -f '${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || missing="$missing $p"
 done
 if [ -n "$missing" ]; then
@@ -19,3 +19,4 @@ cd "$(dirname "$0")/tools"
 for tool in $(go list -f '{{.ImportPath}}' tool); do
 	[ -x "$out/$(basename "$tool")" ] || CGO_ENABLED=0 go build -ldflags='-s -w' -o "$out/" "$tool"
 done
+[ -x "$out/versitygw" ] || cp "$(cd ../../test/s3 && go tool -n versitygw)" "$out/"

@@ -149,17 +149,7 @@ func freePort() (string, error) {
 
 // distribution starts the registry of the distribution project on its defaults.
 func (b *bench) distribution(ctx context.Context) (address string, stop func(), err error) {
-	if address, err = freePort(); err != nil {
-		return "", nil, err
-	}
-	config := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage:\n  filesystem: {rootdirectory: %s}\n  delete: {enabled: true}\n  cache: {blobdescriptor: inmemory}\nhttp: {addr: %s}\n",
-		filepath.Join(b.dir, "distribution"), address)
-	file := filepath.Join(b.dir, "distribution.yml")
-	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
-		return "", nil, err
-	}
-	stop, err = b.daemon(ctx, dialable("tcp", address), filepath.Join(b.peers, "registry"), "serve", file)
-	return address, stop, err
+	return b.distributionServer(ctx, filepath.Join(b.peers, "registry"), filepath.Join(b.dir, "distribution.yml"))
 }
 
 // teuRegistry starts teu's.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -117,7 +118,9 @@ func writeJSON(w http.ResponseWriter, contentType string, v any) error {
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Content-Type", contentType)
+	h := w.Header()
+	h.Set("Content-Type", contentType)
+	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.Write(body)
 	return nil
 }

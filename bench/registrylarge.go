@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+func randomBlob(size int, seed uint64) []byte {
+	blob := make([]byte, size)
+	random := rand.NewPCG(seed, 2)
+	for i := 0; i+8 <= size; i += 8 {
+		binary.LittleEndian.PutUint64(blob[i:], random.Uint64())
+	}
+	return blob
+}
+
+// measureRegistryLarge compares reads of large blobs, also with a server that does nothing but
+// sendfile(2), and uploads.
+func measureRegistryLarge(ctx context.Context, b *bench) error {
+	servers, stop, err := b.registries(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	if err := b.measureBlobs(ctx, servers); err != nil {
+		return err
+	}
+	return b.measureUploads(ctx, servers)
+}
+
+// blobGets are the figures of reads.
+var blobGets = []struct{ megabytes, clients int }{{1, 8}, {100, 1}, {100, 8}}
+
+func (b *bench) measureBlobs(ctx context.Context, servers []*registryServer) error {
+	blobs := map[int][]byte{1: randomBlob(1e6, 1), 100: randomBlob(100e6, 1)}
+	plain := &registryServer{tool: "sendfile"}
+	paths := map[string]string{} // of a blob at a server
+	for megabytes, blob := range blobs {
+		d := digest.FromBytes(blob)
+		for _, s := range servers {
+			c, err := dialHTTP(s.address)
+			if err != nil {
+				return err
+			}
+			if err := c.pushBlob("bench/read", d, blob); err != nil {
+				return fmt.Errorf("%s: %w", s.tool, err)
+			}
+			c.Close()
+			paths[fmt.Sprint(s.tool, megabytes)] = "/v2/bench/read/blobs/" + d.String()
+		}
+		file := filepath.Join(b.dir, fmt.Sprint("blob", megabytes))
+		if err := os.WriteFile(file, blob, 0o600); err != nil {
+			return err
+		}
+		paths[fmt.Sprint(plain.tool, megabytes)] = file
+	}
+	for _, g := range blobGets {
+		t := table{}
+		for range b.registryRounds() {
+			for _, s := range append(servers[:len(servers):len(servers)], plain) {
+				path := paths[fmt.Sprint(s.tool, g.megabytes)]
+				address, stop := s.address, func() {}
+				if s == plain {
+					var err error
+					if address, stop, err = serveSendfile(path); err != nil {
+						return err
+					}
+				}
+				n, _, err := load(ctx, g.clients, 1500*time.Millisecond, []string{address}, func(c *httpConn, _, _ int) (float64, error) {
+					a, err := c.do("GET", path, "")
+					return float64(a.length) / 1e6, err
+				})
+				stop()
+				if err != nil {
+					return fmt.Errorf("%s: %w", s.tool, err)
+				}
+				t.add(s.tool, n)
+			}
+		}
+		b.report.add(figure{title: fmt.Sprintf("Registry: GET of a blob of %d MB, %d at a time", g.megabytes, g.clients), unit: "MB per second", more: true,
+			note: registryNote + " \"sendfile\" is a loop of sendfile(2) in the process of the client.", results: t.of(append(servers[:len(servers):len(servers)], plain))})
+	}
+	return nil
+}
+
+// serveSendfile answers every request with the file.
+func serveSendfile(path string) (address string, stop func(), err error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", nil, err
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() { sendfile(conn.(*net.TCPConn), path) })
+		}
+	})
+	return ln.Addr().String(), func() { ln.Close(); wg.Wait() }, nil
+}
+
+func sendfile(conn *net.TCPConn, path string) {
+	defer conn.Close()
+	request := make([]byte, 4096) // comes in one piece
+	for {
+		if _, err := conn.Read(request); err != nil {
+			return
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return
+		}
+		st, err := f.Stat()
+		if err == nil {
+			_, err = fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", st.Size())
+		}
+		if err == nil {
+			_, err = conn.ReadFrom(f)
+		}
+		f.Close()
+		if err != nil {
+			return
+		}
+	}
+}
+
+const (
+	uploadClients = 4
+	uploadSize    = 100e6
+	uploadChunk   = 10e6
+)
+
+// measureUploads has clients push blobs that nobody has yet, each once in a round.
+func (b *bench) measureUploads(ctx context.Context, servers []*registryServer) error {
+	whole, chunks := table{}, table{}
+	blobs := make([][]byte, uploadClients)
+	digests := make([]digest.Digest, uploadClients)
+	for i := range blobs {
+		blobs[i] = randomBlob(uploadSize, uint64(i)+10)
+	}
+	for round := range b.registryRounds() {
+		for kind, t := range map[int]table{1: whole, 2: chunks} {
+			for i := range blobs {
+				blobs[i][0], blobs[i][1] = byte(round), byte(kind)
+				digests[i] = digest.FromBytes(blobs[i])
+			}
+			for _, s := range servers {
+				start := time.Now()
+				err := each(ctx, s.address, uploadClients, func(c *httpConn, i int) error {
+					repo := fmt.Sprint("bench/up", i)
+					if kind == 1 {
+						return c.pushBlob(repo, digests[i], blobs[i])
+					}
+					return c.pushChunks(repo, digests[i], uploadChunk, blobs[i])
+				})
+				if err != nil {
+					return fmt.Errorf("%s: %w", s.tool, err)
+				}
+				t.add(s.tool, uploadClients*uploadSize/1e6/time.Since(start).Seconds())
+			}
+		}
+	}
+	note := registryNote + " New blobs, verified by the server; teu's are durable when it answers."
+	b.report.add(figure{title: "Registry: upload of 4 blobs of 100 MB at a time", unit: "MB per second", more: true, note: note, results: whole.of(servers)})
+	b.report.add(figure{title: "Registry: the same in chunks of 10 MB", unit: "MB per second", more: true, note: note, results: chunks.of(servers)})
+	return nil
+}
+
+// each runs f once for each client.
+func each(ctx context.Context, address string, clients int, f func(c *httpConn, i int) error) error {
+	errs := make(chan error, clients)
+	for i := range clients {
+		go func() {
+			c, err := dialHTTP(address)
+			if err == nil {
+				defer c.Close()
+				err = f(c, i)
+			}
+			errs <- err
+		}()
+	}
+	var first error
+	for range clients {
+		if err := <-errs; err != nil && first == nil {
+			first = err
+		}
+	}
+	if first == nil {
+		first = ctx.Err()
+	}
+	return first
+}
