@@ -163,7 +163,7 @@ func TestStoreUnderStress(t *testing.T) {
 		run  func(*stress, *testing.T)
 	}{
 		{"together", (*stress).testTogether}, {"killed", (*stress).testKilled},
-		{"full disk", (*stress).testFull}, {"power cut", (*stress).testPowerCut},
+		{"budget", (*stress).testBudget}, {"full disk", (*stress).testFull}, {"power cut", (*stress).testPowerCut},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s.t = t
@@ -244,6 +244,58 @@ func (s *stress) killOne(who string, random *rand.Rand) (killed bool) {
 	err := cmd.Wait()
 	timer.Stop()
 	return err != nil && !cmd.ProcessState.Exited()
+}
+
+// testBudget pulls at once into a store that may have less than all of it takes. When the last command has
+// ended the store is as small as it has to be, and has lost nothing that it needs.
+func (s *stress) testBudget(t *testing.T) {
+	const limit = 16 << 20 // four images are 12 MB unpacked and 10 MB of blobs
+	s.write("budget.json", fmt.Sprintf(`{"storage": {"max": "%d"}}`, limit))
+	root, env := s.path("root"), s.env
+	defer func() { s.env = env; s.setRoot(root) }()
+	s.setRoot(s.path("budget"))
+	s.env = append([]string{"TEU_CONFIG=" + s.path("budget.json")}, s.env...)
+	var warned atomic.Int64
+	s.workers(len(s.images), func(who string, random *rand.Rand) {
+		for n := range len(s.images) {
+			var k int
+			if _, err := fmt.Sscan(who, &k); err != nil {
+				t.Error(err)
+			}
+			out, _ := s.teu(nil, "pull", "-q", s.images[(k+n)%len(s.images)])
+			if strings.Contains(out, "WARNING") {
+				warned.Add(1) // while others hold what they pull
+			}
+		}
+	})
+	out, _ := s.teu(nil, "pull", "-q", s.images[0])
+	if size := treeSize(t, s.path("budget/content/blobs")) + treeSize(t, s.path("budget/layers")); size > limit || size < limit/2 || strings.Contains(out, "WARNING") {
+		t.Errorf("the store has %d bytes, it may have %d; %s", size, limit, out)
+	}
+	t.Logf("%d warnings while others were at work", warned.Load())
+	if names := s.sound(); len(names) != len(s.images) {
+		t.Errorf("there are only %v", names)
+	}
+	s.teu(nil, "system", "reset", "--force")
+}
+
+// treeSize adds up the regular files below dir.
+func treeSize(t *testing.T, dir string) (size int64) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(_ string, e os.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		fi, err := e.Info()
+		if err == nil {
+			size += fi.Size()
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	return size
 }
 
 // testFull has commands at work on a store that is too small for them.
