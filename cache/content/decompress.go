@@ -3,6 +3,7 @@ package content
 import (
 	"bufio"
 	"bytes"
+	"compress/bzip2"
 	"fmt"
 	"io"
 	"strings"
@@ -14,12 +15,12 @@ import (
 
 // Decompress returns the plain bytes of a layer. Magic numbers win over the media type,
 // which many tools get wrong. The caller closes the result, then r. Memory is bounded: a
-// window of at most 128 MiB for zstd, far less for gzip. Bytes that are damaged are an
+// window of at most 128 MiB for zstd, far less for gzip and bzip2. Bytes that are damaged are an
 // errdefs.ErrDataLoss.
 func Decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 	src := &sourceReader{r: r}
 	br := bufio.NewReaderSize(src, 256<<10)
-	head, err := br.Peek(4)
+	head, err := br.Peek(10)
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
@@ -38,8 +39,18 @@ func Decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 			return nil, fmt.Errorf("zstd: %w", err)
 		}
 		return &plainReader{r: zr, src: src, close: func() error { zr.Close(); return nil }, kind: "zstd"}, nil
+	case isBzip2(head): // docker reads archives and layers of it too
+		return &plainReader{r: bzip2.NewReader(br), src: src, close: func() error { return nil }, kind: "bzip2"}, nil
+	case bytes.HasPrefix(head, []byte("\xfd7zXZ\x00")):
+		return nil, fmt.Errorf("it is compressed by xz, decompress it first, as by `xz -dc`: %w", errdefs.ErrNotImplemented)
 	}
 	return io.NopCloser(br), nil
+}
+
+// isBzip2 knows the header with its level and the number that begins a block, which a name in a tar
+// hardly is.
+func isBzip2(head []byte) bool {
+	return len(head) == 10 && bytes.HasPrefix(head, []byte("BZh")) && head[3] >= '1' && head[3] <= '9' && bytes.Equal(head[4:], []byte("1AY&SY"))
 }
 
 // isZstd knows a frame, RFC 8878, 3.1.1, and a skippable one, 3.1.2, with which seekable files may begin.
@@ -47,8 +58,8 @@ func isZstd(head []byte) bool {
 	if len(head) < 4 {
 		return false
 	}
-	return bytes.Equal(head, []byte{0x28, 0xb5, 0x2f, 0xfd}) ||
-		head[0]&0xf0 == 0x50 && bytes.Equal(head[1:], []byte{0x2a, 0x4d, 0x18})
+	return bytes.Equal(head[:4], []byte{0x28, 0xb5, 0x2f, 0xfd}) ||
+		head[0]&0xf0 == 0x50 && bytes.Equal(head[1:4], []byte{0x2a, 0x4d, 0x18})
 }
 
 // sourceReader remembers the error of the compressed bytes' source.

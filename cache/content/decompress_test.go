@@ -1,0 +1,45 @@
+package content
+
+import (
+	"errors"
+	"io"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+)
+
+// TestDecompressForeign: what other tools than those that make layers compress.
+func TestDecompressForeign(t *testing.T) {
+	const text = "some bytes, more than the head of a file has"
+	compress := func(tool string) string {
+		cmd := exec.Command(tool, "-c")
+		cmd.Stdin = strings.NewReader(text)
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%s: %v", tool, err)
+		}
+		return string(out)
+	}
+	bz := compress("bzip2")
+	for name, tc := range map[string]struct {
+		in, want string
+		err      error
+	}{
+		"bzip2":            {in: bz, want: text},
+		"cut bzip2":        {in: bz[:len(bz)-6], err: errdefs.ErrDataLoss},
+		"a name like that": {in: "BZh91AY is a file's name", want: "BZh91AY is a file's name"},
+		"xz":               {in: compress("xz"), err: errdefs.ErrNotImplemented},
+		"short":            {in: "BZh", want: "BZh"},
+	} {
+		r, err := Decompress(strings.NewReader(tc.in), "")
+		var got []byte
+		if err == nil {
+			got, err = io.ReadAll(r)
+		}
+		if !errors.Is(err, tc.err) || tc.err == nil && string(got) != tc.want {
+			t.Errorf("%s: got %q, %v, want %q, %v", name, got, err, tc.want, tc.err)
+		}
+	}
+}
