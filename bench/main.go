@@ -24,6 +24,8 @@ type bench struct {
 	dir    string // on a journaled ext4 of its own, see disk.go
 	rounds int
 	report report
+
+	daemonPID int // of the server that was started last
 }
 
 // figures are the measurements by name, in the order of the report.
@@ -42,6 +44,12 @@ var figures = []struct {
 	{"zstd", measureZstd},
 	{"manyimages", measureManyImages},
 	{"build", measureBuild},
+	{"build-edit", measureBuildEdit},
+	{"build-nocache", measureBuildNoCache},
+	{"build-runs", measureBuildRuns},
+	{"build-stages", measureBuildStages},
+	{"build-copy", measureBuildCopy},
+	{"build-ci", measureBuildCI},
 	{"registry", measureRegistry},
 	{"registry-large", measureRegistryLarge},
 	{"registry-many", measureRegistryMany},

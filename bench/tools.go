@@ -37,6 +37,9 @@ type contender struct {
 	prepare func() error // untimed, before each round; may be nil
 	args    []string
 	quiet   bool // what it starts outlives it and may keep its output open
+
+	daemon   int  // process that does the work, for its memory; 0: none
+	noMemory bool // its memory says nothing
 }
 
 // race runs every contender once per round and returns wall times in milliseconds; the
@@ -104,6 +107,7 @@ func (b *bench) daemon(ctx context.Context, ready func() error, args ...string) 
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
+	b.daemonPID = cmd.Process.Pid
 	stop = func() {
 		cmd.Process.Signal(syscall.SIGTERM)
 		done := make(chan struct{})
