@@ -14,6 +14,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/runner/userns"
 )
 
 // setting is one value for one file.
@@ -63,7 +65,9 @@ func (g *Group) Update(r *specs.LinuxResources) (warnings []string, err error) {
 			return warnings, fmt.Errorf("limiting %s: %w", s.limit, err)
 		}
 	}
-	if err := g.devices(r.Devices); err != nil {
+	// Root of a user namespace may not load the filter, and needs none: it can neither make
+	// nodes nor open those of a filesystem that it has mounted (mount_namespaces(7)).
+	if err := g.devices(r.Devices); err != nil && !(errors.Is(err, unix.EPERM) && userns.Inside()) {
 		return warnings, fmt.Errorf("restricting devices: %w", err)
 	}
 	return warnings, nil

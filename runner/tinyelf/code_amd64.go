@@ -7,9 +7,17 @@ const machine = 62 // EM_X86_64
 // sleepForever is: mov eax, 34 (pause); syscall; jmp to the begin.
 var sleepForever = []byte{0xb8, 34, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7}
 
-// failure is what calls that fail jump back to: neg eax; mov edi, eax; mov eax, 231
-// (exit_group); syscall.
-var failure = []byte{0xf7, 0xd8, 0x89, 0xc7, 0xb8, 231, 0, 0, 0, 0x0f, 0x05}
+// failure is what calls that fail jump back to: it says so and exits with the errno.
+var failure = append([]byte{
+	0xf7, 0xd8, // neg eax
+	0x41, 0x89, 0xc4, // mov r12d, eax
+	0xbf, 2, 0, 0, 0, // mov edi, 2
+	0x48, 0x8d, 0x35, 22, 0, 0, 0, // lea rsi, [rip+22]: complaint
+	0xba, byte(len(complaint)), 0, 0, 0, // mov edx, len
+	0xb8, 1, 0, 0, 0, 0x0f, 0x05, // write
+	0x44, 0x89, 0xe7, // mov edi, r12d
+	0xb8, 231, 0, 0, 0, 0x0f, 0x05, // exit_group
+}, complaint...)
 
 // appendCall makes a system call of at most three arguments, and fails if it does.
 func appendCall(code []byte, nr uint32, args ...uint32) []byte {

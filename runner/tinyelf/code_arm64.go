@@ -7,8 +7,13 @@ const machine = 183 // EM_AARCH64
 // sleepForever is: mov x0..x3, 0; mov x8, 73 (ppoll); svc 0; b to the begin.
 var sleepForever = words(nil, 0xd2800000, 0xd2800001, 0xd2800002, 0xd2800003, 0xd2800928, supervisor, 0x17fffffa)
 
-// failure is what calls that fail jump back to: neg w0, w0; mov x8, 94 (exit_group); svc 0.
-var failure = words(nil, 0x4b0003e0, move(8, 94), supervisor)
+// failure is what calls that fail jump back to: it says so and exits with the errno.
+var failure = append(words(nil,
+	0x4b0003f3, move(0, 2), // neg w19, w0; mov x0, 2
+	0x100000e1, move(2, uint32(len(complaint))), // adr x1, complaint
+	move(8, 64), supervisor, // write
+	0x2a1303e0, move(8, 94), supervisor, // mov w0, w19; exit_group
+), complaint...)
 
 const supervisor = 0xd4000001 // svc 0
 

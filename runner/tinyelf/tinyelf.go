@@ -13,10 +13,13 @@ import (
 // Sleep is the code of a process that sleeps for ever.
 func Sleep() []byte { return sleepForever }
 
+// complaint is what Enter says before it ends with an errno; a multiple of four bytes.
+const complaint = "teu: joining the user's namespaces failed, see docs/rootless.md\n"
+
 // Enter is the code of a process that joins the user and the mount namespace behind two
 // descriptors, which it closes, becomes root there, and executes its argument 0 in the
 // directory argument 1 with the arguments from 2 on and its environment. When a call fails
-// it ends with the errno as its exit code.
+// it says so and ends with the errno as its exit code.
 func Enter(user, mounts int) []byte {
 	code := append([]byte(nil), failure...)
 	for _, call := range [][]uint32{

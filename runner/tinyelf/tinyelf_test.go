@@ -48,10 +48,13 @@ func TestSleep(t *testing.T) {
 func TestEnterFails(t *testing.T) {
 	cmd := exec.Command(executable(t, Enter(77, 78)))
 	cmd.Args = []string{"/bin/true", "/", "true"}
-	err := cmd.Run()
+	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.ExitCode() != int(unix.EBADF) {
-		t.Errorf("Enter of no namespaces ended with %v, want the code %d", err, unix.EBADF)
+	if !errors.As(err, &exit) || exit.ExitCode() != int(unix.EBADF) || string(out) != complaint {
+		t.Errorf("Enter of no namespaces ended with %v and %q, want the code %d", err, out, unix.EBADF)
+	}
+	if len(complaint)%4 != 0 || len(complaint) > 127 {
+		t.Errorf("the complaint has %d bytes: instructions follow it", len(complaint))
 	}
 }
 
