@@ -63,7 +63,8 @@ func newRegistryVerifyCommand(a *app) *cobra.Command {
 		Long: `Read everything and compare it with its digests.
 
 With --quarantine what is bad is put out of the way: clients are told that it is not there,
-and the next push of it heals the registry. The exit code is 1 if something is bad.`,
+and the next push of it heals the registry, or "teu registry import" from another that has it;
+what is mirrored comes back with the next pull. The exit code is 1 if something is bad.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := registry.Verify(cmd.Context(), at.options(a), quarantine)
