@@ -50,6 +50,9 @@ func (m *Manager) attach(ctx context.Context, id string, o Options) (s Sandbox, 
 	if err != nil {
 		return Sandbox{}, err
 	}
+	if len(present) >= crowd {
+		makeRoom("/proc/sys")
+	}
 	// The record comes first: whatever is made after it is found and unmade by Detach.
 	if err := m.save(s, present); err != nil {
 		return Sandbox{}, err
