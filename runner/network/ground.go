@@ -33,12 +33,13 @@ func (m *Manager) findGround() string {
 }
 
 // ownsNetwork says whether this process may change the network it is in: that belongs to
-// its user namespace, or that is the host's; ioctl_nsfs(2).
+// its user namespace, or that is the host's; ioctl_nsfs(2). It is asked of the calling
+// thread, as the first one may have gone to the ground.
 func ownsNetwork() bool {
 	if !userns.Inside() {
 		return true
 	}
-	net, err := os.Open("/proc/self/ns/net")
+	net, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		return true
 	}

@@ -17,11 +17,17 @@ type scene struct {
 	netns        *os.File // the container's
 }
 
-// enter runs f on a thread inside the namespace at path, which is made first if fresh.
+// entering says how a namespace is entered.
+type entering struct {
+	fresh  bool // it is made first
+	oneWay bool // the thread cannot return and ends, see grounded
+}
+
+// enter runs f on a thread inside the namespace at path.
 //
 // The thread is given back only once it is in the host's namespace again: else it dies
 // with its goroutine, and no other can find itself there.
-func enter(path string, fresh bool, f func(*scene) error) error {
+func enter(path string, o entering, f func(*scene) error) error {
 	host, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		return err
@@ -29,9 +35,9 @@ func enter(path string, fresh bool, f func(*scene) error) error {
 	defer host.Close()
 	return apart(func() error {
 		runtime.LockOSThread()
-		err := enterHere(path, fresh, int(host.Fd()), f)
-		if !ownsNetwork() {
-			return err // there is no way back, see grounded
+		err := enterHere(path, o.fresh, int(host.Fd()), f)
+		if o.oneWay {
+			return err
 		}
 		if back := unix.Setns(int(host.Fd()), unix.CLONE_NEWNET); back != nil {
 			return errors.Join(err, fmt.Errorf("returning to the host's network: %w", back))
@@ -84,7 +90,7 @@ func (sc *scene) hostHandle(hostNS int) (h *netlink.Handle, err error) {
 // build makes the interfaces of a plan in the namespace of s, which is made first if fresh,
 // and leads the default routes where s says.
 func (m *Manager) build(s Sandbox, plan []wire, fresh bool) error {
-	return enter(s.NetNS, fresh, func(sc *scene) error {
+	return enter(s.NetNS, entering{fresh: fresh, oneWay: m.Ground() != ""}, func(sc *scene) error {
 		if fresh {
 			lo, err := sc.inside.LinkByName("lo")
 			if err == nil {
@@ -117,7 +123,7 @@ func (m *Manager) build(s Sandbox, plan []wire, fresh bool) error {
 
 // unplug removes interfaces from the namespace of s and leads the default routes where s says.
 func (m *Manager) unplug(s Sandbox, stale []wire) error {
-	return enter(s.NetNS, false, func(sc *scene) error {
+	return enter(s.NetNS, entering{oneWay: m.Ground() != ""}, func(sc *scene) error {
 		for _, w := range stale {
 			link, err := sc.inside.LinkByName(w.ep.Interface)
 			var missing netlink.LinkNotFoundError

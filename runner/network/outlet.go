@@ -150,7 +150,7 @@ func startOutlet(ctx context.Context, program, ground string) (statefile.Process
 // hasWayOut says whether the namespace has a default route; proc_pid_net(5), route.
 func hasWayOut(ground string) bool {
 	var routes []byte
-	err := enter(ground, false, func(*scene) (err error) {
+	err := enter(ground, entering{oneWay: true}, func(*scene) (err error) {
 		routes, err = os.ReadFile("/proc/thread-self/net/route")
 		return err
 	})
