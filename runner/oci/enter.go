@@ -187,7 +187,7 @@ func sysctlOwner(file string) (specs.LinuxNamespaceType, bool) {
 	case "kernel/msgmax", "kernel/msgmnb", "kernel/msgmni", "kernel/sem", "kernel/shmall", "kernel/shmmax",
 		"kernel/shmmni", "kernel/shm_rmid_forced":
 		return specs.IPCNamespace, true
-	case "kernel/domainname", "kernel/hostname":
+	case "kernel/domainname": // not hostname, which has a field of its own
 		return specs.UTSNamespace, true
 	}
 	if strings.HasPrefix(file, "fs/mqueue/") {
