@@ -169,3 +169,20 @@ func TestDevicesV2(t *testing.T) {
 	}
 	t.Fatal("this host has no unified hierarchy")
 }
+
+// A period can be lowered where a group above has a quota: the present quota of the new
+// period would be more than that, so the quota comes first.
+func TestPeriodBelowAQuota(t *testing.T) {
+	h := detect(t)
+	number := func(n int64) *int64 { return &n }
+	period := uint64(10000)
+	parent := newGroup(t, h, &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: number(50000)}})
+	child, _, err := h.Create(parent.Path()+"/child", &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: number(40000)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer child.Remove(t.Context())
+	if _, err := child.Update(&specs.LinuxResources{CPU: &specs.LinuxCPU{Period: &period, Quota: number(3000)}}); err != nil {
+		t.Error(err)
+	}
+}

@@ -27,11 +27,16 @@ type setting struct {
 	instead    string // file that takes the value where file is missing, or ""
 }
 
-// The two files of v1 that have to be written together.
-const (
-	periodFile = "cpu.cfs_period_us"
-	quotaFile  = "cpu.cfs_quota_us"
-)
+// quotaOf is the file of v1 that says how much of a period may be used.
+func quotaOf(period string) string {
+	switch period {
+	case "cpu.cfs_period_us":
+		return "cpu.cfs_quota_us"
+	case "cpu.rt_period_us":
+		return "cpu.rt_runtime_us"
+	}
+	return ""
+}
 
 // Update applies r to the existing group, as Create does.
 func (g *Group) Update(r *specs.LinuxResources) (warnings []string, err error) {
@@ -51,7 +56,7 @@ func (g *Group) Update(r *specs.LinuxResources) (warnings []string, err error) {
 	list = append(list, g.host.furtherSettings(r)...)
 	for i, s := range list {
 		err := g.apply(s)
-		if s.file == periodFile && errors.Is(err, unix.EINVAL) && i+1 < len(list) && list[i+1].file == quotaFile {
+		if errors.Is(err, unix.EINVAL) && i+1 < len(list) && list[i+1].file == quotaOf(s.file) {
 			// With the old quota the new period asks for more than a group above allows.
 			if err = g.apply(list[i+1]); err == nil {
 				err = g.apply(s)
@@ -150,10 +155,10 @@ func settingsV1(r *specs.LinuxResources) []setting {
 			c.add("cpu", "cpu.shares", "shares of processors", *p.Shares)
 		}
 		if p.Period != nil && *p.Period != 0 {
-			c.add("cpu", periodFile, "processor time", *p.Period)
+			c.add("cpu", "cpu.cfs_period_us", "processor time", *p.Period)
 		}
 		if p.Quota != nil && *p.Quota != 0 {
-			c.add("cpu", quotaFile, "processor time", *p.Quota)
+			c.add("cpu", "cpu.cfs_quota_us", "processor time", *p.Quota)
 		}
 		if p.Burst != nil {
 			c.add("cpu", "cpu.cfs_burst_us", "bursts of processor time", *p.Burst)
