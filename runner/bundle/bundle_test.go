@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/teu-dev/teu/runner/cgroup"
 	"github.com/teu-dev/teu/runner/keeper"
 	"github.com/teu-dev/teu/test/privilege"
 )
@@ -356,5 +357,35 @@ func TestKillWithoutPIDNamespace(t *testing.T) {
 		if _, err := c.Delete(t.Context(), DeleteOptions{}); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// A process that joins a frozen control group would never come to its start.
+func TestFrozenGroup(t *testing.T) {
+	p := newPlace(t)
+	h, err := cgroup.Detect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := fmt.Sprintf("/teu-frozen-%d", os.Getpid())
+	g, _, err := h.Create(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Remove(context.Background())
+	if err := g.Freeze(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []string{path, path + "/below"} {
+		_, err := p.create(t, "a", "true", func(s *specs.Spec) { s.Linux.CgroupsPath = at })
+		if err == nil || !strings.Contains(err.Error(), "frozen") {
+			t.Errorf("%s: %v", at, err)
+		}
+	}
+	if frozen, err := g.Frozen(); !frozen || err != nil {
+		t.Errorf("the group is frozen no more: %v", err)
+	}
+	if err := g.Freeze(t.Context(), false); err != nil {
+		t.Error(err)
 	}
 }

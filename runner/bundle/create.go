@@ -217,6 +217,9 @@ func (c *Container) makeGroup(h *cgroup.Host, conf *specs.Spec, o CreateOptions,
 		}
 		return []string{"no control group may be made here: resource limits have no effect"}, nil
 	}
+	if err == nil {
+		err = checkThawed(g)
+	}
 	if err != nil {
 		return warnings, err
 	}
@@ -238,7 +241,11 @@ func (c *Container) claimGroup(conf *specs.Spec, o CreateOptions) (*cgroup.Host,
 	if path == "" {
 		path = "/teu-oci/" + c.ID
 	}
-	pids, err := h.Open(path).Pids()
+	g := h.Open(path)
+	if err := checkThawed(g); err != nil {
+		return nil, err
+	}
+	pids, err := g.Pids()
 	if err != nil {
 		return nil, err
 	}
@@ -247,6 +254,16 @@ func (c *Container) claimGroup(conf *specs.Spec, o CreateOptions) (*cgroup.Host,
 	}
 	c.Cgroup = path
 	return h, nil
+}
+
+// checkThawed refuses a group that is frozen, or below one: a process that joins it stops
+// there, and whoever starts it would wait for ever.
+func checkThawed(g *cgroup.Group) error {
+	frozen, err := g.Frozen()
+	if err == nil && frozen {
+		err = fmt.Errorf("container's cgroup unexpectedly frozen: %s: %w", g.Path(), errdefs.ErrFailedPrecondition)
+	}
+	return err
 }
 
 func (c *Container) save() error {
