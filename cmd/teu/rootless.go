@@ -18,7 +18,11 @@ import (
 // arguments: all that touches the store does. `teu oci` makes a namespace per container,
 // as runc does.
 func (l commandLine) entersNamespace() bool {
-	if len(l.words) == 0 || slices.ContainsFunc(l.words, func(w string) bool { return w == "--help" || w == "-h" }) && l.words[0] != "run" && l.words[0] != "exec" {
+	if len(l.words) == 0 {
+		return false
+	}
+	// After the commands that take another program's arguments it may be that program's.
+	if l.words[len(l.words)-1] == "--help" && !slices.Contains([]string{"run", "create", "exec", "container"}, l.words[0]) {
 		return false
 	}
 	switch l.words[0] {
