@@ -28,16 +28,14 @@ func parseOwn(line []byte, scratch *[]byte) (l logLine, ok bool) {
 	if !ok {
 		return l, false
 	}
-	// Behind the text are no escapes, so its end is the last such mark.
-	i := bytes.LastIndex(rest, []byte(`","stream":"`))
-	if i < 0 {
+	// Behind the text are no escapes, so its end is found from the end of the line.
+	if rest, ok = bytes.CutSuffix(rest, []byte(`"}`)); !ok {
 		return l, false
 	}
-	l.text, rest = rest[:i], rest[i+len(`","stream":"`):]
-	if l.stream, rest, ok = bytes.Cut(rest, []byte(`","time":"`)); !ok {
+	if rest, l.time, ok = cutLast(rest, `","time":"`); !ok {
 		return l, false
 	}
-	if l.time, ok = bytes.CutSuffix(rest, []byte(`"}`)); !ok || bytes.ContainsAny(l.time, `"\\`) || bytes.ContainsAny(l.stream, `"\\`) {
+	if l.text, l.stream, ok = cutLast(rest, `","stream":"`); !ok {
 		return l, false
 	}
 	l.text, l.newline = bytes.CutSuffix(l.text, []byte(`\n`))
@@ -50,6 +48,16 @@ func parseOwn(line []byte, scratch *[]byte) (l logLine, ok bool) {
 	*scratch, ok = unescape((*scratch)[:0], l.text)
 	l.text = *scratch
 	return l, ok
+}
+
+// cutLast cuts around mark, which ends in a quote, if it ends at the last quote of b. What is
+// behind it has no escapes.
+func cutLast(b []byte, mark string) (before, after []byte, ok bool) {
+	i := bytes.LastIndexByte(b, '"') + 1
+	if i < len(mark) || string(b[i-len(mark):i]) != mark || bytes.IndexByte(b[i:], '\\') >= 0 {
+		return nil, nil, false
+	}
+	return b[:i-len(mark)], b[i:], true
 }
 
 // endsInBackslash says whether text ends in a backslash that escapes what follows it.
