@@ -49,6 +49,9 @@ func (e *Engine) StatPath(ctx context.Context, ref, p string) (st PathStat, err 
 }
 
 func noSuchFile(err error, p, ref string) error {
+	if errors.Is(err, unix.ENOTDIR) && strings.HasSuffix(p, "/") {
+		return worded(errdefs.ErrInvalidArgument, "%s in container %s: not a directory", p, ref)
+	}
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return worded(errdefs.ErrNotFound, "Could not find the file %s in container %s", p, ref)
 	}
@@ -59,10 +62,13 @@ func noSuchFile(err error, p, ref string) error {
 // at its end means that it must be a directory and links to one are followed.
 func asGiven(p string) (clean, name string, follow bool) {
 	clean = path.Clean("/" + p)
+	last := p[strings.LastIndexByte(p, '/')+1:]
 	switch {
+	case clean == "/" && strings.Contains(p, "."):
+		return clean, ".", false // the files below it, without a name for the root
 	case clean == "/":
 		return clean, "/", false
-	case strings.HasSuffix(p, "/."):
+	case last == ".":
 		return clean + "/.", ".", true
 	case strings.HasSuffix(p, "/"):
 		return clean + "/", path.Base(clean), true
@@ -226,7 +232,7 @@ func (e *Engine) ownerOf(c *Container) (*archive.Owner, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, _, err := e.spec(c, sn, "")
+	s, _, err := e.spec(c, sn, joined{pid: c.Options.ownPID()})
 	if err != nil {
 		return nil, err
 	}

@@ -63,8 +63,8 @@ type Options struct {
 	DNS         []string
 	DNSSearch   []string
 	DNSOptions  []string
-	PIDMode     string // "" or host
-	IPCMode     string
+	PIDMode     string // "", host or container:ID
+	IPCMode     string // "" or private, shareable, none or host
 	UTSMode     string
 	CgroupMode  string
 
@@ -85,16 +85,19 @@ type Options struct {
 	Seccomp         string
 	AppArmor        string `json:",omitempty"` // name of a profile
 	OpenPaths       bool   `json:",omitempty"` // systempaths=unconfined
-	SecurityOpt     []string
-	ShmSize         int64
-	Devices         []spec.Device
-	DeviceRules     []specs.LinuxDeviceCgroup
-	Sysctls         map[string]string
-	Rlimits         []specs.POSIXRlimit
-	OOMScoreAdj     *int
-	Resources       *specs.LinuxResources
-	Columns, Rows   uint16
-	Health          *HealthCheck `json:",omitempty"` // nil: the image's
+	// MaskedPaths and ReadonlyPaths stand for docker's lists of them; nil: these.
+	MaskedPaths, ReadonlyPaths []string `json:",omitzero"`
+	Umask                      *uint32  `json:",omitempty"` // of its processes; nil: 0022
+	SecurityOpt                []string
+	ShmSize                    int64
+	Devices                    []spec.Device
+	DeviceRules                []specs.LinuxDeviceCgroup
+	Sysctls                    map[string]string
+	Rlimits                    []specs.POSIXRlimit
+	OOMScoreAdj                *int
+	Resources                  *specs.LinuxResources
+	Columns, Rows              uint16
+	Health                     *HealthCheck `json:",omitempty"` // nil: the image's
 }
 
 // HealthCheck is docker's HealthConfig with native probes and what happens on failure.
@@ -133,6 +136,7 @@ type MountRequest struct {
 	MakeSource bool              // bind: make a missing directory, as -v does
 	Chown      bool              `json:",omitempty"` // give what is mounted to the container's user (:U)
 	Mode       string            `json:",omitempty"` // the options of -v as they were written, for inspect
+	Long       bool              `json:",omitempty"` // asked for as by --mount, not -v or --tmpfs
 	NoCopy     bool              // volume: do not fill it from the image
 	Subpath    string            `json:",omitempty"` // volume, image: mount this directory of it
 	Driver     string            `json:",omitempty"` // volume: of one that is made

@@ -53,24 +53,24 @@ func (d *DetachReader) Read(b []byte) (int, error) {
 	return len(out), err
 }
 
-// ParseDetachKeys understands docker's notation: letters, and ctrl- with a letter or one
-// of @ [ \ ] ^ _, separated by commas. Nothing means ctrl-p,ctrl-q.
+// ParseDetachKeys understands docker's notation: letters, and ctrl- with a small letter or
+// one of @ [ \ ] ^ _, separated by commas. Nothing means ctrl-p,ctrl-q.
 func ParseDetachKeys(text string) ([]byte, error) {
 	if text == "" {
 		text = "ctrl-p,ctrl-q"
 	}
 	var keys []byte
 	for part := range strings.SplitSeq(text, ",") {
-		c, control := strings.CutPrefix(strings.ToLower(part), "ctrl-")
+		c, control := strings.CutPrefix(part, "ctrl-")
 		switch {
 		case len(part) == 1:
 			keys = append(keys, part[0])
 		case control && len(c) == 1 && c[0] >= 'a' && c[0] <= 'z':
 			keys = append(keys, c[0]-'a'+1)
-		case control && len(c) == 1 && c[0] >= '@' && c[0] <= '_':
+		case control && len(c) == 1 && strings.Contains("@[\\]^_", c):
 			keys = append(keys, c[0]-'@')
 		default:
-			return nil, worded(errdefs.ErrInvalidArgument, "invalid detach keys (%s): unknown character: '%s'", text, part)
+			return nil, worded(errdefs.ErrInvalidArgument, "Invalid detach keys (%s) provided", text)
 		}
 	}
 	return keys, nil

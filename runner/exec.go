@@ -27,6 +27,8 @@ type ExecOptions struct {
 	Stdin      bool // else it is empty
 	Output     bool // else it is thrown away
 	Privileged bool
+	// Columns and Rows are the first size of the terminal; 0: unknown.
+	Columns, Rows uint16 `json:",omitempty"`
 }
 
 // Exec is a process in a running container with our ends of its streams.
@@ -127,7 +129,7 @@ func (e *Engine) execProcess(c *Container, o ExecOptions) (*specs.Spec, *specs.P
 	if c.Options.networkMode() == "host" {
 		netns = "host"
 	}
-	s, _, err := e.spec(c, sn, netns)
+	s, _, err := e.spec(c, sn, joined{net: netns, pid: c.Options.ownPID()})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -135,6 +137,9 @@ func (e *Engine) execProcess(c *Container, o ExecOptions) (*specs.Spec, *specs.P
 		Args: o.Args, Env: o.Env, WorkingDir: o.WorkingDir, User: o.User, TTY: o.TTY,
 		Privileged: o.Privileged, Files: root,
 	})
+	if err == nil && o.TTY && o.Columns > 0 {
+		p.ConsoleSize = &specs.Box{Width: uint(o.Columns), Height: uint(o.Rows)}
+	}
 	return s, p, err
 }
 

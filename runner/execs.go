@@ -3,12 +3,14 @@ package runner
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/keeper"
@@ -45,6 +47,11 @@ func (e *Engine) ExecCreate(ctx context.Context, ref string, o ExecOptions, deta
 	}
 	if err := canExec(c); err != nil {
 		return "", err
+	}
+	if o.User != "" { // one that is not there is known now
+		if _, _, err := e.execProcess(c, o); err != nil {
+			return "", err
+		}
 	}
 	x := ExecInfo{ID: newID(), ContainerID: c.ID, Options: o, DetachKeys: detachKeys}
 	file := e.execFile(c.ID, x.ID)
@@ -112,6 +119,9 @@ func (e *Engine) ExecStart(ctx context.Context, id string, o ExecStartOptions) (
 	if o.Detach {
 		opts.Stdin, opts.Output = false, false
 	}
+	if o.Columns > 0 {
+		opts.Columns, opts.Rows = o.Columns, o.Rows
+	}
 	p, err := e.exec(ctx, c, opts, keeper.ExecOptions{ID: id, Record: e.execEnd(c.ID, id), Detach: o.Detach})
 	var launch *keeper.LaunchError
 	if errors.As(err, &launch) { // its clients ask for the exit code all the same
@@ -128,9 +138,6 @@ func (e *Engine) ExecStart(ctx context.Context, id string, o ExecStartOptions) (
 	if err := statefile.Write(e.execFile(c.ID, id), &x, statefile.WriteOptions{}); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		p.Close()
 		return nil, err
-	}
-	if o.Columns > 0 {
-		p.Resize(o.Columns, o.Rows)
 	}
 	e.consoles.Store(id, p)
 	p.forget = func() { e.consoles.Delete(id) }
@@ -163,8 +170,7 @@ func (e *Engine) ExecInspect(ctx context.Context, id string) (ExecInfo, error) {
 	return x, nil
 }
 
-// ExecResize sets the size of the terminal of a noted command that runs and was started by
-// this process, which has the terminal. Elsewhere it is an errdefs.ErrFailedPrecondition.
+// ExecResize sets the size of the terminal of a noted command that runs.
 func (e *Engine) ExecResize(ctx context.Context, id string, columns, rows uint16) error {
 	x, err := e.ExecInspect(ctx, id)
 	if err != nil {
@@ -173,12 +179,45 @@ func (e *Engine) ExecResize(ctx context.Context, id string, columns, rows uint16
 	if !x.Running {
 		return worded(errdefs.ErrConflict, "exec process is not running: %s", id)
 	}
-	p, ok := e.consoles.Load(id)
-	if !ok {
-		return worded(errdefs.ErrFailedPrecondition, "the terminal of exec %s is with another process", id)
+	if p, ok := e.consoles.Load(id); ok {
+		return p.(*Exec).Resize(columns, rows)
 	}
-	return p.(*Exec).Resize(columns, rows)
+	if !x.Options.TTY {
+		return nil
+	}
+	err = resizeTerminalOf(x.Pid, columns, rows)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return worded(errdefs.ErrConflict, "exec process is not running: %s", id)
+	}
+	return err
 }
+
+// resizeTerminalOf sets the size of the terminal that is a process's standard input. Its
+// other end is with another process of ours.
+func resizeTerminalOf(pid int, columns, rows uint16) error {
+	// What the process has there may be anything: it is opened only if it is a terminal.
+	held, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/0", pid), unix.O_PATH, 0)
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(held.Fd()), &st); err != nil {
+		return err
+	}
+	if major := unix.Major(st.Rdev); st.Mode&unix.S_IFMT != unix.S_IFCHR || major < firstPtsMajor || major > lastPtsMajor {
+		return worded(errdefs.ErrConflict, "process %d has left its terminal", pid)
+	}
+	tty, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", held.Fd()), os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer tty.Close()
+	return unix.IoctlSetWinsize(int(tty.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Col: columns, Row: rows})
+}
+
+// The major numbers of a pseudo terminal's ends that programs use (devices.txt of Linux).
+const firstPtsMajor, lastPtsMajor = 136, 143
 
 // execIDs are the noted commands of a container that have not ended.
 func (e *Engine) execIDs(container string) []string {

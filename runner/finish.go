@@ -30,7 +30,7 @@ func (e *Engine) Finish(ctx context.Context, id string) error {
 		return nil
 	case err != nil:
 		return err
-	case c.Options.AutoRemove && ended(c.State) && !c.State.StartedAt.IsZero():
+	case c.Options.AutoRemove && ended(c.State) && !c.State.StartedAt.IsZero() && !e.restarting(id):
 		return e.unmake(ctx, c, RemoveOptions{Volumes: true})
 	}
 	return e.finish(ctx, c)

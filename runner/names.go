@@ -166,7 +166,7 @@ func (e *Engine) Rename(ctx context.Context, ref, name string) error {
 	defer unlock()
 	old := e.nameOf(id)
 	if old == name {
-		return fmt.Errorf("renaming a container with the same name as its current name: %w", errdefs.ErrInvalidArgument)
+		return worded(errdefs.ErrInvalidArgument, "Error when renaming: Renaming a container with the same name as its current name")
 	}
 	if _, err := e.claimName(ctx, id, name); err != nil {
 		return err

@@ -152,7 +152,11 @@ func (e *Engine) plan(ctx context.Context, c *Container, o StartOptions) (*plan,
 	}
 	warn(p.warnings)
 	var warnings []string
-	if p.spec, warnings, err = e.spec(c, sn, netns); err != nil {
+	pidns, err := e.pidNamespace(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if p.spec, warnings, err = e.spec(c, sn, joined{net: netns, pid: pidns}); err != nil {
 		return nil, err
 	}
 	warn(warnings)
@@ -200,7 +204,7 @@ func (e *Engine) Explain(ctx context.Context, ref string) (string, error) {
 }
 
 // spec makes the runtime spec.
-func (e *Engine) spec(c *Container, sn snapshot.Snapshot, netns string) (*specs.Spec, []string, error) {
+func (e *Engine) spec(c *Container, sn snapshot.Snapshot, ns joined) (*specs.Spec, []string, error) {
 	o := &c.Options
 	root, err := view(sn)
 	if err != nil {
@@ -215,10 +219,11 @@ func (e *Engine) spec(c *Container, sn snapshot.Snapshot, netns string) (*specs.
 		NoNewPrivileges: o.NoNewPrivileges, Seccomp: o.Seccomp,
 		Mounts: e.specMounts(c), ShmSize: o.ShmSize, Devices: o.Devices, DeviceRules: o.DeviceRules,
 		Sysctls: o.Sysctls, Rlimits: o.Rlimits, OOMScoreAdj: o.OOMScoreAdj, Resources: o.Resources,
-		NetNS: netns, PIDNS: o.PIDMode, IPCNS: o.IPCMode, UTSNS: o.UTSMode, CgroupNS: o.CgroupMode,
+		NetNS: ns.net, PIDNS: ns.pid, IPCNS: o.ipcNamespace(), UTSNS: o.UTSMode, CgroupNS: o.CgroupMode,
 		Files: root,
 	}
 	so.AppArmor, so.OpenPaths = o.AppArmor, o.OpenPaths
+	so.MaskedPaths, so.ReadonlyPaths = o.MaskedPaths, o.ReadonlyPaths
 	if o.Init {
 		if so.Init, err = e.initFile(); err != nil {
 			return nil, nil, fmt.Errorf("making the init: %w", err)
@@ -227,6 +232,10 @@ func (e *Engine) spec(c *Container, sn snapshot.Snapshot, netns string) (*specs.
 	s, warnings, err := spec.New(c.ImageConfig, so)
 	if err != nil {
 		return nil, nil, err
+	}
+	s.Process.User.Umask = o.Umask
+	if o.IPCMode == "none" {
+		withoutShm(s)
 	}
 	if o.Columns > 0 {
 		s.Process.ConsoleSize = &specs.Box{Width: uint(o.Columns), Height: uint(o.Rows)}

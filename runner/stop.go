@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/keeper"
 )
 
@@ -122,18 +125,48 @@ func (e *Engine) Kill(ctx context.Context, ref, name string) error {
 	return err
 }
 
-// Restart stops a container if it runs, and starts it.
+// Restart stops a container if it runs, and starts it. One that is removed at its end is
+// not removed between the two.
 func (e *Engine) Restart(ctx context.Context, ref string, o StopOptions) error {
-	if err := e.Stop(ctx, ref, o); err != nil {
+	c, err := e.Get(ctx, ref)
+	if err != nil {
 		return err
 	}
-	if _, err := e.Start(ctx, ref, StartOptions{}); err != nil {
+	if c.Options.AutoRemove {
+		self, err := statefile.Self()
+		if err != nil {
+			return err
+		}
+		if err := statefile.Write(e.restartMark(c.ID), &self, statefile.WriteOptions{}); err != nil {
+			return err
+		}
+	}
+	err = e.Stop(ctx, c.ID, o)
+	if err == nil {
+		_, err = e.Start(ctx, c.ID, StartOptions{})
+	}
+	if c.Options.AutoRemove {
+		os.Remove(e.restartMark(c.ID))
+		if now, e2 := e.current(ctx, c.ID); e2 == nil && ended(now.State) { // it ended before the mark went
+			return errors.Join(err, e.Finish(ctx, c.ID))
+		}
+	}
+	if err != nil {
 		return err
 	}
-	if c, err := e.Get(ctx, ref); err == nil {
+	if c, err := e.Get(ctx, c.ID); err == nil {
 		e.tell(c, "restart", nil)
 	}
 	return nil
+}
+
+// restartMark is a file that says which process restarts a container.
+func (e *Engine) restartMark(id string) string { return filepath.Join(e.dir(id), "restart.json") }
+
+// restarting says whether a container that has ended will be started by who has ended it.
+func (e *Engine) restarting(id string) bool {
+	var who statefile.Process
+	return statefile.Read(e.restartMark(id), &who) == nil && who.Alive()
 }
 
 // Pause freezes a container.
@@ -172,7 +205,8 @@ func (e *Engine) Wait(ctx context.Context, ref string) (keeper.ExitStatus, error
 				return s, nil
 			}
 		}
-		if !errors.Is(err, errdefs.ErrUnavailable) {
+		// A keeper that has just seen the end says that nothing runs; the state follows.
+		if !errors.Is(err, errdefs.ErrUnavailable) && !errors.Is(err, errdefs.ErrConflict) {
 			return keeper.ExitStatus{}, err
 		}
 		if err := pause(ctx, 5*time.Millisecond); err != nil {

@@ -37,6 +37,9 @@ func (e *Engine) Update(ctx context.Context, ref string, o UpdateOptions) (warni
 		return nil, worded(errdefs.ErrConflict, "Cannot update container %s: container is marked for removal and cannot be \"update\"", c.ID)
 	}
 	if o.Restart != nil {
+		if c.Options.AutoRemove && o.Restart.Name != "" && o.Restart.Name != "no" {
+			return nil, worded(errdefs.ErrConflict, "Restart policy cannot be updated because AutoRemove is enabled for the container")
+		}
 		c.Options.Restart = *o.Restart
 		if err := c.Options.check(); err != nil {
 			return nil, err

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -240,7 +241,7 @@ func systemReset(ctx context.Context, a *app) error {
 		return err
 	}
 	for _, id := range ids {
-		if err := a.engine().Remove(ctx, id, runner.RemoveOptions{Force: true, Volumes: true}); err != nil {
+		if err := a.engine().Remove(ctx, id, runner.RemoveOptions{Force: true, Volumes: true}); err != nil && !errdefs.IsNotFound(err) {
 			return err
 		}
 	}

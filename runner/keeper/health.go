@@ -62,7 +62,11 @@ func (s *supervisor) watchHealth(ctx context.Context, p *process) {
 		probe, cancel := context.WithTimeout(ctx, h.Timeout)
 		r.ExitCode, r.Output = s.probe(probe, p)
 		if probe.Err() == context.DeadlineExceeded {
-			r.ExitCode, r.Output = -1, fmt.Sprintf("Health check exceeded timeout (%v)", h.Timeout)
+			late := fmt.Sprintf("Health check exceeded timeout (%v)", h.Timeout)
+			if r.Output != "" {
+				late += ": " + r.Output
+			}
+			r.ExitCode, r.Output = -1, late
 		}
 		cancel()
 		if ctx.Err() != nil {

@@ -45,6 +45,7 @@ func NewExec(s *specs.Spec, o ExecOptions) (*specs.Process, error) {
 		if p.User, home, err = resolveUser(o.Files, o.User, nil); err != nil {
 			return nil, err
 		}
+		p.User.Umask = s.Process.User.Umask
 	}
 	if o.TTY {
 		base = slices.DeleteFunc(base, func(e string) bool { return strings.HasPrefix(e, "TERM=") })

@@ -60,9 +60,9 @@ func TestUsers(t *testing.T) {
 		{"no home", "nohome", nil, specs.User{UID: 50, GID: 50, AdditionalGids: []uint32{50}}, "/", nil},
 		{"added groups", "5", []string{"audio", "99", "29"}, specs.User{UID: 5, AdditionalGids: []uint32{0, 29, 99}}, "/", nil},
 		{"largest", "2147483647:2147483647", nil, specs.User{UID: 1<<31 - 1, GID: 1<<31 - 1, AdditionalGids: []uint32{1<<31 - 1}}, "/", nil},
-		{"unknown", "bob", nil, specs.User{}, "", errdefs.ErrNotFound},
-		{"unknown group", "ann:staff", nil, specs.User{}, "", errdefs.ErrNotFound},
-		{"unknown added group", "ann", []string{"staff"}, specs.User{}, "", errdefs.ErrNotFound},
+		{"unknown", "bob", nil, specs.User{}, "", errdefs.ErrInvalidArgument},
+		{"unknown group", "ann:staff", nil, specs.User{}, "", errdefs.ErrInvalidArgument},
+		{"unknown added group", "ann", []string{"staff"}, specs.User{}, "", errdefs.ErrInvalidArgument},
 		{"2^32", "4294967296", nil, specs.User{}, "", errdefs.ErrInvalidArgument},
 		{"2^31", "2147483648:0", nil, specs.User{}, "", errdefs.ErrInvalidArgument},
 		{"-1", "-1", nil, specs.User{}, "", errdefs.ErrInvalidArgument},
@@ -70,7 +70,7 @@ func TestUsers(t *testing.T) {
 		{"added group -1", "0", []string{"-1"}, specs.User{}, "", errdefs.ErrInvalidArgument},
 		{"wraps in passwd", "wrap", nil, specs.User{}, "", errdefs.ErrInvalidArgument},
 		{"negative in passwd", "neg", nil, specs.User{}, "", errdefs.ErrInvalidArgument},
-		{"colons", "a:b:c", nil, specs.User{}, "", errdefs.ErrNotFound},
+		{"colons", "a:b:c", nil, specs.User{}, "", errdefs.ErrInvalidArgument},
 	} {
 		u, home, err := resolveUser(accounts(), tt.user, tt.groups)
 		if tt.err != nil {
@@ -86,7 +86,7 @@ func TestUsers(t *testing.T) {
 	if u, _, err := resolveUser(nil, "5:6", nil); err != nil || u.UID != 5 || u.GID != 6 {
 		t.Errorf("without files: %+v, %v", u, err)
 	}
-	if _, _, err := resolveUser(nil, "ann", nil); !errors.Is(err, errdefs.ErrNotFound) {
+	if _, _, err := resolveUser(nil, "ann", nil); !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Errorf("name without files: %v", err)
 	}
 }
@@ -127,7 +127,7 @@ func TestHostileAccountFiles(t *testing.T) {
 	if err := os.Symlink("/proc/self/environ", passwd); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := resolveUser(root, "ann", nil); !errors.Is(err, errdefs.ErrNotFound) {
+	if _, _, err := resolveUser(root, "ann", nil); !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Errorf("link out of the root: %v", err)
 	}
 }

@@ -60,11 +60,11 @@ func resolveUser(files Files, name string, groups []string) (u specs.User, home 
 	}
 	found, err := user.GetExecUser(name, nil, reader(passwd), reader(group))
 	if err != nil {
-		return u, "", fmt.Errorf("user %q: %w", name, classify(err))
+		return u, "", classify(fmt.Sprintf("user %q", name), err)
 	}
 	added, err := user.GetAdditionalGroups(groups, reader(group))
 	if err != nil {
-		return u, "", fmt.Errorf("groups %q: %w", groups, classify(err))
+		return u, "", classify(fmt.Sprintf("groups %q", groups), err)
 	}
 	all := slices.Concat([]int{found.Gid}, found.Sgids, added)
 	for _, id := range append(all, found.Uid) {
@@ -112,11 +112,13 @@ func readAccounts(files Files, path string) ([]byte, error) {
 	return nil, fmt.Errorf("reading %s of the image: %w", path, err)
 }
 
-func classify(err error) error {
+// classify makes an error of the parsers one of what was wished for. One that names a user
+// who is not there is in docker's words already.
+func classify(what string, err error) error {
 	if errors.Is(err, user.ErrNoPasswdEntries) || errors.Is(err, user.ErrNoGroupEntries) {
-		return fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	return fmt.Errorf("%s: %w: %w", what, err, errdefs.ErrInvalidArgument)
 }
 
 // environment is base, changed by the image's and then by the user's variables. A name

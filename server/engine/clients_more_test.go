@@ -1,6 +1,11 @@
 package engine_test
 
 import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -136,23 +141,20 @@ func testSystem(t *testing.T, w *world) {
 // TestServerIsKilled: containers and their clients' objects do not depend on the server.
 func TestServerIsKilled(t *testing.T) {
 	w := newWorld(t)
-	w.docker("run", "-d", "--name", "survivor", "--restart", "always", "busybox", "sh", "-c", "while :; do echo tick; sleep 0.1; done")
+	w.docker("run", "-d", "--name", "survivor", "-l", "kept", "--restart", "always", "busybox", "sh", "-c", "while :; do echo tick; sleep 0.1; done")
 	for range 5 {
-		w.docker("run", "-d", "busybox", "sleep", "1000")
+		w.docker("run", "-d", "-l", "kept", "busybox", "sleep", "1000")
 	}
 	pid := w.docker("inspect", "-f", "{{.State.Pid}}", "survivor")
-	running := make(chan int, 10)
-	for range cap(running) { // operations that are under way
-		go func() {
-			_, _, code := w.try("docker", "exec", "survivor", "sleep", "30")
-			running <- code
-		}()
+	ended := make(chan error, 50)
+	for i := range cap(ended) { // operations that are under way
+		go func() { ended <- w.operation(i) }()
 	}
-	time.Sleep(500 * time.Millisecond)
+	w.soon("operations are under way", func() bool { return w.daemon().NGoroutines > cap(ended) })
 	w.stop(syscall.SIGKILL)
-	for range cap(running) {
-		if code := <-running; code == 0 {
-			t.Error("an operation succeeded that was cut off")
+	for range cap(ended) {
+		if err := <-ended; err != nil {
+			t.Error(err)
 		}
 	}
 	before := time.Now()
@@ -162,9 +164,70 @@ func TestServerIsKilled(t *testing.T) {
 	if now := w.docker("inspect", "-f", "{{.State.Pid}}", "survivor"); now != pid {
 		t.Errorf("the container's process was %s and is %s", pid, now)
 	}
-	if n := len(strings.Fields(w.docker("ps", "-q"))); n != 6 {
+	if n := len(strings.Fields(w.docker("ps", "-q", "--filter", "label=kept"))); n != 6 {
 		t.Errorf("%d containers run, want 6", n)
 	}
 	w.want("tick", "logs", "--tail", "1", "survivor")
+	// What was being made is there or not, but not half.
+	for _, id := range strings.Fields(w.docker("ps", "-aq", "--filter", "label=cut")) {
+		w.docker("inspect", id)
+		w.docker("rm", "-f", id)
+	}
 	w.docker("rm", "-f", "survivor")
+}
+
+// operation is one of those that the end of the server cuts off. It returns when it is cut
+// off; it is an error if it comes to its end before that.
+func (w *world) operation(i int) error {
+	const upgrade = "Connection: Upgrade\r\nUpgrade: tcp\r\n"
+	switch i % 5 {
+	case 0:
+		return w.cut("/containers/survivor/attach?stream=1&stdout=1", upgrade)
+	case 1:
+		return w.cut("/containers/survivor/wait?condition=next-exit", "")
+	case 2:
+		conn, resp, err := w.post("/containers/survivor/exec", "", `{"AttachStdout":true,"Cmd":["sleep","300"]}`)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		var made struct{ ID string }
+		if err := json.NewDecoder(resp.Body).Decode(&made); err != nil {
+			return err
+		}
+		return w.cut("/exec/"+made.ID+"/start", upgrade)
+	}
+	for { // containers are made, started and removed until nobody answers
+		conn, resp, err := w.post("/containers/create", "", `{"Image":"busybox","Cmd":["true"],"Labels":{"cut":"1"}}`)
+		if err != nil {
+			return nil
+		}
+		var made struct{ ID string }
+		err = json.NewDecoder(resp.Body).Decode(&made)
+		conn.Close()
+		if err != nil {
+			return nil
+		}
+		if conn, _, err = w.post("/containers/"+made.ID+"/start", "", ""); err != nil {
+			return nil
+		}
+		conn.Close()
+	}
+}
+
+// cut reads an answer that has no end until it is cut off.
+func (w *world) cut(path, headers string) error {
+	conn, resp, err := w.post(path, headers, "{}")
+	if err != nil {
+		return nil // it was cut off before its answer
+	}
+	defer conn.Close()
+	if resp.StatusCode >= http.StatusBadRequest {
+		return fmt.Errorf("%s: %s", path, resp.Status)
+	}
+	n, err := io.Copy(io.Discard, conn)
+	if err != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("%s: it was not cut off, %d bytes came", path, n)
+	}
+	return nil
 }

@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -9,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/teu-dev/teu/runner"
 	"github.com/teu-dev/teu/runner/keeper"
@@ -31,7 +34,10 @@ func (s *Server) startContainer(w http.ResponseWriter, r *request) error {
 			return invalid("starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24")
 		}
 	}
-	if r.param("checkpoint") != "" {
+	if id := r.param("checkpoint"); id != "" {
+		if id[0] == '.' || strings.ContainsAny(id, "/\\") {
+			return invalid("invalid checkpoint ID %q", id)
+		}
 		return notImplemented("checkpointing containers")
 	}
 	if err := s.start(r.Context(), r.name); err != nil {
@@ -64,7 +70,8 @@ func (s *Server) stopContainer(w http.ResponseWriter, r *request) error {
 	if !goesOn(c.State) {
 		return worded(errdefs.ErrNotModified, "container is already stopped")
 	}
-	if err := s.Backend.Containers().Stop(r.Context(), c.ID, o); err != nil {
+	// What has begun is brought to its end, whether or not the client waits for it.
+	if err := s.Backend.Containers().Stop(context.WithoutCancel(r.Context()), c.ID, o); err != nil {
 		return err
 	}
 	return noContent(w)
@@ -75,7 +82,7 @@ func (s *Server) restartContainer(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.Backend.Containers().Restart(r.Context(), r.name, o); err != nil {
+	if err := s.Backend.Containers().Restart(context.WithoutCancel(r.Context()), r.name, o); err != nil {
 		return err
 	}
 	return noContent(w)
@@ -144,7 +151,14 @@ func (s *Server) update(w http.ResponseWriter, r *request) error {
 	if err := r.need(&body); err != nil {
 		return err
 	}
+	if r.version < 40 {
+		body.PidsLimit = nil
+	}
 	o := runner.UpdateOptions{Resources: resources(&body.Resources)}
+	if n := body.PidsLimit; n != nil && *n <= 0 {
+		none := int64(-1)
+		o.Resources.Pids = &specs.LinuxPids{Limit: &none}
+	}
 	if body.RestartPolicy.Name != "" {
 		if err := container.ValidateRestartPolicy(body.RestartPolicy); err != nil {
 			return invalid("%s", err)
@@ -222,11 +236,14 @@ func (s *Server) resize(w http.ResponseWriter, r *request) error {
 // size reads h and w, of a terminal in characters.
 func (r *request) size() (rows, columns uint16, err error) {
 	for key, to := range map[string]*uint16{"h": &rows, "w": &columns} {
-		n, err := strconv.ParseUint(r.param(key), 10, 32)
-		if err != nil || n > 1<<16-1 {
-			return 0, 0, invalid("invalid resize %s: %q is not a number of characters", map[string]string{"h": "height", "w": "width"}[key], r.param(key))
+		n, err := strconv.ParseInt(r.param(key), 10, 64)
+		switch what := map[string]string{"h": "height", "w": "width"}[key]; {
+		case errors.Is(err, strconv.ErrSyntax):
+			return 0, 0, invalid("invalid resize %s %q: invalid syntax", what, r.param(key))
+		case err != nil || n < 0 || n > 1<<32-1:
+			return 0, 0, invalid("invalid resize %s %q: value out of range", what, r.param(key))
 		}
-		*to = uint16(n)
+		*to = uint16(min(n, 1<<16-1))
 	}
 	return rows, columns, nil
 }

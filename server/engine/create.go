@@ -2,12 +2,16 @@ package engine
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -24,6 +28,10 @@ type createRequest struct {
 	MacAddress       string
 	HostConfig       *container.HostConfig
 	NetworkingConfig *network.NetworkingConfig
+
+	// shallowReadOnly: a read-only bind leaves what is mounted below it as it is, which
+	// was so until 1.44.
+	shallowReadOnly bool
 }
 
 func (s *Server) createContainer(w http.ResponseWriter, r *request) error {
@@ -37,6 +45,9 @@ func (s *Server) createContainer(w http.ResponseWriter, r *request) error {
 	if body.HostConfig == nil {
 		body.HostConfig = &container.HostConfig{}
 	}
+	if err := olderVersion(&body, r.version); err != nil {
+		return err
+	}
 	o, warnings, err := options(&body)
 	if err != nil {
 		return err
@@ -45,6 +56,9 @@ func (s *Server) createContainer(w http.ResponseWriter, r *request) error {
 		if o.Platform, err = parsePlatform(text); err != nil {
 			return err
 		}
+	}
+	if err := s.fitsPlatform(r, o); err != nil {
+		return err
 	}
 	c, err := s.Backend.Containers().Create(r.Context(), strings.TrimPrefix(r.param("name"), "/"), o)
 	if errdefs.IsNotFound(err) {
@@ -63,6 +77,56 @@ func (s *Server) createContainer(w http.ResponseWriter, r *request) error {
 	return writeJSON(w, http.StatusCreated, container.CreateResponse{ID: c.ID, Warnings: warnings})
 }
 
+// olderVersion gives a request of an older client the meaning it had for it.
+func olderVersion(b *createRequest, v version) error {
+	if n := b.NetworkingConfig; v < 44 && n != nil && len(n.EndpointsConfig) > 1 {
+		names := strings.Join(slices.Sorted(maps.Keys(n.EndpointsConfig)), ", ")
+		return invalid("Container cannot be created with multiple network endpoints: %s", names)
+	}
+	if v < 40 && b.HostConfig.IpcMode == "" {
+		b.HostConfig.IpcMode = "shareable"
+	}
+	if v < 41 {
+		if b.HostConfig.CgroupnsMode == "" {
+			b.HostConfig.CgroupnsMode = "host"
+		}
+	}
+	b.shallowReadOnly = v < 44
+	return nil
+}
+
+// fitsPlatform holds that an image is for the platform that was asked for, if it was. An
+// image of another one is as good as missing: clients then pull.
+func (s *Server) fitsPlatform(r *request, o runner.Options) error {
+	if o.Platform == nil {
+		return nil
+	}
+	images, err := s.images(r, nil)
+	if err != nil {
+		return err
+	}
+	d, err := images.Inspect(r.Context(), o.Image)
+	if err != nil || d.OS == "" || d.Architecture == "" {
+		return nil // Create says what is wrong
+	}
+	has := platforms.Normalize(ocispec.Platform{OS: d.OS, Architecture: d.Architecture, Variant: d.Variant})
+	if s.isIndex(r, o.Image) || platforms.OnlyStrict(*o.Platform).Match(has) || platforms.Only(*o.Platform).Match(has) {
+		return nil
+	}
+	return worded(errdefs.ErrNotFound, "image with reference %s was found but does not provide the specified platform (%s)",
+		withTag(o.Image), platforms.FormatAll(*o.Platform))
+}
+
+// isIndex says whether a name stands for images of several platforms.
+func (s *Server) isIndex(r *request, name string) bool {
+	store, err := s.Backend.Store()
+	if err != nil {
+		return false
+	}
+	record, err := store.Lookup(r.Context(), name)
+	return err == nil && (record.Target.MediaType == ocispec.MediaTypeImageIndex || strings.HasSuffix(record.Target.MediaType, "manifest.list.v2+json"))
+}
+
 func (s *Server) imageMissing(r *request, name string) bool {
 	store, err := s.Backend.Store()
 	if err != nil {
@@ -78,6 +142,12 @@ func options(b *createRequest) (o runner.Options, warnings []string, err error) 
 	c, h := b.Config, b.HostConfig
 	if c.Image == "" {
 		return o, nil, worded(errdefs.ErrInvalidArgument, "config.Image cannot be empty")
+	}
+	if _, err := reference.ParseAnyReference(c.Image); err != nil {
+		return o, nil, invalid("%s", err)
+	}
+	if c.WorkingDir != "" {
+		c.WorkingDir = path.Clean(c.WorkingDir)
 	}
 	o = runner.Options{
 		Image: c.Image, Args: c.Cmd, Entrypoint: c.Entrypoint, Env: c.Env, WorkingDir: c.WorkingDir, User: c.User,
@@ -108,7 +178,7 @@ func options(b *createRequest) (o runner.Options, warnings []string, err error) 
 		return o, nil, invalid("%s", err)
 	}
 	for _, step := range []func(*createRequest, *runner.Options) error{
-		refuse, setStop, setNamespaces, setNetworks, setPorts, setMounts, setLog, setSecurity, setDevices, setLimits, setHealth,
+		refuse, checkTexts, setStop, setNamespaces, setNetworks, setPorts, setMounts, setLog, setSecurity, setDevices, setLimits, setHealth,
 	} {
 		if err := step(b, &o); err != nil {
 			return o, nil, err
@@ -140,16 +210,27 @@ func refuse(b *createRequest, _ *runner.Options) error {
 		{h.Cgroup != "", "HostConfig.Cgroup"},
 		{h.CgroupParent != "", "HostConfig.CgroupParent"},
 		{len(h.StorageOpt) > 0, "HostConfig.StorageOpt"},
-		{h.Umask != nil, "HostConfig.Umask"},
 		{len(h.DeviceRequests) > 0, "HostConfig.DeviceRequests"},
 		{h.CPURealtimePeriod != 0 || h.CPURealtimeRuntime != 0, "HostConfig.CpuRealtimePeriod"},
 		{h.CPUCount != 0 || h.CPUPercent != 0 || h.IOMaximumBandwidth != 0 || h.IOMaximumIOps != 0, "a limit of Windows"},
-		{h.MaskedPaths != nil && len(h.MaskedPaths) == 0 != (h.ReadonlyPaths != nil && len(h.ReadonlyPaths) == 0), "HostConfig.MaskedPaths"},
 		{!knownRuntime(h.Runtime), "the runtime " + h.Runtime},
 	} {
 		if f.set {
 			return worded(errdefs.ErrInvalidArgument, "%s is not supported by teu", f.what)
 		}
+	}
+	return nil
+}
+
+// checkTexts refuses keys that are empty.
+func checkTexts(b *createRequest, _ *runner.Options) error {
+	for _, e := range b.Env {
+		if e == "" || e[0] == '=' {
+			return invalid("invalid environment variable: %s", e)
+		}
+	}
+	if _, empty := b.HostConfig.Annotations[""]; empty {
+		return invalid("invalid Annotations: the empty string is not permitted as an annotation key")
 	}
 	return nil
 }
@@ -182,7 +263,7 @@ func setNamespaces(b *createRequest, o *runner.Options) error {
 		return invalid("invalid cgroup namespace mode: %s", h.CgroupnsMode)
 	}
 	o.PIDMode, o.UTSMode = string(h.PidMode), string(h.UTSMode)
-	if h.IpcMode != "private" && h.IpcMode != "shareable" {
+	if h.IpcMode != "private" {
 		o.IPCMode = string(h.IpcMode)
 	}
 	if h.CgroupnsMode.IsHost() {
@@ -295,7 +376,8 @@ func setHealth(b *createRequest, o *runner.Options) error {
 	return nil
 }
 
-// parsePlatform reads os/arch[/variant], or an OCI platform in JSON as 1.48 has it.
+// parsePlatform reads os/arch[/variant] or one of these, the rest is then the host's; or an
+// OCI platform in JSON as 1.48 has it.
 func parsePlatform(text string) (*ocispec.Platform, error) {
 	if text == "" {
 		return nil, nil
@@ -307,18 +389,11 @@ func parsePlatform(text string) (*ocispec.Platform, error) {
 		}
 		return &p, nil
 	}
-	parts := strings.Split(text, "/")
-	if len(parts) == 1 {
-		return nil, invalid("invalid platform %q: it has the form os/arch[/variant]", text)
+	p, err := platforms.Parse(text)
+	if err != nil {
+		return nil, invalid("%s", err)
 	}
-	p := &ocispec.Platform{OS: parts[0], Architecture: parts[1]}
-	if len(parts) == 3 {
-		p.Variant = parts[2]
-	}
-	if len(parts) > 3 || p.OS == "" || p.Architecture == "" {
-		return nil, invalid("invalid platform %q: it has the form os/arch[/variant]", text)
-	}
-	return p, nil
+	return &p, nil
 }
 
 // withTag is how docker names a missing image.

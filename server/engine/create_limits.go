@@ -57,7 +57,7 @@ func resources(h *container.Resources) *specs.LinuxResources {
 	if cpu != (specs.LinuxCPU{}) {
 		r.CPU = &cpu
 	}
-	if h.PidsLimit != nil && *h.PidsLimit != 0 {
+	if h.PidsLimit != nil && *h.PidsLimit > 0 {
 		r.Pids = &specs.LinuxPids{Limit: h.PidsLimit}
 	}
 	r.BlockIO = blockIO(h)
@@ -114,6 +114,8 @@ const minMemory = 6 << 20
 func setLimits(b *createRequest, o *runner.Options) error {
 	h := b.HostConfig
 	switch {
+	case h.CPUShares < 0:
+		return invalid("invalid CPU shares (%d): value must be a positive integer", h.CPUShares)
 	case h.Memory > 0 && h.Memory < minMemory:
 		return invalid("Minimum memory limit allowed is 6MB")
 	case h.Memory > 0 && h.MemorySwap > 0 && h.MemorySwap < h.Memory:
@@ -194,7 +196,11 @@ func deviceRule(text string) (rule specs.LinuxDeviceCgroup, err error) {
 // setSecurity reads SecurityOpt. Profiles come as text: the client has read the file.
 func setSecurity(b *createRequest, o *runner.Options) error {
 	o.SecurityOpt = b.HostConfig.SecurityOpt
-	o.OpenPaths = b.HostConfig.MaskedPaths != nil && len(b.HostConfig.MaskedPaths) == 0 // systempaths=unconfined
+	h := b.HostConfig
+	if o.Umask = h.Umask; o.Umask != nil && *o.Umask > 0o777 {
+		return invalid("invalid umask %#o: it is a number from 0 to 0777", *o.Umask)
+	}
+	o.MaskedPaths, o.ReadonlyPaths = h.MaskedPaths, h.ReadonlyPaths
 	for _, opt := range o.SecurityOpt {
 		k, v, ok := strings.Cut(opt, "=")
 		if !ok {
@@ -217,8 +223,12 @@ func setSecurity(b *createRequest, o *runner.Options) error {
 			}
 		case "apparmor":
 			o.AppArmor = v
-		case "label", "writable-cgroups":
+		case "label":
 			// Nothing of the kind confines our containers.
+		case "writable-cgroups":
+			if on, err := strconv.ParseBool(orElse(v, "true")); err != nil || on && !h.Privileged {
+				return invalid("invalid --security-opt 2: %q", opt)
+			}
 		default:
 			return invalid("invalid --security-opt 2: %q", opt)
 		}

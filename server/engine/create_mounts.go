@@ -20,12 +20,16 @@ func setMounts(b *createRequest, o *runner.Options) error {
 		if err != nil {
 			return err
 		}
+		m.ReadOnlyNonRecursive = b.shallowReadOnly && m.ReadOnly && m.Type == "bind"
 		o.Mounts = append(o.Mounts, m)
 	}
 	for _, spec := range b.HostConfig.Mounts {
 		m, err := mountRequest(spec)
 		if err != nil {
 			return err
+		}
+		if m.Long = true; m.ReadOnly && m.Type == "bind" && b.shallowReadOnly {
+			m.ReadOnlyNonRecursive = true
 		}
 		o.Mounts = append(o.Mounts, m)
 	}

@@ -119,7 +119,7 @@ func TestRoundTrip(t *testing.T) {
 		"CpuShares":512,"CpusetCpus":"0-1","PidsLimit":10,"OomScoreAdj":5,"RestartPolicy":{"Name":"on-failure","MaximumRetryCount":3},"AutoRemove":false,
 		"CapAdd":["NET_ADMIN"],"CapDrop":["ALL"],"Dns":["1.1.1.1"],"DnsSearch":["a"],"DnsOptions":["b"],"ExtraHosts":["h:1.2.3.4"],"GroupAdd":["g"],
 		"IpcMode":"host","PidMode":"host","UTSMode":"host","Privileged":true,"PublishAllPorts":true,"ReadonlyRootfs":true,"SecurityOpt":["no-new-privileges"],
-		"ShmSize":1000,"Sysctls":{"a":"b"},"Tmpfs":{"/t":"size=1m"},"Links":["l:m"],"VolumesFrom":["v"],"Init":true,
+		"ShmSize":1000,"Sysctls":{"a":"b"},"Tmpfs":{"/t":"size=1m"},"VolumesFrom":["v"],"Init":true,
 		"Ulimits":[{"Name":"nofile","Soft":1,"Hard":2}],"Devices":[{"PathOnHost":"/dev/a","PathInContainer":"/dev/b","CgroupPermissions":"r"}],
 		"LogConfig":{"Type":"json-file","Config":{"max-size":"1000","max-file":"2"}},"Annotations":{"n":"o"},
 		"PortBindings":{"80/tcp":[{"HostIp":"127.0.0.1","HostPort":"8080"}],"53/udp":[{"HostIp":"","HostPort":""}]},
@@ -152,6 +152,14 @@ func TestRoundTrip(t *testing.T) {
 		}
 	}
 	compare(want, got)
+}
+
+// TestLinks: links are told in the form that names the container too.
+func TestLinks(t *testing.T) {
+	c := &runner.Container{Name: "web", Config: runner.Config{Options: runner.Options{Links: []string{"db", "cache:store"}}}}
+	if diff := cmp.Diff([]string{"/db:/web/db", "/cache:/web/store"}, linksOf(c)); diff != "" {
+		t.Error(diff)
+	}
 }
 
 // TestRefused: what teu does not have is named.

@@ -24,10 +24,14 @@ func (s *Server) createExec(w http.ResponseWriter, r *request) error {
 	if _, err := runner.ParseDetachKeys(body.DetachKeys); err != nil {
 		return err
 	}
-	id, err := s.Backend.Containers().ExecCreate(r.Context(), r.name, runner.ExecOptions{
+	o := runner.ExecOptions{
 		Args: body.Cmd, Env: body.Env, WorkingDir: body.WorkingDir, User: body.User, TTY: body.Tty,
 		Stdin: body.AttachStdin, Output: body.AttachStdout || body.AttachStderr, Privileged: body.Privileged,
-	}, body.DetachKeys)
+	}
+	if size := body.ConsoleSize; size != nil && r.version >= 42 {
+		o.Rows, o.Columns = uint16(size[0]), uint16(size[1])
+	}
+	id, err := s.Backend.Containers().ExecCreate(r.Context(), r.name, o, body.DetachKeys)
 	if err != nil {
 		return err
 	}
@@ -51,8 +55,8 @@ func (s *Server) startExec(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	o := runner.ExecStartOptions{Detach: body.Detach}
-	if size := body.ConsoleSize; size != nil {
-		if !info.Options.TTY {
+	if size := body.ConsoleSize; size != nil && r.version >= 42 {
+		if !body.Tty {
 			return invalid("console size is only supported when TTY is enabled")
 		}
 		o.Rows, o.Columns = uint16(size[0]), uint16(size[1])
@@ -60,7 +64,7 @@ func (s *Server) startExec(w http.ResponseWriter, r *request) error {
 	x, err := engine.ExecStart(context.WithoutCancel(r.Context()), r.name, o)
 	var launch *keeper.LaunchError
 	if errors.As(err, &launch) && !body.Detach {
-		return sayInstead(w, r, info.Options.TTY, err)
+		return sayInstead(w, r, body.Tty, err)
 	}
 	if err != nil {
 		return err
@@ -72,7 +76,8 @@ func (s *Server) startExec(w http.ResponseWriter, r *request) error {
 		w.WriteHeader(http.StatusOK)
 		return nil
 	}
-	h, err := hijack(w, r, info.Options.TTY)
+	// The form of the stream follows this request, not what the process has.
+	h, err := hijack(w, r, body.Tty)
 	if err != nil {
 		x.Close()
 		closeStreams(x)
@@ -81,7 +86,7 @@ func (s *Server) startExec(w http.ResponseWriter, r *request) error {
 	defer h.Close()
 	ctx, cancel := r.stream()
 	defer cancel()
-	s.converse(ctx, x, h, info, keys)
+	s.converse(ctx, x, h, newOutput(h, body.Tty), info, keys)
 	return nil
 }
 
@@ -111,7 +116,7 @@ func closeStreams(x *runner.Exec) {
 
 // converse passes the streams of an executed command until it ends, or the client goes.
 // A client that goes leaves the command running, as docker does.
-func (s *Server) converse(ctx context.Context, x *runner.Exec, h *hijacked, info runner.ExecInfo, keys []byte) {
+func (s *Server) converse(ctx context.Context, x *runner.Exec, h *hijacked, o output, info runner.ExecInfo, keys []byte) {
 	defer x.Close()
 	ctx, gone := context.WithCancel(ctx)
 	var watch, out sync.WaitGroup
@@ -121,7 +126,6 @@ func (s *Server) converse(ctx context.Context, x *runner.Exec, h *hijacked, info
 	if x.Stdin != nil && info.Options.Stdin {
 		go feedExec(x, h, info.Options.TTY, keys, gone)
 	}
-	o := newOutput(h, info.Options.TTY)
 	done := make(chan struct{})
 	out.Go(func() { io.Copy(o.stream(streamStdout), x.Stdout) }) // a terminal's end is an error
 	if x.Stderr != nil {

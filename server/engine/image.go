@@ -27,6 +27,9 @@ func (s *Server) listImages(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
+	if r.flag("identity") && !r.flag("manifests") {
+		return invalid("conflicting options: identity requires manifests=1")
+	}
 	images, err := s.images(r, nil)
 	if err != nil {
 		return err
@@ -162,6 +165,9 @@ func (s *Server) tag(w http.ResponseWriter, r *request) error {
 	name := repo
 	if tag != "" {
 		name += ":" + tag
+	}
+	if first, _, _ := strings.Cut(name, ":"); digest.Algorithm(first).Available() {
+		return invalid("refusing to create an ambiguous tag using digest algorithm as name")
 	}
 	images, err := s.images(r, nil)
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/teu-dev/teu/cache/library"
 )
 
@@ -56,14 +58,17 @@ func download(r *request, p *progressWriter, src string) (io.ReadCloser, error) 
 	if err != nil {
 		return nil, invalid("fromSrc: %s", err)
 	}
-	p.send(progressJSON{Status: "Downloading from " + src})
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return nil, err
 	}
 	if resp.StatusCode != http.StatusOK {
 		resp.Body.Close()
+		if resp.StatusCode == http.StatusNotFound {
+			return nil, worded(errdefs.ErrNotFound, "downloading %s: the server answered %s", src, resp.Status)
+		}
 		return nil, fmt.Errorf("downloading %s: the server answered %s", src, resp.Status)
 	}
+	p.send(progressJSON{Status: "Downloading from " + src})
 	return resp.Body, nil
 }

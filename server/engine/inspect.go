@@ -3,6 +3,9 @@ package engine
 import (
 	"net/http"
 	"net/netip"
+	"os"
+	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -132,6 +135,9 @@ func networkSettings(in *runner.Inspection, v version) any {
 func mountPoints(c *runner.Container) []container.MountPoint {
 	list := []container.MountPoint{}
 	for _, m := range c.Mounts {
+		if m.Type == "tmpfs" && !slices.ContainsFunc(c.Options.Mounts, func(w runner.MountRequest) bool { return w.Long && path.Clean(w.Target) == m.Destination }) {
+			continue // of --tmpfs: docker shows these in HostConfig only
+		}
 		p := container.MountPoint{
 			Type: mount.Type(m.Type), Name: m.Name, Source: m.Source, Destination: m.Destination, Driver: m.Driver,
 			Mode: m.Mode, RW: m.RW, Propagation: mount.Propagation(m.Propagation),
@@ -181,7 +187,7 @@ func volumesOf(c *runner.Container) map[string]struct{} {
 		add(target)
 	}
 	for _, m := range c.Options.Mounts {
-		if m.Type == "volume" && m.Source == "" {
+		if m.Type == "volume" && m.Source == "" && !m.Long {
 			add(m.Target)
 		}
 	}
@@ -210,7 +216,7 @@ func hostConfig(c *runner.Container) *container.HostConfig {
 		ConsoleSize: [2]uint{uint(o.Rows), uint(o.Columns)},
 		CapAdd:      o.CapAdd, CapDrop: o.CapDrop, CgroupnsMode: container.CgroupnsMode(orElse(o.CgroupMode, "private")),
 		DNS: []netip.Addr{}, DNSOptions: empty(o.DNSOptions), DNSSearch: empty(o.DNSSearch), ExtraHosts: o.ExtraHosts, GroupAdd: o.Groups,
-		IpcMode: container.IpcMode(orElse(o.IPCMode, "private")), Links: o.Links, PidMode: container.PidMode(o.PIDMode),
+		IpcMode: container.IpcMode(orElse(o.IPCMode, "private")), Links: linksOf(c), PidMode: container.PidMode(o.PIDMode),
 		UTSMode: container.UTSMode(o.UTSMode), Privileged: o.Privileged, PublishAllPorts: o.PublishAll,
 		ReadonlyRootfs: o.ReadOnly, SecurityOpt: o.SecurityOpt, ShmSize: o.ShmSize, Sysctls: o.Sysctls, Runtime: "teu",
 		PortBindings: portBindings(o),
@@ -229,8 +235,19 @@ func hostConfig(c *runner.Container) *container.HostConfig {
 			h.DNS = append(h.DNS, a)
 		}
 	}
-	if !o.Privileged {
-		h.MaskedPaths, h.ReadonlyPaths = maskedPaths(), readonlyPaths()
+	h.Umask = o.Umask
+	h.MaskedPaths, h.ReadonlyPaths = o.MaskedPaths, o.ReadonlyPaths
+	switch {
+	case o.Privileged:
+	case o.OpenPaths:
+		h.MaskedPaths, h.ReadonlyPaths = []string{}, []string{}
+	default:
+		if h.MaskedPaths == nil {
+			h.MaskedPaths = maskedPaths()
+		}
+		if h.ReadonlyPaths == nil {
+			h.ReadonlyPaths = readonlyPaths()
+		}
 	}
 	h.OomKillDisable = new(bool)
 	hostMounts(h, o.Mounts)
@@ -283,6 +300,8 @@ func portBindings(o *runner.Options) network.PortMap {
 func hostMounts(h *container.HostConfig, mounts []runner.MountRequest) {
 	for _, m := range mounts {
 		switch {
+		case m.Long:
+			h.Mounts = append(h.Mounts, dockerMount(m))
 		case m.Type == "tmpfs":
 			if h.Tmpfs == nil {
 				h.Tmpfs = map[string]string{}
@@ -319,7 +338,12 @@ func dockerMount(m runner.MountRequest) mount.Mount {
 		if b != (mount.BindOptions{}) {
 			out.BindOptions = &b
 		}
+	case "tmpfs":
+		out.TmpfsOptions = tmpfsOptions(m.Options)
 	case "volume":
+		if !m.NoCopy && len(m.Labels) == 0 && m.Subpath == "" && m.Driver == "" && len(m.DriverOpts) == 0 {
+			break
+		}
 		out.VolumeOptions = &mount.VolumeOptions{NoCopy: m.NoCopy, Labels: m.Labels, Subpath: m.Subpath}
 		if m.Driver != "" || len(m.DriverOpts) > 0 {
 			out.VolumeOptions.DriverConfig = &mount.Driver{Name: m.Driver, Options: m.DriverOpts}
@@ -330,6 +354,42 @@ func dockerMount(m runner.MountRequest) mount.Mount {
 		}
 	}
 	return out
+}
+
+// tmpfsOptions is the inverse of what mountRequest makes of them.
+func tmpfsOptions(options []string) *mount.TmpfsOptions {
+	if len(options) == 0 {
+		return nil
+	}
+	t := &mount.TmpfsOptions{}
+	for _, text := range options {
+		key, value, _ := strings.Cut(text, "=")
+		n, bytes := strconv.ParseInt(value, 10, 64)
+		mode, octal := strconv.ParseUint(value, 8, 32)
+		switch {
+		case key == "size" && bytes == nil:
+			t.SizeBytes = n
+		case key == "mode" && octal == nil:
+			t.Mode = os.FileMode(mode)
+		case value == "":
+			t.Options = append(t.Options, []string{key})
+		default:
+			t.Options = append(t.Options, []string{key, value})
+		}
+	}
+	return t
+}
+
+// linksOf are a container's links in the form /OTHER:/CONTAINER/ALIAS.
+func linksOf(c *runner.Container) (list []string) {
+	for _, text := range c.Options.Links {
+		other, alias, ok := strings.Cut(text, ":")
+		if !ok {
+			alias = other
+		}
+		list = append(list, "/"+strings.TrimPrefix(other, "/")+":/"+c.Name+"/"+alias)
+	}
+	return list
 }
 
 // maskedPaths and readonlyPaths are the default ones, which containers are shown with.

@@ -1,9 +1,14 @@
 package engine
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
+	"github.com/moby/moby/api/types/blkiodev"
 	"github.com/moby/moby/api/types/container"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/teu-dev/teu/runner"
 )
@@ -42,12 +47,35 @@ func hostLimits(h *container.HostConfig, o *runner.Options) {
 			h.CPUQuota, h.CPUPeriod = quota, period
 		}
 	}
-	if r.Pids != nil {
-		h.PidsLimit = r.Pids.Limit
+	if r.Pids != nil && r.Pids.Limit != nil {
+		n := max(0, *r.Pids.Limit)
+		h.PidsLimit = &n
 	}
 	if b := r.BlockIO; b != nil {
 		h.BlkioWeight = value(b.Weight)
+		for _, d := range b.WeightDevice {
+			h.BlkioWeightDevice = append(h.BlkioWeightDevice, &blkiodev.WeightDevice{Path: devicePath(d.Major, d.Minor), Weight: value(d.Weight)})
+		}
+		h.BlkioDeviceReadBps, h.BlkioDeviceWriteBps = throttles(b.ThrottleReadBpsDevice), throttles(b.ThrottleWriteBpsDevice)
+		h.BlkioDeviceReadIOps, h.BlkioDeviceWriteIOps = throttles(b.ThrottleReadIOPSDevice), throttles(b.ThrottleWriteIOPSDevice)
 	}
+}
+
+func throttles(list []specs.LinuxThrottleDevice) (out []*blkiodev.ThrottleDevice) {
+	for _, d := range list {
+		out = append(out, &blkiodev.ThrottleDevice{Path: devicePath(d.Major, d.Minor), Rate: d.Rate})
+	}
+	return out
+}
+
+// devicePath is a block device's usual name, or its numbers if it has none.
+func devicePath(major, minor int64) string {
+	numbers := fmt.Sprintf("%d:%d", major, minor)
+	link, err := os.Readlink("/sys/dev/block/" + numbers)
+	if err != nil {
+		return numbers
+	}
+	return "/dev/" + filepath.Base(link)
 }
 
 func value[T any](p *T) (v T) {

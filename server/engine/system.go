@@ -125,7 +125,7 @@ func (s *Server) getInfo(w http.ResponseWriter, r *request) error {
 			i.ContainersStopped++
 		}
 	}
-	if r.version < 44 {
+	if r.version < 50 {
 		return writeJSON(w, http.StatusOK, info{Info: i, BridgeNfIptables: true, BridgeNfIP6tables: true})
 	}
 	return writeJSON(w, http.StatusOK, i)

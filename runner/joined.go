@@ -1,0 +1,68 @@
+package runner
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// joined are the namespaces that a container shares: "" for its own, "host", or a path.
+type joined struct{ net, pid string }
+
+// namePIDMode replaces the container of container:NAME by its ID, which it keeps.
+func (e *Engine) namePIDMode(o *Options) error {
+	ref, ok := strings.CutPrefix(o.PIDMode, "container:")
+	if !ok {
+		return nil
+	}
+	id, err := e.resolve(ref)
+	if errdefs.IsNotFound(err) {
+		return worded(errdefs.ErrInvalidArgument, "No such container: %s", ref)
+	}
+	o.PIDMode = "container:" + id
+	return err
+}
+
+// pidNamespace is what a container's PIDMode means now. The namespace of another container
+// is the one of its present run.
+func (e *Engine) pidNamespace(ctx context.Context, c *Container) (string, error) {
+	ref, ok := strings.CutPrefix(c.Options.PIDMode, "container:")
+	if !ok {
+		return c.Options.PIDMode, nil
+	}
+	other, err := e.Get(ctx, ref)
+	if err != nil {
+		return "", fmt.Errorf("failed to join PID namespace: %w", err)
+	}
+	if !other.State.Alive() || !other.State.Init.Alive() {
+		return "", worded(errdefs.ErrFailedPrecondition, "failed to join PID namespace: container %s is not running", other.ID)
+	}
+	return fmt.Sprintf("/proc/%d/ns/pid", other.State.Init.PID), nil
+}
+
+// ownPID is the PID mode where only the container's processes count: what joins it finds
+// its namespaces by a process.
+func (o *Options) ownPID() string {
+	if o.PIDMode == "host" {
+		return "host"
+	}
+	return ""
+}
+
+// withoutShm takes /dev/shm away, as --ipc none asks for.
+func withoutShm(s *specs.Spec) {
+	s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool { return m.Destination == "/dev/shm" })
+}
+
+// ipcNamespace is what IPCMode means for the spec.
+func (o *Options) ipcNamespace() string {
+	switch o.IPCMode {
+	case "none", "private", "shareable":
+		return ""
+	}
+	return o.IPCMode
+}

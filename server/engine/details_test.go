@@ -1,0 +1,172 @@
+package engine_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// api sends a request and returns the status and the whole answer.
+func (w *world) api(method, path, body string) (int, string) {
+	w.t.Helper()
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", w.socket())
+	}
+	client := http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: limit}
+	req, err := http.NewRequestWithContext(w.t.Context(), method, "http://docker"+path, strings.NewReader(body))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := client.Do(req)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
+}
+
+// testRefusals: the statuses and words that clients tell errors by.
+func testRefusals(t *testing.T, w *world) {
+	w.docker("run", "-dt", "--name", "refusals", "busybox", "sleep", "1000")
+	defer w.docker("rm", "-f", "refusals")
+	for _, c := range []struct {
+		method, path, body string
+		status             int
+		words              string
+	}{
+		{"POST", "/containers/create", `{"Image":"busybox","Env":["=x"]}`, 400, "invalid environment variable: =x"},
+		{"POST", "/containers/create", `{"Image":"busybox:sha256:0"}`, 400, `"invalid reference format"`},
+		{"POST", "/containers/create", `{"Image":"busybox","HostConfig":{"CpuShares":-1}}`, 400, "invalid CPU shares (-1)"},
+		{"POST", "/containers/create", `{"Image":"busybox","HostConfig":{"Annotations":{"":"a"}}}`, 400, "invalid Annotations"},
+		{"POST", "/containers/create", `{"Image":"busybox","HostConfig":{"PidMode":"container:nosuch"}}`, 400, "No such container: nosuch"},
+		{"POST", "/containers/create", `{"Image":"busybox","HostConfig":{"SecurityOpt":["writable-cgroups=x"]}}`, 400, "invalid --security-opt 2"},
+		{"POST", "/v1.43/containers/create", `{"Image":"busybox","NetworkingConfig":{"EndpointsConfig":{"a":{},"b":{}}}}`, 400, "multiple network endpoints: a, b"},
+		{"POST", "/containers/create?platform=linux/s390x", `{"Image":"busybox"}`, 404, "does not provide the specified platform (linux/s390x)"},
+		{"POST", "/containers/create?platform=nosuch", `{"Image":"busybox"}`, 400, "unknown operating system or architecture"},
+		{"POST", "/containers/refusals/attach?detachKeys=ctrl-A", "", 400, "Invalid detach keys (ctrl-A) provided"},
+		{"POST", "/containers/refusals/start?checkpoint=../x", "", 400, `invalid checkpoint ID`},
+		{"POST", "/containers/refusals/resize?h=x&w=1", "", 400, `invalid resize height \"x\": invalid syntax`},
+		{"POST", "/containers/refusals/resize?h=1&w=-1", "", 400, `invalid resize width \"-1\": value out of range`},
+		{"POST", "/containers/refusals/rename?name=refusals", "", 400, "Renaming a container with the same name"},
+		{"POST", "/containers/refusals/exec", `{"Cmd":["true"],"User":"nosuch"}`, 400, "unable to find user nosuch: no matching entries in passwd file"},
+		{"POST", "/containers/refusals/exec", `{"Cmd":["true"],"User":"0:nosuch"}`, 400, "unable to find group nosuch"},
+		{"GET", "/containers/refusals/archive?path=/etc/passwd/", "", 400, "not a directory"},
+		{"POST", "/images/busybox/tag?repo=sha256&tag=x", "", 400, "ambiguous tag"},
+		{"GET", "/images/json?identity=1", "", 400, "identity requires manifests=1"},
+	} {
+		if status, answer := w.api(c.method, c.path, c.body); status != c.status || !strings.Contains(answer, c.words) {
+			t.Errorf("%s %s %s: %d %s, want %d and %q", c.method, c.path, c.body, status, answer, c.status, c.words)
+		}
+	}
+}
+
+// testShared: what containers share, and what outlives the end of one.
+func testShared(t *testing.T, w *world) {
+	w.docker("run", "-d", "--name", "front", "busybox", "sleep", "1234")
+	w.want(`sleep 1234`, "run", "--rm", "--pid", "container:front", "busybox", "ps")
+	w.docker("create", "--name", "behind", "--pid", "container:front", "busybox", "ps")
+	w.docker("kill", "front")
+	w.docker("wait", "front")
+	w.fails(1, "failed to join PID namespace.*is not running", "start", "behind")
+	w.docker("rm", "-f", "front", "behind")
+	w.fails(1, "", "run", "--rm", "--ipc", "none", "busybox", "grep", "-q", " /dev/shm ", "/proc/mounts")
+	// One that is removed at its end is not at a restart.
+	w.docker("run", "-d", "--rm", "--name", "again", "-l", "again", "busybox", "sleep", "1000")
+	w.docker("restart", "-t", "0", "again")
+	w.want("true", "inspect", "-f", "{{.State.Running}}", "again")
+	w.fails(1, "AutoRemove is enabled", "update", "--restart", "always", "again")
+	w.docker("kill", "again")
+	w.soon("it is removed at its end", func() bool { return w.docker("ps", "-aq", "--filter", "label=again") == "" })
+}
+
+// testInspected: what was asked for is what holds, and what is told.
+func testInspected(t *testing.T, w *world) {
+	create := func(host string) string {
+		status, answer := w.api("POST", "/containers/create", `{"Image":"busybox","Cmd":["sleep","1000"],"WorkingDir":"/tmp/","HostConfig":`+host+`}`)
+		var made struct{ ID string }
+		if err := json.Unmarshal([]byte(answer), &made); status != http.StatusCreated || err != nil {
+			t.Fatalf("%s: %d %s", host, status, answer)
+		}
+		w.docker("start", made.ID)
+		return made.ID
+	}
+	id := create(`{"Umask":63,"MaskedPaths":["/proc/version"],"ReadonlyPaths":[],"PidsLimit":9,
+		"Tmpfs":{"/a":""},"Mounts":[{"Type":"tmpfs","Target":"/b","TmpfsOptions":{"SizeBytes":65536}},{"Type":"volume","Target":"/v"}]}`)
+	defer w.docker("rm", "-fv", id)
+	w.want(`^0077$`, "exec", id, "sh", "-c", "umask")
+	w.want(`^0077$`, "exec", "-u", "1", id, "sh", "-c", "umask")
+	w.want(`^0$`, "exec", id, "sh", "-c", "wc -c </proc/version")
+	w.want(`^\[/proc/version\] \[\] /tmp 9$`, "inspect", "-f", "{{.HostConfig.MaskedPaths}} {{.HostConfig.ReadonlyPaths}} {{.Config.WorkingDir}} {{.HostConfig.PidsLimit}}", id)
+	w.want(`^\[tmpfs /b volume /v \]$`, "inspect", "-f", "[{{range .HostConfig.Mounts}}{{.Type}} {{.Target}} {{end}}]", id)
+	w.want(`^\[/b /v \]$`, "inspect", "-f", "[{{range .Mounts}}{{.Destination}} {{end}}]", id)
+	w.docker("update", "--pids-limit", "-1", id)
+	w.want(`^0$`, "inspect", "-f", "{{.HostConfig.PidsLimit}}", id)
+	w.want(`^max$`, "exec", id, "sh", "-c", "cat /sys/fs/cgroup/pids/pids.max 2>/dev/null || cat /sys/fs/cgroup/pids.max")
+	if _, names := w.api("GET", "/containers/"+id+"/archive?path=/.", ""); !strings.Contains(names, "\x00./etc/passwd\x00") {
+		t.Errorf("the archive of /. has no ./etc/passwd, it begins with %.1000q", names)
+	}
+}
+
+// testExecTerminal: the first size of a terminal, and another one for a command whose
+// terminal nobody is at.
+func testExecTerminal(t *testing.T, w *world) {
+	w.docker("run", "-d", "--name", "sized", "busybox", "sleep", "1000")
+	defer w.docker("rm", "-f", "sized")
+	exec := func(body string) string {
+		_, answer := w.api("POST", "/containers/sized/exec", body)
+		var made struct{ ID string }
+		if err := json.Unmarshal([]byte(answer), &made); err != nil {
+			t.Fatal(err, answer)
+		}
+		return made.ID
+	}
+	id := exec(`{"AttachStdout":true,"Tty":true,"ConsoleSize":[57,123],"Cmd":["stty","size"]}`)
+	if _, out := w.api("POST", "/exec/"+id+"/start", `{"Tty":true}`); out != "57 123\r\n" {
+		t.Errorf("the terminal's size is told as %q", out)
+	}
+	// The form of the stream is as this client says, whatever the command has.
+	id = exec(`{"AttachStdout":true,"Tty":true,"Cmd":["echo","x"]}`)
+	if _, out := w.api("POST", "/exec/"+id+"/start", `{}`); !bytes.HasPrefix([]byte(out), []byte{1, 0, 0, 0}) {
+		t.Errorf("a stream in frames begins with %q", out)
+	}
+	id = exec(`{"Tty":true,"Cmd":["sh","-c","until [ \"$(stty size)\" = '40 50' ]; do sleep 0.05; done; touch /done; sleep 100"]}`)
+	if status, answer := w.api("POST", "/exec/"+id+"/start", `{"Detach":true,"Tty":true}`); status != http.StatusOK {
+		t.Fatal(status, answer)
+	}
+	if status, answer := w.api("POST", "/exec/"+id+"/resize?h=40&w=50", ""); status != http.StatusOK {
+		t.Error(status, answer)
+	}
+	w.soon("the terminal has its new size", func() bool {
+		_, _, code := w.try("docker", "exec", "sized", "test", "-e", "/done")
+		return code == 0
+	})
+	w.docker("kill", "sized")
+	w.docker("wait", "sized")
+	if status, answer := w.api("POST", "/exec/"+id+"/resize?h=40&w=50", ""); status != http.StatusConflict && status != http.StatusNotFound {
+		t.Errorf("resizing what has ended: %d %s", status, answer)
+	}
+}
+
+// testHealthTold: a check that is too slow tells what it had said.
+func testHealthTold(t *testing.T, w *world) {
+	w.docker("run", "-d", "--name", "slow", "--health-cmd", "echo begun; sleep 60", "--health-interval", "100ms", "--health-timeout", "300ms", "--health-retries", "1", "busybox", "sleep", "1000")
+	defer w.docker("rm", "-f", "slow")
+	told := ""
+	w.soon("the check has failed", func() bool {
+		told = w.docker("inspect", "-f", "{{range .State.Health.Log}}{{.Output}}{{end}}", "slow")
+		return told != ""
+	})
+	if !strings.HasPrefix(told, "Health check exceeded timeout (300ms): begun") {
+		t.Errorf("it told %q", told)
+	}
+}
