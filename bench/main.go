@@ -4,7 +4,7 @@
 // is taken in rounds, each tool once per round, so that all see the same weather; medians
 // with the fastest and the slowest round are published, losses too.
 //
-//	go run ./bench -teu bin/teu -peers .cache/peers [-only run,pull] [-write docs/benchmarks.md]
+//	go run ./bench -teu bin/teu -peers .cache/peers [-only run,pull,engine] [-write docs/benchmarks.md]
 package main
 
 import (
@@ -57,6 +57,7 @@ var figures = []struct {
 	{"live", measureLive},
 	{"logs", measureLogs},
 	{"ports", measurePorts},
+	{"engine", measureEngine},
 }
 
 func names() string {

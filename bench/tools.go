@@ -120,11 +120,11 @@ func (b *bench) daemon(ctx context.Context, ready func() error, args ...string) 
 		}
 		log.Close()
 	}
-	for range 200 {
+	for range 4000 {
 		if err = ready(); err == nil {
 			return stop, nil
 		}
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(5 * time.Millisecond)
 	}
 	stop()
 	said, _ := os.ReadFile(log.Name())
