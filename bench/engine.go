@@ -63,8 +63,11 @@ func (e *apiServer) call(ctx context.Context, method, path string, body, answer 
 type made struct{ ID string }
 
 func (e *apiServer) create(ctx context.Context, command ...string) (id string, err error) {
+	// Limits that podman may set without CAP_SYS_RESOURCE, the same for all.
+	limits := []any{map[string]any{"Name": "nofile", "Soft": 1024, "Hard": 1024}, map[string]any{"Name": "nproc", "Soft": 1024, "Hard": 1024}}
+	host := map[string]any{"NetworkMode": "none", "Ulimits": limits}
 	var m made
-	err = e.call(ctx, "POST", "/containers/create", map[string]any{"Image": "busybox", "Cmd": command, "HostConfig": map[string]any{"NetworkMode": "none"}}, &m)
+	err = e.call(ctx, "POST", "/containers/create", map[string]any{"Image": "busybox", "Cmd": command, "HostConfig": host}, &m)
 	return m.ID, err
 }
 
@@ -258,20 +261,21 @@ func engineCalls(ctx context.Context, b *bench, list []*apiServer) error {
 }
 
 // six is a stack of six services.
-const six = `services:
-  db: {image: busybox, command: [sleep, "1000"], healthcheck: {test: [CMD, "true"], interval: 1s}}
-  cache: {image: busybox, command: [sleep, "1000"]}
-  queue: {image: busybox, command: [sleep, "1000"]}
-  api: {image: busybox, command: [sleep, "1000"], depends_on: [db, cache]}
-  worker: {image: busybox, command: [sleep, "1000"], depends_on: [queue]}
-  web: {image: busybox, command: [sleep, "1000"], depends_on: [api]}
+const six = `x-all: &all {image: busybox, ulimits: {nofile: 1024, nproc: 1024}}
+services:
+  db: {<<: *all, command: [sleep, "1000"], healthcheck: {test: [CMD, "true"], interval: 1s}}
+  cache: {<<: *all, command: [sleep, "1000"]}
+  queue: {<<: *all, command: [sleep, "1000"]}
+  api: {<<: *all, command: [sleep, "1000"], depends_on: [db, cache]}
+  worker: {<<: *all, command: [sleep, "1000"], depends_on: [queue]}
+  web: {<<: *all, command: [sleep, "1000"], depends_on: [api]}
 `
 
 func engineClients(ctx context.Context, b *bench, list []*apiServer) error {
 	for _, network := range []string{"none", "bridge"} {
 		var all []contender
 		for _, e := range list {
-			all = append(all, contender{name: e.name, args: []string{"docker", "-H", "unix://" + e.socket, "run", "--rm", "--network", network, "busybox", "true"}})
+			all = append(all, contender{name: e.name, args: []string{"docker", "-H", "unix://" + e.socket, "run", "--rm", "--ulimit", "nofile=1024", "--ulimit", "nproc=1024", "--network", network, "busybox", "true"}})
 		}
 		b.report.add(figure{title: "Engine API: `docker run --rm --network " + network + " busybox true`", unit: "ms", results: b.race(ctx, 1, b.rounds, all)})
 	}
