@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 )
 
 // builders are what a subject about builds is raced with: the daemons, a registry of distribution's on
@@ -163,7 +162,7 @@ func (s *builders) race(ctx context.Context, title, note string, warmups, rounds
 		peaks = append(peaks, r)
 	}
 	s.b.report.add(figure{
-		title: "Peak memory: " + strings.ToLower(title[:1]) + title[1:], unit: "MB",
+		title: "Peak memory: " + title, unit: "MB",
 		note: "Of all processes of the tool together, its daemon included, without pages of files.", results: peaks,
 	})
 }
