@@ -19,6 +19,8 @@ func ParseBind(text string) (MountRequest, error) {
 	m := MountRequest{Type: "volume"}
 	mode := ""
 	switch {
+	case text == "":
+		return m, worded(errdefs.ErrInvalidArgument, "invalid empty volume spec")
 	case len(parts) == 1:
 		m.Target = parts[0]
 	case len(parts) <= 3:

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,6 +47,13 @@ func boolFilter(filters map[string][]string, name string) (value, given bool, er
 	return value, true, nil
 }
 
+// matchesName says whether a filter means a name: it is a regular expression that the name
+// contains (moby daemon/internal/filters, Args.Match), and what is none finds nothing but itself.
+func matchesName(name, filter string) bool {
+	ok, err := regexp.MatchString(filter, name)
+	return name == filter || err == nil && ok
+}
+
 func (e *Engine) filterVolumes(all []Volume, filters map[string][]string) ([]Volume, error) {
 	if err := checkFilters(filters, "name", "label", "label!", "driver", "dangling"); err != nil {
 		return nil, err
@@ -59,7 +67,7 @@ func (e *Engine) filterVolumes(all []Volume, filters map[string][]string) ([]Vol
 		return nil, err
 	}
 	return slices.DeleteFunc(all, func(v Volume) bool {
-		return !anyOf(filters["name"], func(s string) bool { return strings.Contains(v.Name, s) }) ||
+		return !anyOf(filters["name"], func(s string) bool { return matchesName(v.Name, s) }) ||
 			!anyOf(filters["driver"], func(s string) bool { return v.Driver == s }) ||
 			given && dangling != (len(users[v.Name]) == 0) || !hasLabels(v.Labels, filters)
 	}), nil

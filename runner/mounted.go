@@ -8,12 +8,14 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/mount"
 	"github.com/teu-dev/teu/cache/rootfs"
+	"github.com/teu-dev/teu/runner/keeper"
 )
 
 // filesOptions say what somebody wants to do with a container's files.
@@ -25,16 +27,13 @@ type filesOptions struct {
 // with what is mounted in it. That of a container which does not run is mounted for the
 // time of the call, where nobody else sees it.
 func (e *Engine) withFiles(ctx context.Context, c *Container, o filesOptions, fn func(root *rootfs.Dir) error) error {
-	if c.State.Alive() {
-		root, err := rootOf(c)
-		if err == nil && !c.State.Alive() { // the number may be another process's already
-			root.Close()
-			err = os.ErrProcessDone
-		}
-		if err == nil {
-			defer root.Close()
-			return fn(root)
-		}
+	root, c, err := e.runningRoot(ctx, c)
+	if err != nil {
+		return err
+	}
+	if root != nil {
+		defer root.Close()
+		return fn(root)
 	}
 	if o.Write { // nobody may start it meanwhile: two mounts must not share an upper directory
 		unlock, err := e.lock(ctx, c.ID)
@@ -56,6 +55,29 @@ func (e *Engine) withFiles(ctx context.Context, c *Container, o filesOptions, fn
 		done <- e.mounted(c, o, fn)
 	}()
 	return <-done
+}
+
+// runningRoot opens the root of a container that runs. One whose process is just ending is
+// waited for, until that is written down: then, and of one that does not run, root is nil.
+func (e *Engine) runningRoot(ctx context.Context, c *Container) (*rootfs.Dir, *Container, error) {
+	for c.State.Status == keeper.Running || c.State.Status == keeper.Paused {
+		root, err := rootOf(c)
+		if err == nil && c.State.Alive() { // else the number may be another process's already
+			return root, c, nil
+		}
+		if err == nil {
+			root.Close()
+		} else if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
+			return nil, nil, err
+		}
+		if err = pause(ctx, 5*time.Millisecond); err == nil {
+			c, err = e.current(ctx, c.ID)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	return nil, c, nil
 }
 
 // mounted mounts the container's root filesystem and volumes in a mount namespace that only

@@ -38,7 +38,7 @@ func (e *Engine) nameOf(id string) string {
 func (e *Engine) resolve(ref string) (string, error) {
 	ref = strings.TrimPrefix(ref, "/")
 	if ref == "" {
-		return "", fmt.Errorf("a container has no empty name: %w", errdefs.ErrInvalidArgument)
+		return "", worded(errdefs.ErrInvalidArgument, "invalid container name or ID: value is empty")
 	}
 	if isHex(ref) && len(ref) == 64 {
 		if _, err := os.Lstat(e.dir(ref)); err == nil {
@@ -152,6 +152,9 @@ func (e *Engine) setName(id, name string) error {
 
 // Rename gives a container another name.
 func (e *Engine) Rename(ctx context.Context, ref, name string) error {
+	if name == "" {
+		return worded(errdefs.ErrInvalidArgument, "new name cannot be blank")
+	}
 	if err := checkName(name); err != nil {
 		return err
 	}

@@ -144,13 +144,16 @@ func (s *Session) Copy(ctx context.Context, stdout, stderr io.Writer) (keeper.Ex
 func (s *Session) finish(ctx context.Context, status keeper.ExitStatus) error {
 	stream := s.current()
 	defer stream.Close()
-	if !s.claimed || !status.Final {
+	if !status.Final {
 		return nil
 	}
+	// One who only looks on helps too, so that a container with --rm is gone when attach ends.
 	if err := s.engine.Finish(context.WithoutCancel(ctx), s.id); err != nil {
 		return err
 	}
-	stream.Done() // should it fail, the keeper finds that there is nothing to do
+	if s.claimed {
+		stream.Done() // should it fail, the keeper finds that there is nothing to do
+	}
 	return nil
 }
 

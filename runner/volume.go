@@ -93,7 +93,7 @@ func (e *Engine) makeVolume(ctx context.Context, o VolumeOptions) (v Volume, mad
 	}
 	v = Volume{
 		Name: name, Driver: "local", Mountpoint: filepath.Join(e.volumeDir(name), "_data"),
-		CreatedAt: time.Now().UTC().Truncate(time.Second), Labels: o.Labels, Options: o.DriverOpts, Scope: "local", Anonymous: anonymous,
+		CreatedAt: time.Now().UTC().Truncate(time.Second), Labels: orNil(o.Labels), Options: orNil(o.DriverOpts), Scope: "local", Anonymous: anonymous,
 	}
 	if err := os.MkdirAll(v.Mountpoint, 0o755); err != nil {
 		return v, false, err
@@ -103,6 +103,14 @@ func (e *Engine) makeVolume(ctx context.Context, o VolumeOptions) (v Volume, mad
 		e.Emit("volume", "create", name, map[string]string{"driver": v.Driver})
 	}
 	return v, true, err
+}
+
+// orNil is what docker shows of labels and options that nobody gave: null, not {}.
+func orNil(m map[string]string) map[string]string {
+	if len(m) == 0 {
+		return nil
+	}
+	return m
 }
 
 // Volume returns a volume by its name.

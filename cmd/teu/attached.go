@@ -24,7 +24,13 @@ type attached struct {
 	stdin   bool
 	keys    []byte       // that detach
 	signals *signalProxy // nil: none are passed on
+
+	attachedLater bool // by `attach`, where docker makes an error of the keys that detach
 }
+
+// errEscaped ends attach and exec when the user typed the keys that detach: docker's words
+// and exit code (1), which tell it from the end of the command.
+func errEscaped() error { return withExitCode(exitFailure, errors.New("read escape sequence")) }
 
 // run copies streams until the container ends or the user detaches, and returns the
 // container's exit code as an error.
@@ -48,6 +54,8 @@ func (t *attached) run(ctx context.Context) error {
 	status, err := t.session.Copy(ctx, t.a.ui.Out, t.a.ui.Err)
 	restore()
 	switch {
+	case errors.Is(err, io.EOF) && t.attachedLater:
+		return errEscaped()
 	case errors.Is(err, io.EOF): // detached
 		return nil
 	case err != nil:
@@ -129,10 +137,15 @@ func (t *attached) copyInput() {
 // from its making to the end of the process.
 type signalProxy struct{ caught chan os.Signal }
 
-func catchSignals() *signalProxy {
+// catchSignals starts to catch. What a terminal sends when it goes away or comes back is
+// not for a container that has one of its own: it stays, to be attached to again.
+func catchSignals(tty bool) *signalProxy {
 	p := &signalProxy{caught: make(chan os.Signal, 128)}
-	signal.Notify(p.caught, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2,
-		unix.SIGALRM, unix.SIGCONT, unix.SIGABRT, unix.SIGIO, unix.SIGPWR)
+	signal.Notify(p.caught, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2,
+		unix.SIGALRM, unix.SIGABRT, unix.SIGIO, unix.SIGPWR)
+	if !tty {
+		signal.Notify(p.caught, unix.SIGHUP, unix.SIGCONT)
+	}
 	return p
 }
 

@@ -127,7 +127,7 @@ func followExec(ctx context.Context, a *app, p *runner.Exec, x *execFlags, keys 
 		wg.Wait()
 		return err
 	case <-detached:
-		return nil
+		return errEscaped()
 	}
 }
 

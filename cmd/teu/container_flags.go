@@ -282,8 +282,24 @@ func (c *containerFlags) setLabels(o *runner.Options) error {
 		}
 		all = append(all, lines...)
 	}
-	o.Labels = keyValues(append(all, c.labels...))
-	o.Annotations = keyValues(c.annotations)
+	all = append(all, c.labels...)
+	o.Labels, o.Annotations = keyValues(all), keyValues(c.annotations)
+	return checkLabels(all)
+}
+
+// checkLabels refuses labels without a name, and names with a space in them (docker/cli
+// opts.ValidateLabel).
+func checkLabels(list []string) error {
+	for _, label := range list {
+		name, _, _ := strings.Cut(label, "=")
+		name = strings.TrimLeft(name, " \t")
+		if name == "" {
+			return fmt.Errorf("invalid label '%s': empty name", label)
+		}
+		if strings.ContainsAny(name, " \t") {
+			return fmt.Errorf("label '%s' contains whitespaces", label)
+		}
+	}
 	return nil
 }
 

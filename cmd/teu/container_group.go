@@ -3,8 +3,6 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
@@ -50,8 +48,10 @@ func newContainerPruneCommand(a *app) *cobra.Command {
 		Short: "Remove all containers that do not run",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !force && !confirm(a, "WARNING! This will remove all stopped containers.") {
-				return nil
+			if !force {
+				if ok, err := a.confirm("WARNING! This will remove all stopped containers.\n"); !ok {
+					return err
+				}
 			}
 			chosen, err := splitFilters(filters)
 			if err != nil {
@@ -76,17 +76,6 @@ func printPruned(a *app, title string, names []string, size int64) {
 		a.ui.Println()
 	}
 	a.ui.Println("Total reclaimed space: " + units.HumanSize(float64(size)))
-}
-
-// confirm asks on a terminal. Without one the answer is yes: nobody is there to be asked.
-func confirm(a *app, warning string) bool {
-	if !a.ui.InTerminal() {
-		return true
-	}
-	fmt.Fprintf(a.ui.Err, "%s\nAre you sure you want to continue? [y/N] ", warning)
-	var answer string
-	fmt.Fscanln(a.ui.In, &answer)
-	return answer == "y" || answer == "Y" || answer == "yes"
 }
 
 func newVolumeCommand(a *app) *cobra.Command {
@@ -124,12 +113,14 @@ func newVolumePruneCommand(a *app) *cobra.Command {
 				return err
 			}
 			o.Filters = keyed
-			warning := "WARNING! This will remove anonymous local volumes not used by at least one container."
+			warning := "WARNING! This will remove anonymous local volumes not used by at least one container.\n"
 			if o.All {
-				warning = "WARNING! This will remove all local volumes not used by at least one container."
+				warning = "WARNING! This will remove all local volumes not used by at least one container.\n"
 			}
-			if !force && !confirm(a, warning) {
-				return nil
+			if !force {
+				if ok, err := a.confirm(warning); !ok {
+					return err
+				}
 			}
 			names, size, err := a.engine().PruneVolumes(cmd.Context(), o)
 			if err != nil && len(names) == 0 {

@@ -68,7 +68,7 @@ func startAttached(ctx context.Context, a *app, ref string, interactive bool, ke
 	}
 	var signals *signalProxy
 	if !c.Options.TTY {
-		signals = catchSignals()
+		signals = catchSignals(false)
 	}
 	o := runner.StartOptions{Attach: &keeper.AttachOptions{
 		Stdin: interactive && c.Options.OpenStdin, Stdout: true, Stderr: !c.Options.TTY,
@@ -257,13 +257,13 @@ func newAttachCommand(a *app) *cobra.Command {
 			}
 			var signals *signalProxy
 			if sigProxy && !tty {
-				signals = catchSignals()
+				signals = catchSignals(false)
 			}
 			session, err := a.engine().Attach(ctx, c.ID, keeper.AttachOptions{Stdin: stdin, Stdout: true, Stderr: !tty})
 			if err != nil {
 				return err
 			}
-			t := attached{a: a, session: session, id: c.ID, tty: tty, stdin: stdin, keys: keys, signals: signals}
+			t := attached{a: a, session: session, id: c.ID, tty: tty, stdin: stdin, keys: keys, signals: signals, attachedLater: true}
 			return t.run(ctx)
 		},
 	}

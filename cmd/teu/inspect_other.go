@@ -4,7 +4,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+
+	"github.com/containerd/errdefs"
 )
 
 // inspectOther finds what is no container, in docker's order.
@@ -24,7 +27,7 @@ func (a *app) inspectOther(ctx context.Context, kind, ref string) (any, error) {
 		}
 		known = true
 		o, err := f.find()
-		if err == nil || kind != "" || !isNotFound(err) {
+		if err == nil || kind != "" || !isNotFound(err) && !errors.Is(err, errdefs.ErrInvalidArgument) {
 			return o, err
 		}
 	}

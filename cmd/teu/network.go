@@ -283,8 +283,10 @@ func newNetworkPruneCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if !force && !confirm(a, "WARNING! This will remove all custom networks not used by at least one container.") {
-				return nil
+			if !force {
+				if ok, err := a.confirm("WARNING! This will remove all custom networks not used by at least one container.\n"); !ok {
+					return err
+				}
 			}
 			names, err := a.engine().PruneNetworks(cmd.Context(), keyed)
 			if len(names) > 0 {

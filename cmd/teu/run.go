@@ -162,8 +162,8 @@ func runContainer(cmd *cobra.Command, a *app, c *runFlags, args []string) error 
 	setAttach(&o, c.attach, c.detach)
 	// Signals are caught from here on, so that none is lost between start and attach.
 	var signals *signalProxy
-	if !c.detach && c.sigProxy && !c.tty {
-		signals = catchSignals()
+	if !c.detach && c.sigProxy {
+		signals = catchSignals(c.tty)
 		ctx = context.WithoutCancel(ctx)
 	}
 	e := a.engine()

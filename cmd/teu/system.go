@@ -10,7 +10,9 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
@@ -43,16 +45,21 @@ func newSystemPruneCommand(a *app) *cobra.Command {
 	var f pruneFlags
 	cmd := &cobra.Command{
 		Use:     "prune [OPTIONS]",
-		Short:   "Remove stopped containers, unused images and the build cache",
+		Short:   "Remove stopped containers, unused networks and images, and the build cache",
 		Example: "  teu system prune --force\n  teu system prune --all --volumes",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			what := []string{"all stopped containers", "all dangling images", "unused build cache"}
-			if f.all {
-				what[1] = "all images without at least one container"
-			}
+			what := []string{"all stopped containers", "all networks not used by at least one container"}
 			if f.volumes {
-				what = append(what, "all anonymous volumes not used by a container")
+				what = append(what, "all anonymous volumes not used by at least one container")
+			}
+			if f.all {
+				what = append(what, "all images without at least one container associated to them", "all build cache")
+			} else {
+				what = append(what, "all dangling images", "unused build cache")
+			}
+			if f.volumes && slices.ContainsFunc(f.filters, func(s string) bool { return strings.HasPrefix(s, "until=") }) {
+				return errors.New(`the "until" filter is not supported with "--volumes"`)
 			}
 			if !f.force {
 				if ok, err := a.confirm("WARNING! This will remove:\n  - " + strings.Join(what, "\n  - ") + "\n"); !ok {
@@ -66,24 +73,32 @@ func newSystemPruneCommand(a *app) *cobra.Command {
 	s.BoolVarP(&f.all, "all", "a", false, "remove all unused images, not just dangling ones")
 	s.BoolVarP(&f.force, "force", "f", false, "do not ask")
 	s.BoolVar(&f.volumes, "volumes", false, "remove anonymous volumes too")
-	s.StringArrayVar(&f.filters, "filter", nil, "until=TIME, label=, label!= (of containers)")
+	s.StringArrayVar(&f.filters, "filter", nil, "only what matches: until=TIME, label=, label!=")
 	return cmd
 }
 
-// confirm asks a yes-no question. Without a terminal to ask at, the answer is an error
-// that says how to do without.
+// confirm asks a yes-no question. The answer may come from a pipe, as in `yes | teu system
+// prune`; where there is none at all, the error says how to do without.
 func (a *app) confirm(warning string) (bool, error) {
-	if !a.ui.InTerminal() {
-		return false, errors.New("this removes data and asks first, but standard input is no terminal: say --force")
-	}
 	fmt.Fprintf(a.ui.Err, "%sAre you sure you want to continue? [y/N] ", warning)
 	line, err := bufio.NewReader(a.ui.In).ReadString('\n')
 	answer := strings.ToLower(strings.TrimSpace(line))
-	return err == nil && (answer == "y" || answer == "yes"), nil
+	if err != nil && answer == "" && !a.ui.InTerminal() {
+		return false, errors.New("nothing was removed: this asks first, and nobody answered; say --force")
+	}
+	return answer == "y" || answer == "yes", nil
 }
 
 func systemPrune(ctx context.Context, a *app, f pruneFlags) error {
 	filters, err := splitFilters(f.filters)
+	if err != nil {
+		return err
+	}
+	ofImages, err := library.ParseFilters(f.filters)
+	if err != nil {
+		return err
+	}
+	unused, err := unusedSince(filters["until"], time.Now())
 	if err != nil {
 		return err
 	}
@@ -92,8 +107,13 @@ func systemPrune(ctx context.Context, a *app, f pruneFlags) error {
 		return err
 	}
 	a.list("Deleted Containers:", containers)
+	networks, err := a.engine().PruneNetworks(ctx, filters)
+	a.list("Deleted Networks:", networks)
+	if err != nil {
+		return err
+	}
 	if f.volumes {
-		names, size, err := a.engine().PruneVolumes(ctx, runner.PruneVolumesOptions{})
+		names, size, err := a.engine().PruneVolumes(ctx, runner.PruneVolumesOptions{Filters: filters})
 		if err != nil {
 			return err
 		}
@@ -104,7 +124,7 @@ func systemPrune(ctx context.Context, a *app, f pruneFlags) error {
 	if err != nil {
 		return err
 	}
-	images, size, err := lib.Prune(ctx, library.PruneOptions{All: f.all})
+	images, size, err := lib.Prune(ctx, library.PruneOptions{All: f.all, Filters: ofImages})
 	a.list("Deleted Images:", removals(images))
 	freed += size
 	if err != nil {
@@ -114,21 +134,42 @@ func systemPrune(ctx context.Context, a *app, f pruneFlags) error {
 	if err != nil {
 		return err
 	}
-	entries, err := b.Prune(ctx, build.PruneOptions{All: f.all})
-	if err != nil {
-		return err
+	if len(filters["label"])+len(filters["label!"]) == 0 { // the cache has no labels
+		entries, err := b.Prune(ctx, build.PruneOptions{All: f.all, Matches: unused})
+		if err != nil {
+			return err
+		}
+		var ids []string
+		for _, e := range entries {
+			ids, freed = append(ids, e.ID), freed+e.Size
+		}
+		a.list("Deleted build cache objects:", ids)
 	}
-	var ids []string
-	for _, e := range entries {
-		ids, freed = append(ids, e.ID), freed+e.Size
-	}
-	a.list("Deleted build cache objects:", ids)
 	report, err := b.Store.GC(ctx, cache.GCOptions{})
 	if err != nil {
 		return err
 	}
 	a.ui.Printf("Total reclaimed space: %s\n", units.HumanSize(float64(freed+report.Bytes)))
 	return nil
+}
+
+// unusedSince matches what of the build cache was last used before all the times given;
+// for no time nil.
+func unusedSince(times []string, now time.Time) (func(build.CacheEntry) bool, error) {
+	if len(times) == 0 {
+		return nil, nil
+	}
+	last := now
+	for _, text := range times {
+		t, err := runner.ParseTime(text, now)
+		if err != nil {
+			return nil, err
+		}
+		if t.Before(last) {
+			last = t
+		}
+	}
+	return func(e build.CacheEntry) bool { return e.LastUsed.Before(last) }, nil
 }
 
 func (a *app) list(heading string, names []string) {

@@ -30,6 +30,9 @@ func newVolumeCreateCommand(a *app) *cobra.Command {
 			if len(args) > 0 {
 				name = args[0]
 			}
+			if err := checkLabels(labels); err != nil {
+				return err
+			}
 			v, err := a.engine().CreateVolume(cmd.Context(), runner.VolumeOptions{
 				Name: name, Driver: driver, DriverOpts: keyValues(options), Labels: keyValues(labels),
 			})

@@ -25,6 +25,25 @@ type Table struct {
 // `--format json` prints the same types.
 type Row map[string]string
 
+// Label is what a template calls as {{.Label "name"}}: the value of one of the labels that
+// .Labels shows, where they are NAME=VALUE joined by commas. A part without "=" belongs to
+// the value before it.
+func (r Row) Label(name string) string {
+	value, found := "", false
+	for part := range strings.SplitSeq(r["Labels"], ",") {
+		k, v, named := strings.Cut(part, "=")
+		switch {
+		case !named && found:
+			value += "," + part
+		case named && found:
+			return value
+		case named && k == name:
+			value, found = v, true
+		}
+	}
+	return value
+}
+
 // List prints rows by format: "" and "table" give the default table, "table
 // TEMPLATE" a table of one's own, "json" one JSON object per line, and anything
 // else is a Go template executed per row.
@@ -84,7 +103,7 @@ func writeRows(w io.Writer, format string, rows []Row) error {
 	}
 	for _, row := range rows {
 		var b bytes.Buffer
-		if err := tmpl.Execute(&b, map[string]string(row)); err != nil {
+		if err := tmpl.Execute(&b, row); err != nil {
 			return fmt.Errorf("template parsing error: %w", err)
 		}
 		if _, err := fmt.Fprintln(w, b.String()); err != nil {
