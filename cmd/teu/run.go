@@ -153,7 +153,7 @@ func runContainer(cmd *cobra.Command, a *app, c *runFlags, args []string) error 
 		return errors.New("conflicting options: cannot specify both --attach and --detach")
 	}
 	if c.tty && c.interactive && !c.detach && !a.ui.InTerminal() {
-		return errors.New("the input device is not a TTY")
+		return withExitCode(exitFailure, errors.New("the input device is not a TTY"))
 	}
 	keys, err := runner.ParseDetachKeys(c.detachKeys)
 	if err != nil {
