@@ -301,7 +301,7 @@ func holdersOf(store string) (found []string) {
 		}
 		cmdline, _ := os.ReadFile(filepath.Join(p, "cmdline"))
 		environ, _ := os.ReadFile(filepath.Join(p, "environ"))
-		if bytes.Contains(cmdline, []byte(store)) || bytes.Contains(environ, []byte("STORE="+store)) {
+		if bytes.Contains(cmdline, []byte(store)) || bytes.Contains(environ, []byte("STORE="+store)) || opened(p, store) {
 			found = append(found, "process "+filepath.Base(p)+" "+string(bytes.ReplaceAll(cmdline, []byte{0}, []byte{' '})))
 		}
 	}
@@ -367,4 +367,15 @@ func keeperPID(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Setenv("KEEPER", strings.TrimSpace(ppid))
 		}
 	}
+}
+
+// opened says whether the process has a file below dir open.
+func opened(process, dir string) bool {
+	files, _ := filepath.Glob(filepath.Join(process, "fd", "*"))
+	for _, f := range files {
+		if to, err := os.Readlink(f); err == nil && strings.HasPrefix(to, dir) {
+			return true
+		}
+	}
+	return false
 }
