@@ -353,6 +353,7 @@ func TestMachineWentDown(t *testing.T) {
 	c := detached(t, e, "old", sh("sleep 60"))
 	killKeeper(t, c)
 	unix.Kill(c.State.Init.PID, unix.SIGKILL)
+	unix.Kill(c.State.Holder.PID, unix.SIGKILL)
 	c.State.Keeper.BootID, c.State.Init.BootID = "another", "another"
 	if err := e.writeState(c); err != nil {
 		t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -119,6 +120,9 @@ func (b *Binary) spawn(stderr *os.File, args ...string) (*conn, error) {
 	if stderr != nil {
 		cmd.Stderr = stderr
 	}
+	// What this process inherited (the lock of a script, the pipe of a shell) is not the
+	// keeper's, which lives long. Before Linux 5.11 it is.
+	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 	err = cmd.Start()
 	runtime.KeepAlive(b)
 	if err != nil {
