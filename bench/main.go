@@ -9,12 +9,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // bench is one run.
@@ -23,7 +27,7 @@ type bench struct {
 	peers  string // directory of peers built from source
 	dir    string // on a journaled ext4 of its own, see disk.go
 	rounds int
-	report report
+	report *report
 
 	daemonPID int // of the server that was started last
 }
@@ -80,7 +84,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench:", serve(*server))
 		os.Exit(1)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
 	if err := run(ctx, *teu, *peers, *only, *write, *rounds); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -96,29 +100,39 @@ func run(ctx context.Context, teu, peers, only, write string, rounds int) (err e
 	if b.peers, err = filepath.Abs(peers); err != nil {
 		return err
 	}
+	if b.report, err = readReport(write); err != nil {
+		return err
+	}
+	var errs []error
 	for _, f := range figures {
-		if only != "" && !strings.Contains(","+only+",", ","+f.name+",") {
+		if only != "" && !strings.Contains(","+only+",", ","+f.name+",") || ctx.Err() != nil {
 			continue
 		}
-		disk, err := newDisk()
-		if err != nil {
-			return err
+		old := b.report.sections[f.name]
+		b.report.begin(f.name)
+		begun := time.Now()
+		if err := b.measure(ctx, f.measure); err != nil {
+			b.report.sections[f.name] = old
+			errs = append(errs, fmt.Errorf("%s: %w", f.name, err))
 		}
-		b.dir = disk.dir
-		if err := writeFile(filepath.Join(b.dir, "docker-config/config.json"), "{}\n"); err != nil {
-			return err
-		}
-		err = f.measure(ctx, b)
-		if err2 := disk.close(); err == nil {
-			err = err2
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", f.name, err)
-		}
+		fmt.Fprintf(os.Stderr, "\n%s took %s\n", f.name, time.Since(begun).Round(time.Second))
 	}
-	fmt.Print(b.report.String())
-	if write == "" {
-		return nil
+	if write != "" {
+		errs = append(errs, os.WriteFile(write, []byte(b.report.String()), 0o644))
 	}
-	return os.WriteFile(write, []byte(b.report.String()), 0o644)
+	return errors.Join(errs...)
+}
+
+// measure takes the figures of a subject on a disk of its own.
+func (b *bench) measure(ctx context.Context, subject func(context.Context, *bench) error) error {
+	disk, err := newDisk()
+	if err != nil {
+		return err
+	}
+	b.dir = disk.dir
+	err = writeFile(filepath.Join(b.dir, "docker-config/config.json"), "{}\n")
+	if err == nil {
+		err = subject(ctx, b)
+	}
+	return errors.Join(err, disk.close())
 }

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"runtime"
@@ -26,10 +28,39 @@ type figure struct {
 	results           []result
 }
 
-type report struct{ figures []figure }
+// report is docs/benchmarks.md: a section for each subject, which is one run of all its
+// tools. A subject that is measured again replaces its section only.
+type report struct {
+	sections map[string]string
+	subject  string // being measured
+}
+
+// marker begins the section of a subject.
+const marker = "\n<!-- subject: "
+
+// readReport reads the sections of an earlier report. There may be none.
+func readReport(file string) (*report, error) {
+	r := &report{sections: map[string]string{}}
+	text, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, part := range strings.Split(string(text), marker)[1:] {
+		if subject, section, ok := strings.Cut(part, " -->\n"); ok {
+			r.sections[subject] = section
+		}
+	}
+	return r, nil
+}
+
+// begin starts the section of a subject.
+func (r *report) begin(subject string) {
+	r.subject = subject
+	r.sections[subject] = fmt.Sprintf("\n## %s\n\nMeasured %s.\n", subject, time.Now().UTC().Format(time.DateOnly))
+}
 
 func (r *report) add(f figure) {
-	r.figures = append(r.figures, f)
+	r.sections[r.subject] += f.String()
 	fmt.Fprint(os.Stderr, f.String())
 }
 
@@ -81,15 +112,17 @@ func number(v float64) string {
 // String renders docs/benchmarks.md.
 func (r *report) String() string {
 	var b strings.Builder
-	b.WriteString("# Benchmarks\n\nOne run of `make bench`: every tool once per round, medians over the rounds. " +
-		"Generated; do not edit.\n\n")
+	b.WriteString("# Benchmarks\n\nWhat `make bench` measured. A section is one run: every tool once per round, medians over the " +
+		"rounds, losses too. Generated; do not edit.\n\n")
 	var uts unix.Utsname
 	unix.Uname(&uts)
-	fmt.Fprintf(&b, "Machine: %d cores, Linux %s, %s/%s, %s. Data on a fresh ext4 with a journal, on a loop device in memory.\n",
-		runtime.NumCPU(), unix.ByteSliceToString(uts.Release[:]), runtime.GOOS, runtime.GOARCH, time.Now().UTC().Format("2006-01-02"))
+	fmt.Fprintf(&b, "Machine: %d cores, Linux %s, %s/%s. Data on a fresh ext4 with a journal, on a loop device in memory.\n",
+		runtime.NumCPU(), unix.ByteSliceToString(uts.Release[:]), runtime.GOOS, runtime.GOARCH)
 	b.WriteString("\nVersions: " + strings.Join(versions(), "; ") + ".\n")
-	for _, f := range r.figures {
-		b.WriteString(f.String())
+	for _, f := range figures {
+		if section := r.sections[f.name]; section != "" {
+			b.WriteString(marker + f.name + " -->\n" + section)
+		}
 	}
 	return b.String()
 }
