@@ -21,7 +21,8 @@ func newDisk() (*disk, error) {
 		return nil, err
 	}
 	d := &disk{file: filepath.Join(base, "disk"), dir: filepath.Join(base, "mnt")}
-	script := `set -e; truncate -s 16G "$1"; mkfs.ext4 -q -m 0 "$1"; mkdir "$2"; mount -o loop "$1" "$2"`
+	script := `set -e; truncate -s 16G "$1"; mkfs.ext4 -q -m 0 "$1"; mkdir "$2"; mount -o loop "$1" "$2"
+echo none >"/sys/block/$(basename "$(findmnt -no SOURCE "$2")")/queue/scheduler"`
 	if out, err := exec.Command("sh", "-c", script, "sh", d.file, d.dir).CombinedOutput(); err != nil {
 		os.RemoveAll(base)
 		return nil, fmt.Errorf("making a disk: %w: %s", err, out)
