@@ -42,6 +42,7 @@ var figures = []struct {
 	{"exec", measureExec},
 	{"storm", measureStorm},
 	{"pull", measurePull},
+	{"pullmemory", measurePullMemory},
 	{"slowpull", measureSlowPull},
 	{"push", measurePush},
 	{"save", measureSave},

@@ -50,7 +50,7 @@ func measurePull(ctx context.Context, b *bench) error {
 	b.report.add(f)
 	b.report.add(figure{title: "Cold pull of Debian", unit: "ms", results: b.race(ctx, 0, max(1, min(5, b.rounds/4)), p.cold(debian))})
 	b.report.add(figure{title: "Pull of Debian that is there already", unit: "ms", results: b.race(ctx, 1, b.rounds, p.again(debian))})
-	return b.measureMemory(ctx, address, large, p)
+	return nil
 }
 
 // pullers are the tools that pull, each with its daemon if it needs one.
@@ -142,8 +142,18 @@ func (p *pullers) again(image string) []contender {
 	}
 }
 
-// measureMemory takes the peak memory of processes that pull. That of daemons is not in it.
-func (b *bench) measureMemory(ctx context.Context, address, large string, p *pullers) error {
+// measurePullMemory takes the peak memory of processes that pull. That of daemons is not in it.
+func measurePullMemory(ctx context.Context, b *bench) error {
+	address, stop, err := b.distribution(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	large, _, err := b.publish(ctx, address, "large", largeImage())
+	if err != nil {
+		return err
+	}
+	p := &pullers{b: b}
 	zeros := int64(10 << 30)
 	if available() < 18<<30 { // the disk is in memory
 		zeros = 2 << 30
