@@ -28,20 +28,26 @@ func sum(t *testing.T, file string) [32]byte {
 	return sha256.Sum256(b)
 }
 
-// A container that may trace everything watches while commands are started in it: it never
-// sees a file, the memory or the program of whoever starts them, nor can it write to that
-// (CVE-2016-9962, CVE-2019-5736).
+// A container watches while commands are started in it, to reach whoever starts them
+// (CVE-2016-9962, CVE-2019-5736). Without CAP_SYS_PTRACE it sees neither a file nor the
+// program. With it, and no user namespace, it may look at every process of its PID
+// namespace, but cannot write to the program and finds no environment.
 func TestWatchedExec(t *testing.T) {
+	const look = `while :; do for p in /proc/[2-9]* /proc/1?*; do
+e=$(readlink $p/exe); case $e in ''|/bin/busybox) ;; *) $SAW "exe $e"; echo x >>$p/exe && echo wrote ;; esac
+for f in $p/fd/*; do [ -e $f ] && case $(readlink $f) in ''|/out|*/out|/proc/*|pipe:*|/null|/dev/null|/) ;; *) $SAW "fd $(readlink $f)";; esac; done
+grep -l KEEPERSECRET $p/environ; done; done 2>/dev/null`
+	caps := []string{"CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN"}
+	t.Run("blind", func(t *testing.T) { watchExecs(t, "SAW=echo; "+look, caps) })
+	t.Run("tracer", func(t *testing.T) { watchExecs(t, "SAW=:; "+look, append(caps, "CAP_SYS_PTRACE")) })
+}
+
+func watchExecs(t *testing.T, script string, caps []string) {
 	p := newPlace(t)
 	before := sum(t, "/proc/self/exe")
-	caps := []string{"CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN"}
-	all := func(s *specs.Spec) {
+	c, err := p.create(t, "a", script, func(s *specs.Spec) {
 		s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
-	}
-	c, err := p.create(t, "a", `while :; do for p in /proc/[2-9]* /proc/1?*; do
-e=$(readlink $p/exe); case $e in ''|/bin/busybox) ;; *) echo "exe $e"; echo x >>$p/exe ;; esac
-for f in $p/fd/*; do [ -e $f ] && case $(readlink $f) in ''|/out|*/out|/proc/*|pipe:*|/null|/dev/null|/) ;; *) echo "fd $(readlink $f)";; esac; done
-grep -l KEEPERSECRET $p/environ; done; done 2>/dev/null`, all)
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
