@@ -280,7 +280,9 @@ func engineClients(ctx context.Context, b *bench, list []*apiServer) error {
 		b.report.add(figure{title: "Engine API: `docker run --rm --network " + network + " busybox true`", unit: "ms", results: b.race(ctx, 1, b.rounds, all)})
 	}
 	compose, file := filepath.Join(b.dir, "docker-compose"), filepath.Join(b.dir, "six/compose.yaml")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", compose, "github.com/docker/compose/v5/cmd").CombinedOutput(); err != nil {
+	build := exec.CommandContext(ctx, "go", "build", "-o", compose, "github.com/docker/compose/v5/cmd")
+	build.Dir = "test/clients"
+	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("building compose: %w: %s", err, tail(out))
 	}
 	if err := writeFile(file, six); err != nil {
