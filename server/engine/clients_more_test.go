@@ -28,7 +28,7 @@ func testFiles(t *testing.T, w *world) {
 	if b, err := os.ReadFile(w.dir + "/back"); string(b) != "hello\n" || err != nil {
 		t.Errorf("it came back as %q, %v", b, err)
 	}
-	w.fails(1, "Could not find the file", "cp", "files:/nosuch", w.dir)
+	w.fails(1, "Could not find the file|No such container:path", "cp", "files:/nosuch", w.dir)
 	w.want("A /tmp/hello", "diff", "files")
 	if names := w.run("sh", "-c", "docker export files | tar t"); !strings.Contains(names, "tmp/hello") {
 		t.Errorf("exported: %s", names)
@@ -99,7 +99,7 @@ func testNetworksAndVolumes(t *testing.T, w *world) {
 	w.want("net1.*net2|net2.*net1", "inspect", "-f", "{{range $k, $v := .NetworkSettings.Networks}}{{$k}} {{end}}", "server")
 	w.docker("network", "disconnect", "net2", "server")
 	w.docker("network", "rm", "net2")
-	w.fails(1, "not found", "network", "inspect", "net2")
+	w.fails(1, "not found|No such network", "network", "inspect", "net2")
 	w.want("^vol1$", "volume", "ls", "-q")
 	w.fails(1, "in use", "volume", "rm", "vol1")
 	w.want("^served$", "run", "--rm", "-v", "vol1:/v:ro", "busybox", "cat", "/v/index.html")

@@ -59,7 +59,7 @@ func TestRegistry(t *testing.T) {
 	w.want("Status: Downloaded newer image for "+regexp.QuoteMeta(name), "pull", name)
 	w.want("Status: Image is up to date", "pull", name)
 	w.fails(1, "not found|manifest unknown", "pull", m+"/some/image:nosuch")
-	w.want("^pulled$", "run", "--rm", "--pull", "always", "-q", name, "echo", "pulled")
+	w.want("^pulled$", "run", "--rm", "--pull", "always", name, "echo", "pulled")
 	resp := raw(t, w.socket(), "GET /distribution/"+name+"/json\nX-Registry-Auth: eyJ1c2VybmFtZSI6InVzZXIiLCJwYXNzd29yZCI6InNlY3JldCJ9")
 	if !strings.Contains(resp, `"Platforms":[{`) || !strings.Contains(resp, `"digest":"sha256:`) {
 		t.Errorf("distribution: %s", resp)
