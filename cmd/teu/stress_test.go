@@ -322,7 +322,7 @@ func (s *stress) testFull(t *testing.T) {
 	}
 	var refused atomic.Int64
 	s.workers(4, func(who string, random *rand.Rand) {
-		for range turns {
+		for turn := 0; turn < turns || turn < 20 && refused.Load() == 0; turn++ { // until it is full
 			if _, ok := s.teu(full, "pull", "-q", s.images[random.IntN(len(s.images))]); !ok {
 				refused.Add(1)
 			}
