@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/image"
 	"github.com/teu-dev/teu/cache/statefile"
@@ -26,21 +28,26 @@ func TestRecoverForgetsWhatIsLost(t *testing.T) {
 	s := open()
 	src, images := source()
 	unpin := hold(t, s)
-	for name, d := range map[string]int{"docker.io/library/pulled:1": 0, "docker.io/library/built:1": 2} {
-		img, err := s.Pull(t.Context(), src, images[d], PullOptions{})
-		if err != nil {
+	pulled, built := images[0], images[2]
+	if _, err := s.Pull(t.Context(), src, pulled, PullOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	// Not by Pull, which may sync meanwhile.
+	img, err := content.Resolve(t.Context(), &keeper{src, s.Content}, built, content.Host())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.unpack(t.Context(), img, src, PullOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range img.Manifest.Layers[1:] { // as after a build: layers have no blobs
+		if err := s.Content.Delete(t.Context(), l.Digest); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Images.Put(t.Context(), image.Image{Name: name, Target: images[d]}); err != nil {
+	}
+	for name, d := range map[string]ocispec.Descriptor{"docker.io/library/pulled:1": pulled, "docker.io/library/built:1": built} {
+		if err := s.Images.Put(t.Context(), image.Image{Name: name, Target: d}); err != nil {
 			t.Fatal(err)
-		}
-		if name != "docker.io/library/built:1" {
-			continue
-		}
-		for _, l := range img.Manifest.Layers[1:] { // as after a build: layers have no blobs
-			if err := s.Content.Delete(t.Context(), l.Digest); err != nil {
-				t.Fatal(err)
-			}
 		}
 	}
 	unpin()
@@ -73,7 +80,7 @@ func TestRecoverForgetsWhatIsLost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	img, err := content.Resolve(t.Context(), s.Content, found.Target, content.Host())
+	img, err = content.Resolve(t.Context(), s.Content, found.Target, content.Host())
 	if err != nil {
 		t.Fatal(err)
 	}
