@@ -35,30 +35,7 @@ var wholeELF string
 
 // commands lists what the front does by itself.
 func commands() []command {
-	return []command{
-		{"run", newRunCommand},
-		{"create", newCreateCommand},
-		{"start", newStartCommand},
-		{"stop", newStopCommand},
-		{"restart", newRestartCommand},
-		{"kill", newKillCommand},
-		{"rm", newRmCommand},
-		{"ps", newPsCommand},
-		{"logs", newLogsCommand},
-		{"exec", newExecCommand},
-		{"attach", newAttachCommand},
-		{"wait", newWaitCommand},
-		{"top", newTopCommand},
-		{"port", newPortCommand},
-		{"pause", newPauseCommand},
-		{"unpause", newUnpauseCommand},
-		{"rename", newRenameCommand},
-		{"inspect", newInspectCommand},
-		{"stats", newStatsCommand},
-		{"oci", newOCICommand},
-		{"version", newVersionCommand},
-		{"container", newFrontContainerCommand},
-	}
+	return append(shortCommands(), command{"container", newFrontContainerCommand})
 }
 
 // newFrontContainerCommand has what keepers execute of the group; its user gets the whole.

@@ -19,6 +19,33 @@ type command struct {
 	make func(*app) *cobra.Command
 }
 
+// shortCommands live for milliseconds: the front of teu has them, and so has the whole.
+func shortCommands() []command {
+	return []command{
+		{"run", newRunCommand},
+		{"create", newCreateCommand},
+		{"start", newStartCommand},
+		{"stop", newStopCommand},
+		{"restart", newRestartCommand},
+		{"kill", newKillCommand},
+		{"rm", newRmCommand},
+		{"ps", newPsCommand},
+		{"logs", newLogsCommand},
+		{"exec", newExecCommand},
+		{"attach", newAttachCommand},
+		{"wait", newWaitCommand},
+		{"top", newTopCommand},
+		{"port", newPortCommand},
+		{"pause", newPauseCommand},
+		{"unpause", newUnpauseCommand},
+		{"rename", newRenameCommand},
+		{"inspect", newInspectCommand},
+		{"stats", newStatsCommand},
+		{"oci", newOCICommand},
+		{"version", newVersionCommand},
+	}
+}
+
 // commandLine is what has to be known of the arguments before the commands are made.
 type commandLine struct {
 	root    string   // value of --root, or empty

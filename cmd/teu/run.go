@@ -124,13 +124,17 @@ func createContainer(ctx context.Context, a *app, c *containerFlags, o runner.Op
 	default:
 		return nil, fmt.Errorf("invalid pull option: '%s': must be one of \"always\", \"missing\" or \"never\"", c.pull)
 	}
+	missing := func(err error) bool { return errors.Is(err, errdefs.ErrNotFound) && a.imageMissing(ctx, o.Image) }
 	made, err := a.engine().Create(ctx, c.name, o)
-	if errors.Is(err, errdefs.ErrNotFound) && c.pull == "missing" && a.imageMissing(ctx, o.Image) {
+	if c.pull == "missing" && missing(err) {
 		a.ui.Notef("Unable to find image '%s' locally", o.Image)
 		if err := a.pullForRun(ctx, o.Image, o.Platform, c.quiet); err != nil {
 			return nil, err
 		}
 		made, err = a.engine().Create(ctx, c.name, o)
+	}
+	if missing(err) { // or somebody has removed it again
+		return nil, fmt.Errorf("No such image: %s", o.Image) //lint:ignore ST1005 docker's words
 	}
 	if err != nil {
 		return nil, err

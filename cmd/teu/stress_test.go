@@ -110,7 +110,7 @@ func (s *stress) turn(who string, random *rand.Rand) {
 		s.verify(own)
 		s.teu(nil, "rmi", "-f", own) // others may be running the same image
 	case 2:
-		s.teu(append([]string{": not found"}, gone...), "run", "--rm", "--network", "none", image, "md5sum", "-s", "-c", "/sums")
+		s.teu(gone, "run", "--rm", "--network", "none", image, "md5sum", "-s", "-c", "/sums")
 	case 3:
 		s.teu(gone, "rmi", "-f", image)
 	case 4:

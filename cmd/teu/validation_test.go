@@ -28,14 +28,7 @@ func TestValidation(t *testing.T) {
 	privilege.NeedRoot(t)
 	dir := scratch(t)
 	programs := buildValidation(t, dir)
-	if out, err := exec.Command("make", "-C", "../..", "build").CombinedOutput(); err != nil {
-		t.Fatalf("make build: %v\n%s", err, out)
-	}
-	bin, err := filepath.Abs("../../bin/teu")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(bin, filepath.Join(dir, "teu-oci")); err != nil {
+	if err := os.Symlink(builtTeu(t), filepath.Join(dir, "teu-oci")); err != nil {
 		t.Fatal(err)
 	}
 	known := knownMisses(t)
