@@ -30,12 +30,8 @@ func (s *builders) manyFiles() (dir string, edit func() error, err error) {
 }
 
 // measureBuild takes the time of a build in which nothing changed.
-func measureBuild(ctx context.Context, b *bench) error {
-	s, err := b.startBuilders(ctx)
-	if err != nil {
-		return err
-	}
-	defer s.stop()
+func measureBuild(ctx context.Context, s *builders) error {
+	b := s.b
 	dir, _, err := s.manyFiles()
 	if err != nil {
 		return err
@@ -47,12 +43,8 @@ func measureBuild(ctx context.Context, b *bench) error {
 }
 
 // measureBuildEdit takes the time after one file of 10,000 was edited.
-func measureBuildEdit(ctx context.Context, b *bench) error {
-	s, err := b.startBuilders(ctx)
-	if err != nil {
-		return err
-	}
-	defer s.stop()
+func measureBuildEdit(ctx context.Context, s *builders) error {
+	b := s.b
 	dir, edit, err := s.manyFiles()
 	if err != nil {
 		return err
@@ -63,12 +55,8 @@ func measureBuildEdit(ctx context.Context, b *bench) error {
 }
 
 // measureBuildNoCache takes the time of a build that runs every step; the base is there.
-func measureBuildNoCache(ctx context.Context, b *bench) error {
-	s, err := b.startBuilders(ctx)
-	if err != nil {
-		return err
-	}
-	defer s.stop()
+func measureBuildNoCache(ctx context.Context, s *builders) error {
+	b := s.b
 	dir, edit, err := s.manyFiles()
 	if err != nil {
 		return err
@@ -84,12 +72,8 @@ func measureBuildNoCache(ctx context.Context, b *bench) error {
 func (b *bench) few() int { return max(1, min(5, b.rounds/4)) }
 
 // measureBuildRuns takes the time of twenty small commands.
-func measureBuildRuns(ctx context.Context, b *bench) error {
-	s, err := b.startBuilders(ctx)
-	if err != nil {
-		return err
-	}
-	defer s.stop()
+func measureBuildRuns(ctx context.Context, s *builders) error {
+	b := s.b
 	dir := filepath.Join(b.dir, "runs")
 	text := "FROM " + s.registry + "/base\n"
 	for i := range 20 {
@@ -107,12 +91,8 @@ func measureBuildRuns(ctx context.Context, b *bench) error {
 }
 
 // measureBuildStages builds a program in one stage, takes it into another beside steps that do not wait for it.
-func measureBuildStages(ctx context.Context, b *bench) error {
-	s, err := b.startBuilders(ctx)
-	if err != nil {
-		return err
-	}
-	defer s.stop()
+func measureBuildStages(ctx context.Context, s *builders) error {
+	b := s.b
 	if err := s.makeGo(ctx); err != nil {
 		return err
 	}
@@ -153,12 +133,8 @@ cp -r "$root/pkg/include" "$1/go/pkg/"; cp -r "$root/src" "$1/go/"; rm -rf "$1/g
 }
 
 // measureBuildCopy copies 500 MB in 35,000 files, and pushes the layer.
-func measureBuildCopy(ctx context.Context, b *bench) error {
-	s, err := b.startBuilders(ctx)
-	if err != nil {
-		return err
-	}
-	defer s.stop()
+func measureBuildCopy(ctx context.Context, s *builders) error {
+	b := s.b
 	dir := filepath.Join(b.dir, "big")
 	if err := bigTree(filepath.Join(dir, "tree")); err != nil {
 		return err
@@ -219,12 +195,8 @@ func bigTree(dir string) error {
 }
 
 // measureBuildCI is a build on a machine with nothing on it but a shared cache, after one file was edited.
-func measureBuildCI(ctx context.Context, b *bench) error {
-	s, err := b.startBuilders(ctx)
-	if err != nil {
-		return err
-	}
-	defer s.stop()
+func measureBuildCI(ctx context.Context, s *builders) error {
+	b := s.b
 	dir, edit, err := s.manyFiles()
 	if err != nil {
 		return err

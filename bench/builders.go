@@ -18,6 +18,18 @@ type builders struct {
 	stops    []func()
 }
 
+// withBuilders makes a subject of figures that want the builders running.
+func withBuilders(measure func(context.Context, *builders) error) func(context.Context, *bench) error {
+	return func(ctx context.Context, b *bench) error {
+		s, err := b.startBuilders(ctx)
+		if err != nil {
+			return err
+		}
+		defer s.stop()
+		return measure(ctx, s)
+	}
+}
+
 // startBuilders starts them. One that does not start is a failed row of the report.
 func (b *bench) startBuilders(ctx context.Context) (*builders, error) {
 	s := &builders{b: b, missing: map[string]error{}, pids: map[string]int{}, socket: "unix://" + filepath.Join(b.dir, "buildkitd.sock")}
