@@ -135,7 +135,17 @@ type Lease struct {
 	Manifest  digest.Digest `json:"manifest,omitempty"` // and what it refers to
 	Layers    []string      `json:"layers,omitempty"`
 	Snapshots []string      `json:"snapshots,omitempty"`
+
+	// Volatile is what nobody wants back after the machine went down: the lease costs no
+	// sync, and may be gone then.
+	Volatile bool `json:"-"`
 }
+
+// The files of leases. A volatile one that cannot be read protects nothing.
+const (
+	leaseExt         = ".json"
+	volatileLeaseExt = ".volatile"
+)
 
 // nodes returns the objects of the lease.
 func (l Lease) nodes() []node {
@@ -149,8 +159,8 @@ func (l Lease) nodes() []node {
 	return nodes
 }
 
-// Lease records l durably under name, replacing the one there. The objects must be
-// protected by a pin until Lease has returned.
+// Lease records l under name, replacing the one of its kind there, durably unless it is volatile. The
+// objects must be protected by a pin until Lease has returned.
 func (s *Store) Lease(ctx context.Context, name string, l Lease) error {
 	path, err := s.leasePath(name)
 	if err != nil {
@@ -159,7 +169,11 @@ func (s *Store) Lease(ctx context.Context, name string, l Lease) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
-	if err := statefile.Write(path, l, statefile.WriteOptions{Durable: true}); err != nil {
+	ext := leaseExt
+	if l.Volatile {
+		ext = volatileLeaseExt
+	}
+	if err := statefile.Write(path+ext, l, statefile.WriteOptions{Durable: !l.Volatile}); err != nil {
 		return fmt.Errorf("leasing for %s: %w", name, err)
 	}
 	return nil
@@ -171,18 +185,19 @@ func (s *Store) Unlease(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return ignoreMissing(os.Remove(path))
+	return errors.Join(ignoreMissing(os.Remove(path+leaseExt)), ignoreMissing(os.Remove(path+volatileLeaseExt)))
 }
 
+// leasePath is the path of a lease without its extension.
 func (s *Store) leasePath(name string) (string, error) {
 	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
 	if name == "" || name[0] == '.' || len(name) > 200 || strings.Trim(name, letters) != "" {
 		return "", fmt.Errorf("lease %.200q: not a name: %w", name, errdefs.ErrInvalidArgument)
 	}
-	return s.path("leases", name+".json"), nil
+	return s.path("leases", name), nil
 }
 
-// leases returns all leases. One that cannot be read might protect anything, so it is an error.
+// leases returns all leases. A durable one that cannot be read might protect anything, so it is an error.
 func (s *Store) leases() ([]Lease, error) {
 	entries, err := os.ReadDir(s.path("leases"))
 	if err != nil {
@@ -190,12 +205,13 @@ func (s *Store) leases() ([]Lease, error) {
 	}
 	var all []Lease
 	for _, e := range entries {
-		if filepath.Ext(e.Name()) != ".json" {
+		ext := filepath.Ext(e.Name())
+		if ext != leaseExt && ext != volatileLeaseExt {
 			continue
 		}
 		var l Lease
 		err := statefile.Read(s.path("leases", e.Name()), &l)
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errdefs.ErrDataLoss) && ext == volatileLeaseExt {
 			continue
 		}
 		if err != nil {

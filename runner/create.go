@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cache/content"
@@ -102,10 +103,25 @@ func (e *Engine) make(ctx context.Context, store *cache.Store, c *Container, nam
 	if _, err := store.Snapshots.Prepare(ctx, c.ID, lowers, layers); err != nil {
 		return fmt.Errorf("preparing the root filesystem: %w", err)
 	}
-	lease := cache.Lease{Manifest: c.Manifest, Layers: layers, Snapshots: []string{c.ID}}
-	if err := store.Lease(ctx, leaseName(c.ID), lease); err != nil {
+	// Where the machine goes down, nobody wants back what was to vanish at its end.
+	lease := cache.Lease{Manifest: c.Manifest, Layers: layers, Snapshots: []string{c.ID}, Volatile: c.Options.AutoRemove}
+	var g errgroup.Group
+	g.Go(func() error { return store.Lease(ctx, leaseName(c.ID), lease) }) // waits for the disk
+	g.Go(func() error { return e.describe(ctx, store, c, name) })
+	if err := g.Wait(); err != nil {
 		return err
 	}
+	if err := statefile.Write(filepath.Join(e.dir(c.ID), configName), &c.Config, statefile.WriteOptions{Durable: !c.Options.AutoRemove}); err != nil {
+		return err
+	}
+	if c.Options.AutoRemove {
+		return nil // the maker stays for sweep, which removes what a power loss has left of it
+	}
+	return os.Remove(filepath.Join(e.dir(c.ID), makerName))
+}
+
+// describe gives a container that is being made its mounts, name and first state.
+func (e *Engine) describe(ctx context.Context, store *cache.Store, c *Container, name string) (err error) {
 	if c.Mounts, err = e.mountPoints(ctx, store, c); err != nil {
 		return err
 	}
@@ -116,16 +132,14 @@ func (e *Engine) make(ctx context.Context, store *cache.Store, c *Container, nam
 		return err
 	}
 	c.State = keeper.State{Status: keeper.Created, Finished: true}
-	if err := e.writeState(c); err != nil {
-		return err
-	}
-	if err := statefile.Write(filepath.Join(e.dir(c.ID), "config.json"), &c.Config, statefile.WriteOptions{Durable: true}); err != nil {
-		return err
-	}
-	return os.Remove(filepath.Join(e.dir(c.ID), makerName))
+	return e.writeState(c)
 }
 
-const makerName = "maker.json"
+// The record of a container, and of who makes it.
+const (
+	configName = "config.json"
+	makerName  = "maker.json"
+)
 
 // sweep removes what processes have left that died while they made or removed a container.
 func (e *Engine) sweep(ctx context.Context) error {
@@ -143,8 +157,12 @@ func (e *Engine) sweep(ctx context.Context) error {
 		if statefile.Read(filepath.Join(e.dir(d.Name()), makerName), &maker) != nil || maker.Alive() {
 			continue
 		}
-		if _, err := os.Lstat(filepath.Join(e.dir(d.Name()), "config.json")); err == nil {
-			continue // it died after the last step but one
+		var whole Config
+		if err := statefile.Read(filepath.Join(e.dir(d.Name()), configName), &whole); err == nil {
+			continue // it died after the last step but one, or the container is --rm
+		} else if !errors.Is(err, errdefs.ErrNotFound) && !errors.Is(err, errdefs.ErrDataLoss) {
+			errs = append(errs, err)
+			continue
 		}
 		c := &Container{Config: Config{ID: d.Name()}, Name: e.nameOf(d.Name()), State: keeper.State{Finished: true}}
 		errs = append(errs, e.unmake(ctx, c, RemoveOptions{}))

@@ -95,14 +95,48 @@ type Container struct {
 // load reads a container by its whole ID.
 func (e *Engine) load(id string) (*Container, error) {
 	c := &Container{}
-	if err := statefile.Read(filepath.Join(e.dir(id), "config.json"), &c.Config); err != nil {
+	err := statefile.Read(filepath.Join(e.dir(id), configName), &c.Config)
+	if errors.Is(err, errdefs.ErrDataLoss) {
+		return e.damaged(id, err), nil
+	}
+	if err != nil {
 		return nil, err
 	}
 	c.Name = e.nameOf(id)
-	if err := statefile.Read(e.stateFile(id), &c.State); err != nil {
-		return nil, err
+	err = statefile.Read(e.stateFile(id), &c.State)
+	if errors.Is(err, fs.ErrNotExist) && e.recorded(id) {
+		err = fmt.Errorf("%w: %w", errdefs.ErrDataLoss, err) // it was not removed meanwhile
 	}
-	return c, nil
+	if errors.Is(err, errdefs.ErrDataLoss) {
+		c.State, err = lostState(c.Created), nil
+	}
+	return c, err
+}
+
+// recorded says whether there is a record of a container.
+func (e *Engine) recorded(id string) bool {
+	_, err := os.Lstat(filepath.Join(e.dir(id), configName))
+	return err == nil
+}
+
+// lostState is that of a container which may have run when the machine went down.
+func lostState(since time.Time) keeper.State {
+	return keeper.State{Status: keeper.Exited, ExitCode: lostExitCode, Error: lostReason, StartedAt: since, FinishedAt: since}
+}
+
+const (
+	lostReason   = "the machine went down while the container was running"
+	lostExitCode = 255 // as dockerd has it
+)
+
+// damaged is a container of which a power loss left no record; it can only be removed.
+func (e *Engine) damaged(id string, why error) *Container {
+	c := &Container{Config: Config{ID: id}, Name: e.nameOf(id)}
+	c.State = keeper.State{Status: keeper.Dead, ExitCode: lostExitCode, Error: why.Error()}
+	if fi, err := os.Stat(e.dir(id)); err == nil {
+		c.Created = fi.ModTime().UTC()
+	}
+	return c
 }
 
 // Get finds a container by name, ID, or the beginning of an ID.
@@ -166,8 +200,7 @@ func (e *Engine) adopt(ctx context.Context, c *Container) error {
 	if err != nil || !orphaned(now.State) {
 		return err
 	}
-	now.State.Status, now.State.ExitCode = keeper.Exited, 255
-	now.State.Error = "the machine went down while the container was running"
+	now.State.Status, now.State.ExitCode, now.State.Error = keeper.Exited, lostExitCode, lostReason
 	now.State.FinishedAt = time.Now().UTC()
 	return e.writeState(now)
 }

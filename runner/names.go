@@ -31,7 +31,21 @@ func (e *Engine) nameOf(id string) string {
 	if err != nil {
 		return ""
 	}
-	return strings.TrimSpace(string(b))
+	if name := strings.TrimSpace(string(b)); name != "" {
+		return name
+	}
+	return e.linkTo(id) // a power loss may leave the file empty
+}
+
+// linkTo returns a name whose link leads to id, or "".
+func (e *Engine) linkTo(id string) string {
+	entries, _ := os.ReadDir(e.names())
+	for _, d := range entries {
+		if to, err := os.Readlink(filepath.Join(e.names(), d.Name())); err == nil && to == id {
+			return d.Name()
+		}
+	}
+	return ""
 }
 
 // resolve finds the ID behind a whole ID, a name, or the beginning of an ID, in this order.

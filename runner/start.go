@@ -54,6 +54,8 @@ func (e *Engine) Start(ctx context.Context, ref string, o StartOptions) (*Sessio
 		return nil, nil
 	case keeper.Removing:
 		return nil, worded(errdefs.ErrConflict, "container %s is marked for removal and cannot be started", c.ID)
+	case keeper.Dead:
+		return nil, worded(errdefs.ErrConflict, "container %s has lost its record and can only be removed: %s", c.ID, c.State.Error)
 	}
 	keeps := e.claimSpare(c.ID)
 	defer keeps.close()

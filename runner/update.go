@@ -33,7 +33,7 @@ func (e *Engine) Update(ctx context.Context, ref string, o UpdateOptions) (warni
 	if c, err = e.load(c.ID); err != nil {
 		return nil, missing(err, ref)
 	}
-	if c.State.Status == keeper.Removing {
+	if c.State.Status == keeper.Removing || c.State.Status == keeper.Dead {
 		return nil, worded(errdefs.ErrConflict, "Cannot update container %s: container is marked for removal and cannot be \"update\"", c.ID)
 	}
 	if o.Restart != nil {
@@ -56,7 +56,7 @@ func (e *Engine) Update(ctx context.Context, ref string, o UpdateOptions) (warni
 			return warnings, fmt.Errorf("Cannot update container %s: %w", c.ID, err) //lint:ignore ST1005 docker's words
 		}
 	}
-	err = statefile.Write(filepath.Join(e.dir(c.ID), "config.json"), &c.Config, statefile.WriteOptions{Durable: true})
+	err = statefile.Write(filepath.Join(e.dir(c.ID), configName), &c.Config, statefile.WriteOptions{Durable: true})
 	if err == nil {
 		e.tell(c, "update", nil)
 	}
