@@ -2,6 +2,7 @@ package seccomp
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,7 +25,7 @@ type table struct {
 	text    string // "name number" lines
 	base    uint32 // added to every number
 	private uint32 // numbers from here on are the architecture's own and say nothing of age
-	change  func(numbers map[string]uint32)
+	own     string // more lines, which replace those of the same names
 }
 
 // x32Bit marks calls of the x32 ABI, which shares AUDIT_ARCH_X86_64; asm/unistd.h.
@@ -42,7 +43,7 @@ func archsOf(names []specs.Arch, goarch string) ([]arch, error) {
 	case "amd64":
 		native := arch{unix.AUDIT_ARCH_X86_64, []table{{text: tableAMD64, private: x32Bit}}}
 		if slices.Contains(names, specs.ArchX32) {
-			native.tables = append(native.tables, table{text: tableAMD64, base: x32Bit, private: 1 << 31, change: x32Numbers})
+			native.tables = append(native.tables, table{text: tableAMD64, base: x32Bit, private: 1 << 31, own: ownX32})
 		} else {
 			native.tables = append(native.tables, table{base: x32Bit, private: 1 << 31})
 		}
@@ -53,7 +54,7 @@ func archsOf(names []specs.Arch, goarch string) ([]arch, error) {
 	case "arm64":
 		native := arch{unix.AUDIT_ARCH_AARCH64, []table{{text: tableARM64, private: 1 << 31}}}
 		if slices.Contains(names, specs.ArchARM) {
-			return []arch{native, {unix.AUDIT_ARCH_ARM, []table{{text: tableARM, private: armPrivate, change: armNumbers}}}}, nil
+			return []arch{native, {unix.AUDIT_ARCH_ARM, []table{{text: tableARM, private: armPrivate, own: ownARM}}}}, nil
 		}
 		return []arch{native}, nil
 	case "riscv64":
@@ -62,42 +63,86 @@ func archsOf(names []specs.Arch, goarch string) ([]arch, error) {
 	return nil, fmt.Errorf("seccomp on %s: %w", goarch, errdefs.ErrNotImplemented)
 }
 
-func (t table) numbers() map[string]uint32 {
-	m := make(map[string]uint32, 512)
-	for line := range strings.Lines(t.text) {
-		name, number, _ := strings.Cut(strings.TrimSpace(line), " ")
-		n, err := strconv.ParseUint(number, 10, 32)
-		if err != nil {
-			panic("generated table: " + line)
+// calls goes through the names and numbers of the table.
+func (t table) calls() iter.Seq2[string, uint32] {
+	return func(yield func(string, uint32) bool) {
+		replaced := map[string]bool{}
+		for name, nr := range lines(t.own) {
+			replaced[name] = true
+			if !yield(name, t.base+nr) {
+				return
+			}
 		}
-		m[name] = uint32(n)
+		for name, nr := range lines(t.text) {
+			if (len(replaced) == 0 || !replaced[name]) && !yield(name, t.base+nr) {
+				return
+			}
+		}
 	}
-	if t.change != nil {
-		t.change(m)
-	}
-	for name := range m {
-		m[name] += t.base
-	}
-	return m
 }
 
-// x32Numbers replaces the calls that have a number of their own in x32, from 512 on;
-// the kernel's arch/x86/entry/syscalls/syscall_64.tbl.
-func x32Numbers(m map[string]uint32) {
-	for i, name := range strings.Fields(`rt_sigaction rt_sigreturn ioctl readv writev recvfrom sendmsg recvmsg
-		execve ptrace rt_sigpending rt_sigtimedwait rt_sigqueueinfo sigaltstack timer_create mq_notify kexec_load
-		waitid set_robust_list get_robust_list vmsplice move_pages preadv pwritev rt_tgsigqueueinfo recvmmsg
-		sendmmsg process_vm_readv process_vm_writev setsockopt getsockopt io_setup io_submit execveat preadv2
-		pwritev2`) {
-		m[name] = 512 + uint32(i)
+// lines goes through the lines of a table's text.
+func lines(text string) iter.Seq2[string, uint32] {
+	return func(yield func(string, uint32) bool) {
+		for line := range strings.Lines(text) {
+			name, number, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+			nr, err := strconv.ParseUint(number, 10, 32)
+			if err != nil {
+				panic("table of system calls: " + line)
+			}
+			if !yield(name, uint32(nr)) {
+				return
+			}
+		}
 	}
 }
+
+// ownX32 are the calls that have a number of their own in x32;
+// the kernel's arch/x86/entry/syscalls/syscall_64.tbl.
+const ownX32 = `rt_sigaction 512
+rt_sigreturn 513
+ioctl 514
+readv 515
+writev 516
+recvfrom 517
+sendmsg 518
+recvmsg 519
+execve 520
+ptrace 521
+rt_sigpending 522
+rt_sigtimedwait 523
+rt_sigqueueinfo 524
+sigaltstack 525
+timer_create 526
+mq_notify 527
+kexec_load 528
+waitid 529
+set_robust_list 530
+get_robust_list 531
+vmsplice 532
+move_pages 533
+preadv 534
+pwritev 535
+rt_tgsigqueueinfo 536
+recvmmsg 537
+sendmmsg 538
+process_vm_readv 539
+process_vm_writev 540
+setsockopt 541
+getsockopt 542
+io_setup 543
+io_submit 544
+execveat 545
+preadv2 546
+pwritev2 547`
 
 // armPrivate is __ARM_NR_BASE; arch/arm/include/uapi/asm/unistd.h.
-const armPrivate = 0xf0000
-
-func armNumbers(m map[string]uint32) {
-	for i, name := range []string{"breakpoint", "cacheflush", "usr26", "usr32", "set_tls", "get_tls"} {
-		m[name] = armPrivate + 1 + uint32(i)
-	}
-}
+const (
+	armPrivate = 0xf0000
+	ownARM     = `breakpoint 983041
+cacheflush 983042
+usr26 983043
+usr32 983044
+set_tls 983045
+get_tls 983046`
+)

@@ -1,6 +1,8 @@
 package seccomp
 
 import (
+	"slices"
+
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -29,37 +31,50 @@ func jump(op uint16, k uint32, jt, jf uint8) unix.SockFilter {
 	return unix.SockFilter{Code: unix.BPF_JMP | op | unix.BPF_K, Jt: jt, Jf: jf, K: k}
 }
 
-// jumpUnlessEqual skips n instructions, however many, unless the accumulator is k.
-func jumpUnlessEqual(k uint32, n int) []unix.SockFilter {
-	if n < 256 {
-		return []unix.SockFilter{jump(unix.BPF_JEQ, k, 0, uint8(n))}
+// backwards is a program that is written from its end, so that the length of what a jump skips is known.
+type backwards struct {
+	insns []unix.SockFilter // the last first
+}
+
+// push puts insns, which are in order, before what is there.
+func (b *backwards) push(insns ...unix.SockFilter) {
+	for _, in := range slices.Backward(insns) {
+		b.insns = append(b.insns, in)
 	}
-	return []unix.SockFilter{jump(unix.BPF_JEQ, k, 1, 0), always(n)}
+}
+
+// pushJumpUnlessEqual skips n instructions, however many, unless the accumulator is k.
+func (b *backwards) pushJumpUnlessEqual(k uint32, n int) {
+	if n < 256 {
+		b.push(jump(unix.BPF_JEQ, k, 0, uint8(n)))
+	} else {
+		b.push(jump(unix.BPF_JEQ, k, 1, 0), always(n))
+	}
 }
 
 // search finds the segment of the call number in the accumulator by halving.
-func search(segs []segment) []unix.SockFilter {
+func (b *backwards) search(segs []segment) {
 	if len(segs) == 1 {
-		return verdict(segs[0])
+		b.verdict(segs[0])
+		return
 	}
 	mid := len(segs) / 2
-	left, right := search(segs[:mid]), search(segs[mid:])
-	var prog []unix.SockFilter
-	if len(left) < 256 {
-		prog = append(prog, jump(unix.BPF_JGE, segs[mid].begin, uint8(len(left)), 0))
+	b.search(segs[mid:])
+	behind := len(b.insns)
+	b.search(segs[:mid])
+	if left := len(b.insns) - behind; left < 256 {
+		b.push(jump(unix.BPF_JGE, segs[mid].begin, uint8(left), 0))
 	} else {
-		prog = append(prog, jump(unix.BPF_JGE, segs[mid].begin, 0, 1), always(len(left)))
+		b.push(jump(unix.BPF_JGE, segs[mid].begin, 0, 1), always(left))
 	}
-	return append(append(prog, left...), right...)
 }
 
 // verdict tries the rules of a segment in turn. The accumulator is lost.
-func verdict(s segment) []unix.SockFilter {
-	var prog []unix.SockFilter
-	for _, r := range s.rules {
-		prog = append(prog, match(r)...)
+func (b *backwards) verdict(s segment) {
+	b.push(ret(s.otherwise))
+	for _, r := range slices.Backward(s.rules) {
+		b.push(match(r)...)
 	}
-	return append(prog, ret(s.otherwise))
 }
 
 // match returns the rule's action if all conditions hold, else goes on behind itself.

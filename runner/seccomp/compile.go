@@ -1,6 +1,7 @@
 package seccomp
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -28,92 +29,126 @@ func compile(s *specs.LinuxSeccomp, goarch string) (*Filter, error) {
 	if err != nil {
 		return nil, err
 	}
-	fallback, err := action(s.DefaultAction, s.DefaultErrnoRet)
-	if err != nil {
-		return nil, err
-	}
 	archs, err := archsOf(s.Architectures, goarch)
 	if err != nil {
 		return nil, err
 	}
-	notify := fallback == unix.SECCOMP_RET_USER_NOTIF
-	prog := []unix.SockFilter{load(offsetArch)}
-	for _, a := range archs {
-		segs, n, err := segments(s, a, fallback)
-		if err != nil {
+	p, err := newProfile(s)
+	if err != nil {
+		return nil, err
+	}
+	notify := p.fallback == unix.SECCOMP_RET_USER_NOTIF
+	prog := backwards{make([]unix.SockFilter, 0, 2048)}
+	prog.push(ret(unix.SECCOMP_RET_KILL_PROCESS))
+	for _, a := range slices.Backward(archs) {
+		segs, n := p.segments(a)
+		notify = notify || n
+		behind := len(prog.insns)
+		prog.search(segs)
+		prog.push(load(offsetNR))
+		prog.pushJumpUnlessEqual(a.audit, len(prog.insns)-behind)
+	}
+	prog.push(load(offsetArch))
+	if len(prog.insns) > maxInstructions {
+		return nil, fmt.Errorf("filter of %d instructions: %w", len(prog.insns), errdefs.ErrInvalidArgument)
+	}
+	slices.Reverse(prog.insns)
+	return &Filter{Program: prog.insns, Flags: flags, Notify: notify}, nil
+}
+
+// profile is the section of the spec with its entries found by name.
+type profile struct {
+	fallback, unknown uint32 // of calls it does not name, and of those newer than it
+	entries           []entry
+	mentions          []mention
+	first             map[string]int32 // by name of a call: index in mentions
+	room              []segment        // for segments, once for all architectures
+}
+
+// entry is one item of the section's syscalls.
+type entry struct {
+	action uint32
+	rules  []rule // none: always
+}
+
+// mention is the name of a call in an entry.
+type mention struct {
+	entry *entry
+	next  int32 // index of the next mention of the name; -1: none
+}
+
+func newProfile(s *specs.LinuxSeccomp) (*profile, error) {
+	fallback, err := action(s.DefaultAction, s.DefaultErrnoRet)
+	if err != nil {
+		return nil, err
+	}
+	p := &profile{fallback: fallback, unknown: fallback, entries: make([]entry, len(s.Syscalls)), first: make(map[string]int32, 512)}
+	if !permissive(s.DefaultAction) {
+		p.unknown = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
+	}
+	p.mentions = make([]mention, 0, 512)
+	p.room = make([]segment, 0, 1024)
+	for i, sc := range slices.Backward(s.Syscalls) { // so that the chains are in order
+		e := &p.entries[i]
+		if e.action, err = action(sc.Action, sc.ErrnoRet); err != nil {
 			return nil, err
 		}
-		notify = notify || n
-		body := append([]unix.SockFilter{load(offsetNR)}, search(segs)...)
-		prog = append(prog, jumpUnlessEqual(a.audit, len(body))...)
-		prog = append(prog, body...)
+		if e.rules, err = rulesOf(sc, e.action); err != nil {
+			return nil, err
+		}
+		for _, name := range sc.Names {
+			next, ok := p.first[name]
+			if !ok {
+				next = -1
+			}
+			p.first[name] = int32(len(p.mentions))
+			p.mentions = append(p.mentions, mention{e, next})
+		}
 	}
-	prog = append(prog, ret(unix.SECCOMP_RET_KILL_PROCESS))
-	if len(prog) > maxInstructions {
-		return nil, fmt.Errorf("filter of %d instructions: %w", len(prog), errdefs.ErrInvalidArgument)
-	}
-	return &Filter{Program: prog, Flags: flags, Notify: notify}, nil
+	return p, nil
 }
 
 // segments sorts what the profile says about one architecture by call number.
-func segments(s *specs.LinuxSeccomp, a arch, fallback uint32) (segs []segment, notify bool, err error) {
-	calls := map[uint32]*segment{}
+func (p *profile) segments(a arch) (segs []segment, notify bool) {
+	calls := p.room[:0]
 	newest := make([]uint32, len(a.tables))
 	for i, t := range a.tables {
-		numbers := t.numbers()
-		for _, sc := range s.Syscalls {
-			act, err := action(sc.Action, sc.ErrnoRet)
-			if err != nil {
-				return nil, false, err
+		for name, nr := range t.calls() {
+			at, ok := p.first[name]
+			if !ok {
+				continue
 			}
-			rules, err := rulesOf(sc, act)
-			if err != nil {
-				return nil, false, err
+			if nr < t.private {
+				newest[i] = max(newest[i], nr)
 			}
-			for _, name := range sc.Names {
-				nr, ok := numbers[name]
-				if !ok {
+			call, said := segment{begin: nr, otherwise: p.fallback}, false
+			for ; at >= 0; at = p.mentions[at].next {
+				e := p.mentions[at].entry
+				if e.action == p.fallback {
 					continue
 				}
-				if nr < t.private {
-					newest[i] = max(newest[i], nr)
+				said = true
+				notify = notify || e.action == unix.SECCOMP_RET_USER_NOTIF
+				if len(e.rules) > 0 {
+					call.rules = append(call.rules, e.rules...)
+				} else {
+					call.otherwise = e.action
 				}
-				if act == fallback {
-					continue
-				}
-				notify = notify || act == unix.SECCOMP_RET_USER_NOTIF
-				addRules(calls, nr, rules, act, fallback)
+			}
+			if said {
+				calls = append(calls, call)
 			}
 		}
 	}
-	for _, c := range calls {
-		segs = append(segs, *c)
-	}
-	slices.SortFunc(segs, func(a, b segment) int { return int(int64(a.begin) - int64(b.begin)) })
-	unknown := fallback
-	if !permissive(s.DefaultAction) {
-		unknown = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
-	}
-	return fill(segs, a, newest, fallback, unknown), notify, nil
-}
-
-func addRules(calls map[uint32]*segment, nr uint32, rules []rule, act, fallback uint32) {
-	c := calls[nr]
-	if c == nil {
-		c = &segment{begin: nr, otherwise: fallback}
-		calls[nr] = c
-	}
-	if len(rules) > 0 {
-		c.rules = append(c.rules, rules...)
-	} else {
-		c.otherwise = act
-	}
+	p.room = calls
+	slices.SortFunc(calls, func(a, b segment) int { return cmp.Compare(a.begin, b.begin) })
+	return p.fill(calls, a, newest), notify
 }
 
 // fill adds the ranges between the calls, each with the fallback up to the newest call of
 // its table and unknown above, and merges neighbours that are alike.
-func fill(calls []segment, a arch, newest []uint32, fallback, unknown uint32) []segment {
-	var segs []segment
+func (p *profile) fill(calls []segment, a arch, newest []uint32) []segment {
+	segs := make([]segment, 0, 128)
 	add := func(s segment) {
 		if n := len(segs); n > 0 && len(s.rules) == 0 && len(segs[n-1].rules) == 0 && segs[n-1].otherwise == s.otherwise {
 			return
@@ -127,10 +162,10 @@ func fill(calls []segment, a arch, newest []uint32, fallback, unknown uint32) []
 		}
 		gap := func(to uint64) { // numbers from next to to
 			if uint64(next) < to && next <= newest[i] {
-				add(segment{begin: next, otherwise: fallback})
+				add(segment{begin: next, otherwise: p.fallback})
 			}
 			if from := max(uint64(next), uint64(newest[i])+1); from < to {
-				add(segment{begin: uint32(from), otherwise: unknown})
+				add(segment{begin: uint32(from), otherwise: p.unknown})
 			}
 		}
 		for _, c := range calls {

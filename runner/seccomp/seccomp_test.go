@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"testing"
 
@@ -121,7 +122,7 @@ func TestDefaultProfile(t *testing.T) {
 // reference decides one call straight from the profile, with no segments and no jumps.
 func reference(s *specs.LinuxSeccomp, t table, nr uint32, args [6]uint64) uint32 {
 	fallback, _ := action(s.DefaultAction, s.DefaultErrnoRet)
-	numbers := t.numbers()
+	numbers := maps.Collect(t.calls())
 	newest, verdict, found := uint32(0), fallback, false
 	for pass := range 2 { // rules with conditions go first
 		for _, sc := range s.Syscalls {
@@ -223,7 +224,7 @@ func compareAll(t *testing.T, s *specs.LinuxSeccomp, goarch string) {
 	for _, a := range archs {
 		for _, tab := range a.tables {
 			byNumber := map[uint32]string{}
-			for name, n := range tab.numbers() {
+			for name, n := range tab.calls() {
 				byNumber[n] = name
 			}
 			var nrs []uint32
