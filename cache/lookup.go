@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -16,13 +15,24 @@ import (
 )
 
 // CanonicalName returns the name under which images are kept for what a user wrote:
-// docker.io/library/alpine:latest for alpine. A reference with tag and digest keeps both.
+// docker.io/library/alpine:latest for alpine. A reference with tag and digest keeps the digest only.
 func CanonicalName(name string) (string, error) {
-	ref, err := reference.ParseDockerRef(name)
+	n, err := parseUserName(name)
 	if err != nil {
-		return "", fmt.Errorf("image name %.300q: %w: %w", name, errdefs.ErrInvalidArgument, err)
+		return "", err
 	}
-	return ref.String(), nil
+	if n.digest != "" {
+		n.tag = ""
+	}
+	return n.String(), nil
+}
+
+func parseUserName(name string) (imageName, error) {
+	n, err := parseName(name)
+	if err != nil {
+		return imageName{}, fmt.Errorf("image name %.300q: %w: %w", name, errdefs.ErrInvalidArgument, err)
+	}
+	return n, nil
 }
 
 // Lookup finds an image by name (docker's short forms included), by name@digest, or by ID or
@@ -54,46 +64,43 @@ func isHex(s string) bool { return s != "" && strings.Trim(s, "0123456789abcdef"
 
 // byName finds an image by its name, or by a digest it has under that name.
 func (s *Store) byName(ctx context.Context, name string) (image.Image, error) {
-	ref, err := reference.ParseNormalizedNamed(name)
+	n, err := parseUserName(name)
 	if err != nil {
-		return image.Image{}, fmt.Errorf("image name %.300q: %w: %w", name, errdefs.ErrInvalidArgument, err)
+		return image.Image{}, err
 	}
-	digested, ok := ref.(reference.Digested)
-	if !ok {
-		return s.Images.Get(reference.TagNameOnly(ref).String())
-	}
-	if img, err := s.Images.Get(ref.String()); err == nil || !errdefs.IsNotFound(err) {
+	img, err := s.Images.Get(n.String())
+	if n.digest == "" || err == nil || !errdefs.IsNotFound(err) {
 		return img, err
 	}
-	return s.byDigest(ctx, ref, digested.Digest())
+	return s.byDigest(ctx, n)
 }
 
-// byDigest finds an image of the repository whose target is dgst, or an index with it. The tag that
+// byDigest finds an image of the repository whose target has the digest, or an index with it. The tag that
 // may stand beside a digest does not count, as for docker.
-func (s *Store) byDigest(ctx context.Context, ref reference.Named, dgst digest.Digest) (image.Image, error) {
+func (s *Store) byDigest(ctx context.Context, want imageName) (image.Image, error) {
 	all, err := s.Images.All(ctx)
 	if err != nil {
 		return image.Image{}, err
 	}
 	for _, img := range all {
-		named, err := reference.ParseNormalizedNamed(img.Name)
-		if err != nil || named.Name() != ref.Name() {
+		named, err := parseName(img.Name)
+		if err != nil || named.repository != want.repository {
 			continue
 		}
-		if img.Target.Digest == dgst {
+		if img.Target.Digest == want.digest {
 			return img, nil
 		}
 		children, err := content.Children(ctx, s.Content, img.Target)
 		if err != nil && !gone(err) {
 			return image.Image{}, err
 		}
-		i := slices.IndexFunc(children, func(d ocispec.Descriptor) bool { return d.Digest == dgst })
+		i := slices.IndexFunc(children, func(d ocispec.Descriptor) bool { return d.Digest == want.digest })
 		if i >= 0 && content.IsIndex(img.Target.MediaType) {
 			img.Target = children[i]
 			return img, nil
 		}
 	}
-	return image.Image{}, fmt.Errorf("image %s: %w", ref, errdefs.ErrNotFound)
+	return image.Image{}, fmt.Errorf("image %s: %w", want, errdefs.ErrNotFound)
 }
 
 // byID finds an image by the first hex digits of its ID, the digest of the config, or of its target.
