@@ -29,7 +29,7 @@ const (
 	maxNames          = 256 << 20
 	maxLinks          = 1 << 16
 	maxWarnings       = 20
-	bufferSize        = 1 << 20
+	bufferSize        = 512 << 10
 )
 
 // A Link is a hard link to a file that is not in the layer, so must be in one below.

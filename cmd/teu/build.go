@@ -9,8 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
-	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -100,7 +98,6 @@ func runBuild(ctx context.Context, a *app, f buildFlags, dir string) (err error)
 	if err := f.stdin(a.ui.In, &o); err != nil {
 		return err
 	}
-	collectFromNowOn()
 	mode := f.progress
 	if f.quiet {
 		mode = "quiet"
@@ -128,15 +125,6 @@ func runBuild(ctx context.Context, a *app, f buildFlags, dir string) (err error)
 	}
 	a.holdBudget(ctx)
 	return f.report(a, res)
-}
-
-// collectFromNowOn makes the collector work as usual after its first time. Commands begin with a heap that
-// may grow, as most end before it is full; a build with many files would have nine times what it needs.
-func collectFromNowOn() {
-	type mark struct{ self *mark }
-	m := &mark{}
-	m.self = m // a pointer in it keeps it out of the blocks that small values share
-	runtime.AddCleanup(m, func(struct{}) { debug.SetGCPercent(150) }, struct{}{})
 }
 
 // report writes what the user asked to know of the result.

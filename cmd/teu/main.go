@@ -9,6 +9,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 
@@ -16,12 +17,31 @@ import (
 )
 
 func main() {
-	// Most commands end before their heap has reached 32 MB and need no collection.
-	debug.SetGCPercent(800)
+	debug.SetGCPercent(lazyGC)
+	collectFromNowOn()
 	// The first signal cancels the command so that it can clean up; the next one
 	// has its default effect again.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
 	u := ui.New(os.Stdin, os.Stdout, os.Stderr)
 	os.Exit(execute(ctx, u, os.Args[1:]))
+}
+
+// The growth of the heap in percent until the first collection, and after it. Most commands end before
+// their heap has reached 32 MB and need none; the others would take nine times what they need.
+const (
+	lazyGC  = 800
+	usualGC = 150
+)
+
+// collectFromNowOn makes the collector work as usual after its first time, unless the command has said how.
+func collectFromNowOn() {
+	type mark struct{ self *mark }
+	m := &mark{}
+	m.self = m // a pointer in it keeps it out of the blocks that small values share
+	runtime.AddCleanup(m, func(struct{}) {
+		if said := debug.SetGCPercent(usualGC); said != lazyGC {
+			debug.SetGCPercent(said)
+		}
+	}, struct{}{})
 }
