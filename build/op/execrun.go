@@ -255,7 +255,9 @@ func (r *execRun) mountRoot(ctx context.Context, m *pb.Mount, in Result) error {
 		return err
 	}
 	r.root = root
-	r.process.Root = root.snap.Overlay()
+	if r.process.Root, err = root.overlay(); err != nil {
+		return err
+	}
 	r.process.ReadOnly = m.Readonly
 	f, err := openOverlay(root.snap.Lowers)
 	if err != nil {

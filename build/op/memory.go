@@ -23,10 +23,14 @@ func newDir(f *os.File) *rootfs.Dir { return rootfs.FromFile(f) }
 
 // openMutable opens the overlay of m, or a read-only one of lowers if m is nil.
 func openMutable(m *mutable, lowers []string) (*os.File, error) {
-	if m != nil {
-		return m.snap.Overlay().Open()
+	if m == nil {
+		return openOverlay(lowers)
 	}
-	return openOverlay(lowers)
+	over, err := m.overlay()
+	if err != nil {
+		return nil, err
+	}
+	return over.Open()
 }
 
 // memory holds files for a command that must not reach a disk, in a tmpfs mounted nowhere.

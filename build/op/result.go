@@ -247,12 +247,28 @@ func (m *mutable) open() (*rootfs.Dir, error) {
 		m.dir = dir
 		return dir, err
 	}
-	f, err := m.snap.Overlay().Open()
+	over, err := m.overlay()
+	if err != nil {
+		return nil, err
+	}
+	f, err := over.Open()
 	if err != nil {
 		return nil, err
 	}
 	m.dir = rootfs.FromFile(f)
 	return m.dir, nil
+}
+
+// overlay describes the mount of the state. It is volatile: the end of another would wait until
+// all that was written to the whole disk is on it. A layer is synced later, or made again.
+func (m *mutable) overlay() (mount.Overlay, error) {
+	o := m.snap.Overlay()
+	o.Volatile = true
+	// What a volatile mount leaves so that it is not mounted again: Documentation/filesystems/overlayfs.rst, "Volatile mount".
+	if err := os.RemoveAll(filepath.Join(o.Work, "work/incompat")); err != nil {
+		return o, fmt.Errorf("mounting %s again: %w", m.snap.ID, err)
+	}
+	return o, nil
 }
 
 func (m *mutable) close() error {
