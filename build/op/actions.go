@@ -158,7 +158,7 @@ func rmPath(dir *rootfs.Dir, p string, allowNotFound bool) error {
 }
 
 // copyAction copies what a selects of src into dst.
-func copyAction(ctx context.Context, src *source, dst *rootfs.Dir, a *pb.FileActionCopy, own *owner, warn func(string, ...any)) error {
+func copyAction(ctx context.Context, src *source, dst destination, a *pb.FileActionCopy, own *owner, warn func(string, ...any)) error {
 	from, to := cleanPath(a.Src), cleanPath(a.Dest)
 	o, err := optionsOf(a, own)
 	if err != nil {
@@ -166,7 +166,7 @@ func copyAction(ctx context.Context, src *source, dst *rootfs.Dir, a *pb.FileAct
 	}
 	o.warn = warn
 	if !a.CreateDestPath {
-		p, err := realPath(dst, a.Dest, true)
+		p, err := realPath(dst.Dir, a.Dest, true)
 		if err != nil {
 			return err
 		}
@@ -185,7 +185,7 @@ func copyAction(ctx context.Context, src *source, dst *rootfs.Dir, a *pb.FileAct
 	}
 	for _, p := range paths {
 		if a.AttemptUnpackDockerCompatibility {
-			done, err := unpack(ctx, src, p, dst, to, o)
+			done, err := unpack(ctx, src, p, dst.Dir, to, o)
 			if err != nil {
 				return err
 			}

@@ -184,7 +184,7 @@ func (e *Env) copyAll(ctx context.Context, c *solver.Console, r Result, to strin
 		return err
 	}
 	defer dst.Close()
-	return copyTree(ctx, src, "/", dst, "/", copyOptions{dirContents: true, rootToo: true, warn: e.warn})
+	return copyTree(ctx, src, "/", destination{Dir: dst}, "/", copyOptions{dirContents: true, rootToo: true, warn: e.warn})
 }
 
 func (e *Env) noteCache(key string) {

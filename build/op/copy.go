@@ -9,6 +9,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -37,27 +39,38 @@ type copyOptions struct {
 	warn             func(format string, args ...any)
 }
 
-// A copier copies one source path. What it does is what fsutil/copy of BuildKit v0.33 does,
-// down to its oddities; how is different: trees are walked by open directories, never by path.
-type copier struct {
-	copyOptions
-	src              *source
-	dst              *rootfs.Dir
-	included         *patternmatcher.PatternMatcher
-	excluded         *patternmatcher.PatternMatcher
-	links            map[inode]string // what was copied of files with several names
-	made             []string         // parents made, in order
-	cloneUnsupported bool
+// A destination is the tree that is copied into.
+type destination struct {
+	*rootfs.Dir
+	// upper, unless nil, is the directory in which the overlay Dir keeps what is new. What belongs into
+	// directories that the copy itself made is written there, without the detour through the overlay,
+	// which knows nothing of them yet. It is to be mounted anew before it is used for something else:
+	// Documentation/filesystems/overlayfs.rst, "Changes to underlying filesystems".
+	upper *rootfs.Dir
 }
 
-type inode struct{ dev, ino uint64 }
+// A copier copies one source path. What it does is what fsutil/copy of BuildKit v0.33 does,
+// down to its oddities; how is different: trees are walked by open directories, never by path, and
+// files are copied beside each other.
+type copier struct {
+	copyOptions
+	src      *source
+	dst      destination
+	included *patternmatcher.PatternMatcher
+	excluded *patternmatcher.PatternMatcher
+	made     []string // parents made, in order
+
+	hands   hands
+	links   links
+	buffers sync.Pool
+	noClone atomic.Bool // the filesystems cannot share blocks; asking only costs time
+}
 
 // copyTree copies srcPath of src to dstPath of dst.
-func copyTree(ctx context.Context, src *source, srcPath string, dst *rootfs.Dir, dstPath string, o copyOptions) error {
-	c := &copier{copyOptions: o, src: src, dst: dst, links: map[inode]string{}}
-	if c.warn == nil {
-		c.warn = func(string, ...any) {}
-	}
+func copyTree(ctx context.Context, src *source, srcPath string, dst destination, dstPath string, o copyOptions) error {
+	c := &copier{copyOptions: o, src: src, dst: dst}
+	c.buffers.New = func() any { b := make([]byte, copyBuffer); return &b }
+	c.serializeWarnings()
 	var err error
 	if c.included, err = matcher(o.include); err != nil {
 		return err
@@ -73,10 +86,27 @@ func copyTree(ctx context.Context, src *source, srcPath string, dst *rootfs.Dir,
 	if err != nil {
 		return err
 	}
+	if c.included == nil && c.excluded == nil { // patterns are not for several goroutines, nor are directories made late
+		c.hands = newHands()
+	}
 	if err := c.start(ctx, from, to); err != nil {
 		return err
 	}
 	return c.timeParents()
+}
+
+// serializeWarnings makes warn something that is called by one goroutine at a time.
+func (c *copier) serializeWarnings() {
+	warn := c.warn
+	if warn == nil {
+		warn = func(string, ...any) {}
+	}
+	var mu sync.Mutex
+	c.warn = func(format string, args ...any) {
+		mu.Lock()
+		defer mu.Unlock()
+		warn(format, args...)
+	}
 }
 
 func matcher(patterns []string) (*patternmatcher.PatternMatcher, error) {
@@ -99,7 +129,7 @@ func (c *copier) target(from, srcPath, dstPath string) (string, error) {
 	if err := c.makeDirs(above); err != nil {
 		return "", err
 	}
-	to, err := realPath(c.dst, dstPath, true)
+	to, err := realPath(c.dst.Dir, dstPath, true)
 	if err != nil {
 		return "", err
 	}
@@ -143,7 +173,7 @@ func (c *copier) makeDirs(p string) error {
 	if c.mode != nil && c.modes == nil {
 		perm = *c.mode & 0o777
 	}
-	made, err := makeDirs(c.dst, p, perm, c.owner, c.mtime)
+	made, err := makeDirs(c.dst.Dir, p, perm, c.owner, c.mtime)
 	c.made = append(c.made, made...)
 	return err
 }
@@ -233,6 +263,8 @@ type target struct {
 	name   string
 	path   string   // in the destination
 	fd     *os.File // nil until it is known to exist
+	fresh  bool     // made by this copy: nothing but what it copies is in it
+	direct bool     // fd leads into the upper itself
 
 	src  *os.File // the source directory, for mode, owner and the rest
 	stat unix.Stat_t
@@ -276,10 +308,7 @@ func (c *copier) copy(ctx context.Context, e entry) error {
 	if err := c.clear(fd, e, false); err != nil {
 		return err
 	}
-	if err := c.copyFile(fd, e, &st); err != nil {
-		return err
-	}
-	return c.dress(fd, e.target, e, &st)
+	return c.copyFile(ctx, fd, e, &st)
 }
 
 // selected matches e against the patterns, remembering what they said of its directory.
@@ -307,6 +336,9 @@ func (c *copier) mayReturn() bool { return c.excluded != nil && c.excluded.Exclu
 // clear makes room for e in fd. A directory does not give way to a file, nor a file to a
 // directory, unless replace is set; directories are merged.
 func (c *copier) clear(fd *os.File, e entry, isDir bool) error {
+	if e.parent.fresh {
+		return nil
+	}
 	var st unix.Stat_t
 	err := unix.Fstatat(int(fd.Fd()), e.target, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if err == unix.ENOENT {
@@ -372,22 +404,26 @@ func (c *copier) copyContents(ctx context.Context, e entry, f *os.File, t *targe
 		return err
 	}
 	slices.Sort(names)
-	for _, name := range names {
-		child := entry{
+	return c.hands.share(ctx, names, func(ctx context.Context, name string) error {
+		return c.copy(ctx, entry{
 			dir:    f,
 			name:   name,
-			path:   path.Join(e.path, name),
-			rel:    path.Join(e.rel, name),
+			path:   below(e.path, name),
+			rel:    below(e.rel, name),
 			parent: t,
 			target: name,
 			in:     e.in,
 			ex:     e.ex,
-		}
-		if err := c.copy(ctx, child); err != nil {
-			return err
-		}
+		})
+	})
+}
+
+// below returns the path of name in the directory dir, which is clean.
+func below(dir, name string) string {
+	if dir == "" {
+		return name
 	}
-	return nil
+	return dir + "/" + name
 }
 
 // finishDir gives a directory its mode, owner and times, which making files in it would change.
@@ -447,13 +483,26 @@ func (c *copier) makeTarget(t *target, e entry) (created bool, err error) {
 	default:
 		return false, &fs.PathError{Op: "mkdir", Path: "/" + t.path, Err: err}
 	}
-	if t.fd, err = openDirAt(parent, t.name); err != nil {
+	t.fresh = created
+	if err := c.openTarget(t, parent); err != nil {
 		return created, fmt.Errorf("opening /%s: %w", t.path, err)
 	}
 	if !created && !e.top {
 		err = unix.Fchmod(int(t.fd.Fd()), t.stat.Mode&0o7777)
 	}
 	return created, err
+}
+
+// openTarget opens the directory t in parent; one that is new, in the upper.
+func (c *copier) openTarget(t *target, parent *os.File) (err error) {
+	if t.fresh && c.dst.upper != nil && !t.parent.direct {
+		t.direct = true
+		t.fd, err = c.dst.upper.OpenFile(t.path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+		return err
+	}
+	t.direct = t.parent.direct
+	t.fd, err = openDirAt(parent, t.name)
+	return err
 }
 
 func openDirAt(dir *os.File, name string) (*os.File, error) {

@@ -76,11 +76,7 @@ func (r *fileRun) step(ctx context.Context, a *pb.FileAction) error {
 		return err
 	}
 	r.states = append(r.states, fileState{m: m})
-	dir, err := m.open()
-	if err != nil {
-		return err
-	}
-	if err := r.perform(ctx, a, dir, own); err != nil {
+	if err := r.perform(ctx, a, m, own); err != nil {
 		return err
 	}
 	i := len(r.states) - 1
@@ -138,8 +134,15 @@ func (r *fileRun) look(ctx context.Context, input int64) (*rootfs.Dir, func() er
 	return dir, dir.Close, nil
 }
 
-// perform changes dir as the action says.
-func (r *fileRun) perform(ctx context.Context, a *pb.FileAction, dir *rootfs.Dir, own *owner) error {
+// perform changes m as the action says.
+func (r *fileRun) perform(ctx context.Context, a *pb.FileAction, m *mutable, own *owner) error {
+	if c := a.GetCopy(); c != nil {
+		return r.copy(ctx, a.SecondaryInput, m, c, own)
+	}
+	dir, err := m.open()
+	if err != nil {
+		return err
+	}
 	switch t := a.Action.(type) {
 	case *pb.FileAction_Mkdir:
 		return mkdir(dir, t.Mkdir, own)
@@ -149,14 +152,12 @@ func (r *fileRun) perform(ctx context.Context, a *pb.FileAction, dir *rootfs.Dir
 		return symlink(dir, t.Symlink, own)
 	case *pb.FileAction_Rm:
 		return rm(dir, t.Rm)
-	case *pb.FileAction_Copy:
-		return r.copy(ctx, a.SecondaryInput, dir, t.Copy, own)
 	}
 	return fmt.Errorf("file action %T: %w", a.Action, errdefs.ErrNotImplemented)
 }
 
 // copy performs a copy action from the state input.
-func (r *fileRun) copy(ctx context.Context, input int64, dst *rootfs.Dir, a *pb.FileActionCopy, own *owner) (err error) {
+func (r *fileRun) copy(ctx context.Context, input int64, m *mutable, a *pb.FileActionCopy, own *owner) (err error) {
 	var from Result
 	if input >= 0 {
 		if err := r.finish(ctx, int(input)); err != nil {
@@ -169,5 +170,5 @@ func (r *fileRun) copy(ctx context.Context, input int64, dst *rootfs.Dir, a *pb.
 		return err
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
-	return copyAction(ctx, src, dst, a, own, r.op.env.warn)
+	return m.copy(func(dst destination) error { return copyAction(ctx, src, dst, a, own, r.op.env.warn) })
 }

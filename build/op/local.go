@@ -179,7 +179,7 @@ func (l *Local) solid(ctx context.Context, c *solver.Console) (Result, error) {
 			return Result{}, err
 		}
 		defer src.Close()
-		if err := copyTree(ctx, src, "/", dst, "/", copyOptions{dirContents: true, rootToo: true, warn: l.env.warn}); err != nil {
+		if err := copyTree(ctx, src, "/", destination{Dir: dst}, "/", copyOptions{dirContents: true, rootToo: true, warn: l.env.warn}); err != nil {
 			return Result{}, fmt.Errorf("reading the %s: %w", l, err)
 		}
 		return m.commit(ctx)

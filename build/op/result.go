@@ -271,6 +271,23 @@ func (m *mutable) overlay() (mount.Overlay, error) {
 	return o, nil
 }
 
+// copy calls fn with the tree to copy into.
+func (m *mutable) copy(fn func(destination) error) (err error) {
+	dir, err := m.open()
+	if err != nil {
+		return err
+	}
+	if len(m.base) == 0 {
+		return fn(destination{Dir: dir})
+	}
+	upper, err := rootfs.Open(m.snap.Upper)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, upper.Close(), m.close()) }()
+	return fn(destination{Dir: dir, upper: upper})
+}
+
 func (m *mutable) close() error {
 	if m.dir == nil {
 		return nil

@@ -58,7 +58,7 @@ func unpack(ctx context.Context, src *source, path string, dst *rootfs.Dir, to s
 	if err := x.extract(ctx, tar.NewReader(r)); err != nil {
 		return false, fmt.Errorf("unpacking /%s: %w", from, err)
 	}
-	c := copier{copyOptions: o, dst: dst, made: made}
+	c := copier{copyOptions: o, dst: destination{Dir: dst}, made: made}
 	return true, c.timeParents()
 }
 
