@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -73,7 +72,7 @@ type bucket struct {
 	// leave room for it and for a request.
 	touchAfter, minGrace time.Duration
 
-	buffers sync.Pool // *[]byte of bufferSize
+	buffers buffers
 	refs    refCache
 }
 
@@ -103,7 +102,6 @@ func openBucket(ctx context.Context, o BucketOptions) (*bucket, error) {
 	}
 	b := &bucket{name: name, prefix: prefix, redirect: o.Redirect, temp: o.Temp,
 		lease: defaultLease, touchAfter: bucketTouchAfter, minGrace: bucketMinGrace}
-	b.buffers.New = func() any { p := make([]byte, bufferSize); return &p }
 	if b.temp == "" {
 		b.temp = os.TempDir()
 	}

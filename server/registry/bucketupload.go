@@ -147,8 +147,8 @@ func (u *bucketUpload) ReadFrom(r io.Reader) (n int64, err error) {
 }
 
 func (u *bucketUpload) receive(r io.Reader) (n int64, err error) {
-	pooled := u.b.buffers.Get().(*[]byte)
-	defer u.b.buffers.Put(pooled)
+	pooled := u.b.buffers.get()
+	defer u.b.buffers.put(pooled)
 	for buf := *pooled; ; {
 		k, readErr := r.Read(buf[:min(bufferSize, partSize-u.spooled())])
 		if k > 0 {

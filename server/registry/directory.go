@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -23,7 +22,7 @@ type directory struct {
 	root    string
 	sync    *syncer
 	hashes  hashes
-	buffers sync.Pool // *[]byte of bufferSize
+	buffers buffers
 	tags    listCache
 	clean   cleanList
 }
@@ -40,7 +39,6 @@ func openDirectory(root string) (*directory, error) {
 		return nil, err
 	}
 	s := &directory{root: root, sync: newSyncer(root)}
-	s.buffers.New = func() any { b := make([]byte, bufferSize); return &b }
 	// Others on the machine have no business with private images: 0700.
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, err

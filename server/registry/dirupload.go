@@ -21,8 +21,6 @@ import (
 )
 
 const (
-	// bufferSize is how much of an upload is read, hashed and written at a time.
-	bufferSize = 128 << 10
 	// flushSize is after how many bytes the disk is asked to begin writing, so that the
 	// fsync in the end finds little left.
 	flushSize = 8 << 20
@@ -189,20 +187,16 @@ func (u *fileUpload) ReadFrom(r io.Reader) (n int64, err error) {
 			u.s.hashes.put(u.id, running)
 		}
 	}()
-	buf := u.s.buffers.Get().(*[]byte)
-	defer u.s.buffers.Put(buf)
+	buf := u.s.buffers.get()
+	defer func() { u.s.buffers.put(buf) }()
 	for flushed := u.size; ; {
-		k, readErr := r.Read(*buf)
-		if k > 0 {
-			if err := u.append((*buf)[:k]); err != nil {
-				return n, err
-			}
-			n += int64(k)
-			if running != nil {
-				running.hash.Write((*buf)[:k])
-				running.size += int64(k)
-			}
+		var k int
+		var readErr error
+		k, buf, readErr = u.fill(buf, r, running)
+		if err := u.append((*buf)[:k]); err != nil {
+			return n, err
 		}
+		n += int64(k)
 		if u.size-flushed >= flushSize {
 			// Only a hint; the fsync before the commit is what counts.
 			_ = unix.SyncFileRange(int(u.f.Fd()), flushed, u.size-flushed, unix.SYNC_FILE_RANGE_WRITE)
@@ -217,7 +211,27 @@ func (u *fileUpload) ReadFrom(r io.Reader) (n int64, err error) {
 	}
 }
 
+// fill reads until the buffer, which it may exchange for a larger one, is full or r ends.
+// What is read is hashed at once, while the processor has it near.
+func (u *fileUpload) fill(buf *[]byte, r io.Reader, running *runningHash) (n int, _ *[]byte, err error) {
+	for n < len(*buf) && err == nil {
+		var k int
+		k, err = r.Read((*buf)[n:])
+		if running != nil {
+			running.hash.Write((*buf)[n : n+k])
+			running.size += int64(k)
+		}
+		if n += k; n == len(*buf) && err == nil {
+			buf = u.s.buffers.grow(buf)
+		}
+	}
+	return n, buf, err
+}
+
 func (u *fileUpload) append(b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
 	k, err := u.f.Write(b)
 	if err == nil {
 		u.size += int64(k)
@@ -246,8 +260,8 @@ func (u *fileUpload) digest(a digest.Algorithm) (digest.Digest, error) {
 		return digest.NewDigest(a, running.hash), nil
 	}
 	h := newHash(a)
-	buf := u.s.buffers.Get().(*[]byte)
-	defer u.s.buffers.Put(buf)
+	buf := u.s.buffers.get()
+	defer u.s.buffers.put(buf)
 	n, err := io.CopyBuffer(struct{ io.Writer }{h}, io.NewSectionReader(u.f, 0, u.size), *buf)
 	if err != nil {
 		return "", fmt.Errorf("reading upload: %w", err)
