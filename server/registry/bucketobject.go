@@ -159,13 +159,16 @@ func (b *bucket) drop(ctx context.Context, key string) error {
 	return fmt.Errorf("%s changes all the time: %w", key, errdefs.ErrUnavailable)
 }
 
-// touch reads a small object, and protects it from collections.
+// touch reads a small object, and protects it from collections. That somebody else has
+// written it since is as good as having done it.
 func (b *bucket) touch(ctx context.Context, key string) (object, error) {
+	var seen string
 	for range 10 {
 		o, err := b.get(ctx, key)
-		if err != nil || b.now().Sub(o.modified) < b.touchAfter {
+		if err != nil || b.now().Sub(o.modified) < b.touchAfter || seen != "" && o.etag != seen {
 			return o, err
 		}
+		seen = o.etag
 		if etag, ok, err := b.replace(ctx, key, o.etag, o.body); err != nil || ok {
 			o.etag = etag
 			return o, err

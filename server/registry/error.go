@@ -85,7 +85,7 @@ func (g *Registry) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errdefs.IsResourceExhausted(err): // an upstream's word; nobody else says it
 		w.Header().Set("Retry-After", "60")
 		e = &apiError{http.StatusTooManyRequests, codeTooManyRequests, "the mirrored registry wants fewer requests", nil}
-	case errdefs.IsUnavailable(err):
+	case errdefs.IsUnavailable(err), errors.Is(err, context.DeadlineExceeded): // the storage is too slow
 		g.log.Warn("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 		e = &apiError{http.StatusServiceUnavailable, codeUnknown, "not available now", nil}
 	case errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT):

@@ -41,7 +41,7 @@ func serveProcess(root string) error {
 		return err
 	}
 	if b, ok := g.store.(*bucket); ok {
-		b.lease, b.touchAfter, b.minGrace = 2*time.Second, 0, 2*time.Second
+		b.lease, b.touchAfter = 2*time.Second, 0
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

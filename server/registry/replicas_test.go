@@ -98,10 +98,11 @@ func (h *history) run(t *testing.T, client int, p *process, op tagOp, bodies map
 	a, err := p.try(method, "/v2/r/manifests/"+op.tag, bytes.NewReader(body), "Content-Type", "application/vnd.oci.image.manifest.v1+json")
 	end := time.Since(h.start)
 	var output digest.Digest
+	busy := err == nil && a.status == http.StatusServiceUnavailable // as good as no answer
 	switch {
-	case err != nil && !op.write:
+	case (err != nil || busy) && !op.write:
 		return
-	case err != nil:
+	case err != nil || busy:
 		end = time.Hour
 	case op.write && a.status == 404 && op.value == "":
 		op = tagOp{tag: op.tag} // it was not there, which is an answer like that of a read
@@ -180,7 +181,7 @@ func (r *replicas) upload(t *testing.T, all *acknowledged, n int) {
 	b := bytes.Repeat(fmt.Appendf(nil, "upload %d ", n), 60_000)
 	d := digest.FromBytes(b)
 	a, err := r.any().try("POST", "/v2/r/blobs/uploads/", nil)
-	if err != nil {
+	if err != nil || a.status == 503 {
 		return
 	}
 	location := a.header.Get("Location")
@@ -191,7 +192,7 @@ func (r *replicas) upload(t *testing.T, all *acknowledged, n int) {
 			at = to
 			continue
 		}
-		if err == nil && a.status != 416 {
+		if err == nil && a.status != 416 && a.status != 503 {
 			t.Errorf("PATCH: got %d %s", a.status, a.body)
 			return
 		}
@@ -202,7 +203,7 @@ func (r *replicas) upload(t *testing.T, all *acknowledged, n int) {
 	}
 	path := "/v2/r/blobs/" + d.String()
 	a, err = r.any().try("PUT", location+"?digest="+d.String(), nil)
-	if err != nil {
+	if err != nil || a.status == 503 {
 		return
 	}
 	if a.status != 201 {
@@ -216,6 +217,9 @@ func (r *replicas) offset(location string) (int, error) {
 	for range 100 {
 		a, err := r.any().try("GET", location, nil)
 		if err != nil {
+			continue
+		}
+		if a.status == 503 {
 			continue
 		}
 		if a.status != 204 {
