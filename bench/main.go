@@ -80,7 +80,12 @@ func main() {
 	rounds := flag.Int("rounds", 20, "rounds of the short figures; long ones take fewer")
 	write := flag.String("write", "", "file to write the report to")
 	server := flag.String("serve", "", "be the server of the figure ports, on an address")
+	file := flag.String("sendfile", "", "with -serve: be a server of this file, by sendfile(2)")
 	flag.Parse()
+	if *file != "" {
+		fmt.Fprintln(os.Stderr, "bench:", serveSendfile(*server, *file))
+		os.Exit(1)
+	}
 	if *server != "" {
 		fmt.Fprintln(os.Stderr, "bench:", serve(*server))
 		os.Exit(1)

@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -71,7 +70,7 @@ func (b *bench) measureBlobs(ctx context.Context, servers []*registryServer) err
 				address, stop := s.address, func() {}
 				if s == plain {
 					var err error
-					if address, stop, err = serveSendfile(path); err != nil {
+					if address, stop, err = b.sendfileServer(ctx, path); err != nil {
 						return err
 					}
 				}
@@ -87,28 +86,37 @@ func (b *bench) measureBlobs(ctx context.Context, servers []*registryServer) err
 			}
 		}
 		b.report.add(figure{title: fmt.Sprintf("Registry: GET of a blob of %d MB, %d at a time", g.megabytes, g.clients), unit: "MB per second", more: true,
-			note: registryNote + " \"sendfile\" is a loop of sendfile(2) in the process of the client.", results: t.of(append(servers[:len(servers):len(servers)], plain))})
+			note: registryNote + " \"sendfile\" is a server that does nothing but sendfile(2).", results: t.of(append(servers[:len(servers):len(servers)], plain))})
 	}
 	return nil
 }
 
-// serveSendfile answers every request with the file.
-func serveSendfile(path string) (address string, stop func(), err error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+// sendfileServer starts a process that answers every request with the file.
+func (b *bench) sendfileServer(ctx context.Context, path string) (address string, stop func(), err error) {
+	if address, err = freePort(); err != nil {
+		return "", nil, err
+	}
+	self, err := os.Executable()
 	if err != nil {
 		return "", nil, err
 	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() { sendfile(conn.(*net.TCPConn), path) })
+	stop, err = b.daemon(ctx, dialable("tcp", address), self, "-serve", address, "-sendfile", path)
+	return address, stop, err
+}
+
+// serveSendfile is that process.
+func serveSendfile(address, path string) error {
+	ln, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			return err
 		}
-	})
-	return ln.Addr().String(), func() { ln.Close(); wg.Wait() }, nil
+		go sendfile(conn.(*net.TCPConn), path)
+	}
 }
 
 func sendfile(conn *net.TCPConn, path string) {
