@@ -5,7 +5,6 @@ import (
 	"bufio"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -95,7 +94,7 @@ func writeDir(ctx context.Context, dir string, w io.Writer, d *differ) (size int
 	}
 	bw := bufio.NewWriterSize(w, bufferSize)
 	d.tw, d.buf, d.links = tar.NewWriter(bw), make([]byte, bufferSize), map[inode]string{}
-	if err := d.dir(ctx, root, ""); err != nil {
+	if err := d.portions(ctx, root); err != nil {
 		return 0, err
 	}
 	if err := d.tw.Close(); err != nil {
@@ -104,66 +103,74 @@ func writeDir(ctx context.Context, dir string, w io.Writer, d *differ) (size int
 	return d.size, bw.Flush()
 }
 
-// dir writes what is in the open directory fd, which it closes.
-func (d *differ) dir(ctx context.Context, fd int, path string) error {
-	f := os.NewFile(uintptr(fd), path)
-	defer f.Close()
-	if len(path) > maxPath {
-		return invalid("the directory %s has a name of %d bytes", shorten(path), len(path))
+// portions writes what is in the directory root, which it closes.
+func (d *differ) portions(ctx context.Context, root int) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w := newWalk(ctx, root, d.skip)
+	for p := range w.order {
+		<-p.ready
+		for i := range p.items {
+			if err == nil && ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
+			if err == nil {
+				err = d.item(ctx, p, &p.items[i])
+			}
+		}
+		if err != nil {
+			cancel()
+		}
+		w.done(p)
 	}
-	names, err := f.Readdirnames(-1)
+	if err == nil && ctx.Err() != nil { // it ended without an item to say so
+		err = context.Cause(ctx)
+	}
+	return err
+}
+
+func (d *differ) item(ctx context.Context, p *portion, it *item) error {
+	err := it.err
+	switch {
+	case it.path == "":
+		return err // of the walk itself, which says where
+	case err != nil:
+	case isWhiteout(&it.st):
+		return d.marker(it.path[:len(it.path)-len(it.name)] + whiteoutPrefix + it.name)
+	case strings.HasPrefix(it.name, whiteoutPrefix):
+		return invalid("the name %s cannot be part of an image: it would remove a file", shorten(it.path))
+	case it.st.Mode&unix.S_IFMT == unix.S_IFSOCK:
+		return nil // tar has none, and nobody listens any more
+	default:
+		err = d.entry(ctx, p, it)
+	}
 	if err != nil {
-		return err
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		if err := ctx.Err(); err != nil {
-			return context.Cause(ctx)
-		}
-		below := joinPath(path, name)
-		if d.skip != nil && d.skip(below) {
-			continue
-		}
-		if err := d.entry(ctx, fd, name, below); err != nil {
-			return err
-		}
+		return fmt.Errorf("%s: %w", shorten(it.path), err)
 	}
 	return nil
 }
 
-func (d *differ) entry(ctx context.Context, dirfd int, name, path string) error {
-	st, err := statAt(dirfd, name)
-	if err != nil {
-		return fmt.Errorf("%s: %w", shorten(path), err)
-	}
-	if isWhiteout(&st) {
-		return d.marker(path[:len(path)-len(name)] + whiteoutPrefix + name)
-	}
-	if strings.HasPrefix(name, whiteoutPrefix) {
-		return invalid("the name %s cannot be part of an image: it would remove a file", shorten(path))
-	}
-	if st.Mode&unix.S_IFMT == unix.S_IFSOCK {
-		return nil // tar has none, and nobody listens any more
-	}
-	hdr, err := d.header(dirfd, name, path, &st)
+func (d *differ) entry(ctx context.Context, p *portion, it *item) error {
+	hdr, err := d.header(it)
 	if err == nil {
-		err = d.attributes(fdPath(dirfd, name), hdr)
+		err = d.attributes(it.xattrs, hdr)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", shorten(path), err)
+		return err
 	}
-	switch hdr.Typeflag {
-	case tar.TypeDir:
-		return d.subdir(ctx, dirfd, name, path, hdr)
-	case tar.TypeReg:
-		err = d.file(ctx, dirfd, name, hdr)
-	default:
-		err = d.tw.WriteHeader(hdr)
+	if err := d.tw.WriteHeader(hdr); err != nil {
+		return err
 	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", shorten(path), err)
+	switch {
+	case hdr.Typeflag == tar.TypeDir && d.opaque(it.xattrs):
+		return d.marker(it.path + "/" + opaqueMarker)
+	case hdr.Typeflag != tar.TypeReg:
+		return nil
+	case it.large >= 0:
+		return d.content(ctx, it.large, hdr.Size)
 	}
-	return nil
+	_, err = d.tw.Write(p.data[it.data[0]:it.data[1]])
+	return err
 }
 
 // marker writes a whiteout or opaque marker: an empty file without any date.
@@ -171,65 +178,28 @@ func (d *differ) marker(path string) error {
 	return d.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: path, ModTime: time.Unix(0, 0)})
 }
 
-func (d *differ) subdir(ctx context.Context, dirfd int, name, path string, hdr *tar.Header) error {
-	fd, err := openInside(dirfd, name, unix.O_RDONLY|unix.O_DIRECTORY)
-	if err != nil {
-		return err
-	}
-	if err := d.tw.WriteHeader(hdr); err != nil {
-		unix.Close(fd)
-		return err
-	}
-	opaque, err := isOpaque(fdPath(dirfd, name), d.userXattr)
-	if err == nil && opaque {
-		err = d.marker(path + "/" + opaqueMarker)
-	}
-	if err != nil {
-		unix.Close(fd)
-		return err
-	}
-	return d.dir(ctx, fd, path)
+// opaque says whether a directory hides those of lower layers.
+func (d *differ) opaque(xs []xattr) bool {
+	return slices.Contains(xs, xattr{overlayXattr(d.userXattr, "opaque"), "y"})
 }
 
-// isOpaque says whether the directory at path hides those of lower layers.
-func isOpaque(path string, userXattr bool) (bool, error) {
-	var value [1]byte
-	n, err := unix.Lgetxattr(path, overlayXattr(userXattr, "opaque"), value[:])
-	switch {
-	case err == nil:
-		return n == 1 && value[0] == 'y', nil
-	case errors.Is(err, unix.ENODATA), errors.Is(err, unix.ENOTSUP), errors.Is(err, unix.ERANGE):
-		return false, nil
-	}
-	return false, &os.PathError{Op: "lgetxattr", Path: path, Err: err}
-}
-
-func (d *differ) file(ctx context.Context, dirfd int, name string, hdr *tar.Header) error {
-	fd, err := unix.Openat(dirfd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &os.PathError{Op: "openat", Path: name, Err: err}
-	}
-	defer unix.Close(fd)
-	if err := d.tw.WriteHeader(hdr); err != nil {
-		return err
-	}
-	for rest := hdr.Size; rest > 0; {
+// content writes what is in the file fd.
+func (d *differ) content(ctx context.Context, fd int, size int64) error {
+	for rest := size; rest > 0; {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		n, err := unix.Read(fd, d.buf[:min(int64(len(d.buf)), rest)])
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err != nil:
-			return os.NewSyscallError("read", err)
-		case n == 0:
-			return fmt.Errorf("it shrank while it was read: %w", errdefs.ErrAborted)
+		n := min(int64(len(d.buf)), rest)
+		if err := readFull(fd, d.buf[:n]); err != nil {
+			return err
 		}
 		if _, err := d.tw.Write(d.buf[:n]); err != nil {
 			return err
 		}
-		rest -= int64(n)
+		rest -= n
 	}
 	return nil
 }
+
+// changed is the error of a file that is not what it was a moment ago.
+func changed(how string) error { return fmt.Errorf("it %s: %w", how, errdefs.ErrAborted) }

@@ -11,15 +11,16 @@ import (
 
 // header describes a file. The format is left to archive/tar, which takes USTAR where that can
 // hold everything and PAX elsewhere; both are read by everybody.
-func (d *differ) header(dirfd int, name, path string, st *unix.Stat_t) (*tar.Header, error) {
+func (d *differ) header(it *item) (*tar.Header, error) {
+	st := &it.st
 	hdr := &tar.Header{
-		Name: path,
+		Name: it.path,
 		Mode: int64(st.Mode & 0o7777),
 		Uid:  int(st.Uid), Gid: int(st.Gid),
 		ModTime: d.clamp(st.Mtim),
 	}
-	if len(path) > maxPath {
-		return nil, invalid("a name of %d bytes", len(path))
+	if len(it.path) > maxPath {
+		return nil, invalid("a name of %d bytes", len(it.path))
 	}
 	kind := st.Mode & unix.S_IFMT
 	if kind != unix.S_IFDIR && st.Nlink > 1 {
@@ -28,7 +29,7 @@ func (d *differ) header(dirfd int, name, path string, st *unix.Stat_t) (*tar.Hea
 			hdr.Typeflag, hdr.Linkname = tar.TypeLink, first
 			return hdr, nil
 		}
-		d.links[key] = path
+		d.links[key] = it.path
 	}
 	switch kind {
 	case unix.S_IFDIR:
@@ -39,11 +40,7 @@ func (d *differ) header(dirfd int, name, path string, st *unix.Stat_t) (*tar.Hea
 		hdr.Typeflag, hdr.Size = tar.TypeReg, st.Size
 		d.size += (st.Size + 4095) &^ 4095
 	case unix.S_IFLNK:
-		link, err := readlinkAt(dirfd, name)
-		if err != nil {
-			return nil, err
-		}
-		hdr.Typeflag, hdr.Linkname = tar.TypeSymlink, link
+		hdr.Typeflag, hdr.Linkname = tar.TypeSymlink, it.link
 	case unix.S_IFCHR, unix.S_IFBLK:
 		hdr.Typeflag = tar.TypeChar
 		if kind == unix.S_IFBLK {
@@ -68,13 +65,9 @@ func (d *differ) clamp(ts unix.Timespec) time.Time {
 }
 
 // attributes adds the extended attributes that are part of an image.
-func (d *differ) attributes(path string, hdr *tar.Header) error {
+func (d *differ) attributes(xs []xattr, hdr *tar.Header) error {
 	if hdr.Typeflag == tar.TypeLink {
 		return nil // its first name has them
-	}
-	xs, err := listXattrs(path)
-	if err != nil {
-		return err
 	}
 	for _, x := range xs {
 		switch {

@@ -119,24 +119,39 @@ func overlayXattr(userXattr bool, name string) string {
 
 // listXattrs returns the attributes of the file at path, which is not followed, sorted by name.
 func listXattrs(path string) ([]xattr, error) {
-	names, err := readXattr(func(buf []byte) (int, error) { return unix.Llistxattr(path, buf) })
+	return readXattrs(
+		func(buf []byte) (int, error) { return unix.Llistxattr(path, buf) },
+		func(name string, buf []byte) (int, error) { return unix.Lgetxattr(path, name, buf) },
+	)
+}
+
+// openXattrs are those of an open file.
+func openXattrs(fd int) ([]xattr, error) {
+	return readXattrs(
+		func(buf []byte) (int, error) { return unix.Flistxattr(fd, buf) },
+		func(name string, buf []byte) (int, error) { return unix.Fgetxattr(fd, name, buf) },
+	)
+}
+
+func readXattrs(list func([]byte) (int, error), get func(string, []byte) (int, error)) ([]xattr, error) {
+	names, err := readXattr(list)
 	if errors.Is(err, unix.ENOTSUP) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, &os.PathError{Op: "llistxattr", Path: path, Err: err}
+		return nil, os.NewSyscallError("listxattr", err)
 	}
 	if len(names) == 0 {
 		return nil, nil
 	}
 	var xs []xattr
 	for name := range strings.SplitSeq(strings.TrimSuffix(names, "\x00"), "\x00") {
-		value, err := readXattr(func(buf []byte) (int, error) { return unix.Lgetxattr(path, name, buf) })
+		value, err := readXattr(func(buf []byte) (int, error) { return get(name, buf) })
 		if errors.Is(err, unix.ENODATA) {
 			continue
 		}
 		if err != nil {
-			return nil, &os.PathError{Op: "lgetxattr " + name, Path: path, Err: err}
+			return nil, fmt.Errorf("attribute %s: %w", name, os.NewSyscallError("getxattr", err))
 		}
 		xs = append(xs, xattr{name, value})
 	}
@@ -158,4 +173,17 @@ func readXattr(get func([]byte) (int, error)) (string, error) {
 		}
 		buf = make([]byte, 8*len(buf))
 	}
+}
+
+// isOpaque says whether the directory at path hides those of lower layers.
+func isOpaque(path string, userXattr bool) (bool, error) {
+	var value [1]byte
+	n, err := unix.Lgetxattr(path, overlayXattr(userXattr, "opaque"), value[:])
+	switch {
+	case err == nil:
+		return n == 1 && value[0] == 'y', nil
+	case errors.Is(err, unix.ENODATA), errors.Is(err, unix.ENOTSUP), errors.Is(err, unix.ERANGE):
+		return false, nil
+	}
+	return false, &os.PathError{Op: "lgetxattr", Path: path, Err: err}
 }
