@@ -23,7 +23,7 @@ func (s *Store) Shrink(ctx context.Context, size int64) (Shrunk, error) {
 	if err != nil {
 		return out, fmt.Errorf("shrinking the store: %w", err)
 	}
-	all, err := s.survey(ctx, nil, before)
+	all, err := s.survey(ctx, surveyOptions{before: before})
 	if err != nil {
 		return out, fmt.Errorf("shrinking the store: %w", err)
 	}

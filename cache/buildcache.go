@@ -34,7 +34,7 @@ func (s *Store) BuildRecords(ctx context.Context) ([]BuildRecord, error) {
 		return nil, err
 	}
 	// What is live without any of them; in a year's time, as recent use does not count here.
-	others, err := s.survey(ctx, all, time.Now().AddDate(1, 0, 0))
+	others, err := s.survey(ctx, surveyOptions{dropped: all, before: time.Now().AddDate(1, 0, 0), sizeless: true})
 	if err != nil {
 		return nil, fmt.Errorf("measuring the build cache: %w", err)
 	}

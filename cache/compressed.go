@@ -89,10 +89,10 @@ func (s *Store) allCompressed() (compressedIndex, error) {
 		return all, err
 	}
 	for _, l := range layers {
-		diffID := digest.NewDigestFromEncoded(digest.SHA256, l.Name())
-		if !l.IsDir() || diffID.Validate() != nil {
+		if !l.IsDir() || len(l.Name()) != 2*digest.SHA256.Size() || !isHex(l.Name()) {
 			continue
 		}
+		diffID := digest.NewDigestFromEncoded(digest.SHA256, l.Name())
 		files, err := os.ReadDir(s.compressedDir(diffID))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return all, err
@@ -112,20 +112,26 @@ func (s *Store) allCompressed() (compressedIndex, error) {
 // blobOfFile returns the digest that the name of a file stands for. The algorithms differ in length.
 func blobOfFile(name string) (digest.Digest, bool) {
 	hex, ok := strings.CutSuffix(name, ".json")
-	algorithm := digest.SHA256
-	if len(hex) == 2*digest.SHA512.Size() {
-		algorithm = digest.SHA512
+	if !ok || !isHex(hex) {
+		return "", false
 	}
-	d := digest.NewDigestFromEncoded(algorithm, hex)
-	return d, ok && d.Validate() == nil
+	for _, algorithm := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
+		if len(hex) == 2*algorithm.Size() {
+			return digest.NewDigestFromEncoded(algorithm, hex), true
+		}
+	}
+	return "", false
 }
 
 // sweepCompressed forgets those of all that are gone. One that is just being stored again may be
-// forgotten too; then the layer is compressed once more.
-func (s *Store) sweepCompressed(ctx context.Context, all compressedIndex) error {
+// forgotten too; then the layer is compressed once more. Blobs in present are not looked for.
+func (s *Store) sweepCompressed(ctx context.Context, all compressedIndex, present map[digest.Digest]bool) error {
 	for diffID, blobs := range all.blobs {
 		left := len(blobs)
 		for _, d := range blobs {
+			if present[d] {
+				continue
+			}
 			_, err := s.Content.Stat(ctx, d)
 			if errdefs.IsNotFound(err) {
 				left--

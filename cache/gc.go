@@ -75,7 +75,7 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (Report, error) {
 	for _, r := range pruned {
 		dropped[r.Key] = true
 	}
-	all, err := s.survey(ctx, dropped, before)
+	all, err := s.survey(ctx, surveyOptions{dropped: dropped, before: before, sizeless: true})
 	if err != nil {
 		return Report{}, fmt.Errorf("collecting: %w", err)
 	}
@@ -84,12 +84,15 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (Report, error) {
 		// Its bytes are those of the layers and blobs that go with it.
 		report.Removed = append(report.Removed, Object{Kind: KindResult, ID: string(r.Key)})
 	}
-	for _, obj := range all.objects {
-		if all.live[obj.node()] {
+	for _, obj := range all.dead() {
+		if all.live[obj.node()] { // by now
 			continue
 		}
 		if err := ctx.Err(); err != nil {
 			return report, err
+		}
+		if obj.Kind == KindLayer {
+			obj.Size = s.Layers.Size(obj.ID)
 		}
 		gone := true
 		if !o.DryRun {
@@ -109,7 +112,7 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (Report, error) {
 	if o.DryRun {
 		return report, nil
 	}
-	return report, s.tidy(ctx, all.graph.compressed)
+	return report, s.tidy(ctx, &all, report.Removed)
 }
 
 func (s *Store) pruneResults(ctx context.Context, o GCOptions) ([]result.Record, error) {
@@ -182,8 +185,9 @@ func (s *Store) takeName(ctx context.Context, obj Object, before time.Time) (rem
 }
 
 // tidy removes what dead processes left behind, and makes what is there last.
-func (s *Store) tidy(ctx context.Context, compressed compressedIndex) error {
-	errs := []error{s.Content.Sweep(ctx), s.Layers.Sweep(), s.Snapshots.Sweep(), s.sweepCompressed(ctx, compressed)}
+func (s *Store) tidy(ctx context.Context, all *survey, removed []Object) error {
+	layers, blobs := all.there(removed)
+	errs := []error{s.Content.Sweep(ctx), s.Layers.Sweep(layers), s.Snapshots.Sweep(), s.sweepCompressed(ctx, all.graph.compressed, blobs)}
 	for _, dir := range []string{"leases", "compressed", "images/names", "images/dangling"} {
 		errs = append(errs, statefile.Sweep(s.path(dir)))
 	}
@@ -196,9 +200,15 @@ func (s *Store) tidy(ctx context.Context, compressed compressedIndex) error {
 
 // A survey is what is in the store, and which of it is reached from a root.
 type survey struct {
-	objects []object // what refers to others comes first
+	objects []object // snapshots, layers, blobs
 	live    map[node]bool
 	graph   *graph
+}
+
+type surveyOptions struct {
+	dropped  map[digest.Digest]bool // build results that count as gone
+	before   time.Time              // objects used at it or later are roots
+	sizeless bool                   // the sizes of layers are not needed
 }
 
 type object struct {
@@ -215,10 +225,42 @@ func (v *survey) revive(n node) error {
 	return err
 }
 
-// survey looks at the whole store. Results in dropped count as gone, objects that were used at or
-// after before as roots.
-func (s *Store) survey(ctx context.Context, dropped map[digest.Digest]bool, before time.Time) (survey, error) {
-	roots, err := s.roots(ctx, dropped)
+// dead returns what is not live. What refers to others comes first.
+func (v *survey) dead() []object {
+	var dead []object
+	for _, obj := range v.objects {
+		if !v.live[obj.node()] {
+			dead = append(dead, obj)
+		}
+	}
+	order := []Kind{KindSnapshot, KindLayer, KindBlob}
+	slices.SortFunc(dead, func(a, b object) int {
+		return cmp.Or(cmp.Compare(slices.Index(order, a.Kind), slices.Index(order, b.Kind)), cmp.Compare(a.ID, b.ID))
+	})
+	return dead
+}
+
+// there returns the layers and blobs that were there, without those that were removed since.
+func (v *survey) there(removed []Object) (layers map[string]bool, blobs map[digest.Digest]bool) {
+	layers, blobs = map[string]bool{}, map[digest.Digest]bool{}
+	for _, obj := range v.objects {
+		switch obj.Kind {
+		case KindLayer:
+			layers[obj.ID] = true
+		case KindBlob:
+			blobs[digest.Digest(obj.ID)] = true
+		}
+	}
+	for _, obj := range removed {
+		delete(layers, obj.ID)
+		delete(blobs, digest.Digest(obj.ID))
+	}
+	return layers, blobs
+}
+
+// survey looks at the whole store.
+func (s *Store) survey(ctx context.Context, o surveyOptions) (survey, error) {
+	roots, err := s.roots(ctx, o.dropped)
 	if err != nil {
 		return survey{}, err
 	}
@@ -231,7 +273,7 @@ func (s *Store) survey(ctx context.Context, dropped map[digest.Digest]bool, befo
 		v.graph.compressed, err = s.allCompressed()
 		return err
 	})
-	all.Go(func() error { return s.list(ctx, &v) })
+	all.Go(func() error { return s.list(ctx, &v, o) })
 	if err := all.Wait(); err != nil {
 		return survey{}, err
 	}
@@ -242,7 +284,7 @@ func (s *Store) survey(ctx context.Context, dropped map[digest.Digest]bool, befo
 		}
 	}
 	for _, obj := range v.objects {
-		if !obj.used.Before(before) {
+		if !obj.used.Before(o.before) {
 			roots = append(roots, obj.node())
 		}
 	}
@@ -251,33 +293,36 @@ func (s *Store) survey(ctx context.Context, dropped map[digest.Digest]bool, befo
 }
 
 // list fills in the objects and what they refer to.
-func (s *Store) list(ctx context.Context, v *survey) error {
-	add := func(kind Kind, id string, size int64, used time.Time) {
-		v.objects = append(v.objects, object{Object{kind, id, size}, used})
+func (s *Store) list(ctx context.Context, v *survey, o surveyOptions) error {
+	blobs := make(chan error, 1) // beside the layers: there are many of both
+	var found []object
+	go func() {
+		blobs <- s.Content.Walk(ctx, func(b content.Info) error {
+			found = append(found, object{Object{KindBlob, string(b.Digest), b.Size}, b.ModTime})
+			return nil
+		})
+	}()
+	walk := s.Layers.Walk
+	if o.sizeless {
+		walk = s.Layers.List
 	}
 	err := errors.Join(
 		s.Snapshots.Walk(ctx, func(sn snapshot.Info) error {
-			add(KindSnapshot, sn.ID, 0, sn.Used)
+			v.objects = append(v.objects, object{Object{KindSnapshot, sn.ID, 0}, sn.Used})
 			v.graph.snapshots[sn.ID] = sn.Layers
 			return nil
 		}),
-		s.Layers.Walk(ctx, func(l layer.Info) error {
-			add(KindLayer, l.ID, l.Size, l.Used)
+		walk(ctx, func(l layer.Info) error {
+			v.objects = append(v.objects, object{Object{KindLayer, l.ID, l.Size}, l.Used})
 			if !l.Stale && l.DiffID != "" {
 				v.graph.layers[l.DiffID] = append(v.graph.layers[l.DiffID], l.ID)
 				v.graph.diffIDs[l.ID] = l.DiffID
 			}
 			return nil
 		}),
-		s.Content.Walk(ctx, func(b content.Info) error {
-			add(KindBlob, string(b.Digest), b.Size, b.ModTime)
-			return nil
-		}),
+		<-blobs,
 	)
-	order := []Kind{KindSnapshot, KindLayer, KindBlob}
-	slices.SortFunc(v.objects, func(a, b object) int {
-		return cmp.Or(cmp.Compare(slices.Index(order, a.Kind), slices.Index(order, b.Kind)), cmp.Compare(a.ID, b.ID))
-	})
+	v.objects = append(v.objects, found...)
 	return err
 }
 

@@ -31,7 +31,7 @@ type Usage struct {
 // DiskUsage sums up the store.
 func (s *Store) DiskUsage(ctx context.Context) (Usage, error) {
 	// Next year: that something was used lately does not make it less reclaimable.
-	all, err := s.survey(ctx, nil, time.Now().AddDate(1, 0, 0))
+	all, err := s.survey(ctx, surveyOptions{before: time.Now().AddDate(1, 0, 0)})
 	if err != nil {
 		return Usage{}, fmt.Errorf("measuring the store: %w", err)
 	}

@@ -217,10 +217,10 @@ func (s *Store) walk(ctx context.Context, algorithm digest.Algorithm, fn func(In
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		dgst := digest.NewDigestFromEncoded(algorithm, e.Name())
-		if dgst.Validate() != nil {
+		if len(e.Name()) != 2*algorithm.Size() || strings.Trim(e.Name(), "0123456789abcdef") != "" {
 			continue // not ours
 		}
+		dgst := digest.NewDigestFromEncoded(algorithm, e.Name())
 		fi, err := e.Info()
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // deleted meanwhile

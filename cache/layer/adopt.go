@@ -75,14 +75,14 @@ func (s *Store) discard(id string) error {
 }
 
 // Sweep removes what processes that died have left behind, and layers that lost their records in
-// a power loss.
-func (s *Store) Sweep() error {
+// a power loss. Layers in known are known to have theirs.
+func (s *Store) Sweep(known map[string]bool) error {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if checkID(e.Name()) != nil {
+		if checkID(e.Name()) != nil || known[e.Name()] {
 			continue
 		}
 		if _, err := os.Lstat(s.record(e.Name())); errors.Is(err, fs.ErrNotExist) {

@@ -165,6 +165,28 @@ type Info struct {
 
 // Walk calls fn for each layer of the store, in no order, until fn returns an error. Implicit is not filled in.
 func (s *Store) Walk(ctx context.Context, fn func(Info) error) error {
+	return s.walk(ctx, func(id string, fi os.FileInfo) error { return s.inform(id, fi, fn) })
+}
+
+// inform calls fn with what the record of a layer says.
+func (s *Store) inform(id string, fi os.FileInfo, fn func(Info) error) error {
+	info := Info{Layer: Layer{ID: id}, Used: fi.ModTime()}
+	r, err := s.readRecord(id)
+	switch {
+	case errors.Is(err, errdefs.ErrNotFound):
+		return nil
+	case errors.Is(err, errdefs.ErrDataLoss):
+		info.Stale = true
+	case err != nil:
+		return err
+	default:
+		info.Layer, info.Stale = r.layer(), r.stale
+	}
+	return fn(info)
+}
+
+// walk calls fn for each layer with its record's file.
+func (s *Store) walk(ctx context.Context, fn func(id string, fi os.FileInfo) error) error {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return err
@@ -176,31 +198,47 @@ func (s *Store) Walk(ctx context.Context, fn func(Info) error) error {
 		if checkID(e.Name()) != nil {
 			continue
 		}
-		info := Info{Layer: Layer{ID: e.Name()}}
-		fi, err := os.Stat(s.record(e.Name()))
+		fi, err := os.Lstat(s.record(e.Name()))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed meanwhile
 		}
 		if err != nil {
 			return err
 		}
-		info.Used = fi.ModTime()
-		r, err := s.readRecord(e.Name())
-		switch {
-		case errors.Is(err, errdefs.ErrNotFound):
-			continue
-		case errors.Is(err, errdefs.ErrDataLoss):
-			info.Stale = true
-		case err != nil:
-			return err
-		default:
-			info.Layer, info.Stale = r.layer(), r.stale
-		}
-		if err := fn(info); err != nil {
+		if err := fn(e.Name(), fi); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// List is Walk for those who want no sizes; those of layers that were unpacked from a tar are left out. It
+// costs one system call for each of these, as their names say all and "unsynced" the rest.
+func (s *Store) List(ctx context.Context, fn func(Info) error) error {
+	unsynced, err := os.ReadDir(s.unsynced(""))
+	if err != nil {
+		return err
+	}
+	doubtful := map[string]bool{}
+	for _, e := range unsynced {
+		doubtful[e.Name()] = true
+	}
+	return s.walk(ctx, func(id string, fi os.FileInfo) error {
+		if !strings.HasPrefix(id, builtPrefix) && !doubtful[id] {
+			l := Layer{ID: id, DiffID: digest.NewDigestFromEncoded(digest.SHA256, id)}
+			return fn(Info{Layer: l, Used: fi.ModTime()})
+		}
+		return s.inform(id, fi, fn)
+	})
+}
+
+// Size returns about how many bytes the layer id has on the disk, or 0 if nobody knows.
+func (s *Store) Size(id string) int64 {
+	r, err := s.readRecord(id)
+	if err != nil {
+		return 0
+	}
+	return r.Size
 }
 
 func (s *Store) record(id string) string { return filepath.Join(s.dir, id, "layer.json") }

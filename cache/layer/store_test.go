@@ -303,7 +303,7 @@ func TestKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 		leftovers += len(left)
-		if err := s.Sweep(); err != nil {
+		if err := s.Sweep(nil); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.Apply(t.Context(), id, bytes.NewReader(data)); err != nil {
@@ -387,7 +387,7 @@ func TestPowerLoss(t *testing.T) {
 		t.Errorf("the layer that was made again has %q", got)
 	}
 	put(t, s, f("torn", "x"))
-	must(t, os.Remove(filepath.Join(dir, again.ID, "layer.json")), s.Sweep())
+	must(t, os.Remove(filepath.Join(dir, again.ID, "layer.json")), s.Sweep(nil))
 	if _, err := os.Lstat(filepath.Join(dir, again.ID)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the layer without a record is still there after a sweep: %v", err)
 	}

@@ -20,7 +20,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/build"
-	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cache/library"
 	"github.com/teu-dev/teu/cmd/teu/ui"
 	"github.com/teu-dev/teu/runner"
@@ -145,11 +144,7 @@ func systemPrune(ctx context.Context, a *app, f pruneFlags) error {
 		}
 		a.list("Deleted build cache objects:", ids)
 	}
-	report, err := b.Store.GC(ctx, cache.GCOptions{})
-	if err != nil {
-		return err
-	}
-	a.ui.Printf("Total reclaimed space: %s\n", units.HumanSize(float64(freed+report.Bytes)))
+	a.ui.Printf("Total reclaimed space: %s\n", units.HumanSize(float64(freed)))
 	return nil
 }
 
