@@ -97,7 +97,7 @@ func TestBucket(t *testing.T) {
 		"PushBlobErrors": TestPushBlobErrors, "UploadStatusAndCancel": TestUploadStatusAndCancel,
 		"FinishedUploadIsGone": TestFinishedUploadIsGone, "MountBlob": TestMountBlob, "GetBlob": TestGetBlob,
 		"Isolation": TestIsolation, "DeleteBlob": TestDeleteBlob, "PutAndGetManifest": TestPutAndGetManifest,
-		"ManifestKinds": TestManifestKinds, "PutManifestErrors": TestPutManifestErrors, "LargeManifest": TestLargeManifest,
+		"ManifestKinds": TestManifestKinds, "PutManifestErrors": TestPutManifestErrors, "MissingReferences": TestMissingReferences, "LargeManifest": TestLargeManifest,
 		"GetManifestErrors": TestGetManifestErrors, "MoveTag": TestMoveTag, "ManifestByDigest": TestManifestByDigest,
 		"DeleteManifest": TestDeleteManifest, "Referrers": TestReferrers, "ListTags": TestListTags, "Catalog": TestCatalog,
 		"Accounts": TestAccounts, "Documents": TestDocuments, "Stat": TestStat, "ImportDistribution": TestImportDistribution, "Health": TestHealth,

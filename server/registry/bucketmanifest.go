@@ -143,7 +143,7 @@ func (b *bucket) RemoveTagIf(ctx context.Context, repo, tag, version string) (ok
 
 // touchReferences is checkReferences.
 func (b *bucket) touchReferences(ctx context.Context, repo string, refs []digest.Digest) error {
-	missing := make([]error, len(refs))
+	missing := make([]bool, len(refs))
 	work, inner := errgroup.WithContext(ctx)
 	work.SetLimit(bucketParallel)
 	for i, d := range refs {
@@ -153,7 +153,7 @@ func (b *bucket) touchReferences(ctx context.Context, repo string, refs []digest
 				_, err = b.touch(inner, recordKey(repo, d))
 			}
 			if errdefs.IsNotFound(err) {
-				missing[i], err = &missingError{d}, nil
+				missing[i], err = true, nil
 			}
 			return err
 		})
@@ -161,10 +161,14 @@ func (b *bucket) touchReferences(ctx context.Context, repo string, refs []digest
 	if err := work.Wait(); err != nil {
 		return err
 	}
-	for _, err := range missing {
-		if err != nil {
-			return err // the first, not the fastest
+	var unknown []digest.Digest
+	for i, d := range refs {
+		if missing[i] {
+			unknown = append(unknown, d)
 		}
+	}
+	if len(unknown) > 0 {
+		return &missingError{unknown}
 	}
 	return nil
 }

@@ -129,11 +129,11 @@ func (doc *document) descriptors() []ocispec.Descriptor {
 	return all
 }
 
-// references lists what has to be in the repository: everything but the subject and
-// layers that may not be distributed.
+// references lists what has to be in the repository, each once: everything but the subject
+// and layers that may not be distributed.
 func (doc *document) references() ([]digest.Digest, error) {
 	all := doc.descriptors()
-	refs := make([]digest.Digest, 0, len(all))
+	refs, listed := make([]digest.Digest, 0, len(all)), make(map[digest.Digest]bool, len(all))
 	for _, desc := range all {
 		d, err := parseDigest(desc.Digest.String())
 		if err != nil {
@@ -142,8 +142,8 @@ func (doc *document) references() ([]digest.Digest, error) {
 		if desc.Size < 0 {
 			return nil, invalidManifest("a descriptor has a negative size")
 		}
-		if !nonDistributable(desc.MediaType) {
-			refs = append(refs, d)
+		if !nonDistributable(desc.MediaType) && !listed[d] {
+			refs, listed[d] = append(refs, d), true
 		}
 	}
 	return refs, nil

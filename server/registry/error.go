@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Error codes of distribution-spec 1.1, "Error Codes". codeUnknown is distribution's, for
-// failures of the server itself.
+// Error codes of distribution-spec 1.1, "Error Codes". codePageInvalid and codeUnknown, for
+// failures of the server itself, are distribution's.
 const (
 	codeBlobUnknown         = "BLOB_UNKNOWN"
 	codeBlobUploadInvalid   = "BLOB_UPLOAD_INVALID"
@@ -28,6 +28,7 @@ const (
 	codeManifestUnknown     = "MANIFEST_UNKNOWN"
 	codeNameInvalid         = "NAME_INVALID"
 	codeNameUnknown         = "NAME_UNKNOWN"
+	codePageInvalid         = "PAGINATION_NUMBER_INVALID"
 	codeSizeInvalid         = "SIZE_INVALID"
 	codeTooManyRequests     = "TOOMANYREQUESTS"
 	codeUnauthorized        = "UNAUTHORIZED"
@@ -35,7 +36,8 @@ const (
 	codeUnknown             = "UNKNOWN"
 )
 
-// apiError is an answer that is an error. detail is any JSON, or nil.
+// apiError is an answer that is an error. detail is any JSON, or nil; a []any is one error
+// for each.
 type apiError struct {
 	status  int
 	code    string
@@ -95,21 +97,35 @@ func (g *Registry) fail(w http.ResponseWriter, r *http.Request, err error) {
 		g.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 		e = &apiError{http.StatusInternalServerError, codeUnknown, "internal error", nil}
 	}
-	type item struct {
-		Code    string `json:"code"`
-		Message string `json:"message"`
-		Detail  any    `json:"detail,omitempty"`
-	}
-	body, err := json.Marshal(map[string][]item{"errors": {{e.code, e.message, e.detail}}})
-	if err != nil {
-		panic(err) // details are strings
-	}
+	body := e.document()
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Del("Content-Length")
 	h.Del("Etag")
 	w.WriteHeader(e.status)
 	w.Write(body) // a client that does not read it has gone
+}
+
+// document is the body of the answer: distribution-spec 1.1, "Error Codes".
+func (e *apiError) document() []byte {
+	type item struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+		Detail  any    `json:"detail,omitempty"`
+	}
+	details, ok := e.detail.([]any)
+	if !ok {
+		details = []any{e.detail}
+	}
+	var items []item
+	for _, d := range details {
+		items = append(items, item{e.code, e.message, d})
+	}
+	body, err := json.Marshal(map[string][]item{"errors": items})
+	if err != nil {
+		panic(err) // details are strings
+	}
+	return body
 }
 
 // writeJSON answers 200 with v.

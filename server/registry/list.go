@@ -89,7 +89,7 @@ func page(r *http.Request, length int) (n int, last string, err error) {
 	n = length
 	if s := q.Get("n"); s != "" {
 		if n, err = strconv.Atoi(s); err != nil || n < 0 {
-			return 0, "", &apiError{http.StatusBadRequest, codeUnsupported, "n is not a number of entries", map[string]string{"n": s}}
+			return 0, "", &apiError{http.StatusBadRequest, codePageInvalid, "n is not a number of entries", map[string]string{"n": s}}
 		}
 	}
 	return min(n, maxPage), q.Get("last"), nil

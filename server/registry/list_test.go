@@ -71,8 +71,8 @@ func TestListTags(t *testing.T) {
 			t.Errorf("%s: got %v %s, want %v %s", query, got, link, want.tags, want.link)
 		}
 	}
-	c.want(c.do("GET", "/v2/a/tags/list?n=x", nil), 400, codeUnsupported)
-	c.want(c.do("GET", "/v2/a/tags/list?n=-1", nil), 400, codeUnsupported)
+	c.want(c.do("GET", "/v2/a/tags/list?n=x", nil), 400, codePageInvalid)
+	c.want(c.do("GET", "/v2/a/tags/list?n=-1", nil), 400, codePageInvalid)
 	c.want(c.do("GET", "/v2/b/tags/list", nil), 404, codeNameUnknown)
 	c.blob("b", []byte("x"))
 	if got := tags(c, "b", ""); len(got) != 0 {
@@ -104,7 +104,7 @@ func TestCatalog(t *testing.T) {
 	if got := pages(c, "/v2/_catalog?n=0"); len(got) != 0 {
 		t.Errorf("n=0: got %v", got)
 	}
-	c.want(c.do("GET", "/v2/_catalog?n=x", nil), 400, codeUnsupported)
+	c.want(c.do("GET", "/v2/_catalog?n=x", nil), 400, codePageInvalid)
 }
 
 // TestListCache: what is remembered is what is there, also after changes by others.

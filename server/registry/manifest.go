@@ -79,8 +79,11 @@ func (g *Registry) putManifest(w http.ResponseWriter, r *http.Request, rt route)
 	}
 	err = g.store.PutManifest(r.Context(), rt.repo, m, tags)
 	if missing := (*missingError)(nil); errors.As(err, &missing) {
-		return &apiError{http.StatusNotFound, codeManifestBlobUnknown, "a blob or manifest it refers to is unknown to the repository",
-			map[string]string{"digest": missing.digest.String()}}
+		var details []any
+		for _, d := range missing.digests {
+			details = append(details, map[string]string{"digest": d.String()})
+		}
+		return &apiError{http.StatusNotFound, codeManifestBlobUnknown, "a blob or manifest it refers to is unknown to the repository", details}
 	}
 	if err != nil {
 		return err

@@ -145,6 +145,39 @@ func TestPutManifestErrors(t *testing.T) {
 	c.want(c.do("GET", "/v2/a/manifests/x", nil), 404, codeManifestUnknown)
 }
 
+// TestMissingReferences: the answer names all that has to be pushed first, each once: layers, then
+// the config.
+func TestMissingReferences(t *testing.T) {
+	c := serve(t)
+	m := c.image("a", "config", "layer")
+	there := m.Layers[0]
+	var want []string
+	for _, s := range []string{"x", "y", "z"} {
+		want = append(want, digest.FromString(s).String())
+	}
+	layer := func(i int) ocispec.Descriptor {
+		return ocispec.Descriptor{MediaType: there.MediaType, Digest: digest.Digest(want[i]), Size: 1}
+	}
+	m.Config.Digest, m.Layers = digest.Digest(want[2]), []ocispec.Descriptor{layer(0), there, layer(1), layer(0)}
+	a := c.want(c.do("PUT", "/v2/a/manifests/x", bytes.NewReader(encode(t, m)), "Content-Type", m.MediaType), 404, codeManifestBlobUnknown)
+	var doc struct {
+		Errors []struct {
+			Code   string
+			Detail struct{ Digest string }
+		}
+	}
+	if err := json.Unmarshal(a.body, &doc); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range doc.Errors {
+		got = append(got, e.Detail.Digest)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v: %s", got, want, a.body)
+	}
+}
+
 func TestLargeManifest(t *testing.T) {
 	c := serve(t)
 	m := c.image("a", "config", "layer")

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"iter"
 	"time"
@@ -113,7 +114,9 @@ type record struct {
 	warning   string // what a client should know about it
 }
 
-// missingError says which reference of a manifest the repository does not have.
-type missingError struct{ digest digest.Digest }
+// missingError says which references of a manifest the repository does not have.
+type missingError struct{ digests []digest.Digest }
 
-func (e *missingError) Error() string { return "reference " + e.digest.String() + " is unknown" }
+func (e *missingError) Error() string {
+	return fmt.Sprintf("references %s are unknown", e.digests)
+}

@@ -94,21 +94,26 @@ func (s *directory) ConfirmManifest(ctx context.Context, repo string, d digest.D
 	return notFound(touch(s.recordPath(repo, d)))
 }
 
-// checkReferences returns a *missingError for the first digest that repo has neither as a
+// checkReferences returns a *missingError for the digests that repo has neither as a
 // blob nor as a manifest, and protects those it has. BuildKit's cache refers to blobs from
 // an index. The caller has the lock of the repository.
 func (s *directory) checkReferences(repo string, refs []digest.Digest) error {
+	var missing []digest.Digest
 	for _, d := range refs {
 		err := touch(s.repoBlobPath(repo, d))
 		if errors.Is(err, fs.ErrNotExist) {
 			err = touch(s.recordPath(repo, d))
 		}
 		if errors.Is(err, fs.ErrNotExist) {
-			return &missingError{d}
+			missing = append(missing, d)
+			continue
 		}
 		if err != nil {
 			return err
 		}
+	}
+	if len(missing) > 0 {
+		return &missingError{missing}
 	}
 	return nil
 }
