@@ -55,38 +55,61 @@ func newRegistryStatCommand(a *app) *cobra.Command {
 
 func newRegistryVerifyCommand(a *app) *cobra.Command {
 	var at registryPlace
-	var format string
-	var quarantine bool
+	var format, heal string
+	var how registry.VerifyOptions
 	cmd := &cobra.Command{
 		Use:   "verify [OPTIONS]",
 		Short: "Read everything and compare it with its digests",
 		Long: `Read everything and compare it with its digests.
 
 With --quarantine what is bad is put out of the way: clients are told that it is not there,
-and the next push of it heals the registry, or "teu registry import" from another that has it;
-what is mirrored comes back with the next pull. The exit code is 1 if something is bad.`,
+and the next push of it heals the registry; what is mirrored comes back with the next pull.
+With --heal it is fetched at once from another registry, a replica or where it was imported
+from, that has the repositories by the same names, tags included. The exit code is 1 if
+something stays bad.`,
+		Example: `  teu registry verify --root /srv/registry
+  teu registry verify --root /srv/registry --heal replica.example`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			r, err := registry.Verify(cmd.Context(), at.options(a), quarantine)
+			if heal != "" {
+				how.Heal = registry.RemoteSource(heal, openUpstream(a.registry()))
+			}
+			r, err := registry.Verify(cmd.Context(), at.options(a), how)
 			if err != nil {
 				return err
 			}
-			err = a.printReport(format, r, func() {
-				for _, bad := range r.Bad {
-					a.ui.Printf("%s %s: %s\n", bad.Digest, bad.Repository, bad.Reason)
-				}
-				a.ui.Printf("%d blobs (%s) and %d manifests, %d of them bad\n", r.Blobs, units.HumanSize(float64(r.Bytes)), r.Manifests, len(r.Bad))
-			})
-			if err == nil && len(r.Bad) > 0 {
-				err = fmt.Errorf("%d blobs or manifests have other bytes than their digests say", len(r.Bad))
+			if err := a.printReport(format, r, func() { a.printVerifyReport(r) }); err != nil {
+				return err
 			}
-			return err
+			if n := len(r.Bad) - r.Healed; n > 0 {
+				return fmt.Errorf("%d blobs or manifests have other bytes than their digests say", n)
+			}
+			return nil
 		},
 	}
 	at.flags(cmd.Flags())
-	cmd.Flags().BoolVar(&quarantine, "quarantine", false, "put what is bad out of the way")
+	cmd.Flags().BoolVar(&how.Quarantine, "quarantine", false, "put what is bad out of the way")
+	cmd.Flags().StringVar(&heal, "heal", "", "HOST[:PORT] of a registry to fetch what is bad from, with the credentials of teu login")
 	cmd.Flags().StringVar(&format, "format", "text", "text or json")
 	return cmd
+}
+
+func (a *app) printVerifyReport(r registry.VerifyReport) {
+	for _, bad := range r.Bad {
+		end := ""
+		switch {
+		case bad.Healed:
+			end = ", healed"
+		case bad.NotHealed != "":
+			end = ", not healed: " + bad.NotHealed
+		}
+		a.ui.Printf("%s %s: %s%s\n", bad.Digest, bad.Repository, bad.Reason, end)
+	}
+	healed := ""
+	if r.Healed > 0 {
+		healed = fmt.Sprintf(", %d healed", r.Healed)
+	}
+	a.ui.Printf("%d blobs (%s) and %d manifests, %d of them bad%s\n", r.Blobs, units.HumanSize(float64(r.Bytes)), r.Manifests, len(r.Bad), healed)
 }
 
 func newRegistryImportCommand(a *app) *cobra.Command {

@@ -2,10 +2,12 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -180,7 +182,7 @@ func (b *bucket) RemoveManifest(ctx context.Context, repo string, d digest.Diges
 	if err != nil {
 		return err
 	}
-	if err := b.untag(ctx, repo, d); err != nil {
+	if _, err := b.untag(ctx, repo, d); err != nil {
 		return err
 	}
 	if _, subject, err := referencesOf(r); err == nil && subject != "" {
@@ -192,42 +194,52 @@ func (b *bucket) RemoveManifest(ctx context.Context, repo string, d digest.Diges
 		return err
 	}
 	if _, err := b.get(ctx, recordKey(repo, d)); errdefs.IsNotFound(err) {
-		if err := b.untag(ctx, repo, d); err != nil {
+		if _, err := b.untag(ctx, repo, d); err != nil {
 			return err
 		}
 	}
 	return b.dropName(ctx, repo)
 }
 
-// untag removes the tags that point to d.
-func (b *bucket) untag(ctx context.Context, repo string, d digest.Digest) error {
+// untag removes the tags that point to d, and returns them.
+func (b *bucket) untag(ctx context.Context, repo string, d digest.Digest) (tags []string, err error) {
 	prefix := repoKey(repo, "tagged") + flatDigest(d) + "/"
 	work, inner := errgroup.WithContext(ctx)
 	work.SetLimit(bucketParallel)
+	var mu sync.Mutex
 	for e, err := range b.list(ctx, prefix, "") {
 		if err != nil {
-			return err
+			return nil, errors.Join(err, work.Wait())
 		}
-		work.Go(func() error { return b.untagOne(inner, repo, e.key, d) })
+		work.Go(func() error {
+			ok, err := b.untagOne(inner, repo, e.key, d)
+			if ok {
+				mu.Lock()
+				defer mu.Unlock()
+				tags = append(tags, e.key)
+			}
+			return err
+		})
 	}
-	return work.Wait()
+	err = work.Wait()
+	return tags, err
 }
 
-func (b *bucket) untagOne(ctx context.Context, repo, tag string, d digest.Digest) error {
+func (b *bucket) untagOne(ctx context.Context, repo, tag string, d digest.Digest) (removed bool, err error) {
 	for range 10 {
 		o, err := b.get(ctx, tagKey(repo, tag))
 		if err != nil {
-			return ignoreNotFound(err)
+			return false, ignoreNotFound(err)
 		}
 		r, _, err := decodeRecord(o.body)
 		if err != nil || r.digest != d {
-			return err
+			return false, err
 		}
 		if ok, err := b.removeIf(ctx, tagKey(repo, tag), o.etag); ok || err != nil {
-			return err
+			return ok, err
 		}
 	}
-	return fmt.Errorf("tag %s changes all the time: %w", tag, errdefs.ErrUnavailable)
+	return false, fmt.Errorf("tag %s changes all the time: %w", tag, errdefs.ErrUnavailable)
 }
 
 // dropName takes a repository without manifests from the catalog. A manifest that comes in

@@ -255,7 +255,7 @@ func (s *directory) RemoveManifest(ctx context.Context, repo string, d digest.Di
 	if err != nil {
 		return err
 	}
-	if err := s.removeTagsOf(repo, path, d, split); err != nil {
+	if _, err := s.removeTagsOf(repo, path, d, split); err != nil {
 		return err
 	}
 	if m, err := parseManifest(r.body, r.mediaType); err == nil && m.subject != "" {
@@ -268,28 +268,27 @@ func (s *directory) RemoveManifest(ctx context.Context, repo string, d digest.Di
 }
 
 // removeTagsOf removes every tag that is a link to the record at path or, if the record was
-// split, to one with its digest.
-func (s *directory) removeTagsOf(repo, path string, d digest.Digest, split bool) error {
+// split, to one with its digest, and returns them.
+func (s *directory) removeTagsOf(repo, path string, d digest.Digest, split bool) (removed []string, err error) {
 	record, err := os.Lstat(path)
 	if err != nil {
-		return notFound(err)
+		return nil, notFound(err)
 	}
 	dir := s.repo(repo) + "/_tags"
 	tags, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	removed := false
 	for _, tag := range tags {
 		fi, err := tag.Info()
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return err
+			return removed, err
 		}
 		ours := os.SameFile(fi, record)
 		if !ours && split {
@@ -300,14 +299,14 @@ func (s *directory) removeTagsOf(repo, path string, d digest.Digest, split bool)
 			continue
 		}
 		if err := os.Remove(filepath.Join(dir, tag.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+			return removed, err
 		}
-		removed = true
+		removed = append(removed, tag.Name())
 	}
-	if !removed {
-		return nil
+	if len(removed) == 0 {
+		return nil, nil
 	}
-	return s.sync.dir(dir)
+	return removed, s.sync.dir(dir)
 }
 
 // TagInfos implements manifests. A tag is a link to its manifest's record, and as old.

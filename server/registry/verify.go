@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,6 +23,15 @@ type VerifyReport struct {
 	Manifests   int   `json:"manifests"`
 	Bad         []Bad `json:"bad"`
 	Quarantined bool  `json:"quarantined"` // the bad ones are out of the way
+	Healed      int   `json:"healed"`      // so many of them are good again
+}
+
+// VerifyOptions say what to do with what is bad.
+type VerifyOptions struct {
+	// Quarantine puts it out of the way: it is not there until somebody pushes it again.
+	Quarantine bool
+	// Heal, if it is set, is a registry to get it from, after it was put out of the way.
+	Heal ImportSource
 }
 
 // Bad is a blob or manifest that has other bytes than its digest says.
@@ -29,6 +39,8 @@ type Bad struct {
 	Digest     digest.Digest `json:"digest"`
 	Repository string        `json:"repository,omitempty"` // of a manifest
 	Reason     string        `json:"reason"`
+	Healed     bool          `json:"healed,omitempty"`
+	NotHealed  string        `json:"notHealed,omitempty"` // why not, if that was wanted
 }
 
 // verifiable is a storage that can be read whole.
@@ -38,67 +50,140 @@ type verifiable interface {
 	// eachManifest calls f with every manifest of every repository, or why it cannot be read.
 	eachManifest(ctx context.Context, f func(repo string, d digest.Digest, r record, err error) error) error
 	// quarantineBlob puts a blob out of the way of all repositories, so that the next push
-	// of it heals them.
-	quarantineBlob(ctx context.Context, d digest.Digest) error
-	// quarantineManifest does so with a manifest of repo and its tags.
-	quarantineManifest(ctx context.Context, repo string, d digest.Digest) error
+	// of it heals them, and returns those that had it.
+	quarantineBlob(ctx context.Context, d digest.Digest) (repos []string, err error)
+	// quarantineManifest does so with a manifest of repo and its tags, and returns these.
+	quarantineManifest(ctx context.Context, repo string, d digest.Digest) (tags []string, err error)
 }
 
 // Verify reads everything in the registry in o.Root or o.Bucket, which servers may be using,
 // and compares it with its digests.
-func Verify(ctx context.Context, o Options, quarantine bool) (VerifyReport, error) {
+func Verify(ctx context.Context, o Options, how VerifyOptions) (VerifyReport, error) {
 	s, err := openStorage(o)
 	if err != nil {
 		return VerifyReport{}, err
 	}
-	v := s.(verifiable) // both are
-	report := VerifyReport{Bad: []Bad{}, Quarantined: quarantine}
-	err = v.eachData(ctx, func(d digest.Digest, r io.Reader) error {
-		h := newHash(d.Algorithm())
-		n, err := io.Copy(h, r)
-		report.Blobs++
-		report.Bytes += n
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err == nil && digest.NewDigest(d.Algorithm(), h) == d {
-			return nil
-		}
-		reason := "other bytes"
-		if err != nil {
-			reason = err.Error()
-		}
-		report.Bad = append(report.Bad, Bad{Digest: d, Reason: reason})
-		if quarantine {
-			return v.quarantineBlob(ctx, d)
-		}
-		return nil
-	})
-	if err != nil {
-		return report, fmt.Errorf("verifying blobs: %w", err)
+	v := &verification{how: how, s: s, v: s.(verifiable)} // both are
+	v.report = VerifyReport{Bad: []Bad{}, Quarantined: how.Quarantine || how.Heal != nil}
+	if err := v.v.eachData(ctx, func(d digest.Digest, r io.Reader) error { return v.blob(ctx, d, r) }); err != nil {
+		return v.report, fmt.Errorf("verifying blobs: %w", err)
 	}
-	err = v.eachManifest(ctx, func(repo string, d digest.Digest, r record, err error) error {
-		report.Manifests++
-		if err == nil && r.digest == d && digestOf(d.Algorithm(), r.body) == d {
-			return nil
-		}
-		if errdefs.IsNotFound(err) {
-			return nil // deleted meanwhile
-		}
-		reason := "other bytes"
-		if err != nil {
-			reason = err.Error()
-		}
-		report.Bad = append(report.Bad, Bad{Digest: d, Repository: repo, Reason: reason})
-		if quarantine {
-			return v.quarantineManifest(ctx, repo, d)
-		}
-		return nil
-	})
+	err = v.v.eachManifest(ctx, func(repo string, d digest.Digest, r record, err error) error { return v.manifest(ctx, repo, d, r, err) })
 	if err != nil {
-		return report, fmt.Errorf("verifying manifests: %w", err)
+		return v.report, fmt.Errorf("verifying manifests: %w", err)
 	}
-	return report, nil
+	return v.report, nil
+}
+
+// verification is a Verify that runs.
+type verification struct {
+	how    VerifyOptions
+	s      storage
+	v      verifiable
+	report VerifyReport
+}
+
+func (v *verification) blob(ctx context.Context, d digest.Digest, r io.Reader) error {
+	h := newHash(d.Algorithm())
+	n, err := io.Copy(h, r)
+	v.report.Blobs++
+	v.report.Bytes += n
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err == nil && digest.NewDigest(d.Algorithm(), h) == d {
+		return nil
+	}
+	bad := v.bad(Bad{Digest: d}, err)
+	if !v.report.Quarantined {
+		return nil
+	}
+	repos, err := v.v.quarantineBlob(ctx, d)
+	if err != nil || v.how.Heal == nil {
+		return err
+	}
+	return v.healed(ctx, bad, v.healBlob(ctx, d, repos))
+}
+
+func (v *verification) manifest(ctx context.Context, repo string, d digest.Digest, r record, err error) error {
+	v.report.Manifests++
+	if err == nil && r.digest == d && digestOf(d.Algorithm(), r.body) == d {
+		return nil
+	}
+	if errdefs.IsNotFound(err) {
+		return nil // deleted meanwhile
+	}
+	bad := v.bad(Bad{Digest: d, Repository: repo}, err)
+	if !v.report.Quarantined {
+		return nil
+	}
+	tags, err := v.v.quarantineManifest(ctx, repo, d)
+	if err != nil || v.how.Heal == nil {
+		return err
+	}
+	return v.healed(ctx, bad, v.healManifest(ctx, repo, d, tags))
+}
+
+// bad adds b to the report. err is why it could not be read, if it could not.
+func (v *verification) bad(b Bad, err error) *Bad {
+	b.Reason = "other bytes"
+	if err != nil {
+		b.Reason = err.Error()
+	}
+	v.report.Bad = append(v.report.Bad, b)
+	return &v.report.Bad[len(v.report.Bad)-1]
+}
+
+// healed adds to the report how the healing of b went. What could not be healed does not
+// keep the others from it.
+func (v *verification) healed(ctx context.Context, b *Bad, err error) error {
+	if err != nil {
+		b.NotHealed = err.Error()
+		return ctx.Err()
+	}
+	b.Healed = true
+	v.report.Healed++
+	return nil
+}
+
+// healBlob gets a blob from a repository of the source that has it, into all that had it here.
+func (v *verification) healBlob(ctx context.Context, d digest.Digest, repos []string) error {
+	im := &importer{s: v.s}
+	var errs []error
+	var missing []string
+	for _, repo := range repos {
+		up, err := v.how.Heal.Open(repo)
+		var desc ocispec.Descriptor
+		if err == nil {
+			desc, err = up.ResolveBlob(ctx, d)
+		}
+		if err == nil {
+			err = im.blob(ctx, repo, up, desc)
+		}
+		if err != nil {
+			missing, errs = append(missing, repo), append(errs, err)
+		}
+	}
+	for i, repo := range missing { // another repository's copy will do
+		if errs[i] = v.s.MountBlob(ctx, repo, "", d); errs[i] != nil {
+			errs[i] = fmt.Errorf("%s: %w", repo, errs[i])
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// healManifest gets a manifest, and what it leads to, from the source.
+func (v *verification) healManifest(ctx context.Context, repo string, d digest.Digest, tags []string) error {
+	up, err := v.how.Heal.Open(repo)
+	if err != nil {
+		return err
+	}
+	desc, err := up.Resolve(ctx, d.String())
+	if err != nil {
+		return err
+	}
+	im := &importer{s: v.s}
+	return im.manifest(ctx, repo, up, desc, tags, 0)
 }
 
 // eachData implements verifiable: the files in blobs/, and those of repositories that are not
@@ -208,14 +293,14 @@ func (s *directory) eachManifest(ctx context.Context, f func(repo string, d dige
 }
 
 // quarantineBlob implements verifiable: ROOT/quarantine/ keeps what there was.
-func (s *directory) quarantineBlob(ctx context.Context, d digest.Digest) error {
+func (s *directory) quarantineBlob(ctx context.Context, d digest.Digest) (repos []string, err error) {
 	if err := s.sync.mkdir(filepath.Join(s.root, "quarantine")); err != nil {
-		return err
+		return nil, err
 	}
 	if err := s.quarantine(s.blobPath(d), d); err != nil {
-		return err
+		return nil, err
 	}
-	return s.eachRepository("", func(repo string) error {
+	err = s.eachRepository("", func(repo string) error {
 		path := s.repoBlobPath(repo, d)
 		bad, err := isBad(path, d)
 		if err != nil || !bad {
@@ -226,8 +311,10 @@ func (s *directory) quarantineBlob(ctx context.Context, d digest.Digest) error {
 			return ignoreNotFound(err)
 		}
 		defer unlock()
+		repos = append(repos, repo)
 		return s.quarantine(path, d)
 	})
+	return repos, err
 }
 
 // isBad reads a file.
@@ -258,20 +345,20 @@ func (s *directory) quarantine(path string, d digest.Digest) error {
 }
 
 // quarantineManifest implements verifiable.
-func (s *directory) quarantineManifest(ctx context.Context, repo string, d digest.Digest) error {
+func (s *directory) quarantineManifest(ctx context.Context, repo string, d digest.Digest) (tags []string, err error) {
 	if err := s.sync.mkdir(filepath.Join(s.root, "quarantine")); err != nil {
-		return err
+		return nil, err
 	}
 	unlock, err := s.lockRepository(ctx, repo, unix.LOCK_EX)
 	if err != nil {
-		return ignoreNotFound(err)
+		return nil, ignoreNotFound(err)
 	}
 	defer unlock()
 	path := s.recordPath(repo, d)
-	if err := s.removeTagsOf(repo, path, d, false); err != nil {
-		return ignoreNotFound(err)
+	if tags, err = s.removeTagsOf(repo, path, d, false); err != nil {
+		return tags, ignoreNotFound(err)
 	}
-	return s.quarantine(path, d)
+	return tags, s.quarantine(path, d)
 }
 
 // eachData implements verifiable.
@@ -327,17 +414,17 @@ func (b *bucket) eachManifest(ctx context.Context, f func(repo string, d digest.
 
 // quarantineBlob implements verifiable. The bytes stay in data/, to be looked at: nothing
 // names them any more.
-func (b *bucket) quarantineBlob(ctx context.Context, d digest.Digest) error {
+func (b *bucket) quarantineBlob(ctx context.Context, d digest.Digest) (repos []string, err error) {
 	bad, err := b.get(ctx, blobKey(d))
 	if err != nil {
-		return ignoreNotFound(err)
+		return nil, ignoreNotFound(err)
 	}
 	if ok, err := b.removeIf(ctx, blobKey(d), bad.etag); err != nil || !ok {
-		return err // it has been pushed again
+		return nil, err // it has been pushed again
 	}
 	for e, err := range b.list(ctx, "repos/", "") {
 		if err != nil {
-			return err
+			return repos, err
 		}
 		repo, kind, rest := splitRepoKey(e.key)
 		if kind != "blobs" || rest != d.Algorithm().String()+"/"+d.Encoded() {
@@ -345,19 +432,20 @@ func (b *bucket) quarantineBlob(ctx context.Context, d digest.Digest) error {
 		}
 		marker, err := b.get(ctx, markerKey(repo, d))
 		if err == nil && string(marker.body) == string(bad.body) {
+			repos = append(repos, repo)
 			_, err = b.removeIf(ctx, markerKey(repo, d), marker.etag)
 		}
 		if ignoreNotFound(err) != nil {
-			return err
+			return repos, err
 		}
 	}
-	return nil
+	return repos, nil
 }
 
 // quarantineManifest implements verifiable.
-func (b *bucket) quarantineManifest(ctx context.Context, repo string, d digest.Digest) error {
-	if err := b.untag(ctx, repo, d); err != nil {
-		return err
+func (b *bucket) quarantineManifest(ctx context.Context, repo string, d digest.Digest) (tags []string, err error) {
+	if tags, err = b.untag(ctx, repo, d); err != nil {
+		return tags, err
 	}
-	return b.remove(ctx, recordKey(repo, d))
+	return tags, b.remove(ctx, recordKey(repo, d))
 }

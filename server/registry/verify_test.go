@@ -23,7 +23,7 @@ func TestVerify(t *testing.T) {
 	}
 	verify := func(quarantine bool) VerifyReport {
 		t.Helper()
-		r, err := Verify(t.Context(), o, quarantine)
+		r, err := Verify(t.Context(), o, VerifyOptions{Quarantine: quarantine})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -90,24 +90,10 @@ func TestBucketVerify(t *testing.T) {
 	c := serveBucket(t, b)
 	c.tagged("a", "good")
 	bad := c.blob("a", []byte("bad layer")).Digest
-	p, err := b.pointer(t.Context(), blobKey(bad))
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.CreateTemp(t.TempDir(), "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if _, err := f.WriteString("xxx layer"); err != nil {
-		t.Fatal(err)
-	}
-	if err := b.putData(t.Context(), p.data, f, 9); err != nil {
-		t.Fatal(err)
-	}
+	flipData(t, b, bad)
 	o := Options{Bucket: BucketOptions{URL: url, Region: "us-east-1"}}
 	for _, want := range [][]digest.Digest{{bad}, nil} {
-		r, err := Verify(t.Context(), o, true)
+		r, err := Verify(t.Context(), o, VerifyOptions{Quarantine: true})
 		if err != nil || len(r.Bad) != len(want) || len(want) > 0 && r.Bad[0].Digest != want[0] {
 			t.Errorf("got %+v %v, want %v", r, err, want)
 		}
