@@ -92,6 +92,7 @@ type Options struct {
 	ShmSize                    int64
 	Devices                    []spec.Device
 	DeviceRules                []specs.LinuxDeviceCgroup
+	CDIDevices                 []string `json:",omitempty"` // whose needs are in the other fields, see runner/cdi
 	Sysctls                    map[string]string
 	Rlimits                    []specs.POSIXRlimit
 	OOMScoreAdj                *int

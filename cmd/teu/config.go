@@ -16,6 +16,7 @@ import (
 type config struct {
 	InsecureRegistries []string `json:"insecure-registries,omitempty"`
 	RegistryMirrors    []string `json:"registry-mirrors,omitempty"` // of Docker Hub
+	CDISpecDirs        []string `json:"cdi-spec-dirs,omitempty"`
 	Storage            struct {
 		Max string `json:"max,omitempty"` // "50GB": what blobs and layers may have together
 	} `json:"storage,omitzero"`

@@ -152,7 +152,7 @@ func (c *containerFlags) addLimits(f *pflag.FlagSet) {
 
 func (c *containerFlags) addSecurity(f *pflag.FlagSet) {
 	f.StringArrayVar(&c.sysctls, "sysctl", nil, "kernel parameter of the container: NAME=VALUE")
-	f.StringArrayVar(&c.devices, "device", nil, "device of the host: SOURCE[:TARGET[:rwm]]")
+	f.StringArrayVar(&c.devices, "device", nil, "device of the host: SOURCE[:TARGET[:rwm]], or its CDI name: VENDOR/CLASS=NAME")
 	f.StringArrayVar(&c.capAdd, "cap-add", nil, "add a capability")
 	f.StringArrayVar(&c.capDrop, "cap-drop", nil, "drop a capability")
 	f.StringArrayVar(&c.sopt, "security-opt", nil, "no-new-privileges, seccomp=FILE|unconfined, apparmor=PROFILE, systempaths=unconfined")
@@ -477,6 +477,10 @@ func (c *containerFlags) setSecurity(o *runner.Options) error {
 		}
 	}
 	for _, text := range c.devices {
+		if isCDIName(text) {
+			o.CDIDevices = append(o.CDIDevices, text)
+			continue
+		}
 		parts := strings.Split(text, ":")
 		d := spec.Device{Source: parts[0], Target: parts[0], Access: "rwm"}
 		switch {
@@ -494,4 +498,10 @@ func (c *containerFlags) setSecurity(o *runner.Options) error {
 	}
 	o.Sysctls = keyValues(c.sysctls)
 	return c.setDeviceRules(o)
+}
+
+// isCDIName says whether a device is named as in the files of the Container Device Interface, and not by its path.
+func isCDIName(device string) bool {
+	kind, _, ok := strings.Cut(device, "=")
+	return ok && strings.Contains(kind, "/") && kind[0] != '/'
 }

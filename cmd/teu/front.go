@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/program"
+	"github.com/teu-dev/teu/runner"
 )
 
 // bin/teu is two programs in one file. The front has the commands that live for
@@ -54,7 +55,29 @@ func (l commandLine) handsOver() bool {
 		return len(l.words) < 2 || l.words[1] != "finish"
 	}
 	_, mine := named(commands(), l.words[0])
-	return !mine
+	return !mine || l.wantsCDI()
+}
+
+// wantsCDI says that a container is to have a device whose vendor's file must be read.
+func (l commandLine) wantsCDI() bool {
+	if l.words[0] != "run" && l.words[0] != "create" {
+		return false
+	}
+	for i, word := range l.words {
+		device, ok := strings.CutPrefix(word, "--device=")
+		if ok && isCDIName(device) || i > 0 && l.words[i-1] == "--device" && isCDIName(word) {
+			return true
+		}
+	}
+	return false
+}
+
+// injectCDI is the whole's: the front does not get here with a device of that kind.
+func (a *app) injectCDI(o *runner.Options) error {
+	if len(o.CDIDevices) > 0 {
+		return fmt.Errorf("CDI devices %s: write them as --device NAME", strings.Join(o.CDIDevices, ", "))
+	}
+	return nil
 }
 
 // becomeWhole executes the whole of teu in place of this process. It returns if it cannot.

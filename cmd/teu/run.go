@@ -124,6 +124,9 @@ func createContainer(ctx context.Context, a *app, c *containerFlags, o runner.Op
 	default:
 		return nil, fmt.Errorf("invalid pull option: '%s': must be one of \"always\", \"missing\" or \"never\"", c.pull)
 	}
+	if err := a.injectCDI(&o); err != nil {
+		return nil, err
+	}
 	missing := func(err error) bool { return errors.Is(err, errdefs.ErrNotFound) && a.imageMissing(ctx, o.Image) }
 	made, err := a.engine().Create(ctx, c.name, o)
 	if c.pull == "missing" && missing(err) {

@@ -94,7 +94,7 @@ func serveEngine(ctx context.Context, a *app, o serveEngineOptions) error {
 		doors = append(doors, more...)
 	}
 	api := engine.New(engine.Options{
-		Backend: &engineBackend{a}, Version: version(), Root: a.root, Debug: a.debug, Log: slog.Default(),
+		Backend: &engineBackend{a}, Version: version(), Root: a.root, Debug: a.debug, Log: slog.Default(), InjectCDI: a.injectCDI,
 	})
 	debug.SetGCPercent(50) // unlike the commands, a server stays
 	ctx, stop := context.WithCancel(ctx)

@@ -102,11 +102,26 @@ func (m *maker) device(d Device) error {
 		nodes = append(nodes, node)
 	}
 	for _, n := range nodes {
+		d.own(&n)
 		m.spec.Linux.Devices = slices.DeleteFunc(m.spec.Linux.Devices, func(old specs.LinuxDevice) bool { return old.Path == n.Path })
 		m.spec.Linux.Devices = append(m.spec.Linux.Devices, n)
 		m.spec.Linux.Resources.Devices = append(m.spec.Linux.Resources.Devices, rule(n.Type, n.Major, n.Minor, d.Access))
 	}
 	return nil
+}
+
+// own changes what is to differ from the host's node.
+func (d Device) own(n *specs.LinuxDevice) {
+	if d.Mode != nil {
+		mode := fs.FileMode(*d.Mode & 0o777)
+		n.FileMode = &mode
+	}
+	if d.UID != nil {
+		n.UID = d.UID
+	}
+	if d.GID != nil {
+		n.GID = d.GID
+	}
 }
 
 // deviceNode describes the node at source, under the name it is to have.

@@ -89,6 +89,8 @@ type Mount struct {
 type Device struct {
 	Source, Target string // Target "" is Source
 	Access         string // of "rwm"; "" is all
+
+	Mode, UID, GID *uint32 `json:",omitempty"` // nil: those of the host's node
 }
 
 // maker is a spec in the making.

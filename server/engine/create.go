@@ -60,6 +60,11 @@ func (s *Server) createContainer(w http.ResponseWriter, r *request) error {
 	if err := s.fitsPlatform(r, o); err != nil {
 		return err
 	}
+	if len(o.CDIDevices) > 0 && s.InjectCDI != nil {
+		if err := s.InjectCDI(&o); err != nil {
+			return worded(errdefs.ErrInvalidArgument, "CDI device injection failed: %v", err)
+		}
+	}
 	c, err := s.Backend.Containers().Create(r.Context(), strings.TrimPrefix(r.param("name"), "/"), o)
 	if errdefs.IsNotFound(err) {
 		if s.imageMissing(r, o.Image) {
@@ -210,7 +215,7 @@ func refuse(b *createRequest, _ *runner.Options) error {
 		{h.Cgroup != "", "HostConfig.Cgroup"},
 		{h.CgroupParent != "", "HostConfig.CgroupParent"},
 		{len(h.StorageOpt) > 0, "HostConfig.StorageOpt"},
-		{len(h.DeviceRequests) > 0, "HostConfig.DeviceRequests"},
+		{slices.ContainsFunc(h.DeviceRequests, func(r container.DeviceRequest) bool { return r.Driver != "cdi" }), "HostConfig.DeviceRequests of a driver other than cdi"},
 		{h.CPURealtimePeriod != 0 || h.CPURealtimeRuntime != 0, "HostConfig.CpuRealtimePeriod"},
 		{h.CPUCount != 0 || h.CPUPercent != 0 || h.IOMaximumBandwidth != 0 || h.IOMaximumIOps != 0, "a limit of Windows"},
 		{!knownRuntime(h.Runtime), "the runtime " + h.Runtime},

@@ -158,6 +158,9 @@ func setDevices(b *createRequest, o *runner.Options) error {
 		}
 		o.Devices = append(o.Devices, one)
 	}
+	for _, r := range b.HostConfig.DeviceRequests {
+		o.CDIDevices = append(o.CDIDevices, r.DeviceIDs...)
+	}
 	for _, text := range b.HostConfig.DeviceCgroupRules {
 		rule, err := deviceRule(text)
 		if err != nil {

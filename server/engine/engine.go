@@ -16,6 +16,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/teu-dev/teu/runner"
 )
 
 // Options are what a Server works with. All of Backend is required.
@@ -28,6 +30,8 @@ type Options struct {
 	// Experimental, Debug are told by GET /info only.
 	Debug bool
 	Log   *slog.Logger
+	// InjectCDI gives a container what its devices with CDI names need; nil: there are none.
+	InjectCDI func(*runner.Options) error
 }
 
 // Server is the API. It is safe for concurrent use.

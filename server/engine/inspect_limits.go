@@ -23,6 +23,9 @@ func hostLimits(h *container.HostConfig, o *runner.Options) {
 	for _, d := range o.Devices {
 		h.Devices = append(h.Devices, container.DeviceMapping{PathOnHost: d.Source, PathInContainer: d.Target, CgroupPermissions: d.Access})
 	}
+	if len(o.CDIDevices) > 0 {
+		h.DeviceRequests = []container.DeviceRequest{{Driver: "cdi", DeviceIDs: o.CDIDevices}}
+	}
 	r := o.Resources
 	if r == nil {
 		return
