@@ -193,6 +193,11 @@ func (b *Builder) start(ctx context.Context, o Options) (*run, error) {
 	}
 	r.history = newHistorian(dir, o)
 	r.sealer = sealer{store: b.Store, slots: make(chan struct{}, 2), send: r.sendEarly}
+	if kind := r.compression(); kind != "" {
+		if r.sealer.mediaType, err = layerType(kind); err != nil {
+			return nil, errors.Join(err, scratch.Close())
+		}
+	}
 	r.sealer.ctx, r.sealer.stop = context.WithCancel(ctx)
 	r.env = &op.Env{
 		Store: b.Store, Dir: dir, RunDir: scratch.Path(),

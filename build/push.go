@@ -143,15 +143,10 @@ func (l *lateReader) Close() error {
 // sendEarly compresses a layer of the image and sends it to where the image will be pushed, while the
 // build goes on. Whatever goes wrong is met again, and told, at the end.
 func (r *run) sendEarly(ctx context.Context, id string) error {
-	kind := r.compression()
-	if kind == "" {
+	if r.sealer.mediaType == "" {
 		return nil
 	}
-	mediaType, err := layerType(kind)
-	if err != nil {
-		return err
-	}
-	d, err := r.b.Store.CompressLayer(ctx, id, mediaType)
+	d, err := r.b.Store.CompressLayer(ctx, id, r.sealer.mediaType)
 	if err != nil || r.early == nil {
 		return err
 	}

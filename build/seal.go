@@ -7,6 +7,7 @@ import (
 
 	"github.com/teu-dev/teu/build/op"
 	"github.com/teu-dev/teu/cache"
+	"github.com/teu-dev/teu/cache/layer"
 )
 
 // A sealer computes the diffIDs of new layers beside the steps that follow, and compresses and sends
@@ -15,9 +16,11 @@ type sealer struct {
 	ctx   context.Context // of the build: the end of the step that made a layer does not end its sealing
 	stop  context.CancelFunc
 	store *cache.Store
-	send  func(ctx context.Context, id string) error
-	slots chan struct{}
-	wg    sync.WaitGroup
+	// mediaType is what the layers are compressed to; "": they are not.
+	mediaType string
+	send      func(ctx context.Context, id string) error
+	slots     chan struct{}
+	wg        sync.WaitGroup
 
 	mu   sync.Mutex
 	seen map[string]bool
@@ -35,11 +38,18 @@ func (s *sealer) seal(r op.Result, epoch *time.Time) {
 			case s.slots <- struct{}{}:
 			}
 			defer func() { <-s.slots }()
-			if sealed, err := s.store.Layers.Seal(s.ctx, l.ID, epoch); err == nil {
+			if sealed, err := s.sealOne(l.ID, epoch); err == nil {
 				_ = s.send(s.ctx, sealed.ID)
 			}
 		})
 	}
+}
+
+func (s *sealer) sealOne(id string, epoch *time.Time) (layer.Layer, error) {
+	if s.mediaType == "" {
+		return s.store.Layers.Seal(s.ctx, id, epoch)
+	}
+	return s.store.SealCompressed(s.ctx, id, epoch, s.mediaType)
 }
 
 func (s *sealer) first(id string) bool {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/pgzip"
@@ -27,7 +28,7 @@ func (s *Store) CompressLayer(ctx context.Context, id string, mediaType string) 
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	l, err := s.sealed(ctx, id)
+	l, err := s.sealed(ctx, id, mediaType)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("compressing layer %s: %w", id, err)
 	}
@@ -51,6 +52,43 @@ func (s *Store) CompressLayer(ctx context.Context, id string, mediaType string) 
 	return d, s.remember(l.DiffID, d)
 }
 
+// SealCompressed seals the layer id, as Layers.Seal does, and makes its blob of what is read for that.
+// CompressLayer then finds it. A layer that was sealed before is returned as it is.
+func (s *Store) SealCompressed(ctx context.Context, id string, epoch *time.Time, mediaType string) (_ layer.Layer, err error) {
+	kind, err := compression(mediaType)
+	if err != nil {
+		return layer.Layer{}, err
+	}
+	if l, err := s.Layers.Get(id); err != nil || l.DiffID != "" {
+		return l, err
+	}
+	w, err := s.Content.Writer(ctx)
+	if err != nil {
+		return layer.Layer{}, err
+	}
+	defer w.Close()
+	z, err := compressor(w, kind, runtime.GOMAXPROCS(0))
+	if err != nil {
+		return layer.Layer{}, err
+	}
+	complete := false
+	l, err := s.Layers.SealTo(ctx, id, epoch, layer.SealTee{Writer: z, Done: func(l layer.Layer) error {
+		complete = true
+		if err := z.Close(); err != nil {
+			return err
+		}
+		d, err := w.Commit(ctx, mediaType)
+		if err != nil {
+			return err
+		}
+		return s.remember(l.DiffID, d)
+	}})
+	if !complete {
+		err = errors.Join(err, z.Close()) // ends its goroutines; what it wrote is dropped
+	}
+	return l, err
+}
+
 // compression returns gzip, zstd or "" for the media type of a layer.
 func compression(mediaType string) (string, error) {
 	if !content.IsLayer(mediaType) || content.IsForeign(mediaType) {
@@ -64,8 +102,8 @@ func compression(mediaType string) (string, error) {
 	return "", nil
 }
 
-// sealed touches the layer and returns it with its diffID.
-func (s *Store) sealed(ctx context.Context, id string) (layer.Layer, error) {
+// sealed touches the layer and returns it with its diffID. If that is only made now, so is the blob.
+func (s *Store) sealed(ctx context.Context, id, mediaType string) (layer.Layer, error) {
 	ok, err := s.Layers.Touch(id)
 	if err != nil {
 		return layer.Layer{}, err
@@ -73,11 +111,7 @@ func (s *Store) sealed(ctx context.Context, id string) (layer.Layer, error) {
 	if !ok {
 		return layer.Layer{}, fmt.Errorf("it is not there: %w", errdefs.ErrNotFound)
 	}
-	l, err := s.Layers.Get(id)
-	if err != nil || l.DiffID != "" {
-		return l, err
-	}
-	return s.Layers.Seal(ctx, id, nil)
+	return s.SealCompressed(ctx, id, nil, mediaType)
 }
 
 // compressed finds a blob that was made before.

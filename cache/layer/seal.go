@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"io"
 	"os"
 	"time"
 
@@ -16,7 +17,21 @@ import (
 
 // Seal computes the DiffID of a layer made by Adopt and records it with the epoch that was
 // used, so that each later Diff gives the same bytes. A layer with a DiffID is returned as it is.
-func (s *Store) Seal(ctx context.Context, id string, epoch *time.Time) (_ Layer, err error) {
+func (s *Store) Seal(ctx context.Context, id string, epoch *time.Time) (Layer, error) {
+	return s.SealTo(ctx, id, epoch, SealTee{})
+}
+
+// A SealTee takes the tar that Seal makes, for those who want it anyway.
+type SealTee struct {
+	Writer io.Writer // may be nil
+	// Done, unless nil, is called when the tar is complete and its DiffID known, before anybody who
+	// waits for Seal goes on. Its error is that of Seal.
+	Done func(Layer) error
+}
+
+// SealTo is Seal that writes the tar to tee as well. A layer that has a DiffID is returned as it is, and
+// nothing is written.
+func (s *Store) SealTo(ctx context.Context, id string, epoch *time.Time, tee SealTee) (_ Layer, err error) {
 	r, err := s.sealable(id)
 	if err != nil || r.DiffID != "" {
 		return r.layer(), err
@@ -30,7 +45,11 @@ func (s *Store) Seal(ctx context.Context, id string, epoch *time.Time) (_ Layer,
 		return r.layer(), err
 	}
 	h := newAsyncHash()
-	r.Size, err = writeTar(ctx, s.Path(id), h, r.UserXattr, epoch)
+	var w io.Writer = h
+	if tee.Writer != nil {
+		w = io.MultiWriter(h, tee.Writer)
+	}
+	r.Size, err = writeTar(ctx, s.Path(id), w, r.UserXattr, epoch)
 	r.DiffID, r.TarSize = h.finish(), h.size
 	if err != nil {
 		return Layer{}, fmt.Errorf("computing the diffID of the layer %s: %w", id, err)
@@ -46,7 +65,12 @@ func (s *Store) Seal(ctx context.Context, id string, epoch *time.Time) (_ Layer,
 		return Layer{}, err
 	}
 	if _, err := s.ByDiffID(r.DiffID); errors.Is(err, errdefs.ErrNotFound) {
-		return r.layer(), s.index(r.DiffID, id)
+		if err := s.index(r.DiffID, id); err != nil {
+			return r.layer(), err
+		}
+	}
+	if tee.Done != nil {
+		return r.layer(), tee.Done(r.layer())
 	}
 	return r.layer(), nil
 }
