@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the Debian packages the tests need, if any is missing, and builds the BuildKit that
-# images are compared with.
+# images are compared with, and crane.
 set -eu
 packages="docker.io busybox-static mmdebstrap skopeo podman buildah crun runc netavark aardvark-dns
 	uidmap e2fsprogs iproute2 nftables curl jq git procps attr libcap2-bin bzip2 xz-utils"
@@ -22,8 +22,8 @@ if [ -n "$missing" ]; then
 fi
 cd "$(dirname "$0")/.."
 mkdir -p .cache/peers
-for tool in buildkitd buildctl; do
-	[ -x ".cache/peers/$tool" ] && continue
-	echo "setup: building $tool"
-	(cd bench/tools && CGO_ENABLED=0 go build -ldflags='-s -w' -o ../../.cache/peers/ "github.com/moby/buildkit/cmd/$tool")
+for tool in moby/buildkit/cmd/buildkitd moby/buildkit/cmd/buildctl google/go-containerregistry/cmd/crane; do
+	[ -x ".cache/peers/${tool##*/}" ] && continue
+	echo "setup: building ${tool##*/}"
+	(cd bench/tools && CGO_ENABLED=0 go build -ldflags='-s -w' -o ../../.cache/peers/ "github.com/$tool")
 done

@@ -16,16 +16,20 @@ import (
 
 // tools runs the clients of others with a store of their own, which needs root.
 type tools struct {
-	t    *testing.T
-	dir  string
-	host string // HOST:PORT of the registry
+	t      *testing.T
+	dir    string
+	host   string              // HOST:PORT of the registry
+	global map[string][]string // arguments of each tool that come first
 }
 
 func newTools(t *testing.T, c *client) tools {
 	t.Helper()
 	privilege.NeedRoot(t)
 	dir := t.TempDir()
-	x := tools{t, dir, strings.TrimPrefix(c.base, "http://")}
+	store := []string{"--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "runroot"), "--storage-driver", "vfs"}
+	x := tools{t, dir, strings.TrimPrefix(c.base, "http://"), map[string][]string{
+		"skopeo": {"--policy", filepath.Join(dir, "policy.json")}, "podman": store, "buildah": store,
+	}}
 	for name, text := range map[string]string{"policy.json": `{"default":[{"type":"insecureAcceptAnything"}]}`, "auth.json": "{}"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -48,13 +52,8 @@ func (x tools) run(name string, args ...string) string {
 }
 
 func (x tools) try(name string, args ...string) (string, error) {
-	global := map[string][]string{
-		"skopeo":  {"--policy", filepath.Join(x.dir, "policy.json")},
-		"podman":  {"--root", filepath.Join(x.dir, "root"), "--runroot", filepath.Join(x.dir, "runroot"), "--storage-driver", "vfs"},
-		"buildah": {"--root", filepath.Join(x.dir, "root"), "--runroot", filepath.Join(x.dir, "runroot"), "--storage-driver", "vfs"},
-	}[name]
-	cmd := exec.CommandContext(x.t.Context(), name, append(slices.Clone(global), args...)...)
-	cmd.Env = append(os.Environ(), "REGISTRY_AUTH_FILE="+filepath.Join(x.dir, "auth.json"))
+	cmd := exec.CommandContext(x.t.Context(), name, append(slices.Clone(x.global[filepath.Base(name)]), args...)...)
+	cmd.Env = append(os.Environ(), "REGISTRY_AUTH_FILE="+filepath.Join(x.dir, "auth.json"), "DOCKER_CONFIG="+filepath.Join(x.dir, "docker-config"))
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
@@ -85,7 +84,7 @@ func TestInterop(t *testing.T) {
 	image := x.build("one")
 	for _, format := range []string{"oci", "v2s2"} {
 		t.Run(format, func(t *testing.T) {
-			x := tools{t, x.dir, x.host}
+			x := tools{t, x.dir, x.host, x.global}
 			names := map[string]string{}
 			for _, tool := range []string{"buildah", "podman"} {
 				names[tool] = x.host + "/" + tool + "/" + format + ":v1"
