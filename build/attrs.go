@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/teu-dev/teu/dockerfile"
@@ -49,12 +50,12 @@ func (r *run) attrs(ctx context.Context) (map[string]string, error) {
 	case len(o.NoCacheOf) > 0:
 		attrs["no-cache"] = strings.Join(o.NoCacheOf, ",")
 	}
-	var platforms []string
+	var all []string
 	for _, p := range o.Platforms {
-		platforms = append(platforms, platformName(p))
+		all = append(all, platformName(p))
 	}
-	if len(platforms) > 0 {
-		attrs["platform"] = strings.Join(platforms, ",")
+	if len(all) > 0 {
+		attrs["platform"] = strings.Join(all, ",")
 	}
 	for k, v := range o.Args {
 		attrs["build-arg:"+k] = v
@@ -72,17 +73,7 @@ func (r *run) attrs(ctx context.Context) (map[string]string, error) {
 	return attrs, r.namedContexts(attrs)
 }
 
-func platformName(p ocispec.Platform) string {
-	name := p.OS
-	if p.OSVersion != "" {
-		name += "(" + p.OSVersion + ")"
-	}
-	name += "/" + p.Architecture
-	if p.Variant != "" {
-		name += "/" + p.Variant
-	}
-	return name
-}
+func platformName(p ocispec.Platform) string { return platforms.FormatAll(p) }
 
 // namedContexts gives the frontend the other contexts. A value that is no URL is a directory.
 func (r *run) namedContexts(attrs map[string]string) error {

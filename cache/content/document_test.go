@@ -69,7 +69,15 @@ func (m *memory) index(entries ...ocispec.Descriptor) ocispec.Descriptor {
 
 func parsePlatform(s string) ocispec.Platform {
 	parts := append(strings.Split(s, "/"), "", "")
-	return ocispec.Platform{OS: parts[0], Architecture: parts[1], Variant: parts[2]}
+	p := ocispec.Platform{OS: parts[0], Architecture: parts[1], Variant: parts[2]}
+	if os, options, ok := strings.Cut(p.OS, "("); ok { // os(version+feature)
+		version, feature, _ := strings.Cut(strings.TrimSuffix(options, ")"), "+")
+		p.OS, p.OSVersion = os, version
+		if feature != "" {
+			p.OSFeatures = []string{feature}
+		}
+	}
+	return p
 }
 
 const (
@@ -230,6 +238,14 @@ func TestMatchPlatform(t *testing.T) {
 		{"linux/arm/v6", []string{"linux/arm/v6", "linux/arm/v5"}, []string{"linux/arm/v7", "linux/arm"}},
 		{"linux/riscv64", []string{"linux/riscv64"}, []string{"linux/riscv64/rva23"}},
 		{"Linux/AMD64", []string{"linux/amd64"}, nil},
+		{"windows/amd64", []string{"windows(10.0.17763.1)/amd64"}, []string{"windows/arm64"}},
+		{"windows(10.0.17763.9)/amd64", []string{"windows(10.0.17763.1)/amd64"}, []string{"windows(10.0.20348.1)/amd64", "windows(10.0.14393.1)/amd64", "windows(6.3.17763)/amd64", "windows(odd)/amd64"}},
+		{"windows(10.0.17763)/amd64", []string{"windows/amd64"}, nil},
+		{"windows(10.0.26100.1)/amd64", []string{"windows(10.0.20348.2)/amd64"}, []string{"windows(10.0.26200)/amd64", "windows(10.0.17763)/amd64"}},
+		{"windows(10.0.26200)/amd64", []string{"windows(10.0.26100)/amd64"}, []string{"windows(10.0.19042)/amd64"}},
+		{"linux(+special)/amd64", []string{"linux(+special)/amd64"}, nil},
+		{"linux/amd64", []string{"linux/amd64"}, []string{"linux(+special)/amd64"}},
+		{"windows/amd64", []string{"windows(+win32k)/amd64"}, nil},
 		{"linux/amd64/v99999999999999999999", []string{"linux/amd64/v99999999999999999999"}, []string{"linux/amd64"}},
 	} {
 		last := 1 << 30

@@ -2,6 +2,7 @@ package content
 
 import (
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -51,10 +52,14 @@ func NormalizePlatform(p ocispec.Platform) ocispec.Platform {
 }
 
 // MatchPlatform says how well an image for have suits want: 0 not at all, more is better.
-// A processor of a later variant runs what was made for an earlier one.
+// A processor of a later variant runs what was made for an earlier one. Of an operating system the
+// features of have must be among those of want, and the version counts where it does for containers.
 func MatchPlatform(want, have ocispec.Platform) int {
 	want, have = NormalizePlatform(want), NormalizePlatform(have)
-	if want.OS != have.OS || want.Architecture != have.Architecture {
+	if want.OS != have.OS || want.Architecture != have.Architecture || !hasFeatures(want, have) {
+		return 0
+	}
+	if want.OS == "windows" && !runsWindows(want.OSVersion, have.OSVersion) {
 		return 0
 	}
 	wantLevel, ok := level(want)
@@ -66,6 +71,58 @@ func MatchPlatform(want, have ocispec.Platform) int {
 		return 1 + haveLevel
 	}
 	return 0
+}
+
+// hasFeatures says whether the features that have asks for are among those of want. win32k never
+// counts, as in containerd.
+func hasFeatures(want, have ocispec.Platform) bool {
+	for _, f := range have.OSFeatures {
+		if f != "win32k" && !slices.Contains(want.OSFeatures, f) {
+			return false
+		}
+	}
+	return true
+}
+
+// runsWindows says whether a host of one version of Windows runs containers of another: both are
+// major.minor.build.revision. Without a version to compare everything does. From Server 2022 on a host
+// runs what was made since the long-term release before its own, earlier ones only their own build.
+// Microsoft, "Windows container version compatibility"; containerd/platforms does the same.
+func runsWindows(host, image string) bool {
+	h, ok := parseWindows(host)
+	if !ok || image == "" {
+		return true
+	}
+	c, _ := parseWindows(image)
+	if h.major != c.major || h.minor != c.minor {
+		return false
+	}
+	const server2022 = 20348 // that of the release before Server 2025 as well
+	if h.build < server2022 {
+		return h.build == c.build
+	}
+	return server2022 <= c.build && c.build <= h.build
+}
+
+type windowsVersion struct{ major, minor, build uint64 }
+
+// parseWindows reads the first three numbers of a version; ok is false if there are not as many.
+func parseWindows(version string) (v windowsVersion, ok bool) {
+	parts := strings.Split(version, ".")
+	if len(parts) < 3 {
+		return v, false
+	}
+	for i, field := range []struct {
+		to   *uint64
+		bits int
+	}{{&v.major, 8}, {&v.minor, 8}, {&v.build, 16}} {
+		n, err := strconv.ParseUint(parts[i], 10, field.bits)
+		if err != nil {
+			return windowsVersion{}, false
+		}
+		*field.to = n
+	}
+	return v, v != windowsVersion{}
 }
 
 // level orders the variants of an architecture: v8.1 is 81.
@@ -96,9 +153,13 @@ func level(p ocispec.Platform) (level int, known bool) {
 	return int(hi*10 + lo), true
 }
 
-// PlatformString is how users write p: os/architecture/variant.
+// PlatformString is how users write p: os/architecture/variant, or os(version)/architecture.
 func PlatformString(p ocispec.Platform) string {
-	s := p.OS + "/" + p.Architecture
+	s := p.OS
+	if p.OSVersion != "" {
+		s += "(" + p.OSVersion + ")"
+	}
+	s += "/" + p.Architecture
 	if p.Variant != "" {
 		s += "/" + p.Variant
 	}

@@ -2,9 +2,11 @@ package main
 
 import (
 	"fmt"
-	"strings"
 
+	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/cache/content"
 )
 
 // onePlatform reads --platform of a command for one image; "" is nil.
@@ -16,23 +18,15 @@ func onePlatform(s string) (*ocispec.Platform, error) {
 	return &p, err
 }
 
+// parsePlatform reads what docker reads, such as linux/arm64, arm or windows(10.0.20348)/amd64, and
+// buildx's word for this machine.
 func parsePlatform(s string) (ocispec.Platform, error) {
-	parts := strings.Split(strings.ToLower(s), "/")
-	p := ocispec.Platform{OS: "linux", Architecture: parts[0]}
-	switch {
-	case len(parts) > 3 || s == "":
-		return p, fmt.Errorf("--platform %q: want OS/ARCHITECTURE[/VARIANT]", s)
-	case len(parts) > 1:
-		p.OS, p.Architecture = parts[0], parts[1]
+	if s == "local" {
+		return content.Host(), nil
 	}
-	if len(parts) == 3 {
-		p.Variant = parts[2]
-	}
-	switch p.Architecture {
-	case "x86_64", "x86-64":
-		p.Architecture = "amd64"
-	case "aarch64":
-		p.Architecture = "arm64"
+	p, err := platforms.Parse(s)
+	if err != nil {
+		return p, fmt.Errorf("--platform: %w", err)
 	}
 	return p, nil
 }
