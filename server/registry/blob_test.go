@@ -125,6 +125,8 @@ func TestPushBlobErrors(t *testing.T) {
 	}{
 		"wrong digest":            {"PUT", c.start("a") + "?digest=" + good, "012345678", "", 400, codeDigestInvalid},
 		"wrong digest, POST":      {"POST", "/v2/a/blobs/uploads/?digest=" + good, "x", "", 400, codeDigestInvalid},
+		"short digest, POST":      {"POST", "/v2/a/blobs/uploads/?digest=sha256:fake", "x", "", 400, codeDigestInvalid},
+		"no digest at all, POST":  {"POST", "/v2/a/blobs/uploads/?digest=fake", "x", "", 400, codeDigestInvalid},
 		"no digest":               {"PUT", c.start("a"), "x", "", 400, codeDigestInvalid},
 		"digest of md5":           {"PUT", c.start("a") + "?digest=md5:d41d8cd98f00b204e9800998ecf8427e", "x", "", 400, codeDigestInvalid},
 		"digest in capitals":      {"PUT", c.start("a") + "?digest=" + strings.ToUpper(good), "x", "", 400, codeDigestInvalid},

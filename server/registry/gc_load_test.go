@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -18,9 +19,9 @@ import (
 // opening of the directory collects without pause, with the shortest grace there is. No image that
 // was acknowledged loses anything. TEU_SOAK=1 makes it long.
 func TestGCUnderLoad(t *testing.T) {
-	duration := 6 * time.Second
+	duration, all := 6*time.Second, 24
 	if os.Getenv("TEU_SOAK") != "" {
-		duration = 10 * time.Minute
+		duration, all = 10*time.Minute, 64
 	}
 	one, s := serveDirectory(t)
 	two := serveOptions(t, Options{Root: s.root, AllowDelete: true})
@@ -47,10 +48,11 @@ func TestGCUnderLoad(t *testing.T) {
 		}
 	})
 	var pushed atomic.Int64
+	times := &pushTimes{begun: time.Now(), tenth: duration / 10}
 	end := time.Now().Add(duration)
-	for n := range 24 {
+	for n := range all {
 		clients.Go(func() {
-			u := &gcClient{c: []*client{one, two}, name: fmt.Sprintf("c%d", n), random: rand.New(rand.NewPCG(1, uint64(n)))}
+			u := &gcClient{c: []*client{one, two}, name: fmt.Sprintf("c%d", n), random: rand.New(rand.NewPCG(1, uint64(n))), times: times}
 			for time.Now().Before(end) && !t.Failed() {
 				u.step(t)
 			}
@@ -64,7 +66,7 @@ func TestGCUnderLoad(t *testing.T) {
 	close(stop)
 	collections.Wait()
 	checkTree(t, s.root)
-	t.Logf("%d images pushed, %d collections: %+v", pushed.Load(), rounds, sum)
+	t.Logf("%d images pushed by %d clients, %d collections: %+v; p99 of a push in each tenth of the time: %v", pushed.Load(), all, rounds, sum, times.p99())
 	if pushed.Load() == 0 || sum.RemovedLinks == 0 || sum.RemovedBlobs == 0 {
 		t.Error("nothing was tested")
 	}
@@ -78,6 +80,32 @@ type gcClient struct {
 	n      int
 	images []gcImage
 	pushed int64
+	times  *pushTimes
+}
+
+// pushTimes are how long pushes took, by when they began.
+type pushTimes struct {
+	begun time.Time
+	tenth time.Duration
+	mu    sync.Mutex
+	took  [10][]time.Duration
+}
+
+func (p *pushTimes) add(begun time.Time) {
+	took := time.Since(begun)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := min(int(begun.Sub(p.begun)/p.tenth), len(p.took)-1)
+	p.took[i] = append(p.took[i], took)
+}
+
+func (p *pushTimes) p99() (list []time.Duration) {
+	for _, took := range p.took {
+		if slices.Sort(took); len(took) > 0 {
+			list = append(list, took[len(took)*99/100].Round(time.Millisecond))
+		}
+	}
+	return list
 }
 
 type gcImage struct {
@@ -95,7 +123,9 @@ func (u *gcClient) step(t *testing.T) {
 	if len(u.images) > 4 {
 		u.remove(t)
 	}
+	begun := time.Now()
 	u.push(t)
+	u.times.add(begun)
 }
 
 // push pushes an image of a config and layers that others push, mount and delete too.

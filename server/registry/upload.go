@@ -42,7 +42,10 @@ func (g *Registry) startUpload(w http.ResponseWriter, r *http.Request, rt route)
 func uploadAlgorithm(dgst, name string) (digest.Algorithm, error) {
 	if dgst != "" {
 		d, err := parseDigest(dgst)
-		return d.Algorithm(), err
+		if err != nil {
+			return "", err
+		}
+		return d.Algorithm(), nil
 	}
 	switch name {
 	case "", "sha256":
