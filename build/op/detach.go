@@ -52,7 +52,8 @@ func openTree(f *os.File) (int, error) {
 	return fd, nil
 }
 
-// placed calls fn while the mount m has a place.
+// placed calls fn while the mount m has a place. It had none before and has none afterwards: m is then a
+// copy of it, since a mount that was taken from its place cannot be given another.
 func placed(m *os.File, fn func() error) (err error) {
 	dir, err := os.MkdirTemp("", "teu-mount-")
 	if err != nil {
@@ -63,7 +64,15 @@ func placed(m *os.File, fn func() error) (err error) {
 		return os.NewSyscallError("move_mount", err)
 	}
 	defer func() { err = errors.Join(err, mount.Unmount(dir)) }()
-	return fn()
+	if err := fn(); err != nil {
+		return err
+	}
+	again, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("open_tree", err)
+	}
+	defer unix.Close(again)
+	return os.NewSyscallError("dup3", unix.Dup3(again, int(m.Fd()), unix.O_CLOEXEC))
 }
 
 // restrict sets attributes (unix.MOUNT_ATTR_*) on d.

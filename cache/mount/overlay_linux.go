@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -94,6 +95,7 @@ func (o Overlay) options() [][2]string {
 type directories struct {
 	lowers      []*os.File
 	upper, work *os.File
+	padded      bool // the last lower is empty and was not asked for
 }
 
 func (d directories) close() {
@@ -124,7 +126,7 @@ func (o Overlay) open() (d directories, err error) {
 			if err != nil {
 				return d, err
 			}
-			d.lowers = append(d.lowers, empty)
+			d.lowers, d.padded = append(d.lowers, empty), true
 		}
 		return d, nil
 	}
@@ -262,6 +264,19 @@ func (o Overlay) classic(d directories) (_ *os.File, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.Remove(target)) }()
+	if d.padded { // kernels that need this way take no directory of a mount without a place
+		empty, err := os.MkdirTemp("", "teu-empty-")
+		if err != nil {
+			return nil, err
+		}
+		defer os.Remove(empty)
+		f, err := openDir(empty)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		d.lowers = append(slices.Clone(d.lowers[:len(d.lowers)-1]), f)
+	}
 	flags := uintptr(0)
 	if o.Upper == "" {
 		flags = unix.MS_RDONLY
