@@ -14,6 +14,7 @@ import (
 
 	"github.com/teu-dev/teu/build/op"
 	"github.com/teu-dev/teu/cache"
+	"github.com/teu-dev/teu/cache/statefile"
 )
 
 // Types of cache entries, in BuildKit's words.
@@ -83,16 +84,19 @@ type PruneOptions struct {
 	DryRun  bool
 }
 
-// Prune removes the least recently used entries until o is content, and then what only they
-// kept in the store.
+// Prune removes the least recently used entries until o is content, what only they kept in the
+// store, and what builds that were killed have left.
 func (b *Builder) Prune(ctx context.Context, o PruneOptions) ([]CacheEntry, error) {
 	all, err := b.Cache(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("pruning the build cache: %w", err)
 	}
 	gone := o.choose(all)
-	if o.DryRun || len(gone) == 0 {
+	if o.DryRun {
 		return gone, nil
+	}
+	if err := b.sweep(ctx); err != nil {
+		return nil, fmt.Errorf("removing what builds that were killed have left: %w", err)
 	}
 	var keys []digest.Digest
 	var errs []error
@@ -109,6 +113,25 @@ func (b *Builder) Prune(ctx context.Context, o PruneOptions) ([]CacheEntry, erro
 	}
 	_, err = b.Store.GC(ctx, cache.GCOptions{})
 	return gone, err
+}
+
+// A sweeper is an op.Executor whose commands may leave something when it is killed.
+type sweeper interface {
+	Sweep(ctx context.Context) error
+}
+
+var _ sweeper = (*op.Containers)(nil)
+
+// sweep takes away what builds that were killed have left outside of the store.
+func (b *Builder) sweep(ctx context.Context) error {
+	err := statefile.SweepScratch(filepath.Join(b.Store.RunRoot(), "build"))
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	if s, ok := b.Executor.(sweeper); ok {
+		err = errors.Join(err, s.Sweep(ctx))
+	}
+	return err
 }
 
 // choose returns what goes of all, which is sorted by use.

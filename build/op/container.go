@@ -155,13 +155,25 @@ func set[T comparable](to **T, v T) {
 	}
 }
 
-// group makes the control group of the step.
-func (x *Containers) group(ctx context.Context, name string, r *specs.LinuxResources) (*cgroup.Group, func(context.Context) error, error) {
+// Sweep takes away what the commands of processes that are gone have left: networks and control groups.
+func (x *Containers) Sweep(ctx context.Context) error {
+	if x.findGroups(ctx); x.Network == nil {
+		return nil
+	}
+	return x.Network.Sweep(ctx)
+}
+
+func (x *Containers) findGroups(ctx context.Context) {
 	x.look.Do(func() {
 		if x.host, x.hostErr = cgroup.DetectOwned(); x.hostErr == nil {
 			sweepGroups(ctx, x.host)
 		}
 	})
+}
+
+// group makes the control group of the step.
+func (x *Containers) group(ctx context.Context, name string, r *specs.LinuxResources) (*cgroup.Group, func(context.Context) error, error) {
+	x.findGroups(ctx)
 	if x.hostErr != nil {
 		return nil, nil, x.hostErr
 	}

@@ -119,7 +119,7 @@ func (s *site) must(args ...string) string {
 func TestBuildsThatEndBadly(t *testing.T) {
 	s := newSite(t)
 	for name, test := range map[string]func(*testing.T){
-		"killed": s.testKilledBuilds, "interrupted": s.testInterruptedBuild, "daemonizing": s.testDaemonizingStep,
+		"killed": s.testKilledBuilds, "killed and pruned": s.testPruneAfterAKill, "interrupted": s.testInterruptedBuild, "daemonizing": s.testDaemonizingStep,
 		"talkative": s.testTalkativeStep, "full disk": s.testFullDisk,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -187,6 +187,61 @@ COPY --from=2 /sum /count /
 	}
 }
 
+// untilBegun reads what a build prints until its command has.
+func untilBegun(t *testing.T, stderr io.Reader) *bytes.Buffer {
+	t.Helper()
+	seen := &bytes.Buffer{}
+	buf := make([]byte, 4096)
+	for !strings.Contains(seen.String(), " begun\n") { // not the line of the Dockerfile
+		n, err := stderr.Read(buf)
+		if err != nil {
+			t.Fatalf("the build ended: %v\n%s", err, seen.String())
+		}
+		seen.Write(buf[:n])
+	}
+	return seen
+}
+
+// testPruneAfterAKill kills a build in a step with a network. Either prune takes away what it left.
+func (s *site) testPruneAfterAKill(t *testing.T) {
+	s.write("ctx/Dockerfile", "FROM busybox\nRUN echo begun; exec sleep 1000\n")
+	for _, what := range []string{"builder", "system"} {
+		cmd := s.command("build", "--progress=plain", s.path("ctx"))
+		stderr, err := cmd.StderrPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.pids = append(s.pids, cmd.Process.Pid)
+		untilBegun(t, stderr)
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait() // it was killed
+		if left := s.left("run/netns/build-*"); len(left) != 1 {
+			t.Errorf("network namespaces before the prune: %v, want one", left)
+		}
+		s.must(what, "prune", "--force")
+		if left := s.left("run/netns/*", "run/build/*", "run/network/endpoints/*", "root/snapshots/build-*"); len(left) > 0 {
+			t.Errorf("%s prune leaves %v", what, left)
+		}
+	}
+}
+
+// left returns what matches the patterns in the directory of s.
+func (s *site) left(patterns ...string) (found []string) {
+	for _, p := range patterns {
+		names, err := filepath.Glob(s.path(p))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		found = append(found, names...)
+	}
+	return found
+}
+
 // testInterruptedBuild presses Ctrl-C while steps run that do not want to end.
 func (s *site) testInterruptedBuild(t *testing.T) {
 	s.write("ctx/Dockerfile", `FROM busybox AS one
@@ -205,20 +260,12 @@ COPY --from=two /x /
 	if err != nil {
 		t.Fatal(err)
 	}
-	var seen bytes.Buffer
-	buf := make([]byte, 4096)
-	for !strings.Contains(seen.String(), " begun") {
-		n, err := stderr.Read(buf)
-		if err != nil {
-			t.Fatalf("the build ended: %v\n%s", err, seen.String())
-		}
-		seen.Write(buf[:n])
-	}
+	seen := untilBegun(t, stderr)
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	_, _ = io.Copy(&seen, stderr)
+	_, _ = io.Copy(seen, stderr)
 	err = cmd.Wait()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != exitInterrupted {

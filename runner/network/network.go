@@ -262,6 +262,33 @@ func sorted(present map[string]Sandbox) []Sandbox {
 	return list
 }
 
+// Sweep detaches what processes that are gone have left behind. Attach does so too.
+func (m *Manager) Sweep(ctx context.Context) error {
+	if left, err := m.abandoned(); err != nil || !left {
+		return err
+	}
+	return m.alone(func() (err error) {
+		unlock, err := m.lock(ctx)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, unlock()) }()
+		_, err = m.sweep()
+		return err
+	})
+}
+
+// abandoned says whether there is something for Sweep to do.
+func (m *Manager) abandoned() (bool, error) {
+	present, err := m.sandboxes()
+	for _, s := range present {
+		if s.Owner != nil && !s.Owner.Alive() {
+			return true, nil
+		}
+	}
+	return false, err
+}
+
 // sweep detaches the sandboxes whose owners are gone and returns the others.
 func (m *Manager) sweep() (map[string]Sandbox, error) {
 	present, err := m.sandboxes()
