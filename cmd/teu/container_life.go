@@ -12,12 +12,19 @@ import (
 	"github.com/teu-dev/teu/runner/keeper"
 )
 
+// errWasGone says that there was nothing to do, which is as good, and no name to print.
+var errWasGone = errors.New("was gone already")
+
 // forEach does something with every container named and prints the names of those it was
 // done with, as docker does. It goes on after a failure and exits with 1.
 func forEach(a *app, refs []string, f func(ref string) error) error {
 	failed := false
 	for _, ref := range refs {
-		if err := f(ref); err != nil {
+		err := f(ref)
+		if errors.Is(err, errWasGone) {
+			continue
+		}
+		if err != nil {
 			a.ui.Error(err)
 			failed = true
 			continue
@@ -166,7 +173,7 @@ func newRmCommand(a *app) *cobra.Command {
 			return forEach(a, args, func(ref string) error {
 				err := a.engine().Remove(cmd.Context(), ref, o)
 				if o.Force && errors.Is(err, errdefs.ErrNotFound) {
-					return nil
+					return errWasGone
 				}
 				return err
 			})
