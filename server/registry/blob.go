@@ -84,10 +84,12 @@ func (g *Registry) mayDelete() error {
 
 // A connection over which nothing moves for stallTime is cut. Sending is done by the
 // kernel, where we do not see it move, so it gets stallTime and a second per slowest
-// bytes.
+// bytes. Who sends has to make slowestBody bytes a second after stallTime, so that nobody
+// keeps connections by a byte now and then.
 const (
-	stallTime = time.Minute
-	slowest   = 32 << 10
+	stallTime   = time.Minute
+	slowest     = 32 << 10
+	slowestBody = 1 << 10
 )
 
 // limitWriting bounds the time in which size bytes have to be sent. net/http lifts the
@@ -97,20 +99,32 @@ func limitWriting(w http.ResponseWriter, size int64) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit)) // not supported: tests without a connection
 }
 
-// body is the body of a request as handlers read it: an error is errBody, and comes
-// after stallTime without a byte.
+// body is the body of a request as handlers read it: an error is a bodyError, and comes
+// when the client stalls.
 type body struct {
-	r  io.Reader
-	rc *http.ResponseController
+	r     io.Reader
+	rc    *http.ResponseController
+	begun time.Time
+	n     int64 // bytes so far
 }
 
 func newBody(w http.ResponseWriter, r *http.Request) *body {
-	return &body{r.Body, http.NewResponseController(w)}
+	return &body{r.Body, http.NewResponseController(w), time.Now(), 0}
+}
+
+// bodyDeadline is until when the next bytes have to come of a body of which there are n.
+func bodyDeadline(begun, now time.Time, n int64) time.Time {
+	slow := begun.Add(stallTime + time.Duration(n/slowestBody)*time.Second)
+	if stalled := now.Add(stallTime); stalled.Before(slow) {
+		return stalled
+	}
+	return slow
 }
 
 func (b *body) Read(p []byte) (int, error) {
-	_ = b.rc.SetReadDeadline(time.Now().Add(stallTime))
+	_ = b.rc.SetReadDeadline(bodyDeadline(b.begun, time.Now(), b.n))
 	n, err := b.r.Read(p)
+	b.n += int64(n)
 	if err == nil {
 		return n, nil
 	}

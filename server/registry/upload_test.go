@@ -182,3 +182,27 @@ func TestHashMemoryIsBounded(t *testing.T) {
 	}
 	c.want(c.do("PUT", location+"?digest="+digest.FromString("0123456789").String(), strings.NewReader("56789")), 201, "")
 }
+
+// TestBodyDeadline: a client may pause, but not send a byte now and then for ever.
+func TestBodyDeadline(t *testing.T) {
+	begun := time.Unix(1e9, 0)
+	for _, test := range []struct {
+		name      string
+		after     time.Duration
+		n         int64
+		remaining time.Duration
+	}{
+		{"at the start", 0, 0, stallTime},
+		{"fast", time.Second, 100 << 20, stallTime},
+		{"a long pause after much", time.Hour, 100 << 20, stallTime},
+		{"slow for a while", stallTime / 2, 10, stallTime / 2},
+		{"slow for too long", stallTime, 10, 0},
+		{"as slow as may be", time.Hour, 3600 * slowestBody, stallTime},
+		{"slower", time.Hour, 3500 * slowestBody, stallTime - 100*time.Second},
+	} {
+		now := begun.Add(test.after)
+		if got := bodyDeadline(begun, now, test.n).Sub(now); got != test.remaining {
+			t.Errorf("%s: got %s, want %s", test.name, got, test.remaining)
+		}
+	}
+}
