@@ -164,10 +164,12 @@ func (v *verification) healBlob(ctx context.Context, d digest.Digest, repos []st
 			missing, errs = append(missing, repo), append(errs, err)
 		}
 	}
-	for i, repo := range missing { // another repository's copy will do
-		if errs[i] = v.s.MountBlob(ctx, repo, "", d); errs[i] != nil {
-			errs[i] = fmt.Errorf("%s: %w", repo, errs[i])
+	for i, repo := range missing {
+		if v.s.MountBlob(ctx, repo, "", d) == nil { // another repository's copy will do
+			errs[i] = nil
+			continue
 		}
+		errs[i] = fmt.Errorf("%s: %w", repo, errs[i])
 	}
 	return errors.Join(errs...)
 }
