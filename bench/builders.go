@@ -99,7 +99,7 @@ type buildRace struct {
 
 // contenders are the tools; teu first.
 func (s *builders) contenders(r buildRace) []contender {
-	return []contender{s.teuBuild(r), s.buildctl(r), s.dockerBuild(r)}
+	return []contender{s.teuBuild(r), s.buildctl(r), s.dockerBuild(r), s.buildah(r)}
 }
 
 func (s *builders) teuBuild(r buildRace) contender {
@@ -144,6 +144,22 @@ func (s *builders) dockerBuild(r buildRace) contender {
 		script += " && docker push -q " + image
 	}
 	return s.checked("docker", contender{name: "docker build", prepare: r.prepare, args: []string{"sh", "-c", script}})
+}
+
+// buildah is podman build as well. It takes seconds, so a few rounds are enough.
+func (s *builders) buildah(r buildRace) contender {
+	at := func(name string) string { return filepath.Join(s.b.dir, name) }
+	tool := fmt.Sprintf("buildah --root %s --runroot %s --storage-driver overlay", at("buildah"), at("buildah-run"))
+	image := s.registry + "/buildah"
+	script := tool + " build -q --layers --isolation chroot --tls-verify=false -t " + image
+	if r.noCache {
+		script += " --no-cache"
+	}
+	script += " " + r.dir
+	if r.push {
+		script += " && " + tool + " push -q --tls-verify=false " + image
+	}
+	return contender{name: "buildah build", prepare: r.prepare, args: []string{"sh", "-c", script}, most: 2, noMemory: true}
 }
 
 // checked is c, or a contender that says why the daemon of the tool did not start.

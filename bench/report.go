@@ -130,7 +130,7 @@ func (r *report) String() string {
 // versions asks every tool of Debian for its version; the others are in bench/tools/go.mod.
 func versions() (list []string) {
 	for _, c := range [][]string{
-		{"podman", "--version"}, {"crun", "--version"}, {"runc", "--version"}, {"dockerd", "--version"}, {"go", "version"},
+		{"podman", "--version"}, {"buildah", "--version"}, {"crun", "--version"}, {"runc", "--version"}, {"dockerd", "--version"}, {"go", "version"},
 	} {
 		out, err := exec.Command(c[0], c[1:]...).Output()
 		if err != nil {

@@ -3,7 +3,7 @@
 set -eu
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 missing=
-for p in podman crun runc skopeo docker.io docker-registry containerd busybox-static e2fsprogs util-linux netavark aardvark-dns nftables iptables containernetworking-plugins; do
+for p in podman buildah crun runc skopeo docker.io docker-registry containerd busybox-static e2fsprogs util-linux netavark aardvark-dns nftables iptables containernetworking-plugins; do
 	dpkg-query -W -f '${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || missing="$missing $p"
 done
 if [ -n "$missing" ]; then

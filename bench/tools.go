@@ -38,6 +38,7 @@ type contender struct {
 	args    []string
 	quiet   bool // what it starts outlives it and may keep its output open
 
+	most     int  // rounds that count, for what is slow; 0: all
 	daemon   int  // process that does the work, for its memory; 0: none
 	noMemory bool // its memory says nothing
 }
@@ -50,7 +51,7 @@ func (b *bench) race(ctx context.Context, warmups, rounds int, contenders []cont
 		for i, c := range contenders {
 			r := &results[i]
 			r.tool = c.name
-			if r.failed != "" {
+			if r.failed != "" || c.most > 0 && len(r.values) >= c.most {
 				continue
 			}
 			took, err := b.time(ctx, c)
