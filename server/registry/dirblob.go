@@ -23,10 +23,14 @@ func (s *directory) OpenBlob(_ context.Context, repo string, d digest.Digest) (i
 	return f, nil
 }
 
-// openRead opens a regular file. os.Open would ask epoll about it first.
-func openRead(path string) (*os.File, error) {
+// openRead opens a regular file or a directory.
+func openRead(path string) (*os.File, error) { return openFile(path, unix.O_RDONLY) }
+
+// openFile opens or makes a regular file, or opens a directory. os.OpenFile would ask epoll
+// about it first, which takes five system calls.
+func openFile(path string, flags int) (*os.File, error) {
 	for {
-		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0o600)
 		if err == nil {
 			return os.NewFile(uintptr(fd), path), nil
 		}
@@ -130,12 +134,16 @@ func (s *directory) adoptBlob(ctx context.Context, path, repo string, d digest.D
 	if err := s.sync.mkdir(filepath.Dir(target)); err != nil {
 		return err
 	}
-	unlock, err := lockBlobs(ctx, filepath.Dir(target), unix.LOCK_SH)
-	if err != nil {
-		return err
+	linked := false
+	if sameSize(shared, size) {
+		unlock, err := lockBlobs(ctx, filepath.Dir(target), unix.LOCK_SH)
+		if err != nil {
+			return err
+		}
+		linked = s.linkBlob(shared, target) == nil && sameSize(target, size)
+		unlock()
 	}
-	linked := sameSize(shared, size) && s.linkBlob(shared, target) == nil && sameSize(target, size)
-	unlock()
+	var err error
 	if linked {
 		err = os.Remove(path)
 	} else if err = flush(); err == nil {

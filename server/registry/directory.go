@@ -115,7 +115,7 @@ func randomHex() string {
 // name by link or rename, and removes it.
 func (s *directory) writeTemp(parts ...[]byte) (path string, err error) {
 	path = s.tempPath()
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := openFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
 	if err != nil {
 		return "", err
 	}
@@ -137,7 +137,7 @@ func (s *directory) writeTemp(parts ...[]byte) (path string, err error) {
 // were seen, exclusively to remove something they could refer to. It is held for moments.
 // errdefs.ErrNotFound when the repository has no manifests.
 func (s *directory) lockRepository(ctx context.Context, repo string, how int) (unlock func(), err error) {
-	f, err := os.Open(s.repo(repo) + "/_manifests")
+	f, err := openRead(s.repo(repo) + "/_manifests")
 	if err != nil {
 		return nil, notFound(err)
 	}

@@ -33,7 +33,7 @@ const (
 // CreateUpload implements uploads.
 func (s *directory) CreateUpload(_ context.Context, repo string, a digest.Algorithm) (string, error) {
 	id := randomHex() + repoMark(repo)
-	f, err := os.OpenFile(s.uploadPath(id), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := openFile(s.uploadPath(id), os.O_WRONLY|os.O_CREATE|os.O_EXCL)
 	if err != nil {
 		return "", err
 	}
@@ -86,7 +86,7 @@ func (s *directory) OpenUpload(ctx context.Context, repo, id string, _ digest.Di
 }
 
 func (s *directory) openUpload(ctx context.Context, id string) (*fileUpload, error) {
-	f, err := os.OpenFile(s.uploadPath(id), os.O_RDWR|os.O_APPEND, 0)
+	f, err := openFile(s.uploadPath(id), os.O_RDWR|os.O_APPEND)
 	if err != nil {
 		return nil, notFound(err)
 	}

@@ -75,7 +75,7 @@ func (s *syncer) dir(path string) error {
 }
 
 func syncDir(path string) error {
-	f, err := os.Open(path)
+	f, err := openRead(path)
 	if err != nil {
 		return err
 	}

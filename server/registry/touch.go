@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -62,7 +61,7 @@ func changed(st *unix.Stat_t) time.Time { return time.Unix(st.Ctim.Unix()) }
 // lockBlobs locks the names of blobs in one directory of a repository: shared to make or
 // confirm one, exclusively to collect. Who also locks the repository does that first.
 func lockBlobs(ctx context.Context, dir string, how int) (unlock func(), err error) {
-	f, err := os.Open(dir)
+	f, err := openRead(dir)
 	if err != nil {
 		return nil, notFound(err)
 	}
