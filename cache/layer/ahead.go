@@ -59,9 +59,8 @@ type openDir struct {
 	users atomic.Int32
 }
 
-func newOpenDir(fd int) *openDir {
-	// By this name os.File finds out the types of files where the filesystem does not tell them.
-	d := &openDir{File: os.NewFile(uintptr(fd), fmt.Sprintf("/proc/self/fd/%d", fd))}
+func newOpenDir(fd int, path string) *openDir {
+	d := &openDir{File: os.NewFile(uintptr(fd), path)}
 	d.users.Store(1)
 	return d
 }
@@ -86,7 +85,7 @@ func newWalk(ctx context.Context, root int, skip func(string) bool) *walk {
 	w := &walk{skip: skip, order: make(chan *portion, ahead), free: make(chan *portion, ahead)}
 	go func() {
 		defer close(w.order)
-		dir := newOpenDir(root)
+		dir := newOpenDir(root, ".")
 		defer dir.release()
 		if err := w.dir(ctx, dir, ""); err != nil {
 			w.add(ctx, item{err: err})
@@ -130,7 +129,7 @@ func (w *walk) subdir(ctx context.Context, it item) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", shorten(it.path), err)
 	}
-	it.self = newOpenDir(fd)
+	it.self = newOpenDir(fd, it.path)
 	defer it.self.release()
 	w.add(ctx, it)
 	return w.dir(ctx, it.self, it.path)
