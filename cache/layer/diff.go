@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bufio"
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"io"
 	"os"
@@ -40,15 +39,19 @@ func (s *Store) Diff(ctx context.Context, id string, w io.Writer, o DiffOptions)
 	if r.Sealed {
 		o.Epoch = r.Epoch
 	}
-	verify := r.DiffID != "" && !o.Unverified
-	h := sha256.New()
-	if verify {
-		w = io.MultiWriter(w, h)
+	var got digest.Digest
+	if r.DiffID == "" || o.Unverified {
+		got = r.DiffID
+		_, err = writeTar(ctx, s.Path(id), w, r.UserXattr, o.Epoch)
+	} else {
+		h := newAsyncHash()
+		_, err = writeTar(ctx, s.Path(id), io.MultiWriter(h, w), r.UserXattr, o.Epoch)
+		got = h.finish()
 	}
-	if _, err := writeTar(ctx, s.Path(id), w, r.UserXattr, o.Epoch); err != nil {
+	if err != nil {
 		return fmt.Errorf("writing the tar of the layer %s: %w", id, err)
 	}
-	if got := digest.NewDigest(digest.SHA256, h); verify && got != r.DiffID {
+	if got != r.DiffID {
 		return fmt.Errorf("the layer %s cannot be turned back into its tar %s: %w", id, r.DiffID, errdefs.ErrFailedPrecondition)
 	}
 	return nil
