@@ -98,6 +98,11 @@ func (b *Builder) Prune(ctx context.Context, o PruneOptions) ([]CacheEntry, erro
 	if err := b.sweep(ctx); err != nil {
 		return nil, fmt.Errorf("removing what builds that were killed have left: %w", err)
 	}
+	return gone, b.remove(ctx, gone)
+}
+
+// remove removes entries, and collects what then nobody needs.
+func (b *Builder) remove(ctx context.Context, gone []CacheEntry) error {
 	var keys []digest.Digest
 	var errs []error
 	for _, e := range gone {
@@ -109,10 +114,10 @@ func (b *Builder) Prune(ctx context.Context, o PruneOptions) ([]CacheEntry, erro
 	}
 	errs = append(errs, b.Store.Results.Forget(ctx, keys))
 	if err := errors.Join(errs...); err != nil {
-		return gone, fmt.Errorf("pruning the build cache: %w", err)
+		return fmt.Errorf("pruning the build cache: %w", err)
 	}
-	_, err = b.Store.GC(ctx, cache.GCOptions{})
-	return gone, err
+	_, err := b.Store.GC(ctx, cache.GCOptions{})
+	return err
 }
 
 // A sweeper is an op.Executor whose commands may leave something when it is killed.
@@ -162,11 +167,15 @@ func (b *Builder) collect(ctx context.Context) error {
 		return nil
 	}
 	stamp := filepath.Join(b.Store.Root(), "build", "collected")
-	if fi, err := os.Stat(stamp); err == nil && time.Since(fi.ModTime()) < collectEvery {
+	fi, statErr := os.Stat(stamp)
+	if statErr == nil && time.Since(fi.ModTime()) < collectEvery {
 		return nil
 	}
 	if err := os.WriteFile(stamp, nil, 0o600); err != nil {
 		return err
+	}
+	if errors.Is(statErr, os.ErrNotExist) {
+		return nil // the first build on this store, which may be the only one, as on a CI machine
 	}
 	keep := b.CacheSize
 	if keep == 0 {
@@ -175,8 +184,15 @@ func (b *Builder) collect(ctx context.Context) error {
 			return err
 		}
 	}
-	_, err := b.Prune(ctx, PruneOptions{All: true, Keep: keep})
-	return err
+	all, err := b.Cache(ctx)
+	if err != nil {
+		return err
+	}
+	gone := PruneOptions{All: true, Keep: keep}.choose(all)
+	if len(gone) == 0 {
+		return nil
+	}
+	return b.remove(ctx, gone)
 }
 
 // defaultCacheSize is a tenth of the disk, at least 10 GB if that is no more than half of it.
