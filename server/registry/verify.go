@@ -6,13 +6,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 )
 
@@ -134,60 +131,6 @@ func (v *verification) bad(b Bad, err error) *Bad {
 	return &v.report.Bad[len(v.report.Bad)-1]
 }
 
-// healed adds to the report how the healing of b went. What could not be healed does not
-// keep the others from it.
-func (v *verification) healed(ctx context.Context, b *Bad, err error) error {
-	if err != nil {
-		b.NotHealed = err.Error()
-		return ctx.Err()
-	}
-	b.Healed = true
-	v.report.Healed++
-	return nil
-}
-
-// healBlob gets a blob from a repository of the source that has it, into all that had it here.
-func (v *verification) healBlob(ctx context.Context, d digest.Digest, repos []string) error {
-	im := &importer{s: v.s}
-	var errs []error
-	var missing []string
-	for _, repo := range repos {
-		up, err := v.how.Heal.Open(repo)
-		var desc ocispec.Descriptor
-		if err == nil {
-			desc, err = up.ResolveBlob(ctx, d)
-		}
-		if err == nil {
-			err = im.blob(ctx, repo, up, desc)
-		}
-		if err != nil {
-			missing, errs = append(missing, repo), append(errs, err)
-		}
-	}
-	for i, repo := range missing {
-		if v.s.MountBlob(ctx, repo, "", d) == nil { // another repository's copy will do
-			errs[i] = nil
-			continue
-		}
-		errs[i] = fmt.Errorf("%s: %w", repo, errs[i])
-	}
-	return errors.Join(errs...)
-}
-
-// healManifest gets a manifest, and what it leads to, from the source.
-func (v *verification) healManifest(ctx context.Context, repo string, d digest.Digest, tags []string) error {
-	up, err := v.how.Heal.Open(repo)
-	if err != nil {
-		return err
-	}
-	desc, err := up.Resolve(ctx, d.String())
-	if err != nil {
-		return err
-	}
-	im := &importer{s: v.s}
-	return im.manifest(ctx, repo, up, desc, tags, 0)
-}
-
 // eachData implements verifiable: the files in blobs/, and those of repositories that are not
 // there.
 func (s *directory) eachData(ctx context.Context, f func(d digest.Digest, r io.Reader) error) error {
@@ -248,18 +191,6 @@ func (s *directory) dataSize(ctx context.Context) (blobs int, bytes int64, err e
 	return blobs, bytes, nil
 }
 
-// dataSize implements sizer.
-func (b *bucket) dataSize(ctx context.Context) (blobs int, bytes int64, err error) {
-	for e, err := range b.list(ctx, "data/", "") {
-		if err != nil {
-			return 0, 0, err
-		}
-		blobs++
-		bytes += e.size
-	}
-	return blobs, bytes, nil
-}
-
 // eachDigest calls f with the files of a directory whose names are digests.
 func eachDigest(ctx context.Context, dir string, a digest.Algorithm, f func(d digest.Digest, path string) error) error {
 	names, err := readNames(dir)
@@ -292,162 +223,4 @@ func (s *directory) eachManifest(ctx context.Context, f func(repo string, d dige
 		}
 		return nil
 	})
-}
-
-// quarantineBlob implements verifiable: ROOT/quarantine/ keeps what there was.
-func (s *directory) quarantineBlob(ctx context.Context, d digest.Digest) (repos []string, err error) {
-	if err := s.sync.mkdir(filepath.Join(s.root, "quarantine")); err != nil {
-		return nil, err
-	}
-	if err := s.quarantine(s.blobPath(d), d); err != nil {
-		return nil, err
-	}
-	err = s.eachRepository("", func(repo string) error {
-		path := s.repoBlobPath(repo, d)
-		bad, err := isBad(path, d)
-		if err != nil || !bad {
-			return ignoreNotFound(err) // it has been pushed again
-		}
-		unlock, err := lockBlobs(ctx, filepath.Dir(path), unix.LOCK_EX)
-		if err != nil {
-			return ignoreNotFound(err)
-		}
-		defer unlock()
-		repos = append(repos, repo)
-		return s.quarantine(path, d)
-	})
-	return repos, err
-}
-
-// isBad reads a file.
-func isBad(path string, d digest.Digest) (bool, error) {
-	f, err := openRead(path)
-	if err != nil {
-		return false, notFound(err)
-	}
-	defer f.Close()
-	h := newHash(d.Algorithm())
-	_, err = io.Copy(h, f)
-	return err != nil || digest.NewDigest(d.Algorithm(), h) != d, nil
-}
-
-func (s *directory) quarantine(path string, d digest.Digest) error {
-	err := os.Rename(path, filepath.Join(s.root, "quarantine", flatDigest(d)))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	// rename(2) does nothing to two names of one file.
-	if err == nil {
-		err = os.Remove(path)
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return s.sync.dir(filepath.Dir(path))
-}
-
-// quarantineManifest implements verifiable.
-func (s *directory) quarantineManifest(ctx context.Context, repo string, d digest.Digest) (tags []string, err error) {
-	if err := s.sync.mkdir(filepath.Join(s.root, "quarantine")); err != nil {
-		return nil, err
-	}
-	unlock, err := s.lockRepository(ctx, repo, unix.LOCK_EX)
-	if err != nil {
-		return nil, ignoreNotFound(err)
-	}
-	defer unlock()
-	path := s.recordPath(repo, d)
-	if tags, err = s.removeTagsOf(repo, path, d, false); err != nil {
-		return tags, ignoreNotFound(err)
-	}
-	return tags, s.quarantine(path, d)
-}
-
-// eachData implements verifiable.
-func (b *bucket) eachData(ctx context.Context, f func(d digest.Digest, r io.Reader) error) error {
-	for e, err := range b.list(ctx, "blobs/", "") {
-		if err != nil {
-			return err
-		}
-		d, err := parseDigest(strings.Replace(e.key, "/", ":", 1))
-		if err != nil {
-			continue // not ours
-		}
-		p, err := b.pointer(ctx, blobKey(d))
-		switch {
-		case errdefs.IsNotFound(err):
-			continue
-		case err != nil:
-			err = f(d, failingReader{err})
-		default:
-			data := &dataReader{ctx: ctx, b: b, p: p}
-			err = errors.Join(f(d, data), data.Close())
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// failingReader is a reader of what cannot be read.
-type failingReader struct{ err error }
-
-func (r failingReader) Read([]byte) (int, error) { return 0, r.err }
-
-// eachManifest implements verifiable.
-func (b *bucket) eachManifest(ctx context.Context, f func(repo string, d digest.Digest, r record, err error) error) error {
-	for e, err := range b.list(ctx, "repos/", "") {
-		if err != nil {
-			return err
-		}
-		repo, kind, rest := splitRepoKey(e.key)
-		d, err := parseDigest(strings.Replace(rest, "/", ":", 1))
-		if kind != "manifests" || err != nil {
-			continue
-		}
-		r, err := b.record(ctx, recordKey(repo, d))
-		if err := f(repo, d, r, err); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// quarantineBlob implements verifiable. The bytes stay in data/, to be looked at: nothing
-// names them any more.
-func (b *bucket) quarantineBlob(ctx context.Context, d digest.Digest) (repos []string, err error) {
-	bad, err := b.get(ctx, blobKey(d))
-	if err != nil {
-		return nil, ignoreNotFound(err)
-	}
-	if ok, err := b.removeIf(ctx, blobKey(d), bad.etag); err != nil || !ok {
-		return nil, err // it has been pushed again
-	}
-	for e, err := range b.list(ctx, "repos/", "") {
-		if err != nil {
-			return repos, err
-		}
-		repo, kind, rest := splitRepoKey(e.key)
-		if kind != "blobs" || rest != d.Algorithm().String()+"/"+d.Encoded() {
-			continue
-		}
-		marker, err := b.get(ctx, markerKey(repo, d))
-		if err == nil && string(marker.body) == string(bad.body) {
-			repos = append(repos, repo)
-			_, err = b.removeIf(ctx, markerKey(repo, d), marker.etag)
-		}
-		if ignoreNotFound(err) != nil {
-			return repos, err
-		}
-	}
-	return repos, nil
-}
-
-// quarantineManifest implements verifiable.
-func (b *bucket) quarantineManifest(ctx context.Context, repo string, d digest.Digest) (tags []string, err error) {
-	if tags, err = b.untag(ctx, repo, d); err != nil {
-		return tags, err
-	}
-	return tags, b.remove(ctx, recordKey(repo, d))
 }
