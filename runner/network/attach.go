@@ -57,7 +57,7 @@ func (m *Manager) attach(ctx context.Context, id string, o Options) (s Sandbox, 
 	if err := m.save(s, present); err != nil {
 		return Sandbox{}, err
 	}
-	err = m.build(s, plan, true)
+	err = m.build(s, plan, entering{fresh: true, uids: o.UIDs, gids: o.GIDs})
 	if err == nil {
 		err = m.publish(s, present, len(s.Ports) > 0 || anyMade(plan))
 	}
@@ -272,7 +272,7 @@ func (m *Manager) revive(s Sandbox, o Options, present map[string]Sandbox) (_ Sa
 		err = m.unplug(s, stale)
 	}
 	if err == nil && len(fresh) > 0 {
-		err = m.build(s, fresh, false)
+		err = m.build(s, fresh, entering{})
 	}
 	if err == nil {
 		err = m.publish(s, present, true)
@@ -380,7 +380,7 @@ func (m *Manager) connect(ctx context.Context, id string, a Attachment) (s Sandb
 	if err := errors.Join(m.addDNS(&s), m.save(s, present)); err != nil {
 		return Sandbox{}, err
 	}
-	if err = m.build(s, []wire{w}, false); err == nil {
+	if err = m.build(s, []wire{w}, entering{}); err == nil {
 		err = m.publish(s, present, len(s.Ports) > 0 || w.made)
 	}
 	if err != nil {

@@ -7,8 +7,11 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/runner/userns"
 )
 
 // scene is a thread inside a container's namespace, with a socket to either side.
@@ -19,7 +22,9 @@ type scene struct {
 
 // entering says how a namespace is entered.
 type entering struct {
-	fresh  bool // it is made first
+	fresh  bool                   // it is made first
+	uids   []specs.LinuxIDMapping // of the user namespace it is made in; none: ours
+	gids   []specs.LinuxIDMapping
 	oneWay bool // the thread cannot return and ends, see grounded
 }
 
@@ -35,7 +40,7 @@ func enter(path string, o entering, f func(*scene) error) error {
 	defer host.Close()
 	return apart(func() error {
 		runtime.LockOSThread()
-		err := enterHere(path, o.fresh, int(host.Fd()), f)
+		err := enterHere(path, o, int(host.Fd()), f)
 		if o.oneWay {
 			return err
 		}
@@ -47,10 +52,19 @@ func enter(path string, o entering, f func(*scene) error) error {
 	})
 }
 
-func enterHere(path string, fresh bool, hostNS int, f func(*scene) error) error {
+func enterHere(path string, o entering, hostNS int, f func(*scene) error) error {
 	sc := &scene{}
 	var err error
-	if fresh {
+	if o.fresh && len(o.uids) > 0 {
+		err = userns.Make(unix.CLONE_NEWNET, o.uids, o.gids, func(pid int) error {
+			return holdNetNS(fmt.Sprintf("/proc/%d/ns/net", pid), path)
+		})
+		if err != nil {
+			return err
+		}
+		o.fresh = false
+	}
+	if o.fresh {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("unshare of the network: %w", err)
 		}
@@ -87,11 +101,12 @@ func (sc *scene) hostHandle(hostNS int) (h *netlink.Handle, err error) {
 	return h, errors.Join(err, unix.Setns(int(sc.netns.Fd()), unix.CLONE_NEWNET))
 }
 
-// build makes the interfaces of a plan in the namespace of s, which is made first if fresh,
+// build makes the interfaces of a plan in the namespace of s, which is made first if how says so,
 // and leads the default routes where s says.
-func (m *Manager) build(s Sandbox, plan []wire, fresh bool) error {
-	return enter(s.NetNS, entering{fresh: fresh, oneWay: m.Ground() != ""}, func(sc *scene) error {
-		if fresh {
+func (m *Manager) build(s Sandbox, plan []wire, how entering) error {
+	how.oneWay = m.Ground() != ""
+	return enter(s.NetNS, how, func(sc *scene) error {
+		if how.fresh {
 			lo, err := sc.inside.LinkByName("lo")
 			if err == nil {
 				err = sc.inside.LinkSetUp(lo)
@@ -108,7 +123,7 @@ func (m *Manager) build(s Sandbox, plan []wire, fresh bool) error {
 			}
 			up = append(up, links...)
 		}
-		if err := sc.leadOut(s, fresh); err != nil {
+		if err := sc.leadOut(s, how.fresh); err != nil {
 			return err
 		}
 		if s.DNSPort != 0 {

@@ -3,7 +3,7 @@
 //
 // A container's network namespace is bind-mounted at RUNROOT/netns/ID, so it belongs to
 // no process and outlives all of them. Everything is done by netlink and nftables;
-// nothing here executes a program.
+// nothing here executes a program, but for the few instructions of runner/userns.
 //
 //	host                                        namespace ID
 //	uplink --- NAT --- teu0 (bridge) --- veth ====== eth0
@@ -38,6 +38,7 @@ import (
 	"sync"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/dns"
@@ -89,6 +90,9 @@ type Options struct {
 	// Owner, if set, is the process the attachment is for. Once it is gone, whoever
 	// comes next detaches what it left behind. A container has none: its record is the owner.
 	Owner *statefile.Process
+	// UIDs and GIDs are the IDs of a user namespace that is made for the network namespace
+	// to belong to; none: it belongs to ours.
+	UIDs, GIDs []specs.LinuxIDMapping
 }
 
 // Attachment is one network a container is to be in.

@@ -42,6 +42,7 @@ type compiler struct {
 
 	sources map[int]launch.Ref    // mounts of the spec that were opened early
 	nodes   map[string]launch.Ref // and devices, by their path
+	covered map[string]bool       // directories whose owners are mapped where they are
 }
 
 // placed is a filesystem of the kernel's making that is mounted at dest. What is below
@@ -67,7 +68,7 @@ func compile(s *specs.Spec, r Rootfs, o Options) (*launch.Program, error) {
 
 func compileContainer(s *specs.Spec, r Rootfs, o Options) (*launch.Program, error) {
 	c := &compiler{spec: s, process: s.Process, rootfs: r, opts: o, preserve: o.Preserve,
-		sources: map[int]launch.Ref{}, nodes: map[string]launch.Ref{}}
+		sources: map[int]launch.Ref{}, nodes: map[string]launch.Ref{}, covered: map[string]bool{}}
 	if err := c.supported(); err != nil {
 		return nil, err
 	}

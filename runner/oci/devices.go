@@ -2,8 +2,10 @@ package oci
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -49,17 +51,58 @@ func (c *compiler) makeDevices() error {
 // allDevices are the default devices and those of the spec, except those that are made
 // from the terminal and a link.
 func (c *compiler) allDevices() []specs.LinuxDevice {
-	all := append(defaultDevices(), c.spec.Linux.Devices...)
-	return slices.DeleteFunc(all, func(d specs.LinuxDevice) bool {
-		name := path.Clean(d.Path)
-		return name == "/dev/console" || name == "/dev/ptmx"
-	})
+	seen := map[string]bool{"/dev/console": true, "/dev/ptmx": true}
+	var all []specs.LinuxDevice
+	for _, d := range slices.Backward(append(defaultDevices(), c.spec.Linux.Devices...)) { // the last of a name counts
+		if name := path.Clean(d.Path); !seen[name] {
+			seen[name] = true
+			all = append(all, d)
+		}
+	}
+	slices.Reverse(all)
+	return all
 }
 
-// openNode opens the host's device of the same path as a mount.
+// openNode opens the host's device of the same numbers as a mount.
 func (c *compiler) openNode(d specs.LinuxDevice) launch.Ref {
 	c.Note("opening the device %s", d.Path)
-	return c.Call(unix.SYS_OPEN_TREE, launch.Int(atFDCWD), c.Str(d.Path), launch.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))
+	return c.Call(unix.SYS_OPEN_TREE, launch.Int(atFDCWD), c.Str(hostNode(d)), launch.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))
+}
+
+// hostNode is a path of the device on the host: mostly the one it has in the container.
+func hostNode(d specs.LinuxDevice) string {
+	dir, kind := "/dev/char", uint32(unix.S_IFCHR)
+	if d.Type == "b" {
+		dir, kind = "/dev/block", unix.S_IFBLK
+	}
+	is := func(file string) bool {
+		var st unix.Stat_t
+		return unix.Stat(file, &st) == nil && st.Mode&unix.S_IFMT == kind && st.Rdev == unix.Mkdev(uint32(d.Major), uint32(d.Minor))
+	}
+	for _, file := range []string{d.Path, fmt.Sprintf("%s/%d:%d", dir, d.Major, d.Minor)} {
+		if is(file) {
+			return file
+		}
+	}
+	found := d.Path // if there is none it is missed when the container starts
+	filepath.WalkDir("/dev", func(file string, e fs.DirEntry, err error) error {
+		if file != "/dev" && err == nil && e.IsDir() && mountRoot(file) {
+			return fs.SkipDir // /dev/shm may hold anything
+		}
+		if err == nil && e.Type()&fs.ModeDevice != 0 && is(file) {
+			found = file
+			return fs.SkipAll
+		}
+		return nil
+	})
+	return found
+}
+
+// mountRoot says whether something is mounted on a directory; statx(2).
+func mountRoot(dir string) bool {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_SYMLINK_NOFOLLOW, 0, &st)
+	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
 // devDir is the container's /dev: the filesystem mounted there, else a directory of the root.

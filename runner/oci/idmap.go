@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unsafe"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -42,21 +41,16 @@ func (c *compiler) mapIDs(fd launch.Ref, m specs.Mount, o mountOptions) error {
 		ns = c.UserNamespace(mappingText(uids), mappingText(gids), false)
 	case len(uids)+len(gids) > 0:
 		return fmt.Errorf("id mappings for users without groups or the reverse: %w", errdefs.ErrInvalidArgument)
-	case c.user && c.newNamespace(specs.UserNamespace):
-		ns = c.userNamespace()
 	case c.user:
-		ns = c.Call(unix.SYS_OPENAT, launch.Int(atFDCWD), c.Str(c.userPath()), launch.Int(unix.O_RDONLY|cloexec), launch.Int(0))
+		ns = c.namespaceOfUser()
 	default:
 		return fmt.Errorf("%s without mappings or a user namespace: %w", o.idmap, errdefs.ErrInvalidArgument)
 	}
-	flags := unix.AT_EMPTY_PATH
+	flags := 0
 	if o.idmap == "ridmap" {
 		flags |= unix.AT_RECURSIVE
 	}
-	const size = int(unsafe.Sizeof(unix.MountAttr{}))
-	attr := c.Bytes(append(launch.Uint64(unix.MOUNT_ATTR_IDMAP), make([]byte, size-8)...))
-	c.Store(launch.Offset(attr, int(unsafe.Offsetof(unix.MountAttr{}.Userns_fd))), launch.Result(ns), 8)
-	c.Call(unix.SYS_MOUNT_SETATTR, launch.Result(fd), c.Str(""), launch.Int(flags), attr, launch.Int(size))
+	c.mapTree(fd, ns, flags)
 	return nil
 }
 

@@ -48,7 +48,7 @@ func (c *compiler) makeMount(i int, m specs.Mount) error {
 		return c.remount(m, dest, o)
 	case o.isBind(m):
 		return c.bind(i, m, dest, o)
-	case idMapped(m):
+	case idMapped(m) && m.Type != "overlay":
 		return fmt.Errorf("id mappings of a mount that is no bind mount: %w", errdefs.ErrNotImplemented)
 	}
 	c.Note("mounting %s on %s", m.Type, dest)
@@ -77,6 +77,8 @@ func (c *compiler) newFilesystem(i int, m specs.Mount, dest string, o mountOptio
 	switch {
 	case m.Type == "":
 		return 0, fmt.Errorf("no type: %w", errdefs.ErrInvalidArgument)
+	case m.Type == "sysfs" && c.sources[i] != 0:
+		return c.sources[i], nil
 	case m.Type == "overlay":
 		if fd = c.sources[i]; fd == 0 {
 			fd, err = c.openSource(m, o)
@@ -260,20 +262,20 @@ func (c *compiler) bind(i int, m specs.Mount, dest string, o mountOptions) error
 func (c *compiler) openSource(m specs.Mount, o mountOptions) (fd launch.Ref, err error) {
 	if !o.isBind(m) {
 		c.Note("mounting overlay for %s", destination(m))
-		if fd, err = c.specOverlay(o); err != nil {
-			return 0, err
+		if fd, err = c.specOverlay(m, o); err == nil {
+			c.attributes(fd, o)
 		}
+		return fd, err
+	}
+	c.Note("binding %s on %s", m.Source, destination(m))
+	flags := unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
+	if o.recursive || m.Type == "rbind" {
+		flags |= unix.AT_RECURSIVE
+	}
+	if below := c.opts.Subpaths[destination(m)]; below != "" {
+		fd = c.bindBelow(m.Source, below, flags)
 	} else {
-		c.Note("binding %s on %s", m.Source, destination(m))
-		flags := unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
-		if o.recursive || m.Type == "rbind" {
-			flags |= unix.AT_RECURSIVE
-		}
-		if below := c.opts.Subpaths[destination(m)]; below != "" {
-			fd = c.bindBelow(m.Source, below, flags)
-		} else {
-			fd = c.Call(unix.SYS_OPEN_TREE, launch.Int(atFDCWD), c.Str(m.Source), launch.Int(flags))
-		}
+		fd = c.Call(unix.SYS_OPEN_TREE, launch.Int(atFDCWD), c.Str(m.Source), launch.Int(flags))
 	}
 	c.attributes(fd, o)
 	return fd, c.mapIDs(fd, m, o)
@@ -327,7 +329,7 @@ func (c *compiler) attributes(fd launch.Ref, o mountOptions) {
 }
 
 // specOverlay is a mount of type overlay, whose directories are among its options.
-func (c *compiler) specOverlay(o mountOptions) (launch.Ref, error) {
+func (c *compiler) specOverlay(m specs.Mount, o mountOptions) (launch.Ref, error) {
 	var v mount.Overlay
 	for _, opt := range o.data {
 		key, value, _ := strings.Cut(opt, "=")
@@ -346,6 +348,9 @@ func (c *compiler) specOverlay(o mountOptions) (launch.Ref, error) {
 		default:
 			return 0, fmt.Errorf("overlay option %s: %w", key, errdefs.ErrInvalidArgument)
 		}
+	}
+	if idMapped(m) {
+		return c.mappedOverlay(v)
 	}
 	return c.overlay(v)
 }

@@ -137,6 +137,9 @@ func (c *compiler) joinNamespaces() error {
 		c.makeTime()
 	}
 	if c.user && !c.inside {
+		if err := c.mountSysfs(); err != nil {
+			return err
+		}
 		c.enterUser(given[specs.UserNamespace])
 	}
 	if c.forks() {

@@ -29,6 +29,10 @@ import (
 type Rootfs struct {
 	Overlay mount.Overlay
 	Path    string // used if not empty
+	// Mapped shows the files of the overlay with owners of the container's user namespace:
+	// root's are its root's. On disk nothing changes, nor does what the container writes
+	// differ from what it would write without.
+	Mapped bool
 }
 
 // Options are what is not in a spec.
@@ -61,6 +65,9 @@ type Options struct {
 	// NoPivot enters the root by chroot instead of pivot_root, which a root in an
 	// initramfs needs.
 	NoPivot bool
+	// UserOfNetwork makes the user namespace the one that the given network namespace
+	// belongs to, which has the spec's mappings.
+	UserOfNetwork bool
 	// SharedKeyring keeps the session keyring of the caller.
 	SharedKeyring bool
 	// NoCommand makes a program that has nothing to execute and fails after the pause.

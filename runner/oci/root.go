@@ -69,7 +69,7 @@ func (c *compiler) hooked() bool {
 // openRoot makes the root, without a place.
 func (c *compiler) openRoot() (err error) {
 	if c.rootfs.Path == "" {
-		c.root, err = c.overlay(c.rootfs.Overlay)
+		c.root, err = c.rootOverlay()
 		return err
 	}
 	c.Note("opening the root %s", c.rootfs.Path)

@@ -58,7 +58,10 @@ func (c *compiler) checkUser() error {
 		return err
 	}
 	c.inside = c.user && caps&(1<<unix.CAP_SYS_ADMIN) == 0
-	return nil
+	if c.opts.UserOfNetwork && (!c.user || given != "" || c.netPath() == "") {
+		return fmt.Errorf("the user namespace of a network namespace that is not given: %w", errdefs.ErrInvalidArgument)
+	}
+	return c.checkMapped()
 }
 
 func sameNamespace(a, b string) (bool, error) {
@@ -101,12 +104,28 @@ func mappingText(list []specs.LinuxIDMapping) string {
 	return b.String()
 }
 
-// userNamespace is a descriptor of the container's new user namespace, made once.
+// userNamespace is a descriptor of the container's new user namespace, made or found once.
 func (c *compiler) userNamespace() launch.Ref {
-	if c.userFD == 0 {
+	switch {
+	case c.userFD != 0:
+	case c.opts.UserOfNetwork:
+		net := c.Call(unix.SYS_OPENAT, launch.Int(atFDCWD), c.Str(c.netPath()), launch.Int(unix.O_RDONLY|cloexec), launch.Int(0))
+		c.userFD = c.Call(unix.SYS_IOCTL, launch.Result(net), launch.Int(unix.NS_GET_USERNS))
+		c.Call(unix.SYS_CLOSE, launch.Result(net))
+	default:
 		c.userFD = c.UserNamespace(mappingText(c.spec.Linux.UIDMappings), mappingText(c.spec.Linux.GIDMappings), c.inside)
 	}
 	return c.userFD
+}
+
+// netPath is the path of a network namespace that is given.
+func (c *compiler) netPath() string {
+	for _, ns := range c.spec.Linux.Namespaces {
+		if ns.Type == specs.NetworkNamespace {
+			return ns.Path
+		}
+	}
+	return ""
 }
 
 // enterUser makes the process root of the container's user namespace.
@@ -137,11 +156,15 @@ func (c *compiler) prepare() error {
 		c.Call(unix.SYS_WRITE, launch.Result(fd), c.Str(text), launch.Int(len(text)))
 		c.Call(unix.SYS_CLOSE, launch.Result(fd))
 	}
-	if err := c.prepareMounts(func(specs.Mount, mountOptions) bool { return true }); err != nil {
+	if err := c.prepareMounts(func(m specs.Mount, o mountOptions) bool { return o.isBind(m) }); err != nil {
 		return err
 	}
 	if c.newNamespace(specs.MountNamespace) {
 		c.separate()
+	}
+	// Layers whose owners are mapped are covered, which the host must not see.
+	if err := c.prepareMounts(func(m specs.Mount, o mountOptions) bool { return !o.isBind(m) }); err != nil {
+		return err
 	}
 	if err := c.openRoot(); err != nil {
 		return err

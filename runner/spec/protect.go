@@ -12,7 +12,7 @@ import (
 // privilege in a network of one's own.
 func (m *maker) sysctls() error {
 	m.spec.Linux.Sysctl = map[string]string{}
-	if m.o.NetNS != "host" {
+	if m.o.NetNS != "host" && !(m.o.SharedNet && len(m.o.UIDs) > 0) { // else they are not ours to set
 		m.spec.Linux.Sysctl["net.ipv4.ip_unprivileged_port_start"] = "0"
 		m.spec.Linux.Sysctl["net.ipv4.ping_group_range"] = "0 2147483647"
 	}

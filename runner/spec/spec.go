@@ -66,6 +66,10 @@ type Options struct {
 	// Namespaces: "" makes one (for NetNS with only a loopback), "host" shares the host's,
 	// anything else is the path of one to join.
 	NetNS, PIDNS, IPCNS, UTSNS, CgroupNS string
+	// UIDs and GIDs are the IDs of a user namespace of the container's own; none: it has
+	// none. SharedNet says that NetNS does not belong to that namespace.
+	UIDs, GIDs []specs.LinuxIDMapping
+	SharedNet  bool
 
 	Files Files // the root filesystem; nil: users and groups must be numbers
 }
@@ -146,6 +150,10 @@ func (m *maker) namespaces() error {
 		default:
 			return invalid("%s namespace %q", ns.kind, ns.wish)
 		}
+	}
+	if len(m.o.UIDs) > 0 {
+		list = append(list, specs.LinuxNamespace{Type: specs.UserNamespace})
+		m.spec.Linux.UIDMappings, m.spec.Linux.GIDMappings = m.o.UIDs, m.o.GIDs
 	}
 	m.spec.Linux.Namespaces = list
 	if m.o.UTSNS == "" {

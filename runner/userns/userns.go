@@ -14,6 +14,8 @@
 //
 // A Go program has several threads from its beginning, and setns(2) takes none such into a
 // user namespace; hence the step between. The process remains the same.
+//
+// For containers with users of their own it makes namespaces that belong to those (Make).
 package userns
 
 import (
