@@ -41,7 +41,7 @@ func (e *Engine) StatPath(ctx context.Context, ref, p string) (st PathStat, err 
 	if err != nil {
 		return st, err
 	}
-	err = e.withFiles(ctx, c, filesOptions{}, func(root *rootfs.Dir) error {
+	err = e.withFiles(ctx, c, filesOptions{}, func(root *rootfs.Dir, _ *UserIDs) error {
 		st, err = statPath(root, p)
 		return noSuchFile(err, p, ref)
 	})
@@ -133,14 +133,14 @@ func (e *Engine) CopyFrom(ctx context.Context, ref, p string) (io.ReadCloser, Pa
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		err := e.withFiles(ctx, c, filesOptions{}, func(root *rootfs.Dir) error {
+		err := e.withFiles(ctx, c, filesOptions{}, func(root *rootfs.Dir, ids *UserIDs) error {
 			st, err := statPath(root, p)
 			if err != nil {
 				return noSuchFile(err, p, ref)
 			}
 			first <- found{st: st}
 			given, _, _ := asGiven(p)
-			return archive.Write(ctx, w, root, given, st.Name)
+			return archive.Write(ctx, w, root, given, st.Name, archive.WriteOptions{Owner: ids.inside})
 		})
 		select {
 		case first <- found{err: err}: // it came to nothing, or was a stat that nobody waits for
@@ -183,12 +183,12 @@ func (e *Engine) CopyTo(ctx context.Context, ref, p string, r io.Reader, o CopyT
 		return err
 	}
 	defer plain.Close()
-	err = e.withFiles(ctx, c, filesOptions{Write: true}, func(root *rootfs.Dir) error {
+	err = e.withFiles(ctx, c, filesOptions{Write: true}, func(root *rootfs.Dir, ids *UserIDs) error {
 		dir, err := extractionPoint(root, p, ref)
 		if err != nil {
 			return err
 		}
-		x := archive.ExtractOptions{NoOverwriteDirNonDir: o.NoOverwriteDirNonDir}
+		x := archive.ExtractOptions{NoOverwriteDirNonDir: o.NoOverwriteDirNonDir, Outside: ids.outside}
 		if o.CopyUIDGID {
 			if x.Owner, err = e.ownerOf(c); err != nil {
 				return err
@@ -255,7 +255,7 @@ func (e *Engine) Export(ctx context.Context, ref string, w io.Writer) error {
 		return fmt.Errorf("opening the root filesystem: %w", err)
 	}
 	defer root.Close()
-	if err := archive.Write(ctx, w, root, ".", ""); err != nil {
+	if err := archive.Write(ctx, w, root, ".", "", archive.WriteOptions{}); err != nil {
 		return fmt.Errorf("exporting %s: %w", c.Name, err)
 	}
 	e.tell(c, "export", nil)

@@ -40,6 +40,9 @@ func (e *Engine) attachNetwork(ctx context.Context, c *Container, p *plan) (netn
 	if err != nil {
 		return "", err
 	}
+	if c.UserIDs != nil {
+		o.UIDs, o.GIDs = c.UserIDs.UIDs, c.UserIDs.GIDs
+	}
 	p.sandbox, err = e.network.Attach(ctx, c.ID, o)
 	if errors.Is(err, errdefs.ErrAlreadyExists) { // of a run whose finishing failed
 		if err = e.network.Detach(ctx, c.ID); err == nil {
@@ -55,6 +58,12 @@ func (e *Engine) attachNetwork(ctx context.Context, c *Container, p *plan) (netn
 		}
 	}
 	return p.sandbox.NetNS, nil
+}
+
+// ownNetwork says whether the container's network namespace was made for it, and so belongs
+// to its user namespace, if it has one.
+func (c *Container) ownNetwork() bool {
+	return c.Options.networkContainer() == "" && c.Options.networkMode() != "host"
 }
 
 func (e *Engine) networkOptions(c *Container) (o network.Options, err error) {

@@ -64,6 +64,9 @@ func (m *MountRequest) setMode(mode string) error {
 		if isPropagation(option) {
 			kind, ok = "propagation", true
 		}
+		if isIDMap(option) {
+			kind, ok = "idmap", true
+		}
 		if !ok || slices.Contains(seen, kind) {
 			return invalid
 		}
@@ -77,7 +80,7 @@ func (m *MountRequest) setMode(mode string) error {
 			m.NoCopy = true
 		case "propagation":
 			m.Propagation = option
-		case "exec", "suid", "dev":
+		case "exec", "suid", "dev", "idmap":
 			m.Options = append(m.Options, option)
 		}
 	}
@@ -86,6 +89,9 @@ func (m *MountRequest) setMode(mode string) error {
 	}
 	return nil
 }
+
+// isIDMap says whether an option of a mount maps owners: podman's idmap[=uids=...;gids=...].
+func isIDMap(s string) bool { return s == "idmap" || strings.HasPrefix(s, "idmap=") }
 
 func isPropagation(s string) bool {
 	switch s {

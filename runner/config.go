@@ -24,6 +24,7 @@ type Config struct {
 	Hostname    string
 	ImageHealth *HealthCheck `json:",omitempty"` // HEALTHCHECK of the image
 	ImageShell  []string     `json:",omitempty"` // SHELL of the image
+	UserIDs     *UserIDs     `json:",omitempty"` // of its own user namespace; nil: it has none
 }
 
 // Options are what somebody asked for. The zero value is docker's default everywhere.
@@ -67,6 +68,7 @@ type Options struct {
 	IPCMode     string // "" or private, shareable, none or host
 	UTSMode     string
 	CgroupMode  string
+	UsernsMode  string `json:",omitempty"` // "" or host, auto[:OPTIONS] or keep-id
 
 	Restart     keeper.RestartPolicy
 	AutoRemove  bool

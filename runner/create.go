@@ -96,6 +96,9 @@ func (e *Engine) make(ctx context.Context, store *cache.Store, c *Container, nam
 	if err := statefile.Write(filepath.Join(e.dir(c.ID), makerName), &self, statefile.WriteOptions{}); err != nil {
 		return err
 	}
+	if err := e.claimIDs(ctx, c); err != nil {
+		return err
+	}
 	lowers, err := store.Layers.Stack(ctx, layers)
 	if err != nil {
 		return err
@@ -181,6 +184,9 @@ func (o *Options) check() error {
 	case "", "no", "on-failure", "always", "unless-stopped":
 	default:
 		return fmt.Errorf("invalid restart policy %q: %w", o.Restart.Name, errdefs.ErrInvalidArgument)
+	}
+	if err := o.checkUserns(); err != nil {
+		return err
 	}
 	return o.checkMode()
 }

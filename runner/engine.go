@@ -9,7 +9,9 @@
 //	ROOT/containers/ID/ID-json.log     output, with older files .1, .2
 //	ROOT/containers/ID/networks.json   its networks, once they are others than it was created with
 //	ROOT/containers/ID/{hosts,hostname,resolv.conf}
+//	ROOT/containers/ID/ids.json        the IDs of its user namespace that nobody else may have
 //	ROOT/containers/ID/lock            held for transitions only
+//	ROOT/ids.lock                      held to take such IDs
 //	ROOT/names/NAME -> ID              made by link, so that a name is given once
 //	ROOT/volumes/NAME/{volume.json,_data/}
 //	RUNROOT/containers/ID/             the keeper's, gone when the container is not running

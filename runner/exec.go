@@ -93,7 +93,8 @@ func (e *Engine) exec(ctx context.Context, c *Container, o ExecOptions, ko keepe
 	if err != nil {
 		return nil, err
 	}
-	x, theirs, err := execStreams(o, int(process.User.UID), int(process.User.GID))
+	uid, gid := c.UserIDs.outside(int(process.User.UID), int(process.User.GID))
+	x, theirs, err := execStreams(o, uid, gid)
 	if err != nil {
 		return nil, err
 	}

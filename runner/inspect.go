@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/teu-dev/teu/runner/keeper"
 	"github.com/teu-dev/teu/runner/network"
 )
@@ -92,6 +94,8 @@ type InspectHostConfig struct {
 	IpcMode         string
 	PidMode         string
 	UTSMode         string
+	UsernsMode      string
+	IDMappings      *InspectIDs `json:",omitempty"`
 	CgroupnsMode    string
 	Privileged      bool
 	PublishAllPorts bool
@@ -108,6 +112,13 @@ type InspectHostConfig struct {
 	CPUShares       int64 `json:"CpuShares"`
 	CpusetCpus      string
 	PidsLimit       *int64
+}
+
+// InspectIDs are the IDs of a container's user namespace in podman's form: each
+// INSIDE:OUTSIDE:SIZE.
+type InspectIDs struct {
+	UIDMap []string `json:"UidMap"`
+	GIDMap []string `json:"GidMap"`
 }
 
 // InspectRestart is RestartPolicy of an Inspection.
@@ -269,6 +280,9 @@ func (c *Container) hostConfig() InspectHostConfig {
 		PublishAllPorts: o.PublishAll, ReadonlyRootfs: o.ReadOnly, SecurityOpt: o.SecurityOpt,
 		ShmSize: o.ShmSize, Sysctls: o.Sysctls, Runtime: "teu",
 	}
+	if h.UsernsMode = o.UsernsMode; c.UserIDs != nil {
+		h.IDMappings = &InspectIDs{UIDMap: mappingTexts(c.UserIDs.UIDs), GIDMap: mappingTexts(c.UserIDs.GIDs)}
+	}
 	if h.ShmSize == 0 {
 		h.ShmSize = 64 << 20
 	}
@@ -292,6 +306,13 @@ func (c *Container) hostConfig() InspectHostConfig {
 	}
 	c.limits(&h)
 	return h
+}
+
+func mappingTexts(list []specs.LinuxIDMapping) (texts []string) {
+	for _, r := range list {
+		texts = append(texts, fmt.Sprintf("%d:%d:%d", r.ContainerID, r.HostID, r.Size))
+	}
+	return texts
 }
 
 func (c *Container) limits(h *InspectHostConfig) {

@@ -166,6 +166,12 @@ func bindSource(w MountRequest) error {
 // specMounts are the mounts of a start: generated files first, then the user's, by depth.
 func (e *Engine) specMounts(c *Container) []spec.Mount {
 	var mounts []spec.Mount
+	mapped := func(options []string) []string { // what teu made belongs to the container's users
+		if !c.UserIDs.shifted() || slices.ContainsFunc(options, isIDMap) {
+			return options
+		}
+		return append(slices.Clone(options), "idmap")
+	}
 	taken := map[string]bool{}
 	for _, p := range c.Mounts {
 		taken[p.Destination] = true
@@ -173,7 +179,7 @@ func (e *Engine) specMounts(c *Container) []spec.Mount {
 	for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
 		source := filepath.Join(e.dir(c.ID), name)
 		if _, err := os.Stat(source); err == nil && !taken["/etc/"+name] {
-			mounts = append(mounts, spec.Mount{Source: source, Target: "/etc/" + name, ReadOnly: c.Options.ReadOnly})
+			mounts = append(mounts, spec.Mount{Source: source, Target: "/etc/" + name, ReadOnly: c.Options.ReadOnly, Options: mapped(nil)})
 		}
 	}
 	points := slices.Clone(c.Mounts)
@@ -189,7 +195,9 @@ func (e *Engine) specMounts(c *Container) []spec.Mount {
 		case "tmpfs":
 			m.Type, m.Source = "tmpfs", ""
 		case "image":
-			m.Type, m.Source, m.Options = "overlay", "", []string{"ro", "lowerdir=" + strings.Join(p.Layers, ":")}
+			m.Type, m.Source, m.Options = "overlay", "", mapped([]string{"ro", "lowerdir=" + strings.Join(p.Layers, ":")})
+		case "volume":
+			m.Options = mapped(p.Options)
 		case "bind":
 			m.Propagation = p.Propagation
 		}
@@ -224,7 +232,11 @@ func giveToUser(c *Container, uid, gid int) error {
 		if !p.Chown || p.Type != "bind" && p.Type != "volume" {
 			continue
 		}
-		if err := chownTree(p.Source, uid, gid); err != nil {
+		owner, group := uid, gid
+		if p.Type == "bind" && !slices.ContainsFunc(p.Options, isIDMap) { // the host's, where nothing is mapped
+			owner, group = c.UserIDs.outside(uid, gid)
+		}
+		if err := chownTree(p.Source, owner, group); err != nil {
 			return fmt.Errorf("giving %s to the container's user: %w", p.Source, err)
 		}
 	}

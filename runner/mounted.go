@@ -25,15 +25,19 @@ type filesOptions struct {
 
 // withFiles calls fn with the root filesystem of a container as the container sees it,
 // with what is mounted in it. That of a container which does not run is mounted for the
-// time of the call, where nobody else sees it.
-func (e *Engine) withFiles(ctx context.Context, c *Container, o filesOptions, fn func(root *rootfs.Dir) error) error {
+// time of the call, where nobody else sees it, with the owners it has on disk. Else fn is
+// told the container's user namespace, if it has one, by which the owners are translated.
+func (e *Engine) withFiles(ctx context.Context, c *Container, o filesOptions, fn func(root *rootfs.Dir, ids *UserIDs) error) error {
 	root, c, err := e.runningRoot(ctx, c)
 	if err != nil {
 		return err
 	}
 	if root != nil {
 		defer root.Close()
-		return fn(root)
+		if o.Write && c.UserIDs.shifted() {
+			return asContainerRoot(c.UserIDs, func() error { return fn(root, c.UserIDs) })
+		}
+		return fn(root, c.UserIDs)
 	}
 	if o.Write { // nobody may start it meanwhile: two mounts must not share an upper directory
 		unlock, err := e.lock(ctx, c.ID)
@@ -52,7 +56,27 @@ func (e *Engine) withFiles(ctx context.Context, c *Container, o filesOptions, fn
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread and its mounts end with the goroutine
-		done <- e.mounted(c, o, fn)
+		done <- e.mounted(c, o, func(root *rootfs.Dir) error { return fn(root, nil) })
+	}()
+	return <-done
+}
+
+// asContainerRoot calls fn on a thread that makes files as root of a user namespace, which
+// it must where the owners of a mount are mapped: nobody else's can be written to its disk.
+// It keeps all capabilities of ours.
+func asContainerRoot(ids *UserIDs, fn func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		uid, gid := ids.outside(0, 0)
+		const noSetuidFixup = 1 << 2 // SECBIT_NO_SETUID_FIXUP, capabilities(7)
+		if err := unix.Prctl(unix.PR_SET_SECUREBITS, noSetuidFixup, 0, 0, 0); err != nil {
+			done <- fmt.Errorf("keeping capabilities: %w", err)
+			return
+		}
+		unix.SetfsgidRetGid(gid)
+		unix.SetfsuidRetUid(uid)
+		done <- fn()
 	}()
 	return <-done
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
@@ -177,8 +178,9 @@ func (e *Engine) plan(ctx context.Context, c *Container, o StartOptions) (*plan,
 		return nil, fmt.Errorf("making the control group: %w", err)
 	}
 	warn(warnings)
-	p.program, err = oci.Compile(p.spec, oci.Rootfs{Overlay: sn.Overlay()}, oci.Options{
+	p.program, err = oci.Compile(p.spec, oci.Rootfs{Overlay: sn.Overlay(), Mapped: c.UserIDs.shifted()}, oci.Options{
 		CgroupProcs: p.group.Joins(), CgroupDir: p.group.V2Dir(), Subpaths: below,
+		UserOfNetwork: c.UserIDs != nil && c.ownNetwork() && path.IsAbs(netns),
 	})
 	return p, err
 }
@@ -222,7 +224,10 @@ func (e *Engine) spec(c *Container, sn snapshot.Snapshot, ns joined) (*specs.Spe
 		Mounts: e.specMounts(c), ShmSize: o.ShmSize, Devices: o.Devices, DeviceRules: o.DeviceRules,
 		Sysctls: o.Sysctls, Rlimits: o.Rlimits, OOMScoreAdj: o.OOMScoreAdj, Resources: o.Resources,
 		NetNS: ns.net, PIDNS: ns.pid, IPCNS: o.ipcNamespace(), UTSNS: o.UTSMode, CgroupNS: o.CgroupMode,
-		Files: root,
+		Files: root, SharedNet: !c.ownNetwork(),
+	}
+	if c.UserIDs != nil {
+		so.UIDs, so.GIDs = c.UserIDs.UIDs, c.UserIDs.GIDs
 	}
 	so.AppArmor, so.OpenPaths = o.AppArmor, o.OpenPaths
 	so.MaskedPaths, so.ReadonlyPaths = o.MaskedPaths, o.ReadonlyPaths
@@ -252,7 +257,6 @@ func (e *Engine) keeperConfig(c *Container, p *plan, o StartOptions) (keeper.Con
 		ID: c.ID, RunDir: e.runDir(c.ID), StateFile: e.stateFile(c.ID),
 		Log: keeper.Log{Path: e.logFile(c.ID), MaxSize: opts.LogSize, MaxFiles: opts.LogFiles, Compress: opts.compressLog()},
 		TTY: opts.TTY, OpenStdin: opts.OpenStdin, StdinOnce: opts.StdinOnce,
-		UID: int(p.spec.Process.User.UID), GID: int(p.spec.Process.User.GID),
 		Columns: o.Columns, Rows: o.Rows,
 		Events: keeper.Events{
 			Dir: e.journal().Dir, Attributes: c.eventAttributes(nil), NameFile: filepath.Join(e.dir(c.ID), "name"),
@@ -262,6 +266,7 @@ func (e *Engine) keeperConfig(c *Container, p *plan, o StartOptions) (keeper.Con
 		Finish:         []string{e.Exe, "--root", e.Root, "--run-root", e.RunRoot, "container", "finish", c.ID},
 		Env:            []string{"PATH=" + os.Getenv("PATH"), "HOME=/"},
 	}
+	cfg.UID, cfg.GID = c.UserIDs.outside(int(p.spec.Process.User.UID), int(p.spec.Process.User.GID))
 	switch {
 	case opts.LogDriver == "none":
 		cfg.Log = keeper.Log{}

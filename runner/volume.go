@@ -33,7 +33,7 @@ func (e *Engine) volumes() string              { return filepath.Join(e.Root, "v
 func (e *Engine) volumeDir(name string) string { return filepath.Join(e.volumes(), name) }
 
 func (e *Engine) lockVolumes(ctx context.Context) (func() error, error) {
-	if err := os.MkdirAll(e.volumes(), 0o711); err != nil {
+	if err := os.MkdirAll(e.volumes(), 0o700); err != nil {
 		return nil, err
 	}
 	return statefile.Lock(ctx, filepath.Join(e.Root, "volumes.lock"), statefile.LockOptions{})

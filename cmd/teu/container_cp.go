@@ -192,7 +192,7 @@ func copyIn(ctx context.Context, a *app, f cpFlags, src, ref, dst string) error 
 	done := make(chan error, 1)
 	counted := &countingReader{r: r}
 	go func() {
-		err := archive.Write(ctx, w, host, srcPath, name)
+		err := archive.Write(ctx, w, host, srcPath, name, archive.WriteOptions{})
 		w.CloseWithError(err)
 		done <- err
 	}()

@@ -163,13 +163,13 @@ func (c *containerFlags) addSecurity(f *pflag.FlagSet) {
 	f.StringVar(&c.pid, "pid", "", "PID namespace: host")
 	f.StringVar(&c.uts, "uts", "", "UTS namespace: host")
 	f.StringVar(&c.cgroupns, "cgroupns", "", "cgroup namespace: private or host")
-	f.StringVar(&c.userns, "userns", "", "user namespace: host")
+	f.StringVar(&c.userns, "userns", "", "user namespace: host, auto[:size=N,uidmapping=..,gidmapping=..] or keep-id")
 	f.StringVar(&c.runtime, "runtime", "", "accepted for docker's sake")
 	f.StringArrayVar(&c.deviceRules, "device-cgroup-rule", nil, "allow devices: TYPE MAJOR:MINOR ACCESS, such as 'c 189:* rwm'")
 	f.Bool("disable-content-trust", true, "accepted for docker's sake")
 	f.Bool("use-api-socket", false, "not there")
 	f.String("isolation", "", "accepted for docker's sake")
-	hide(f, "runtime", "userns", "disable-content-trust", "use-api-socket", "isolation")
+	hide(f, "runtime", "disable-content-trust", "use-api-socket", "isolation")
 	c.addHealth(f)
 }
 
@@ -437,7 +437,7 @@ func (c *containerFlags) setNamespaces(o *runner.Options) error {
 	for _, ns := range []struct {
 		flag, value string
 		to          *string
-	}{{"ipc", c.ipc, &o.IPCMode}, {"pid", c.pid, &o.PIDMode}, {"uts", c.uts, &o.UTSMode}, {"cgroupns", c.cgroupns, &o.CgroupMode}, {"userns", c.userns, new(string)}} {
+	}{{"ipc", c.ipc, &o.IPCMode}, {"pid", c.pid, &o.PIDMode}, {"uts", c.uts, &o.UTSMode}, {"cgroupns", c.cgroupns, &o.CgroupMode}} {
 		switch ns.value {
 		case "", "private", "shareable":
 		case "host":
@@ -446,6 +446,7 @@ func (c *containerFlags) setNamespaces(o *runner.Options) error {
 			return fmt.Errorf("--%s: %q is not there, only host", ns.flag, ns.value)
 		}
 	}
+	o.UsernsMode = c.userns
 	return nil
 }
 

@@ -75,7 +75,7 @@ func parseMount(text string) (runner.MountRequest, error) {
 		key = strings.ToLower(strings.TrimSpace(key))
 		if !valued {
 			switch key {
-			case "readonly", "ro", "volume-nocopy", "bind-nonrecursive", "bind-create-src":
+			case "readonly", "ro", "volume-nocopy", "bind-nonrecursive", "bind-create-src", "idmap":
 				value = "true"
 			default:
 				return m, bad("invalid field '%s' must be a key=value pair", field)
@@ -158,6 +158,12 @@ func setMountField(m *runner.MountRequest, key, value string) (err error) {
 			m.ReadOnlyForceRecursive = true
 		default:
 			err = fmt.Errorf("invalid value for %s: %s (must be \"enabled\", \"disabled\", \"writable\", or \"readonly\")", key, value)
+		}
+	case "idmap": // podman's: alone, or with uids=...;gids=...
+		if value == "true" || value == "" {
+			m.Options = append(m.Options, "idmap")
+		} else {
+			m.Options = append(m.Options, "idmap="+value)
 		}
 	case "bind-create-src":
 		m.MakeSource, err = boolField(key, value)

@@ -25,6 +25,9 @@ type ExtractOptions struct {
 	NoOverwriteDirNonDir bool
 	// Owner, unless nil, is given to everything instead of the archive's owners.
 	Owner *Owner
+	// Outside, unless nil, translates the owners in the archive, and Owner, to those that
+	// files get.
+	Outside func(uid, gid int) (int, int)
 }
 
 // Owner is a user and a group by number.
@@ -122,9 +125,7 @@ func (x *extractor) parent(p string) (*os.File, string, error) {
 		return parent, base, err
 	}
 	owner := rootfs.MkdirOptions{}
-	if x.o.Owner != nil {
-		owner.UID, owner.GID = x.o.Owner.UID, x.o.Owner.GID
-	}
+	owner.UID, owner.GID = x.owner(0, 0)
 	if err := x.root.MkdirAll(path.Dir(p), 0o755, owner); err != nil {
 		return nil, "", err
 	}
@@ -211,13 +212,21 @@ func (x *extractor) link(at int, base, target string) error {
 	return unix.Linkat(int(from.Fd()), name, at, base, 0)
 }
 
-// dress sets owner, mode and attributes. The owner comes first, as changing it takes
-// setuid bits and capabilities away.
-func (x *extractor) dress(f *os.File, h *tar.Header) error {
-	uid, gid := h.Uid, h.Gid
+// owner is who gets what belongs to a user and group of the archive.
+func (x *extractor) owner(uid, gid int) (int, int) {
 	if x.o.Owner != nil {
 		uid, gid = x.o.Owner.UID, x.o.Owner.GID
 	}
+	if x.o.Outside != nil {
+		return x.o.Outside(uid, gid)
+	}
+	return uid, gid
+}
+
+// dress sets owner, mode and attributes. The owner comes first, as changing it takes
+// setuid bits and capabilities away.
+func (x *extractor) dress(f *os.File, h *tar.Header) error {
+	uid, gid := x.owner(h.Uid, h.Gid)
 	if err := unix.Fchownat(int(f.Fd()), "", uid, gid, unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return fmt.Errorf("chown: %w", err)
 	}

@@ -27,19 +27,26 @@ import (
 // link, and everything below it, as entries called name and name/.... An empty name
 // leaves out the entry of the directory itself. Sockets are left out, and so is what is
 // below the kernel's own file systems and /dev.
-func Write(ctx context.Context, w io.Writer, root *rootfs.Dir, p, name string) error {
+func Write(ctx context.Context, w io.Writer, root *rootfs.Dir, p, name string, o WriteOptions) error {
 	f, err := root.OpenFile(p, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
-	a := &writer{tw: tar.NewWriter(w), links: map[[2]uint64]string{}, buf: make([]byte, 256<<10)}
+	a := &writer{o: o, tw: tar.NewWriter(w), links: map[[2]uint64]string{}, buf: make([]byte, 256<<10)}
 	if err := a.entry(ctx, f, name); err != nil {
 		return err
 	}
 	return a.tw.Close()
 }
 
+// WriteOptions change how Write works.
+type WriteOptions struct {
+	// Owner, unless nil, translates the owners of files to those of the archive.
+	Owner func(uid, gid int) (int, int)
+}
+
 type writer struct {
+	o     WriteOptions
 	tw    *tar.Writer
 	links map[[2]uint64]string // first names of files that have several
 	buf   []byte
@@ -131,6 +138,9 @@ func (a *writer) header(f *os.File, name string, st *unix.Stat_t) (*tar.Header, 
 	h := &tar.Header{
 		Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid),
 		ModTime: time.Unix(st.Mtim.Unix()), PAXRecords: xattrs(f), Format: tar.FormatPAX,
+	}
+	if a.o.Owner != nil {
+		h.Uid, h.Gid = a.o.Owner(h.Uid, h.Gid)
 	}
 	kind := st.Mode & unix.S_IFMT
 	if id := [2]uint64{st.Dev, st.Ino}; kind != unix.S_IFDIR && st.Nlink > 1 {

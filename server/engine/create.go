@@ -211,7 +211,6 @@ func refuse(b *createRequest, _ *runner.Options) error {
 	}{
 		{h.Isolation != "" && !h.Isolation.IsDefault(), "HostConfig.Isolation"},
 		{h.VolumeDriver != "" && h.VolumeDriver != "local", "HostConfig.VolumeDriver " + h.VolumeDriver},
-		{h.UsernsMode != "" && h.UsernsMode != "host", "HostConfig.UsernsMode " + string(h.UsernsMode)},
 		{h.Cgroup != "", "HostConfig.Cgroup"},
 		{h.CgroupParent != "", "HostConfig.CgroupParent"},
 		{len(h.StorageOpt) > 0, "HostConfig.StorageOpt"},
@@ -267,7 +266,7 @@ func setNamespaces(b *createRequest, o *runner.Options) error {
 	if !h.CgroupnsMode.Valid() {
 		return invalid("invalid cgroup namespace mode: %s", h.CgroupnsMode)
 	}
-	o.PIDMode, o.UTSMode = string(h.PidMode), string(h.UTSMode)
+	o.PIDMode, o.UTSMode, o.UsernsMode = string(h.PidMode), string(h.UTSMode), string(h.UsernsMode)
 	if h.IpcMode != "private" {
 		o.IPCMode = string(h.IpcMode)
 	}

@@ -216,7 +216,7 @@ func hostConfig(c *runner.Container) *container.HostConfig {
 		ConsoleSize: [2]uint{uint(o.Rows), uint(o.Columns)},
 		CapAdd:      o.CapAdd, CapDrop: o.CapDrop, CgroupnsMode: container.CgroupnsMode(orElse(o.CgroupMode, "private")),
 		DNS: []netip.Addr{}, DNSOptions: empty(o.DNSOptions), DNSSearch: empty(o.DNSSearch), ExtraHosts: o.ExtraHosts, GroupAdd: o.Groups,
-		IpcMode: container.IpcMode(orElse(o.IPCMode, "private")), Links: linksOf(c), PidMode: container.PidMode(o.PIDMode),
+		IpcMode: container.IpcMode(orElse(o.IPCMode, "private")), Links: linksOf(c), PidMode: container.PidMode(o.PIDMode), UsernsMode: container.UsernsMode(o.UsernsMode),
 		UTSMode: container.UTSMode(o.UTSMode), Privileged: o.Privileged, PublishAllPorts: o.PublishAll,
 		ReadonlyRootfs: o.ReadOnly, SecurityOpt: o.SecurityOpt, ShmSize: o.ShmSize, Sysctls: o.Sysctls, Runtime: "teu",
 		PortBindings: portBindings(o),
