@@ -183,7 +183,7 @@ func (s *builders) roomy(ctx context.Context, list []contender) []contender {
 
 // pushCopy takes the time of the push of a layer that was never compressed before.
 func (s *builders) pushCopy(ctx context.Context, dir string, edit func() error) error {
-	plain, pushed := s.roomy(ctx, s.contenders(buildRace{dir: dir, prepare: edit})), s.contenders(buildRace{dir: dir, push: true})
+	plain, pushed := s.roomy(ctx, s.contenders(buildRace{dir: dir, prepare: edit, plain: true})), s.contenders(buildRace{dir: dir, push: true})
 	pushed = pushed[:len(plain)] // without buildah, the last
 	for i, c := range plain {
 		pushed[i].prepare = func() error {
@@ -193,7 +193,7 @@ func (s *builders) pushCopy(ctx context.Context, dir string, edit func() error) 
 			return s.b.must(ctx, c.args[0], c.args[1:]...)
 		}
 	}
-	s.race(ctx, "Push of that layer", "The image was built before; the same command with a push, which compresses, to distribution's registry on loopback. "+imageNote, 0, 2, pushed)
+	s.race(ctx, "Push of that layer", "All steps were built before, and no layer compressed; the same command with a push, to distribution's registry on loopback. "+imageNote, 0, 2, pushed)
 	return nil
 }
 

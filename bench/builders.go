@@ -91,6 +91,7 @@ type buildRace struct {
 	dir      string
 	push     bool
 	noCache  bool
+	plain    bool         // buildctl makes no image, as it would compress the layers for it
 	network  string       // "host" or, as docker can here, "none"; "": every tool's own
 	prepare  func() error // before each build; may be nil
 	teu      []string     // more flags
@@ -117,12 +118,15 @@ func (s *builders) teuBuild(r buildRace) contender {
 }
 
 func (s *builders) buildctl(r buildRace) contender {
+	args := []string{filepath.Join(s.b.peers, "buildctl"), "--addr", s.socket, "build", "--progress", "plain", "--frontend", "dockerfile.v0",
+		"--local", "context=" + r.dir, "--local", "dockerfile=" + r.dir}
 	output := "type=image,name=" + s.registry + "/buildkit"
 	if r.push {
 		output += ",push=true,registry.insecure=true"
 	}
-	args := []string{filepath.Join(s.b.peers, "buildctl"), "--addr", s.socket, "build", "--progress", "plain", "--frontend", "dockerfile.v0",
-		"--local", "context=" + r.dir, "--local", "dockerfile=" + r.dir, "--output", output}
+	if !r.plain {
+		args = append(args, "--output", output)
+	}
 	if r.noCache {
 		args = append(args, "--no-cache")
 	}
