@@ -86,14 +86,7 @@ func (e *Engine) image(ctx context.Context, store *cache.Store, o Options) (cont
 // make makes the parts of a container, the record last: what is not recorded does not
 // exist. A directory without a record says who is making it, see sweep.
 func (e *Engine) make(ctx context.Context, store *cache.Store, c *Container, name string, layers []string) error {
-	if err := os.MkdirAll(e.dir(c.ID), 0o700); err != nil {
-		return err
-	}
-	self, err := statefile.Self()
-	if err != nil {
-		return err
-	}
-	if err := statefile.Write(filepath.Join(e.dir(c.ID), makerName), &self, statefile.WriteOptions{}); err != nil {
+	if err := e.makeDir(c.ID); err != nil {
 		return err
 	}
 	if err := e.claimIDs(ctx, c); err != nil {
@@ -144,6 +137,41 @@ const (
 	makerName  = "maker.json"
 )
 
+// makeDir makes the directory of a container with the record of who is making it. Until both
+// are there the directory itself has the maker's name.
+func (e *Engine) makeDir(id string) error {
+	self, err := statefile.Self()
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(e.containers(), fmt.Sprintf(makingFormat, self.PID, self.StartTime, id))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := statefile.Write(filepath.Join(dir, makerName), &self, statefile.WriteOptions{}); err != nil {
+		return err
+	}
+	return os.Rename(dir, e.dir(id))
+}
+
+const (
+	makingPrefix = ".making-"
+	makingFormat = makingPrefix + "%d-%d-%s" // pid, start time, ID
+)
+
+// sweepMaking removes a directory that makeDir has left, if it has.
+func (e *Engine) sweepMaking(name string) error {
+	boot, err := statefile.BootID()
+	if err != nil {
+		return err
+	}
+	maker, id := statefile.Process{BootID: boot}, ""
+	if _, err := fmt.Sscanf(name, makingFormat, &maker.PID, &maker.StartTime, &id); err == nil && maker.Alive() {
+		return nil
+	}
+	return statefile.RemoveAll(filepath.Join(e.containers(), name))
+}
+
 // sweep removes what processes have left that died while they made or removed a container.
 func (e *Engine) sweep(ctx context.Context) error {
 	entries, err := os.ReadDir(e.containers())
@@ -154,6 +182,10 @@ func (e *Engine) sweep(ctx context.Context) error {
 	for _, d := range entries {
 		if strings.HasPrefix(d.Name(), removedPrefix) {
 			errs = append(errs, statefile.RemoveAll(filepath.Join(e.containers(), d.Name())))
+			continue
+		}
+		if strings.HasPrefix(d.Name(), makingPrefix) {
+			errs = append(errs, e.sweepMaking(d.Name()))
 			continue
 		}
 		var maker statefile.Process

@@ -212,7 +212,12 @@ func (e *Engine) adoptRunning(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	return keeper.Adopt(ctx, b, e.runDir(id))
+	for try := 0; ; try++ { // that keeper may be killed too
+		err := keeper.Adopt(ctx, b, e.runDir(id))
+		if !errors.Is(err, errdefs.ErrUnavailable) || try == maxStarts {
+			return err
+		}
+	}
 }
 
 func (e *Engine) hasRunDir(id string) bool {

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -81,7 +82,7 @@ func (e *Engine) exec(ctx context.Context, c *Container, o ExecOptions, ko keepe
 	if ko.Record == "" { // else it was told when it was noted
 		e.tell(c, "exec_create: "+command, told)
 	}
-	s, process, err := e.execProcess(c, o)
+	s, process, err := e.execProcess(ctx, c, o)
 	if err != nil {
 		return nil, err
 	}
@@ -104,6 +105,7 @@ func (e *Engine) exec(ctx context.Context, c *Container, o ExecOptions, ko keepe
 	})
 	closeFiles(theirs)
 	if err != nil {
+		err = e.endedMeanwhile(ctx, c, err)
 		closeFiles([]*os.File{x.Stdin, x.Stdout, x.Stderr})
 		return nil, err
 	}
@@ -114,12 +116,28 @@ func (e *Engine) exec(ctx context.Context, c *Container, o ExecOptions, ko keepe
 	return x, nil
 }
 
+// endedMeanwhile is the error of an exec that failed, whatever with, because the container's
+// process has ended.
+func (e *Engine) endedMeanwhile(ctx context.Context, c *Container, err error) error {
+	root, now, e2 := e.runningRoot(ctx, c)
+	if e2 != nil {
+		return err
+	}
+	if root != nil {
+		root.Close()
+	}
+	return cmp.Or(canExec(now), err)
+}
+
 // execProcess makes the process by the container's spec, which is made again: it follows
 // from the record, except for the paths of namespaces, which the process joins anyway.
-func (e *Engine) execProcess(c *Container, o ExecOptions) (*specs.Spec, *specs.Process, error) {
-	root, err := rootOf(c)
+func (e *Engine) execProcess(ctx context.Context, c *Container, o ExecOptions) (*specs.Spec, *specs.Process, error) {
+	root, c, err := e.runningRoot(ctx, c)
 	if err != nil {
-		return nil, nil, fmt.Errorf("opening the root of %s: %w", c.Name, err)
+		return nil, nil, fmt.Errorf("opening the root of the container: %w", err)
+	}
+	if root == nil { // its process has ended meanwhile
+		return nil, nil, cmp.Or(canExec(c), notRunning(c))
 	}
 	defer root.Close()
 	sn, err := e.snapshot(c.ID)

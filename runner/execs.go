@@ -49,7 +49,7 @@ func (e *Engine) ExecCreate(ctx context.Context, ref string, o ExecOptions, deta
 		return "", err
 	}
 	if o.User != "" { // one that is not there is known now
-		if _, _, err := e.execProcess(c, o); err != nil {
+		if _, _, err := e.execProcess(ctx, c, o); err != nil {
 			return "", err
 		}
 	}

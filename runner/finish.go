@@ -41,11 +41,34 @@ func (e *Engine) finish(ctx context.Context, c *Container) error {
 	if c.State.Finished || !ended(c.State) {
 		return nil
 	}
+	if err := e.awaitKeeper(ctx, c); err != nil || !ended(c.State) {
+		return err
+	}
 	if err := errors.Join(e.tidy(ctx, c.ID), e.releaseVolumes(ctx, c)); err != nil {
 		return err
 	}
 	c.State.Finished = true
 	return e.writeState(c)
+}
+
+// awaitKeeper waits while a keeper starts the container whose starter has died meanwhile, and
+// reads what became of it.
+func (e *Engine) awaitKeeper(ctx context.Context, c *Container) error {
+	for ended(c.State) && !c.State.Keeper.Alive() {
+		lives, err := keeper.Lives(e.runDir(c.ID))
+		if err != nil || !lives {
+			return err
+		}
+		if err := pause(ctx, 5*time.Millisecond); err != nil {
+			return err
+		}
+		now, err := e.load(c.ID)
+		if err != nil {
+			return err
+		}
+		c.State = now.State
+	}
+	return nil
 }
 
 // ended says whether nothing of a container goes on. A container that was created but

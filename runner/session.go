@@ -29,6 +29,34 @@ func newSession(e *Engine, c *Container, s *keeper.Stream, o keeper.AttachOption
 	return &Session{engine: e, id: c.ID, claimed: true, options: o, stream: s}
 }
 
+// resumed returns the session of a container that was started by a keeper that has died since.
+// Nothing of its output has been seen.
+func (e *Engine) resumed(ctx context.Context, c *Container, o StartOptions) (*Session, error) {
+	if o.Attach == nil {
+		return nil, nil
+	}
+	s := newSession(e, c, new(keeper.Stream), *o.Attach)
+	for {
+		now, err := e.current(ctx, c.ID)
+		if err != nil {
+			return nil, err
+		}
+		if ended(now.State) {
+			return nil, worded(errdefs.ErrUnavailable, "container %s was started and has ended, but nobody saw it: see its log", c.ID)
+		}
+		err = s.connect(ctx)
+		if err == nil {
+			return s, nil
+		}
+		if !errors.Is(err, errdefs.ErrUnavailable) && !errors.Is(err, errdefs.ErrConflict) {
+			return nil, err
+		}
+		if err := pause(ctx, 5*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+}
+
 // Attach connects to a running container's streams, from now on.
 func (e *Engine) Attach(ctx context.Context, ref string, o keeper.AttachOptions) (*Session, error) {
 	c, err := e.Get(ctx, ref)
@@ -55,7 +83,11 @@ func (s *Session) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	stream, err := k.Attach(ctx, s.options)
+	o := s.options
+	if old := s.current(); old != nil {
+		o.Resume, o.At = true, old.At()
+	}
+	stream, err := k.Attach(ctx, o)
 	if err != nil {
 		return err
 	}

@@ -58,10 +58,36 @@ func (e *Engine) Start(ctx context.Context, ref string, o StartOptions) (*Sessio
 	case keeper.Dead:
 		return nil, worded(errdefs.ErrConflict, "container %s has lost its record and can only be removed: %s", c.ID, c.State.Error)
 	}
+	for try := 0; ; try++ {
+		s, err := e.start(ctx, c, o)
+		if err == nil || !errors.Is(err, errKeeperLost) || try == maxStarts {
+			return s, err
+		}
+		if c, err = e.load(c.ID); err != nil {
+			return nil, missing(err, ref)
+		}
+	}
+}
+
+// maxStarts is how often a container is started again whose keeper somebody killed before it
+// could say that it was.
+const maxStarts = 5
+
+// errKeeperLost is a keeper that died while it started a container.
+var errKeeperLost = errors.New("its keeper was killed")
+
+// start is one try of Start, under the container's lock.
+func (e *Engine) start(ctx context.Context, c *Container, o StartOptions) (*Session, error) {
 	keeps := e.claimSpare(c.ID)
 	defer keeps.close()
 	if err := e.finish(ctx, c); err != nil {
 		return nil, fmt.Errorf("cleaning up after the last run: %w", err)
+	}
+	if !ended(c.State) { // another starter's keeper was at it
+		if o.Attach != nil {
+			return nil, worded(errdefs.ErrConflict, "container %s is already running", c.ID)
+		}
+		return nil, nil
 	}
 	// From here on there is something to finish, should we die.
 	c.State.Finished = false
@@ -70,21 +96,20 @@ func (e *Engine) Start(ctx context.Context, ref string, o StartOptions) (*Sessio
 	}
 	stream, err := e.begin(ctx, c, keeps, o)
 	if err != nil {
-		return nil, errors.Join(err, e.failedStart(context.WithoutCancel(ctx), c))
+		now, e2 := e.load(c.ID)
+		if e2 != nil {
+			return nil, errors.Join(err, e2)
+		}
+		if errors.Is(err, errKeeperLost) && !ended(now.State) {
+			return e.resumed(ctx, c, o) // it had been started
+		}
+		// The keeper may have noted why.
+		return nil, errors.Join(err, e.finish(context.WithoutCancel(ctx), now))
 	}
 	if o.Attach == nil {
 		return nil, nil
 	}
 	return newSession(e, c, stream, *o.Attach), nil
-}
-
-// failedStart cleans up after a start that came to nothing. The keeper may have noted why.
-func (e *Engine) failedStart(ctx context.Context, c *Container) error {
-	now, err := e.load(c.ID)
-	if err != nil {
-		return err
-	}
-	return e.finish(ctx, now)
 }
 
 // begin makes everything volatile and gives it to the keeper.
@@ -109,6 +134,9 @@ func (e *Engine) begin(ctx context.Context, c *Container, keeps *spare, o StartO
 		return nil, fmt.Errorf("health check of %s: %w", c.Name, err)
 	}
 	stream, err := k.Start(ctx, cfg, p.program, so)
+	if errors.Is(err, errdefs.ErrUnavailable) {
+		err = fmt.Errorf("%w: %w", errKeeperLost, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("starting container %s: %w", c.Name, err)
 	}

@@ -175,9 +175,17 @@ func listenUnix(path, group string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 		return nil, err
 	}
-	if c, err := net.Dial("unix", path); err == nil {
+	// A server that was killed while it started a process may listen for a moment more, as that process.
+	for try := 0; ; try++ {
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			break
+		}
 		c.Close()
-		return nil, fmt.Errorf("%s: another server listens there", path)
+		if try == 20 {
+			return nil, fmt.Errorf("%s: another server listens there", path)
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 	if info, err := os.Lstat(path); err == nil && info.Mode().Type() == os.ModeSocket {
 		os.Remove(path)

@@ -3,6 +3,7 @@ package keeper
 import (
 	"fmt"
 	"os"
+	"time"
 )
 
 // adopt goes on with a container whose keeper died.
@@ -11,6 +12,7 @@ func (s *supervisor) adopt(c *conn) bool {
 	case Running, Paused:
 		s.resumeRun()
 	case Restarting:
+		s.clear()
 		if err := s.launch(); err != nil {
 			c.writeJSON(frameReply, failure(err))
 			s.mu.Lock()
@@ -44,8 +46,20 @@ func (s *supervisor) resumeRun() {
 	if s.state.Stopped { // by a keeper that died while it stopped the container
 		s.forbidRestart()
 	}
+	s.awaitClients(streams)
 	s.save()
 	s.enter(p, streams)
+}
+
+// clear ends a run that a keeper began and did not live to record: there must not be two.
+func (s *supervisor) clear() {
+	for range 400 {
+		if b, err := os.ReadFile(s.cfg.Cgroup.ProcFile); err != nil || len(b) == 0 {
+			return
+		}
+		killAll(s.cfg.Cgroup)
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 func (s *supervisor) reopen(streams *stdio) error {

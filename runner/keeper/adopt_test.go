@@ -140,3 +140,68 @@ func TestAdoptLeavesALivingKeeperAlone(t *testing.T) {
 		t.Errorf("state %+v, was %+v", after, before)
 	}
 }
+
+// A client that looks on gets every byte once, whoever keeps the container meanwhile.
+func TestAdoptTellsClientsEverything(t *testing.T) {
+	for _, logged := range []bool{true, false} {
+		b, cfg := sealed(t), config(t)
+		if !logged {
+			cfg.Log = Log{}
+		}
+		const lines = 4000
+		s := start(t, b, cfg, shell(t, 3, fmt.Sprintf(
+			`i=0; while [ $i -lt %d ]; do echo "line $i"; echo "error $i" >&2; i=$((i+1)); [ $((i %% 100)) = 0 ] && sleep 0.005; done; exit 9`, lines)),
+			StartOptions{Attach: &AttachOptions{Stdout: true, Stderr: true}})
+		stop := make(chan int)
+		go func() {
+			kills := 0
+			for ; kills < 12 && readState(cfg).Status == Running; kills++ {
+				time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond)
+				killKeeper(t, cfg)
+				if err := Adopt(t.Context(), b, cfg.RunDir); err != nil {
+					t.Error(err)
+				}
+			}
+			stop <- kills
+		}()
+		var out, errs bytes.Buffer
+		e, err := s.Copy(&out, &errs)
+		for err != nil {
+			at := s.At()
+			s.Close()
+			if s = reattach(t, cfg, at); s == nil {
+				break // its last keeper was killed after the exit
+			}
+			e, err = s.Copy(&out, &errs)
+		}
+		kills := <-stop
+		if err == nil && e.Code != 9 || readState(cfg).ExitCode != 9 {
+			t.Errorf("%+v, %v, %+v", e, err, readState(cfg))
+		}
+		var want, wantErrs bytes.Buffer
+		for i := range lines {
+			fmt.Fprintf(&want, "line %d\n", i)
+			fmt.Fprintf(&wantErrs, "error %d\n", i)
+		}
+		if !bytes.Equal(out.Bytes(), want.Bytes()) || !bytes.Equal(errs.Bytes(), wantErrs.Bytes()) {
+			t.Errorf("logged %v: %d and %d bytes after %d kills, want %d and %d", logged, out.Len(), errs.Len(), kills, want.Len(), wantErrs.Len())
+		}
+		t.Logf("logged %v: %d kills", logged, kills)
+	}
+}
+
+// reattach goes on where a client was, with whichever keeper answers. If none can, as the
+// container has ended, it returns nil.
+func reattach(t *testing.T, cfg Config, at [2]int64) (s *Stream) {
+	t.Helper()
+	if !await(func() bool {
+		k, err := Dial(t.Context(), cfg.RunDir)
+		if err == nil {
+			s, err = k.Attach(t.Context(), AttachOptions{Stdout: true, Stderr: true, Resume: true, At: at})
+		}
+		return err == nil || readState(cfg).Status == Exited
+	}) {
+		t.Error("no keeper answers")
+	}
+	return s
+}

@@ -17,10 +17,10 @@ func (s *supervisor) serveAttach(c *conn, q request) {
 		c.writeJSON(frameReply, failure(fmt.Errorf("container %s is not running: %w", s.cfg.ID, errdefs.ErrConflict)))
 		return
 	}
-	s.subs[sub] = true
+	at := s.join(sub, q.Attach)
 	s.work.Add(1)
 	s.mu.Unlock()
-	if err := c.writeJSON(frameReply, reply{}); err != nil {
+	if err := c.writeJSON(frameReply, reply{At: at}); err != nil {
 		sub.abandon()
 	}
 	s.converse(c, sub, q.Attach.Stdin)
@@ -38,7 +38,7 @@ func (s *supervisor) converse(c *conn, sub *subscriber, stdin bool) (done bool) 
 		s.endInput()
 	}
 	s.mu.Lock()
-	delete(s.subs, sub)
+	s.leave(sub)
 	s.mu.Unlock()
 	sub.abandon()
 	return done

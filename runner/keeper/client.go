@@ -31,6 +31,10 @@ type StartOptions struct {
 // AttachOptions choose streams.
 type AttachOptions struct {
 	Stdin, Stdout, Stderr bool
+	// Resume says that the client had been attached to an earlier keeper of the same run, and
+	// has got the output before At, in bytes of each stream.
+	Resume bool     `json:",omitempty"`
+	At     [2]int64 `json:",omitzero"`
 }
 
 // Spare is a keeper that waits for its container: [Spare.Start] gives it one, Close ends
@@ -124,6 +128,19 @@ func Adopt(ctx context.Context, b *Binary, runDir string) error {
 	return nil
 }
 
+// Lives reports whether a keeper has the container of a run directory: also one that is just
+// starting it, or has not yet ended after it.
+func Lives(runDir string) (bool, error) {
+	unlock, ok, err := statefile.TryLock(filepath.Join(runDir, lockName), statefile.LockOptions{})
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil || !ok {
+		return !ok, err
+	}
+	return false, unlock()
+}
+
 // withKeeperOutput adds what a keeper that vanished has said.
 func withKeeperOutput(runDir string, err error) error {
 	if !errors.Is(err, errdefs.ErrUnavailable) {
@@ -212,11 +229,18 @@ func (k *Client) Attach(ctx context.Context, o AttachOptions) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.ask(ctx, request{Op: "attach", Attach: o}); err != nil {
+	if err := c.writeJSON(frameRequest, request{Op: "attach", Attach: o}); err != nil {
+		c.Close()
+		return nil, gone(err)
+	}
+	r, err := c.answer(ctx)
+	if err != nil {
 		c.Close()
 		return nil, err
 	}
-	return newStream(c), nil
+	s := newStream(c)
+	s.at = r.At
+	return s, nil
 }
 
 // WaitOptions say which exit to wait for.
@@ -317,7 +341,7 @@ func (k *Client) Exec(ctx context.Context, p *launch.Program, files []*os.File, 
 		c.Close()
 		return nil, err
 	}
-	e := &Process{PID: r.PID, pidfd: got[0], c: c}
+	e := &Process{PID: r.PID, pidfd: got[0], c: c, record: o.Record}
 	if r.File {
 		e.Console = got[1]
 	}
@@ -341,10 +365,34 @@ type Process struct {
 	Console *os.File // master of its terminal, or nil; the caller closes it
 	pidfd   *os.File
 	c       *conn
+	record  string // see ExecOptions
 }
 
-// Wait returns how the process ended.
-func (p *Process) Wait(ctx context.Context) (ExitStatus, error) { return p.c.exitStatus(ctx) }
+// Wait returns how the process ended. If its keeper is killed meanwhile, the kernel tells.
+func (p *Process) Wait(ctx context.Context) (ExitStatus, error) {
+	e, err := p.c.exitStatus(ctx)
+	if !errors.Is(err, errdefs.ErrUnavailable) {
+		return e, err
+	}
+	fd := int(p.pidfd.Fd())
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100)
+		if ctx.Err() != nil {
+			return ExitStatus{}, ctx.Err()
+		}
+		if n > 0 || err != nil && err != unix.EINTR {
+			break
+		}
+	}
+	e = adoptedStatus(fd, p.PID)
+	if p.record != "" {
+		end := ExecEnd{ExitCode: e.Code, Time: time.Now().UTC()}
+		if err := statefile.Write(p.record, &end, statefile.WriteOptions{}); !errors.Is(err, os.ErrNotExist) {
+			return e, err
+		}
+	}
+	return e, nil
+}
 
 // Signal sends a signal to the process.
 func (p *Process) Signal(s unix.Signal) error {

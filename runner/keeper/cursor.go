@@ -14,7 +14,8 @@ import (
 //     logs them again from the FIFO;
 //   - by length and digest, whether the last noted chunk still waits in the FIFO: it is
 //     then consumed and not logged twice;
-//   - by carry, what a line began with that has not ended.
+//   - by carry, what a line began with that has not ended;
+//   - by total, how much of each stream has been told to attached clients.
 //
 // The file has two slots that are written in turn, so that a torn write loses nothing.
 type cursor struct {
@@ -29,12 +30,13 @@ type cursorNote struct {
 	size  int64     // of the log file
 	n     [2]int    // length of the last chunk of each stream
 	sum   [2]uint64 // its digest
+	total [2]int64  // bytes of the stream before that chunk
 	carry [2][]byte
 }
 
 const (
 	cursorSlot   = 256 << 10     // more than two carries
-	cursorHeader = 4 + 7*8 + 2*4 // checksum, words, lengths of the carries
+	cursorHeader = 4 + 9*8 + 2*4 // checksum, words, lengths of the carries
 )
 
 func openCursor(path string) (*cursor, error) {
@@ -57,8 +59,8 @@ func readSlot(f *os.File, slot int64) (seq uint64, n cursorNote, ok bool) {
 		return 0, n, false
 	}
 	word := func(i int) uint64 { return binary.LittleEndian.Uint64(header[4+8*i:]) }
-	a := int(binary.LittleEndian.Uint32(header[4+56:]))
-	b := int(binary.LittleEndian.Uint32(header[4+60:]))
+	a := int(binary.LittleEndian.Uint32(header[4+72:]))
+	b := int(binary.LittleEndian.Uint32(header[4+76:]))
 	if a > maxLine || b > maxLine {
 		return 0, n, false
 	}
@@ -72,6 +74,7 @@ func readSlot(f *os.File, slot int64) (seq uint64, n cursorNote, ok bool) {
 	n = cursorNote{inode: word(1), size: int64(word(2))}
 	n.n = [2]int{int(word(3)), int(word(4))}
 	n.sum = [2]uint64{word(5), word(6)}
+	n.total = [2]int64{int64(word(7)), int64(word(8))}
 	n.carry[0] = all[len(header) : len(header)+a]
 	n.carry[1] = all[len(header)+a:]
 	return word(0), n, true
@@ -82,7 +85,8 @@ func (c *cursor) save() error {
 	c.seq++
 	n := &c.note
 	b := append(c.buf[:0], 0, 0, 0, 0)
-	words := [...]uint64{c.seq, n.inode, uint64(n.size), uint64(n.n[0]), uint64(n.n[1]), n.sum[0], n.sum[1]}
+	words := [...]uint64{c.seq, n.inode, uint64(n.size), uint64(n.n[0]), uint64(n.n[1]), n.sum[0], n.sum[1],
+		uint64(n.total[0]), uint64(n.total[1])}
 	for _, w := range words {
 		b = binary.LittleEndian.AppendUint64(b, w)
 	}

@@ -96,6 +96,30 @@ func (h *holder) take(which int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "held"), nil
 }
 
+// wait returns when the holder has ended. It costs no thread.
+func (h *holder) wait() error {
+	fd, err := unix.PidfdOpen(h.id.PID, unix.PIDFD_NONBLOCK)
+	if err == unix.ESRCH {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("pidfd_open %d: %w", h.id.PID, err)
+	}
+	f := os.NewFile(uintptr(fd), "holder")
+	defer f.Close()
+	if !h.id.Alive() {
+		return nil
+	}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Read(func(fd uintptr) bool {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		return n > 0 || err != nil && err != unix.EINTR
+	})
+}
+
 // end ends the holder. It may be nil.
 func (h *holder) end() {
 	switch {

@@ -113,6 +113,8 @@ type State struct {
 	Stopped      bool    `json:",omitempty"` // by its user; unless-stopped stays down
 	Finished     bool    `json:",omitempty"` // nothing volatile is left of the last run
 	Health       *Health `json:",omitempty"` // nil without a health check
+	// Attached are the clients of the keeper; the next one awaits them.
+	Attached []statefile.Process `json:",omitempty"`
 }
 
 // Health is what the health check of a container has found, in the shape of docker's API.

@@ -166,6 +166,9 @@ func lockKeeper(runDir string) (func() error, error) {
 
 // fresh answers a start request.
 func (s *supervisor) fresh(c *conn, q request) bool {
+	if c.hungUp() {
+		return false // whoever comes next finds that nothing has happened
+	}
 	var sub *subscriber
 	if q.Stream {
 		sub = newSubscriber(c, q.Attach)

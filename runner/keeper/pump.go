@@ -13,13 +13,13 @@ const chunkSize = 64 << 10
 
 // sink gets output; recorder and clients together are one.
 type sink interface {
-	logged(index int, chunk []byte) int
+	begin(index int, chunk []byte) (known int, at int64)
 	record(index int, chunk []byte)
-	broadcast(index int, chunk []byte)
+	broadcast(index int, at int64, chunk []byte)
 }
 
 // pumpFIFO moves output from a FIFO to the sink until no process holds its other end. A
-// chunk is consumed only after it has been recorded.
+// chunk is consumed only after it has been recorded and sent to attached clients.
 func pumpFIFO(f *os.File, index int, s sink) error {
 	var pair [2]int
 	if err := unix.Pipe2(pair[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
@@ -36,6 +36,7 @@ func pumpFIFO(f *os.File, index int, s sink) error {
 	if err != nil {
 		return err
 	}
+	var at int64   // position of the chunk in the stream
 	var buf []byte // made when there is something to read: most containers are silent
 	for first := true; ; first = false {
 		n, err := peek(raw, pair[1])
@@ -48,15 +49,20 @@ func pumpFIFO(f *os.File, index int, s sink) error {
 		if err := readFull(pair[0], buf[:n]); err != nil {
 			return err
 		}
-		chunk := buf[:n]
+		known := 0
 		if first {
-			chunk = chunk[s.logged(index, chunk):]
+			known, at = s.begin(index, buf[:n])
 		}
-		s.record(index, chunk)
-		s.broadcast(index, chunk)
+		if known > 0 { // it goes by itself, so that the note fits to what waits in the FIFO
+			n = known
+		} else {
+			s.record(index, buf[:n])
+		}
+		s.broadcast(index, at, buf[:n])
 		if err := consume(raw, null, n); err != nil {
 			return err
 		}
+		at += int64(n)
 	}
 }
 
@@ -112,11 +118,13 @@ func consume(raw syscall.RawConn, null, n int) (err error) {
 // pumpConsole moves output from the master of a terminal to the sink.
 func pumpConsole(f *os.File, s sink) error {
 	buf := make([]byte, chunkSize/2)
+	_, at := s.begin(0, nil)
 	for {
 		n, err := f.Read(buf)
 		if n > 0 {
 			s.record(0, buf[:n])
-			s.broadcast(0, buf[:n])
+			s.broadcast(0, at, buf[:n])
+			at += int64(n)
 		}
 		switch {
 		case errors.Is(err, unix.EIO), err == io.EOF: // nobody has the terminal open any more

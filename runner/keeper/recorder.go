@@ -19,7 +19,7 @@ var streamNames = [2]string{"stdout", "stderr"}
 // recorder turns output into log lines. It is safe for concurrent use.
 type recorder struct {
 	mu     sync.Mutex
-	log    *jsonLog // nil: nothing is kept
+	log    *jsonLog // nil: no lines are kept
 	cur    *cursor
 	tail   []byte // of the lines at present, see appendEnd
 	failed bool   // the last write failed and was reported
@@ -27,23 +27,22 @@ type recorder struct {
 
 // openRecorder opens the log and the cursor at cursorPath and brings them together.
 func openRecorder(cfg Log, cursorPath string) (*recorder, error) {
-	if cfg.Path == "" {
-		return &recorder{}, nil
-	}
-	log, err := openLog(cfg)
-	if err != nil {
-		return nil, fmt.Errorf("opening the log: %w", err)
-	}
 	cur, err := openCursor(cursorPath)
 	if err != nil {
-		log.Close()
 		return nil, fmt.Errorf("opening the log's cursor: %w", err)
 	}
-	r := &recorder{log: log, cur: cur}
+	r := &recorder{cur: cur}
+	if cfg.Path == "" {
+		return r, nil
+	}
+	if r.log, err = openLog(cfg); err != nil {
+		r.Close()
+		return nil, fmt.Errorf("opening the log: %w", err)
+	}
 	if cur.seq > 0 {
 		r.undo()
 	}
-	cur.note.inode, cur.note.size = log.inode, log.size
+	cur.note.inode, cur.note.size = r.log.inode, r.log.size
 	if err := cur.save(); err != nil {
 		r.Close()
 		return nil, fmt.Errorf("writing the log's cursor: %w", err)
@@ -63,28 +62,33 @@ func (r *recorder) undo() {
 	}
 }
 
-// logged returns how many bytes at the head of an unconsumed chunk have been recorded
-// by an earlier keeper.
-func (r *recorder) logged(index int, chunk []byte) int {
-	if r.log == nil {
-		return 0
-	}
+// begin looks at what waits in a FIFO, the chunk, before anything of it is recorded. It returns
+// how many bytes at its head have been recorded by an earlier keeper, and the position of the
+// chunk in the stream, in bytes.
+func (r *recorder) begin(index int, chunk []byte) (known int, at int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := r.cur.note.n[index]
-	if n == 0 || n > len(chunk) || chunkSum(chunk[:n]) != r.cur.note.sum[index] {
-		return 0
+	note := &r.cur.note
+	n := note.n[index]
+	if n > 0 && n <= len(chunk) && chunkSum(chunk[:n]) == note.sum[index] {
+		return n, note.total[index]
 	}
-	return n
+	note.total[index] += int64(n)
+	note.n[index], note.sum[index] = 0, 0
+	return 0, note.total[index]
 }
 
 // record logs the complete lines of a chunk and carries what is left.
 func (r *recorder) record(index int, chunk []byte) {
-	if r.log == nil || len(chunk) == 0 {
+	if len(chunk) == 0 {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.log == nil {
+		r.commit(index, chunk)
+		return
+	}
 	r.tail = appendEnd(r.tail[:0], streamNames[index], time.Now())
 	carry := &r.cur.note.carry[index]
 	rest := chunk
@@ -111,13 +115,16 @@ func (r *recorder) record(index int, chunk []byte) {
 
 // commit writes the log, then the note that says so.
 func (r *recorder) commit(index int, chunk []byte) {
-	err := r.log.flush()
-	if err != nil && !r.failed {
-		fmt.Fprintln(os.Stderr, "output is not logged:", err)
-	}
-	r.failed = err != nil
 	note := &r.cur.note
-	note.inode, note.size = r.log.inode, r.log.size
+	if r.log != nil {
+		err := r.log.flush()
+		if err != nil && !r.failed {
+			fmt.Fprintln(os.Stderr, "output is not logged:", err)
+		}
+		r.failed = err != nil
+		note.inode, note.size = r.log.inode, r.log.size
+	}
+	note.total[index] += int64(note.n[index])
 	note.n[index], note.sum[index] = len(chunk), chunkSum(chunk)
 	if err := r.cur.save(); err != nil {
 		fmt.Fprintln(os.Stderr, "the log's cursor is not kept:", err)
@@ -126,9 +133,6 @@ func (r *recorder) commit(index int, chunk []byte) {
 
 // end records a last line without its end. Nothing of the stream is unconsumed then.
 func (r *recorder) end(index int) {
-	if r.log == nil {
-		return
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if carry := &r.cur.note.carry[index]; len(*carry) > 0 {
@@ -142,6 +146,6 @@ func (r *recorder) end(index int) {
 func (r *recorder) Close() {
 	if r.log != nil {
 		r.log.Close()
-		r.cur.Close()
 	}
+	r.cur.Close()
 }

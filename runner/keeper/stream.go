@@ -9,9 +9,16 @@ import (
 )
 
 // Stream is one client's connection to a container's streams.
-type Stream struct{ c *conn }
+type Stream struct {
+	c  *conn
+	at [2]int64 // bytes of each stream up to the next that Copy will write
+}
 
-func newStream(c *conn) *Stream { return &Stream{c} }
+func newStream(c *conn) *Stream { return &Stream{c: c} }
+
+// At is how much of each stream there was before the next byte that Copy would write. It is
+// safe to call when Copy has returned.
+func (s *Stream) At() [2]int64 { return s.at }
 
 // Stdin is the container's standard input. Closing it tells the container its end.
 func (s *Stream) Stdin() io.WriteCloser { return streamInput{s.c} }
@@ -41,8 +48,10 @@ func (s *Stream) Copy(stdout, stderr io.Writer) (ExitStatus, error) {
 		}
 		switch kind {
 		case frameStdout:
+			s.at[0] += int64(len(payload))
 			_, err = stdout.Write(payload)
 		case frameStderr:
+			s.at[1] += int64(len(payload))
 			_, err = stderr.Write(payload)
 		case frameExit:
 			var e ExitStatus

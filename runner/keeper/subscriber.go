@@ -1,21 +1,28 @@
 package keeper
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/teu-dev/teu/cache/statefile"
+)
 
 // maxQueued is how much output waits for a slow client before the container waits too.
 const maxQueued = 256 << 10
 
 // subscriber is a client that gets output. It has a queue, so that several clients
 // proceed at their own pace; who is slow slows the container down, as a terminal would,
-// but only while the container lives.
+// but only while the container lives. Of what a keeper has not sent when it dies nothing is
+// known to the next; so the pumps go on only when all clients have been sent a chunk.
 type subscriber struct {
 	conn   *conn
+	peer   statefile.Process // the client
 	stream [2]bool
+	from   [2]int64 // positions before which it wants nothing
 
 	mu     sync.Mutex
 	moved  sync.Cond // the queue or a flag has changed
 	queue  []outFrame
-	size   int
+	size   int  // bytes that have not been sent
 	ended  bool // no more frames will come
 	broken bool // nobody reads them
 	free   bool // the queue is not limited any more
@@ -27,7 +34,7 @@ type outFrame struct {
 }
 
 func newSubscriber(c *conn, o AttachOptions) *subscriber {
-	s := &subscriber{conn: c, stream: [2]bool{o.Stdout, o.Stderr}}
+	s := &subscriber{conn: c, peer: c.peer(), stream: [2]bool{o.Stdout, o.Stderr}}
 	s.moved.L = &s.mu
 	return s
 }
@@ -84,6 +91,7 @@ func (s *subscriber) run() {
 			s.abandon()
 			return
 		}
+		s.sent(f)
 	}
 }
 
@@ -98,7 +106,22 @@ func (s *subscriber) next() (outFrame, bool) {
 	}
 	f := s.queue[0]
 	s.queue = s.queue[1:]
+	return f, true
+}
+
+// sent notes that a frame is with the client, or in the buffer of its socket.
+func (s *subscriber) sent(f outFrame) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.size -= len(f.payload)
 	s.moved.Broadcast()
-	return f, true
+}
+
+// awaitSent returns when everything has been sent, or need not be waited for.
+func (s *subscriber) awaitSent() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.size > 0 && !s.free && !s.broken {
+		s.moved.Wait()
+	}
 }

@@ -45,7 +45,12 @@ type supervisor struct {
 	exited  chan struct{} // closed at the next exit, then replaced
 	ended   chan struct{} // closed at the final exit
 	subs    map[*subscriber]bool
-	renew   bool // the present run ends because it is unhealthy, and another shall follow
+	pos     [2]int64 // bytes of each stream that were broadcast, by earlier keepers too
+	// awaited are the clients of an earlier keeper that have not returned; returned is closed
+	// when there are none any more, and nil if there never were.
+	awaited  []statefile.Process
+	returned chan struct{}
+	renew    bool // the present run ends because it is unhealthy, and another shall follow
 	// endHealth ends the watching of the present run, if there is any.
 	endHealth context.CancelFunc
 	claim     chan bool // the claimant's word: done or gone; nil without a claimant
@@ -97,7 +102,7 @@ func (s *supervisor) launch() error {
 		streams.close()
 		return err
 	}
-	s.begin(p, streams, oom)
+	s.started(p, streams, oom)
 	return nil
 }
 
@@ -120,13 +125,14 @@ func (s *supervisor) hold(p *process) {
 	s.io.holder, s.state.Holder = h, statefile.Process{}
 	if h != nil {
 		s.state.Holder = h.id
+		go s.watchHolder(p, h)
 	}
 	s.save()
 	old.end()
 }
 
-// begin records a run that has started.
-func (s *supervisor) begin(p *process, streams *stdio, oom uint64) {
+// started records a run that has started.
+func (s *supervisor) started(p *process, streams *stdio, oom uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state.Status, s.state.Init = Running, p.id
@@ -135,7 +141,7 @@ func (s *supervisor) begin(p *process, streams *stdio, oom uint64) {
 	s.state.StartedAt = time.Now().UTC()
 	s.state.Finished, s.state.Stopped = false, s.stop
 	s.state.Holder = streams.holder.id
-	s.state.Health = nil
+	s.state.Health, s.state.Attached = nil, s.clients()
 	if s.cfg.Health != nil {
 		s.state.Health = &Health{Status: HealthStarting}
 	}
@@ -148,10 +154,12 @@ func (s *supervisor) begin(p *process, streams *stdio, oom uint64) {
 func (s *supervisor) enter(p *process, streams *stdio) {
 	s.proc, s.io = p, streams
 	s.beginHealth(p)
+	go s.watchHolder(p, streams.holder)
 	pumped := make(chan struct{})
 	s.pumped = pumped
 	go func() {
 		defer close(pumped)
+		s.awaitReturn()
 		if err := streams.pump(s); err != nil && !errors.Is(err, os.ErrClosed) {
 			fmt.Fprintln(os.Stderr, "reading the output:", err)
 		}
@@ -162,6 +170,9 @@ func (s *supervisor) enter(p *process, streams *stdio) {
 // a container without a PID namespace of its own can have.
 const drainTime = 2 * time.Second
 
+// slowTime is how long the exit of a container waits for clients that read its output slowly.
+const slowTime = time.Second
+
 // life waits for the end of the present run, starts others as the restart policy says,
 // and returns after the final exit.
 func (s *supervisor) life() {
@@ -169,6 +180,7 @@ func (s *supervisor) life() {
 	for {
 		exit := s.proc.wait()
 		killAll(s.cfg.Cgroup)
+		s.awaitReturn()
 		s.drain()
 		ran := time.Since(s.state.StartedAt)
 		again := s.exit(exit)
@@ -191,16 +203,13 @@ func (s *supervisor) life() {
 
 // drain takes the rest of the output and ends the run's streams.
 func (s *supervisor) drain() {
-	s.mu.Lock()
-	subs := s.subscribers()
-	s.mu.Unlock()
-	for _, sub := range subs {
-		sub.unlimit()
-	}
+	defer s.unlimit()
+	defer time.AfterFunc(slowTime, s.unlimit).Stop()
 	select {
 	case <-s.pumped:
 	case <-time.After(drainTime):
 	}
+	s.unlimit()
 	s.mu.Lock()
 	s.io.close()
 	s.mu.Unlock()
@@ -316,25 +325,41 @@ func killAll(c Cgroup) {
 
 // The sink of the pumps.
 
-func (s *supervisor) logged(index int, chunk []byte) int { return s.rec.logged(index, chunk) }
-func (s *supervisor) record(index int, chunk []byte)     { s.rec.record(index, chunk) }
+func (s *supervisor) begin(index int, chunk []byte) (int, int64) { return s.rec.begin(index, chunk) }
+func (s *supervisor) record(index int, chunk []byte)             { s.rec.record(index, chunk) }
 
-func (s *supervisor) broadcast(index int, chunk []byte) {
+// broadcast returns when all clients have been sent the chunk.
+func (s *supervisor) broadcast(index int, at int64, chunk []byte) {
 	if len(chunk) == 0 {
 		return
 	}
 	s.mu.Lock()
+	s.pos[index] = at + int64(len(chunk))
 	subs := s.subscribers()
 	s.mu.Unlock()
 	var shared []byte
 	for _, sub := range subs {
-		if !sub.stream[index] {
+		got := sub.from[index] - at // what it has got from an earlier keeper
+		if !sub.stream[index] || got >= int64(len(chunk)) {
 			continue
 		}
 		if shared == nil {
 			shared = append(shared, chunk...)
 		}
-		sub.put([]byte{frameStdout, frameStderr}[index], shared)
+		sub.put([]byte{frameStdout, frameStderr}[index], shared[max(0, got):])
+	}
+	for _, sub := range subs {
+		sub.awaitSent()
+	}
+}
+
+// unlimit lets clients have their output in their own time.
+func (s *supervisor) unlimit() {
+	s.mu.Lock()
+	subs := s.subscribers()
+	s.mu.Unlock()
+	for _, sub := range subs {
+		sub.unlimit()
 	}
 }
 

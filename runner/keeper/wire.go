@@ -12,6 +12,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/cache/statefile"
 )
 
 // A connection carries frames: one byte for the kind, four for the length of the payload
@@ -65,6 +67,8 @@ type reply struct {
 	Code  int    `json:",omitempty"` // a launch that failed
 	File  bool   `json:",omitempty"` // a descriptor travels with it
 	More  bool   `json:",omitempty"` // and one more
+	// At is where the output begins that an attached client gets: bytes of each stream.
+	At [2]int64 `json:",omitzero"`
 }
 
 // conn is one end of a connection. Writing is safe for concurrent use, reading is not.
@@ -109,6 +113,34 @@ func (c *conn) write(kind byte, payload []byte, files ...*os.File) error {
 	bufs := net.Buffers{header[:], payload}
 	_, err := bufs.WriteTo(c.c)
 	return err
+}
+
+// peer is the process at the other end; it is zero if that has gone.
+func (c *conn) peer() (p statefile.Process) {
+	raw, err := c.c.SyscallConn()
+	if err != nil {
+		return p
+	}
+	raw.Control(func(fd uintptr) {
+		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			p, _ = statefile.Identify(int(cred.Pid))
+		}
+	})
+	return p
+}
+
+// hungUp says that the other end is gone.
+func (c *conn) hungUp() (gone bool) {
+	raw, err := c.c.SyscallConn()
+	if err != nil {
+		return true
+	}
+	raw.Control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, err := unix.Poll(fds, 0)
+		gone = err == nil && n > 0
+	})
+	return gone
 }
 
 func errOr(err, other error) error {
