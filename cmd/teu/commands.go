@@ -45,6 +45,8 @@ func commands() []command {
 			{"info", newInfoCommand},
 			{"serve", newServeCommand},
 			{"registry", newRegistryCommand},
+			{"completion", newCompletionCommand},
+			{"man", newManCommand},
 		}...)
 }
 

@@ -127,7 +127,7 @@ func newRootCommand(a *app, commands []command) *cobra.Command {
   teu serve registry --addr 127.0.0.1:5000 --root /srv/registry`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 		Args:              cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if showVersion {
@@ -164,6 +164,7 @@ func newRootCommand(a *app, commands []command) *cobra.Command {
 		root.AddCommand(c.make(a))
 	}
 	adoptUsageErrors(root)
+	teachCompletion(a, root)
 	return root
 }
 
