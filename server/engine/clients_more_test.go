@@ -188,12 +188,12 @@ func (w *world) operation(i int) error {
 	case 2:
 		conn, resp, err := w.post("/containers/survivor/exec", "", `{"AttachStdout":true,"Cmd":["sleep","300"]}`)
 		if err != nil {
-			return err
+			return nil // it was cut off before its answer
 		}
 		defer conn.Close()
 		var made struct{ ID string }
 		if err := json.NewDecoder(resp.Body).Decode(&made); err != nil {
-			return err
+			return nil
 		}
 		return w.cut("/exec/"+made.ID+"/start", upgrade)
 	}
