@@ -298,6 +298,7 @@ func testLife(t *testing.T, w *world) {
 	w.want("life", "ps", "--filter", "label=a=b", "--format", "{{.Names}}")
 	w.want("^$", "ps", "-q", "--filter", "label=a=c")
 	w.want("sh -c", "top", "life")
+	w.soon("what it says is in the log", func() bool { return w.docker("logs", "life") != "" })
 	w.want(`^\S+Z start$`, "logs", "-t", "life")
 	w.want(`^.*%`, "stats", "--no-stream", "--format", "{{.CPUPerc}} {{.MemUsage}}", "life")
 	w.docker("pause", "life")

@@ -184,11 +184,32 @@ func play(t *testing.T, socket string) []exchange {
 				vars["exec"] = fmt.Sprint(m["Id"])
 			}
 		}
-		if strings.HasSuffix(path, "/first/start") {
-			time.Sleep(500 * time.Millisecond) // until it has said something
+		switch {
+		case strings.HasSuffix(path, "/first/start"):
+			await(t, client, "/containers/first/logs?stdout=1", "said")
+		case strings.HasSuffix(path, "/second/rename"):
+			await(t, client, "/containers/second/json", `"Output":`) // of a health check
 		}
 	}
 	return list
+}
+
+// await asks until the answer has the text.
+func await(t *testing.T, client http.Client, path, text string) {
+	t.Helper()
+	for range 300 {
+		resp, err := client.Get("http://docker" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err == nil && strings.Contains(string(b), text) {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Fatalf("%s never had %q", path, text)
 }
 
 // shape replaces values by their types, arrays by their first element.
