@@ -50,6 +50,7 @@ func (c *compiler) mapIDs(fd launch.Ref, m specs.Mount, o mountOptions) error {
 	if o.idmap == "ridmap" {
 		flags |= unix.AT_RECURSIVE
 	}
+	c.noteMapping(m.Source)
 	c.mapTree(fd, ns, flags)
 	return nil
 }

@@ -59,7 +59,7 @@ func (c *compiler) mappedOverlay(o mount.Overlay) (launch.Ref, error) {
 			continue
 		}
 		c.covered[dir] = true
-		c.Note("mapping the owners in %s (--userns needs a file system with ID-mapped mounts)", dir)
+		c.noteMapping(dir)
 		tree := c.Call(unix.SYS_OPEN_TREE, launch.Int(atFDCWD), c.Str(dir), launch.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))
 		c.mapTree(tree, ns, 0)
 		c.moveMount(tree, launch.Int(atFDCWD), dir)
@@ -91,6 +91,11 @@ func (c *compiler) namespaceOfUser() launch.Ref {
 		return c.userNamespace()
 	}
 	return c.Call(unix.SYS_OPENAT, launch.Int(atFDCWD), c.Str(c.userPath()), launch.Int(unix.O_RDONLY|cloexec), launch.Int(0))
+}
+
+// noteMapping says what fails where a file system knows no ID-mapped mounts.
+func (c *compiler) noteMapping(dir string) {
+	c.Note("mapping the owners in %s (it takes a file system with ID-mapped mounts, or --userns host)", dir)
 }
 
 // mapTree maps the owners of a mount without a place.

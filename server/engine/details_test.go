@@ -50,6 +50,7 @@ func testRefusals(t *testing.T, w *world) {
 		{"POST", "/containers/create", `{"Image":"busybox","HostConfig":{"Annotations":{"":"a"}}}`, 400, "invalid Annotations"},
 		{"POST", "/containers/create", `{"Image":"busybox","HostConfig":{"PidMode":"container:nosuch"}}`, 400, "No such container: nosuch"},
 		{"POST", "/containers/create", `{"Image":"busybox","HostConfig":{"SecurityOpt":["writable-cgroups=x"]}}`, 400, "invalid --security-opt 2"},
+		{"POST", "/containers/create", `{"Image":"busybox","HostConfig":{"UsernsMode":"nosuch"}}`, 400, "invalid USER mode"},
 		{"POST", "/v1.43/containers/create", `{"Image":"busybox","NetworkingConfig":{"EndpointsConfig":{"a":{},"b":{}}}}`, 400, "multiple network endpoints: a, b"},
 		{"POST", "/containers/create?platform=linux/s390x", `{"Image":"busybox"}`, 404, "does not provide the specified platform (linux/s390x)"},
 		{"POST", "/containers/create?platform=nosuch", `{"Image":"busybox"}`, 400, "unknown operating system or architecture"},
@@ -112,6 +113,10 @@ func testInspected(t *testing.T, w *world) {
 	w.docker("update", "--pids-limit", "-1", id)
 	w.want(`^0$`, "inspect", "-f", "{{.HostConfig.PidsLimit}}", id)
 	w.want(`^max$`, "exec", id, "sh", "-c", "cat /sys/fs/cgroup/pids/pids.max 2>/dev/null || cat /sys/fs/cgroup/pids.max")
+	alone := create(`{"UsernsMode":"auto:size=1000"}`) // podman's: docker's client has host only
+	defer w.docker("rm", "-fv", alone)
+	w.want(`^auto:size=1000$`, "inspect", "-f", "{{.HostConfig.UsernsMode}}", alone)
+	w.want(`^ *0 +\d{10} +1000$`, "exec", alone, "cat", "/proc/self/uid_map")
 	if _, names := w.api("GET", "/containers/"+id+"/archive?path=/.", ""); !strings.Contains(names, "\x00./etc/passwd\x00") {
 		t.Errorf("the archive of /. has no ./etc/passwd, it begins with %.1000q", names)
 	}
