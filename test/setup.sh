@@ -3,7 +3,7 @@
 # images are compared with, and crane.
 set -eu
 packages="docker.io busybox-static mmdebstrap skopeo podman buildah crun runc netavark aardvark-dns
-	uidmap e2fsprogs iproute2 nftables curl jq git procps attr libcap2-bin bzip2 xz-utils"
+	uidmap e2fsprogs iproute2 nftables curl jq git procps attr libcap2-bin bzip2 xz-utils groff-base"
 missing=
 for p in $packages; do
 	dpkg-query -W -f '${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || missing="$missing $p"
