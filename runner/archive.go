@@ -31,7 +31,7 @@ type PathStat struct {
 // CopyToOptions change how CopyTo works.
 type CopyToOptions struct {
 	NoOverwriteDirNonDir bool // refuse to replace a directory by something else, and the other way round
-	CopyUIDGID           bool // give everything to the container's user instead of the archive's owners
+	CopyUIDGID           bool // give everything to the user the container is configured with, if any, instead of the archive's owners
 }
 
 // StatPath describes a file of a container, which may run or not. Nothing there is an
@@ -189,7 +189,7 @@ func (e *Engine) CopyTo(ctx context.Context, ref, p string, r io.Reader, o CopyT
 			return err
 		}
 		x := archive.ExtractOptions{NoOverwriteDirNonDir: o.NoOverwriteDirNonDir, Outside: ids.outside}
-		if o.CopyUIDGID {
+		if o.CopyUIDGID && or(c.Options.User, c.ImageConfig.User) != "" { // moby daemon/archive_unix.go tarCopyOptions
 			if x.Owner, err = e.ownerOf(c); err != nil {
 				return err
 			}

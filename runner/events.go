@@ -13,6 +13,7 @@ import (
 type EventOptions struct {
 	Since, Until time.Time // zero: from now on; until the context ends
 	Filters      map[string][]string
+	Begun        func() // see event.Range
 }
 
 // Events calls fn for every event that fits, whichever process caused it, until ctx or the
@@ -22,7 +23,7 @@ func (e *Engine) Events(ctx context.Context, o EventOptions, fn func(event.Event
 	if err := checkEventFilters(o.Filters); err != nil {
 		return err
 	}
-	return e.journal().Follow(ctx, event.Range{Since: o.Since, Until: o.Until}, func(ev event.Event) error {
+	return e.journal().Follow(ctx, event.Range{Since: o.Since, Until: o.Until, Begun: o.Begun}, func(ev event.Event) error {
 		if !fits(ev, o.Filters) {
 			return nil
 		}

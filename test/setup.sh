@@ -3,7 +3,8 @@
 # images are compared with, and crane.
 set -eu
 packages="docker.io busybox-static mmdebstrap skopeo podman buildah crun runc netavark aardvark-dns
-	uidmap e2fsprogs iproute2 nftables curl jq git procps attr libcap2-bin bzip2 xz-utils groff-base"
+	uidmap e2fsprogs iproute2 nftables curl jq git procps attr libcap2-bin bzip2 xz-utils groff-base openssh-client"
+command -v npm >/dev/null || packages="$packages nodejs npm"
 missing=
 for p in $packages; do
 	dpkg-query -W -f '${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || missing="$missing $p"
@@ -27,3 +28,25 @@ for tool in moby/buildkit/cmd/buildkitd moby/buildkit/cmd/buildctl google/go-con
 	echo "setup: building ${tool##*/}"
 	(cd bench/tools && CGO_ENABLED=0 go build -ldflags='-s -w' -o ../../.cache/peers/ "github.com/$tool")
 done
+# A client of another language.
+if ! cmp -s test/clients/dockerode/package-lock.json .cache/dockerode/package-lock.json; then
+	echo "setup: installing dockerode"
+	rm -rf .cache/dockerode .cache/dockerode.new
+	mkdir .cache/dockerode.new
+	cp test/clients/dockerode/package*.json .cache/dockerode.new/
+	(cd .cache/dockerode.new && npm ci --ignore-scripts --omit=optional --no-audit --no-fund --loglevel=error)
+	mv .cache/dockerode.new .cache/dockerode
+fi
+# sshd is unpacked, not installed: an installed one starts by itself.
+if [ ! -x .cache/sshd/usr/sbin/sshd ]; then
+	echo "setup: unpacking sshd"
+	rm -rf .cache/sshd .cache/sshd.new
+	mkdir .cache/sshd.new
+	download() { (cd .cache/sshd.new && apt-get download -qq openssh-server libwrap0); }
+	{ download || { apt-get update -qq && download; }; } >/tmp/teu-setup.log 2>&1 || {
+		tail -20 /tmp/teu-setup.log >&2
+		exit 1
+	}
+	for deb in .cache/sshd.new/*.deb; do dpkg-deb -x "$deb" .cache/sshd.new; done
+	mv .cache/sshd.new .cache/sshd
+fi

@@ -16,6 +16,7 @@ import (
 type Range struct {
 	Since time.Time // zero: only what happens from now on
 	Until time.Time // zero: until the context ends
+	Begun func()    // called as soon as whatever happens from then on will be told; may be nil
 }
 
 // interval is how often a journal is looked at.
@@ -29,6 +30,9 @@ func (j Journal) Follow(ctx context.Context, r Range, fn func(Event) error) erro
 	defer f.close()
 	if err := f.begin(); err != nil {
 		return err
+	}
+	if r.Begun != nil {
+		r.Begun()
 	}
 	for {
 		over := !r.Until.IsZero() && !time.Now().Before(r.Until) || ctx.Err() != nil

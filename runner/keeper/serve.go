@@ -157,7 +157,7 @@ func (s *supervisor) stopContainer(c *conn, sig unix.Signal, timeout time.Durati
 		return err
 	}
 	var expired <-chan time.Time
-	if timeout >= 0 {
+	if timeout >= 0 && sig != unix.SIGKILL { // nothing is stronger
 		t := time.NewTimer(timeout)
 		defer t.Stop()
 		expired = t.C

@@ -96,12 +96,16 @@ func (s *Server) events(w http.ResponseWriter, r *request) error {
 	defer cancel()
 	media := eventMedia(r.Header.Values("Accept"))
 	w.Header().Set("Content-Type", media)
-	w.WriteHeader(http.StatusOK)
 	flush := newFlusher(w)
-	flush.c.Flush()
 	enc := json.NewEncoder(flush)
 	enc.SetEscapeHTML(false)
-	return ignoreWrite(s.Backend.Containers().Events(ctx, o, func(e event.Event) error {
+	begun := false
+	o.Begun = func() { // a client that has the head of the answer relies on hearing of what it does next
+		begun = true
+		w.WriteHeader(http.StatusOK)
+		flush.c.Flush()
+	}
+	err = s.Backend.Containers().Events(ctx, o, func(e event.Event) error {
 		if media == types.MediaTypeJSONSequence {
 			if _, err := flush.ResponseWriter.Write([]byte{0x1e}); err != nil { // RFC 7464, 2.2
 				return err
@@ -111,7 +115,11 @@ func (s *Server) events(w http.ResponseWriter, r *request) error {
 			return enc.Encode(e)
 		}
 		return enc.Encode(legacyEvent(e))
-	}))
+	})
+	if !begun {
+		return err
+	}
+	return ignoreWrite(err)
 }
 
 func legacyEvent(e event.Event) eventJSON {

@@ -215,7 +215,10 @@ func (s *Server) nextExit(ctx context.Context, c *runner.Container, begin func()
 	}
 	begin()
 	if goesOn(before) {
-		return engine.Wait(ctx, c.ID)
+		return s.endOf(ctx, c.ID, before.StartedAt)
+	}
+	if goesOn(c.State) { // it has ended since it was asked for
+		return exitOf(before), nil
 	}
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
@@ -234,11 +237,20 @@ func (s *Server) nextExit(ctx context.Context, c *runner.Container, begin func()
 		case err != nil:
 			return keeper.ExitStatus{}, err
 		case s.startedByOthers(c.ID, own) && goesOn(now.State):
-			return engine.Wait(ctx, c.ID)
+			return s.endOf(ctx, c.ID, since)
 		case s.startedByOthers(c.ID, own) && now.State.FinishedAt.After(before.FinishedAt):
 			return exitOf(now.State), nil
 		}
 	}
+}
+
+// endOf waits for the end of a container that runs and may be gone right after it.
+func (s *Server) endOf(ctx context.Context, id string, since time.Time) (keeper.ExitStatus, error) {
+	status, err := s.Backend.Containers().Wait(ctx, id)
+	if errdefs.IsNotFound(err) {
+		return s.lastWords(ctx, id, since)
+	}
+	return status, err
 }
 
 // startedByOthers says whether a run that is seen is not one we get the status of.

@@ -104,7 +104,15 @@ func (h *hijacked) CloseWrite() error {
 
 // hijack takes the connection over and writes the answer's head: 101 if the client asked
 // to upgrade, else 200 as before API 1.20. tty and the version decide the media type.
+//
+// A body of a length that the request has told is no input of the stream: dockerode sends its
+// options that way, and an encoder of JSON ends its text with a newline.
 func hijack(w http.ResponseWriter, r *request, tty bool) (*hijacked, error) {
+	if r.ContentLength > 0 {
+		if _, err := io.Copy(io.Discard, http.MaxBytesReader(nil, r.Body, maxBody)); err != nil {
+			return nil, invalid("reading the request: %s", err)
+		}
+	}
 	conn, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return nil, worded(errdefs.ErrInvalidArgument, "error attaching: the connection cannot be taken over: %s", err)
