@@ -145,7 +145,6 @@ func (e *Engine) Inspect(ctx context.Context, ref string) (*Inspection, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &c.Options
 	argv := c.command()
 	in := &Inspection{
 		ID: c.ID, Created: c.Created.Format(time.RFC3339Nano), State: inspectState(c.State),
@@ -165,7 +164,7 @@ func (e *Engine) Inspect(ctx context.Context, ref string) (*Inspection, error) {
 			"LowerDir": strings.Join(sn.Lowers, ":"), "UpperDir": sn.Upper, "WorkDir": sn.Work,
 		}
 	}
-	in.NetworkSettings = e.networkSettings(c, o)
+	in.NetworkSettings = e.NetworkSettings(c)[0]
 	return in, nil
 }
 

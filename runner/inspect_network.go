@@ -104,7 +104,17 @@ func (e *Engine) NetworkNames(c *Container) []string {
 	return names
 }
 
-func (e *Engine) networkSettings(c *Container, o *Options) InspectNetwork {
+// NetworkSettings tells how containers are connected, as Inspect does. What they have in
+// common is read once.
+func (e *Engine) NetworkSettings(list ...*Container) []InspectNetwork {
+	networks, _ := e.network.List() // a listing shows what it can
+	out := make([]InspectNetwork, len(list))
+	each(len(list), func(i int) { out[i] = e.networkSettings(list[i], networks) })
+	return out
+}
+
+func (e *Engine) networkSettings(c *Container, networks []network.Network) InspectNetwork {
+	o := &c.Options
 	in := InspectNetwork{Ports: map[string][]PortBinding{}, Networks: map[string]InspectEndpoint{}}
 	for port := range c.ImageConfig.ExposedPorts {
 		in.Ports[port] = nil
@@ -126,14 +136,14 @@ func (e *Engine) networkSettings(c *Container, o *Options) InspectNetwork {
 		in.Ports[portName(p)] = append(in.Ports[portName(p)], bindings(p)...)
 	}
 	if mode := o.networkMode(); mode == "host" || mode == "none" {
-		n, _ := e.network.Find(mode)
+		n, _ := network.Among(networks, mode)
 		in.Networks[mode] = InspectEndpoint{NetworkID: n.ID}
 		return in
 	}
 	list, _ := e.endpoints(c)
 	for _, ep := range list {
 		one, name := inspectEndpoint(c, ep), ep.Network
-		if n, err := e.network.Find(ep.Network); err == nil {
+		if n, err := network.Among(networks, ep.Network); err == nil {
 			one.NetworkID, name = n.ID, n.Name
 			one.fill(sb.In(n.ID))
 		}

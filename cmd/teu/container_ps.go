@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"sort"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/docker/go-units"
@@ -96,11 +98,18 @@ func listContainers(ctx context.Context, a *app, p *psFlags) error {
 		}
 		return nil
 	}
-	var rows []ui.Row
+	rows, engine := make([]ui.Row, len(all)), a.engine()
 	withSize := p.size || strings.Contains(p.format, ".Size")
-	for _, c := range all {
-		rows = append(rows, psRow(a, c, p.noTrunc, withSize))
+	var wg sync.WaitGroup
+	workers := runtime.GOMAXPROCS(0)
+	for first := range workers { // a row takes reading files
+		wg.Go(func() {
+			for i := first; i < len(all); i += workers {
+				rows[i] = psRow(engine, all[i], p.noTrunc, withSize)
+			}
+		})
 	}
+	wg.Wait()
 	return a.ui.List(psTable(p.size), p.format, rows)
 }
 
@@ -111,7 +120,7 @@ func shortID(id string, whole bool) string {
 	return id[:12]
 }
 
-func psRow(a *app, c *runner.Container, noTrunc, size bool) ui.Row {
+func psRow(engine *runner.Engine, c *runner.Container, noTrunc, size bool) ui.Row {
 	command := strconv.Quote(c.Command())
 	if !noTrunc {
 		command = strconv.Quote(ellipsis(c.Command(), 20))
@@ -137,12 +146,12 @@ func psRow(a *app, c *runner.Container, noTrunc, size bool) ui.Row {
 	row := ui.Row{
 		"ID": shortID(c.ID, noTrunc), "Image": c.Options.Image, "Command": command,
 		"RunningFor": ago(c.Created), "CreatedAt": c.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"),
-		"Status": statusText(c.State), "State": string(c.State.Status), "Ports": portsText(a.engine().Ports(c), a.engine().Exposed(c)),
+		"Status": statusText(c.State), "State": string(c.State.Status), "Ports": portsText(engine.Ports(c), engine.Exposed(c)),
 		"Names": c.Name, "Labels": strings.Join(labels, ","), "Mounts": strings.Join(mounts, ","),
-		"Networks": strings.Join(a.engine().NetworkNames(c), ","), "LocalVolumes": strconv.Itoa(volumes), "Size": "0B",
+		"Networks": strings.Join(engine.NetworkNames(c), ","), "LocalVolumes": strconv.Itoa(volumes), "Size": "0B",
 	}
 	if size {
-		row["Size"] = units.HumanSizeWithPrecision(float64(a.engine().WrittenSize(c.ID)), 3)
+		row["Size"] = units.HumanSizeWithPrecision(float64(engine.WrittenSize(c.ID)), 3)
 	}
 	return row
 }

@@ -90,6 +90,11 @@ func (m *Manager) Find(ref string) (Network, error) {
 	if err != nil {
 		return Network{}, err
 	}
+	return Among(list, ref)
+}
+
+// Among is Find in a list that has been read.
+func Among(list []Network, ref string) (Network, error) {
 	for _, match := range []func(Network) bool{
 		func(n Network) bool { return n.ID == ref },
 		func(n Network) bool { return n.Name == ref || ref == "default" && n.Name == "bridge" },

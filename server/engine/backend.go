@@ -47,6 +47,7 @@ type containerLife interface {
 	List(ctx context.Context) ([]*runner.Container, error)
 	Get(ctx context.Context, ref string) (*runner.Container, error)
 	Inspect(ctx context.Context, ref string) (*runner.Inspection, error)
+	NetworkSettings(list ...*runner.Container) []runner.InspectNetwork
 	Ports(c *runner.Container) []network.Port
 	WrittenSize(id string) int64
 	Create(ctx context.Context, name string, o runner.Options) (*runner.Container, error)

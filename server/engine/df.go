@@ -32,11 +32,9 @@ func (s *Server) usage(r *request) (u usage, err error) {
 		if err != nil {
 			return u, err
 		}
-		for _, c := range all {
-			one, err := s.summary(r, c)
-			if err != nil {
-				continue // it was removed meanwhile
-			}
+		for i, in := range s.Backend.Containers().NetworkSettings(all...) {
+			c := all[i]
+			one := s.summary(r, c, in)
 			one.SizeRw = s.Backend.Containers().WrittenSize(c.ID)
 			one.SizeRootFs = *s.rootSize(r, c, one.SizeRw)
 			u.containers = append(u.containers, one)

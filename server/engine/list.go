@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
 
@@ -46,42 +45,33 @@ func (s *Server) listContainers(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	everything := r.flag("all") || limit > 0 || len(filters["status"]) > 0 || len(filters["exited"]) > 0
-	list := []summary{}
-	for _, c := range all {
-		if !everything && !goesOn(c.State) || !m.match(c) {
-			continue
-		}
-		one, err := s.summary(r, c)
-		if errdefs.IsNotFound(err) {
-			continue // it was removed meanwhile
-		}
-		if err != nil {
-			return err
-		}
-		if list = append(list, one); limit > 0 && len(list) == limit {
-			break
-		}
+	all = slices.DeleteFunc(all, func(c *runner.Container) bool { return !everything && !goesOn(c.State) || !m.match(c) })
+	if limit > 0 {
+		all = all[:min(len(all), limit)]
+	}
+	list := make([]summary, len(all))
+	for i, in := range engine.NetworkSettings(all...) {
+		list[i] = s.summary(r, all[i], in)
 	}
 	return writeJSON(w, http.StatusOK, list)
 }
 
-func (s *Server) summary(r *request, c *runner.Container) (one summary, err error) {
+func (s *Server) summary(r *request, c *runner.Container, in runner.InspectNetwork) (one summary) {
 	engine := s.Backend.Containers()
-	in, err := engine.Inspect(r.Context(), c.ID)
-	if err != nil {
-		return one, err
-	}
 	one.Summary = container.Summary{
 		ID: c.ID, Names: []string{"/" + c.Name}, Image: c.Options.Image, ImageID: c.ImageID.String(), Command: c.Command(),
 		Labels: c.Labels(), State: container.ContainerState(c.State.Status), Status: statusText(c.State), Mounts: mountPoints(c),
 	}
 	one.Created = c.Created.Unix()
-	one.Ports = ports(in)
+	one.Ports = []container.PortSummary{}
+	if goesOn(c.State) {
+		one.Ports = ports(in)
+	}
 	one.HostConfig.NetworkMode = orElse(c.Options.Network, "bridge")
 	if r.version >= 46 {
 		one.HostConfig.Annotations = c.Options.Annotations
 	}
-	one.NetworkSettings.Networks = in.NetworkSettings.Networks
+	one.NetworkSettings.Networks = in.Networks
 	if r.version >= 52 {
 		one.Health = &container.HealthSummary{Status: container.NoHealthcheck}
 		if h := c.State.Health; h != nil {
@@ -92,16 +82,13 @@ func (s *Server) summary(r *request, c *runner.Container) (one summary, err erro
 		one.SizeRw = engine.WrittenSize(c.ID)
 		one.SizeRootFs = *s.rootSize(r, c, one.SizeRw)
 	}
-	return one, nil
+	return one
 }
 
 // ports are docker's list of published and exposed ports.
-func ports(in *runner.Inspection) []container.PortSummary {
+func ports(in runner.InspectNetwork) []container.PortSummary {
 	list := []container.PortSummary{}
-	if !in.State.Running {
-		return list
-	}
-	for name, bindings := range in.NetworkSettings.Ports {
+	for name, bindings := range in.Ports {
 		text, protocol, _ := strings.Cut(name, "/")
 		one := container.PortSummary{PrivatePort: uint16(number(text)), Type: protocol}
 		if len(bindings) == 0 {
