@@ -222,8 +222,13 @@ func measureEngine(ctx context.Context, b *bench) error {
 	return nil
 }
 
-func engineRest(_ context.Context, b *bench, list []*apiServer) error {
-	f := figure{title: "Engine API: memory of the server at rest", unit: "MiB", note: "PSS of the server and its children; dockerd's has containerd in it."}
+func engineRest(ctx context.Context, b *bench, list []*apiServer) error {
+	f := figure{title: "Engine API: memory of the server at rest", unit: "MiB", note: "PSS of the server and its children ten seconds after an import; dockerd's has containerd in it."}
+	select {
+	case <-time.After(10 * time.Second):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	for _, e := range list {
 		mib, err := e.proportional()
 		if err != nil {

@@ -41,6 +41,7 @@ type Server struct {
 	lives   lives
 	builds  sync.Map // context.CancelFunc by the ID a client gave its build
 	started time.Time
+	rest    rest
 
 	closing   context.Context // done when streams that have no end must end
 	close     context.CancelFunc
@@ -52,7 +53,7 @@ func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{Options: o, started: time.Now()}
+	s := &Server{Options: o, started: time.Now(), rest: newRest()}
 	s.closing, s.close = context.WithCancel(context.Background())
 	s.lives.all = map[string]*life{}
 	s.routes = s.table()
@@ -63,12 +64,14 @@ func New(o Options) *Server {
 // Containers are not touched.
 func (s *Server) Close() {
 	s.close()
+	s.rest.end()
 	s.streaming.Wait()
 }
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	r := &request{Request: hr, server: s, version: newestVersion}
+	defer s.rest.delay()
 	defer s.recovered(w, r)
 	h := w.Header()
 	h.Set("Server", "teu/"+s.Version+" (linux)")
