@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -264,18 +263,12 @@ func (o Overlay) classic(d directories) (_ *os.File, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.Remove(target)) }()
-	if d.padded { // kernels that need this way take no directory of a mount without a place
-		empty, err := os.MkdirTemp("", "teu-empty-")
+	if d.padded {
+		unplace, err := place(d.lowers[len(d.lowers)-1])
 		if err != nil {
 			return nil, err
 		}
-		defer os.Remove(empty)
-		f, err := openDir(empty)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		d.lowers = append(slices.Clone(d.lowers[:len(d.lowers)-1]), f)
+		defer unplace()
 	}
 	flags := uintptr(0)
 	if o.Upper == "" {
@@ -290,6 +283,22 @@ func (o Overlay) classic(d directories) (_ *os.File, err error) {
 		return nil, &os.PathError{Op: "open_tree", Path: target, Err: err}
 	}
 	return os.NewFile(uintptr(fd), "overlay"), nil
+}
+
+// place gives the empty directory a place until unplace is called, for kernels before 6.15, on which
+// overlayfs takes no directory of a mount without one. An overlay keeps a copy.
+func place(empty *os.File) (unplace func(), err error) {
+	dir, err := os.MkdirTemp("", "teu-empty-")
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.MoveMount(int(empty.Fd()), "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return nil, errors.Join(&os.PathError{Op: "move_mount", Path: dir, Err: err}, os.Remove(dir))
+	}
+	return func() {
+		_ = Unmount(dir) // of what was mounted just now
+		_ = os.Remove(dir)
+	}, nil
 }
 
 // data is the option string of mount(2).

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -92,6 +93,9 @@ func TestOneLowerHidesItsWhiteouts(t *testing.T) {
 		defer m.Close()
 		if got, err := read(t, m, "a"); got != "1" || err != nil {
 			t.Errorf("a is %q, %v", got, err)
+		}
+		if got := names(t, m); !slices.Equal(got, []string{"a"}) {
+			t.Errorf("the root has %v", got)
 		}
 		if _, err := read(t, m, "b"); err != unix.ENOENT {
 			t.Errorf("opening a whiteout: got %v, want ENOENT", err)
@@ -198,4 +202,21 @@ func TestErrorsKeepTheErrno(t *testing.T) {
 	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ELOOP) {
 		t.Fatalf("upper and work the same: got %v, want EINVAL or ELOOP", err)
 	}
+}
+
+// names lists the root of m.
+func names(t *testing.T, m *os.File) []string {
+	t.Helper()
+	fd, err := unix.Openat(int(m.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "root")
+	defer f.Close()
+	list, err := f.Readdirnames(-1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(list)
+	return list
 }
