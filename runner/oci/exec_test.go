@@ -25,7 +25,8 @@ type running struct {
 
 func (b *bundle) running(change func(o *spec.Options)) *running {
 	b.t.Helper()
-	s := b.spec("exec sleep 1000", change)
+	s := b.spec("", change)
+	s.Process.Args = []string{"sleep", "1000"} // no shell that has yet to become it
 	c, out, err := b.start(s, Options{})
 	if err != nil {
 		b.t.Fatal(err)
