@@ -95,24 +95,35 @@ func (g *Group) Freeze(ctx context.Context, frozen bool) error {
 
 // Frozen says whether the group has been stopped. One that is gone has not.
 func (g *Group) Frozen() (bool, error) {
-	dir, file, frozen := "", "cgroup.freeze", "1"
 	switch g.host.mode {
 	case V2:
-		dir = g.dir(g.host.hierarchies[0])
+		return frozenAbove(g.dir(g.host.hierarchies[0]))
 	case V1:
 		hi, ok := g.host.find("freezer")
 		if !ok {
 			return false, nil
 		}
-		dir, file, frozen = g.dir(hi), "freezer.state", "FROZEN"
-	default:
-		return false, nil
+		state, err := readFile(g.dir(hi), "freezer.state")
+		if absent(err) {
+			return false, nil
+		}
+		return state == "FROZEN", err
 	}
-	now, err := readFile(dir, file)
-	if absent(err) {
-		return false, nil
+	return false, nil
+}
+
+// frozenAbove says whether dir or a group above it is to be frozen. Unlike in version 1, the file of a group
+// says nothing of those above it; the root has none. cgroup-v2.rst, "cgroup.freeze".
+func frozenAbove(dir string) (bool, error) {
+	for ; ; dir = filepath.Dir(dir) {
+		now, err := readFile(dir, "cgroup.freeze")
+		if absent(err) {
+			return false, nil
+		}
+		if err != nil || now == "1" {
+			return err == nil, err
+		}
 	}
-	return now == frozen, err
 }
 
 // Kill sends SIGKILL to every process until none is left or ctx ends.
