@@ -32,7 +32,7 @@ func newPowerDisk(t *testing.T, dir string) *powerDisk {
 	if err := os.MkdirAll(d.path, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(mustCreate(t, d.image), 200<<20); err != nil {
+	if err := os.Truncate(mustCreate(t, d.image), 600<<20); err != nil {
 		t.Fatal(err)
 	}
 	d.command("mkfs.ext4", "-q", "-F", d.image)

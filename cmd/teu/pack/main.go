@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -26,10 +27,11 @@ func pack(from, to string) error {
 		return err
 	}
 	defer in.Close()
-	out, err := os.Create(to + ".new")
+	out, err := os.CreateTemp(filepath.Dir(to), filepath.Base(to)+".*") // several builds may run at once
 	if err != nil {
 		return err
 	}
+	defer os.Remove(out.Name()) // unless it has its name
 	defer out.Close()
 	z, err := zstd.NewWriter(out, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedBetterCompression))
 	if err != nil {
@@ -41,5 +43,5 @@ func pack(from, to string) error {
 	if err := z.Close(); err != nil {
 		return err
 	}
-	return os.Rename(to+".new", to)
+	return os.Rename(out.Name(), to)
 }
