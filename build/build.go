@@ -35,6 +35,7 @@ type Builder struct {
 	Store    *cache.Store
 	Registry *registry.Client
 	Executor op.Executor // runs the commands of RUN
+	CDIDirs  []string    // where files tell of devices for RUN --device
 	// CacheSize is how many bytes the build cache may have after a build; 0: a tenth of the
 	// disk, less than 0: any number.
 	CacheSize int64
@@ -64,7 +65,7 @@ type Options struct {
 	CgroupParent string            //
 	Secrets      map[string]Secret // by id
 	SSH          map[string]string // socket of an agent by id
-	Entitlements []string          // "network.host", "security.insecure"
+	Entitlements []string          // see op.CheckEntitlement
 
 	Tags        []string          // names of the image, docker's short form
 	Annotations map[string]string // name, or LEVEL:NAME as buildx takes it
@@ -126,6 +127,11 @@ func (b *Builder) Build(ctx context.Context, o Options) (res Result, err error) 
 	}
 	if _, err := parseAnnotations(o.Annotations); err != nil {
 		return res, err
+	}
+	for _, text := range o.Entitlements {
+		if err := op.CheckEntitlement(text); err != nil {
+			return res, err
+		}
 	}
 	unpin, err := b.Store.Pin(ctx)
 	if err != nil {
@@ -206,6 +212,7 @@ func (b *Builder) start(ctx context.Context, o Options) (*run, error) {
 		Secrets:      secrets(o.Secrets),
 		SSH:          o.SSH,
 		Entitlements: o.Entitlements,
+		CDIDirs:      b.CDIDirs,
 		Warn:         r.warnf,
 	}
 	r.env.FillCache = r.fillMount

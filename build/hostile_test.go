@@ -106,7 +106,7 @@ func TestHostileDockerfiles(t *testing.T) {
 			"RUN --mount=type=secret,id=s,target=/x/empty mv /x /z; ln -s HOST /x"}},
 		"CVE-2024-23653 privileges without leave":         {lines: []string{"FROM busybox", "RUN --security=insecure cat HOST/secret"}, fails: "security.insecure"},
 		"CVE-2024-23653 the host's network without leave": {lines: []string{"FROM busybox", "RUN --network=host true"}, fails: "network.host"},
-		"CVE-2024-23653 a device":                         {lines: []string{"FROM busybox", "RUN --device=vendor.com/device true"}, fails: "device"},
+		"CVE-2024-23653 a device":                         {lines: []string{"FROM busybox", "RUN --device=vendor.com/device,required true"}, fails: "device"},
 		"CVE-2024-1753 the source of a bind mount is a link": {lines: []string{"FROM busybox AS s", "RUN ln -s HOST /link && ln -s / /root-link",
 			"FROM busybox", "RUN --mount=type=bind,from=s,source=/link,target=/m,rw cat /m/secret; touch /m/evil; true"}},
 		"CVE-2024-1753 it is the root": {lines: []string{"FROM busybox AS s", "RUN ln -s / /root-link",

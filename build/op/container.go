@@ -84,7 +84,10 @@ func (x *Containers) connect(ctx context.Context, id string, n Network, self sta
 func (x *Containers) spec(p Process, netns string) (*specs.Spec, error) {
 	o := spec.Options{
 		Args:       p.Args,
-		Env:        p.Env,
+		Env:        slices.Concat(p.Env, p.Devices.Env),
+		Groups:     p.Devices.Groups,
+		Devices:    p.Devices.Devices,
+		Mounts:     p.Devices.Mounts,
 		WorkingDir: p.Cwd,
 		User:       p.User,
 		Hostname:   p.Hostname,

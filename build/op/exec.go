@@ -107,10 +107,7 @@ func (x *execOp) checkEntitlements() error {
 			return &entitlementError{name}
 		}
 	}
-	if len(x.op.CdiDevices) > 0 {
-		return fmt.Errorf("devices for a RUN: %w", errdefs.ErrNotImplemented)
-	}
-	return nil
+	return x.allowDevices()
 }
 
 // entitlementError is a step that wants more than a build may do by default.

@@ -139,6 +139,10 @@ func (r *execRun) prepare(ctx context.Context) error {
 	if err := r.environment(ctx); err != nil {
 		return err
 	}
+	var err error
+	if r.process.Devices, err = r.deviceEdits(); err != nil {
+		return err
+	}
 	return r.mounts(ctx)
 }
 

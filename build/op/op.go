@@ -47,7 +47,8 @@ type Env struct {
 	SSH          map[string]string // path of an agent's socket by ID
 	HTTP         *http.Client      // nil: http.DefaultClient
 	Executor     Executor
-	Entitlements []string                         // "network.host", "security.insecure"
+	Entitlements []string                         // see CheckEntitlement
+	CDIDirs      []string                         // where files tell of devices, see runner/cdi
 	Warn         func(format string, args ...any) // nil: warnings are dropped
 	// FillCache puts files into the directory of a cache mount that is used here for the first time;
 	// nil: it stays empty.

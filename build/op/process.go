@@ -9,6 +9,7 @@ import (
 
 	"github.com/teu-dev/teu/cache/mount"
 	"github.com/teu-dev/teu/cache/rootfs"
+	"github.com/teu-dev/teu/runner/cdi"
 )
 
 // A Network is what a command sees of the network.
@@ -31,6 +32,8 @@ type Process struct {
 	Files    *rootfs.Dir   // the root as it is before the command, for reading
 	ReadOnly bool          // the root must not be changed
 	Mounts   []Mount       // parents before what is mounted in them
+
+	Devices cdi.Edits // of the machine
 
 	Network   Network
 	Insecure  bool // everything a privileged container may do

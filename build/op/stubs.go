@@ -12,8 +12,15 @@ import (
 // findStubs returns the paths in the root that do not exist and on which something is going to
 // be mounted. The container's start makes them; they are no work of the command.
 func (r *execRun) findStubs() (stubs []string) {
+	var targets []string
 	for _, m := range r.process.Mounts {
-		p, err := realPath(r.process.Files, m.Target, true)
+		targets = append(targets, m.Target)
+	}
+	for _, m := range r.process.Devices.Mounts {
+		targets = append(targets, m.Target)
+	}
+	for _, target := range targets {
+		p, err := realPath(r.process.Files, target, true)
 		if err != nil {
 			continue // the start will fail on it
 		}

@@ -72,7 +72,7 @@ func (f *buildFlags) register(cmd *cobra.Command) {
 	s.StringArrayVar(&f.ssh, "ssh", nil, "default or ID=SOCKET of an SSH agent")
 	s.StringArrayVar(&f.addHosts, "add-host", nil, "HOST:ADDRESS for /etc/hosts of the steps")
 	s.StringVar(&f.network, "network", "default", "network of the steps: default, host or none")
-	s.StringSliceVar(&f.allow, "allow", nil, "what steps may ask for: network.host, security.insecure")
+	s.StringArrayVar(&f.allow, "allow", nil, "what steps may ask for: network.host, security.insecure, device or device=NAME")
 	s.StringVar(&f.shmSize, "shm-size", "", "size of /dev/shm of the steps")
 	s.StringArrayVar(&f.ulimits, "ulimit", nil, "NAME=SOFT[:HARD], a limit of the steps")
 	s.StringVar(&f.cgroupParent, "cgroup-parent", "", "cgroup that the steps' cgroups are made in")
@@ -220,5 +220,6 @@ func (a *app) builder() (*build.Builder, error) {
 	return &build.Builder{
 		Store: store, Registry: a.registry(), CacheSize: size,
 		Executor: &op.Containers{Keeper: a.keeper, Network: network.New(a.runRoot)},
+		CDIDirs:  a.cdiDirs(),
 	}, nil
 }

@@ -18,7 +18,7 @@ func (f *buildFlags) options(a *app, dir string) (build.Options, error) {
 	o := build.Options{
 		Context: dir, Dockerfile: f.file, Target: f.target, Tags: f.tags,
 		Load: f.load, NoCache: f.noCache, NoCacheOf: f.noCacheOf, Pull: f.pull, Push: f.push,
-		Network: f.network, Ulimits: f.ulimits, CgroupParent: f.cgroupParent, Entitlements: f.allow,
+		Network: f.network, Ulimits: f.ulimits, CgroupParent: f.cgroupParent, Entitlements: allowed(f.allow),
 	}
 	if f.network == "host" {
 		o.Entitlements = append(o.Entitlements, "network.host") // asking for it is allowing it
@@ -90,6 +90,18 @@ func (f *buildFlags) options(a *app, dir string) (build.Options, error) {
 		return o, err
 	}
 	return o, f.parseOutputs(a, &o)
+}
+
+// allowed splits lists of entitlements. The comma of a device is its own.
+func allowed(list []string) (all []string) {
+	for _, text := range list {
+		if strings.HasPrefix(text, "device=") {
+			all = append(all, text)
+			continue
+		}
+		all = append(all, strings.Split(text, ",")...)
+	}
+	return all
 }
 
 // logSize parses what BuildKit's daemon takes of its environment: bytes, or -1 for no limit.

@@ -3,6 +3,8 @@
 package main
 
 import (
+	"slices"
+
 	"github.com/teu-dev/teu/runner"
 	"github.com/teu-dev/teu/runner/cdi"
 )
@@ -12,7 +14,24 @@ func (a *app) injectCDI(o *runner.Options) error {
 	if len(o.CDIDevices) == 0 {
 		return nil
 	}
-	return cdi.Inject(o, a.cdiDirs(), o.CDIDevices)
+	known, err := cdi.Load(a.cdiDirs())
+	if err != nil {
+		return err
+	}
+	e, err := known.Edits(o.CDIDevices)
+	if err != nil {
+		return err
+	}
+	o.Env = append(slices.Clip(o.Env), e.Env...)
+	o.Devices = append(slices.Clip(o.Devices), e.Devices...)
+	o.Groups = append(slices.Clip(o.Groups), e.Groups...)
+	for _, m := range e.Mounts {
+		o.Mounts = append(o.Mounts, runner.MountRequest{
+			Type: m.Type, Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly,
+			Propagation: m.Propagation, NoRecursive: m.NoRecursive, Options: m.Options, Long: true,
+		})
+	}
+	return nil
 }
 
 func (a *app) cdiDirs() []string {

@@ -297,5 +297,6 @@ func (b *engineBackend) Builder(client *registry.Client) (*build.Builder, error)
 	}
 	return &build.Builder{
 		Store: store, Registry: client, Executor: &op.Containers{Keeper: b.a.keeper, Network: network.New(b.a.runRoot)},
+		CDIDirs: b.a.cdiDirs(),
 	}, nil
 }

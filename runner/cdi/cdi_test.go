@@ -10,7 +10,6 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"github.com/teu-dev/teu/runner"
 	"github.com/teu-dev/teu/runner/spec"
 )
 
@@ -51,31 +50,40 @@ func dirs(t *testing.T, names []string, files map[string]string) (list []string)
 	return list
 }
 
-func TestInject(t *testing.T) {
+// of returns the edits of devices that the files of dirs define.
+func of(dirs []string, names ...string) (Edits, error) {
+	r, err := Load(dirs)
+	if err != nil {
+		return Edits{}, err
+	}
+	return r.Edits(names)
+}
+
+func TestEdits(t *testing.T) {
 	in := dirs(t, []string{"etc", "run", "missing"}, map[string]string{"etc/vendor.yaml": vendorYAML, "etc/readme.txt": "no", "etc/bad.json": "{"})
-	o := runner.Options{Env: []string{"A=1"}}
 	names := []string{"vendor.com/device=zero", "vendor.com/device=plain"}
-	if err := Inject(&o, in, names); err != nil {
+	o, err := of(in, names...)
+	if err != nil {
 		t.Fatal(err)
 	}
 	mode, uid, gid := uint32(0o666), uint32(5), uint32(6)
-	want := runner.Options{
-		Env: []string{"A=1", "VENDOR=1", "ZERO=yes"},
+	want := Edits{
+		Env: []string{"VENDOR=1", "ZERO=yes"},
 		Devices: []spec.Device{
 			{Source: "/dev/zero", Target: "/dev/vendor0", Access: "rw", Mode: &mode, UID: &uid, GID: &gid},
 			{Source: "/dev/null", Target: "/dev/null", Access: "rwm"},
 		},
-		Mounts: []runner.MountRequest{{
-			Type: "bind", Source: "/etc", Target: "/vendor/etc", ReadOnly: true, Propagation: "rprivate", Options: []string{"nosuid"}, Long: true,
+		Mounts: []spec.Mount{{
+			Type: "bind", Source: "/etc", Target: "/vendor/etc", ReadOnly: true, Propagation: "rprivate", Options: []string{"nosuid"},
 		}},
-		Groups: []string{"7"}, CDIDevices: names,
+		Groups: []string{"7"},
 	}
 	if !reflect.DeepEqual(o, want) {
 		t.Errorf("got  %+v\nwant %+v", o, want)
 	}
 }
 
-func TestInjectRefuses(t *testing.T) {
+func TestEditsRefuses(t *testing.T) {
 	in := dirs(t, []string{"etc", "run"}, map[string]string{
 		"etc/a.json":   `{"cdiVersion":"1.0.0","kind":"a.b/c","devices":[{"name":"twice","containerEdits":{}},{"name":"hooked","containerEdits":{"hooks":[{"hookName":"createContainer","path":"/bin/true"}]}},{"name":"over","containerEdits":{"env":["X=1"]}}]}`,
 		"etc/b.json":   `{"cdiVersion":"1.0.0","kind":"a.b/c","devices":[{"name":"twice","containerEdits":{}}]}`,
@@ -90,17 +98,35 @@ func TestInjectRefuses(t *testing.T) {
 		"a.b/c=rel":    "device node",
 		"a.b/c=env":    "NAME=VALUE",
 	} {
-		err := Inject(&runner.Options{}, in, []string{name})
+		_, err := of(in, name)
 		if err == nil || !strings.Contains(err.Error(), words) || !errors.Is(err, errdefs.ErrInvalidArgument) && !errors.Is(err, errdefs.ErrNotImplemented) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := Inject(&runner.Options{}, in, []string{"q/r=s"}); err == nil || !strings.Contains(err.Error(), "bad.yaml") {
+	if _, err := of(in, "q/r=s"); err == nil || !strings.Contains(err.Error(), "bad.yaml") {
 		t.Errorf("a damaged file is not told: %v", err)
 	}
-	var o runner.Options
-	if err := Inject(&o, in, []string{"a.b/c=over"}); err != nil || !reflect.DeepEqual(o.Env, []string{"X=2"}) {
+	if o, err := of(in, "a.b/c=over"); err != nil || !reflect.DeepEqual(o.Env, []string{"X=2"}) {
 		t.Errorf("of the later directory: %v, %v", o.Env, err)
+	}
+}
+
+func TestDevices(t *testing.T) {
+	in := dirs(t, []string{"etc", "run"}, map[string]string{
+		"etc/a.yaml": "cdiVersion: 0.6.0\nkind: a.b/c\nannotations: {x: file, n: 1}\ndevices: [{name: two, annotations: {x: own, y: true}}, {name: one}, {name: twice}]\n",
+		"etc/b.yaml": "cdiVersion: 0.6.0\nkind: a.b/c\ndevices: [{name: twice}]\n",
+		"run/c.yaml": "cdiVersion: 0.6.0\nkind: a.b/c\ndevices: [{name: one}]\n",
+	})
+	r, err := Load(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Device{
+		{"a.b/c=one", map[string]string{}},
+		{"a.b/c=two", map[string]string{"x": "own", "y": "true", "n": "1"}},
+	}
+	if got := r.Devices(); !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
 
@@ -130,7 +156,7 @@ func FuzzParse(f *testing.F) {
 			if !IsName(name) {
 				t.Errorf("%q is no name", name)
 			}
-			_ = one.edits.apply(&runner.Options{}) // it does not panic
+			_ = one.edits.apply(&Edits{}) // it does not panic
 		}
 	})
 }
