@@ -17,7 +17,7 @@ build: keeper ## bin/teu, static and reproducible
 	$(BUILD) -tags front -o bin/teu ./cmd/teu
 
 keeper: # the supervisor that bin/teu carries inside
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags='-s -w -buildid=' -o $(KEEPER) ./cmd/teu-keeper
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags='-s -w -buildid= -E teu_start' -o $(KEEPER) ./cmd/teu-keeper
 
 setup: # the Debian packages that tests and benchmarks use
 	@test/setup.sh

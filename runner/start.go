@@ -207,6 +207,7 @@ func (e *Engine) plan(ctx context.Context, c *Container, o StartOptions) (*plan,
 	}
 	warn(warnings)
 	p.program, err = oci.Compile(p.spec, oci.Rootfs{Overlay: sn.Overlay(), Mapped: c.UserIDs.shifted()}, oci.Options{
+		HoldSignals: c.Options.Init,
 		CgroupProcs: p.group.Joins(), CgroupDir: p.group.V2Dir(), Subpaths: below,
 		UserOfNetwork: c.UserIDs != nil && c.ownNetwork() && path.IsAbs(netns),
 	})

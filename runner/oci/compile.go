@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"bytes"
 	"fmt"
 	"path"
 	"runtime"
@@ -201,6 +202,9 @@ func (c *compiler) begin() error {
 	c.stat = c.Buffer(int(unsafe.Sizeof(unix.Stat_t{})))
 	c.self = c.Buffer(int(unsafe.Sizeof(unix.Stat_t{})))
 	c.DefaultSignals()
+	if c.opts.HoldSignals {
+		c.Call(unix.SYS_RT_SIGPROCMASK, launch.Int(unix.SIG_SETMASK), c.Bytes(bytes.Repeat([]byte{0xff}, 8)), launch.Int(0), launch.Int(8))
+	}
 	if !c.forks() {
 		c.Call(unix.SYS_SETSID)
 	}

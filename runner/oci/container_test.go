@@ -381,3 +381,15 @@ func interfaces(t *testing.T) int {
 	}
 	return len(all)
 }
+
+// TestHoldSignals wants an init that holds signals back to find all of them blocked, and
+// other commands none.
+func TestHoldSignals(t *testing.T) {
+	b := newBundle(t)
+	for hold, want := range map[bool]string{true: "SigBlk:\tfffffffffffbfeff\n", false: "SigBlk:\t0000000000000000\n"} {
+		c, out, err := b.start(b.spec("", func(o *spec.Options) { o.Args = []string{"/bin/grep", "SigBlk", "/proc/self/status"} }), Options{HoldSignals: hold})
+		if r := finish(t, c, out, err); r.err != nil || r.out != want {
+			t.Errorf("held %v: %q, %v, want %q", hold, r.out, r.err, want)
+		}
+	}
+}

@@ -70,6 +70,10 @@ type Options struct {
 	UserOfNetwork bool
 	// SharedKeyring keeps the session keyring of the caller.
 	SharedKeyring bool
+	// HoldSignals executes the command with all signals blocked: those that come before it
+	// has handlers wait for them. The first process of a PID namespace loses them otherwise
+	// (pid_namespaces(7)). The command must unblock them itself.
+	HoldSignals bool
 	// NoCommand makes a program that has nothing to execute and fails after the pause.
 	NoCommand bool
 
