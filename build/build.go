@@ -64,8 +64,8 @@ type Options struct {
 	Ulimits      []string          // "nofile=1024:2048"
 	CgroupParent string            //
 	Secrets      map[string]Secret // by id
-	SSH          map[string]string // socket of an agent by id
-	Entitlements []string          // see op.CheckEntitlement
+	SSH          map[string]op.SSHAgent
+	Entitlements []string // see op.CheckEntitlement
 
 	Tags        []string          // names of the image, docker's short form
 	Annotations map[string]string // name, or LEVEL:NAME as buildx takes it

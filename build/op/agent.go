@@ -14,18 +14,76 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 )
 
+// An SSHAgent is what commands can sign with: an agent of the user, or keys.
+type SSHAgent struct {
+	Socket string
+	Raw    bool                // everything that is said to the socket is passed on, whatever protocol it is
+	keys   agent.ExtendedAgent // instead of Socket
+}
+
+const maxKey = 100 << 10 // bytes, as in BuildKit
+
+// OpenSSHAgent returns the agent of one socket, or of the keys in files of the PEM form.
+func OpenSSHAgent(paths []string, raw bool) (SSHAgent, error) {
+	a := SSHAgent{Raw: raw}
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		switch {
+		case err != nil:
+			return a, fmt.Errorf("ssh agent: %w", err)
+		case info.Mode()&os.ModeSocket == 0:
+			if a.keys == nil {
+				a.keys = agent.NewKeyring().(agent.ExtendedAgent)
+			}
+			if err := addKey(a.keys, path); err != nil {
+				return a, fmt.Errorf("ssh key %s: %w", path, err)
+			}
+		case a.Socket != "":
+			return a, fmt.Errorf("ssh agent: %s and %s: only one socket can be used: %w", a.Socket, path, errdefs.ErrInvalidArgument)
+		default:
+			a.Socket = path
+		}
+	}
+	switch {
+	case a.keys != nil && a.Socket != "":
+		return a, fmt.Errorf("ssh agent: %s is a socket: it cannot be used with keys: %w", a.Socket, errdefs.ErrInvalidArgument)
+	case raw && a.keys != nil:
+		return a, fmt.Errorf("ssh agent: raw is only for a socket: %w", errdefs.ErrInvalidArgument)
+	case a.keys == nil && a.Socket == "":
+		return a, fmt.Errorf("ssh agent: neither a socket nor a key: %w", errdefs.ErrInvalidArgument)
+	}
+	return a, nil
+}
+
+func addKey(keys agent.Agent, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxKey))
+	if err != nil {
+		return err
+	}
+	key, err := ssh.ParseRawPrivateKey(data)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
+	}
+	return keys.Add(agent.AddedKey{PrivateKey: key})
+}
+
 // An agentProxy lets a command sign with the keys of an ssh agent, and nothing else: it cannot
 // add, remove or lock keys, as in BuildKit.
 type agentProxy struct {
 	listener net.Listener
-	target   string
+	target   SSHAgent
 	wg       sync.WaitGroup
 
 	mu    sync.Mutex
 	conns map[net.Conn]bool // nil when closed
 }
 
-func listenAgent(path, target string) (*agentProxy, error) {
+func listenAgent(path string, target SSHAgent) (*agentProxy, error) {
 	l, err := listenUnix(path)
 	if err != nil {
 		return nil, fmt.Errorf("ssh socket: %w", err)
@@ -67,7 +125,11 @@ func (p *agentProxy) serve() {
 }
 
 func (p *agentProxy) proxy(c net.Conn) {
-	upstream, err := net.Dial("unix", p.target)
+	if p.target.keys != nil {
+		_ = agent.ServeAgent(signer{p.target.keys}, c)
+		return
+	}
+	upstream, err := net.Dial("unix", p.target.Socket)
 	if err != nil {
 		return // the command sees its agent hang up
 	}
@@ -75,9 +137,27 @@ func (p *agentProxy) proxy(c net.Conn) {
 		return
 	}
 	defer p.forget(upstream)
+	if p.target.Raw {
+		join(c, upstream)
+		return
+	}
 	if client := agent.NewClient(upstream); client != nil {
 		_ = agent.ServeAgent(signer{client}, c) // ends with the connection
 	}
+}
+
+// join passes on what both sides say until one of them has hung up.
+func join(a, b net.Conn) {
+	var wg sync.WaitGroup
+	for _, pair := range [][2]net.Conn{{a, b}, {b, a}} {
+		wg.Go(func() {
+			_, _ = io.Copy(pair[0], pair[1])
+			if half, ok := pair[0].(*net.UnixConn); ok {
+				_ = half.CloseWrite()
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // track notes a connection, or closes it if the proxy is closed.

@@ -3,7 +3,10 @@ package op
 import (
 	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/pem"
+	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -36,7 +39,89 @@ func TestAgentOnlySigns(t *testing.T) {
 			go agent.ServeAgent(keys, c)
 		}
 	}()
-	proxy, err := listenAgent(filepath.Join(dir, "step"), users)
+	checkSigner(t, dir, SSHAgent{Socket: users}, key, keys)
+}
+
+// TestKeysInFiles are an agent too.
+func TestKeysInFiles(t *testing.T) {
+	dir := t.TempDir()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := ssh.MarshalPrivateKey(key, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, text := filepath.Join(dir, "key"), filepath.Join(dir, "text")
+	for name, data := range map[string][]byte{path: pem.EncodeToMemory(block), text: []byte("no key")} {
+		if err := os.WriteFile(name, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, err := OpenSSHAgent([]string{path}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkSigner(t, dir, a, key, a.keys)
+	l, err := net.Listen("unix", filepath.Join(dir, "socket"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	socket := l.Addr().String()
+	for _, paths := range [][]string{{text}, {path, socket}, {socket, socket}, {filepath.Join(dir, "missing")}, nil} {
+		if _, err := OpenSSHAgent(paths, false); err == nil {
+			t.Errorf("%q: taken", paths)
+		}
+	}
+	if _, err := OpenSSHAgent([]string{path}, true); err == nil {
+		t.Error("keys are raw")
+	}
+}
+
+// TestRawAgent passes on what is no protocol of agents.
+func TestRawAgent(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, "user"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		_, _ = io.Copy(c, c) // an echo, until the other side has said all
+	}()
+	proxy, err := listenAgent(filepath.Join(dir, "step"), SSHAgent{Socket: l.Addr().String(), Raw: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("unix", filepath.Join(dir, "step"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Write([]byte("what ever")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.(*net.UnixConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if said, err := io.ReadAll(c); err != nil || string(said) != "what ever" {
+		t.Errorf("got %q, %v", said, err)
+	}
+	if err := proxy.close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// checkSigner holds that a command can list and sign with the key of a, which keys has, and nothing else.
+func checkSigner(t *testing.T, dir string, a SSHAgent, key ed25519.PrivateKey, keys agent.Agent) {
+	t.Helper()
+	proxy, err := listenAgent(filepath.Join(dir, "step"), a)
 	if err != nil {
 		t.Fatal(err)
 	}

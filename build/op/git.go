@@ -35,6 +35,7 @@ type gitOp struct {
 	header, token  string // secrets with credentials
 	ssh            string // ID of an agent
 	knownHosts     string
+	advice         bool   // pass on what git explains of its own accord
 	resolvedRef    string // of the remote, or the commit
 	commit, tagged string // what the ref is; the commit, if that is a tag
 }
@@ -67,6 +68,7 @@ func (e *Env) gitOp(id string, attrs map[string]string) (*gitOp, error) {
 		case pb.AttrKnownSSHHosts:
 			o.knownHosts = value
 		case pb.AttrGitAdvice:
+			o.advice = value == "true"
 		default:
 			return nil, fmt.Errorf("attribute %s of the git repository %s: %w", name, redact(o.remote), errdefs.ErrNotImplemented)
 		}

@@ -123,9 +123,6 @@ func (o *gitOp) fetch(ctx context.Context, r *gitRepo) error {
 		}
 		err = o.fetchRef(ctx, r)
 	}
-	if err != nil && ctx.Err() == nil && !isCommit(o.ref) {
-		err = o.fetchWhole(ctx, r) // servers of plain files cannot cut a history off
-	}
 	if err != nil {
 		return err
 	}
@@ -142,7 +139,9 @@ func (o *gitOp) fetch(ctx context.Context, r *gitRepo) error {
 }
 
 func (o *gitOp) has(ctx context.Context, r *gitRepo) bool {
-	_, err := r.git(ctx, "cat-file", "-e", o.commit+"^{commit}")
+	quiet := *r
+	quiet.log = nil
+	_, err := quiet.git(ctx, "cat-file", "-e", o.commit+"^{commit}")
 	return err == nil
 }
 
@@ -151,12 +150,6 @@ func (o *gitOp) fetchRef(ctx context.Context, r *gitRepo) error {
 		return o.fetchCommit(ctx, r)
 	}
 	_, err := r.git(ctx, "fetch", "--depth=1", "--no-tags", "origin", "--force", "--", o.refspec())
-	return err
-}
-
-// fetchWhole fetches the ref with its history.
-func (o *gitOp) fetchWhole(ctx context.Context, r *gitRepo) error {
-	_, err := r.git(ctx, "fetch", "--no-tags", "origin", "--force", "--", o.refspec())
 	return err
 }
 

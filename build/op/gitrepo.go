@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -117,15 +118,23 @@ func (o *gitOp) session(ctx context.Context) (r *gitRepo, err error) {
 			r.env = append(r.env, name+"="+v)
 		}
 	}
-	if socket := o.env.SSH[o.ssh]; o.ssh != "" && socket != "" {
-		r.env = append(r.env, "SSH_AUTH_SOCK="+socket)
+	if o.ssh != "" {
+		if err := o.agent(r); err != nil {
+			return nil, errors.Join(err, r.close())
+		}
 	}
 	// Settings in the environment win over those of a repository, and are seen by nobody else.
 	settings := [][2]string{
 		{"protocol.allow", "never"}, {"protocol.https.allow", "always"}, {"protocol.http.allow", "always"},
 		{"protocol.ssh.allow", "always"}, {"protocol.git.allow", "always"},
 		{"core.hooksPath", "/dev/null"}, {"core.fsmonitor", "false"}, {"safe.directory", "*"},
-		{"gc.auto", "0"}, {"maintenance.auto", "false"}, {"advice.detachedHead", "false"},
+		{"gc.auto", "0"}, {"maintenance.auto", "false"},
+	}
+	if o.advice {
+		r.env = append(r.env, "GIT_ADVICE=1")
+	} else {
+		r.env = append(r.env, "GIT_ADVICE=0")
+		settings = append(settings, [2]string{"advice.detachedHead", "false"}) // for git before 2.46
 	}
 	auth, err := o.authorization(ctx)
 	if err != nil {
@@ -139,6 +148,29 @@ func (o *gitOp) session(ctx context.Context) (r *gitRepo, err error) {
 		r.env = append(r.env, fmt.Sprintf("GIT_CONFIG_KEY_%d=%s", i, kv[0]), fmt.Sprintf("GIT_CONFIG_VALUE_%d=%s", i, kv[1]))
 	}
 	return r, nil
+}
+
+// agent gives git the agent that the user gave.
+func (o *gitOp) agent(r *gitRepo) error {
+	a, ok := o.env.SSH[o.ssh]
+	if !ok {
+		return nil
+	}
+	socket := a.Socket
+	if socket == "" {
+		dir, err := os.MkdirTemp(o.env.RunDir, "ssh-git-")
+		if err != nil {
+			return err
+		}
+		socket = filepath.Join(dir, "s")
+		proxy, err := listenAgent(socket, a)
+		if err != nil {
+			return errors.Join(err, os.RemoveAll(dir))
+		}
+		r.extra = append(r.extra, proxy.close, func() error { return os.RemoveAll(dir) })
+	}
+	r.env = append(r.env, "SSH_AUTH_SOCK="+socket)
+	return nil
 }
 
 func (o *gitOp) knownHostsFile(r *gitRepo) (string, error) {
@@ -191,8 +223,27 @@ func (o *gitOp) authorization(ctx context.Context) (string, error) {
 	return "", nil
 }
 
-// git runs git with a standard umask and returns its output, trimmed.
+const shallow = "--depth=1"
+
+// git runs git with a standard umask and returns its output, trimmed. A server of plain files cannot cut a
+// history off: then it is asked for the whole.
 func (r *gitRepo) git(ctx context.Context, args ...string) (string, error) {
+	out, text, err := r.run(ctx, args)
+	if err != nil && ctx.Err() == nil && slices.Contains(args, shallow) && (strings.Contains(text, "--depth") || strings.Contains(text, "shallow")) {
+		args = slices.DeleteFunc(slices.Clone(args), func(a string) bool { return a == shallow })
+		out, text, err = r.run(ctx, args)
+	}
+	if r.log != nil && text != "" {
+		_, _ = io.WriteString(r.log, text)
+	}
+	if err != nil {
+		return "", &gitError{command: gitCommand(args), said: strings.TrimSpace(text), err: err}
+	}
+	return out, nil
+}
+
+// run returns the output of git, trimmed, and what it said to people.
+func (r *gitRepo) run(ctx context.Context, args []string) (out, text string, err error) {
 	// A shell sets the umask: it belongs to a process, and this one has other threads.
 	argv := []string{"-c", `umask 022; exec git "$@"`, "git"}
 	if r.tree != "" {
@@ -210,17 +261,10 @@ func (r *gitRepo) git(ctx context.Context, args ...string) (string, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
-	var out, said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &said
-	err := cmd.Run()
-	text := strings.ReplaceAll(said.String(), r.remote, redact(r.remote))
-	if r.log != nil && text != "" {
-		_, _ = io.WriteString(r.log, text)
-	}
-	if err != nil {
-		return "", &gitError{command: gitCommand(args), said: strings.TrimSpace(text), err: err}
-	}
-	return strings.TrimSpace(out.String()), nil
+	var output, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &output, &said
+	err = cmd.Run()
+	return strings.TrimSpace(output.String()), strings.ReplaceAll(said.String(), r.remote, redact(r.remote)), err
 }
 
 func gitCommand(args []string) string {

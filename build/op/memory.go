@@ -157,12 +157,16 @@ func (r *execRun) mountSSH(index int, m *pb.Mount) error {
 	if s == nil {
 		return fmt.Errorf("ssh mount without options: %w", errdefs.ErrInvalidArgument)
 	}
-	agent, ok := r.env.SSH[s.ID]
+	id := s.ID
+	if id == "" {
+		id = "default"
+	}
+	agent, ok := r.env.SSH[id]
 	if !ok {
 		if s.Optional {
 			return nil
 		}
-		return fmt.Errorf("ssh agent %q: %w", s.ID, errdefs.ErrNotFound)
+		return fmt.Errorf("ssh agent %q: %w", id, errdefs.ErrNotFound)
 	}
 	dir, err := os.MkdirTemp(r.env.RunDir, fmt.Sprintf("ssh%d-", index))
 	if err != nil {

@@ -44,8 +44,8 @@ type Env struct {
 	Locals       map[string]string // directories by the name of their local:// source
 	OCILayouts   map[string]string // directories by the store name of their oci-layout:// source
 	Secrets      Secrets           // nil: there are none
-	SSH          map[string]string // path of an agent's socket by ID
-	HTTP         *http.Client      // nil: http.DefaultClient
+	SSH          map[string]SSHAgent
+	HTTP         *http.Client // nil: http.DefaultClient
 	Executor     Executor
 	Entitlements []string                         // see CheckEntitlement
 	CDIDirs      []string                         // where files tell of devices, see runner/cdi

@@ -69,7 +69,7 @@ func (f *buildFlags) register(cmd *cobra.Command) {
 	s.BoolVar(&f.push, "push", false, "push the image under its names")
 	s.StringArrayVarP(&f.outputs, "output", "o", nil, "DIRECTORY, - or type=local|tar|oci|docker|image,dest=PATH instead of the local store")
 	s.StringArrayVar(&f.secrets, "secret", nil, "id=ID,src=FILE or id=ID,env=NAME")
-	s.StringArrayVar(&f.ssh, "ssh", nil, "default or ID=SOCKET of an SSH agent")
+	s.StringArrayVar(&f.ssh, "ssh", nil, "default, ID=SOCKET of an SSH agent, or ID=KEY[,KEY] (files)")
 	s.StringArrayVar(&f.addHosts, "add-host", nil, "HOST:ADDRESS for /etc/hosts of the steps")
 	s.StringVar(&f.network, "network", "default", "network of the steps: default, host or none")
 	s.StringArrayVar(&f.allow, "allow", nil, "what steps may ask for: network.host, security.insecure, device or device=NAME")

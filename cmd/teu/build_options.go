@@ -11,6 +11,7 @@ import (
 	"github.com/docker/go-units"
 
 	"github.com/teu-dev/teu/build"
+	"github.com/teu-dev/teu/build/op"
 )
 
 // options translates the flags.
@@ -205,17 +206,34 @@ func parseSecrets(list []string) (map[string]build.Secret, error) {
 	return m, nil
 }
 
-func parseSSH(list []string) (map[string]string, error) {
-	m := map[string]string{}
+func parseSSH(list []string) (map[string]op.SSHAgent, error) {
+	m := map[string]op.SSHAgent{}
 	for _, s := range list {
-		id, socket, _ := strings.Cut(s, "=")
-		if socket == "" {
-			socket = os.Getenv("SSH_AUTH_SOCK")
+		id, rest, _ := strings.Cut(s, "=")
+		var paths []string
+		raw := false
+		for path := range strings.SplitSeq(rest, ",") {
+			switch {
+			case path == "raw=true" || path == "raw=false":
+				raw = path == "raw=true"
+			case path != "":
+				paths = append(paths, path)
+			}
 		}
-		if id == "" || socket == "" {
-			return nil, fmt.Errorf("--ssh %s: want ID=SOCKET, or SSH_AUTH_SOCK in the environment", s)
+		if socket := os.Getenv("SSH_AUTH_SOCK"); paths == nil && socket != "" {
+			paths = []string{socket}
 		}
-		m[id] = socket
+		if id == "" || paths == nil {
+			return nil, fmt.Errorf("--ssh %s: want ID=SOCKET or ID=KEY, or SSH_AUTH_SOCK in the environment", s)
+		}
+		if _, taken := m[id]; taken {
+			return nil, fmt.Errorf("--ssh %s: %s is given twice", s, id)
+		}
+		a, err := op.OpenSSHAgent(paths, raw)
+		if err != nil {
+			return nil, fmt.Errorf("--ssh %s: %w", s, err)
+		}
+		m[id] = a
 	}
 	return m, nil
 }

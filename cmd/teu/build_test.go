@@ -4,14 +4,18 @@ package main
 
 import (
 	"bytes"
+	"net"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
 	"github.com/teu-dev/teu/build"
+	"github.com/teu-dev/teu/build/op"
 	"github.com/teu-dev/teu/cmd/teu/ui"
 )
 
@@ -30,12 +34,13 @@ func parseBuild(t *testing.T, args ...string) (build.Options, error) {
 func TestBuildFlags(t *testing.T) {
 	t.Setenv("SOURCE_DATE_EPOCH", "")
 	t.Setenv("GIVEN", "value")
+	sock := testSocket(t)
 	got, err := parseBuild(t,
 		"-t", "a", "-t", "b", "--target", "x", "--build-arg", "A=b=c", "--build-arg", "GIVEN", "--build-arg", "NOT_GIVEN",
 		"--label", "l=", "--platform", "linux/arm64/v8,amd64", "--no-cache-filter", "s,t", "--network", "host",
 		"--add-host", "h:1.2.3.4", "--add-host", "six=[::1]", "--shm-size", "1m", "--ulimit", "nofile=1:2",
 		"--secret", "id=f,src=/file", "--secret", "id=GIVEN", "--secret", "id=other", "--secret", "type=env,id=e,src=VAR",
-		"--ssh", "default=/sock", "-o", "out", "-o", "type=oci,dest=x.tar", "--build-context", "n=docker-image://x", "--rm=false")
+		"--ssh", "default="+sock, "--ssh", "raw="+sock+",raw=true", "-o", "out", "-o", "type=oci,dest=x.tar", "--build-context", "n=docker-image://x", "--rm=false")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,18 +53,30 @@ func TestBuildFlags(t *testing.T) {
 		Network:   "host", Entitlements: []string{"network.host"}, AddHosts: []string{"h=1.2.3.4", "six=::1"},
 		ShmSize: 1 << 20, Ulimits: []string{"nofile=1:2"},
 		Secrets: map[string]build.Secret{"f": {File: "/file"}, "GIVEN": {Env: "GIVEN"}, "other": {File: "other"}, "e": {Env: "VAR"}},
-		SSH:     map[string]string{"default": "/sock"},
+		SSH:     map[string]op.SSHAgent{"default": {Socket: sock}, "raw": {Socket: sock, Raw: true}},
 		Outputs: []build.Output{{Type: "local", Dest: "out"}, {Type: "oci", Dest: "x.tar"}},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(op.SSHAgent{})); diff != "" {
 		t.Errorf("options (-want +got):\n%s", diff)
 	}
+}
+
+// testSocket returns the path of a socket.
+func testSocket(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return path
 }
 
 func TestBuildFlagsThatAreWrong(t *testing.T) {
 	for _, line := range []string{
 		"--label x", "--secret src=x", "--secret id", "--add-host h", "--shm-size much", "--platform a/b/c/d",
-		"--output type=tar,color=red", "--call guess", "--build-arg =x", "--ssh =x",
+		"--output type=tar,color=red", "--call guess", "--build-arg =x", "--ssh =x", "--ssh a=/missing", "--ssh a=/etc/passwd", "--ssh a=/dev/null,raw=true",
 	} {
 		if _, err := parseBuild(t, strings.Fields(line)...); err == nil {
 			t.Errorf("%s: no error", line)
