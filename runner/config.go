@@ -27,80 +27,81 @@ type Config struct {
 	UserIDs     *UserIDs     `json:",omitempty"` // of its own user namespace; nil: it has none
 }
 
-// Options are what somebody asked for. The zero value is docker's default everywhere.
+// Options are what somebody asked for. The zero value is docker's default everywhere. Listings
+// read the record of every container: what is zero is left out.
 type Options struct {
-	Image      string
+	Image      string            `json:",omitzero"`
 	Platform   *ocispec.Platform `json:",omitempty"`
-	Args       []string
-	Entrypoint []string
+	Args       []string          `json:",omitzero"`
+	Entrypoint []string          `json:",omitzero"`
 	// ClearEntrypoint drops the image's entry point (--entrypoint "").
-	ClearEntrypoint bool `json:",omitempty"`
-	Env             []string
-	WorkingDir      string
-	User            string
-	Groups          []string
-	Hostname        string
-	Domainname      string
-	Labels          map[string]string
-	Annotations     map[string]string
+	ClearEntrypoint bool              `json:",omitempty"`
+	Env             []string          `json:",omitzero"`
+	WorkingDir      string            `json:",omitzero"`
+	User            string            `json:",omitzero"`
+	Groups          []string          `json:",omitzero"`
+	Hostname        string            `json:",omitzero"`
+	Domainname      string            `json:",omitzero"`
+	Labels          map[string]string `json:",omitzero"`
+	Annotations     map[string]string `json:",omitzero"`
 
-	TTY                                     bool
-	OpenStdin                               bool
-	StdinOnce                               bool
-	AttachStdin, AttachStdout, AttachStderr bool
+	TTY                                     bool `json:",omitzero"`
+	OpenStdin                               bool `json:",omitzero"`
+	StdinOnce                               bool `json:",omitzero"`
+	AttachStdin, AttachStdout, AttachStderr bool `json:",omitzero"`
 
-	Mounts  []MountRequest
-	Network string // bridge, none, host, container:ID or the network the container is in
+	Mounts  []MountRequest `json:",omitzero"`
+	Network string         `json:",omitzero"` // bridge, none, host, container:ID or the network the container is in
 	// Endpoints say how the container is in its networks; those beyond Network are joined too.
-	Endpoints  []Endpoint `json:",omitempty"`
-	Links      []string   `json:",omitempty"` // CONTAINER[:ALIAS], of the default bridge
-	MacAddress string     `json:",omitempty"` // in Network
-	Ports      []network.Port
-	PublishAll bool
-	Expose     []string `json:",omitempty"` // PORT/PROTOCOL, beside those of the image
-	ExtraHosts []string // name:address
+	Endpoints  []Endpoint     `json:",omitempty"`
+	Links      []string       `json:",omitempty"` // CONTAINER[:ALIAS], of the default bridge
+	MacAddress string         `json:",omitempty"` // in Network
+	Ports      []network.Port `json:",omitzero"`
+	PublishAll bool           `json:",omitzero"`
+	Expose     []string       `json:",omitempty"` // PORT/PROTOCOL, beside those of the image
+	ExtraHosts []string       `json:",omitzero"`  // name:address
 	// VolumesFrom are containers whose volumes and binds are mounted too: CONTAINER[:ro|rw].
 	VolumesFrom []string `json:",omitempty"`
-	DNS         []string
-	DNSSearch   []string
-	DNSOptions  []string
-	PIDMode     string // "", host or container:ID
-	IPCMode     string // "" or private, shareable, none or host
-	UTSMode     string
-	CgroupMode  string
-	UsernsMode  string `json:",omitempty"` // "" or host, auto[:OPTIONS] or keep-id
+	DNS         []string `json:",omitzero"`
+	DNSSearch   []string `json:",omitzero"`
+	DNSOptions  []string `json:",omitzero"`
+	PIDMode     string   `json:",omitzero"` // "", host or container:ID
+	IPCMode     string   `json:",omitzero"` // "" or private, shareable, none or host
+	UTSMode     string   `json:",omitzero"`
+	CgroupMode  string   `json:",omitzero"`
+	UsernsMode  string   `json:",omitempty"` // "" or host, auto[:OPTIONS] or keep-id
 
-	Restart     keeper.RestartPolicy
-	AutoRemove  bool
-	StopSignal  string
-	StopTimeout *int // seconds
-	LogDriver   string
-	LogSize     int64 // bytes; 0: the default
-	LogFiles    int
-	LogOptions  map[string]string `json:",omitempty"` // all that was said, in docker's words
+	Restart     keeper.RestartPolicy `json:",omitzero"`
+	AutoRemove  bool                 `json:",omitzero"`
+	StopSignal  string               `json:",omitzero"`
+	StopTimeout *int                 `json:",omitzero"` // seconds
+	LogDriver   string               `json:",omitzero"`
+	LogSize     int64                `json:",omitzero"` // bytes; 0: the default
+	LogFiles    int                  `json:",omitzero"`
+	LogOptions  map[string]string    `json:",omitempty"` // all that was said, in docker's words
 
-	Privileged      bool
-	CapAdd, CapDrop []string
-	ReadOnly        bool
-	Init            bool
-	NoNewPrivileges bool
-	Seccomp         string
-	AppArmor        string `json:",omitempty"` // name of a profile
-	OpenPaths       bool   `json:",omitempty"` // systempaths=unconfined
+	Privileged      bool     `json:",omitzero"`
+	CapAdd, CapDrop []string `json:",omitzero"`
+	ReadOnly        bool     `json:",omitzero"`
+	Init            bool     `json:",omitzero"`
+	NoNewPrivileges bool     `json:",omitzero"`
+	Seccomp         string   `json:",omitzero"`
+	AppArmor        string   `json:",omitempty"` // name of a profile
+	OpenPaths       bool     `json:",omitempty"` // systempaths=unconfined
 	// MaskedPaths and ReadonlyPaths stand for docker's lists of them; nil: these.
-	MaskedPaths, ReadonlyPaths []string `json:",omitzero"`
-	Umask                      *uint32  `json:",omitempty"` // of its processes; nil: 0022
-	SecurityOpt                []string
-	ShmSize                    int64
-	Devices                    []spec.Device
-	DeviceRules                []specs.LinuxDeviceCgroup
-	CDIDevices                 []string `json:",omitempty"` // whose needs are in the other fields, see runner/cdi
-	Sysctls                    map[string]string
-	Rlimits                    []specs.POSIXRlimit
-	OOMScoreAdj                *int
-	Resources                  *specs.LinuxResources
-	Columns, Rows              uint16
-	Health                     *HealthCheck `json:",omitempty"` // nil: the image's
+	MaskedPaths, ReadonlyPaths []string                  `json:",omitzero"`
+	Umask                      *uint32                   `json:",omitempty"` // of its processes; nil: 0022
+	SecurityOpt                []string                  `json:",omitzero"`
+	ShmSize                    int64                     `json:",omitzero"`
+	Devices                    []spec.Device             `json:",omitzero"`
+	DeviceRules                []specs.LinuxDeviceCgroup `json:",omitzero"`
+	CDIDevices                 []string                  `json:",omitempty"` // whose needs are in the other fields, see runner/cdi
+	Sysctls                    map[string]string         `json:",omitzero"`
+	Rlimits                    []specs.POSIXRlimit       `json:",omitzero"`
+	OOMScoreAdj                *int                      `json:",omitzero"`
+	Resources                  *specs.LinuxResources     `json:",omitzero"`
+	Columns, Rows              uint16                    `json:",omitzero"`
+	Health                     *HealthCheck              `json:",omitempty"` // nil: the image's
 }
 
 // HealthCheck is docker's HealthConfig with native probes and what happens on failure.
@@ -126,26 +127,26 @@ type Endpoint struct {
 
 // MountRequest asks for something to be mounted in the container.
 type MountRequest struct {
-	Type        string // bind, volume, tmpfs or image
-	Source      string // path, name of a volume or image, or empty
-	Target      string
-	ReadOnly    bool
-	Propagation string // bind
-	NoRecursive bool   // bind: not what is mounted below
+	Type        string `json:",omitzero"` // bind, volume, tmpfs or image
+	Source      string `json:",omitzero"` // path, name of a volume or image, or empty
+	Target      string `json:",omitzero"`
+	ReadOnly    bool   `json:",omitzero"`
+	Propagation string `json:",omitzero"` // bind
+	NoRecursive bool   `json:",omitzero"` // bind: not what is mounted below
 	// ReadOnlyNonRecursive leaves what is mounted below a read-only bind writable;
 	// ReadOnlyForceRecursive fails where it cannot be made read-only.
 	ReadOnlyNonRecursive, ReadOnlyForceRecursive bool `json:",omitempty"`
 
-	MakeSource bool              // bind: make a missing directory, as -v does
+	MakeSource bool              `json:",omitzero"`  // bind: make a missing directory, as -v does
 	Chown      bool              `json:",omitempty"` // give what is mounted to the container's user (:U)
 	Mode       string            `json:",omitempty"` // the options of -v as they were written, for inspect
 	Long       bool              `json:",omitempty"` // asked for as by --mount, not -v or --tmpfs
-	NoCopy     bool              // volume: do not fill it from the image
+	NoCopy     bool              `json:",omitzero"`  // volume: do not fill it from the image
 	Subpath    string            `json:",omitempty"` // volume, image: mount this directory of it
 	Driver     string            `json:",omitempty"` // volume: of one that is made
 	DriverOpts map[string]string `json:",omitempty"`
 	Labels     map[string]string `json:",omitempty"`
-	Options    []string          // tmpfs: size=, mode=, uid= and flags
+	Options    []string          `json:",omitzero"` // tmpfs: size=, mode=, uid= and flags
 }
 
 // MountPoint is a mount as the container has it, in docker's words.

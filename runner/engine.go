@@ -60,6 +60,7 @@ type Engine struct {
 	network  *network.Manager
 	host     func() (*cgroup.Host, error) // looked for once
 	consoles sync.Map                     // exec ID -> *Exec, of those this process started
+	known    *known                       // what listings have read, or nil: see Remember
 
 	warmMu   sync.Mutex
 	warm     *spare // see WarmUp
@@ -95,9 +96,12 @@ type Container struct {
 }
 
 // load reads a container by its whole ID.
-func (e *Engine) load(id string) (*Container, error) {
+func (e *Engine) load(id string) (*Container, error) { return e.loadKnown(id, nil) }
+
+// loadKnown is load, of documents that k may know; then nobody may change the container.
+func (e *Engine) loadKnown(id string, k *known) (*Container, error) {
 	c := &Container{}
-	err := statefile.Read(filepath.Join(e.dir(id), configName), &c.Config)
+	err := readKnown(k, filepath.Join(e.dir(id), configName), &c.Config)
 	if errors.Is(err, errdefs.ErrDataLoss) {
 		return e.damaged(id, err), nil
 	}
@@ -105,7 +109,7 @@ func (e *Engine) load(id string) (*Container, error) {
 		return nil, err
 	}
 	c.Name = e.nameOf(id)
-	err = statefile.Read(e.stateFile(id), &c.State)
+	err = readKnown(k, e.stateFile(id), &c.State)
 	if errors.Is(err, fs.ErrNotExist) && e.recorded(id) {
 		err = fmt.Errorf("%w: %w", errdefs.ErrDataLoss, err) // it was not removed meanwhile
 	}

@@ -12,21 +12,22 @@ import (
 	"time"
 
 	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/runner/keeper"
 )
 
 // List returns all containers, the newest first. It takes no lock and waits for no
-// container, except that for a moment it lets orphans be adopted.
+// container, except that for a moment it lets orphans be adopted. They may only be looked at.
 func (e *Engine) List(ctx context.Context) ([]*Container, error) {
 	ids, err := e.IDs()
 	if err != nil {
 		return nil, err
 	}
-	all, errs := make([]*Container, len(ids)), make([]error, len(ids))
+	all, errs, lost := make([]*Container, len(ids)), make([]error, len(ids)), make([]bool, len(ids))
 	each(len(ids), func(i int) {
-		c, err := e.load(ids[i])
+		c, err := e.loadKnown(ids[i], e.known)
 		switch {
 		case err == nil:
-			all[i] = c
+			all[i], lost[i] = c, orphaned(c.State) || unfinished(c.State)
 		case !errors.Is(err, fs.ErrNotExist): // which is one being made or removed
 			errs[i] = err
 		}
@@ -34,7 +35,15 @@ func (e *Engine) List(ctx context.Context) ([]*Container, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	all = e.adoptAll(ctx, slices.DeleteFunc(all, func(c *Container) bool { return c == nil }))
+	e.known.keep(func(yield func(string) bool) {
+		for _, id := range ids {
+			if !yield(filepath.Join(e.dir(id), configName)) || !yield(e.stateFile(id)) {
+				return
+			}
+		}
+	}, 2*len(ids))
+	e.adoptAll(ctx, all, lost)
+	all = slices.DeleteFunc(all, func(c *Container) bool { return c == nil })
 	slices.SortFunc(all, func(a, b *Container) int { return b.Created.Compare(a.Created) })
 	return all, nil
 }
@@ -67,20 +76,24 @@ func (e *Engine) tryFinish(ctx context.Context, c *Container) {
 // adoptTime is how long a listing lets orphans be adopted.
 const adoptTime = 2 * time.Second
 
-func (e *Engine) adoptAll(ctx context.Context, all []*Container) []*Container {
+// unfinished says whether a container has ended and lost its keeper before that could finish it.
+func unfinished(s keeper.State) bool { return ended(s) && !s.Finished && !s.Keeper.Alive() }
+
+// adoptAll adopts or finishes those that are lost. What it cannot is shown as it is; nil is
+// one that is gone.
+func (e *Engine) adoptAll(ctx context.Context, all []*Container, lost []bool) {
 	ctx, cancel := context.WithTimeout(ctx, adoptTime)
 	defer cancel()
 	var wg sync.WaitGroup
 	for i, c := range all {
-		unfinished := ended(c.State) && !c.State.Finished && !c.State.Keeper.Alive()
-		if !orphaned(c.State) && !unfinished {
+		if !lost[i] {
 			continue
 		}
 		wg.Go(func() {
-			if unfinished {
+			if ended(c.State) {
 				e.tryFinish(ctx, c)
 			} else if e.adopt(ctx, c) != nil {
-				return // shown as it is
+				return
 			}
 			now, err := e.load(c.ID)
 			if err == nil {
@@ -91,5 +104,4 @@ func (e *Engine) adoptAll(ctx context.Context, all []*Container) []*Container {
 		})
 	}
 	wg.Wait()
-	return slices.DeleteFunc(all, func(c *Container) bool { return c == nil })
 }

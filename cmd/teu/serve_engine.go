@@ -79,7 +79,7 @@ func serveEngine(ctx context.Context, a *app, o serveEngineOptions) error {
 	if _, err := a.store(); err != nil { // before there are several goroutines
 		return err
 	}
-	a.engine()
+	a.engine().Remember()
 	var doors []door
 	defer func() {
 		for _, d := range doors {
