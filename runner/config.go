@@ -69,7 +69,10 @@ type Options struct {
 	IPCMode     string   `json:",omitzero"` // "" or private, shareable, none or host
 	UTSMode     string   `json:",omitzero"`
 	CgroupMode  string   `json:",omitzero"`
-	UsernsMode  string   `json:",omitempty"` // "" or host, auto[:OPTIONS] or keep-id
+	// CgroupParent is the control group that the container's is made in, from the root of the
+	// hierarchies: "" for teu's.
+	CgroupParent string `json:",omitempty"`
+	UsernsMode   string `json:",omitempty"` // "" or host, auto[:OPTIONS] or keep-id
 
 	Restart     keeper.RestartPolicy `json:",omitzero"`
 	AutoRemove  bool                 `json:",omitzero"`

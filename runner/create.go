@@ -217,7 +217,7 @@ func (o *Options) check() error {
 	default:
 		return fmt.Errorf("invalid restart policy %q: %w", o.Restart.Name, errdefs.ErrInvalidArgument)
 	}
-	if err := o.checkUserns(); err != nil {
+	if err := errors.Join(o.checkUserns(), o.CheckNamespaces()); err != nil {
 		return err
 	}
 	return o.checkMode()
@@ -235,6 +235,9 @@ func (o *Options) checkMode() error {
 	}
 	if o.UTSMode == "host" && o.Hostname != "" {
 		return refuse("hostname and the UTS mode")
+	}
+	if (mode == "host" || mode == "none") && o.MacAddress != "" {
+		return refuse("mac-address and the network mode")
 	}
 	if o.networkContainer() == "" {
 		return nil

@@ -26,6 +26,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -62,6 +63,8 @@ type Engine struct {
 	consoles sync.Map                     // exec ID -> *Exec, of those this process started
 	known    *known                       // what listings have read, or nil: see Remember
 
+	layerSizes sync.Map // directory -> bytes as int64: a layer never changes
+
 	warmMu   sync.Mutex
 	warm     *spare // see WarmUp
 	reserved string // its container's ID, until there is one
@@ -78,15 +81,22 @@ func (e *Engine) runDir(id string) string    { return filepath.Join(e.RunRoot, "
 func (e *Engine) stateFile(id string) string { return filepath.Join(e.dir(id), "state.json") }
 func (e *Engine) logFile(id string) string   { return filepath.Join(e.dir(id), id+"-json.log") }
 
-func (e *Engine) cgroup(id string) (*cgroup.Group, error) {
+func (e *Engine) cgroup(c *Container) (*cgroup.Group, error) {
 	h, err := e.host()
 	if err != nil {
 		return nil, err
 	}
-	return h.Open(cgroupPath(id)), nil
+	return h.Open(c.cgroupPath()), nil
 }
 
-func cgroupPath(id string) string { return "teu/" + id }
+// cgroupPath is where the container's control group is in every hierarchy.
+func (c *Container) cgroupPath() string {
+	parent := c.Options.CgroupParent
+	if parent == "" {
+		parent = "teu"
+	}
+	return path.Join("/", parent, c.ID)
+}
 
 // Container is a container as it is read: what was created, its name and its state.
 type Container struct {

@@ -86,7 +86,7 @@ func (e *Engine) exec(ctx context.Context, c *Container, o ExecOptions, ko keepe
 	if err != nil {
 		return nil, err
 	}
-	g, err := e.cgroup(c.ID)
+	g, err := e.cgroup(c)
 	if err != nil {
 		return nil, err
 	}

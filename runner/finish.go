@@ -44,7 +44,7 @@ func (e *Engine) finish(ctx context.Context, c *Container) error {
 	if err := e.awaitKeeper(ctx, c); err != nil || !ended(c.State) {
 		return err
 	}
-	if err := errors.Join(e.tidy(ctx, c.ID), e.releaseVolumes(ctx, c)); err != nil {
+	if err := errors.Join(e.tidy(ctx, c), e.releaseVolumes(ctx, c)); err != nil {
 		return err
 	}
 	c.State.Finished = true
@@ -78,13 +78,13 @@ func ended(s keeper.State) bool {
 }
 
 // tidy removes everything volatile.
-func (e *Engine) tidy(ctx context.Context, id string) error {
+func (e *Engine) tidy(ctx context.Context, c *Container) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	g, err := e.cgroup(id)
+	g, err := e.cgroup(c)
 	if err == nil {
 		// A keeper that died between fork and record may have left a container nobody knows of.
 		err = g.End(ctx)
 	}
-	return errors.Join(err, e.network.Detach(ctx, id), os.RemoveAll(e.runDir(id)))
+	return errors.Join(err, e.network.Detach(ctx, c.ID), os.RemoveAll(e.runDir(c.ID)))
 }

@@ -97,6 +97,7 @@ type InspectHostConfig struct {
 	UsernsMode      string
 	IDMappings      *InspectIDs `json:",omitempty"`
 	CgroupnsMode    string
+	CgroupParent    string
 	Privileged      bool
 	PublishAllPorts bool
 	ReadonlyRootfs  bool
@@ -275,7 +276,7 @@ func (c *Container) hostConfig() InspectHostConfig {
 		LogConfig:     InspectLog{Type: or(o.LogDriver, "json-file"), Config: o.logConfig()},
 		CapAdd:        o.CapAdd, CapDrop: o.CapDrop, DNS: o.DNS, DNSOptions: o.DNSOptions, DNSSearch: o.DNSSearch,
 		ExtraHosts: o.ExtraHosts, GroupAdd: o.Groups, IpcMode: or(o.IPCMode, "private"), PidMode: o.PIDMode,
-		UTSMode: o.UTSMode, CgroupnsMode: or(o.CgroupMode, "private"), Privileged: o.Privileged,
+		UTSMode: o.UTSMode, CgroupnsMode: or(o.CgroupMode, "private"), CgroupParent: o.CgroupParent, Privileged: o.Privileged,
 		PublishAllPorts: o.PublishAll, ReadonlyRootfs: o.ReadOnly, SecurityOpt: o.SecurityOpt,
 		ShmSize: o.ShmSize, Sysctls: o.Sysctls, Runtime: "teu",
 	}

@@ -13,6 +13,32 @@ import (
 // joined are the namespaces that a container shares: "" for its own, "host", or a path.
 type joined struct{ net, pid string }
 
+// CheckNamespaces refuses modes that are none, and forgets the name of what every container
+// has.
+func (o *Options) CheckNamespaces() error {
+	container := func(mode string) bool {
+		name, ok := strings.CutPrefix(mode, "container:")
+		return ok && name != ""
+	}
+	if o.IPCMode == "private" {
+		o.IPCMode = ""
+	}
+	if o.CgroupMode == "private" {
+		o.CgroupMode = ""
+	}
+	switch {
+	case o.PIDMode != "" && o.PIDMode != "host" && !container(o.PIDMode):
+		return worded(errdefs.ErrInvalidArgument, "invalid PID mode: %s", o.PIDMode)
+	case !slices.Contains([]string{"", "none", "shareable", "host"}, o.IPCMode) && !container(o.IPCMode):
+		return worded(errdefs.ErrInvalidArgument, "invalid IPC mode: %s", o.IPCMode)
+	case o.UTSMode != "" && o.UTSMode != "host":
+		return worded(errdefs.ErrInvalidArgument, "invalid UTS mode: %s", o.UTSMode)
+	case o.CgroupMode != "" && o.CgroupMode != "host":
+		return worded(errdefs.ErrInvalidArgument, "invalid cgroup namespace mode: %s", o.CgroupMode)
+	}
+	return nil
+}
+
 // namePIDMode replaces the container of container:NAME by its ID, which it keeps.
 func (e *Engine) namePIDMode(o *Options) error {
 	ref, ok := strings.CutPrefix(o.PIDMode, "container:")

@@ -79,7 +79,7 @@ func (e *Engine) unmake(ctx context.Context, c *Container, o RemoveOptions) erro
 			tidied <- nil
 			return
 		}
-		tidied <- errors.Join(e.tidy(ctx, c.ID), e.releaseVolumes(ctx, c))
+		tidied <- errors.Join(e.tidy(ctx, c), e.releaseVolumes(ctx, c))
 	}()
 	if err = store.Snapshots.Remove(ctx, c.ID); err != nil {
 		err = fmt.Errorf("removing the root filesystem: %w", err)
@@ -177,7 +177,12 @@ func (e *Engine) RootSizes(id string) (written, whole int64) {
 	}
 	whole = written
 	for _, lower := range sn.Lowers {
-		whole += diskUsage(lower)
+		size, ok := e.layerSizes.Load(lower)
+		if !ok {
+			size = diskUsage(lower)
+			e.layerSizes.Store(lower, size)
+		}
+		whole += size.(int64)
 	}
 	return written, whole
 }

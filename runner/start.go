@@ -202,7 +202,7 @@ func (e *Engine) plan(ctx context.Context, c *Container, o StartOptions) (*plan,
 	if err != nil {
 		return nil, err
 	}
-	if p.group, warnings, err = host.Create(cgroupPath(c.ID), p.spec.Linux.Resources); err != nil {
+	if p.group, warnings, err = host.Create(c.cgroupPath(), p.spec.Linux.Resources); err != nil {
 		return nil, fmt.Errorf("making the control group: %w", err)
 	}
 	warn(warnings)
@@ -233,7 +233,7 @@ func (e *Engine) Explain(ctx context.Context, ref string) (string, error) {
 	if err == nil {
 		text = p.program.String()
 	}
-	return text, errors.Join(err, e.tidy(context.WithoutCancel(ctx), c.ID), e.releaseVolumes(context.WithoutCancel(ctx), c))
+	return text, errors.Join(err, e.tidy(context.WithoutCancel(ctx), c), e.releaseVolumes(context.WithoutCancel(ctx), c))
 }
 
 // spec makes the runtime spec.

@@ -65,7 +65,7 @@ func (e *Engine) CPUOf(all []*Container) []Stats {
 	each(len(all), func(i int) {
 		c := all[i]
 		list[i] = Stats{ID: c.ID, Name: c.Name}
-		g, err := e.cgroup(c.ID)
+		g, err := e.cgroup(c)
 		if err != nil || !c.State.Alive() {
 			return
 		}
@@ -128,7 +128,7 @@ func (e *Engine) stats(c *Container, host hostCounters) (Stats, error) {
 	if !c.State.Alive() {
 		return s, nil
 	}
-	g, err := e.cgroup(c.ID)
+	g, err := e.cgroup(c)
 	if err != nil {
 		return s, err
 	}

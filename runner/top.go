@@ -53,7 +53,7 @@ func (e *Engine) Top(ctx context.Context, ref string, args []string) (titles []s
 // pids are the processes of a container: those of its control group or, without one,
 // those in the PID namespace of its first process.
 func (e *Engine) pids(c *Container) ([]int, error) {
-	g, err := e.cgroup(c.ID)
+	g, err := e.cgroup(c)
 	if err != nil {
 		return nil, err
 	}

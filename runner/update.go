@@ -65,7 +65,7 @@ func (e *Engine) Update(ctx context.Context, ref string, o UpdateOptions) (warni
 
 func (e *Engine) updateRunning(ctx context.Context, c *Container, o UpdateOptions) (warnings []string, err error) {
 	if o.Resources != nil {
-		g, err := e.cgroup(c.ID)
+		g, err := e.cgroup(c)
 		if err != nil {
 			return nil, err
 		}

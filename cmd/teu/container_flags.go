@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -96,21 +97,19 @@ func (c *containerFlags) add(f *pflag.FlagSet) {
 	f.BoolVarP(&c.publishAll, "publish-all", "P", false, "publish all exposed ports on ports that are free")
 	f.StringArrayVar(&c.expose, "expose", nil, "expose a port for --publish-all")
 	f.StringArrayVar(&c.networks, "network", nil, "bridge, none, host, container:NAME or a network, also several: NAME or name=NAME,alias=A,ip=…")
-	f.StringArrayVar(&c.networks, "net", nil, "the same as --network")
 	f.StringSliceVar(&c.endpoint.aliases, "network-alias", nil, "name by which others of the network find the container")
-	f.StringSliceVar(&c.endpoint.aliases, "net-alias", nil, "the same as --network-alias")
 	f.StringVar(&c.endpoint.ip, "ip", "", "IPv4 address in the network")
 	f.StringVar(&c.endpoint.ip6, "ip6", "", "IPv6 address in the network")
 	f.StringVar(&c.endpoint.mac, "mac-address", "", "hardware address")
 	f.StringSliceVar(&c.endpoint.linkLocal, "link-local-ip", nil, "link-local address")
 	f.StringArrayVar(&c.endpoint.links, "link", nil, "another container under a name of one's own: CONTAINER[:ALIAS]")
-	hide(f, "net", "net-alias")
+	alias(f, "network", "net")
+	alias(f, "network-alias", "net-alias")
 	f.StringArrayVar(&c.addHosts, "add-host", nil, "add a line to /etc/hosts: NAME:ADDRESS")
 	f.StringArrayVar(&c.dns, "dns", nil, "address of a name server")
 	f.StringArrayVar(&c.dnsSearch, "dns-search", nil, "search domain")
 	f.StringArrayVar(&c.dnsOptions, "dns-option", nil, "option of the resolver")
-	f.StringArrayVar(&c.dnsOptions, "dns-opt", nil, "the same as --dns-option")
-	hide(f, "dns-opt")
+	alias(f, "dns-option", "dns-opt")
 
 	f.StringVar(&c.restart, "restart", "no", "restart policy: no, on-failure[:MAX], always or unless-stopped")
 	f.StringVar(&c.stopSignal, "stop-signal", "", "signal that stops the container")
@@ -145,8 +144,8 @@ func (c *containerFlags) addLimits(f *pflag.FlagSet) {
 	f.Int64Var(&c.memorySwappiness, "memory-swappiness", -1, "inclination to swap, 0 to 100 (cgroup v1)")
 	f.BoolVar(&c.oomKillDisable, "oom-kill-disable", false, "let processes wait instead of killing them (cgroup v1)")
 	f.StringVar(&c.kernelMemory, "kernel-memory", "", "has no effect: kernels do not limit it any more")
-	f.StringVar(&c.cgroupParent, "cgroup-parent", "", "has no effect: control groups of containers are below teu/")
-	hide(f, "kernel-memory", "cgroup-parent")
+	f.StringVar(&c.cgroupParent, "cgroup-parent", "", "control group that the container's is made in (default \"teu\")")
+	hide(f, "kernel-memory")
 	f.StringArrayVar(&c.ulimits, "ulimit", nil, "resource limit: NAME=SOFT[:HARD]")
 }
 
@@ -159,8 +158,8 @@ func (c *containerFlags) addSecurity(f *pflag.FlagSet) {
 	f.BoolVar(&c.privileged, "privileged", false, "give the container all rights of the host's root")
 	f.BoolVar(&c.readOnly, "read-only", false, "make the root filesystem read-only")
 	f.BoolVar(&c.init, "init", false, "run an init that passes signals on and reaps processes")
-	f.StringVar(&c.ipc, "ipc", "", "IPC namespace: private or host")
-	f.StringVar(&c.pid, "pid", "", "PID namespace: host")
+	f.StringVar(&c.ipc, "ipc", "", "IPC namespace: private, shareable, none, host or container:NAME")
+	f.StringVar(&c.pid, "pid", "", "PID namespace: host or container:NAME")
 	f.StringVar(&c.uts, "uts", "", "UTS namespace: host")
 	f.StringVar(&c.cgroupns, "cgroupns", "", "cgroup namespace: private or host")
 	f.StringVar(&c.userns, "userns", "", "user namespace: host, auto[:size=N,uidmapping=..,gidmapping=..] or keep-id")
@@ -171,6 +170,12 @@ func (c *containerFlags) addSecurity(f *pflag.FlagSet) {
 	f.String("isolation", "", "accepted for docker's sake")
 	hide(f, "runtime", "disable-content-trust", "use-api-socket", "isolation")
 	c.addHealth(f)
+}
+
+// alias gives a flag an older name, which fills the same list.
+func alias(f *pflag.FlagSet, name, older string) {
+	f.Var(f.Lookup(name).Value, older, "the same as --"+name)
+	hide(f, older)
 }
 
 func hide(f *pflag.FlagSet, names ...string) {
@@ -185,6 +190,7 @@ func (c *containerFlags) options(f *pflag.FlagSet, image string, args []string) 
 		Image: image, Args: args, WorkingDir: c.workdir, User: c.user, Groups: c.groups,
 		Hostname: c.hostname, Domainname: c.domainname, TTY: c.tty, OpenStdin: c.interactive,
 		PublishAll: c.publishAll, ExtraHosts: c.addHosts,
+		IPCMode: c.ipc, PIDMode: c.pid, UTSMode: c.uts, CgroupMode: c.cgroupns, CgroupParent: c.cgroupParent, UsernsMode: c.userns,
 		DNS: c.dns, DNSSearch: c.dnsSearch, DNSOptions: c.dnsOptions, AutoRemove: c.rm, StopSignal: c.stopSignal,
 		Privileged: c.privileged, ReadOnly: c.readOnly, Init: c.init, CapAdd: c.capAdd, CapDrop: c.capDrop, SecurityOpt: c.sopt,
 	}
@@ -205,8 +211,13 @@ func (c *containerFlags) options(f *pflag.FlagSet, image string, args []string) 
 			return o, err
 		}
 	}
+	for _, stream := range c.attach {
+		if !slices.Contains([]string{"stdin", "stdout", "stderr"}, strings.ToLower(stream)) {
+			return o, fmt.Errorf("invalid argument %q for \"-a, --attach\" flag: valid streams are STDIN, STDOUT and STDERR", stream)
+		}
+	}
 	for _, step := range []func(*runner.Options) error{
-		c.setPlatform, c.setEnvironment, c.setLabels, c.setMounts, c.setNetworks, c.setPorts, c.setRestart, c.setLog, c.setLimits, c.setNamespaces, c.setSecurity, c.setHealth,
+		c.setPlatform, c.setEnvironment, c.setLabels, c.setMounts, c.setNetworks, c.setPorts, c.setRestart, c.setLog, c.setLimits, c.setSecurity, c.setHealth,
 	} {
 		if err := step(&o); err != nil {
 			return o, err
@@ -430,23 +441,6 @@ func (c *containerFlags) setUlimits(o *runner.Options) error {
 			Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: uint64(u.Soft), Hard: uint64(u.Hard),
 		})
 	}
-	return nil
-}
-
-func (c *containerFlags) setNamespaces(o *runner.Options) error {
-	for _, ns := range []struct {
-		flag, value string
-		to          *string
-	}{{"ipc", c.ipc, &o.IPCMode}, {"pid", c.pid, &o.PIDMode}, {"uts", c.uts, &o.UTSMode}, {"cgroupns", c.cgroupns, &o.CgroupMode}} {
-		switch ns.value {
-		case "", "private", "shareable":
-		case "host":
-			*ns.to = "host"
-		default:
-			return fmt.Errorf("--%s: %q is not there, only host", ns.flag, ns.value)
-		}
-	}
-	o.UsernsMode = c.userns
 	return nil
 }
 

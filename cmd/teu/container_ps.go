@@ -151,7 +151,8 @@ func psRow(engine *runner.Engine, c *runner.Container, noTrunc, size bool) ui.Ro
 		"Networks": strings.Join(engine.NetworkNames(c), ","), "LocalVolumes": strconv.Itoa(volumes), "Size": "0B",
 	}
 	if size {
-		row["Size"] = units.HumanSizeWithPrecision(float64(engine.WrittenSize(c.ID)), 3)
+		written, whole := engine.RootSizes(c.ID)
+		row["Size"] = units.HumanSizeWithPrecision(float64(written), 3) + " (virtual " + units.HumanSizeWithPrecision(float64(whole), 3) + ")"
 	}
 	return row
 }
@@ -331,7 +332,7 @@ func matchOne(c *runner.Container, k, v string) bool {
 		}
 		return strings.Contains(c.Name, strings.Trim(v, "/$"))
 	case "id":
-		return strings.HasPrefix(c.ID, v)
+		return v != "" && strings.HasPrefix(c.ID, v)
 	case "status":
 		return string(c.State.Status) == v
 	case "label":

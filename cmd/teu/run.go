@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -91,21 +92,11 @@ func newCreateCommand(a *app) *cobra.Command {
 func setAttach(o *runner.Options, streams []string, detach bool) {
 	all := len(streams) == 0 && !detach
 	has := func(name string) bool {
-		return all || slices.Contains(streams, name) || slices.Contains(streams, upper(name))
+		return all || slices.ContainsFunc(streams, func(s string) bool { return strings.EqualFold(s, name) })
 	}
 	o.AttachStdin = o.OpenStdin && has("stdin")
 	o.AttachStdout, o.AttachStderr = has("stdout"), has("stderr")
 	o.StdinOnce = o.AttachStdin
-}
-
-func upper(s string) string {
-	b := []byte(s)
-	for i := range b {
-		if b[i] >= 'a' && b[i] <= 'z' {
-			b[i] -= 'a' - 'A'
-		}
-	}
-	return string(b)
 }
 
 // createContainer pulls the image if it must and makes the container.

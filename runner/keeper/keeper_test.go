@@ -274,7 +274,7 @@ func TestAbandonedClaimIsFinished(t *testing.T) {
 func TestFailedLaunch(t *testing.T) {
 	b, cfg := sealed(t), config(t)
 	a := launch.NewAssembler(launch.Options{Slots: 3})
-	a.Note("executing /no/such")
+	a.NoteExec("/no/such")
 	a.Call(unix.SYS_EXECVE, a.Str("/no/such"), a.Strings([]string{"x"}), a.Strings(nil))
 	p, err := a.Program()
 	if err != nil {

@@ -2,6 +2,7 @@ package launch
 
 import (
 	"fmt"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,12 +15,24 @@ type StepError struct {
 	Errno unix.Errno
 }
 
+// Error has runc's words for a command that cannot be executed, by which clients tell it
+// from other failures.
 func (e *StepError) Error() string {
-	if e.Note == "" {
+	switch executing := strings.HasPrefix(e.Note, execNote); {
+	case e.Note == "":
 		return fmt.Sprintf("step %d: %s: %v", e.Step, e.Name, e.Errno)
+	case executing && e.Errno == unix.ENOENT && !strings.Contains(e.Note, "/"):
+		return e.Note + ": executable file not found in $PATH"
+	case executing && (e.Name == "execve" || e.Name == "check"):
+		return fmt.Sprintf("%s: %v", e.Note, e.Errno)
 	}
 	return fmt.Sprintf("%s: %s: %v", e.Note, e.Name, e.Errno)
 }
+
+const execNote = "exec: "
+
+// NoteExec is [Assembler.Note] for what executes a command.
+func (a *Assembler) NoteExec(command string) { a.Note(execNote+"%q", command) }
 
 // Unwrap gives the errno, so errors.Is(err, unix.ENOENT) works.
 func (e *StepError) Unwrap() error { return e.Errno }

@@ -97,7 +97,7 @@ func TestStartReportsTheStep(t *testing.T) {
 			a := NewAssembler(Options{Slots: 3})
 			a.Note("setting the mask")
 			a.Call(unix.SYS_UMASK, Int(0o22))
-			a.Note("executing %s", tt.path)
+			a.NoteExec(tt.path)
 			a.Call(unix.SYS_EXECVE, a.Str(tt.path), a.Strings([]string{"x"}), a.Strings(nil))
 			p, err := a.Program()
 			if err != nil {
@@ -108,7 +108,7 @@ func TestStartReportsTheStep(t *testing.T) {
 			if !errors.As(err, &step) {
 				t.Fatalf("error %v, want a StepError", err)
 			}
-			want := StepError{Step: 1, Name: "execve", Note: "executing " + tt.path, Errno: tt.errno}
+			want := StepError{Step: 1, Name: "execve", Note: "exec: " + strconv.Quote(tt.path), Errno: tt.errno}
 			if diff := cmp.Diff(want, *step); diff != "" {
 				t.Error(diff)
 			}

@@ -281,7 +281,7 @@ func (c *compiler) findCommand() {
 	if len(list) == 0 || !strings.HasPrefix(list[0], "/") {
 		return
 	}
-	c.Note("executing %s", c.process.Args[0])
+	c.NoteExec(c.process.Args[0])
 	missing := c.Bytes(launch.Uint32(1))
 	for _, file := range list {
 		r := c.CallIf(ignore(launch.AnyError), unix.SYS_FACCESSAT, launch.Int(atFDCWD), c.Str(file), launch.Int(unix.X_OK))

@@ -32,7 +32,7 @@ func CompileHook(s *specs.Spec, h specs.Hook, dir string) (*launch.Program, erro
 	c.Call(unix.SYS_FCHDIR, launch.Int(RootSlot))
 	c.Call(unix.SYS_CHROOT, c.Str("."))
 	c.CallIf(ignore(unix.EACCES), unix.SYS_CHDIR, c.Str(dir))
-	c.Note("executing %s", h.Path)
+	c.NoteExec(h.Path)
 	c.Fork(0)
 	args := h.Args
 	if len(args) == 0 {

@@ -141,14 +141,14 @@ func (c *compiler) execute() error {
 		c.Fail(launch.Cond{}, unix.EINVAL)
 		return nil
 	}
-	c.Note("executing %s", c.process.Args[0])
+	c.NoteExec(c.process.Args[0])
 	c.Call(unix.SYS_UMASK, launch.Int(umask))
 	if c.process.NoNewPrivileges {
 		c.Call(unix.SYS_PRCTL, launch.Int(unix.PR_SET_NO_NEW_PRIVS), launch.Int(1), launch.Int(0), launch.Int(0), launch.Int(0))
 		if err := c.loadSeccomp(); err != nil {
 			return err
 		}
-		c.Note("executing %s", c.process.Args[0])
+		c.NoteExec(c.process.Args[0])
 	}
 	command := c.process.Args[0]
 	if c.command != "" {

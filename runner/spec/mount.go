@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -28,9 +29,12 @@ func (m *maker) defaultMounts() []specs.Mount {
 		list = append(list, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "ro"}})
 	}
 	if m.o.IPCNS == "host" {
-		return append(list,
-			specs.Mount{Destination: "/dev/mqueue", Type: "bind", Source: "/dev/mqueue", Options: []string{"rbind", "rprivate"}},
-			specs.Mount{Destination: "/dev/shm", Type: "bind", Source: "/dev/shm", Options: []string{"rbind", "rprivate"}})
+		for _, dir := range []string{"/dev/mqueue", "/dev/shm"} {
+			if _, err := os.Stat(dir); err == nil { // some hosts have no /dev/mqueue
+				list = append(list, specs.Mount{Destination: dir, Type: "bind", Source: dir, Options: []string{"rbind", "rprivate"}})
+			}
+		}
+		return list
 	}
 	return append(list,
 		specs.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},

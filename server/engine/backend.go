@@ -49,7 +49,7 @@ type containerLife interface {
 	Inspect(ctx context.Context, ref string) (*runner.Inspection, error)
 	NetworkSettings(list ...*runner.Container) []runner.InspectNetwork
 	Ports(c *runner.Container) []network.Port
-	WrittenSize(id string) int64
+	RootSizes(id string) (written, whole int64)
 	Create(ctx context.Context, name string, o runner.Options) (*runner.Container, error)
 	Start(ctx context.Context, ref string, o runner.StartOptions) (*runner.Session, error)
 	Stop(ctx context.Context, ref string, o runner.StopOptions) error

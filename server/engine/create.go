@@ -212,7 +212,6 @@ func refuse(b *createRequest, _ *runner.Options) error {
 		{h.Isolation != "" && !h.Isolation.IsDefault(), "HostConfig.Isolation"},
 		{h.VolumeDriver != "" && h.VolumeDriver != "local", "HostConfig.VolumeDriver " + h.VolumeDriver},
 		{h.Cgroup != "", "HostConfig.Cgroup"},
-		{h.CgroupParent != "", "HostConfig.CgroupParent"},
 		{len(h.StorageOpt) > 0, "HostConfig.StorageOpt"},
 		{slices.ContainsFunc(h.DeviceRequests, func(r container.DeviceRequest) bool { return r.Driver != "cdi" }), "HostConfig.DeviceRequests of a driver other than cdi"},
 		{h.CPURealtimePeriod != 0 || h.CPURealtimeRuntime != 0, "HostConfig.CpuRealtimePeriod"},
@@ -254,26 +253,9 @@ func setStop(b *createRequest, o *runner.Options) error {
 
 func setNamespaces(b *createRequest, o *runner.Options) error {
 	h := b.HostConfig
-	if !h.PidMode.Valid() {
-		return invalid("invalid PID mode: %s", h.PidMode)
-	}
-	if !h.IpcMode.Valid() {
-		return invalid("invalid IPC mode: %s", h.IpcMode)
-	}
-	if !h.UTSMode.Valid() {
-		return invalid("invalid UTS mode: %s", h.UTSMode)
-	}
-	if !h.CgroupnsMode.Valid() {
-		return invalid("invalid cgroup namespace mode: %s", h.CgroupnsMode)
-	}
-	o.PIDMode, o.UTSMode, o.UsernsMode = string(h.PidMode), string(h.UTSMode), string(h.UsernsMode)
-	if h.IpcMode != "private" {
-		o.IPCMode = string(h.IpcMode)
-	}
-	if h.CgroupnsMode.IsHost() {
-		o.CgroupMode = "host"
-	}
-	return nil
+	o.PIDMode, o.IPCMode, o.UTSMode = string(h.PidMode), string(h.IpcMode), string(h.UTSMode)
+	o.CgroupMode, o.CgroupParent, o.UsernsMode = string(h.CgroupnsMode), h.CgroupParent, string(h.UsernsMode)
+	return o.CheckNamespaces()
 }
 
 // setNetworks: NetworkMode is the first network; EndpointsConfig may say more about it and

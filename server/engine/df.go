@@ -35,8 +35,7 @@ func (s *Server) usage(r *request) (u usage, err error) {
 		for i, in := range s.Backend.Containers().NetworkSettings(all...) {
 			c := all[i]
 			one := s.summary(r, c, in)
-			one.SizeRw = s.Backend.Containers().WrittenSize(c.ID)
-			one.SizeRootFs = *s.rootSize(r, c, one.SizeRw)
+			one.SizeRw, one.SizeRootFs = s.Backend.Containers().RootSizes(c.ID)
 			u.containers = append(u.containers, one)
 		}
 	}

@@ -165,7 +165,7 @@ func TestLinks(t *testing.T) {
 // TestRefused: what teu does not have is named.
 func TestRefused(t *testing.T) {
 	for host, word := range map[string]string{
-		`"CgroupParent":"/x"`: "CgroupParent", `"Runtime":"nvidia"`: "nvidia", `"DeviceRequests":[{"Driver":"x"}]`: "DeviceRequests", `"Isolation":"hyperv"`: "Isolation",
+		`"Runtime":"nvidia"`: "nvidia", `"DeviceRequests":[{"Driver":"x"}]`: "DeviceRequests", `"Isolation":"hyperv"`: "Isolation",
 		`"LogConfig":{"Type":"syslog"}`: "syslog", `"Binds":["a:b"]`: "absolute", `"Binds":["/a:/"]`: "destination can't be '/'", `"Memory":1`: "6MB",
 		`"PidMode":"x"`: "invalid PID mode", `"DeviceCgroupRules":["x"]`: "device cgroup rule", `"SecurityOpt":["nosuch=1"]`: "security-opt",
 		`"Mounts":[{"Type":"npipe","Target":"/x"}]`: "mount type unknown", `"RestartPolicy":{"Name":"sometimes"}`: "unknown policy",

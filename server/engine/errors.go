@@ -82,10 +82,6 @@ func status(err error) int {
 // the status does not.
 func message(err error) string {
 	text := err.Error()
-	var launch *keeper.LaunchError
-	if errors.As(err, &launch) && launch.Code == 127 {
-		text += ": executable file not found in $PATH" // by which clients tell this from other failures
-	}
 	for _, class := range []error{
 		errdefs.ErrNotFound, errdefs.ErrInvalidArgument, errdefs.ErrConflict, errdefs.ErrAlreadyExists,
 		errdefs.ErrNotImplemented, errdefs.ErrFailedPrecondition, errdefs.ErrUnavailable, errdefs.ErrPermissionDenied,

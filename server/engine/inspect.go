@@ -91,21 +91,10 @@ func (s *Server) inspectContainer(w http.ResponseWriter, r *request) error {
 		out.HostConfig.KernelMemory = new(int64)
 	}
 	if r.flag("size") {
-		size := engine.WrittenSize(c.ID)
-		out.SizeRw, out.SizeRootFs = &size, s.rootSize(r, c, size)
+		written, whole := engine.RootSizes(c.ID)
+		out.SizeRw, out.SizeRootFs = &written, &whole
 	}
 	return writeJSON(w, http.StatusOK, out)
-}
-
-// rootSize is what a container's files and its image's take together.
-func (s *Server) rootSize(r *request, c *runner.Container, own int64) *int64 {
-	total := own
-	if images, err := s.images(r, nil); err == nil {
-		if d, err := images.Inspect(r.Context(), c.ImageID.String()); err == nil {
-			total += d.Size
-		}
-	}
-	return &total
 }
 
 func health(c *runner.Container) *container.Health {
@@ -221,6 +210,7 @@ func hostConfig(c *runner.Container) *container.HostConfig {
 		ReadonlyRootfs: o.ReadOnly, SecurityOpt: o.SecurityOpt, ShmSize: o.ShmSize, Sysctls: o.Sysctls, Runtime: "teu",
 		PortBindings: portBindings(o),
 	}
+	h.CgroupParent = o.CgroupParent
 	if h.ShmSize == 0 {
 		h.ShmSize = 64 << 20
 	}

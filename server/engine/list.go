@@ -79,8 +79,7 @@ func (s *Server) summary(r *request, c *runner.Container, in runner.InspectNetwo
 		}
 	}
 	if r.flag("size") {
-		one.SizeRw = engine.WrittenSize(c.ID)
-		one.SizeRootFs = *s.rootSize(r, c, one.SizeRw)
+		one.SizeRw, one.SizeRootFs = engine.RootSizes(c.ID)
 	}
 	return one
 }
@@ -205,7 +204,7 @@ func (s *Server) ancestors(r *request, names []string) map[string]bool {
 func (m *matcher) match(c *runner.Container) bool {
 	f := m.filters
 	in := func(name, value string) bool { return anyOf(f, name, func(v string) bool { return v == value }) }
-	ok := anyOf(f, "id", func(v string) bool { return strings.HasPrefix(c.ID, v) }) &&
+	ok := anyOf(f, "id", func(v string) bool { return v != "" && strings.HasPrefix(c.ID, v) }) &&
 		(len(m.names) == 0 || slices.ContainsFunc(m.names, func(re *regexp.Regexp) bool { return re.MatchString("/"+c.Name) || re.MatchString(c.Name) })) &&
 		in("status", string(c.State.Status)) &&
 		(len(f["exited"]) == 0 || c.State.Status == keeper.Exited && in("exited", strconv.Itoa(c.State.ExitCode))) &&
