@@ -80,10 +80,10 @@ func main() {
 	rounds := flag.Int("rounds", 20, "rounds of the short figures; long ones take fewer")
 	write := flag.String("write", "", "file to write the report to")
 	server := flag.String("serve", "", "be the server of the figure ports, on an address")
-	file := flag.String("sendfile", "", "with -serve: be a server of this file, by sendfile(2)")
+	plain := flag.String("sendfile", "", "be a server of files by sendfile(2), on an address")
 	flag.Parse()
-	if *file != "" {
-		fmt.Fprintln(os.Stderr, "bench:", serveSendfile(*server, *file))
+	if *plain != "" {
+		fmt.Fprintln(os.Stderr, "bench:", serveSendfile(*plain))
 		os.Exit(1)
 	}
 	if *server != "" {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -39,46 +40,33 @@ func measureRegistryLarge(ctx context.Context, b *bench) error {
 // blobGets are the figures of reads.
 var blobGets = []struct{ megabytes, clients int }{{1, 8}, {100, 1}, {100, 8}}
 
+// Reads swing by a third within a second, for the client and the kernel's work want the same
+// two cores. So the servers take turns in short slices, many times.
+const (
+	sliceTime  = 250 * time.Millisecond
+	sliceCount = 7 // of each server in a round
+)
+
 func (b *bench) measureBlobs(ctx context.Context, servers []*registryServer) error {
-	blobs := map[int][]byte{1: randomBlob(1e6, 1), 100: randomBlob(100e6, 1)}
 	plain := &registryServer{tool: "sendfile"}
-	paths := map[string]string{} // of a blob at a server
-	for megabytes, blob := range blobs {
-		d := digest.FromBytes(blob)
-		for _, s := range servers {
-			c, err := dialHTTP(s.address)
-			if err != nil {
-				return err
-			}
-			if err := c.pushBlob("bench/read", d, blob); err != nil {
-				return fmt.Errorf("%s: %w", s.tool, err)
-			}
-			c.Close()
-			paths[fmt.Sprint(s.tool, megabytes)] = "/v2/bench/read/blobs/" + d.String()
-		}
-		file := filepath.Join(b.dir, fmt.Sprint("blob", megabytes))
-		if err := os.WriteFile(file, blob, 0o600); err != nil {
-			return err
-		}
-		paths[fmt.Sprint(plain.tool, megabytes)] = file
+	paths, err := b.placeBlobs(servers, plain)
+	if err != nil {
+		return err
 	}
+	if plain.address, plain.stop, err = b.sendfileServer(ctx); err != nil {
+		return err
+	}
+	defer plain.stop()
+	servers = append(servers[:len(servers):len(servers)], plain)
 	for _, g := range blobGets {
 		t := table{}
-		for range b.registryRounds() {
-			for _, s := range append(servers[:len(servers):len(servers)], plain) {
+		for range sliceCount * b.registryRounds() {
+			for _, s := range servers {
 				path := paths[fmt.Sprint(s.tool, g.megabytes)]
-				address, stop := s.address, func() {}
-				if s == plain {
-					var err error
-					if address, stop, err = b.sendfileServer(ctx, path); err != nil {
-						return err
-					}
-				}
-				n, _, err := load(ctx, g.clients, 1500*time.Millisecond, []string{address}, func(c *httpConn, _, _ int) (float64, error) {
+				n, _, err := load(ctx, g.clients, sliceTime, []string{s.address}, func(c *httpConn, _, _ int) (float64, error) {
 					a, err := c.do("GET", path, "")
 					return float64(a.length) / 1e6, err
 				})
-				stop()
 				if err != nil {
 					return fmt.Errorf("%s: %w", s.tool, err)
 				}
@@ -86,13 +74,40 @@ func (b *bench) measureBlobs(ctx context.Context, servers []*registryServer) err
 			}
 		}
 		b.report.add(figure{title: fmt.Sprintf("Registry: GET of a blob of %d MB, %d at a time", g.megabytes, g.clients), unit: "MB per second", more: true,
-			note: registryNote + " \"sendfile\" is a server that does nothing but sendfile(2).", results: t.of(append(servers[:len(servers):len(servers)], plain))})
+			note: registryNote + " \"sendfile\" is a server that does nothing but sendfile(2).", results: t.of(servers)})
 	}
 	return nil
 }
 
-// sendfileServer starts a process that answers every request with the file.
-func (b *bench) sendfileServer(ctx context.Context, path string) (address string, stop func(), err error) {
+// placeBlobs gives every server a blob of 1 MB and one of 100 MB, and plain files of these. It
+// returns the path of each at each server, by its tool and the MB.
+func (b *bench) placeBlobs(servers []*registryServer, plain *registryServer) (paths map[string]string, err error) {
+	paths = map[string]string{}
+	for _, megabytes := range []int{1, 100} {
+		blob := randomBlob(megabytes*1e6, 1)
+		d := digest.FromBytes(blob)
+		for _, s := range servers {
+			c, err := dialHTTP(s.address)
+			if err != nil {
+				return nil, err
+			}
+			if err := c.pushBlob("bench/read", d, blob); err != nil {
+				return nil, fmt.Errorf("%s: %w", s.tool, err)
+			}
+			c.Close()
+			paths[fmt.Sprint(s.tool, megabytes)] = "/v2/bench/read/blobs/" + d.String()
+		}
+		file := filepath.Join(b.dir, fmt.Sprint("blob", megabytes))
+		if err := os.WriteFile(file, blob, 0o600); err != nil {
+			return nil, err
+		}
+		paths[fmt.Sprint(plain.tool, megabytes)] = file
+	}
+	return paths, nil
+}
+
+// sendfileServer starts a process that answers with files.
+func (b *bench) sendfileServer(ctx context.Context) (address string, stop func(), err error) {
 	if address, err = freePort(); err != nil {
 		return "", nil, err
 	}
@@ -100,12 +115,12 @@ func (b *bench) sendfileServer(ctx context.Context, path string) (address string
 	if err != nil {
 		return "", nil, err
 	}
-	stop, err = b.daemon(ctx, dialable("tcp", address), self, "-serve", address, "-sendfile", path)
+	stop, err = b.daemon(ctx, dialable("tcp", address), self, "-sendfile", address)
 	return address, stop, err
 }
 
 // serveSendfile is that process.
-func serveSendfile(address, path string) error {
+func serveSendfile(address string) error {
 	ln, err := net.Listen("tcp", address)
 	if err != nil {
 		return err
@@ -115,18 +130,20 @@ func serveSendfile(address, path string) error {
 		if err != nil {
 			return err
 		}
-		go sendfile(conn.(*net.TCPConn), path)
+		go sendfile(conn.(*net.TCPConn))
 	}
 }
 
-func sendfile(conn *net.TCPConn, path string) {
+// sendfile answers each request with the file of its path.
+func sendfile(conn *net.TCPConn) {
 	defer conn.Close()
 	request := make([]byte, 4096) // comes in one piece
 	for {
-		if _, err := conn.Read(request); err != nil {
+		n, err := conn.Read(request)
+		if err != nil {
 			return
 		}
-		f, err := os.Open(path)
+		f, err := os.Open(string(bytes.Fields(request[:n])[1]))
 		if err != nil {
 			return
 		}

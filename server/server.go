@@ -66,6 +66,7 @@ func newServer(ctx context.Context, handler http.Handler, o Options) *http.Serve
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
+		ConnContext:       limitUnsent,
 		// Requests outlive ctx by the drain time.
 		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
 	}
