@@ -22,7 +22,7 @@ func ParseBind(text string) (MountRequest, error) {
 	case text == "":
 		return m, worded(errdefs.ErrInvalidArgument, "invalid empty volume spec")
 	case len(parts) == 1:
-		m.Target = path.Join("/", parts[0])
+		m.Target = parts[0]
 	case len(parts) <= 3:
 		m.Source, m.Target = parts[0], parts[1]
 		if len(parts) == 3 {

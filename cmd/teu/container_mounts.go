@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -55,6 +56,9 @@ func parseVolume(text string) (runner.MountRequest, error) {
 			return runner.MountRequest{}, err
 		}
 		text = abs + ":" + rest
+	}
+	if !ok && text != "" {
+		text = path.Join("/", text) // docker takes any word for a place of an anonymous volume
 	}
 	return runner.ParseBind(text)
 }
