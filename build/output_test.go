@@ -49,6 +49,46 @@ func TestOutputLocal(t *testing.T) {
 	}
 }
 
+// TestOutputLocalKeepsTheTree: modes, links between files and FIFOs are as in the image, but nothing runs
+// with the rights of another.
+func TestOutputLocalKeepsTheTree(t *testing.T) {
+	b := newBench(t)
+	out := t.TempDir()
+	b.must(Options{Outputs: []Output{{Type: "local", Dest: out}}}, "FROM busybox AS made",
+		"RUN mkdir -p /o/shut /o/tmp && echo text >/o/shut/f && ln /o/shut/f /o/also && ln -s f /o/link && ln /o/link /o/shut/l2 && busybox mkfifo -m 622 /o/fifo "+
+			"&& touch -d @1000 /o/shut/f /o/shut && chmod 500 /o/shut && chmod 1777 /o/tmp && cp /bin/true /o/suid && chmod 6755 /o/suid",
+		"FROM scratch", "COPY --from=made /o /")
+	var got []string
+	err := filepath.WalkDir(out, func(p string, d os.DirEntry, err error) error {
+		if err != nil || p == out {
+			return err
+		}
+		info, err := d.Info()
+		got = append(got, strings.TrimPrefix(p, out)+" "+info.Mode().String())
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"/also -rw-r--r--", "/fifo prw--w--w-", "/link Lrwxrwxrwx", "/shut dr-x------", "/shut/f -rw-r--r--", "/shut/l2 Lrwxrwxrwx",
+		"/suid -rwxr-xr-x", "/tmp dtrwxrwxrwx",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+	one, err := os.Stat(filepath.Join(out, "also"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if two, err := os.Stat(filepath.Join(out, "shut/f")); err != nil || !os.SameFile(one, two) || one.ModTime().Unix() != 1000 {
+		t.Errorf("the names of a file are several files, %v, of %v", err, one.ModTime())
+	}
+	if dir, err := os.Stat(filepath.Join(out, "shut")); err != nil || dir.ModTime().Unix() != 1000 {
+		t.Errorf("the directory is of %v, %v", dir.ModTime(), err)
+	}
+}
+
 func TestOutputTar(t *testing.T) {
 	b := newBench(t)
 	b.write(map[string]string{"f": "text"})

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -15,7 +16,9 @@ import (
 
 // WriteDir copies the filesystem root into the directory dir, which is made if needed. Files that
 // are there are replaced, others stay. Everything belongs to the caller, as with
-// `docker build -o type=local`; devices are left out, as they would need privileges.
+// `docker build -o type=local`; a file with several names is one there too. Unlike docker, devices
+// are left out, as they would need privileges, and so are set-user-ID bits and capabilities: what an
+// image has is not to run with the rights of whoever builds it.
 // Links that are in dir already are not followed out of it.
 func WriteDir(ctx context.Context, dir string, root *rootfs.Dir, o TreeOptions) (err error) {
 	if err := os.MkdirAll(path.Join(dir, o.Prefix), 0o755); err != nil {
@@ -26,13 +29,13 @@ func WriteDir(ctx context.Context, dir string, root *rootfs.Dir, o TreeOptions) 
 		return err
 	}
 	defer func() { err = errors.Join(err, dst.Close()) }()
-	c := copier{dst: dst, o: o}
+	c := copier{dst: dst, o: o, links: map[inode]string{}}
 	if err := walk(ctx, root, c.copy); err != nil {
 		return fmt.Errorf("writing to %s: %w", dir, err)
 	}
-	// Times of directories last: files that were put into them changed them.
-	for _, d := range c.dirs {
-		if err := c.times(d); err != nil {
+	// Directories last and from below: files were put into them, which their modes may not allow.
+	for _, d := range slices.Backward(c.dirs) {
+		if err := c.finish(d); err != nil {
 			return fmt.Errorf("writing to %s: %w", dir, err)
 		}
 	}
@@ -40,9 +43,10 @@ func WriteDir(ctx context.Context, dir string, root *rootfs.Dir, o TreeOptions) 
 }
 
 type copier struct {
-	dst  *rootfs.Dir
-	o    TreeOptions
-	dirs []entry
+	dst   *rootfs.Dir
+	o     TreeOptions
+	dirs  []entry
+	links map[inode]string // first path of a file with several names
 }
 
 func (c *copier) copy(e entry) error {
@@ -55,6 +59,9 @@ func (c *copier) copy(e entry) error {
 	}
 	defer parent.Close()
 	dir := int(parent.Fd())
+	if first, ok := c.links[e.inode()]; ok && e.kind() != unix.S_IFDIR {
+		return c.link(dir, base, e, first)
+	}
 	switch e.kind() {
 	case unix.S_IFDIR:
 		c.dirs = append(c.dirs, e)
@@ -70,11 +77,61 @@ func (c *copier) copy(e entry) error {
 		if err := unix.Symlinkat(target, dir, base); err != nil {
 			return fmt.Errorf("symlink %s: %w", e.path, err)
 		}
-		return c.times(e)
+	case unix.S_IFIFO:
+		if err := c.clear(dir, base, e); err != nil {
+			return err
+		}
+		if err := unix.Mknodat(dir, base, unix.S_IFIFO|e.permissions(), 0); err != nil {
+			return fmt.Errorf("mkfifo %s: %w", e.path, err)
+		}
+		if err := unix.Fchmodat(dir, base, e.permissions(), 0); err != nil { // whatever the umask is
+			return fmt.Errorf("chmod %s: %w", e.path, err)
+		}
 	case unix.S_IFREG:
-		return c.file(dir, base, e)
+		if err := c.file(dir, base, e); err != nil {
+			return err
+		}
+	default:
+		return nil
+	}
+	if e.stat.Nlink > 1 {
+		c.links[e.inode()] = e.path
+	}
+	return c.times(e)
+}
+
+// link gives the file at the path first another name.
+func (c *copier) link(dir int, base string, e entry, first string) error {
+	parent, old, err := c.dst.Parent(first)
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	if err := c.clear(dir, base, e); err != nil {
+		return err
+	}
+	if err := unix.Linkat(int(parent.Fd()), old, dir, base, 0); err != nil {
+		return fmt.Errorf("linking %s to %s: %w", e.path, first, err)
 	}
 	return nil
+}
+
+// finish gives a directory the mode and the time that it has in the image.
+func (c *copier) finish(e entry) error {
+	parent, base, err := c.dst.Parent(e.path)
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	fd, err := unix.Openat(int(parent.Fd()), base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", e.path, err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Fchmod(fd, e.permissions()); err != nil {
+		return fmt.Errorf("chmod %s: %w", e.path, err)
+	}
+	return c.times(e)
 }
 
 // mkdir makes a directory, or takes the one that is there.
@@ -109,10 +166,10 @@ func (c *copier) file(dir int, base string, e entry) (err error) {
 	}
 	dst := os.NewFile(uintptr(fd), e.path)
 	_, err = io.Copy(dst, src)
-	if err := errors.Join(err, unix.Fchmod(fd, e.stat.Mode&0o777), dst.Close()); err != nil {
+	if err := errors.Join(err, unix.Fchmod(fd, e.permissions()), dst.Close()); err != nil {
 		return fmt.Errorf("writing %s: %w", e.path, err)
 	}
-	return c.times(e)
+	return nil
 }
 
 // clear removes what stands where e goes.

@@ -19,7 +19,7 @@ type TreeOptions struct {
 
 // WriteTar writes the filesystem root to tw, as what `docker build -o type=tar` gives.
 func WriteTar(ctx context.Context, tw *tar.Writer, root *rootfs.Dir, o TreeOptions) error {
-	links := map[[2]uint64]string{} // first path of a file with several names
+	links := map[inode]string{} // first path of a file with several names
 	return walk(ctx, root, func(e entry) error {
 		if e.path == "." && o.Prefix == "" || e.kind() == unix.S_IFSOCK {
 			return nil
@@ -44,7 +44,7 @@ func WriteTar(ctx context.Context, tw *tar.Writer, root *rootfs.Dir, o TreeOptio
 	})
 }
 
-func header(e entry, o TreeOptions, links map[[2]uint64]string) (*tar.Header, error) {
+func header(e entry, o TreeOptions, links map[inode]string) (*tar.Header, error) {
 	h := &tar.Header{
 		Name: e.path, Format: tar.FormatPAX,
 		Mode: int64(e.stat.Mode & 0o7777), Uid: int(e.stat.Uid), Gid: int(e.stat.Gid),
@@ -59,7 +59,7 @@ func header(e entry, o TreeOptions, links map[[2]uint64]string) (*tar.Header, er
 		}
 		h.PAXRecords["SCHILY.xattr."+name] = value
 	}
-	id := [2]uint64{e.stat.Dev, e.stat.Ino}
+	id := e.inode()
 	if first, ok := links[id]; ok && e.kind() != unix.S_IFDIR {
 		h.Typeflag, h.Linkname = tar.TypeLink, first
 		return h, nil

@@ -25,6 +25,19 @@ type entry struct {
 
 func (e entry) kind() uint32 { return e.stat.Mode & unix.S_IFMT }
 
+// An inode is what the names of one file have in common.
+type inode struct{ device, number uint64 }
+
+func (e entry) inode() inode { return inode{e.stat.Dev, e.stat.Ino} }
+
+// permissions are those of the mode that give nobody the rights of another.
+func (e entry) permissions() uint32 {
+	if e.kind() == unix.S_IFDIR {
+		return e.stat.Mode & 0o7777
+	}
+	return e.stat.Mode & 0o777
+}
+
 // mtime is the modification time, not later than epoch.
 func (e entry) mtime(epoch *time.Time) time.Time {
 	t := time.Unix(e.stat.Mtim.Unix())

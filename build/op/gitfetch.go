@@ -97,11 +97,11 @@ func (o *gitOp) choose(out string) error {
 		}
 		return nil
 	}
-	return fmt.Errorf("it has no branch or tag %s: %w", o.ref, errdefs.ErrNotFound)
+	return fmt.Errorf("repository does not contain ref %s: %w", o.ref, errdefs.ErrNotFound)
 }
 
 func (o *gitOp) mismatch(got string) error {
-	return fmt.Errorf("%s is %s, not %s as asked: %w", o.ref, got, o.checksum, errdefs.ErrDataLoss)
+	return fmt.Errorf("expected checksum to match %s, but %s is %s: %w", o.checksum, o.ref, got, errdefs.ErrDataLoss)
 }
 
 // fetch brings the commit, unless it is there.

@@ -189,7 +189,7 @@ func (c *chooser) required() error {
 			}
 		}
 		if !found {
-			return fmt.Errorf("%s: %w", want, errdefs.ErrNotFound)
+			return fmt.Errorf("%q: %w", want, errdefs.ErrNotFound)
 		}
 	}
 	return nil

@@ -18,7 +18,7 @@ func (t *Tree) whole(ctx context.Context, p string, followLast bool) (digest.Dig
 		return "", err
 	}
 	if n == nil {
-		return "", fmt.Errorf("%s: %w", p, errdefs.ErrNotFound)
+		return "", fmt.Errorf("%q: %w", p, errdefs.ErrNotFound)
 	}
 	return t.wholeNode(ctx, n, real)
 }
