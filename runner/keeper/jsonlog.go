@@ -46,10 +46,17 @@ func (l *jsonLog) use(f *os.File) error {
 }
 
 // add encodes one line, or a part of one, to be written by flush. end is what appendEnd made.
-func (l *jsonLog) add(line, end []byte) {
+// If it makes the file larger than it may be, what was added before, in bytes, is to be
+// written first.
+func (l *jsonLog) add(line, end []byte) (before int) {
+	before = len(l.buf)
 	l.buf = append(l.buf, `{"log":"`...)
 	l.buf = appendEscaped(l.buf, line)
 	l.buf = append(l.buf, end...)
+	if l.cfg.MaxSize > 0 && l.size+int64(len(l.buf)) > l.cfg.MaxSize {
+		return before
+	}
+	return 0
 }
 
 // appendEnd appends what follows the text of all lines of a stream at one moment.

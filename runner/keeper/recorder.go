@@ -73,8 +73,7 @@ func (r *recorder) begin(index int, chunk []byte) (known int, at int64) {
 	if n > 0 && n <= len(chunk) && chunkSum(chunk[:n]) == note.sum[index] {
 		return n, note.total[index]
 	}
-	note.total[index] += int64(n)
-	note.n[index], note.sum[index] = 0, 0
+	r.next(index)
 	return 0, note.total[index]
 }
 
@@ -85,6 +84,7 @@ func (r *recorder) record(index int, chunk []byte) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.next(index)
 	if r.log == nil {
 		r.commit(index, chunk)
 		return
@@ -102,7 +102,14 @@ func (r *recorder) record(index int, chunk []byte) {
 			line = append(*carry, line...)
 			*carry = (*carry)[:0]
 		}
-		r.log.add(line, r.tail)
+		if whole := r.log.add(line, r.tail); whole > 0 {
+			// The line begins another file: a note speaks of one file alone, and who follows
+			// the log finds the files by their times.
+			r.log.buf = r.log.buf[:whole]
+			r.commit(index, chunk[:len(chunk)-len(rest)])
+			r.tail = appendEnd(r.tail[:0], streamNames[index], time.Now())
+			r.log.add(line, r.tail)
+		}
 		rest = rest[i+1:]
 	}
 	if len(*carry)+len(rest) > maxLine {
@@ -111,6 +118,13 @@ func (r *recorder) record(index int, chunk []byte) {
 	}
 	*carry = append(*carry, rest...)
 	r.commit(index, chunk)
+}
+
+// next moves the position of the stream behind the chunk before.
+func (r *recorder) next(index int) {
+	note := &r.cur.note
+	note.total[index] += int64(note.n[index])
+	note.n[index], note.sum[index] = 0, 0
 }
 
 // commit writes the log, then the note that says so.
@@ -124,7 +138,6 @@ func (r *recorder) commit(index int, chunk []byte) {
 		r.failed = err != nil
 		note.inode, note.size = r.log.inode, r.log.size
 	}
-	note.total[index] += int64(note.n[index])
 	note.n[index], note.sum[index] = len(chunk), chunkSum(chunk)
 	if err := r.cur.save(); err != nil {
 		fmt.Fprintln(os.Stderr, "the log's cursor is not kept:", err)
@@ -135,6 +148,7 @@ func (r *recorder) commit(index int, chunk []byte) {
 func (r *recorder) end(index int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.next(index)
 	if carry := &r.cur.note.carry[index]; len(*carry) > 0 {
 		r.tail = appendEnd(r.tail[:0], streamNames[index], time.Now())
 		r.log.add(*carry, r.tail)

@@ -1,0 +1,66 @@
+package keeper
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// logged are the lines of the log at path and of the n files before it, in order.
+func logged(t *testing.T, path string, n int) (lines []string) {
+	t.Helper()
+	for i := n; i >= 0; i-- {
+		name := path
+		if i > 0 {
+			name = fmt.Sprintf("%s.%d", path, i)
+		}
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range bytes.Lines(b) {
+			var e struct{ Log string }
+			if err := json.Unmarshal(line, &e); err != nil {
+				t.Fatalf("%s: %q: %v", name, line, err)
+			}
+			lines = append(lines, e.Log)
+		}
+	}
+	return lines
+}
+
+func TestRecorderKeepsFilesSmall(t *testing.T) {
+	dir := t.TempDir()
+	cfg := Log{Path: filepath.Join(dir, "log"), MaxSize: 5000, MaxFiles: 4}
+	r, err := openRecorder(cfg, filepath.Join(dir, "cursor"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var chunk []byte
+	for i := range 2000 {
+		chunk = fmt.Appendf(chunk, "line %d\n", i)
+	}
+	head := bytes.LastIndexByte(chunk[:len(chunk)/2], '\n') + 3 // within a line
+	r.record(0, chunk[:head])
+	r.record(0, chunk[head:])
+	r.Close()
+
+	lines := logged(t, cfg.Path, 3)
+	for i, line := range lines {
+		if want := fmt.Sprintf("line %d\n", 2000-len(lines)+i); line != want {
+			t.Fatalf("line %d from the end: %q, want %q", len(lines)-i, line, want)
+		}
+	}
+	for _, name := range []string{"log", "log.1", "log.2", "log.3"} {
+		st, err := os.Stat(filepath.Join(dir, name))
+		if err != nil || st.Size() > cfg.MaxSize || name != "log" && st.Size() < cfg.MaxSize*9/10 {
+			t.Errorf("%s: %d bytes, want about %d: %v", name, st.Size(), cfg.MaxSize, err)
+		}
+	}
+	if _, err := os.Stat(cfg.Path + ".4"); err == nil {
+		t.Error("a file too many")
+	}
+}
