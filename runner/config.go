@@ -167,15 +167,16 @@ type MountPoint struct {
 
 // MountDetails are what a MountPoint has beyond docker's words.
 type MountDetails struct {
-	Anonymous              bool     `json:",omitempty"`
-	NoRecursive            bool     `json:",omitempty"`
-	ReadOnlyNonRecursive   bool     `json:",omitempty"`
-	ReadOnlyForceRecursive bool     `json:",omitempty"`
-	Chown                  bool     `json:",omitempty"`
-	Driven                 bool     `json:",omitempty"` // volume: it must be mounted to be used
-	Subpath                string   `json:",omitempty"`
-	Layers                 []string `json:",omitempty"` // image
-	Options                []string `json:",omitempty"`
+	Anonymous              bool          `json:",omitempty"`
+	NoRecursive            bool          `json:",omitempty"`
+	ReadOnlyNonRecursive   bool          `json:",omitempty"`
+	ReadOnlyForceRecursive bool          `json:",omitempty"`
+	Chown                  bool          `json:",omitempty"`
+	Driven                 bool          `json:",omitempty"` // volume: it must be mounted to be used
+	Subpath                string        `json:",omitempty"`
+	Layers                 []string      `json:",omitempty"` // image
+	ImageID                digest.Digest `json:",omitempty"` // image
+	Options                []string      `json:",omitempty"`
 }
 
 // defaults of logging: docker's own has no limit, which fills disks.

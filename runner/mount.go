@@ -93,6 +93,9 @@ func (e *Engine) mountPoint(ctx context.Context, store *cache.Store, id string, 
 			Chown: w.Chown, Subpath: w.Subpath, Options: w.Options,
 		},
 	}
+	if w.Subpath != "" && !filepath.IsLocal(w.Subpath) {
+		return p, worded(errdefs.ErrInvalidArgument, "invalid mount config for type %q: invalid subpath %q: subpath must be a relative path within the volume", w.Type, w.Subpath)
+	}
 	switch w.Type {
 	case "tmpfs":
 		return p, nil
@@ -112,28 +115,21 @@ func (e *Engine) mountPoint(ctx context.Context, store *cache.Store, id string, 
 		if p.Mode == "" {
 			p.Mode = "z"
 		}
-		if w.NoCopy || w.Subpath != "" || !made && !v.driven() && !isEmpty(v.Mountpoint) {
+		if w.NoCopy || w.Subpath == "" && !made && !v.driven() && !isEmpty(v.Mountpoint) {
 			return p, nil
 		}
-		return p, e.fillMounted(ctx, v, func() error {
-			if !isEmpty(v.Mountpoint) {
-				return nil
-			}
-			return e.fillVolume(store, id, w.Target, v.Mountpoint)
-		})
+		return p, e.fillMounted(ctx, v, func() error { return e.fillEmpty(store, id, w, v.Mountpoint) })
 	}
 	return p, fmt.Errorf("mount type %q: %w", w.Type, errdefs.ErrInvalidArgument)
 }
 
 // imageMount mounts the files of another image, for reading.
 func (e *Engine) imageMount(ctx context.Context, store *cache.Store, id string, w MountRequest, p MountPoint) (MountPoint, error) {
-	if w.Subpath != "" {
-		return p, fmt.Errorf("image-subpath: %w", errdefs.ErrNotImplemented)
-	}
-	_, layers, err := e.image(ctx, store, Options{Image: w.Source})
+	img, layers, err := e.image(ctx, store, Options{Image: w.Source})
 	if err != nil {
 		return p, err
 	}
+	p.ImageID = img.Manifest.Config.Digest
 	if p.Layers, err = store.Layers.Stack(ctx, layers); err != nil {
 		return p, err
 	}
@@ -204,26 +200,6 @@ func (e *Engine) specMounts(c *Container) []spec.Mount {
 		mounts = append(mounts, m)
 	}
 	return mounts
-}
-
-// subpaths are the directories of volumes that are mounted instead of the whole. They are
-// looked up here to tell the user what is wrong, and again, by descriptors, when the
-// container starts: its volume may be somebody else's too.
-func subpaths(c *Container) (map[string]string, error) {
-	var all map[string]string
-	for _, p := range c.Mounts {
-		if p.Subpath == "" || p.Type != "volume" {
-			continue
-		}
-		if err := checkSubpath(p.Source, p.Subpath); err != nil {
-			return nil, err
-		}
-		if all == nil {
-			all = map[string]string{}
-		}
-		all[p.Destination] = p.Subpath
-	}
-	return all, nil
 }
 
 // giveToUser changes the owner of what is mounted with the option U, as podman does.

@@ -194,8 +194,8 @@ func (e *Engine) plan(ctx context.Context, c *Container, o StartOptions) (*plan,
 	if err := giveToUser(c, int(p.spec.Process.User.UID), int(p.spec.Process.User.GID)); err != nil {
 		return nil, err
 	}
-	below, err := subpaths(c)
-	if err != nil {
+	opts := oci.Options{HoldSignals: c.Options.Init}
+	if err := findSubpaths(c, &opts); err != nil {
 		return nil, err
 	}
 	host, err := e.host()
@@ -206,11 +206,9 @@ func (e *Engine) plan(ctx context.Context, c *Container, o StartOptions) (*plan,
 		return nil, fmt.Errorf("making the control group: %w", err)
 	}
 	warn(warnings)
-	p.program, err = oci.Compile(p.spec, oci.Rootfs{Overlay: sn.Overlay(), Mapped: c.UserIDs.shifted()}, oci.Options{
-		HoldSignals: c.Options.Init,
-		CgroupProcs: p.group.Joins(), CgroupDir: p.group.V2Dir(), Subpaths: below,
-		UserOfNetwork: c.UserIDs != nil && c.ownNetwork() && path.IsAbs(netns),
-	})
+	opts.CgroupProcs, opts.CgroupDir = p.group.Joins(), p.group.V2Dir()
+	opts.UserOfNetwork = c.UserIDs != nil && c.ownNetwork() && path.IsAbs(netns)
+	p.program, err = oci.Compile(p.spec, oci.Rootfs{Overlay: sn.Overlay(), Mapped: c.UserIDs.shifted()}, opts)
 	return p, err
 }
 

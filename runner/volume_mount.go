@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -229,21 +228,4 @@ func (e *Engine) fillMounted(ctx context.Context, v Volume, fill func() error) e
 		err = errors.Join(err, v.unmount())
 	}
 	return err
-}
-
-// checkSubpath refuses a name that is not in a volume or leads out of it.
-func checkSubpath(volume, name string) error {
-	if !filepath.IsLocal(name) {
-		return worded(errdefs.ErrInvalidArgument, "invalid subpath %q: it must be a relative path within the volume", name)
-	}
-	dir, err := unix.Open(volume, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("opening %s: %w", volume, err)
-	}
-	defer unix.Close(dir)
-	fd, err := unix.Openat2(dir, name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS})
-	if err != nil {
-		return fmt.Errorf("cannot access path %s: %w", filepath.Join(volume, name), err)
-	}
-	return unix.Close(fd)
 }

@@ -31,10 +31,16 @@ func (a *app) imageUsers(ctx context.Context) ([]library.Container, error) {
 	var list []library.Container
 	for _, c := range all {
 		s := c.State.Status
-		list = append(list, library.Container{
+		one := library.Container{
 			ID: c.ID, Name: c.Name, Image: c.ImageID,
 			Running: s == keeper.Running || s == keeper.Paused || s == keeper.Restarting,
-		})
+		}
+		list = append(list, one)
+		for _, m := range c.Mounts {
+			if one.Image = m.ImageID; one.Image != "" {
+				list = append(list, one)
+			}
+		}
 	}
 	return list, nil
 }

@@ -67,7 +67,11 @@ func (c *compiler) makeMount(i int, m specs.Mount) error {
 			return err
 		}
 	}
-	c.place(fd, dest, unix.S_IFDIR|0o755, !fixed(m.Type, dest))
+	mode := uint32(unix.S_IFDIR | 0o755)
+	if c.opts.SubpathFiles[dest] {
+		mode = unix.S_IFREG | 0o644
+	}
+	c.place(fd, dest, mode, !fixed(m.Type, dest))
 	c.placed = append(c.placed, placed{dest: dest, fd: fd, bind: !ours(m.Type, dest)})
 	return nil
 }
@@ -262,10 +266,17 @@ func (c *compiler) bind(i int, m specs.Mount, dest string, o mountOptions) error
 func (c *compiler) openSource(m specs.Mount, o mountOptions) (fd launch.Ref, err error) {
 	if !o.isBind(m) {
 		c.Note("mounting overlay for %s", destination(m))
-		if fd, err = c.specOverlay(m, o); err == nil {
-			c.attributes(fd, o)
+		if fd, err = c.specOverlay(m, o); err != nil {
+			return 0, err
 		}
-		return fd, err
+		if below := c.opts.Subpaths[destination(m)]; below != "" {
+			if !c.kernelAtLeast(6, 15) { // open_tree(2) of a mount without a place
+				return 0, fmt.Errorf("part of an image, on a kernel before 6.15: %w", errdefs.ErrNotImplemented)
+			}
+			fd = c.cloneBelow(fd, below, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		}
+		c.attributes(fd, o)
+		return fd, nil
 	}
 	c.Note("binding %s on %s", m.Source, destination(m))
 	flags := unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
@@ -303,6 +314,11 @@ func (c *compiler) isDirectory(source, below string) (bool, error) {
 // source and never leads out, also if somebody exchanges parts of it meanwhile.
 func (c *compiler) bindBelow(source, below string, flags int) launch.Ref {
 	dir := c.Call(unix.SYS_OPENAT, launch.Int(atFDCWD), c.Str(source), launch.Int(unix.O_PATH|unix.O_DIRECTORY|cloexec), launch.Int(0))
+	return c.cloneBelow(dir, below, flags)
+}
+
+// cloneBelow clones the mount of a path below dir, and closes dir.
+func (c *compiler) cloneBelow(dir launch.Ref, below string, flags int) launch.Ref {
 	const beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS
 	at := c.openat2(launch.Cond{}, launch.Result(dir), below, unix.O_PATH, beneath)
 	fd := c.Call(unix.SYS_OPEN_TREE, launch.Result(at), c.Str(""), launch.Int(flags|unix.AT_EMPTY_PATH))

@@ -44,9 +44,11 @@ type Options struct {
 	// Detached are mounts that come as files, by the destination of a mount of the spec
 	// with type "bind", whose source is then not used, or with the option tmpcopyup. Such a program can be started once.
 	Detached map[string]Detached
-	// Subpaths are directories or files below the sources of bind mounts, by destination,
-	// which are mounted instead. They are looked up without leaving the source.
+	// Subpaths are directories or files below the sources of bind mounts and in overlays, by
+	// destination, which are mounted instead. They are looked up without leaving the source.
 	Subpaths map[string]string
+	// SubpathFiles are the destinations of those in overlays that are files.
+	SubpathFiles map[string]bool
 	// Pause makes the program stop before the command, until somebody opens the FIFO at
 	// this path for reading; launch.Start returns at that point. It is create without start.
 	// Root of the container's user namespace must be allowed to open it for writing.
