@@ -171,7 +171,12 @@ type networkError struct {
 }
 
 func (e *networkError) Error() string {
-	return "talking to " + e.host.name + ": " + e.err.Error()
+	err := e.err
+	var record tls.RecordHeaderError
+	if errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/" {
+		err = http.ErrSchemeMismatch // the words of docker and of all that use net/http
+	}
+	return "talking to " + e.host.name + ": " + err.Error()
 }
 
 // Unwrap returns the class and the cause.

@@ -363,3 +363,17 @@ func TestInsecureTLS(t *testing.T) {
 		t.Errorf("untrusted certificate: %v", err)
 	}
 }
+
+// TestPlainServer: a registry without TLS is told in the words that users look for.
+func TestPlainServer(t *testing.T) {
+	s := httptest.NewServer(plain())
+	t.Cleanup(s.Close)
+	c, _ := newTestClient(Options{})
+	h := c.host("registry.example")
+	h.addr = strings.TrimPrefix(s.URL, "http://")
+	_, err := h.do(t.Context(), request{method: http.MethodGet, path: "/v2/"})
+	var n *networkError
+	if !errors.As(err, &n) || !strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") || !strings.Contains(n.Hint(), "insecure-registries") {
+		t.Errorf("%v", err)
+	}
+}
