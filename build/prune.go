@@ -82,6 +82,8 @@ type PruneOptions struct {
 	Keep    int64                 // bytes that may stay, the most recently used; 0: none
 	Matches func(CacheEntry) bool // only these may go; nil: all
 	DryRun  bool
+	// Collected says that garbage was just collected, which need not be done again for nothing.
+	Collected bool
 }
 
 // Prune removes the least recently used entries until o is content, what only they kept in the
@@ -97,6 +99,9 @@ func (b *Builder) Prune(ctx context.Context, o PruneOptions) ([]CacheEntry, erro
 	}
 	if err := b.sweep(ctx); err != nil {
 		return nil, fmt.Errorf("removing what builds that were killed have left: %w", err)
+	}
+	if len(gone) == 0 && o.Collected {
+		return nil, nil
 	}
 	return gone, b.remove(ctx, gone)
 }

@@ -5,33 +5,60 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"slices"
+	"runtime"
 	"strings"
+	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/teu-dev/teu/cache/content"
 )
 
-// mark returns everything that can be reached from roots. It knows nothing of what the nodes are.
+// mark returns everything that can be reached from roots. It knows nothing of what the nodes are. It calls
+// refs for many at once, for they are read from files.
 func mark[N comparable](roots []N, refs func(N) ([]N, error)) (map[N]bool, error) {
 	live := map[N]bool{}
-	for todo := slices.Clone(roots); len(todo) > 0; {
-		n := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		if live[n] {
-			continue
+	for level := admit(live, roots); len(level) > 0; {
+		found := make([][]N, len(level))
+		var next atomic.Int64
+		var workers errgroup.Group
+		for range min(runtime.GOMAXPROCS(0), len(level)) {
+			workers.Go(func() error {
+				for {
+					i := int(next.Add(1)) - 1
+					if i >= len(level) {
+						return nil
+					}
+					var err error
+					if found[i], err = refs(level[i]); err != nil {
+						return err
+					}
+				}
+			})
 		}
-		live[n] = true
-		more, err := refs(n)
-		if err != nil {
+		if err := workers.Wait(); err != nil {
 			return nil, err
 		}
-		todo = append(todo, more...)
+		level = nil
+		for _, nodes := range found {
+			level = append(level, admit(live, nodes)...)
+		}
 	}
 	return live, nil
+}
+
+// admit adds nodes to live, and returns those that were not there.
+func admit[N comparable](live map[N]bool, nodes []N) (fresh []N) {
+	for _, n := range nodes {
+		if !live[n] {
+			live[n] = true
+			fresh = append(fresh, n)
+		}
+	}
+	return fresh
 }
 
 // A node is an object of the store.
@@ -42,7 +69,8 @@ type node struct {
 
 func blobNode(d digest.Digest) node { return node{KindBlob, string(d)} }
 
-// A graph knows which objects of the store refer to which, as they were when it was made.
+// A graph knows which objects of the store refer to which, as they were when it was made. It does not change
+// any more when refs is called, which may be from several goroutines.
 type graph struct {
 	s          *Store
 	ctx        context.Context // of the one call the graph lives in

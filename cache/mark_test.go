@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -32,8 +33,11 @@ func TestMark(t *testing.T) {
 			for _, e := range strings.Fields(test.edges) {
 				edges[e[:1]] = append(edges[e[:1]], e[1:])
 			}
+			var mu sync.Mutex
 			asked := map[string]int{}
 			live, err := mark(strings.Split(test.roots, "")[:len(test.roots)], func(n string) ([]string, error) {
+				mu.Lock()
+				defer mu.Unlock()
 				asked[n]++
 				return edges[n], nil
 			})

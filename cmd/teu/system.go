@@ -134,7 +134,7 @@ func systemPrune(ctx context.Context, a *app, f pruneFlags) error {
 		return err
 	}
 	if len(filters["label"])+len(filters["label!"]) == 0 { // the cache has no labels
-		entries, err := b.Prune(ctx, build.PruneOptions{All: f.all, Matches: unused})
+		entries, err := b.Prune(ctx, build.PruneOptions{All: f.all, Matches: unused, Collected: true})
 		if err != nil {
 			return err
 		}
