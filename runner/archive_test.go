@@ -305,8 +305,7 @@ func TestStatsAndUpdate(t *testing.T) {
 		}
 		return err
 	})
-	in, err := e.Inspect(ctx, "box")
-	if err != nil || in.HostConfig.RestartPolicy.Name != "on-failure" || in.HostConfig.Memory != 64<<20 {
-		t.Errorf("%+v, %v", in.HostConfig, err)
+	if o := get(t, e, "box").Options; o.Restart.Name != "on-failure" || *o.Resources.Memory.Limit != 64<<20 {
+		t.Errorf("%+v", o)
 	}
 }

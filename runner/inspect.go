@@ -8,13 +8,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
-
 	"github.com/teu-dev/teu/runner/keeper"
 	"github.com/teu-dev/teu/runner/network"
 )
 
-// Inspection is a container in the shape of docker's API (1.51, ContainerInspectResponse).
+// Inspection is a container in the shape of docker's API (1.51, ContainerInspectResponse), but for what it was created
+// with, which is in [Container.Options].
 type Inspection struct {
 	ID              string `json:"Id"`
 	Created         string
@@ -34,7 +33,6 @@ type Inspection struct {
 	ProcessLabel    string
 	AppArmorProfile string
 	ExecIDs         []string
-	HostConfig      InspectHostConfig
 	GraphDriver     InspectDriver
 	SizeRw          *int64 `json:",omitempty"` // see [Engine.RootSizes]
 	SizeRootFs      *int64 `json:",omitempty"`
@@ -77,63 +75,6 @@ type InspectConfig struct {
 	StopTimeout                             *int         `json:",omitempty"`
 }
 
-// InspectHostConfig is HostConfig of an Inspection, as far as it is not constant.
-type InspectHostConfig struct {
-	Binds           []string
-	NetworkMode     string
-	PortBindings    map[string][]PortBinding
-	RestartPolicy   InspectRestart
-	AutoRemove      bool
-	LogConfig       InspectLog
-	CapAdd, CapDrop []string
-	DNS             []string `json:"Dns"`
-	DNSOptions      []string `json:"DnsOptions"`
-	DNSSearch       []string `json:"DnsSearch"`
-	ExtraHosts      []string
-	GroupAdd        []string
-	IpcMode         string
-	PidMode         string
-	UTSMode         string
-	UsernsMode      string
-	IDMappings      *InspectIDs `json:",omitempty"`
-	CgroupnsMode    string
-	CgroupParent    string
-	Privileged      bool
-	PublishAllPorts bool
-	ReadonlyRootfs  bool
-	SecurityOpt     []string
-	ShmSize         int64
-	Sysctls         map[string]string `json:",omitempty"`
-	Runtime         string
-	Init            *bool `json:",omitempty"`
-	OomScoreAdj     int
-	Memory          int64
-	MemorySwap      int64
-	NanoCpus        int64
-	CPUShares       int64 `json:"CpuShares"`
-	CpusetCpus      string
-	PidsLimit       *int64
-}
-
-// InspectIDs are the IDs of a container's user namespace in podman's form: each
-// INSIDE:OUTSIDE:SIZE.
-type InspectIDs struct {
-	UIDMap []string `json:"UidMap"`
-	GIDMap []string `json:"GidMap"`
-}
-
-// InspectRestart is RestartPolicy of an Inspection.
-type InspectRestart struct {
-	Name              string
-	MaximumRetryCount int
-}
-
-// InspectLog is LogConfig of an Inspection.
-type InspectLog struct {
-	Type   string
-	Config map[string]string
-}
-
 // PortBinding is where a port is published.
 type PortBinding struct {
 	HostIP   string `json:"HostIp"`
@@ -153,7 +94,7 @@ func (e *Engine) Inspect(ctx context.Context, ref string) (*Inspection, error) {
 		HostnamePath: e.dir(c.ID) + "/hostname", HostsPath: e.dir(c.ID) + "/hosts", LogPath: e.logFile(c.ID),
 		Name: "/" + c.Name, RestartCount: c.State.RestartCount, Driver: "overlayfs", Platform: "linux",
 		Mounts: inspectMounts(c.Mounts), Args: []string{},
-		HostConfig: c.hostConfig(), Config: c.inspectConfig(),
+		Config:      c.inspectConfig(),
 		GraphDriver: InspectDriver{Name: "overlayfs"},
 	}
 	in.ExecIDs = e.execIDs(c.ID)
@@ -266,80 +207,6 @@ func mergeEnv(base, more []string) []string {
 		}
 	}
 	return env
-}
-
-func (c *Container) hostConfig() InspectHostConfig {
-	o := &c.Options
-	h := InspectHostConfig{
-		NetworkMode: o.networkMode(), PortBindings: map[string][]PortBinding{}, AutoRemove: o.AutoRemove,
-		RestartPolicy: InspectRestart{Name: or(o.Restart.Name, "no"), MaximumRetryCount: o.Restart.MaxRetries},
-		LogConfig:     InspectLog{Type: or(o.LogDriver, "json-file"), Config: o.logConfig()},
-		CapAdd:        o.CapAdd, CapDrop: o.CapDrop, DNS: o.DNS, DNSOptions: o.DNSOptions, DNSSearch: o.DNSSearch,
-		ExtraHosts: o.ExtraHosts, GroupAdd: o.Groups, IpcMode: or(o.IPCMode, "private"), PidMode: o.PIDMode,
-		UTSMode: o.UTSMode, CgroupnsMode: or(o.CgroupMode, "private"), CgroupParent: o.CgroupParent, Privileged: o.Privileged,
-		PublishAllPorts: o.PublishAll, ReadonlyRootfs: o.ReadOnly, SecurityOpt: o.SecurityOpt,
-		ShmSize: o.ShmSize, Sysctls: o.Sysctls, Runtime: "teu",
-	}
-	if h.UsernsMode = o.UsernsMode; c.UserIDs != nil {
-		h.IDMappings = &InspectIDs{UIDMap: mappingTexts(c.UserIDs.UIDs), GIDMap: mappingTexts(c.UserIDs.GIDs)}
-	}
-	if h.ShmSize == 0 {
-		h.ShmSize = 64 << 20
-	}
-	if o.Init {
-		h.Init = &o.Init
-	}
-	if o.OOMScoreAdj != nil {
-		h.OomScoreAdj = *o.OOMScoreAdj
-	}
-	for _, p := range o.Ports {
-		b := PortBinding{HostPort: fmt.Sprint(p.HostPort)}
-		if p.HostIP.IsValid() {
-			b.HostIP = p.HostIP.String()
-		}
-		h.PortBindings[portName(p)] = append(h.PortBindings[portName(p)], b)
-	}
-	for _, m := range c.Mounts {
-		if m.Type == "bind" {
-			h.Binds = append(h.Binds, m.Source+":"+m.Destination)
-		}
-	}
-	c.limits(&h)
-	return h
-}
-
-func mappingTexts(list []specs.LinuxIDMapping) (texts []string) {
-	for _, r := range list {
-		texts = append(texts, fmt.Sprintf("%d:%d:%d", r.ContainerID, r.HostID, r.Size))
-	}
-	return texts
-}
-
-func (c *Container) limits(h *InspectHostConfig) {
-	r := c.Options.Resources
-	if r == nil {
-		return
-	}
-	if m := r.Memory; m != nil {
-		if m.Limit != nil {
-			h.Memory = *m.Limit
-		}
-		if m.Swap != nil {
-			h.MemorySwap = *m.Swap
-		}
-	}
-	if cpu := r.CPU; cpu != nil {
-		h.CpusetCpus = cpu.Cpus
-		if cpu.Shares != nil {
-			h.CPUShares = int64(*cpu.Shares)
-		}
-		if cpu.Quota != nil && cpu.Period != nil && *cpu.Period > 0 {
-			h.NanoCpus = *cpu.Quota * 1e9 / int64(*cpu.Period)
-		}
-	}
-	if r.Pids != nil {
-		h.PidsLimit = r.Pids.Limit
-	}
 }
 
 func portName(p network.Port) string { return fmt.Sprintf("%d/%s", p.Container, p.Protocol) }

@@ -103,8 +103,8 @@ func (c *Container) logDetails() string {
 	return strings.Join(list, ",") + " "
 }
 
-// logConfig is what inspect shows of the log options.
-func (o *Options) logConfig() map[string]string {
+// LogConfig is what inspect shows of the log options.
+func (o *Options) LogConfig() map[string]string {
 	if o.LogOptions == nil {
 		return map[string]string{}
 	}

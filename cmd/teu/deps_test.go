@@ -31,7 +31,7 @@ var layers = map[string]int{
 	"cache/result": 2, "runner/oci": 2, "registry/transfer": 2, "registry/manifestlist": 2,
 	"cache": 3, "runner/keeper": 3, "cmd/teu-keeper": 3, "cmd/teu/pack": 0,
 	"build/op": 4, "build/export": 4, "runner": 4, "runner/bundle": 4, "cache/library": 4,
-	"build": 5, "build/remotecache": 3, "runner/cdi": 2,
+	"build": 5, "build/remotecache": 3, "runner/cdi": 2, "runner/inspect": 5,
 	"server/engine": 6,
 	"cmd/teu/ui":    6,
 	"cmd/teu":       7,
@@ -57,7 +57,7 @@ var fences = []struct {
 	{"github.com/moby/buildkit/solver/pb", []string{"dockerfile", "build", "build/graph", "build/solver", "build/op", "build/export", "server/engine/buildkit"}},
 	{"github.com/moby/buildkit", []string{"dockerfile", "server/engine/buildkit"}},
 	{"github.com/google/go-containerregistry", []string{"registry"}},
-	{"github.com/moby/moby", []string{"server/engine"}},
+	{"github.com/moby/moby", []string{"server/engine", "runner/inspect"}},
 	{"github.com/spf13/cobra", []string{"cmd/teu"}},
 }
 

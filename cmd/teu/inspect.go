@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/teu-dev/teu/runner"
+	"github.com/teu-dev/teu/runner/inspect"
 )
 
 func newInspectCommand(a *app) *cobra.Command {
@@ -36,13 +36,23 @@ func (a *app) inspect(ctx context.Context, kind, ref string, size bool) (any, er
 	return a.inspectOther(ctx, kind, ref)
 }
 
-func (a *app) inspectContainer(ctx context.Context, ref string, size bool) (*runner.Inspection, error) {
-	in, err := a.engine().Inspect(ctx, ref)
-	if err == nil && size {
-		written, whole := a.engine().RootSizes(in.ID)
-		in.SizeRw, in.SizeRootFs = &written, &whole
+// inspectContainer is what the API answers in its version 1.51, the last whose
+// NetworkSettings have the address that scripts look for.
+func (a *app) inspectContainer(ctx context.Context, ref string, size bool) (*inspect.Container, error) {
+	c, err := a.engine().Get(ctx, ref)
+	if err != nil {
+		return nil, err
 	}
-	return in, err
+	in, err := a.engine().Inspect(ctx, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	out := inspect.New(c, in, 51)
+	if size {
+		written, whole := a.engine().RootSizes(in.ID)
+		out.SizeRw, out.SizeRootFs = &written, &whole
+	}
+	return out, nil
 }
 
 // inspectAll prints the objects that were found, then fails if one was not.

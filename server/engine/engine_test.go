@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/teu-dev/teu/runner"
+	"github.com/teu-dev/teu/runner/inspect"
 )
 
 func TestMatch(t *testing.T) {
@@ -108,7 +109,7 @@ func FuzzCreate(f *testing.F) {
 		}
 		o, _, err := options(&b)
 		if err == nil {
-			hostConfig(&runner.Container{Config: runner.Config{Options: o}})
+			inspect.HostConfig(&runner.Container{Config: runner.Config{Options: o}})
 		}
 	})
 }
@@ -132,7 +133,7 @@ func TestRoundTrip(t *testing.T) {
 	if err != nil || warnings != nil {
 		t.Fatal(err, warnings)
 	}
-	got := reflect.ValueOf(*hostConfig(&runner.Container{Config: runner.Config{Options: o}}))
+	got := reflect.ValueOf(*inspect.HostConfig(&runner.Container{Config: runner.Config{Options: o}}))
 	want := reflect.ValueOf(*b.HostConfig)
 	var compare func(want, got reflect.Value)
 	compare = func(want, got reflect.Value) {
@@ -157,7 +158,7 @@ func TestRoundTrip(t *testing.T) {
 // TestLinks: links are told in the form that names the container too.
 func TestLinks(t *testing.T) {
 	c := &runner.Container{Name: "web", Config: runner.Config{Options: runner.Options{Links: []string{"db", "cache:store"}}}}
-	if diff := cmp.Diff([]string{"/db:/web/db", "/cache:/web/store"}, linksOf(c)); diff != "" {
+	if diff := cmp.Diff([]string{"/db:/web/db", "/cache:/web/store"}, inspect.HostConfig(c).Links); diff != "" {
 		t.Error(diff)
 	}
 }

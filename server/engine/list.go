@@ -14,6 +14,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/teu-dev/teu/runner"
+	"github.com/teu-dev/teu/runner/inspect"
 	"github.com/teu-dev/teu/runner/keeper"
 )
 
@@ -23,6 +24,24 @@ type summary struct {
 	Ports           []container.PortSummary
 	NetworkSettings struct{ Networks any }
 	Created         int64
+}
+
+func (s *Server) inspectContainer(w http.ResponseWriter, r *request) error {
+	engine := s.Backend.Containers()
+	c, err := engine.Get(r.Context(), r.name)
+	if err != nil {
+		return err
+	}
+	in, err := engine.Inspect(r.Context(), c.ID)
+	if err != nil {
+		return err
+	}
+	out := inspect.New(c, in, int(r.version))
+	if r.flag("size") {
+		written, whole := engine.RootSizes(c.ID)
+		out.SizeRw, out.SizeRootFs = &written, &whole
+	}
+	return writeJSON(w, http.StatusOK, out)
 }
 
 func (s *Server) listContainers(w http.ResponseWriter, r *request) error {
@@ -60,7 +79,7 @@ func (s *Server) summary(r *request, c *runner.Container, in runner.InspectNetwo
 	engine := s.Backend.Containers()
 	one.Summary = container.Summary{
 		ID: c.ID, Names: []string{"/" + c.Name}, Image: c.Options.Image, ImageID: c.ImageID.String(), Command: c.Command(),
-		Labels: c.Labels(), State: container.ContainerState(c.State.Status), Status: statusText(c.State), Mounts: mountPoints(c),
+		Labels: c.Labels(), State: container.ContainerState(c.State.Status), Status: statusText(c.State), Mounts: inspect.Mounts(c),
 	}
 	one.Created = c.Created.Unix()
 	one.Ports = []container.PortSummary{}
@@ -271,4 +290,18 @@ func hasAll(labels map[string]string, want []string) bool {
 		}
 	}
 	return true
+}
+
+func empty(list []string) []string {
+	if list == nil {
+		return []string{}
+	}
+	return list
+}
+
+func orElse(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
 }

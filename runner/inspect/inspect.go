@@ -1,7 +1,8 @@
-package engine
+// Package inspect tells of containers in the shape of docker's Engine API, for the command line and for the API.
+package inspect
 
 import (
-	"net/http"
+	"fmt"
 	"net/netip"
 	"os"
 	"path"
@@ -13,12 +14,14 @@ import (
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/storage"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/teu-dev/teu/runner"
 )
 
-// containerJSON is docker's container: the core's inspection, with the whole HostConfig.
-type containerJSON struct {
+// Container is docker's container (ContainerInspectResponse): the core's inspection, with
+// what is docker's words alone.
+type Container struct {
 	*runner.Inspection
 	State           *stateJSON
 	HostConfig      *hostConfigJSON
@@ -41,6 +44,29 @@ type hostConfigJSON struct {
 	*container.HostConfig
 	KernelMemoryTCP *int64 `json:",omitempty"`
 	KernelMemory    *int64 `json:",omitempty"` // until 1.42
+
+	// IDMappings are podman's: each INSIDE:OUTSIDE:SIZE. Docker has no such thing.
+	IDMappings *mappings `json:",omitempty"`
+}
+
+// mappings are the IDs of a container's user namespace.
+type mappings struct {
+	UIDMap []string `json:"UidMap"`
+	GIDMap []string `json:"GidMap"`
+}
+
+func idMappings(c *runner.Container) *mappings {
+	if c.UserIDs == nil {
+		return nil
+	}
+	return &mappings{UIDMap: mappingTexts(c.UserIDs.UIDs), GIDMap: mappingTexts(c.UserIDs.GIDs)}
+}
+
+func mappingTexts(list []specs.LinuxIDMapping) (texts []string) {
+	for _, r := range list {
+		texts = append(texts, fmt.Sprintf("%d:%d:%d", r.ContainerID, r.HostID, r.Size))
+	}
+	return texts
 }
 
 type configJSON struct {
@@ -67,34 +93,22 @@ type networkLegacy struct {
 	SecondaryIPv6Addresses []struct{}
 }
 
-func (s *Server) inspectContainer(w http.ResponseWriter, r *request) error {
-	engine := s.Backend.Containers()
-	c, err := engine.Get(r.Context(), r.name)
-	if err != nil {
-		return err
-	}
-	in, err := engine.Inspect(r.Context(), c.ID)
-	if err != nil {
-		return err
-	}
-	out := containerJSON{
+// New is docker's answer for a container, in the form of a version of the API: 51 is 1.51.
+func New(c *runner.Container, in *runner.Inspection, version int) *Container {
+	out := &Container{
 		Inspection: in, State: &stateJSON{InspectState: in.State, Health: health(c)},
-		HostConfig: &hostConfigJSON{HostConfig: hostConfig(c)}, Config: &configJSON{Config: config(c, in)},
+		HostConfig: &hostConfigJSON{HostConfig: HostConfig(c), IDMappings: idMappings(c)}, Config: &configJSON{Config: config(c, in)},
 		GraphDriver:     &storage.DriverData{Name: in.GraphDriver.Name, Data: in.GraphDriver.Data},
-		NetworkSettings: networkSettings(in, r.version), Mounts: mountPoints(c),
+		NetworkSettings: networkSettings(in, version), Mounts: Mounts(c),
 	}
-	if r.version < 52 {
+	if version < 52 {
 		out.HostConfig.KernelMemoryTCP = new(int64)
 		out.Config.MacAddress, out.Config.OnBuild = c.Options.MacAddress, jsonNull
 	}
-	if r.version < 42 {
+	if version < 42 {
 		out.HostConfig.KernelMemory = new(int64)
 	}
-	if r.flag("size") {
-		written, whole := engine.RootSizes(c.ID)
-		out.SizeRw, out.SizeRootFs = &written, &whole
-	}
-	return writeJSON(w, http.StatusOK, out)
+	return out
 }
 
 func health(c *runner.Container) *container.Health {
@@ -110,9 +124,9 @@ func health(c *runner.Container) *container.Health {
 }
 
 // networkSettings leaves out what 1.52 dropped.
-func networkSettings(in *runner.Inspection, v version) any {
+func networkSettings(in *runner.Inspection, version int) any {
 	n := in.NetworkSettings
-	if v < 52 {
+	if version < 52 {
 		return networkLegacy{InspectNetwork: n}
 	}
 	return struct {
@@ -121,7 +135,8 @@ func networkSettings(in *runner.Inspection, v version) any {
 	}{n.SandboxID, n.SandboxKey, n.Ports, n.Networks}
 }
 
-func mountPoints(c *runner.Container) []container.MountPoint {
+// Mounts are what is mounted in a container, without what docker shows in HostConfig only.
+func Mounts(c *runner.Container) []container.MountPoint {
 	list := []container.MountPoint{}
 	for _, m := range c.Mounts {
 		if m.Type == "tmpfs" && !slices.ContainsFunc(c.Options.Mounts, func(w runner.MountRequest) bool { return w.Long && path.Clean(w.Target) == m.Destination }) {
@@ -193,19 +208,19 @@ func healthConfig(c *runner.Container) *container.HealthConfig {
 	}
 }
 
-// hostConfig is the inverse of options: what the container was created with.
-func hostConfig(c *runner.Container) *container.HostConfig {
+// HostConfig is what a container was created with, on its host.
+func HostConfig(c *runner.Container) *container.HostConfig {
 	o := &c.Options
 	h := &container.HostConfig{
-		LogConfig: container.LogConfig{Type: orElse(o.LogDriver, "json-file"), Config: logConfig(o)},
+		LogConfig: container.LogConfig{Type: or(o.LogDriver, "json-file"), Config: o.LogConfig()},
 		// As it was asked for; what became of it is in NetworkSettings.
-		NetworkMode:   container.NetworkMode(orElse(o.Network, "bridge")),
-		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyMode(orElse(o.Restart.Name, "no")), MaximumRetryCount: o.Restart.MaxRetries},
+		NetworkMode:   container.NetworkMode(or(o.Network, "bridge")),
+		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyMode(or(o.Restart.Name, "no")), MaximumRetryCount: o.Restart.MaxRetries},
 		AutoRemove:    o.AutoRemove, VolumesFrom: o.VolumesFrom, Annotations: o.Annotations,
 		ConsoleSize: [2]uint{uint(o.Rows), uint(o.Columns)},
-		CapAdd:      o.CapAdd, CapDrop: o.CapDrop, CgroupnsMode: container.CgroupnsMode(orElse(o.CgroupMode, "private")),
+		CapAdd:      o.CapAdd, CapDrop: o.CapDrop, CgroupnsMode: container.CgroupnsMode(or(o.CgroupMode, "private")),
 		DNS: []netip.Addr{}, DNSOptions: empty(o.DNSOptions), DNSSearch: empty(o.DNSSearch), ExtraHosts: o.ExtraHosts, GroupAdd: o.Groups,
-		IpcMode: container.IpcMode(orElse(o.IPCMode, "private")), Links: linksOf(c), PidMode: container.PidMode(o.PIDMode), UsernsMode: container.UsernsMode(o.UsernsMode),
+		IpcMode: container.IpcMode(or(o.IPCMode, "private")), Links: linksOf(c), PidMode: container.PidMode(o.PIDMode), UsernsMode: container.UsernsMode(o.UsernsMode),
 		UTSMode: container.UTSMode(o.UTSMode), Privileged: o.Privileged, PublishAllPorts: o.PublishAll,
 		ReadonlyRootfs: o.ReadOnly, SecurityOpt: o.SecurityOpt, ShmSize: o.ShmSize, Sysctls: o.Sysctls, Runtime: "teu",
 		PortBindings: portBindings(o),
@@ -252,22 +267,11 @@ func empty(list []string) []string {
 	return list
 }
 
-func orElse(a, b string) string {
+func or(a, b string) string {
 	if a != "" {
 		return a
 	}
 	return b
-}
-
-func logConfig(o *runner.Options) map[string]string {
-	m := map[string]string{}
-	if o.LogSize > 0 {
-		m["max-size"] = strconv.FormatInt(o.LogSize, 10)
-	}
-	if o.LogFiles > 0 {
-		m["max-file"] = strconv.Itoa(o.LogFiles)
-	}
-	return m
 }
 
 func portBindings(o *runner.Options) network.PortMap {
