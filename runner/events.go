@@ -4,14 +4,16 @@ import (
 	"context"
 	"maps"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/teu-dev/teu/runner/event"
+	"github.com/teu-dev/teu/runner/network"
 )
 
 // EventOptions choose events.
 type EventOptions struct {
-	Since, Until time.Time // zero: from now on; until the context ends
+	Since, Until time.Time // both zero: from now on until the context ends
 	Filters      map[string][]string
 	Begun        func() // see event.Range
 }
@@ -22,6 +24,9 @@ type EventOptions struct {
 func (e *Engine) Events(ctx context.Context, o EventOptions, fn func(event.Event) error) error {
 	if err := checkEventFilters(o.Filters); err != nil {
 		return err
+	}
+	if o.Since.IsZero() && !o.Until.IsZero() {
+		o.Since = time.Unix(0, 0) // as docker: an end alone means all there is before it
 	}
 	return e.journal().Follow(ctx, event.Range{Since: o.Since, Until: o.Until, Begun: o.Begun}, func(ev event.Event) error {
 		if !fits(ev, o.Filters) {
@@ -54,4 +59,44 @@ func (c *Container) eventAttributes(more map[string]string) map[string]string {
 	all["image"], all["name"] = c.Options.Image, c.Name
 	maps.Copy(all, more)
 	return all
+}
+
+// tellJoined tells which networks and volumes a start has given to a container.
+func (e *Engine) tellJoined(c *Container, s network.Sandbox) {
+	e.tellNetworks(c, s, "connect")
+	for _, p := range c.Mounts {
+		if p.Type == "volume" {
+			e.Emit("volume", "mount", p.Name, map[string]string{
+				"container": c.ID, "destination": p.Destination, "driver": p.Driver, "propagation": p.Propagation, "read/write": strconv.FormatBool(p.RW),
+			})
+		}
+	}
+}
+
+// tellLeft tells what a container that has ended leaves. It comes before it does.
+func (e *Engine) tellLeft(c *Container) {
+	s, err := e.network.Get(c.ID)
+	if err != nil || s.Idle || !e.hasRunDir(c.ID) {
+		return // it has left already
+	}
+	e.tellNetworks(c, s, "disconnect")
+	for _, p := range c.Mounts {
+		if p.Type == "volume" {
+			e.Emit("volume", "unmount", p.Name, map[string]string{"container": c.ID, "driver": p.Driver})
+		}
+	}
+}
+
+func (e *Engine) tellNetworks(c *Container, s network.Sandbox, action string) {
+	tell := func(id, name, driver string) {
+		e.Emit("network", action, id, map[string]string{"container": c.ID, "name": name, "type": driver})
+	}
+	for _, ep := range s.Endpoints {
+		tell(ep.Network, ep.NetworkName, ep.Driver)
+	}
+	if mode := c.Options.networkMode(); mode == "none" || mode == "host" {
+		if n, err := e.network.Find(mode); err == nil {
+			tell(n.ID, n.Name, n.Driver)
+		}
+	}
 }

@@ -86,5 +86,6 @@ func (e *Engine) tidy(ctx context.Context, c *Container) error {
 		// A keeper that died between fork and record may have left a container nobody knows of.
 		err = g.End(ctx)
 	}
+	e.tellLeft(c)
 	return errors.Join(err, e.network.Detach(ctx, c.ID), os.RemoveAll(e.runDir(c.ID)))
 }

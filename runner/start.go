@@ -133,6 +133,10 @@ func (e *Engine) begin(ctx context.Context, c *Container, keeps *spare, o StartO
 	if cfg.Health, so.Health, err = e.healthCheck(c, p); err != nil {
 		return nil, fmt.Errorf("health check of %s: %w", c.Name, err)
 	}
+	if a := o.Attach; a != nil && (a.Stdin || a.Stdout || a.Stderr) {
+		e.tell(c, "attach", nil)
+	}
+	e.tellJoined(c, p.sandbox)
 	stream, err := k.Start(ctx, cfg, p.program, so)
 	if errors.Is(err, errdefs.ErrUnavailable) {
 		err = fmt.Errorf("%w: %w", errKeeperLost, err)

@@ -81,13 +81,22 @@ func (l *Library) filter(ctx context.Context, key string, values []string) (func
 	return func(i *Image) bool { return i.Created.Before(limit) }, nil
 }
 
-// moment is the time that before, since (images) and until (a time) mean.
-func (l *Library) moment(ctx context.Context, key string, values []string) (time.Time, error) {
+// moment is the time that before, since (images) and until (times, all of which hold) mean.
+func (l *Library) moment(ctx context.Context, key string, values []string) (first time.Time, err error) {
+	if key == "until" {
+		for _, v := range values {
+			t, err := parseUntil(v, time.Now())
+			if err != nil {
+				return t, err
+			}
+			if first.IsZero() || t.Before(first) {
+				first = t
+			}
+		}
+		return first, nil
+	}
 	if len(values) != 1 {
 		return time.Time{}, worded(errdefs.ErrInvalidArgument, "filter %s can be given once", key)
-	}
-	if key == "until" {
-		return parseUntil(values[0], time.Now())
 	}
 	_, img, err := l.find(ctx, values[0])
 	if err != nil {

@@ -33,6 +33,15 @@ type Library struct {
 	// Containers lists the containers there are, which keep images from being removed.
 	// Nil means that there are none.
 	Containers func(context.Context) ([]Container, error)
+	// Tell hears what has happened to an image, by its ID and one of its names (or the ID again), in
+	// docker's words: tag, untag, delete. It may be nil.
+	Tell func(action string, id digest.Digest, name string, labels map[string]string)
+}
+
+func (l *Library) tell(action string, id digest.Digest, name string, labels map[string]string) {
+	if l.Tell != nil {
+		l.Tell(action, id, name, labels)
+	}
 }
 
 // Container is a user of an image.
@@ -328,7 +337,14 @@ func (l *Library) Tag(ctx context.Context, source, name string) error {
 		if err := l.hold(ctx, record.Target); err != nil {
 			return fmt.Errorf("image %s: %w", source, err)
 		}
-		return l.Store.Images.Put(ctx, image.Image{Name: reference.TagNameOnly(ref).String(), Target: record.Target})
+		name := reference.TagNameOnly(ref).String()
+		if err := l.Store.Images.Put(ctx, image.Image{Name: name, Target: record.Target}); err != nil {
+			return err
+		}
+		if img, err := l.resolve(ctx, record.Target); err == nil {
+			l.tell("tag", img.Manifest.Config.Digest, Familiar(name), img.Config.Config.Labels)
+		}
+		return nil
 	})
 }
 

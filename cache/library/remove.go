@@ -149,6 +149,7 @@ func (l *Library) forget(ctx context.Context, img Image, records []image.Image, 
 		}
 		if r.Name != "" {
 			out = append(out, Removal{Untagged: Familiar(r.Name)})
+			l.tell("untag", img.ID, img.ID.String(), img.Labels)
 		}
 	}
 	if gone && used {
@@ -156,6 +157,7 @@ func (l *Library) forget(ctx context.Context, img Image, records []image.Image, 
 	}
 	if gone {
 		out = append(out, Removal{Deleted: img.ID.String()})
+		l.tell("delete", img.ID, img.ID.String(), img.Labels)
 	}
 	return out, nil
 }

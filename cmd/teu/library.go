@@ -5,8 +5,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 
 	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/teu-dev/teu/cache/library"
 	"github.com/teu-dev/teu/registry"
@@ -19,7 +21,15 @@ func (a *app) library() (*library.Library, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &library.Library{Store: store, Registry: a.registry(), Containers: a.imageUsers}, nil
+	return &library.Library{Store: store, Registry: a.registry(), Containers: a.imageUsers, Tell: a.tellImage}, nil
+}
+
+// tellImage adds an event of an image to the journal, with its labels as docker does.
+func (a *app) tellImage(action string, id digest.Digest, name string, labels map[string]string) {
+	attributes := map[string]string{}
+	maps.Copy(attributes, labels)
+	attributes["name"] = name
+	a.engine().Emit("image", action, id.String(), attributes)
 }
 
 // imageUsers lists the containers for the library.

@@ -287,7 +287,7 @@ func (b *engineBackend) Images(client *registry.Client) (engine.Images, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &library.Library{Store: store, Registry: client, Containers: b.a.imageUsers}, nil
+	return &library.Library{Store: store, Registry: client, Containers: b.a.imageUsers, Tell: b.a.tellImage}, nil
 }
 
 func (b *engineBackend) Builder(client *registry.Client) (*build.Builder, error) {

@@ -119,6 +119,21 @@ func testEvents(t *testing.T, w *world) {
 	if got := strings.Fields(out); strings.Join(got, " ") != "create start die destroy" {
 		t.Errorf("events: %q", got)
 	}
+	// What a container joins and leaves, and an image; an end alone means all before it.
+	w.docker("run", "--rm", "--name", "joins", "-v", "watched:/v", "busybox", "true")
+	w.docker("tag", "busybox", "watched:1")
+	w.docker("rmi", "watched:1")
+	w.docker("volume", "rm", "watched")
+	out = w.docker("events", "--until", time.Now().Format(time.RFC3339Nano), "--format", "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}")
+	at := 0
+	for _, want := range []string{"container create joins", "container attach joins", "network connect bridge", "volume mount", "container start joins",
+		"container die joins", "network disconnect bridge", "volume unmount", "container destroy joins", "image tag watched:1", "image untag sha256:", "volume destroy"} {
+		i := strings.Index(out[at:], want)
+		if i < 0 {
+			t.Fatalf("%q does not come after %d bytes of\n%s", want, at, out)
+		}
+		at += i
+	}
 }
 
 func testSystem(t *testing.T, w *world) {

@@ -176,7 +176,6 @@ func (s *Server) tag(w http.ResponseWriter, r *request) error {
 	if err := images.Tag(r.Context(), r.name, name); err != nil {
 		return err
 	}
-	s.tell("tag", r.name, name)
 	w.WriteHeader(http.StatusCreated)
 	return nil
 }
