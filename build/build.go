@@ -283,6 +283,7 @@ func (r *run) build(ctx context.Context, names []reference.Named) (Result, error
 	if err != nil {
 		return Result{}, err
 	}
+	r.journal.unneeded()
 	res, err := r.export(ctx, compiled.Images, states, names)
 	if err != nil {
 		return res, err

@@ -96,12 +96,19 @@ func (r *run) insideImage(ctx context.Context, repo interface {
 	if err != nil {
 		return nil, err
 	}
-	img, err := content.Resolve(ctx, repo, d, r.platform())
-	if err != nil {
-		r.warnf("cache inside the image %s ignored: %v", reference.FamiliarString(named), err)
+	var images []content.Image
+	for _, platform := range r.platforms() {
+		img, err := content.Resolve(ctx, repo, d, platform)
+		if err != nil {
+			r.warnf("cache inside the image %s for %s ignored: %v", reference.FamiliarString(named), platformName(platform), err)
+			continue
+		}
+		images = append(images, img)
+	}
+	if images == nil {
 		return nil, nil
 	}
-	place, err := remotecache.Inside(repo, named.String(), img.Manifest, img.RawConfig)
+	place, err := remotecache.Inside(repo, named.String(), images...)
 	if err != nil {
 		r.warnf("cache inside the image %s ignored: %v", reference.FamiliarString(named), err)
 		return nil, nil
@@ -109,12 +116,12 @@ func (r *run) insideImage(ctx context.Context, repo interface {
 	return place, nil
 }
 
-// platform is the first that is built for.
-func (r *run) platform() ocispec.Platform {
+// platforms are those that are built for.
+func (r *run) platforms() []ocispec.Platform {
 	if len(r.o.Platforms) > 0 {
-		return r.o.Platforms[0]
+		return r.o.Platforms
 	}
-	return content.Host()
+	return []ocispec.Platform{content.Host()}
 }
 
 // An exporter sends records to a place, several at once, beside the steps that follow.

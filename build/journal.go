@@ -45,14 +45,23 @@ func (j *journal) add(v *graph.Vertex) {
 	j.vertices[v.Digest] = v
 }
 
-// skip tells of the vertices that nobody came to.
-func (j *journal) skip() {
+// skip tells of the vertices that nobody came to, because something failed.
+func (j *journal) skip() { j.rest(solver.Skipped) }
+
+// unneeded tells of the vertices that nobody had to come to: what stands on them was found.
+func (j *journal) unneeded() { j.rest(solver.Started, solver.Cached) }
+
+func (j *journal) rest(kinds ...solver.EventKind) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for _, v := range j.order {
-		if !j.begun[v.Digest] && j.events != nil {
-			j.events(solver.Event{Kind: solver.Skipped, Vertex: v.Digest, Name: v.Name, Time: time.Now()})
+		if j.begun[v.Digest] || j.events == nil {
+			continue
 		}
+		for _, kind := range kinds {
+			j.events(solver.Event{Kind: kind, Vertex: v.Digest, Name: v.Name, Time: time.Now()})
+		}
+		j.begun[v.Digest] = true
 	}
 }
 

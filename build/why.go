@@ -56,8 +56,8 @@ type historian struct {
 	dir string
 
 	mu    sync.Mutex
-	steps map[digest.Digest]*stepFacts
-	order []digest.Digest
+	steps map[digest.Digest]*stepFacts // nil: it was not looked for
+	order []digest.Digest              // as in the Dockerfile
 }
 
 // newHistorian returns the one of the builds like o on this store.
@@ -83,6 +83,12 @@ func (h *historian) watch(v *graph.Vertex, operation solver.Op[op.Result]) solve
 	if strings.HasPrefix(v.Name, "[internal]") {
 		return operation
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, ok := h.steps[v.Digest]; !ok {
+		h.steps[v.Digest] = nil
+		h.order = append(h.order, v.Digest)
+	}
 	return &watchedOp{Op: operation, h: h, v: v}
 }
 
@@ -95,9 +101,6 @@ type watchedOp struct {
 // Key implements solver.Op.
 func (w *watchedOp) Key(ctx context.Context) (solver.Key, error) {
 	w.h.mu.Lock()
-	if w.h.steps[w.v.Digest] == nil {
-		w.h.order = append(w.h.order, w.v.Digest)
-	}
 	w.h.steps[w.v.Digest] = &stepFacts{Name: oneLine(w.v.Name), Parts: parts(w.v.Op), vertex: w.v, ignored: w.v.Metadata.GetIgnoreCache()}
 	w.h.mu.Unlock()
 	return w.Op.Key(ctx)
@@ -106,7 +109,7 @@ func (w *watchedOp) Key(ctx context.Context) (solver.Key, error) {
 // ContentKeys implements solver.Op.
 func (w *watchedOp) ContentKeys(ctx context.Context, c *solver.Console, in []op.Result) ([]digest.Digest, error) {
 	keys, err := w.Op.ContentKeys(ctx, c, in)
-	if err != nil {
+	if err != nil || slices.ContainsFunc(in, absent) {
 		return keys, err
 	}
 	var files []map[string]digest.Digest
@@ -131,6 +134,9 @@ func (w *watchedOp) ContentKeys(ctx context.Context, c *solver.Console, in []op.
 	w.h.steps[w.v.Digest].Inputs = facts
 	return keys, nil
 }
+
+// absent says whether an input is not there: the solver asks what is known already before it makes it.
+func absent(r op.Result) bool { return len(r.Layers) == 0 && r.Local == nil }
 
 // listed says whether the files behind the content digests are known from an earlier build.
 func (h *historian) listed(keys []digest.Digest, in []op.Result) bool {
@@ -196,6 +202,9 @@ func (h *historian) reasons() ([]Reason, error) {
 	changed := false
 	for _, id := range h.order {
 		now := h.steps[id]
+		if now == nil {
+			continue
+		}
 		old := now.last(doc.Steps)
 		if now.ran {
 			list = append(list, Reason{Step: now.Name, Because: h.because(now, old, first)})

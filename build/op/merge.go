@@ -22,7 +22,7 @@ func (m *mergeOp) Key(ctx context.Context) (solver.Key, error) {
 		Type  string
 		Merge *pb.MergeOp
 	}{"buildkit.merge.v0", m.op})
-	return solver.Key{Digest: digest.FromBytes(dt)}, err
+	return solver.Key{Digest: digest.FromBytes(dt), Reads: []bool{}}, err
 }
 
 // ContentKeys implements solver.Op.
@@ -65,7 +65,7 @@ func (d *diffOp) Key(ctx context.Context) (solver.Key, error) {
 		Type string
 		Diff *pb.DiffOp
 	}{"buildkit.diff.v0", d.op})
-	return solver.Key{Digest: digest.FromBytes(dt)}, err
+	return solver.Key{Digest: digest.FromBytes(dt), Reads: []bool{}}, err
 }
 
 // ContentKeys implements solver.Op.

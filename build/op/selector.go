@@ -53,7 +53,10 @@ func keyOf(json []byte, selectors []digest.Digest, byContent func(input int) boo
 			content = append(content, part...)
 		}
 	}
-	key := solver.Key{Digest: op, Content: op}
+	key := solver.Key{Digest: op, Content: op, Reads: make([]bool, len(selectors))}
+	for i := range selectors {
+		key.Reads[i] = byContent(i)
+	}
 	if len(definition) > len(op) {
 		key.Digest = digest.FromBytes(definition)
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
+	"maps"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -53,14 +54,18 @@ func (r *inRegistry) Put(ctx context.Context, name string, d ocispec.Descriptor,
 	return r.Tag(ctx, d, r.tag(name), manifest)
 }
 
-// Inside returns the entries that the image name, whose manifest and config are given, has of its own
-// build; see Embed.
-func Inside(r content.Fetcher, name string, manifest ocispec.Manifest, config []byte) (Place, error) {
-	entries, err := extract(manifest, config)
-	if err != nil {
-		return nil, err
+// Inside returns the entries that the images of name, one for each platform, have of their own build;
+// see Embed.
+func Inside(r content.Fetcher, name string, images ...content.Image) (Place, error) {
+	all := map[string][]byte{}
+	for _, img := range images {
+		entries, err := extract(img.Manifest, img.RawConfig)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(all, entries)
 	}
-	return &inside{Fetcher: r, name: name, entries: entries}, nil
+	return &inside{Fetcher: r, name: name, entries: all}, nil
 }
 
 type inside struct {

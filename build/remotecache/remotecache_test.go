@@ -14,6 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/cache/content"
 )
 
 func layer(text string) Layer {
@@ -54,7 +56,7 @@ func TestInline(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := Inside(nil, "app", ocispec.Manifest{Layers: []ocispec.Descriptor{*base.Blob, *made.Blob}}, config)
+	p, err := Inside(nil, "app", content.Image{Manifest: ocispec.Manifest{Layers: []ocispec.Descriptor{*base.Blob, *made.Blob}}, RawConfig: config})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +64,7 @@ func TestInline(t *testing.T) {
 	if diff := cmp.Diff(Entry{Canonical: key, Outputs: [][]Layer{{base, made}}}, got); diff != "" || err != nil {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
-	if _, err := Inside(nil, "app", ocispec.Manifest{Layers: []ocispec.Descriptor{*base.Blob}}, config); !errdefs.IsInvalidArgument(err) {
+	if _, err := Inside(nil, "app", content.Image{Manifest: ocispec.Manifest{Layers: []ocispec.Descriptor{*base.Blob}}, RawConfig: config}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("a manifest with other layers: %v", err)
 	}
 }

@@ -10,7 +10,7 @@ import (
 // light value whose bytes are made only when somebody asks for them.
 //
 // The solver calls Key, then, if the cache knows nothing under that key, ContentKeys, then,
-// if that did not help either, Run; each at most once. Implementations need not be safe for
+// if that did not help either, Run; each until it succeeded once. Implementations need not be safe for
 // concurrent use, but the R values are: one output can be the input of several vertices at once.
 type Op[R any] interface {
 	// Key says what the operation is, without its inputs.
@@ -19,7 +19,7 @@ type Op[R any] interface {
 	// ContentKeys returns, for each input, the digest of exactly what the operation reads
 	// from it, or "" for an input which counts as a whole, by the key of its record.
 	// A nil slice means that the operation reads all its inputs as a whole. This is the first
-	// moment when an operation may look at the bytes of its inputs.
+	// moment when an operation may look at the bytes of its inputs; see also Key.Reads.
 	ContentKeys(ctx context.Context, c *Console, inputs []R) ([]digest.Digest, error)
 
 	// Run performs the operation and returns its outputs in order.
@@ -37,6 +37,10 @@ type Key struct {
 	// Content stands for Digest beside content keys; empty means Digest. It leaves out what
 	// the content keys say better: COPY a/x and COPY b/x of equal files have one Content.
 	Content digest.Digest
+
+	// Reads says of each input whether ContentKeys looks at it; nil means at all of them. Only
+	// those are sure to be there when it is called to find out what is known already.
+	Reads []bool
 
 	// Live is set by sources which are always there and cheap to Run: they run in every
 	// build without waiting for a slot, and the cache does not hold their results.

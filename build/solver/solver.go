@@ -3,6 +3,7 @@
 // What is passed from vertex to vertex is a record: a canonical key and where the result
 // is, not its bytes. A vertex is resolved so:
 //
+//	it can be foreseen (foresee.go) -> that record          without its inputs
 //	in  := the records of its inputs, resolved in parallel
 //	key := combine(Op.Key, canonical key of each input)
 //	cache has key -> that record                            nothing was read, nothing fetched
@@ -41,6 +42,7 @@ type Solver[R any] struct {
 
 	mu      sync.Mutex
 	flights map[digest.Digest]*flight[R] // by vertex
+	studies map[digest.Digest]*study[R]  // by vertex
 	fresh   map[digest.Digest]node[R]    // what was made here in spite of the cache, by key
 }
 
@@ -54,6 +56,7 @@ func New[R any](cache Cache[R], o Options) *Solver[R] {
 		emit:    o.Events,
 		slots:   make(chan struct{}, o.Parallel),
 		flights: map[digest.Digest]*flight[R]{},
+		studies: map[digest.Digest]*study[R]{},
 		fresh:   map[digest.Digest]node[R]{},
 	}
 }
@@ -141,6 +144,13 @@ func (s *Solver[R]) join(id digest.Digest) (f *flight[R], first bool) {
 
 func (s *Solver[R]) lead(ctx context.Context, fail context.CancelCauseFunc, v *Vertex[R], f *flight[R]) {
 	defer close(f.done)
+	if key, err := s.opKey(ctx, v); err == nil && !key.Live {
+		if p := s.foresee(ctx, fail, v); p.found {
+			f.node = p.node
+			s.tellFound(v)
+			return
+		}
+	}
 	inputs, err := s.inputs(ctx, fail, v)
 	if err == nil {
 		f.node, err = s.solve(ctx, v, inputs)

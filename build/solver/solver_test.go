@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -51,6 +53,13 @@ func (m *memory) Alias(_ context.Context, key, canonical digest.Digest) error {
 	return nil
 }
 
+// forget loses the records that these steps made.
+func (m *memory) forget(names []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	maps.DeleteFunc(m.records, func(_ digest.Digest, r Record[string]) bool { return slices.Contains(names, r.Description) })
+}
+
 func (m *memory) Lock(ctx context.Context, key digest.Digest) (func() error, error) {
 	m.mu.Lock()
 	l, ok := m.locks[key]
@@ -75,6 +84,7 @@ type step struct {
 	content string   // what stands for key beside reads
 	reads   []string // content keys; nil: whole records
 	out     []string // "" stands for name and the values of the inputs
+	looks   []bool   // Reads
 	live    bool
 	noCache bool
 	fail    error
@@ -100,7 +110,10 @@ type fakeOp struct {
 }
 
 func (o fakeOp) Key(context.Context) (Key, error) {
-	k := Key{Live: o.live}
+	k := Key{Live: o.live, Reads: o.looks}
+	if o.reads == nil {
+		k.Reads = []bool{}
+	}
 	if o.content != "" {
 		k.Content = digest.FromString(o.content)
 	}
@@ -166,9 +179,10 @@ func TestBuilds(t *testing.T) {
 	base := step{name: "base", key: "busybox", live: true}
 	context := func(noise string) step { return step{name: "context" + noise, live: true} }
 	type round struct {
-		steps []step
-		ran   []string
-		read  []string // who looked at the bytes of its inputs
+		forget []string // steps whose results are gone
+		steps  []step
+		ran    []string
+		read   []string // who looked at the bytes of its inputs
 	}
 	cases := map[string][]round{
 		// First, because it is the mistake that is made: the key of a RUN must come from the
@@ -218,6 +232,21 @@ func TestBuilds(t *testing.T) {
 			{steps: []step{{name: "a", key: "a", noCache: true}, {name: "b", key: "b", from: []string{"a"}}}, ran: []string{"a", "b"}, read: []string{"a", "b"}},
 			{steps: []step{{name: "a", key: "a"}, {name: "b", key: "b", from: []string{"a"}}}},
 		},
+		"what is known does not need what it stands on": {
+			{steps: []step{base, {name: "tools", key: "tools", from: []string{"base"}}, {name: "make", key: "make", from: []string{"tools"}}, {name: "copy", key: "copy", from: []string{"base", "make"}, reads: []string{"", "files"}}, {name: "run", key: "run", from: []string{"copy"}}},
+				ran: []string{"tools", "make", "copy", "run"}, read: []string{"tools", "make", "copy", "run"}},
+			{forget: []string{"tools", "make"}, steps: []step{base, {name: "tools", key: "tools", from: []string{"base"}}, {name: "make", key: "make", from: []string{"tools"}}, {name: "copy", key: "copy", from: []string{"base", "make"}, reads: []string{"", "files"}}, {name: "run", key: "run", from: []string{"copy"}}}},
+			{forget: []string{"run"}, steps: []step{base, {name: "tools", key: "tools", from: []string{"base"}}, {name: "make", key: "make", from: []string{"tools"}}, {name: "copy", key: "copy", from: []string{"base", "make"}, reads: []string{"", "files"}}, {name: "run", key: "run", from: []string{"copy"}}},
+				ran: []string{"run"}, read: []string{"run"}},
+			{forget: []string{"copy", "run"}, steps: []step{base, {name: "tools", key: "tools", from: []string{"base"}}, {name: "make", key: "make", from: []string{"tools"}}, {name: "copy", key: "copy", from: []string{"base", "make"}, reads: []string{"", "files"}}, {name: "run", key: "run", from: []string{"copy"}}},
+				ran: []string{"tools", "make", "copy", "run"}, read: []string{"tools", "make", "copy", "run"}},
+		},
+		"a copy onto what is not there is found by what it reads": {
+			{steps: []step{base, context("1"), {name: "tools", key: "tools", from: []string{"base"}}, {name: "copy", key: "copy", from: []string{"tools", "context1"}, reads: []string{"", "files"}, looks: []bool{false, true}}, {name: "run", key: "run", from: []string{"copy"}}},
+				ran: []string{"tools", "copy", "run"}, read: []string{"copy", "tools", "copy", "run"}},
+			{forget: []string{"tools", "copy"}, steps: []step{base, context("2"), {name: "tools", key: "tools", from: []string{"base"}}, {name: "copy", key: "copy", from: []string{"tools", "context2"}, reads: []string{"", "files"}, looks: []bool{false, true}}, {name: "run", key: "run", from: []string{"copy"}}},
+				read: []string{"copy"}},
+		},
 		"no-cache does not rerun a copy whose files came out the same": {
 			{steps: []step{base, {name: "a", key: "a"}, {name: "copy", key: "copy", from: []string{"base", "a"}, reads: []string{"", "files"}}}, ran: []string{"a", "copy"}, read: []string{"a", "copy"}},
 			{steps: []step{base, {name: "a", key: "a", noCache: true}, {name: "copy", key: "copy", from: []string{"base", "a"}, reads: []string{"", "files"}}}, ran: []string{"a"}, read: []string{"a", "copy"}},
@@ -231,6 +260,7 @@ func TestBuilds(t *testing.T) {
 			cache := newMemory()
 			for i, b := range builds {
 				rec := &recorder{}
+				cache.forget(b.forget)
 				if _, err := New[string](cache, Options{}).Solve(t.Context(), build(rec, b.steps)); err != nil {
 					t.Fatal(err)
 				}

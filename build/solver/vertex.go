@@ -10,6 +10,10 @@ import (
 
 // solve looks v up, or runs it, and tells of it.
 func (s *Solver[R]) solve(ctx context.Context, v *Vertex[R], in []input[R]) (node[R], error) {
+	st := s.study(v)
+	s.mu.Lock()
+	st.told = true
+	s.mu.Unlock()
 	c := NewConsole(v.ID, v.Name, s.emit)
 	c.send(Event{Kind: Started})
 	n, found, err := s.find(ctx, c, v, in)
@@ -30,7 +34,7 @@ func (s *Solver[R]) solve(ctx context.Context, v *Vertex[R], in []input[R]) (nod
 
 // find is the algorithm of the package comment. found says that nothing had to run.
 func (s *Solver[R]) find(ctx context.Context, c *Console, v *Vertex[R], in []input[R]) (n node[R], found bool, err error) {
-	op, err := v.Op.Key(ctx)
+	op, err := s.opKey(ctx, v)
 	if err != nil {
 		return n, false, err
 	}
@@ -44,7 +48,7 @@ func (s *Solver[R]) find(ctx context.Context, c *Console, v *Vertex[R], in []inp
 			return n, ok, err
 		}
 	}
-	digests, err := v.Op.ContentKeys(ctx, c, values(in))
+	digests, err := s.contentKeys(ctx, c, v, values(in))
 	if err != nil {
 		return n, false, err
 	}
