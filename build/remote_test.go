@@ -177,10 +177,17 @@ func TestInlineCacheOfPlatforms(t *testing.T) {
 	o := Options{Platforms: []ocispec.Platform{{OS: "linux", Architecture: "amd64"}, {OS: "linux", Architecture: "arm64"}}}
 	first := o
 	first.CacheTo, first.Tags, first.Push = []CacheRef{s.from("inline")}, []string{s.host + "/app:1"}, true
-	machine(t, s, nil).must(first, lines...)
+	one := machine(t, s, nil)
+	before, _ := one.must(first, lines...)
 	o.CacheFrom = []CacheRef{s.from("registry", "ref="+s.host+"/app:1")}
-	if _, l := machine(t, s, nil).must(o, lines...); len(l.ran) > 0 {
+	o.CacheTo = first.CacheTo
+	two := machine(t, s, nil)
+	after, l := two.must(o, lines...)
+	if len(l.ran) > 0 {
 		t.Errorf("the second machine ran %q", l.ran)
+	}
+	if diff := cmp.Diff(one.image(before).Config, two.image(after).Config); diff != "" {
+		t.Errorf("configs (-first +second):\n%s", diff)
 	}
 }
 

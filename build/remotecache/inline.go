@@ -2,6 +2,7 @@ package remotecache
 
 import (
 	"encoding/json"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -36,8 +37,9 @@ func Embed(config []byte, steps []Inline) ([]byte, error) {
 func extract(manifest ocispec.Manifest, config []byte) (map[string][]byte, error) {
 	const most = 1000
 	var doc struct {
-		RootFS ocispec.RootFS `json:"rootfs"`
-		Steps  []Inline       `json:"dev.teu.buildcache.v1"`
+		RootFS  ocispec.RootFS    `json:"rootfs"`
+		History []ocispec.History `json:"history"`
+		Steps   []Inline          `json:"dev.teu.buildcache.v1"`
 	}
 	if err := json.Unmarshal(config, &doc); err != nil {
 		return nil, invalidf("its config: %v", err)
@@ -46,6 +48,7 @@ func extract(manifest ocispec.Manifest, config []byte) (map[string][]byte, error
 	if len(diffIDs) != len(manifest.Layers) || len(doc.Steps) > most {
 		return nil, invalidf("its config has %d diffIDs for %d layers, and %d steps", len(diffIDs), len(manifest.Layers), len(doc.Steps))
 	}
+	created := layerTimes(doc.History, len(diffIDs))
 	entries := map[string][]byte{}
 	for _, s := range doc.Steps {
 		if s.Layers < 0 || s.Layers > len(diffIDs) || len(s.Keys) > most {
@@ -55,7 +58,7 @@ func extract(manifest ocispec.Manifest, config []byte) (map[string][]byte, error
 		for i := range layers {
 			blob := manifest.Layers[i]
 			blob.Annotations = nil
-			layers[i] = Layer{DiffID: diffIDs[i], Blob: &blob}
+			layers[i] = Layer{DiffID: diffIDs[i], Blob: &blob, Created: created[i]}
 		}
 		_, data, err := encode(Entry{Canonical: s.Canonical, Description: s.Description, Outputs: [][]Layer{layers}})
 		if err != nil {
@@ -69,4 +72,24 @@ func extract(manifest ocispec.Manifest, config []byte) (map[string][]byte, error
 		}
 	}
 	return entries, nil
+}
+
+// layerTimes returns when each of n layers was made, as the history of their image says; zero where
+// it does not.
+func layerTimes(history []ocispec.History, n int) []time.Time {
+	times := make([]time.Time, n)
+	i := 0
+	for _, h := range history {
+		if h.EmptyLayer {
+			continue
+		}
+		if i < n && h.Created != nil {
+			times[i] = *h.Created
+		}
+		i++
+	}
+	if i != n {
+		return make([]time.Time, n) // it is the history of something else
+	}
+	return times
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
@@ -50,7 +51,8 @@ func TestEntries(t *testing.T) {
 
 func TestInline(t *testing.T) {
 	base, made := layer("base"), layer("made")
-	config := fmt.Appendf(nil, `{"os":"linux","x":1,"rootfs":{"type":"layers","diff_ids":[%q,%q]}}`, base.DiffID, made.DiffID)
+	config := fmt.Appendf(nil, `{"os":"linux","x":1,"rootfs":{"type":"layers","diff_ids":[%q,%q]},"history":[{},{"created":"2020-01-01T00:00:00Z","empty_layer":true},{"created":"2021-01-01T00:00:00Z"}]}`, base.DiffID, made.DiffID)
+	made.Created = time.Date(2021, 1, 1, 0, 0, 0, 0, time.UTC)
 	key, alias := digest.FromString("key"), digest.FromString("alias")
 	config, err := Embed(config, []Inline{{Keys: []digest.Digest{alias}, Canonical: key, Layers: 2}})
 	if err != nil {
