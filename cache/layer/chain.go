@@ -19,6 +19,7 @@ type chainBuilder struct {
 	below, own *view // own is the layer itself
 	plan       chainPlan
 	times      []dirTime
+	moved      map[string]string // directories of the layer that are elsewhere in the copy
 }
 
 // dirTime is the time of a directory, set when nothing more is put in.
@@ -133,6 +134,9 @@ func (b *chainBuilder) copy(ctx context.Context) error {
 func (b *chainBuilder) copyDir(ctx context.Context, from, to string) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
+	}
+	if from != to {
+		b.moved[from] = to
 	}
 	fd, err := openInside(b.own.dirs[0], from, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
@@ -269,7 +273,7 @@ func (b *chainBuilder) link(l Link) error {
 		return fmt.Errorf("the target %s of the hard link %s: %w", shorten(l.Target), shorten(l.Path), err)
 	}
 	dir, base := splitPath(l.Path)
-	if dir, err = b.below.resolve(dir); err != nil {
+	if dir, err = b.parent(dir); err != nil {
 		return err
 	}
 	if err := b.mkdirAll(dir); err != nil {
@@ -284,4 +288,20 @@ func (b *chainBuilder) link(l Link) error {
 		return &os.LinkError{Op: "linkat", Old: target, New: l.Path, Err: err}
 	}
 	return nil
+}
+
+// parent returns where the directory of a hard link is in the copy. One that the layer has of itself
+// is no symbolic link any more, whatever it is below.
+func (b *chainBuilder) parent(dir string) (string, error) {
+	m, err := b.own.lookup(dir)
+	if err != nil {
+		return "", err
+	}
+	if to, ok := b.moved[dir]; ok {
+		return to, nil
+	}
+	if m.kind() == unix.S_IFDIR {
+		return dir, nil
+	}
+	return b.below.resolve(dir)
 }

@@ -139,7 +139,7 @@ func (s *Store) buildChain(ctx context.Context, v, own *view, p chainPlan, dir s
 		return &os.PathError{Op: "open", Path: made, Err: err}
 	}
 	defer unix.Close(root)
-	b := &chainBuilder{root: root, noChown: s.noChown, below: v, own: own, plan: p}
+	b := &chainBuilder{root: root, noChown: s.noChown, below: v, own: own, plan: p, moved: map[string]string{}}
 	if p.kind == chainOver {
 		err = b.over()
 	} else {

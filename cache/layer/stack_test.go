@@ -102,6 +102,12 @@ func TestStack(t *testing.T) {
 
 		{"hard link to a file below", [][]file{{f("a", "x").mode(0o600).owner(5, 5)}, {hard("d/b", "a")}}, []string{"d d", "f a x", "f d/b x"}, map[string]string{"d/b": "0600 5:5"}},
 		{"hard link through a link below", [][]file{{f("t/a", "x"), link("l", "t")}, {hard("l/b", "l/a")}}, []string{"d t", "f t/a x", "f t/b x", "l l -> t"}, nil},
+		{"hard link in what takes the place of a link below", [][]file{{f("t/a", "x"), link("l", "t")}, {d("l"), hard("l/b", "t/a"), hard("l/sub/c", "t/a")}},
+			[]string{"d l", "d l/sub", "d t", "f l/b x", "f l/sub/c x", "f t/a x"}, nil},
+		{"hard link after a whiteout of the link below", [][]file{{f("t/a", "x"), link("l", "t")}, {wh("l"), hard("l/b", "t/a"), f("l/c", "y")}},
+			[]string{"d l", "d t", "f l/b x", "f l/c y", "f t/a x"}, nil},
+		{"hard link in a directory beyond a link below", [][]file{{f("t/a", "x"), d("t/e").mode(0o700), link("l", "t")}, {d("l/e").mode(0o711), hard("l/e/b", "t/a")}},
+			[]string{"d t", "d t/e", "f t/a x", "f t/e/b x", "l l -> t"}, map[string]string{"t/e": "0711 0:0"}},
 		{"hard link below that is replaced", [][]file{{f("a", "x")}, {hard("b", "a"), f("b", "y")}}, []string{"f a x", "f b y"}, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
