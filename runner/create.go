@@ -236,7 +236,7 @@ func (o *Options) checkMode() error {
 	if o.UTSMode == "host" && o.Hostname != "" {
 		return refuse("hostname and the UTS mode")
 	}
-	if (mode == "host" || mode == "none") && o.MacAddress != "" {
+	if mode == "host" && o.MacAddress != "" {
 		return refuse("mac-address and the network mode")
 	}
 	if o.networkContainer() == "" {
