@@ -29,8 +29,8 @@ type CommitOptions struct {
 	Author, Comment string
 	Pause           bool     // freeze the container meanwhile
 	Changes         []string // instructions of a Dockerfile that describe: CMD, ENV, EXPOSE, ...
-	// Config, unless nil, replaces what the container was created with: the config object
-	// of an image, JSON.
+	// Config, unless nil, comes before what the container was created with: the config object
+	// of an image, JSON; see fillConfig.
 	Config []byte
 }
 
@@ -90,24 +90,26 @@ func (e *Engine) blobSize(ctx context.Context, store *cache.Store, d digest.Dige
 
 // commitConfig is the config object of the image to be.
 func (e *Engine) commitConfig(c *Container, base content.Image, o CommitOptions) ([]byte, error) {
-	config := o.Config
-	if config == nil {
-		var raw struct {
-			Config map[string]json.RawMessage `json:"config"`
-		}
-		if err := json.Unmarshal(base.RawConfig, &raw); err != nil {
-			return nil, fmt.Errorf("image config: %w", err)
-		}
-		if raw.Config == nil {
-			raw.Config = map[string]json.RawMessage{}
-		}
-		if err := c.mergeInto(raw.Config); err != nil {
-			return nil, err
-		}
-		var err error
-		if config, err = json.Marshal(raw.Config); err != nil {
-			return nil, err
-		}
+	var raw struct {
+		Config map[string]json.RawMessage `json:"config"`
+	}
+	if err := json.Unmarshal(base.RawConfig, &raw); err != nil {
+		return nil, fmt.Errorf("image config: %w", err)
+	}
+	fields := raw.Config
+	if fields == nil {
+		fields = map[string]json.RawMessage{}
+	}
+	err := c.mergeInto(fields)
+	if err == nil && o.Config != nil {
+		fields, err = fillConfig(o.Config, fields)
+	}
+	if err != nil {
+		return nil, err
+	}
+	config, err := json.Marshal(fields)
+	if err != nil {
+		return nil, err
 	}
 	if len(o.Changes) == 0 {
 		return config, nil
@@ -191,6 +193,9 @@ func commitImage(ctx context.Context, store *cache.Store, base content.Image, co
 	}
 	if h.Author != "" {
 		parts["author"] = h.Author
+	}
+	if delete(fields, "comment"); h.Comment != "" {
+		parts["comment"] = h.Comment
 	}
 	for name, v := range parts {
 		if fields[name], err = json.Marshal(v); err != nil {

@@ -241,6 +241,9 @@ func (e *Engine) nameNetworks(o *Options) error {
 func (e *Engine) checkNetworks(o *Options) error {
 	for _, link := range o.Links {
 		ref, _, _ := strings.Cut(link, ":")
+		if o.networkMode() != "bridge" {
+			break // a name, which may be given later
+		}
 		if _, err := e.resolve(ref); err != nil {
 			return fmt.Errorf("could not get container for %s: %w", ref, err)
 		}

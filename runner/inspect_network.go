@@ -2,6 +2,7 @@ package runner
 
 import (
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -72,7 +73,7 @@ func (e *Engine) Exposed(c *Container) (list []network.Port) {
 	if ended(c.State) || mode == "host" || mode == "none" || c.Options.networkContainer() != "" {
 		return nil
 	}
-	for exposed := range c.ImageConfig.ExposedPorts {
+	for exposed := range c.exposed() {
 		number, protocol, ok := strings.Cut(exposed, "/")
 		if !ok {
 			protocol = "tcp"
@@ -113,10 +114,26 @@ func (e *Engine) NetworkSettings(list ...*Container) []InspectNetwork {
 	return out
 }
 
+// exposed are the ports that the image and the container's maker name: PORT/PROTOCOL.
+func (c *Container) exposed() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for port := range c.ImageConfig.ExposedPorts {
+			if !yield(port) {
+				return
+			}
+		}
+		for _, port := range c.Options.Expose {
+			if !yield(port) {
+				return
+			}
+		}
+	}
+}
+
 func (e *Engine) networkSettings(c *Container, networks []network.Network) InspectNetwork {
 	o := &c.Options
 	in := InspectNetwork{Ports: map[string][]PortBinding{}, Networks: map[string]InspectEndpoint{}}
-	for port := range c.ImageConfig.ExposedPorts {
+	for port := range c.exposed() {
 		in.Ports[port] = nil
 	}
 	if o.networkContainer() != "" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -122,7 +123,31 @@ func (e *Engine) Kill(ctx context.Context, ref, name string) error {
 	if errors.Is(err, errdefs.ErrConflict) || errors.Is(err, errdefs.ErrUnavailable) {
 		return worded(errdefs.ErrConflict, "cannot kill container: %s: container %s is not running", ref, c.ID)
 	}
-	return err
+	if err != nil || sig != unix.SIGKILL || c.State.Status != keeper.Running {
+		return err
+	}
+	return e.awaitDeath(ctx, c)
+}
+
+// killTime is how long a killed process may take to end: dockerd waits as long.
+const killTime = 10 * time.Second
+
+// awaitDeath waits until a killed container is known to have ended, so that whoever looks next
+// does not see it run.
+func (e *Engine) awaitDeath(ctx context.Context, c *Container) error {
+	for end := time.Now().Add(killTime); time.Now().Before(end); {
+		now, err := e.load(c.ID)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // removed at its end
+		}
+		if err != nil || now.State.Status != keeper.Running || !now.State.StartedAt.Equal(c.State.StartedAt) {
+			return err
+		}
+		if err := pause(ctx, time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Restart stops a container if it runs, and starts it. One that is removed at its end is

@@ -141,16 +141,21 @@ func (s *Server) commit(w http.ResponseWriter, r *request) error {
 	return writeJSON(w, http.StatusCreated, container.CommitResponse{ID: id.String()})
 }
 
-// commitConfig is the configuration a client sent as that of an image, or nil if it sent
-// none to speak of: docker's client always sends an empty one.
+// commitConfig is the configuration a client sent as that of an image, as JSON.
 func commitConfig(c *container.Config) ([]byte, error) {
-	if c.Cmd == nil && c.Entrypoint == nil && c.Env == nil && c.Labels == nil && c.User == "" && c.WorkingDir == "" &&
-		c.Volumes == nil && c.ExposedPorts == nil && c.StopSignal == "" {
-		return nil, nil
+	out := struct {
+		ocispec.ImageConfig
+		Healthcheck    any      `json:",omitempty"`
+		OnBuild, Shell []string `json:",omitempty"`
+	}{
+		ImageConfig: ocispec.ImageConfig{
+			Cmd: c.Cmd, Entrypoint: c.Entrypoint, Env: c.Env, Labels: c.Labels, User: c.User, WorkingDir: c.WorkingDir,
+			Volumes: c.Volumes, StopSignal: c.StopSignal,
+		},
+		OnBuild: c.OnBuild, Shell: c.Shell,
 	}
-	out := ocispec.ImageConfig{
-		Cmd: c.Cmd, Entrypoint: c.Entrypoint, Env: c.Env, Labels: c.Labels, User: c.User, WorkingDir: c.WorkingDir,
-		Volumes: c.Volumes, StopSignal: c.StopSignal,
+	if c.Healthcheck != nil {
+		out.Healthcheck = c.Healthcheck
 	}
 	for p := range c.ExposedPorts {
 		if out.ExposedPorts == nil {

@@ -109,6 +109,24 @@ func testNetworksAndVolumes(t *testing.T, w *world) {
 	w.docker("network", "rm", "net1")
 }
 
+func testAsMoby(t *testing.T, w *world) {
+	w.docker("run", "-d", "--name", "asmoby", "-p", "127.0.0.1:39090-39092:80", "--expose", "443", "busybox", "sleep", "1000")
+	w.want(`127\.0\.0\.1:3909[0-2]$`, "port", "asmoby", "80")
+	w.want("443/tcp", "ps", "--filter", "name=asmoby", "--format", "{{.Ports}}")
+	w.docker("pause", "asmoby")
+	w.fails(1, "Container asmoby is paused", "exec", "asmoby", "true")
+	w.docker("unpause", "asmoby")
+	w.docker("kill", "asmoby")
+	w.want("^exited$", "inspect", "-f", "{{.State.Status}}", "asmoby") // at once
+	w.docker("commit", "-m", "said", "-c", "LABEL more=1", "asmoby", "asmoby")
+	w.want(`^said 1 \[sleep 1000\]$`, "image", "inspect", "-f", "{{.Comment}} {{.Config.Labels.more}} {{.Config.Cmd}}", "asmoby")
+	w.docker("rm", "asmoby")
+	w.docker("network", "create", "linked")
+	w.docker("run", "--rm", "--network", "linked", "--link", "later:alias", "busybox", "true")
+	w.docker("network", "rm", "linked")
+	w.docker("rmi", "asmoby")
+}
+
 func testEvents(t *testing.T, w *world) {
 	since := time.Now().Format(time.RFC3339Nano)
 	w.docker("run", "-d", "--name", "events", "-l", "watched=1", "busybox", "sh", "-c", "exit 2")

@@ -307,10 +307,11 @@ func setPorts(b *createRequest, o *runner.Options) error {
 			if err != nil {
 				return err
 			}
+			p := runnernet.Port{Protocol: string(port.Proto()), HostIP: bind.HostIP, HostPort: host, Container: port.Num()}
 			if last != host {
-				host = 0 // of a range any will do
+				p.HostEnd = last // the first that is free
 			}
-			o.Ports = append(o.Ports, runnernet.Port{Protocol: string(port.Proto()), HostIP: bind.HostIP, HostPort: host, Container: port.Num()})
+			o.Ports = append(o.Ports, p)
 		}
 	}
 	for port := range b.ExposedPorts {
