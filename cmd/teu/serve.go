@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -66,7 +65,8 @@ bucket and nothing else.
 Blobs that no manifest refers to are removed from time to time, beside pushes and pulls.
 Without users (--accounts, --htpasswd, --tls-client-ca), requests are accepted over loopback
 addresses only.
-SIGTERM ends the server when the requests that are running have been answered.`,
+SIGTERM ends the server when the requests that are running have been answered. SIGHUP, when
+it has no terminal, has it open the audit log again.`,
 		Example: `  teu serve registry
   teu serve registry --addr 127.0.0.1:5000 --root /srv/registry
   teu serve registry --addr :443 --accounts --acme registry.example.com
@@ -90,7 +90,7 @@ SIGTERM ends the server when the requests that are running have been answered.`,
 	f.StringVar(&o.url, "url", "", "https://HOST by which clients come, when a proxy hides it")
 	f.IntVar(&o.rate, "rate", 0, "requests a second that one client may make, with ten times as many at once; 0 for no limit")
 	f.StringVar(&o.metrics, "metrics", "", "host and port for /metrics, /healthz and /readyz, for those who run the registry")
-	f.StringVar(&o.audit, "audit", "", "file that gets a line for each change and each refusal")
+	f.StringVar(&o.audit, "audit", "", "file that gets a line for each change and each refusal; opened again on SIGHUP")
 	f.StringVar(&o.clientCA, "tls-client-ca", "", "file with authorities; clients need a certificate of one, whose common name is their user")
 	f.StringVar(&o.tlsCert, "tls-cert", "", "file with the certificate chain, for HTTPS; read again when it changes")
 	f.StringVar(&o.tlsKey, "tls-key", "", "file with the key of the certificate")
@@ -137,14 +137,16 @@ func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
 	ro.Htpasswd, ro.Anonymous, ro.AllowDelete = o.htpasswd, o.anonymous, !o.disallowDeletion
 	ro.GCInterval, ro.GC, ro.Log = o.gcInterval, o.gc, slog.Default()
 	ro.Accounts, ro.URL, ro.Rate, ro.ClientCerts = o.accounts, o.url, o.rate, o.clientCA != ""
+	reload := func() error { return nil }
 	if o.audit != "" {
-		f, err := os.OpenFile(o.audit, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+		f, err := openLogFile(o.audit)
 		if err != nil {
 			return fmt.Errorf("opening audit log: %w", err)
 		}
 		defer f.Close()
-		ro.Audit = f
+		ro.Audit, reload = f, f.reopen
 	}
+	defer onReload(a.ui.InTerminal(), reload)()
 	for _, m := range o.mirrors {
 		prefix, name, ok := strings.Cut(m, "=")
 		if !ok {

@@ -3,12 +3,18 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/teu-dev/teu/cmd/teu/ui"
 )
@@ -84,6 +90,74 @@ func TestServeRegistry(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(root, "layout")); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestServeRegistryReload: SIGHUP under load drops no request, and the audit log goes on in a new file.
+func TestServeRegistryReload(t *testing.T) {
+	audit := filepath.Join(t.TempDir(), "audit")
+	r := startCommand(t, "serve", "registry", "--addr", "127.0.0.1:0", "--root", t.TempDir(), "--audit", audit)
+	line, err := r.stdout.ReadString('\n')
+	if err != nil {
+		t.Fatalf("%v\n%s", err, r.errors(t))
+	}
+	begin := "http://" + strings.TrimPrefix(strings.TrimSpace(line), "serving registry on ") + "/v2/a/blobs/uploads/"
+	push := func() error {
+		resp, err := http.Post(begin, "", nil)
+		if err != nil {
+			return err
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusAccepted {
+			return errors.New(resp.Status)
+		}
+		return nil
+	}
+	const moves, clients = 10, 4
+	over := make(chan struct{})
+	var load errgroup.Group
+	for range clients {
+		load.Go(func() error {
+			for {
+				select {
+				case <-over:
+					return nil
+				default:
+					if err := push(); err != nil {
+						return err
+					}
+				}
+			}
+		})
+	}
+	for i := range moves {
+		if err := os.Rename(audit, fmt.Sprint(audit, i)); err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		awaitContent(t, audit)
+	}
+	close(over)
+	if err := load.Wait(); err != nil {
+		t.Error(err)
+	}
+	http.DefaultClient.CloseIdleConnections()
+	r.stop()
+	if code := <-r.code; code != 0 || r.errors(t) != "" {
+		t.Errorf("exit code %d, and it said %q", code, r.errors(t))
+	}
+}
+
+// awaitContent waits until there is something in a file.
+func awaitContent(t *testing.T, path string) {
+	t.Helper()
+	for begun := time.Now(); time.Since(begun) < time.Minute; time.Sleep(time.Millisecond) {
+		if fi, err := os.Stat(path); err == nil && fi.Size() > 0 {
+			return
+		}
+	}
+	t.Fatalf("nothing came to %s in a minute", path)
 }
 
 func TestServeRegistryRefuses(t *testing.T) {
