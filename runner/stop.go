@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -103,7 +102,8 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// Kill sends a signal to a container, SIGKILL if name is empty.
+// Kill sends a signal to a container, SIGKILL if name is empty. After SIGKILL it returns
+// when the container has ended.
 func (e *Engine) Kill(ctx context.Context, ref, name string) error {
 	if name == "" {
 		name = "SIGKILL"
@@ -123,31 +123,38 @@ func (e *Engine) Kill(ctx context.Context, ref, name string) error {
 	if errors.Is(err, errdefs.ErrConflict) || errors.Is(err, errdefs.ErrUnavailable) {
 		return worded(errdefs.ErrConflict, "cannot kill container: %s: container %s is not running", ref, c.ID)
 	}
-	if err != nil || sig != unix.SIGKILL || c.State.Status != keeper.Running {
+	if err != nil || sig != unix.SIGKILL {
 		return err
 	}
-	return e.awaitDeath(ctx, c)
+	return e.awaitEnd(ctx, c)
 }
 
-// killTime is how long a killed process may take to end: dockerd waits as long.
+// killTime is how long the end of a container that was killed may take.
 const killTime = 10 * time.Second
 
-// awaitDeath waits until a killed container is known to have ended, so that whoever looks next
-// does not see it run.
-func (e *Engine) awaitDeath(ctx context.Context, c *Container) error {
-	for end := time.Now().Add(killTime); time.Now().Before(end); {
-		now, err := e.load(c.ID)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // removed at its end
+// awaitEnd waits until the run of a container that was killed has ended, and finishes it.
+func (e *Engine) awaitEnd(ctx context.Context, c *Container) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, killTime, fmt.Errorf("container %s was killed and does not end: %w", c.ID, errdefs.ErrUnavailable))
+	defer cancel()
+	for {
+		if _, err := e.Wait(ctx, c.ID); err != nil && ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
-		if err != nil || now.State.Status != keeper.Running || !now.State.StartedAt.Equal(c.State.StartedAt) {
+		now, err := e.current(ctx, c.ID)
+		switch {
+		case errors.Is(err, errdefs.ErrNotFound):
+			return nil
+		case err != nil:
 			return err
+		case ended(now.State):
+			return e.Finish(ctx, c.ID)
+		case !now.State.StartedAt.Equal(c.State.StartedAt): // somebody has started it again
+			return nil
 		}
-		if err := pause(ctx, time.Millisecond); err != nil {
-			return err
+		if pause(ctx, 5*time.Millisecond) != nil {
+			return context.Cause(ctx)
 		}
 	}
-	return nil
 }
 
 // Restart stops a container if it runs, and starts it. One that is removed at its end is
