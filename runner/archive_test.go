@@ -278,9 +278,15 @@ func TestNotedExec(t *testing.T) {
 
 func TestStatsAndUpdate(t *testing.T) {
 	e, ctx := newEngine(t), t.Context()
-	o := sh("trap 'exit 1' USR1; sleep 60 & wait")
+	o := sh("trap 'exit 1' USR1; echo ready; sleep 60 & wait")
 	o.Network = "bridge"
 	c := detached(t, e, "box", o)
+	retry(t, func() error {
+		if logs(t, e, "box", LogOptions{Tail: -1}) != "ready\n" {
+			return errors.New("it does not wait for the signal yet")
+		}
+		return nil
+	})
 	s, err := e.Stats(ctx, "box")
 	if err != nil || s.Pids == 0 || s.HostCPU == 0 || s.Networks["eth0"] == (NetworkStats{}) && len(s.Networks) != 1 {
 		t.Errorf("%+v, %v", s, err)
