@@ -15,6 +15,7 @@ const chunkSize = 64 << 10
 type sink interface {
 	begin(index int, chunk []byte) (known int, at int64)
 	record(index int, chunk []byte)
+	consumed(index int) // the chunk does not wait in the FIFO any more
 	broadcast(index int, at int64, chunk []byte)
 }
 
@@ -62,6 +63,7 @@ func pumpFIFO(f *os.File, index int, s sink) error {
 		if err := consume(raw, null, n); err != nil {
 			return err
 		}
+		s.consumed(index)
 		at += int64(n)
 	}
 }

@@ -120,6 +120,15 @@ func (r *recorder) record(index int, chunk []byte) {
 	r.commit(index, chunk)
 }
 
+// consumed notes that the chunk that was recorded last waits no more: what comes next may be the same
+// again, and is not known for that.
+func (r *recorder) consumed(index int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.next(index)
+	r.save()
+}
+
 // next moves the position of the stream behind the chunk before.
 func (r *recorder) next(index int) {
 	note := &r.cur.note
@@ -139,6 +148,10 @@ func (r *recorder) commit(index int, chunk []byte) {
 		note.inode, note.size = r.log.inode, r.log.size
 	}
 	note.n[index], note.sum[index] = len(chunk), chunkSum(chunk)
+	r.save()
+}
+
+func (r *recorder) save() {
 	if err := r.cur.save(); err != nil {
 		fmt.Fprintln(os.Stderr, "the log's cursor is not kept:", err)
 	}

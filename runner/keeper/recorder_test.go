@@ -64,3 +64,37 @@ func TestRecorderKeepsFilesSmall(t *testing.T) {
 		t.Error("a file too many")
 	}
 }
+
+// TestRecorderKnowsWhatWaits: a line that waits in the FIFO was recorded by the keeper before; the same line
+// behind it was not.
+func TestRecorderKnowsWhatWaits(t *testing.T) {
+	dir := t.TempDir()
+	cfg := Log{Path: filepath.Join(dir, "log"), MaxSize: 5000, MaxFiles: 4}
+	open := func() *recorder {
+		t.Helper()
+		r, err := openRecorder(cfg, filepath.Join(dir, "cursor"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	tick := []byte("tick\n")
+	r := open()
+	r.record(0, tick)
+	r.Close()
+	r = open()
+	if known, at := r.begin(0, tick); known != len(tick) || at != 0 {
+		t.Errorf("what waits: %d bytes are known at %d", known, at)
+	}
+	r.consumed(0)
+	r.Close()
+	r = open()
+	if known, at := r.begin(0, tick); known != 0 || at != int64(len(tick)) {
+		t.Errorf("the next: %d bytes are known at %d", known, at)
+	}
+	r.record(0, tick)
+	r.Close()
+	if lines := logged(t, cfg.Path, 0); len(lines) != 2 {
+		t.Errorf("%q", lines)
+	}
+}

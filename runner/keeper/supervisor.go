@@ -327,6 +327,7 @@ func killAll(c Cgroup) {
 
 func (s *supervisor) begin(index int, chunk []byte) (int, int64) { return s.rec.begin(index, chunk) }
 func (s *supervisor) record(index int, chunk []byte)             { s.rec.record(index, chunk) }
+func (s *supervisor) consumed(index int)                         { s.rec.consumed(index) }
 
 // broadcast returns when all clients have been sent the chunk.
 func (s *supervisor) broadcast(index int, at int64, chunk []byte) {
