@@ -52,9 +52,16 @@ func (s *Store) Stack(ctx context.Context, ids []string) ([]string, error) {
 		if i == 0 || r.OpaqueRoot {
 			lowers = nil
 		}
-		lowers = append(own, lowers...)
+		lowers = append(own, without(lowers, own)...)
 	}
 	return lowers, nil
+}
+
+// without returns list without what is in gone. A layer can be in an image twice, above all the empty one
+// of a step that changed nothing, and overlayfs refuses a directory that is given twice (ELOOP); of equal
+// layers the upper hides all that the lower shows.
+func without(list, gone []string) []string {
+	return slices.DeleteFunc(list, func(dir string) bool { return slices.Contains(gone, dir) })
 }
 
 func missingTarget(l Link) error {

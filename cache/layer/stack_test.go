@@ -84,6 +84,12 @@ func TestStack(t *testing.T) {
 			[]string{"d a", "d a/b", "f a/b/c "}, map[string]string{"a/b": "0755 0:0"}},
 		{"opaque root", [][]file{{f("old", ""), d("./").mode(0o700)}, {opq("."), f("new", "")}, {f("more", "")}}, []string{"f more ", "f new "}, map[string]string{".": "0700 0:0"}},
 		{"whiteouts", [][]file{{f("a", ""), f("d/b", ""), f("d/c", "")}, {wh("a"), wh("d/b")}}, []string{"d d", "f d/c "}, nil},
+		{"equal layers that are empty", [][]file{{f("a", "x")}, {}, {}, {f("b", "")}, {}}, []string{"f a x", "f b "}, nil},
+		{"equal layers", [][]file{{d("d").mode(0o700), f("d/a", "1"), f("e", "")}, {wh("d"), wh("e")}, {d("d").mode(0o700), f("d/a", "1"), f("e", "")}},
+			[]string{"d d", "f d/a 1", "f e "}, map[string]string{"d": "0700 0:0"}},
+		{"equal layers with a whiteout", [][]file{{f("a", "")}, {wh("a"), f("b", "")}, {f("a", "")}, {wh("a"), f("b", "")}}, []string{"f b "}, nil},
+		{"equal layers with implicit directories", [][]file{{d("d").mode(0o700)}, {f("d/a", "")}, {d("d").mode(0o711)}, {f("d/a", "")}},
+			[]string{"d d", "f d/a "}, map[string]string{"d": "0711 0:0"}},
 		{"file becomes directory becomes file", [][]file{{f("a", "1")}, {d("a"), f("a/b", "2")}, {f("a", "3")}}, []string{"f a 3"}, nil},
 
 		// A directory that is a link only in a layer below: usr-merge images on which a tool without
