@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/teu-dev/teu/cache"
+	"github.com/teu-dev/teu/cache/layer"
 )
 
 // A round is one build of a series on one cache, and the steps it has to run.
@@ -228,8 +229,18 @@ func TestPrune(t *testing.T) {
 	if err != nil || len(gone) != 1 || !strings.Contains(gone[0].Description, "/old") {
 		t.Errorf("keeping 4 MB takes %v, %v", gone, err)
 	}
-	if _, err := b.Prune(t.Context(), PruneOptions{Keep: 4000000}); err != nil {
+	layers := func() (n int) {
+		if err := b.Store.Layers.List(t.Context(), func(layer.Info) error { n++; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	all := layers()
+	if _, err := b.Prune(t.Context(), PruneOptions{Keep: 4000000, Collected: true}); err != nil {
 		t.Fatal(err)
+	}
+	if n := layers(); n >= all {
+		t.Errorf("%d of %d layers are there after one was forgotten", n, all)
 	}
 	if names, total = list(); len(names) != 3 || total > 4000000 {
 		t.Errorf("after keeping 4 MB: %q with %d bytes", names, total)
