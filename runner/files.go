@@ -93,6 +93,9 @@ func (e *Engine) hostsFile(ctx context.Context, c *Container, sb network.Sandbox
 	}
 	b.WriteString(links)
 	name := c.Hostname
+	if short, _, ok := strings.Cut(name, "."); ok {
+		name += " " + short
+	}
 	if c.Options.Domainname != "" {
 		name = c.Hostname + "." + c.Options.Domainname + " " + c.Hostname
 	}

@@ -37,14 +37,27 @@ func (e *Engine) mountPoints(ctx context.Context, store *cache.Store, c *Contain
 		if w.Target == "/" {
 			return nil, worded(errdefs.ErrInvalidArgument, "invalid mount config for type %q: invalid specification: destination can't be '/'", w.Type)
 		}
+		if strings.HasPrefix(w.Target+"/", "/proc/") && !slices.Contains(procFiles(), w.Target) && !isProc(w.Source) {
+			return nil, worded(errdefs.ErrInvalidArgument, "invalid mount config for type %q: %q cannot be mounted because it is inside /proc", w.Type, w.Target)
+		}
 		if taken[w.Target] {
 			return nil, worded(errdefs.ErrInvalidArgument, "Duplicate mount point: %s", w.Target)
 		}
 		taken[w.Target] = true
 	}
+	for _, w := range wishes {
+		if w.anonymous() {
+			delete(taken, w.Target)
+		}
+	}
 	points, err := e.mountsFrom(ctx, c, taken)
 	if err != nil {
 		return nil, err
+	}
+	// A volume without a name says only that there is to be one: another container's will do.
+	wishes = slices.DeleteFunc(wishes, func(w MountRequest) bool { return w.anonymous() && taken[w.Target] })
+	for _, w := range wishes {
+		taken[w.Target] = true
 	}
 	for _, target := range slices.Sorted(maps.Keys(c.ImageConfig.Volumes)) {
 		if target = path.Clean("/" + target); !taken[target] && target != "/" {
@@ -83,6 +96,24 @@ func (e *Engine) mountsFrom(ctx context.Context, c *Container, taken map[string]
 		}
 	}
 	return points, nil
+}
+
+// procFiles may be covered, as runc allows for the sake of lxcfs (libcontainer, checkProcMount):
+// whatever else of /proc is covered could deceive what protects the container.
+func procFiles() []string {
+	return []string{"/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps", "/proc/uptime", "/proc/loadavg",
+		"/proc/slabinfo", "/proc/net/dev", "/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled"}
+}
+
+// isProc says whether path is in a procfs, which may be mounted in another one.
+func isProc(path string) bool {
+	var st unix.Statfs_t
+	return path != "" && unix.Statfs(path, &st) == nil && st.Type == unix.PROC_SUPER_MAGIC
+}
+
+// anonymous says that a volume is asked for by its place alone, as by -v /data.
+func (w *MountRequest) anonymous() bool {
+	return w.Type == "volume" && w.Source == "" && !w.Long
 }
 
 func (e *Engine) mountPoint(ctx context.Context, store *cache.Store, id string, w MountRequest) (MountPoint, error) {

@@ -121,14 +121,14 @@ func createContainer(ctx context.Context, a *app, c *containerFlags, o runner.Op
 	missing := func(err error) bool { return errors.Is(err, errdefs.ErrNotFound) && a.imageMissing(ctx, o.Image) }
 	made, err := a.engine().Create(ctx, c.name, o)
 	if c.pull == "missing" && missing(err) {
-		a.ui.Notef("Unable to find image '%s' locally", o.Image)
+		a.ui.Notef("Unable to find image '%s' locally", runner.WithTag(o.Image))
 		if err := a.pullForRun(ctx, o.Image, o.Platform, c.quiet); err != nil {
 			return nil, err
 		}
 		made, err = a.engine().Create(ctx, c.name, o)
 	}
 	if missing(err) { // or somebody has removed it again
-		return nil, fmt.Errorf("No such image: %s", o.Image) //lint:ignore ST1005 docker's words
+		return nil, fmt.Errorf("No such image: %s", runner.WithTag(o.Image)) //lint:ignore ST1005 docker's words
 	}
 	if err != nil {
 		return nil, err

@@ -68,7 +68,7 @@ func (s *Server) createContainer(w http.ResponseWriter, r *request) error {
 	c, err := s.Backend.Containers().Create(r.Context(), strings.TrimPrefix(r.param("name"), "/"), o)
 	if errdefs.IsNotFound(err) {
 		if s.imageMissing(r, o.Image) {
-			return worded(errdefs.ErrNotFound, "No such image: %s", withTag(o.Image))
+			return worded(errdefs.ErrNotFound, "No such image: %s", runner.WithTag(o.Image))
 		}
 		// Clients pull the image at a 404; another thing that is missing must not be one.
 		return invalid("%s", message(err))
@@ -119,7 +119,7 @@ func (s *Server) fitsPlatform(r *request, o runner.Options) error {
 		return nil
 	}
 	return worded(errdefs.ErrNotFound, "image with reference %s was found but does not provide the specified platform (%s)",
-		withTag(o.Image), platforms.FormatAll(*o.Platform))
+		runner.WithTag(o.Image), platforms.FormatAll(*o.Platform))
 }
 
 // isIndex says whether a name stands for images of several platforms.
@@ -381,12 +381,4 @@ func parsePlatform(text string) (*ocispec.Platform, error) {
 		return nil, invalid("%s", err)
 	}
 	return &p, nil
-}
-
-// withTag is how docker names a missing image.
-func withTag(name string) string {
-	if strings.Contains(name, "@") || strings.LastIndexByte(name, ':') > strings.LastIndexByte(name, '/') {
-		return name
-	}
-	return name + ":latest"
 }

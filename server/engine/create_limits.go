@@ -133,7 +133,7 @@ func setLimits(b *createRequest, o *runner.Options) error {
 	case h.ShmSize < 0:
 		return invalid("SHM size can not be less than 0")
 	case h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000:
-		return invalid("Invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
+		return invalid("Invalid value %d, range for oom score adj is [-1000, 1000].", h.OomScoreAdj)
 	}
 	for _, u := range h.Ulimits {
 		if u == nil {

@@ -176,7 +176,7 @@ func (s *Server) matcher(r *request, filters map[string][]string, all []*runner.
 	}
 	for _, v := range filters["status"] {
 		if err := container.ValidateContainerState(container.ContainerState(v)); err != nil {
-			return nil, invalid("%s", err)
+			return nil, invalid("invalid filter 'status=%s': %s", v, err)
 		}
 	}
 	for _, v := range filters["health"] {
