@@ -109,6 +109,22 @@ func isRemote(s string) bool {
 	return false
 }
 
+// isRemoteContext says whether s, the context of a build, is no directory of this machine. Names without a
+// scheme are only if there is no such directory, as in docker: github.com/OWNER/REPO and USER@HOST:PATH.
+func isRemoteContext(s string) bool {
+	if isRemote(s) {
+		return true
+	}
+	user, rest, at := strings.Cut(s, "@")
+	host, _, colon := strings.Cut(rest, ":")
+	scp := at && colon && user != "" && host != "" && !strings.ContainsAny(user+host, "/ ")
+	if !scp && !strings.HasPrefix(s, "github.com/") {
+		return false
+	}
+	_, err := os.Stat(s)
+	return err != nil
+}
+
 func checkDir(dir string) error {
 	fi, err := os.Stat(dir)
 	if err != nil {

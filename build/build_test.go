@@ -2,12 +2,28 @@ package build
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 )
+
+func TestRemoteContexts(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.MkdirAll("github.com/here/it-is", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for s, want := range map[string]bool{
+		"https://example.com/a.git": true, "git@example.com:a/b.git": true, "me@example.com:a": true, "github.com/a/b": true, "github.com/a/b.git#main": true,
+		"github.com/here/it-is": false, ".": false, "a@b": false, "dir/a@b:c": false, "github.community/a": false, "@b:c": false, "": false,
+	} {
+		if isRemoteContext(s) != want {
+			t.Errorf("%q: %v", s, !want)
+		}
+	}
+}
 
 func TestCopy(t *testing.T) {
 	b := newBench(t)

@@ -60,7 +60,7 @@ func (f *buildFlags) register(cmd *cobra.Command) {
 	s.StringVar(&f.target, "target", "", "stage to build")
 	s.StringArrayVar(&f.args, "build-arg", nil, "NAME=VALUE, or NAME to take it from the environment")
 	s.StringArrayVar(&f.contexts, "build-context", nil, "another context, NAME=DIRECTORY or NAME=docker-image://IMAGE")
-	s.StringArrayVar(&f.labels, "label", nil, "NAME=VALUE, a label of the image")
+	s.StringArrayVar(&f.labels, "label", nil, "NAME=VALUE or NAME, a label of the image")
 	s.StringArrayVar(&f.annotations, "annotation", nil, "[LEVEL:]NAME=VALUE, an annotation of the manifest, or of LEVEL: index or manifest-descriptor")
 	s.StringSliceVar(&f.platforms, "platform", nil, "platform to build for, such as linux/arm64 (default the host's)")
 	s.BoolVar(&f.noCache, "no-cache", false, "run every step again")
@@ -97,6 +97,11 @@ func runBuild(ctx context.Context, a *app, f buildFlags, dir string) (err error)
 	}
 	if err := f.stdin(a.ui.In, &o); err != nil {
 		return err
+	}
+	if f.iidFile != "" { // what an earlier build wrote is not to be taken for ours, should it fail
+		if err := os.Remove(f.iidFile); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 	}
 	mode := f.progress
 	if f.quiet {

@@ -54,7 +54,7 @@ func (f *buildFlags) options(a *app, dir string) (build.Options, error) {
 	if o.LogSize, err = logSize(os.Getenv("BUILDKIT_STEP_LOG_MAX_SIZE")); err != nil {
 		return o, err
 	}
-	if o.Labels, err = pairs("--label", f.labels, nil); err != nil {
+	if o.Labels, err = pairs("--label", f.labels, func(string) (string, bool) { return "", true }); err != nil {
 		return o, err
 	}
 	if o.Annotations, err = pairs("--annotation", f.annotations, nil); err != nil {

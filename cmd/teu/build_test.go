@@ -37,7 +37,7 @@ func TestBuildFlags(t *testing.T) {
 	sock := testSocket(t)
 	got, err := parseBuild(t,
 		"-t", "a", "-t", "b", "--target", "x", "--build-arg", "A=b=c", "--build-arg", "GIVEN", "--build-arg", "NOT_GIVEN",
-		"--label", "l=", "--platform", "linux/arm64/v8,amd64", "--no-cache-filter", "s,t", "--network", "host",
+		"--label", "l=", "--label", "bare", "--platform", "linux/arm64/v8,amd64", "--no-cache-filter", "s,t", "--network", "host",
 		"--add-host", "h:1.2.3.4", "--add-host", "six=[::1]", "--shm-size", "1m", "--ulimit", "nofile=1:2",
 		"--secret", "id=f,src=/file", "--secret", "id=GIVEN", "--secret", "id=other", "--secret", "type=env,id=e,src=VAR",
 		"--ssh", "default="+sock, "--ssh", "raw="+sock+",raw=true", "-o", "out", "-o", "type=oci,dest=x.tar", "--build-context", "n=docker-image://x", "--rm=false")
@@ -47,7 +47,7 @@ func TestBuildFlags(t *testing.T) {
 	got.Outputs[1].Writer = nil // standard output
 	want := build.Options{
 		Context: ".", Target: "x", Tags: []string{"a", "b"}, NoCacheOf: []string{"s", "t"},
-		Args: map[string]string{"A": "b=c", "GIVEN": "value"}, Labels: map[string]string{"l": ""},
+		Args: map[string]string{"A": "b=c", "GIVEN": "value"}, Labels: map[string]string{"l": "", "bare": ""},
 		Annotations: map[string]string{}, Contexts: map[string]string{"n": "docker-image://x"},
 		Platforms: []ocispec.Platform{{OS: "linux", Architecture: "arm64", Variant: "v8"}, {OS: "linux", Architecture: "amd64"}},
 		Network:   "host", Entitlements: []string{"network.host"}, AddHosts: []string{"h=1.2.3.4", "six=::1"},
@@ -75,7 +75,7 @@ func testSocket(t *testing.T) string {
 
 func TestBuildFlagsThatAreWrong(t *testing.T) {
 	for _, line := range []string{
-		"--label x", "--secret src=x", "--secret id", "--add-host h", "--shm-size much", "--platform a/b/c/d",
+		"--label =x", "--secret src=x", "--secret id", "--add-host h", "--shm-size much", "--platform a/b/c/d",
 		"--output type=tar,color=red", "--call guess", "--build-arg =x", "--ssh =x", "--ssh a=/missing", "--ssh a=/etc/passwd", "--ssh a=/dev/null,raw=true",
 	} {
 		if _, err := parseBuild(t, strings.Fields(line)...); err == nil {
