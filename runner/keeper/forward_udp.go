@@ -55,8 +55,9 @@ func (f *udpForward) forgetAll() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, c := range f.clients {
-		c.Close() // its reader forgets it
+		c.Close()
 	}
+	clear(f.clients) // at once: what comes next is not for a socket that is closed
 }
 
 func (f *udpForward) run() {
