@@ -50,10 +50,8 @@ func eventFits(e event.Event, name, v string) bool {
 		}
 		return imageFits(a["image"], v)
 	case "container", "volume", "network", "daemon", "plugin", "service", "node", "secret", "config":
-		if e.Type != name {
-			return name != "daemon" && a[name] == v // a network's or volume's event names its container
-		}
-		return strings.HasPrefix(e.Actor.ID, v) || a["name"] == strings.TrimPrefix(v, "/")
+		// Of whatever type: dockerd does not look at it, nor at the container a network's event names.
+		return strings.HasPrefix(e.Actor.ID, v) || strings.HasPrefix(a["name"], strings.TrimPrefix(v, "/"))
 	}
 	return false
 }

@@ -149,6 +149,9 @@ func testEvents(t *testing.T, w *world) {
 	w.docker("rmi", "watched:1")
 	w.docker("volume", "rm", "watched")
 	out = w.docker("events", "--until", time.Now().Format(time.RFC3339Nano), "--format", "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}")
+	if only := w.docker("events", "--until", time.Now().Format(time.RFC3339Nano), "--filter", "container=joins", "--format", "{{.Type}}"); strings.Contains(only, "network") {
+		t.Errorf("events of a container alone:\n%s", only)
+	}
 	at := 0
 	for _, want := range []string{"container create joins", "container attach joins", "network connect bridge", "volume mount", "container start joins",
 		"container die joins", "network disconnect bridge", "volume unmount", "container destroy joins", "image tag watched:1", "image untag sha256:", "volume destroy"} {
