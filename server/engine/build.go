@@ -123,7 +123,7 @@ func buildOptions(r *request) (o build.Options, err error) {
 			o.Ulimits = append(o.Ulimits, u.String())
 		}
 	}
-	for hosts := range strings.SplitSeq(r.param("extrahosts"), ",") {
+	for hosts := range strings.SplitSeq(strings.Join(r.query["extrahosts"], ","), ",") {
 		if name, address, ok := strings.Cut(strings.TrimSpace(hosts), ":"); ok {
 			o.AddHosts = append(o.AddHosts, name+"="+address)
 		}

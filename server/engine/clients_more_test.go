@@ -64,15 +64,15 @@ func testBuild(t *testing.T, w *world) {
 		}
 	}
 	write("file", "content\n")
-	write("Dockerfile", "FROM busybox\nARG WHO=nobody\nCOPY file /\nRUN echo built for $WHO >/who && echo said\nCMD cat /who /file\n")
-	out := w.docker("build", "--network", "none", "--build-arg", "WHO=me", "-t", "built", "--label", "l=1", dir)
-	for _, text := range []string{"Step 2/3 : COPY file /", "said", "Successfully built", "Successfully tagged built:latest"} {
+	write("Dockerfile", "FROM busybox\nARG WHO=nobody\nCOPY file /\nRUN echo built for $WHO >/who && echo said && echo hosts: $(grep -c 127.1.1 /etc/hosts)\nCMD cat /who /file\n")
+	out := w.docker("build", "--network", "none", "--build-arg", "WHO=me", "-t", "built", "--label", "l=1", "--add-host", "one:127.1.1.1", "--add-host", "two:127.1.1.2", dir)
+	for _, text := range []string{"Step 2/3 : COPY file /", "said", "hosts: 2", "Successfully built", "Successfully tagged built:latest"} {
 		if !strings.Contains(out, text) {
 			t.Errorf("%q is not in the output of the build:\n%s", text, out)
 		}
 	}
 	w.want("^built for me\ncontent$", "run", "--rm", "built")
-	if out := w.docker("build", "--network", "none", "--build-arg", "WHO=me", "-t", "built", dir); !strings.Contains(out, "Using cache") {
+	if out := w.docker("build", "--network", "none", "--build-arg", "WHO=me", "-t", "built", "--add-host", "one:127.1.1.1", "--add-host", "two:127.1.1.2", dir); !strings.Contains(out, "Using cache") {
 		t.Errorf("nothing was cached:\n%s", out)
 	}
 	w.want("^sha256:[0-9a-f]{64}$", "build", "-q", "--network", "none", dir)
