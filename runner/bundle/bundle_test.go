@@ -226,7 +226,7 @@ func TestLaterChanges(t *testing.T) {
 // What fails is told by whom it fails for, and a failed create leaves nothing.
 func TestFailures(t *testing.T) {
 	p := newPlace(t)
-	if _, err := p.create(t, "a", "", func(s *specs.Spec) { s.Process.Args = []string{"nosuch"} }); err == nil || !strings.Contains(err.Error(), "no such file") {
+	if _, err := p.create(t, "a", "", func(s *specs.Spec) { s.Process.Args = []string{"nosuch"} }); err == nil || !strings.Contains(err.Error(), "executable file not found in $PATH") {
 		t.Errorf("create of a missing command: %v", err)
 	}
 	if _, err := p.create(t, "a", "", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} }); !errdefs.IsNotImplemented(err) {
@@ -239,7 +239,7 @@ func TestFailures(t *testing.T) {
 	if err != nil {
 		return // it was seen early
 	}
-	if err := c.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "execve") {
+	if err := c.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "exec: ") {
 		t.Errorf("start of what cannot be executed: %v", err)
 	}
 }
