@@ -79,10 +79,11 @@ func bindVolume(device, target string, flags uintptr) error {
 	return nil
 }
 
-// unmount unmounts a volume. One that is not mounted is no error.
+// unmount takes a volume's mounts away; whoever still looks at one keeps it for that time, as with dockerd. A
+// volume that is not mounted is no error.
 func (v *Volume) unmount() error {
 	for mounted(v.Mountpoint) {
-		if err := unix.Unmount(v.Mountpoint, unix.UMOUNT_NOFOLLOW); err != nil {
+		if err := unix.Unmount(v.Mountpoint, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH); err != nil {
 			return fmt.Errorf("unmounting volume %s: %w", v.Name, err)
 		}
 	}

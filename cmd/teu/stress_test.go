@@ -326,7 +326,7 @@ func (s *stress) testFull(t *testing.T) {
 			if _, ok := s.teu(full, "pull", "-q", s.images[random.IntN(len(s.images))]); !ok {
 				refused.Add(1)
 			}
-			if _, ok := s.teu(full, "build", "-q", "-t", "own-"+who, s.buildContext(who, 0)); !ok {
+			if _, ok := s.teu(append(slices.Clone(full), "No space left on device"), "build", "-q", "-t", "own-"+who, s.buildContext(who, 0)); !ok {
 				refused.Add(1)
 			}
 			s.teu(append(full, "No such image"), "rmi", "-f", "own-"+who)

@@ -308,7 +308,7 @@ func TestExec(t *testing.T) {
 		t.Errorf("pid file %q, %v, want %d", b, err, id.PID)
 	}
 	_, err = c.Exec(&specs.Process{Args: []string{"nosuch"}, Cwd: "/"}, ExecOptions{Stdio: p.stdio()})
-	if err == nil || !strings.Contains(err.Error(), "no such file") {
+	if err == nil || !strings.Contains(err.Error(), "executable file not found in $PATH") {
 		t.Errorf("missing command: %v", err)
 	}
 }

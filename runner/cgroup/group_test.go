@@ -98,7 +98,7 @@ func TestGroup(t *testing.T) {
 
 func TestFreezeKillRemove(t *testing.T) {
 	g := newGroup(t, detect(t), nil)
-	cmd := inGroup(g, "sleep 1000 & sleep 1000 & wait")
+	cmd := inGroup(g, "sleep 1000 & sleep 1000 & wait; sleep 1000")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
