@@ -181,6 +181,10 @@ func typedNulls(name string, value any) any {
 		return []any(nil)
 	case map[string]any:
 		for k, e := range v {
+			if m, ok := e.(map[string]any); ok && len(m) == 0 && (name == "ExposedPorts" || name == "Volumes") {
+				v[k] = struct{}{} // an element of a set, which a template prints as {}
+				continue
+			}
 			v[k] = typedNulls(k, e)
 		}
 	case []any:
