@@ -64,10 +64,8 @@ func (s *Store) SealTo(ctx context.Context, id string, epoch *time.Time, tee Sea
 	if err := statefile.Write(s.record(id), r, statefile.WriteOptions{Durable: err == nil}); err != nil {
 		return Layer{}, err
 	}
-	if _, err := s.ByDiffID(r.DiffID); errors.Is(err, errdefs.ErrNotFound) {
-		if err := s.index(r.DiffID, id); err != nil {
-			return r.layer(), err
-		}
+	if err := s.index(r.DiffID, id); err != nil { // Touch will do it, if we are killed before
+		return r.layer(), err
 	}
 	if tee.Done != nil {
 		return r.layer(), tee.Done(r.layer())

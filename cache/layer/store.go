@@ -135,14 +135,17 @@ func (s *Store) ByDiffID(d digest.Digest) (Layer, error) {
 // Path returns the overlay directory of the layer id, whether or not it exists.
 func (s *Store) Path(id string) string { return filepath.Join(s.dir, id, "diff") }
 
-// Touch says that the layer id is used now, and whether it exists.
+// Touch says that the layer id is used now, and whether it exists. Its diffID leads to it from now on: of
+// several layers with one diffID the one that is used stays, and whoever sealed it may have been killed
+// before it could be found.
 func (s *Store) Touch(id string) (found bool, err error) {
 	unlock, err := s.lockTouch()
 	if err != nil {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
-	if _, err := s.Get(id); err != nil {
+	l, err := s.Get(id)
+	if err != nil {
 		if errors.Is(err, errdefs.ErrNotFound) {
 			return false, nil
 		}
@@ -152,6 +155,11 @@ func (s *Store) Touch(id string) (found bool, err error) {
 	err = os.Chtimes(s.record(id), now, now)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
+	}
+	if err == nil && l.DiffID != "" && l.DiffID.Encoded() != id {
+		if to, _ := os.Readlink(s.byDiffID(l.DiffID)); to != id {
+			err = s.index(l.DiffID, id)
+		}
 	}
 	return err == nil, err
 }

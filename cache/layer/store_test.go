@@ -440,6 +440,57 @@ func TestAdoptAndSeal(t *testing.T) {
 	empty(t, filepath.Join(base, "layers"))
 }
 
+// TestEqualLayersAreFound: of two layers with one diffID, whichever is used is found by it, though the other
+// goes, and though who sealed it was killed before it could be found.
+func TestEqualLayersAreFound(t *testing.T) {
+	privilege.NeedRoot(t)
+	base := t.TempDir()
+	s := open(t, filepath.Join(base, "layers"))
+	epoch := time.Unix(1000000000, 0)
+	seal := func() layer.Layer {
+		t.Helper()
+		upper := filepath.Join(base, "upper")
+		if err := os.Mkdir(upper, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		l, err := s.Adopt(t.Context(), upper)
+		if err == nil {
+			l, err = s.Seal(t.Context(), l.ID, &epoch)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	found := func(want layer.Layer) {
+		t.Helper()
+		if got, err := s.ByDiffID(want.DiffID); err != nil || got.ID != want.ID {
+			t.Errorf("%s leads to %+v, %v, want %s", want.DiffID, got, err, want.ID)
+		}
+	}
+	one, two := seal(), seal()
+	if one.DiffID != two.DiffID || one.ID == two.ID {
+		t.Fatalf("%+v and %+v", one, two)
+	}
+	found(two) // or it would be lost with the first
+	if ok, err := s.Touch(one.ID); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	found(one)
+	if err := s.Remove(t.Context(), two.ID); err != nil {
+		t.Fatal(err)
+	}
+	found(one)
+	if err := os.Remove(filepath.Join(base, "layers", "by-diffid", one.DiffID.Encoded())); err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := s.Touch(one.ID); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	found(one)
+	empty(t, filepath.Join(base, "layers"))
+}
+
 func TestAdoptRefusals(t *testing.T) {
 	privilege.NeedRoot(t)
 	base := t.TempDir()
