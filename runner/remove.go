@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/event"
 	"github.com/teu-dev/teu/runner/keeper"
@@ -59,9 +60,9 @@ func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error 
 	return e.unmake(ctx, now, o)
 }
 
-// unmake removes all parts of a container, whichever there are. The record goes before
-// the name and what it protects, so a process that dies in between leaves a container
-// that says it is being removed, and the next one goes on.
+// unmake removes all parts of a container, whichever there are. The record says that it is
+// being removed until all that it alone knows of is gone, so that after a process that dies in between the next
+// one goes on.
 func (e *Engine) unmake(ctx context.Context, c *Container, o RemoveOptions) error {
 	if c.State.Status != "" {
 		c.State.Status = keeper.Removing
@@ -87,6 +88,9 @@ func (e *Engine) unmake(ctx context.Context, c *Container, o RemoveOptions) erro
 	if err := errors.Join(err, <-tidied); err != nil {
 		return err
 	}
+	if err := c.unlease(ctx, store); err != nil { // nobody would know of it without the record
+		return err
+	}
 	if c.Name != "" {
 		if owner, err := os.Readlink(filepath.Join(e.names(), c.Name)); err == nil && owner == c.ID {
 			os.Remove(filepath.Join(e.names(), c.Name))
@@ -103,14 +107,20 @@ func (e *Engine) unmake(ctx context.Context, c *Container, o RemoveOptions) erro
 		return err
 	}
 	if o.Volumes {
-		err = e.dropAnonymous(ctx, c)
+		return e.dropAnonymous(ctx, c)
 	}
+	return nil
+}
+
+// unlease gives up what a container has kept of images.
+func (c *Container) unlease(ctx context.Context, store *cache.Store) error {
+	err := store.Unlease(ctx, leaseName(c.ID))
 	for _, p := range c.Mounts {
 		if p.Type == "image" {
 			err = errors.Join(err, store.Unlease(ctx, imageLeaseName(c.ID, p.Destination)))
 		}
 	}
-	return errors.Join(err, store.Unlease(ctx, leaseName(c.ID)))
+	return err
 }
 
 const removedPrefix = ".removed-"
