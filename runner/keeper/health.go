@@ -153,8 +153,7 @@ func (s *supervisor) unhealthy(p *process) {
 		s.forbidRestart()
 		s.mu.Unlock()
 	}
-	p.signal(sig)
-	s.tellSignal(sig)
+	s.send(p, sig)
 	time.Sleep(h.StopTimeout)
 	p.signal(unix.SIGKILL) // ESRCH if it has ended, as p is never another process
 }

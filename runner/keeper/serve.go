@@ -131,19 +131,18 @@ func (s *supervisor) command(c *conn, q request) error {
 }
 
 func (s *supervisor) signal(sig unix.Signal, final bool) error {
-	p, _, err := s.running()
 	if final {
 		s.mu.Lock()
 		s.forbidRestart()
 		s.mu.Unlock()
 	}
+	p, _, err := s.running()
 	if err != nil {
 		return err
 	}
-	if err := p.signal(sig); err != nil && !errors.Is(err, unix.ESRCH) {
+	if err := s.send(p, sig); err != nil && !errors.Is(err, unix.ESRCH) {
 		return err
 	}
-	s.tellSignal(sig)
 	if sig == unix.SIGKILL || final {
 		s.thaw()
 	}

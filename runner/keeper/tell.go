@@ -50,8 +50,15 @@ func (s *supervisor) tellExit(e ExitStatus) {
 	})
 }
 
-func (s *supervisor) tellSignal(sig unix.Signal) {
+// send signals p and tells of it, before anybody tells of the end that it may bring.
+func (s *supervisor) send(p *process, sig unix.Signal) error {
+	s.mu.Lock() // which exit waits for
+	defer s.mu.Unlock()
+	if err := p.signal(sig); err != nil {
+		return err
+	}
 	s.event("kill", map[string]string{"signal": strconv.Itoa(int(sig))})
+	return nil
 }
 
 // ExecEnd is what a keeper notes of the end of a command that was executed in a container.
