@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -189,7 +190,7 @@ func (e *Engine) CopyTo(ctx context.Context, ref, p string, r io.Reader, o CopyT
 			return err
 		}
 		x := archive.ExtractOptions{NoOverwriteDirNonDir: o.NoOverwriteDirNonDir, Outside: ids.outside}
-		if o.CopyUIDGID && or(c.Options.User, c.ImageConfig.User) != "" { // moby daemon/archive_unix.go tarCopyOptions
+		if o.CopyUIDGID && cmp.Or(c.Options.User, c.ImageConfig.User) != "" { // moby daemon/archive_unix.go tarCopyOptions
 			if x.Owner, err = e.ownerOf(c); err != nil {
 				return err
 			}

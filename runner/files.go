@@ -2,6 +2,7 @@ package runner
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -136,13 +137,13 @@ func (e *Engine) linkHosts(ctx context.Context, c *Container, sb network.Sandbox
 		}
 		there, err := e.network.Get(other.ID)
 		if err != nil || !other.State.Alive() {
-			return "", worded(errdefs.ErrInvalidArgument, "cannot link to a non running container: /%s AS /%s/%s", other.Name, c.Name, or(alias, other.Name))
+			return "", worded(errdefs.ErrInvalidArgument, "cannot link to a non running container: /%s AS /%s/%s", other.Name, c.Name, cmp.Or(alias, other.Name))
 		}
 		ep := there.In(e.network.Default().ID)
 		if ep == nil {
-			return "", worded(errdefs.ErrInvalidArgument, "cannot link to %s, as it does not belong to the default network", or(other.Name, ref))
+			return "", worded(errdefs.ErrInvalidArgument, "cannot link to %s, as it does not belong to the default network", cmp.Or(other.Name, ref))
 		}
-		names := []string{or(alias, other.Name), other.Hostname, other.Name}
+		names := []string{cmp.Or(alias, other.Name), other.Hostname, other.Name}
 		slices.Sort(names[1:])
 		fmt.Fprintf(&b, "%s\t%s\n", ep.Address.Addr(), strings.Join(slices.Compact(names), " "))
 	}

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -72,7 +73,7 @@ func (e *Engine) claimIDs(ctx context.Context, c *Container) error {
 // neededIDs is how many IDs from 0 on the container needs: those of 16 bits, and its user.
 func (c *Container) neededIDs() uint32 {
 	n := uint64(defaultIDs)
-	for part := range strings.SplitSeq(or(c.Options.User, c.ImageConfig.User), ":") {
+	for part := range strings.SplitSeq(cmp.Or(c.Options.User, c.ImageConfig.User), ":") {
 		if id, err := strconv.ParseUint(part, 10, 31); err == nil {
 			n = max(n, id+1)
 		}

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -39,6 +40,8 @@ type Inspection struct {
 	Mounts          []MountPoint
 	Config          InspectConfig
 	NetworkSettings InspectNetwork
+
+	Container *Container `json:"-"` // whom it is about
 }
 
 // InspectState is State of an Inspection.
@@ -89,7 +92,8 @@ func (e *Engine) Inspect(ctx context.Context, ref string) (*Inspection, error) {
 	}
 	argv := c.command()
 	in := &Inspection{
-		ID: c.ID, Created: c.Created.Format(time.RFC3339Nano), State: inspectState(c.State),
+		Container: c,
+		ID:        c.ID, Created: c.Created.Format(time.RFC3339Nano), State: inspectState(c.State),
 		Image: c.ImageID.String(), ResolvConfPath: e.dir(c.ID) + "/resolv.conf",
 		HostnamePath: e.dir(c.ID) + "/hostname", HostsPath: e.dir(c.ID) + "/hosts", LogPath: e.logFile(c.ID),
 		Name: "/" + c.Name, RestartCount: c.State.RestartCount, Driver: "overlayfs", Platform: "linux",
@@ -162,12 +166,12 @@ func inspectState(s keeper.State) InspectState {
 func (c *Container) inspectConfig() InspectConfig {
 	o, img := &c.Options, &c.ImageConfig
 	in := InspectConfig{
-		Hostname: c.Hostname, Domainname: o.Domainname, User: or(o.User, img.User),
+		Hostname: c.Hostname, Domainname: o.Domainname, User: cmp.Or(o.User, img.User),
 		AttachStdin: o.AttachStdin, AttachStdout: o.AttachStdout, AttachStderr: o.AttachStderr,
 		Tty: o.TTY, OpenStdin: o.OpenStdin, StdinOnce: o.StdinOnce,
 		Env: mergeEnv(img.Env, o.Env), Cmd: img.Cmd, Image: o.Image, Volumes: img.Volumes,
-		WorkingDir: or(o.WorkingDir, img.WorkingDir), Entrypoint: img.Entrypoint, Labels: c.Labels(),
-		StopSignal: or(o.StopSignal, img.StopSignal), StopTimeout: o.StopTimeout, ExposedPorts: map[string]struct{}{},
+		WorkingDir: cmp.Or(o.WorkingDir, img.WorkingDir), Entrypoint: img.Entrypoint, Labels: c.Labels(),
+		StopSignal: cmp.Or(o.StopSignal, img.StopSignal), StopTimeout: o.StopTimeout, ExposedPorts: map[string]struct{}{},
 		Healthcheck: c.health(),
 	}
 	if len(o.Entrypoint) > 0 || o.ClearEntrypoint {
@@ -184,13 +188,6 @@ func (c *Container) inspectConfig() InspectConfig {
 		in.ExposedPorts[p] = struct{}{}
 	}
 	return in
-}
-
-func or(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 // mergeEnv replaces and adds variables, in docker's order.

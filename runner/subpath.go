@@ -42,10 +42,11 @@ func findSubpaths(c *Container, o *oci.Options) error {
 // out of the volume or image, is an error in docker's words.
 func (p *MountPoint) openSubpath() (*os.File, error) {
 	base, name := p.Source, p.Subpath
-	dir, err := os.OpenFile(base, unix.O_PATH|unix.O_DIRECTORY, 0)
-	if p.Type == "image" {
-		dir, err = (&mount.Overlay{Lowers: p.Layers}).Open()
+	open := func() (*os.File, error) { return os.OpenFile(base, unix.O_PATH|unix.O_DIRECTORY, 0) }
+	if p.Type == "image" { // base is a name
+		open = (&mount.Overlay{Lowers: p.Layers}).Open
 	}
+	dir, err := open()
 	if err != nil {
 		return nil, fmt.Errorf("opening %s %s: %w", p.Type, base, err)
 	}

@@ -54,10 +54,11 @@ func (x *execOp) allowDevices() error {
 	if len(x.op.CdiDevices) == 0 || slices.Contains(x.env.Entitlements, "device") {
 		return nil
 	}
-	known, err := x.env.devices()
+	r, err := cdi.Load(x.env.CDIDirs)
 	if err != nil {
 		return err
 	}
+	known := r.Devices()
 	var granted, got []string
 	aliases := map[string]string{} // the step's name to the device's
 	for _, text := range x.env.Entitlements {
@@ -114,23 +115,16 @@ func (x *execOp) deviceEdits() (cdi.Edits, error) {
 	if err != nil {
 		return cdi.Edits{}, err
 	}
+	known := r.Devices()
 	var names []string
 	for _, d := range x.op.CdiDevices {
-		found, err := need(r.Devices(), d)
+		found, err := need(known, d)
 		if err != nil {
 			return cdi.Edits{}, err
 		}
 		names = append(names, found...)
 	}
 	return r.Edits(unique(names))
-}
-
-func (e *Env) devices() ([]cdi.Device, error) {
-	r, err := cdi.Load(e.CDIDirs)
-	if err != nil {
-		return nil, err
-	}
-	return r.Devices(), nil
 }
 
 // need returns the devices that d asks for: none if it may be missing.

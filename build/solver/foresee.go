@@ -144,10 +144,8 @@ func (s *Solver[R]) look(ctx context.Context, fail context.CancelCauseFunc, v *V
 	if !ok {
 		return prospect[R]{known: true, node: node[R]{record: Record[R]{Key: content.digest}}}
 	}
-	if !key.transient && key.digest != content.digest && key.digest != n.record.Key {
-		if err := s.cache.Alias(ctx, key.digest, n.record.Key); err != nil {
-			return p
-		}
+	if err := s.alias(ctx, key, content, n); err != nil {
+		return p
 	}
 	return prospect[R]{true, true, n}
 }

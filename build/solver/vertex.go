@@ -90,10 +90,15 @@ func (s *Solver[R]) findOrRun(ctx context.Context, c *Console, v *Vertex[R], in 
 			return n, false, err
 		}
 	}
-	if !key.transient && key.digest != content.digest && key.digest != n.record.Key {
-		err = s.cache.Alias(ctx, key.digest, n.record.Key)
+	return n, found, s.alias(ctx, key, content, n)
+}
+
+// alias makes n, which content has led to, found by key too.
+func (s *Solver[R]) alias(ctx context.Context, key, content recordKey, n node[R]) error {
+	if key.transient || key.digest == content.digest || key.digest == n.record.Key {
+		return nil
 	}
-	return n, found, err
+	return s.cache.Alias(ctx, key.digest, n.record.Key)
 }
 
 // known looks content up; with IgnoreCache only among what this Solver made.

@@ -39,18 +39,13 @@ func (a *app) inspect(ctx context.Context, kind, ref string, size bool) (any, er
 // inspectContainer is what the API answers in its version 1.51, the last whose
 // NetworkSettings have the address that scripts look for.
 func (a *app) inspectContainer(ctx context.Context, ref string, size bool) (*inspect.Container, error) {
-	c, err := a.engine().Get(ctx, ref)
+	in, err := a.engine().Inspect(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
-	in, err := a.engine().Inspect(ctx, c.ID)
-	if err != nil {
-		return nil, err
-	}
-	out := inspect.New(c, in, 51)
+	out := inspect.New(in, 51)
 	if size {
-		written, whole := a.engine().RootSizes(in.ID)
-		out.SizeRw, out.SizeRootFs = &written, &whole
+		out.SetSizes(a.engine().RootSizes(in.ID))
 	}
 	return out, nil
 }

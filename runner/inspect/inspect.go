@@ -2,6 +2,7 @@
 package inspect
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"os"
@@ -29,8 +30,6 @@ type Container struct {
 	GraphDriver     *storage.DriverData
 	NetworkSettings any
 	Mounts          []container.MountPoint
-	SizeRw          *int64 `json:",omitempty"`
-	SizeRootFs      *int64 `json:",omitempty"`
 }
 
 // stateJSON has docker's health, which a container without a check has not.
@@ -94,7 +93,8 @@ type networkLegacy struct {
 }
 
 // New is docker's answer for a container, in the form of a version of the API: 51 is 1.51.
-func New(c *runner.Container, in *runner.Inspection, version int) *Container {
+func New(in *runner.Inspection, version int) *Container {
+	c := in.Container
 	out := &Container{
 		Inspection: in, State: &stateJSON{InspectState: in.State, Health: health(c)},
 		HostConfig: &hostConfigJSON{HostConfig: HostConfig(c), IDMappings: idMappings(c)}, Config: &configJSON{Config: config(c, in)},
@@ -109,6 +109,11 @@ func New(c *runner.Container, in *runner.Inspection, version int) *Container {
 		out.HostConfig.KernelMemory = new(int64)
 	}
 	return out
+}
+
+// SetSizes tells the sizes too, which take long to find; see [runner.Engine.RootSizes].
+func (c *Container) SetSizes(written, whole int64) {
+	c.SizeRw, c.SizeRootFs = &written, &whole
 }
 
 func health(c *runner.Container) *container.Health {
@@ -212,15 +217,15 @@ func healthConfig(c *runner.Container) *container.HealthConfig {
 func HostConfig(c *runner.Container) *container.HostConfig {
 	o := &c.Options
 	h := &container.HostConfig{
-		LogConfig: container.LogConfig{Type: or(o.LogDriver, "json-file"), Config: o.LogConfig()},
+		LogConfig: container.LogConfig{Type: cmp.Or(o.LogDriver, "json-file"), Config: o.LogConfig()},
 		// As it was asked for; what became of it is in NetworkSettings.
-		NetworkMode:   container.NetworkMode(or(o.Network, "bridge")),
-		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyMode(or(o.Restart.Name, "no")), MaximumRetryCount: o.Restart.MaxRetries},
+		NetworkMode:   container.NetworkMode(cmp.Or(o.Network, "bridge")),
+		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyMode(cmp.Or(o.Restart.Name, "no")), MaximumRetryCount: o.Restart.MaxRetries},
 		AutoRemove:    o.AutoRemove, VolumesFrom: o.VolumesFrom, Annotations: o.Annotations,
 		ConsoleSize: [2]uint{uint(o.Rows), uint(o.Columns)},
-		CapAdd:      o.CapAdd, CapDrop: o.CapDrop, CgroupnsMode: container.CgroupnsMode(or(o.CgroupMode, "private")),
-		DNS: []netip.Addr{}, DNSOptions: empty(o.DNSOptions), DNSSearch: empty(o.DNSSearch), ExtraHosts: o.ExtraHosts, GroupAdd: o.Groups,
-		IpcMode: container.IpcMode(or(o.IPCMode, "private")), Links: linksOf(c), PidMode: container.PidMode(o.PIDMode), UsernsMode: container.UsernsMode(o.UsernsMode),
+		CapAdd:      o.CapAdd, CapDrop: o.CapDrop, CgroupnsMode: container.CgroupnsMode(cmp.Or(o.CgroupMode, "private")),
+		DNS: []netip.Addr{}, DNSOptions: List(o.DNSOptions), DNSSearch: List(o.DNSSearch), ExtraHosts: o.ExtraHosts, GroupAdd: o.Groups,
+		IpcMode: container.IpcMode(cmp.Or(o.IPCMode, "private")), Links: linksOf(c), PidMode: container.PidMode(o.PIDMode), UsernsMode: container.UsernsMode(o.UsernsMode),
 		UTSMode: container.UTSMode(o.UTSMode), Privileged: o.Privileged, PublishAllPorts: o.PublishAll,
 		ReadonlyRootfs: o.ReadOnly, SecurityOpt: o.SecurityOpt, ShmSize: o.ShmSize, Sysctls: o.Sysctls, Runtime: "teu",
 		PortBindings: portBindings(o),
@@ -260,18 +265,12 @@ func HostConfig(c *runner.Container) *container.HostConfig {
 	return h
 }
 
-func empty(list []string) []string {
+// List is list as docker shows it: [] rather than null.
+func List(list []string) []string {
 	if list == nil {
 		return []string{}
 	}
 	return list
-}
-
-func or(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 func portBindings(o *runner.Options) network.PortMap {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"strconv"
 	"strings"
 
@@ -229,7 +230,7 @@ func setSecurity(b *createRequest, o *runner.Options) error {
 		case "label":
 			// Nothing of the kind confines our containers.
 		case "writable-cgroups":
-			if on, err := strconv.ParseBool(orElse(v, "true")); err != nil || on && !h.Privileged {
+			if on, err := strconv.ParseBool(cmp.Or(v, "true")); err != nil || on && !h.Privileged {
 				return invalid("invalid --security-opt 2: %q", opt)
 			}
 		default:

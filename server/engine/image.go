@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/teu-dev/teu/cache/library"
+	"github.com/teu-dev/teu/runner/inspect"
 )
 
 // imageSummary has VirtualSize, which was dropped in 1.44.
@@ -101,7 +102,7 @@ func (s *Server) inspectImage(w http.ResponseWriter, r *request) error {
 
 // imageJSON adds what older versions had.
 func imageJSON(d library.Description, v version) any {
-	d.RepoTags, d.RepoDigests = empty(d.RepoTags), empty(d.RepoDigests)
+	d.RepoTags, d.RepoDigests = inspect.List(d.RepoTags), inspect.List(d.RepoDigests)
 	if v >= 52 {
 		return d
 	}

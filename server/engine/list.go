@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -28,18 +29,13 @@ type summary struct {
 
 func (s *Server) inspectContainer(w http.ResponseWriter, r *request) error {
 	engine := s.Backend.Containers()
-	c, err := engine.Get(r.Context(), r.name)
+	in, err := engine.Inspect(r.Context(), r.name)
 	if err != nil {
 		return err
 	}
-	in, err := engine.Inspect(r.Context(), c.ID)
-	if err != nil {
-		return err
-	}
-	out := inspect.New(c, in, int(r.version))
+	out := inspect.New(in, int(r.version))
 	if r.flag("size") {
-		written, whole := engine.RootSizes(c.ID)
-		out.SizeRw, out.SizeRootFs = &written, &whole
+		out.SetSizes(engine.RootSizes(in.ID))
 	}
 	return writeJSON(w, http.StatusOK, out)
 }
@@ -86,7 +82,7 @@ func (s *Server) summary(r *request, c *runner.Container, in runner.InspectNetwo
 	if goesOn(c.State) {
 		one.Ports = ports(in)
 	}
-	one.HostConfig.NetworkMode = orElse(c.Options.Network, "bridge")
+	one.HostConfig.NetworkMode = cmp.Or(c.Options.Network, "bridge")
 	if r.version >= 46 {
 		one.HostConfig.Annotations = c.Options.Annotations
 	}
@@ -248,7 +244,7 @@ func healthName(c *runner.Container) string {
 }
 
 func inNetwork(c *runner.Container, name string) bool {
-	if orElse(c.Options.Network, "bridge") == name {
+	if cmp.Or(c.Options.Network, "bridge") == name {
 		return true
 	}
 	return slices.ContainsFunc(c.Options.Endpoints, func(e runner.Endpoint) bool { return e.Network == name })
@@ -274,7 +270,7 @@ func hasPort(c *runner.Container, text string, published bool) bool {
 	}
 	for name := range c.ImageConfig.ExposedPorts {
 		n, proto, _ := strings.Cut(name, "/")
-		if k := uint16(number(n)); orElse(proto, "tcp") == protocol && k >= first && k <= last {
+		if k := uint16(number(n)); cmp.Or(proto, "tcp") == protocol && k >= first && k <= last {
 			return true
 		}
 	}
@@ -290,18 +286,4 @@ func hasAll(labels map[string]string, want []string) bool {
 		}
 	}
 	return true
-}
-
-func empty(list []string) []string {
-	if list == nil {
-		return []string{}
-	}
-	return list
-}
-
-func orElse(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
