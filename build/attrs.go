@@ -3,7 +3,9 @@ package build
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -24,12 +26,16 @@ func (r *run) attrs(ctx context.Context) (map[string]string, error) {
 	o := r.o
 	attrs := map[string]string{
 		"target":             o.Target,
-		"add-hosts":          strings.Join(o.AddHosts, ","),
 		"ulimit":             strings.Join(o.Ulimits, ","),
 		"cgroup-parent":      o.CgroupParent,
 		"force-network-mode": o.Network,
 		"requestid":          o.Question,
 	}
+	hosts, err := r.hosts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	attrs["add-hosts"] = strings.Join(hosts, ",")
 	if o.Network == "default" {
 		attrs["force-network-mode"] = ""
 	}
@@ -73,16 +79,43 @@ func (r *run) attrs(ctx context.Context) (map[string]string, error) {
 	return attrs, r.namedContexts(attrs)
 }
 
+// hosts returns AddHosts with addresses only.
+func (r *run) hosts(ctx context.Context) ([]string, error) {
+	list := slices.Clone(r.o.AddHosts)
+	gateway := ""
+	for i, host := range list {
+		name, address, _ := strings.Cut(host, "=")
+		if address != HostGateway {
+			continue
+		}
+		if gateway == "" {
+			x, ok := r.b.Executor.(interface {
+				HostGateway(context.Context) (netip.Addr, error)
+			})
+			if !ok {
+				return nil, invalidf("unable to derive the IP value for host-gateway: commands have no network")
+			}
+			a, err := x.HostGateway(ctx)
+			if err != nil {
+				return nil, fmt.Errorf("unable to derive the IP value for host-gateway: %w", err)
+			}
+			gateway = a.String()
+		}
+		list[i] = name + "=" + gateway
+	}
+	return list, nil
+}
+
 func platformName(p ocispec.Platform) string { return platforms.FormatAll(p) }
 
 // namedContexts gives the frontend the other contexts. A value that is no URL is a directory.
 func (r *run) namedContexts(attrs map[string]string) error {
 	for name, value := range r.o.Contexts {
-		if name == dockerfile.LocalContext || name == dockerfile.LocalDockerfile || name == "" {
-			return invalidf("a named context cannot be called %q", name)
+		if name == "" {
+			return invalidf("a named context has no name")
 		}
 		switch {
-		case strings.HasPrefix(value, "docker-image://"), isRemote(value):
+		case strings.HasPrefix(value, "docker-image://"), isRemoteContext(value):
 			attrs["context:"+name] = value
 		case strings.HasPrefix(value, "oci-layout://"):
 			if err := r.layoutContext(attrs, name, strings.TrimPrefix(value, "oci-layout://")); err != nil {
@@ -92,8 +125,12 @@ func (r *run) namedContexts(attrs map[string]string) error {
 			if err := checkDir(value); err != nil {
 				return fmt.Errorf("context %s: %w", name, err)
 			}
-			attrs["context:"+name] = "local:" + name
-			r.env.Locals[name] = value
+			local := name
+			if name == dockerfile.LocalContext || name == dockerfile.LocalDockerfile {
+				local = "_" + name
+			}
+			attrs["context:"+name] = "local:" + local
+			r.env.Locals[local] = value
 		}
 	}
 	return nil

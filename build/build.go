@@ -59,7 +59,7 @@ type Options struct {
 	Pull      bool     // ask registries what tags of base images stand for, even if they are here
 
 	Network      string            // "", "default", "host" or "none"
-	AddHosts     []string          // "name=address"
+	AddHosts     []string          // "name=address", or "name=" and HostGateway
 	ShmSize      int64             // bytes; 0: the default
 	Ulimits      []string          // "nofile=1024:2048"
 	CgroupParent string            //
@@ -77,6 +77,7 @@ type Options struct {
 	// machine, none for what stays.
 	Compression string
 	Recompress  bool // layers of the base too
+	Rewritten   bool // layers whose times were held to the epoch say so, as BuildKit's do with rewrite-timestamp
 	// Epoch is used instead of the Dockerfile's and the build argument's SOURCE_DATE_EPOCH; nil: theirs.
 	Epoch       *Epoch
 	DockerTypes bool // docker's media types instead of OCI's; not with annotations, which they have not
@@ -95,11 +96,16 @@ type Options struct {
 	Warn     func(dockerfile.Warning) // likewise
 }
 
+// HostGateway stands for the address of this machine where the commands of RUN see it.
+const HostGateway = "host-gateway"
+
 // An Output is where a result goes instead of the local store.
 type Output struct {
-	Type string // "image", "local", "tar", "oci" or "docker"
+	Type string // "image", "local", "tar", "oci" or "docker", or "cacheonly" for nothing
 	Dest string // directory of local; file of the others, "" or "-" for Writer
 	Dir  bool   // Dest of oci and docker is a directory: the layout itself
+	// Split gives each platform a directory, of tar and local; nil: if there are several.
+	Split *bool
 	// Writer takes what goes to no file; it is not closed.
 	Writer io.Writer
 }
@@ -113,7 +119,8 @@ type Epoch struct {
 type Result struct {
 	// Target is the manifest, or the index of several platforms; zero if only files were written.
 	Target ocispec.Descriptor
-	Config digest.Digest // the image ID
+	Config digest.Digest // the image ID; of several platforms, that of the first
+	Index  bool          // Target is an index
 	Names  []string      // canonical
 	Answer map[string][]byte
 	Why    []Reason // of the steps that ran, also when the build failed
@@ -169,6 +176,7 @@ type run struct {
 	solver  *solver.Solver[op.Result]
 	cache   *sharedCache
 	inline  bool                 // the image tells of its own steps
+	index   bool                 // the result is an index
 	epoch   *time.Time           // SOURCE_DATE_EPOCH, once the Dockerfile is read
 	early   *registry.Repository // the first that the image is pushed to; nil: it is not
 	history *historian
@@ -262,6 +270,7 @@ func (r *run) build(ctx context.Context, names []reference.Named) (Result, error
 	if compiled.Answer != nil {
 		return Result{Answer: compiled.Answer}, nil
 	}
+	r.index = compiled.Index
 	for i := range compiled.Images {
 		img := &compiled.Images[i]
 		if r.o.Epoch != nil {

@@ -45,6 +45,7 @@ func (r *run) export(ctx context.Context, images []dockerfile.Image, states []op
 			if err = r.image(ctx, &res, images, states); err == nil {
 				err = r.archive(ctx, res, out, names)
 			}
+		case "cacheonly":
 		case "tar", "local":
 			err = r.files(ctx, out, images, states)
 		default:
@@ -66,7 +67,9 @@ func (r *run) export(ctx context.Context, images []dockerfile.Image, states []op
 // needsBytes says whether all layers have to be in the store in the end. An image that is only pushed
 // is also named here, but only if its layers are here anyway.
 func (r *run) needsBytes() bool {
-	return r.o.Load || !r.o.Push || r.o.Recompress || slices.ContainsFunc(r.o.Outputs, func(o Output) bool { return o.Type != "image" })
+	stays := len(r.o.Outputs) == 0 || slices.ContainsFunc(r.o.Outputs, func(o Output) bool { return o.Type == "image" })
+	written := slices.ContainsFunc(r.o.Outputs, func(o Output) bool { return o.Type != "image" && o.Type != "cacheonly" })
+	return r.o.Load || !r.o.Push && stays || r.o.Recompress || written
 }
 
 // image makes the image in the store, unless that was done.
@@ -99,14 +102,15 @@ func (r *run) image(ctx context.Context, res *Result, images []dockerfile.Image,
 		}
 		made, err := export.Commit(ctx, r.b.Store, sources, export.Options{
 			Compression: r.compression(),
-			Recompress:  r.o.Recompress, DockerTypes: r.o.DockerTypes && len(notes.list) == 0,
+			Index:       r.index, Rewritten: r.o.Rewritten,
+			Recompress: r.o.Recompress, DockerTypes: r.o.DockerTypes && len(notes.list) == 0,
 			IndexAnnotations: notes.at("index", ocispec.Platform{}),
 			Status:           func(text string) { c.Status(solver.Status{ID: text, Done: true}) },
 		})
 		if err != nil {
 			return err
 		}
-		res.Target, res.Config = made.Target, made.Config
+		res.Target, res.Config, res.Index = made.Target, made.Config, r.index
 		return nil
 	})
 }
@@ -224,7 +228,7 @@ func (r *run) files(ctx context.Context, out Output, images []dockerfile.Image, 
 	}
 	if out.Type == "local" {
 		return r.step(ctx, "exporting to client directory", func(c *solver.Console) error {
-			return r.trees(ctx, c, images, states, func(root *rootfs.Dir, o export.TreeOptions) error {
+			return r.trees(ctx, c, out, images, states, func(root *rootfs.Dir, o export.TreeOptions) error {
 				return export.WriteDir(ctx, out.Dest, root, o)
 			})
 		})
@@ -232,7 +236,7 @@ func (r *run) files(ctx context.Context, out Output, images []dockerfile.Image, 
 	return r.step(ctx, "exporting to client tarball", func(c *solver.Console) error {
 		return writeTo(out, func(w io.Writer) error {
 			tw := tar.NewWriter(w)
-			err := r.trees(ctx, c, images, states, func(root *rootfs.Dir, o export.TreeOptions) error {
+			err := r.trees(ctx, c, out, images, states, func(root *rootfs.Dir, o export.TreeOptions) error {
 				return export.WriteTar(ctx, tw, root, o)
 			})
 			if err != nil {
@@ -244,10 +248,15 @@ func (r *run) files(ctx context.Context, out Output, images []dockerfile.Image, 
 }
 
 // trees calls write with the filesystem of each image.
-func (r *run) trees(ctx context.Context, c *solver.Console, images []dockerfile.Image, states []op.Result, write func(*rootfs.Dir, export.TreeOptions) error) error {
+func (r *run) trees(ctx context.Context, c *solver.Console, out Output, images []dockerfile.Image, states []op.Result, write func(*rootfs.Dir, export.TreeOptions) error) error {
+	split := r.index
+	if out.Split != nil {
+		split = *out.Split
+	}
+	taken := map[string]bool{}
 	for i, img := range images {
-		o := export.TreeOptions{Epoch: img.Epoch}
-		if len(images) > 1 {
+		o := export.TreeOptions{Epoch: img.Epoch, Taken: taken}
+		if split {
 			o.Prefix = strings.NewReplacer("/", "_", `\`, "_", ":", "_").Replace(platformName(img.Platform))
 		}
 		view, err := r.env.View(ctx, c, states[i])

@@ -41,6 +41,7 @@ type Options struct {
 // A Result is what a Dockerfile says.
 type Result struct {
 	Images []Image
+	Index  bool // the images are those of an index, even if it is one image
 	// Answer holds the answer to a question (Attrs["requestid"]) instead of images:
 	// "result.json" and "result.txt".
 	Answer map[string][]byte
@@ -171,7 +172,7 @@ func result(res *client.Result) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &Result{}
+	out := &Result{Index: len(res.Refs) > 0}
 	for _, p := range list.Platforms {
 		img := Image{
 			Platform:   p.Platform,

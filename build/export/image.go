@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -49,8 +51,11 @@ type Options struct {
 	Compression      string
 	Recompress       bool              // layers of the base too, unless they are compressed so
 	DockerTypes      bool              // docker's media types instead of OCI's
-	IndexAnnotations map[string]string // only for several platforms
-	Status           func(text string) // told what goes on; may be nil
+	Index            bool              // make an index, also of one platform
+	IndexAnnotations map[string]string // only with Index
+	// Rewritten marks layers whose times were held to the epoch, as BuildKit's rewrite-timestamp does.
+	Rewritten bool
+	Status    func(text string) // told what goes on; may be nil
 }
 
 // An Image is what was put into the store.
@@ -78,7 +83,7 @@ func Commit(ctx context.Context, s *cache.Store, sources []Source, o Options) (I
 		}
 		img.Manifests = append(img.Manifests, manifest)
 	}
-	if len(img.Manifests) == 1 {
+	if len(img.Manifests) == 1 && !o.Index {
 		if len(o.IndexAnnotations) > 0 {
 			return Image{}, fmt.Errorf("annotations of an index: an image of one platform has none: %w", errdefs.ErrInvalidArgument)
 		}
@@ -111,6 +116,11 @@ func commit(ctx context.Context, s *cache.Store, src Source, o Options) (manifes
 	for i := range blobs {
 		blobs[i].MediaType = o.mediaType(blobs[i].MediaType)
 	}
+	if o.Rewritten && src.Epoch != nil && !o.DockerTypes {
+		if err := markRewritten(blobs, infos, src); err != nil {
+			return manifest, "", err
+		}
+	}
 	configDesc, err := putBytes(ctx, s, o.mediaType(ocispec.MediaTypeImageConfig), raw)
 	if err != nil {
 		return manifest, "", err
@@ -128,6 +138,30 @@ func commit(ctx context.Context, s *cache.Store, src Source, o Options) (manifes
 	o.Status("exporting manifest " + manifest.Digest.String())
 	o.Status("exporting config " + configDesc.Digest.String())
 	return manifest, configDesc.Digest, nil
+}
+
+// markRewritten notes the epoch on the layers that do not come from the base image.
+func markRewritten(blobs []ocispec.Descriptor, infos []layerInfo, src Source) error {
+	var base ocispec.Image
+	if len(src.BaseConfig) > 0 {
+		if err := json.Unmarshal(src.BaseConfig, &base); err != nil {
+			return fmt.Errorf("config of the base image: %w: %w", err, errdefs.ErrInvalidArgument)
+		}
+	}
+	ours := false
+	for i := range blobs {
+		ours = ours || i >= len(base.RootFS.DiffIDs) || base.RootFS.DiffIDs[i] != infos[i].diffID
+		if !ours {
+			continue
+		}
+		notes := maps.Clone(blobs[i].Annotations)
+		if notes == nil {
+			notes = map[string]string{}
+		}
+		notes["buildkit/rewritten-timestamp"] = strconv.FormatInt(src.Epoch.Unix(), 10)
+		blobs[i].Annotations = notes
+	}
+	return nil
 }
 
 // finishLayers makes diffIDs and blobs of the layers that have none yet.

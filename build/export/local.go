@@ -53,6 +53,9 @@ func (c *copier) copy(e entry) error {
 	if e.path == "." {
 		return nil
 	}
+	if _, err := c.o.take(e); err != nil {
+		return err
+	}
 	parent, base, err := c.dst.Parent(e.path)
 	if err != nil {
 		return err

@@ -3,9 +3,12 @@ package export
 import (
 	"archive/tar"
 	"context"
+	"fmt"
 	"io"
+	"path"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/rootfs"
@@ -15,6 +18,21 @@ import (
 type TreeOptions struct {
 	Prefix string     // directory in the output, for one of several platforms
 	Epoch  *time.Time // no file is later
+	// Taken are the paths of files that other platforms have put into the same directory; nil: there are none.
+	Taken map[string]bool
+}
+
+// take notes the path of e. Directories are common to all platforms; it says whether e is new.
+func (o TreeOptions) take(e entry) (bool, error) {
+	if o.Taken == nil || o.Prefix != "" {
+		return true, nil
+	}
+	old := o.Taken[e.path]
+	o.Taken[e.path] = true
+	if old && e.kind() != unix.S_IFDIR {
+		return false, fmt.Errorf("%s is a file of several platforms; leave platform-split=false away: %w", e.path, errdefs.ErrInvalidArgument)
+	}
+	return !old, nil
 }
 
 // WriteTar writes the filesystem root to tw, as what `docker build -o type=tar` gives.
@@ -23,6 +41,9 @@ func WriteTar(ctx context.Context, tw *tar.Writer, root *rootfs.Dir, o TreeOptio
 	return walk(ctx, root, func(e entry) error {
 		if e.path == "." && o.Prefix == "" || e.kind() == unix.S_IFSOCK {
 			return nil
+		}
+		if isNew, err := o.take(e); err != nil || !isNew {
+			return err
 		}
 		h, err := header(e, o, links)
 		if err != nil {
@@ -51,7 +72,7 @@ func header(e entry, o TreeOptions, links map[inode]string) (*tar.Header, error)
 		ModTime: e.mtime(o.Epoch).Truncate(time.Second),
 	}
 	if o.Prefix != "" {
-		h.Name = o.Prefix + "/" + e.path
+		h.Name = path.Join(o.Prefix, e.path)
 	}
 	for name, value := range e.xattrs() {
 		if h.PAXRecords == nil {

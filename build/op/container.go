@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path"
 	"slices"
@@ -78,6 +79,29 @@ func (x *Containers) connect(ctx context.Context, id string, n Network, self sta
 		x.warn([]string{err.Error()})
 	}
 	return ep.NetNS, func() error { return x.Network.Detach(context.WithoutCancel(ctx), id) }, nil
+}
+
+// HostGateway returns the address of this machine in the network of the commands.
+func (x *Containers) HostGateway(ctx context.Context) (a netip.Addr, err error) {
+	if x.Network == nil {
+		return a, fmt.Errorf("commands have no network: %w", errdefs.ErrUnavailable)
+	}
+	self, err := statefile.Self()
+	if err != nil {
+		return a, err
+	}
+	id := groupName(self)
+	sb, err := x.Network.Attach(ctx, id, network.Options{Owner: &self})
+	if err != nil {
+		return a, err
+	}
+	if main := sb.Main(); main != nil {
+		a = main.Gateway
+	}
+	if err := x.Network.Detach(context.WithoutCancel(ctx), id); err != nil || a.IsValid() {
+		return a, err
+	}
+	return a, fmt.Errorf("the network of the commands does not lead to the host: %w", errdefs.ErrUnavailable)
 }
 
 // spec makes the runtime spec. Mounts are added here: they are not of the kinds users ask for.

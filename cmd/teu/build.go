@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -28,11 +29,13 @@ type buildFlags struct {
 	cacheFrom, cacheTo                           []string
 	noCache, pull, push, load, quiet, check, why bool
 	reproducible                                 bool
+	policies                                     []string
 
 	squash  bool
 	limits  limits
 	attests attests
 	format  string // of the answer to --call
+	ignore  bool   // the status of the answer
 }
 
 func newBuildCommand(a *app) *cobra.Command {
@@ -62,7 +65,7 @@ func (f *buildFlags) register(cmd *cobra.Command) {
 	s.StringArrayVar(&f.contexts, "build-context", nil, "another context, NAME=DIRECTORY or NAME=docker-image://IMAGE")
 	s.StringArrayVar(&f.labels, "label", nil, "NAME=VALUE or NAME, a label of the image")
 	s.StringArrayVar(&f.annotations, "annotation", nil, "[LEVEL:]NAME=VALUE, an annotation of the manifest, or of LEVEL: index or manifest-descriptor")
-	s.StringSliceVar(&f.platforms, "platform", nil, "platform to build for, such as linux/arm64 (default the host's)")
+	s.StringSliceVar(&f.platforms, "platform", defaultPlatform(), "platform to build for, such as linux/arm64 (default the host's)")
 	s.BoolVar(&f.noCache, "no-cache", false, "run every step again")
 	s.StringSliceVar(&f.noCacheOf, "no-cache-filter", nil, "stages whose steps are run again")
 	s.BoolVar(&f.pull, "pull", false, "ask registries for base images even if they are here")
@@ -70,7 +73,7 @@ func (f *buildFlags) register(cmd *cobra.Command) {
 	s.StringArrayVarP(&f.outputs, "output", "o", nil, "DIRECTORY, - or type=local|tar|oci|docker|image,dest=PATH instead of the local store")
 	s.StringArrayVar(&f.secrets, "secret", nil, "id=ID,src=FILE or id=ID,env=NAME")
 	s.StringArrayVar(&f.ssh, "ssh", nil, "default, ID=SOCKET of an SSH agent, or ID=KEY[,KEY] (files)")
-	s.StringArrayVar(&f.addHosts, "add-host", nil, "HOST:ADDRESS for /etc/hosts of the steps")
+	s.StringArrayVar(&f.addHosts, "add-host", nil, "HOST:ADDRESS for /etc/hosts of the steps, or HOST:host-gateway")
 	s.StringVar(&f.network, "network", "default", "network of the steps: default, host or none")
 	s.StringArrayVar(&f.allow, "allow", nil, "what steps may ask for: network.host, security.insecure, device or device=NAME")
 	s.StringVar(&f.shmSize, "shm-size", "", "size of /dev/shm of the steps")
@@ -135,9 +138,17 @@ func runBuild(ctx context.Context, a *app, f buildFlags, dir string) (err error)
 // report writes what the user asked to know of the result.
 func (f *buildFlags) report(a *app, res build.Result) error {
 	if res.Answer != nil {
+		if f.metadataFile != "" {
+			if err := writeAnswer(f.metadataFile, res.Answer); err != nil {
+				return err
+			}
+		}
 		return f.answer(a, res.Answer)
 	}
 	id := res.Config.String()
+	if res.Index {
+		id = res.Target.Digest.String()
+	}
 	if f.iidFile != "" && id != "" {
 		if err := os.WriteFile(f.iidFile, []byte(id), 0o644); err != nil {
 			return err
@@ -154,8 +165,7 @@ func (f *buildFlags) report(a *app, res build.Result) error {
 	return nil
 }
 
-// answer prints the answer to --call. A check that finds an error, which "# check=error=true" makes of
-// a warning, fails.
+// answer prints the answer to --call. A check that finds something fails, as docker's does.
 func (f *buildFlags) answer(a *app, answer map[string][]byte) error {
 	var lint struct {
 		Warnings []json.RawMessage         `json:"warnings"`
@@ -170,7 +180,7 @@ func (f *buildFlags) answer(a *app, answer map[string][]byte) error {
 		if err := json.Unmarshal(answer["result.json"], &lint); err != nil {
 			return fmt.Errorf("the answer of the check: %w", err)
 		}
-		if f.format != "json" {
+		if f.format != "json" && (lint.Error == nil || len(lint.Warnings) > 0) {
 			text = append([]byte(found(len(lint.Warnings))), text...)
 		}
 	}
@@ -179,6 +189,9 @@ func (f *buildFlags) answer(a *app, answer map[string][]byte) error {
 	}
 	if lint.Error != nil {
 		return errors.New(lint.Error.Message)
+	}
+	if n, err := strconv.Atoi(string(answer["result.statuscode"])); err == nil && n != 0 && !f.ignore {
+		return &exitError{code: n}
 	}
 	return nil
 }
@@ -200,12 +213,30 @@ func writeMetadata(path string, res build.Result) error {
 	if res.Target.Digest != "" {
 		m["containerimage.digest"] = res.Target.Digest
 		m["containerimage.descriptor"] = res.Target
-		m["containerimage.config.digest"] = res.Config
+		if !res.Index {
+			m["containerimage.config.digest"] = res.Config
+		}
 	}
 	if len(res.Names) > 0 {
 		m["image.name"] = strings.Join(res.Names, ",")
 	}
-	b, err := json.MarshalIndent(m, "", "  ")
+	return writeJSON(path, m)
+}
+
+// writeAnswer writes what buildx writes to --metadata-file with --call.
+func writeAnswer(path string, answer map[string][]byte) error {
+	m := map[string]any{}
+	for name, b := range answer {
+		m[name] = string(b)
+		if name == "result.json" && json.Valid(b) {
+			m[name] = json.RawMessage(b)
+		}
+	}
+	return writeJSON(path, m)
+}
+
+func writeJSON(path string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ func compatibles() []compatible {
 	return []compatible{
 		{"rm", "", true}, {"force-rm", "", true}, {"compress", "", true}, {"disable-content-trust", "", true},
 		{"stream", "", true}, {"debug", "D", true}, {"builder", "", false}, {"isolation", "", false},
-		{"security-opt", "", false}, {"root", "", false}, {"ref-file", "", false}, {"policy", "", false},
+		{"security-opt", "", false}, {"root", "", false}, {"ref-file", "", false},
 	}
 }
 
@@ -33,6 +33,7 @@ func compatibles() []compatible {
 type limits struct {
 	memory, memorySwap, cpusetCPUs, cpusetMems string
 	shares, period, quota                      int64
+	list                                       []string // NAME=VALUE, of --resource
 }
 
 // attests are the flags that ask for statements about the build.
@@ -62,6 +63,9 @@ func (f *buildFlags) registerCompatible(cmd *cobra.Command) {
 	s.Int64Var(&f.limits.quota, "cpu-quota", 0, "CPU time of a step in each period, in microseconds")
 	s.StringVar(&f.limits.cpusetCPUs, "cpuset-cpus", "", "CPUs of the steps, such as 0-1,3")
 	s.StringVar(&f.limits.cpusetMems, "cpuset-mems", "", "memory nodes of the steps")
+	s.StringArrayVar(&f.limits.list, "resource", nil, "NAME=VALUE, a limit by the name of its flag: memory, memory-swap, cpu-shares, ...")
+	s.StringArrayVar(&f.policies, "policy", nil, "")
+	s.StringVar(&f.call, "print", f.call, "")
 	s.BoolVar(&f.squash, "squash", false, "")
 	s.StringArrayVar(&f.attests.attest, "attest", nil, "")
 	s.StringVar(&f.attests.provenance, "provenance", "", "")
@@ -69,7 +73,7 @@ func (f *buildFlags) registerCompatible(cmd *cobra.Command) {
 	for _, name := range []string{"provenance", "sbom"} {
 		s.Lookup(name).NoOptDefVal = "true"
 	}
-	for _, name := range []string{"squash", "attest", "provenance", "sbom", "memory", "memory-swap", "cpu-shares", "cpu-period", "cpu-quota", "cpuset-cpus", "cpuset-mems"} {
+	for _, name := range []string{"squash", "attest", "policy", "print", "resource", "provenance", "sbom", "memory", "memory-swap", "cpu-shares", "cpu-period", "cpu-quota", "cpuset-cpus", "cpuset-mems"} {
 		_ = s.MarkHidden(name) // it was just made
 	}
 }
@@ -97,8 +101,36 @@ func (a attests) check() error {
 	return nil
 }
 
+// add takes the limits of --resource, which are called as the flags of their own.
+func (l *limits) add() error {
+	texts := map[string]*string{"memory": &l.memory, "memory-swap": &l.memorySwap, "cpuset-cpus": &l.cpusetCPUs, "cpuset-mems": &l.cpusetMems}
+	numbers := map[string]*int64{"cpu-shares": &l.shares, "cpu-period": &l.period, "cpu-quota": &l.quota}
+	for _, s := range l.list {
+		name, value, ok := strings.Cut(s, "=")
+		name, value = strings.TrimSpace(name), strings.TrimSpace(value)
+		switch text, number := texts[name], numbers[name]; {
+		case !ok:
+			return fmt.Errorf("invalid resource %q, expected key=value", s)
+		case text != nil:
+			*text = value
+		case number != nil:
+			n, err := strconv.ParseInt(value, 10, 64)
+			if err != nil {
+				return fmt.Errorf("invalid value %q for resource %s: %w", value, name, err)
+			}
+			*number = n
+		default:
+			return fmt.Errorf("unknown resource %q", name)
+		}
+	}
+	return nil
+}
+
 // set translates the limits into what the frontend takes.
 func (l limits) set(o *build.Options) error {
+	if err := l.add(); err != nil {
+		return err
+	}
 	m := map[string]string{"cpusetcpus": l.cpusetCPUs, "cpusetmems": l.cpusetMems}
 	for name, v := range map[string]int64{"cpushares": l.shares, "cpuperiod": l.period, "cpuquota": l.quota} {
 		if v != 0 {

@@ -3,11 +3,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strconv"
 	"strings"
 
+	"github.com/distribution/reference"
 	"github.com/docker/go-units"
 
 	"github.com/teu-dev/teu/build"
@@ -37,7 +40,13 @@ func (f *buildFlags) options(a *app, dir string) (build.Options, error) {
 		return o, err
 	}
 	var err error
-	if o.Question, f.format, err = question(f.call); err != nil {
+	if err := f.question(&o); err != nil {
+		return o, err
+	}
+	if f.noCache && len(f.noCacheOf) > 0 {
+		return o, errors.New("--no-cache and --no-cache-filter cannot be used together")
+	}
+	if err := refusePolicies(f.policies); err != nil {
 		return o, err
 	}
 	if o.Args, err = pairs("--build-arg", f.args, os.LookupEnv); err != nil {
@@ -60,7 +69,10 @@ func (f *buildFlags) options(a *app, dir string) (build.Options, error) {
 	if o.Annotations, err = pairs("--annotation", f.annotations, nil); err != nil {
 		return o, err
 	}
-	if o.Contexts, err = pairs("--build-context", f.contexts, nil); err != nil {
+	if o.Contexts, err = contextNames(f.contexts); err != nil {
+		return o, err
+	}
+	if err := inlineCache(f, o.Args); err != nil {
 		return o, err
 	}
 	if o.AddHosts, err = hosts(f.addHosts); err != nil {
@@ -117,30 +129,92 @@ func logSize(text string) (int, error) {
 	return n, nil
 }
 
-// question returns what to ask the frontend, and the format of the answer: METHOD[,format=json].
-func question(call string) (request, format string, err error) {
-	method, rest, _ := strings.Cut(call, ",")
-	if rest != "" {
-		v, err := fields("--call", rest, "format", "ignorestatus?")
-		if err != nil {
-			return "", "", err
+// question sets what to ask the frontend and how to print the answer: METHOD[,format=json][,ignorestatus=true].
+func (f *buildFlags) question(o *build.Options) error {
+	method, settings := "", []string{}
+	for part := range strings.SplitSeq(f.call, ",") {
+		switch {
+		case strings.Contains(part, "="):
+			settings = append(settings, part)
+		case method == "":
+			method = part
+		default:
+			return fmt.Errorf("--call %s: %q and %q are two methods", f.call, method, part)
 		}
-		format = v["format"]
 	}
-	if format != "" && format != "json" && format != "text" {
-		return "", "", fmt.Errorf("--call %s: the format is text or json", call)
+	if len(settings) > 0 {
+		v, err := fields("--call", strings.Join(settings, ","), "format", "ignorestatus")
+		if err != nil {
+			return err
+		}
+		f.format, f.ignore = v["format"], on(v["ignorestatus"])
+	}
+	if f.format != "" && f.format != "json" && f.format != "text" {
+		return fmt.Errorf("--call %s: the format is text or json", f.call)
 	}
 	switch method {
 	case "build", "":
-		return "", format, nil
 	case "check", "lint":
-		return "frontend.lint", format, nil
-	case "outline", "targets":
-		return "frontend." + method, format, nil
-	case "subrequests.describe":
-		return "frontend.subrequests.describe", format, nil
+		f.call, o.Question = "check", "frontend.lint"
+	case "outline", "targets", "subrequests.describe":
+		o.Question = "frontend." + method
+	default:
+		return fmt.Errorf("--call is build, check, outline or targets, not %q", method)
 	}
-	return "", "", fmt.Errorf("--call is build, check, outline or targets, not %q", method)
+	return nil
+}
+
+// refusePolicies refuses rules of what a build may use: that nobody keeps them must not go unnoticed.
+func refusePolicies(flags []string) error {
+	for _, s := range flags {
+		v, err := fields("--policy", s, "filename", "reset?", "disabled?", "strict?", "log-level")
+		if err != nil {
+			return err
+		}
+		if !on(v["disabled"]) {
+			return fmt.Errorf("--policy %s: policies are not enforced; leave the flag away, or say disabled=true", s)
+		}
+	}
+	if file := os.Getenv("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY"); file != "" {
+		return fmt.Errorf("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY=%s: source policies are not enforced; unset the variable to build without", file)
+	}
+	return nil
+}
+
+// contextNames parses --build-context. A name may be that of an image in FROM, and is called as buildx calls it.
+func contextNames(list []string) (map[string]string, error) {
+	given, err := pairs("--build-context", list, nil)
+	if err != nil {
+		return nil, err
+	}
+	m := map[string]string{}
+	for name, value := range given {
+		named, err := reference.ParseNormalizedNamed(name)
+		if err != nil {
+			return nil, fmt.Errorf("--build-context %s: invalid context name: %w", name, err)
+		}
+		m[strings.TrimSuffix(reference.FamiliarString(named), ":latest")] = value
+	}
+	return m, nil
+}
+
+// inlineCache takes the build argument by which older tools ask for --cache-to type=inline.
+func inlineCache(f *buildFlags, args map[string]string) error {
+	if on(args["BUILDKIT_INLINE_CACHE"]) {
+		f.cacheTo = append(f.cacheTo, "type=inline")
+	}
+	if syntax, ok := args["BUILDKIT_SYNTAX"]; ok && strings.TrimSpace(syntax) == "" {
+		return errors.New("empty BUILDKIT_SYNTAX build-arg is invalid, use --build-arg BUILDKIT_SYNTAX without '=' for optional behavior")
+	}
+	return nil
+}
+
+// defaultPlatform is the platform that docker's environment asks for.
+func defaultPlatform() []string {
+	if p := os.Getenv("DOCKER_DEFAULT_PLATFORM"); p != "" {
+		return []string{p}
+	}
+	return nil
 }
 
 // pairs parses NAME=VALUE. With lookup, a NAME alone takes its value there, or is left out.
@@ -164,16 +238,29 @@ func pairs(flag string, list []string, lookup func(string) (string, bool)) (map[
 	return m, nil
 }
 
-// hosts turns docker's HOST:ADDRESS and HOST=ADDRESS into the latter.
+// hosts turns docker's HOST:ADDRESS and HOST=ADDRESS, of which there may be several with commas between
+// them, into the latter. After a comma an address alone is another one of the same host.
 func hosts(list []string) ([]string, error) {
 	var out []string
 	for _, s := range list {
-		i := strings.IndexAny(s, ":=")
-		if i < 1 || i == len(s)-1 {
-			return nil, fmt.Errorf("--add-host %s: want HOST:ADDRESS", s)
+		last := ""
+		for part := range strings.SplitSeq(s, ",") {
+			host, address, ok := strings.Cut(part, "=")
+			if !ok {
+				host, address, ok = strings.Cut(part, ":")
+			}
+			if net.ParseIP(part) != nil || !ok {
+				host, address = last, part
+			}
+			if inner, ok := strings.CutPrefix(address, "["); ok {
+				address = strings.TrimSuffix(inner, "]")
+			}
+			if host == "" || net.ParseIP(address) == nil && address != build.HostGateway {
+				return nil, fmt.Errorf("--add-host %s: invalid host %s, want HOST:ADDRESS", s, part)
+			}
+			last = host
+			out = append(out, host+"="+address)
 		}
-		address := strings.TrimSuffix(strings.TrimPrefix(s[i+1:], "["), "]")
-		out = append(out, s[:i]+"="+address)
 	}
 	return out, nil
 }
@@ -190,6 +277,9 @@ func parseSecrets(list []string) (map[string]build.Secret, error) {
 		id, env, file := v["id"], v["env"], v["src"]+v["source"]
 		if id == "" {
 			return nil, fmt.Errorf("--secret %s: no id", s)
+		}
+		if kind := v["type"]; kind != "" && kind != "env" && kind != "file" {
+			return nil, fmt.Errorf("--secret %s: unsupported secret type %q", s, kind)
 		}
 		if v["type"] == "env" && env == "" {
 			env, file = file, ""

@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/csv"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -50,13 +51,21 @@ func (f *buildFlags) parseOutputs(a *app, o *build.Options) error {
 		case s == "-":
 			o.Outputs = append(o.Outputs, build.Output{Type: "tar", Writer: a.ui.Out})
 			continue
-		case !strings.Contains(s, "="):
+		case !strings.Contains(s, ",") && !strings.HasPrefix(s, "type="):
 			o.Outputs = append(o.Outputs, build.Output{Type: "local", Dest: s})
 			continue
 		}
-		if err := f.parseOutput(a, o, s); err != nil {
+		v, err := fields("--output", s, outputSettings()...)
+		if err != nil {
+			return err
+		}
+		if err := f.parseOutput(a, o, v); err != nil {
 			return fmt.Errorf("--output %s: %w", s, err)
 		}
+	}
+	written := func(out build.Output) bool { return out.Type == "tar" || out.Type == "local" }
+	if f.iidFile != "" && slices.ContainsFunc(o.Outputs, written) {
+		return errors.New("local and tar exporters are incompatible with image ID file")
 	}
 	if f.archives(o) > 1 {
 		return fmt.Errorf("only one --output can go to standard output")
@@ -73,13 +82,16 @@ func (f *buildFlags) archives(o *build.Options) (n int) {
 	return n
 }
 
-func (f *buildFlags) parseOutput(a *app, o *build.Options, s string) error {
-	v, err := fields("--output", s, "type", "dest", "name", "push?", "load?", "store?", "unpack?", "tar?", "context",
+// outputSettings are what BuildKit's exporters take. Those that say how it makes what is always so here are
+// not looked at.
+func outputSettings() []string {
+	return []string{"type", "dest", "name", "push?", "load?", "store?", "unpack?", "tar?", "context",
 		"compression", "compression-level", "force-compression?", "oci-mediatypes?", "rewrite-timestamp?", "source-date-epoch",
-		"name-canonical?", "dangling-name-prefix", "push-by-digest?", "registry.insecure?", "attestation-inline?", "platform-split?", "annotation*")
-	if err != nil {
-		return err
-	}
+		"name-canonical?", "dangling-name-prefix", "push-by-digest?", "registry.insecure?", "attestation-inline?",
+		"oci-artifact?", "prefer-nondist-layers?", "attestation-prefix", "platform-split", "mode", "annotation*"}
+}
+
+func (f *buildFlags) parseOutput(a *app, o *build.Options, v map[string]string) error {
 	out := build.Output{Type: v["type"], Dest: v["dest"]}
 	switch out.Type {
 	case "registry":
@@ -88,13 +100,22 @@ func (f *buildFlags) parseOutput(a *app, o *build.Options, s string) error {
 		if out.Dest == "" {
 			out.Type = "image" // as docker build does: into the store
 		}
-	case "cacheonly":
-		return fmt.Errorf("the cache is always kept; leave --output away")
-	case "image", "oci", "tar", "local":
+	case "image", "oci", "cacheonly":
+	case "tar", "local":
+		if split, ok := v["platform-split"]; ok {
+			b, err := strconv.ParseBool(split)
+			if err != nil {
+				return fmt.Errorf("non-bool value for platform-split: %s", split)
+			}
+			out.Split = &b
+		}
+		if mode, ok := v["mode"]; ok && mode != "copy" {
+			return fmt.Errorf("mode=%s is not supported: files that are not in the result stay", mode)
+		}
 	case "":
 		return fmt.Errorf("no type")
 	default:
-		return fmt.Errorf("type %q is none of image, registry, oci, docker, tar and local", out.Type)
+		return fmt.Errorf("type %q is none of image, registry, oci, docker, tar, local and cacheonly", out.Type)
 	}
 	if err := exportOptions(v, o); err != nil {
 		return err
@@ -149,6 +170,7 @@ func exportOptions(v map[string]string, o *build.Options) error {
 			return fmt.Errorf("compression-level %q is no number", level)
 		}
 	}
+	o.Rewritten = o.Rewritten || on(v["rewrite-timestamp"])
 	o.Recompress = o.Recompress || on(v["force-compression"])
 	if oci, ok := v["oci-mediatypes"]; ok {
 		o.DockerTypes = !on(oci)

@@ -38,9 +38,11 @@ func TestBuildFlags(t *testing.T) {
 	got, err := parseBuild(t,
 		"-t", "a", "-t", "b", "--target", "x", "--build-arg", "A=b=c", "--build-arg", "GIVEN", "--build-arg", "NOT_GIVEN",
 		"--label", "l=", "--label", "bare", "--platform", "linux/arm64/v8,amd64", "--no-cache-filter", "s,t", "--network", "host",
-		"--add-host", "h:1.2.3.4", "--add-host", "six=[::1]", "--shm-size", "1m", "--ulimit", "nofile=1:2",
+		"--add-host", "h:1.2.3.4,five.six.7.8=::2,::3", "--add-host", "six=[::1]", "--add-host", "up:host-gateway", "--shm-size", "1m", "--ulimit", "nofile=1:2",
 		"--secret", "id=f,src=/file", "--secret", "id=GIVEN", "--secret", "id=other", "--secret", "type=env,id=e,src=VAR",
-		"--ssh", "default="+sock, "--ssh", "raw="+sock+",raw=true", "-o", "out", "-o", "type=oci,dest=x.tar", "--build-context", "n=docker-image://x", "--rm=false")
+		"--ssh", "default="+sock, "--ssh", "raw="+sock+",raw=true", "-o", "out", "-o", "type=oci,dest=x.tar", "--build-context", "n=docker-image://x",
+		"--build-context", "docker.io/library/alpine:latest=docker-image://y", "--rm=false", "--resource", "memory=1m", "--resource", "cpu-shares=3",
+		"--call", "format=json,check", "--policy", "disabled=true")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,9 +50,10 @@ func TestBuildFlags(t *testing.T) {
 	want := build.Options{
 		Context: ".", Target: "x", Tags: []string{"a", "b"}, NoCacheOf: []string{"s", "t"},
 		Args: map[string]string{"A": "b=c", "GIVEN": "value"}, Labels: map[string]string{"l": "", "bare": ""},
-		Annotations: map[string]string{}, Contexts: map[string]string{"n": "docker-image://x"},
+		Annotations: map[string]string{}, Contexts: map[string]string{"n": "docker-image://x", "alpine": "docker-image://y"},
+		Limits: map[string]string{"memory": "1048576", "cpushares": "3"}, Question: "frontend.lint",
 		Platforms: []ocispec.Platform{{OS: "linux", Architecture: "arm64", Variant: "v8"}, {OS: "linux", Architecture: "amd64"}},
-		Network:   "host", Entitlements: []string{"network.host"}, AddHosts: []string{"h=1.2.3.4", "six=::1"},
+		Network:   "host", Entitlements: []string{"network.host"}, AddHosts: []string{"h=1.2.3.4", "five.six.7.8=::2", "five.six.7.8=::3", "six=::1", "up=host-gateway"},
 		ShmSize: 1 << 20, Ulimits: []string{"nofile=1:2"},
 		Secrets: map[string]build.Secret{"f": {File: "/file"}, "GIVEN": {Env: "GIVEN"}, "other": {File: "other"}, "e": {Env: "VAR"}},
 		SSH:     map[string]op.SSHAgent{"default": {Socket: sock}, "raw": {Socket: sock, Raw: true}},
@@ -76,7 +79,9 @@ func testSocket(t *testing.T) string {
 func TestBuildFlagsThatAreWrong(t *testing.T) {
 	for _, line := range []string{
 		"--label =x", "--secret src=x", "--secret id", "--add-host h", "--shm-size much", "--platform a/b/c/d",
-		"--output type=tar,color=red", "--call guess", "--build-arg =x", "--ssh =x", "--ssh a=/missing", "--ssh a=/etc/passwd", "--ssh a=/dev/null,raw=true",
+		"--output type=tar,color=red", "--call guess", "--call check,outline", "--add-host h:1.2.3", "--add-host 1.2.3.4", "--secret type=x,id=a",
+		"--policy filename=p", "--resource disk=1", "--no-cache --no-cache-filter s", "-o x --iidfile i", "-o type=tar --iidfile i", "-o type=local,dest=x,mode=delete",
+		"-o type=local,dest=x,platform-split=maybe", "--build-arg BUILDKIT_SYNTAX=", "--build-context UP=.", "--build-arg =x", "--ssh =x", "--ssh a=/missing", "--ssh a=/etc/passwd", "--ssh a=/dev/null,raw=true",
 	} {
 		if _, err := parseBuild(t, strings.Fields(line)...); err == nil {
 			t.Errorf("%s: no error", line)
