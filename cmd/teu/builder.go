@@ -182,8 +182,8 @@ func pruneBuilder(ctx context.Context, a *app, f builderPruneFlags, o build.Prun
 		if f.all {
 			what = "all build cache"
 		}
-		if ok, err := a.confirm("WARNING! This will remove " + what + ".\n"); !ok {
-			return err
+		if !a.confirm(ctx, "WARNING! This will remove "+what+".\n") {
+			return nil
 		}
 	}
 	b, err := a.builder()

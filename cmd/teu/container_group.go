@@ -49,8 +49,8 @@ func newContainerPruneCommand(a *app) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !force {
-				if ok, err := a.confirm("WARNING! This will remove all stopped containers.\n"); !ok {
-					return err
+				if !a.confirm(cmd.Context(), "WARNING! This will remove all stopped containers.\n") {
+					return nil
 				}
 			}
 			chosen, err := splitFilters(filters)
@@ -118,8 +118,8 @@ func newVolumePruneCommand(a *app) *cobra.Command {
 				warning = "WARNING! This will remove all local volumes not used by at least one container.\n"
 			}
 			if !force {
-				if ok, err := a.confirm(warning); !ok {
-					return err
+				if !a.confirm(cmd.Context(), warning) {
+					return nil
 				}
 			}
 			names, size, err := a.engine().PruneVolumes(cmd.Context(), o)

@@ -284,8 +284,8 @@ func newNetworkPruneCommand(a *app) *cobra.Command {
 				return err
 			}
 			if !force {
-				if ok, err := a.confirm("WARNING! This will remove all custom networks not used by at least one container.\n"); !ok {
-					return err
+				if !a.confirm(cmd.Context(), "WARNING! This will remove all custom networks not used by at least one container.\n") {
+					return nil
 				}
 			}
 			names, err := a.engine().PruneNetworks(cmd.Context(), keyed)

@@ -92,8 +92,8 @@ func pruneImages(ctx context.Context, a *app, f pruneImagesFlags) error {
 		if f.all {
 			warning = "WARNING! This will remove all images without at least one container associated to them.\n"
 		}
-		if yes, err := a.confirm(warning); err != nil || !yes {
-			return err
+		if !a.confirm(ctx, warning) {
+			return nil
 		}
 	}
 	removed, freed, err := lib.Prune(ctx, library.PruneOptions{All: f.all, Filters: filters})

@@ -61,8 +61,8 @@ func newSystemPruneCommand(a *app) *cobra.Command {
 				return errors.New(`the "until" filter is not supported with "--volumes"`)
 			}
 			if !f.force {
-				if ok, err := a.confirm("WARNING! This will remove:\n  - " + strings.Join(what, "\n  - ") + "\n"); !ok {
-					return err
+				if !a.confirm(cmd.Context(), "WARNING! This will remove:\n  - "+strings.Join(what, "\n  - ")+"\n") {
+					return nil
 				}
 			}
 			return systemPrune(cmd.Context(), a, f)
@@ -77,15 +77,31 @@ func newSystemPruneCommand(a *app) *cobra.Command {
 }
 
 // confirm asks a yes-no question. The answer may come from a pipe, as in `yes | teu system
-// prune`; where there is none at all, the error says how to do without.
-func (a *app) confirm(warning string) (bool, error) {
-	fmt.Fprintf(a.ui.Err, "%sAre you sure you want to continue? [y/N] ", warning)
-	line, err := bufio.NewReader(a.ui.In).ReadString('\n')
-	answer := strings.ToLower(strings.TrimSpace(line))
-	if err != nil && answer == "" && !a.ui.InTerminal() {
-		return false, errors.New("nothing was removed: this asks first, and nobody answered; say --force")
+// prune`. No answer, and a signal while it waits for one, mean no and are no failure, as docker
+// has it; a script that meant yes is told how to say so.
+func (a *app) confirm(ctx context.Context, warning string) bool {
+	fmt.Fprintf(a.ui.Out, "%sAre you sure you want to continue? [y/N] ", warning)
+	type reply struct {
+		line string
+		err  error
 	}
-	return answer == "y" || answer == "yes", nil
+	replies := make(chan reply, 1)
+	go func() {
+		line, err := bufio.NewReader(a.ui.In).ReadString('\n')
+		replies <- reply{line, err}
+	}()
+	select {
+	case <-ctx.Done():
+		fmt.Fprintln(a.ui.Out)
+		return false
+	case r := <-replies:
+		answer := strings.ToLower(strings.TrimSpace(r.line))
+		if r.err != nil && answer == "" && !a.ui.InTerminal() {
+			fmt.Fprintln(a.ui.Out)
+			a.ui.Notef("nothing was removed: this asks first, and nobody answered; say --force")
+		}
+		return answer == "y" || answer == "yes"
+	}
 }
 
 func systemPrune(ctx context.Context, a *app, f pruneFlags) error {
@@ -256,8 +272,8 @@ A registry served from below the store's directory goes with it.`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !force {
-				if ok, err := a.confirm("WARNING! This will remove every container, volume and image in " + a.root + "\n"); !ok {
-					return err
+				if !a.confirm(cmd.Context(), "WARNING! This will remove every container, volume and image in "+a.root+"\n") {
+					return nil
 				}
 			}
 			return systemReset(cmd.Context(), a)
