@@ -91,6 +91,7 @@ type Options struct {
 	Seccomp         string   `json:",omitzero"`
 	AppArmor        string   `json:",omitempty"` // name of a profile
 	OpenPaths       bool     `json:",omitempty"` // systempaths=unconfined
+	WritableCgroups *bool    `json:",omitempty"` // nil: if it is privileged
 	// MaskedPaths and ReadonlyPaths stand for docker's lists of them; nil: these.
 	MaskedPaths, ReadonlyPaths []string                  `json:",omitzero"`
 	Umask                      *uint32                   `json:",omitempty"` // of its processes; nil: 0022

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -221,43 +220,7 @@ func (o *Options) check() error {
 	if err := errors.Join(o.checkUserns(), o.CheckNamespaces()); err != nil {
 		return err
 	}
-	return errors.Join(o.checkMode(), o.checkCPU())
-}
-
-// checkCPU refuses what the kernel would, in dockerd's words.
-func (o *Options) checkCPU() error {
-	if o.Resources == nil || o.Resources.CPU == nil {
-		return nil
-	}
-	cpu := o.Resources.CPU
-	if p := cpu.Period; p != nil && *p != 0 && (*p < 1000 || *p > 1000000) {
-		return worded(errdefs.ErrInvalidArgument, "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
-	}
-	if q := cpu.Quota; q != nil && *q > 0 && *q < 1000 {
-		return worded(errdefs.ErrInvalidArgument, "CPU cfs quota can not be less than 1ms (i.e. 1000)")
-	}
-	for what, list := range map[string]string{"cpus": cpu.Cpus, "mems": cpu.Mems} {
-		if !isNumberList(list) {
-			return worded(errdefs.ErrInvalidArgument, "Invalid value %s for cpuset %s", list, what)
-		}
-	}
-	return nil
-}
-
-// isNumberList says whether text is nothing or a list such as 0-2,4; cpuset(7), "List format".
-func isNumberList(text string) bool {
-	for part := range strings.SplitSeq(text, ",") {
-		first, last, ranged := strings.Cut(part, "-")
-		n, err := strconv.ParseUint(first, 10, 16)
-		m := n
-		if err == nil && ranged {
-			m, err = strconv.ParseUint(last, 10, 16)
-		}
-		if (err != nil || m < n) && text != "" {
-			return false
-		}
-	}
-	return true
+	return errors.Join(o.checkMode(), o.checkLimits())
 }
 
 // checkMode refuses wishes that the network mode does not allow, in docker's words

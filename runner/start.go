@@ -260,7 +260,10 @@ func (e *Engine) spec(c *Container, sn snapshot.Snapshot, ns joined) (*specs.Spe
 	if c.UserIDs != nil {
 		so.UIDs, so.GIDs = c.UserIDs.UIDs, c.UserIDs.GIDs
 	}
-	so.AppArmor, so.OpenPaths = o.AppArmor, o.OpenPaths
+	so.AppArmor, so.OpenPaths, so.WritableCgroups = o.AppArmor, o.OpenPaths, o.Privileged
+	if o.WritableCgroups != nil {
+		so.WritableCgroups = *o.WritableCgroups
+	}
 	so.MaskedPaths, so.ReadonlyPaths = o.MaskedPaths, o.ReadonlyPaths
 	if o.Init {
 		if so.Init, err = e.initFile(); err != nil {

@@ -46,6 +46,9 @@ func (e *Engine) Update(ctx context.Context, ref string, o UpdateOptions) (warni
 		}
 	}
 	if o.Resources != nil {
+		if err := checkResources(o.Resources); err != nil {
+			return nil, err
+		}
 		c.Options.Resources = mergeResources(c.Options.Resources, o.Resources)
 		if err := checkSwap(c.Options.Resources.Memory, c.ID); err != nil {
 			return nil, err
@@ -81,7 +84,7 @@ func (e *Engine) updateRunning(ctx context.Context, c *Container, o UpdateOption
 
 // checkSwap is docker's rule, in docker's words.
 func checkSwap(m *specs.LinuxMemory, id string) error {
-	if m != nil && m.Limit != nil && m.Swap != nil && *m.Limit > 0 && *m.Swap > 0 && *m.Swap < *m.Limit {
+	if m != nil && value(m.Limit) > 0 && value(m.Swap) > 0 && *m.Swap < *m.Limit {
 		return worded(errdefs.ErrInvalidArgument, "Cannot update container %s: Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time", id)
 	}
 	return nil

@@ -116,11 +116,11 @@ func (x *Containers) spec(p Process, netns string) (*specs.Spec, error) {
 		User:       p.User,
 		Hostname:   p.Hostname,
 		ReadOnly:   p.ReadOnly,
-		Privileged: p.Insecure,
-		Rlimits:    rlimits(p),
-		Resources:  resources(p),
-		NetNS:      netns,
-		Files:      p.Files,
+		Privileged: p.Insecure, WritableCgroups: p.Insecure,
+		Rlimits:   rlimits(p),
+		Resources: resources(p),
+		NetNS:     netns,
+		Files:     p.Files,
 	}
 	s, warnings, err := spec.New(ocispec.ImageConfig{}, o)
 	if err != nil {

@@ -2,20 +2,16 @@ package main
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/docker/go-units"
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/pflag"
 
 	"github.com/teu-dev/teu/runner"
 	"github.com/teu-dev/teu/runner/keeper"
-	"github.com/teu-dev/teu/runner/spec"
 )
 
 // containerFlags are the flags of run and create that say what the container is.
@@ -192,7 +188,7 @@ func (c *containerFlags) options(f *pflag.FlagSet, image string, args []string) 
 		PublishAll: c.publishAll, ExtraHosts: c.addHosts,
 		IPCMode: c.ipc, PIDMode: c.pid, UTSMode: c.uts, CgroupMode: c.cgroupns, CgroupParent: c.cgroupParent, UsernsMode: c.userns,
 		DNS: c.dns, DNSSearch: c.dnsSearch, DNSOptions: c.dnsOptions, AutoRemove: c.rm, StopSignal: c.stopSignal,
-		Privileged: c.privileged, ReadOnly: c.readOnly, Init: c.init, CapAdd: c.capAdd, CapDrop: c.capDrop, SecurityOpt: c.sopt,
+		Privileged: c.privileged, ReadOnly: c.readOnly, Init: c.init, CapAdd: c.capAdd, CapDrop: c.capDrop,
 	}
 	if f.Changed("entrypoint") {
 		o.ClearEntrypoint = c.entrypoint == ""
@@ -342,161 +338,4 @@ func (c *containerFlags) setRestart(o *runner.Options) error {
 
 func (c *containerFlags) setLog(o *runner.Options) error {
 	return o.SetLog(c.logDriver, keyValues(c.logOpts))
-}
-
-func (c *containerFlags) setLimits(o *runner.Options) error {
-	r := &specs.LinuxResources{}
-	memory := &specs.LinuxMemory{}
-	for _, m := range []struct {
-		flag, text string
-		to         **int64
-	}{
-		{"memory", c.memory, &memory.Limit}, {"memory-swap", c.memorySwap, &memory.Swap},
-		{"memory-reservation", c.memoryReservation, &memory.Reservation},
-	} {
-		if m.text == "" {
-			continue
-		}
-		n := int64(-1)
-		if m.text != "-1" {
-			var err error
-			if n, err = units.RAMInBytes(m.text); err != nil {
-				return fmt.Errorf("invalid argument %q for --%s: %w", m.text, m.flag, err)
-			}
-		}
-		*m.to = &n
-		r.Memory = memory
-	}
-	if c.memory != "" && c.memorySwap == "" && *memory.Limit > 0 { // docker's default
-		swap := 2 * *memory.Limit
-		memory.Swap = &swap
-	}
-	if c.shmSize != "" {
-		n, err := units.RAMInBytes(c.shmSize)
-		if err != nil {
-			return fmt.Errorf("invalid argument %q for --shm-size: %w", c.shmSize, err)
-		}
-		o.ShmSize = n
-	}
-	if err := c.setCPU(r); err != nil {
-		return err
-	}
-	if c.pidsLimit != 0 {
-		r.Pids = &specs.LinuxPids{Limit: &c.pidsLimit}
-	}
-	o.Resources = r
-	if err := c.setMore(r); err != nil {
-		return err
-	}
-	return c.setUlimits(o)
-}
-
-func (c *containerFlags) setCPU(r *specs.LinuxResources) error {
-	cpu := &specs.LinuxCPU{Cpus: c.cpusetCPUs, Mems: c.cpusetMems}
-	if c.cpus != "" {
-		n, err := strconv.ParseFloat(c.cpus, 64)
-		if err != nil || n < 0 || n > 1e6 {
-			return fmt.Errorf("invalid argument %q for --cpus", c.cpus)
-		}
-		if n > 0 {
-			period := uint64(100000)
-			quota := int64(n * float64(period))
-			cpu.Period, cpu.Quota = &period, &quota
-		}
-	}
-	if c.cpus != "" && (c.cpuPeriod > 0 || c.cpuQuota != 0) {
-		return errors.New("conflicting options: Nano CPUs and CPU Period cannot both be set")
-	}
-	if c.cpuRTPeriod > 0 {
-		period := uint64(c.cpuRTPeriod)
-		cpu.RealtimePeriod = &period
-	}
-	if c.cpuRTRuntime > 0 {
-		cpu.RealtimeRuntime = &c.cpuRTRuntime
-	}
-	if c.cpuPeriod > 0 {
-		period := uint64(c.cpuPeriod)
-		cpu.Period = &period
-	}
-	if c.cpuQuota != 0 {
-		cpu.Quota = &c.cpuQuota
-	}
-	if c.cpuShares > 0 {
-		shares := uint64(c.cpuShares)
-		cpu.Shares = &shares
-	}
-	if *cpu != (specs.LinuxCPU{}) {
-		r.CPU = cpu
-	}
-	return nil
-}
-
-func (c *containerFlags) setUlimits(o *runner.Options) error {
-	for _, text := range c.ulimits {
-		u, err := units.ParseUlimit(text)
-		if err != nil {
-			return err
-		}
-		o.Rlimits = append(o.Rlimits, specs.POSIXRlimit{
-			Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: uint64(u.Soft), Hard: uint64(u.Hard),
-		})
-	}
-	return nil
-}
-
-func (c *containerFlags) setSecurity(o *runner.Options) error {
-	for _, opt := range c.sopt {
-		k, v, _ := strings.Cut(opt, "=")
-		if v == "" {
-			k, v, _ = strings.Cut(opt, ":")
-		}
-		switch {
-		case k == "no-new-privileges":
-			o.NoNewPrivileges = v == "" || v == "true"
-		case k == "seccomp" && (v == "unconfined" || v == "builtin"):
-			o.Seccomp = strings.TrimSuffix(v, "builtin")
-		case k == "seccomp":
-			b, err := os.ReadFile(v)
-			if err != nil {
-				return fmt.Errorf("opening seccomp profile (%s): %w", v, err)
-			}
-			o.Seccomp = string(b)
-		case k == "apparmor":
-			o.AppArmor = v
-		case k == "label":
-			// SELinux confines none of our containers.
-		case k == "systempaths" && v == "unconfined":
-			o.OpenPaths = true
-		default:
-			return fmt.Errorf("invalid --security-opt: %q", opt)
-		}
-	}
-	for _, text := range c.devices {
-		if isCDIName(text) {
-			o.CDIDevices = append(o.CDIDevices, text)
-			continue
-		}
-		parts := strings.Split(text, ":")
-		d := spec.Device{Source: parts[0], Target: parts[0], Access: "rwm"}
-		switch {
-		case len(parts) == 3:
-			d.Target, d.Access = parts[1], parts[2]
-		case len(parts) == 2 && strings.HasPrefix(parts[1], "/"):
-			d.Target = parts[1]
-		case len(parts) == 2:
-			d.Access = parts[1]
-		}
-		if len(parts) > 3 || strings.Trim(d.Access, "rwm") != "" {
-			return fmt.Errorf("invalid device specification: %s", text)
-		}
-		o.Devices = append(o.Devices, d)
-	}
-	o.Sysctls = keyValues(c.sysctls)
-	return c.setDeviceRules(o)
-}
-
-// isCDIName says whether a device is named as in the files of the Container Device Interface, and not by its path.
-func isCDIName(device string) bool {
-	kind, _, ok := strings.Cut(device, "=")
-	return ok && strings.Contains(kind, "/") && kind[0] != '/'
 }

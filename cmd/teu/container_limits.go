@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -13,6 +14,92 @@ import (
 
 	"github.com/teu-dev/teu/runner"
 )
+
+func (c *containerFlags) setLimits(o *runner.Options) error {
+	r := &specs.LinuxResources{}
+	memory := &specs.LinuxMemory{}
+	for _, m := range []struct {
+		flag, text string
+		to         **int64
+	}{
+		{"memory", c.memory, &memory.Limit}, {"memory-swap", c.memorySwap, &memory.Swap},
+		{"memory-reservation", c.memoryReservation, &memory.Reservation},
+	} {
+		if m.text == "" {
+			continue
+		}
+		n := int64(-1)
+		if m.text != "-1" || m.flag != "memory-swap" {
+			var err error
+			if n, err = units.RAMInBytes(m.text); err != nil {
+				return fmt.Errorf("invalid argument %q for --%s: %w", m.text, m.flag, err)
+			}
+		}
+		*m.to = &n
+		r.Memory = memory
+	}
+	if c.memory != "" && c.memorySwap == "" && *memory.Limit > 0 { // docker's default
+		swap := 2 * *memory.Limit
+		memory.Swap = &swap
+	}
+	if c.shmSize != "" {
+		n, err := units.RAMInBytes(c.shmSize)
+		if err != nil {
+			return fmt.Errorf("invalid argument %q for --shm-size: %w", c.shmSize, err)
+		}
+		o.ShmSize = n
+	}
+	if err := c.setCPU(r); err != nil {
+		return err
+	}
+	if c.pidsLimit != 0 {
+		r.Pids = &specs.LinuxPids{Limit: &c.pidsLimit}
+	}
+	o.Resources = r
+	if err := c.setMore(r); err != nil {
+		return err
+	}
+	return c.setUlimits(o)
+}
+
+func (c *containerFlags) setCPU(r *specs.LinuxResources) error {
+	cpu := &specs.LinuxCPU{Cpus: c.cpusetCPUs, Mems: c.cpusetMems}
+	if c.cpuRTPeriod > 0 {
+		period := uint64(c.cpuRTPeriod)
+		cpu.RealtimePeriod = &period
+	}
+	if c.cpuRTRuntime > 0 {
+		cpu.RealtimeRuntime = &c.cpuRTRuntime
+	}
+	n := runner.CPU{Shares: c.cpuShares, Period: c.cpuPeriod, Quota: c.cpuQuota}
+	if c.cpus != "" {
+		all, err := strconv.ParseFloat(c.cpus, 64)
+		if err != nil || math.Abs(all) > 1e6 {
+			return fmt.Errorf("invalid argument %q for --cpus", c.cpus)
+		}
+		n.Nano = int64(math.Round(all * 1e9))
+	}
+	if err := n.Set(cpu); err != nil {
+		return err
+	}
+	if *cpu != (specs.LinuxCPU{}) {
+		r.CPU = cpu
+	}
+	return nil
+}
+
+func (c *containerFlags) setUlimits(o *runner.Options) error {
+	for _, text := range c.ulimits {
+		u, err := units.ParseUlimit(text)
+		if err != nil {
+			return err
+		}
+		o.Rlimits = append(o.Rlimits, specs.POSIXRlimit{
+			Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: uint64(u.Soft), Hard: uint64(u.Hard),
+		})
+	}
+	return nil
+}
 
 // setMore sets the limits few people need: block I/O and what only cgroup v1 has.
 func (c *containerFlags) setMore(r *specs.LinuxResources) error {

@@ -67,10 +67,8 @@ func (m *maker) mounts() error {
 		if taken[d.Destination] || (taken["/dev"] && strings.HasPrefix(d.Destination, "/dev/")) {
 			continue
 		}
-		if m.o.Privileged {
-			d.Options = slices.DeleteFunc(d.Options, func(o string) bool {
-				return o == "ro" && (d.Type == "sysfs" || d.Type == "cgroup")
-			})
+		if d.Type == "sysfs" && m.o.Privileged || d.Type == "cgroup" && m.o.WritableCgroups {
+			d.Options = slices.DeleteFunc(d.Options, func(o string) bool { return o == "ro" })
 		}
 		m.spec.Mounts = append(m.spec.Mounts, d)
 	}

@@ -47,6 +47,8 @@ type Options struct {
 	AppArmor string
 	// OpenPaths leaves the kernel's files unmasked and writable as far as the kernel lets.
 	OpenPaths bool
+	// WritableCgroups mounts the control groups for writing.
+	WritableCgroups bool
 	// Seccomp is a profile in docker's JSON form, "unconfined", or "" for the default.
 	Seccomp       string
 	MaskedPaths   []string // nil: docker's; use an empty list for none

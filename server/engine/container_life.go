@@ -154,7 +154,11 @@ func (s *Server) update(w http.ResponseWriter, r *request) error {
 	if r.version < 40 {
 		body.PidsLimit = nil
 	}
-	o := runner.UpdateOptions{Resources: resources(&body.Resources)}
+	limits, err := resources(&body.Resources)
+	if err != nil {
+		return err
+	}
+	o := runner.UpdateOptions{Resources: limits}
 	if n := body.PidsLimit; n != nil && *n <= 0 {
 		none := int64(-1)
 		o.Resources.Pids = &specs.LinuxPids{Limit: &none}

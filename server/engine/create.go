@@ -164,8 +164,7 @@ func options(b *createRequest) (o runner.Options, warnings []string, err error) 
 		Restart:    keeper.RestartPolicy{Name: string(h.RestartPolicy.Name), MaxRetries: h.RestartPolicy.MaximumRetryCount},
 		AutoRemove: h.AutoRemove, StopSignal: c.StopSignal, StopTimeout: c.StopTimeout,
 		Privileged: h.Privileged, CapAdd: h.CapAdd, CapDrop: h.CapDrop, ReadOnly: h.ReadonlyRootfs, ShmSize: h.ShmSize, Sysctls: h.Sysctls,
-		Resources: resources(&h.Resources),
-		Columns:   uint16(h.ConsoleSize[1]), Rows: uint16(h.ConsoleSize[0]),
+		Columns: uint16(h.ConsoleSize[1]), Rows: uint16(h.ConsoleSize[0]),
 	}
 	// An entry point that is there but empty takes the image's away.
 	o.ClearEntrypoint = c.Entrypoint != nil && (len(c.Entrypoint) == 0 || len(c.Entrypoint) == 1 && c.Entrypoint[0] == "")
@@ -173,9 +172,6 @@ func options(b *createRequest) (o runner.Options, warnings []string, err error) 
 		o.Entrypoint = nil
 	}
 	o.Init = h.Init != nil && *h.Init
-	if h.OomScoreAdj != 0 {
-		o.OOMScoreAdj = &h.OomScoreAdj
-	}
 	for _, a := range h.DNS {
 		o.DNS = append(o.DNS, a.String())
 	}

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"cmp"
 	"strconv"
 	"strings"
 
@@ -16,7 +15,7 @@ import (
 )
 
 // resources turns docker's limits into the runtime spec's. What is not set stays nil.
-func resources(h *container.Resources) *specs.LinuxResources {
+func resources(h *container.Resources) (*specs.LinuxResources, error) {
 	r := &specs.LinuxResources{}
 	m := specs.LinuxMemory{}
 	set := func(to **int64, n int64) {
@@ -41,19 +40,8 @@ func resources(h *container.Resources) *specs.LinuxResources {
 		r.Memory = &m
 	}
 	cpu := specs.LinuxCPU{Cpus: h.CpusetCpus, Mems: h.CpusetMems}
-	set(&cpu.Quota, h.CPUQuota)
-	if h.CPUShares > 0 {
-		n := uint64(h.CPUShares)
-		cpu.Shares = &n
-	}
-	if h.CPUPeriod > 0 {
-		n := uint64(h.CPUPeriod)
-		cpu.Period = &n
-	}
-	if h.NanoCPUs > 0 {
-		period := uint64(100000)
-		quota := h.NanoCPUs * int64(period) / 1e9
-		cpu.Period, cpu.Quota = &period, &quota
+	if err := (runner.CPU{Shares: h.CPUShares, Period: h.CPUPeriod, Quota: h.CPUQuota, Nano: h.NanoCPUs}).Set(&cpu); err != nil {
+		return nil, err
 	}
 	if cpu != (specs.LinuxCPU{}) {
 		r.CPU = &cpu
@@ -62,7 +50,7 @@ func resources(h *container.Resources) *specs.LinuxResources {
 		r.Pids = &specs.LinuxPids{Limit: h.PidsLimit}
 	}
 	r.BlockIO = blockIO(h)
-	return r
+	return r, nil
 }
 
 func blockIO(h *container.Resources) *specs.LinuxBlockIO {
@@ -108,33 +96,13 @@ func deviceNumber(path string) (major, minor int64, ok bool) {
 	return int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev)), true
 }
 
-// minMemory is docker's least limit (moby daemon/daemon_unix.go).
-const minMemory = 6 << 20
-
-// setLimits checks what resources has only copied.
-func setLimits(b *createRequest, o *runner.Options) error {
+func setLimits(b *createRequest, o *runner.Options) (err error) {
 	h := b.HostConfig
-	switch {
-	case h.CPUShares < 0:
-		return invalid("invalid CPU shares (%d): value must be a positive integer", h.CPUShares)
-	case h.Memory > 0 && h.Memory < minMemory:
-		return invalid("Minimum memory limit allowed is 6MB")
-	case h.Memory > 0 && h.MemorySwap > 0 && h.MemorySwap < h.Memory:
-		return invalid("Minimum memoryswap limit should be larger than memory limit, see usage")
-	case h.Memory == 0 && h.MemorySwap > 0:
-		return invalid("You should always set the Memory limit when using Memoryswap limit, see usage")
-	case h.Memory > 0 && h.MemoryReservation > 0 && h.Memory < h.MemoryReservation:
-		return invalid("Minimum memory limit can not be less than memory reservation limit, see usage")
-	case h.NanoCPUs > 0 && h.CPUPeriod > 0:
-		return invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set")
-	case h.NanoCPUs > 0 && h.CPUQuota > 0:
-		return invalid("Conflicting options: Nano CPUs and CPU Quota cannot both be set")
-	case h.NanoCPUs < 0:
-		return invalid("range of CPUs is from 0.01 to the number of CPUs there are")
-	case h.ShmSize < 0:
-		return invalid("SHM size can not be less than 0")
-	case h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000:
-		return invalid("Invalid value %d, range for oom score adj is [-1000, 1000].", h.OomScoreAdj)
+	if o.Resources, err = resources(&h.Resources); err != nil {
+		return err
+	}
+	if h.OomScoreAdj != 0 {
+		o.OOMScoreAdj = &h.OomScoreAdj
 	}
 	for _, u := range h.Ulimits {
 		if u == nil {
@@ -197,47 +165,13 @@ func deviceRule(text string) (rule specs.LinuxDeviceCgroup, err error) {
 	return rule, nil
 }
 
-// setSecurity reads SecurityOpt. Profiles come as text: the client has read the file.
 func setSecurity(b *createRequest, o *runner.Options) error {
-	o.SecurityOpt = b.HostConfig.SecurityOpt
 	h := b.HostConfig
 	if o.Umask = h.Umask; o.Umask != nil && *o.Umask > 0o777 {
 		return invalid("invalid umask %#o: it is a number from 0 to 0777", *o.Umask)
 	}
 	o.MaskedPaths, o.ReadonlyPaths = h.MaskedPaths, h.ReadonlyPaths
-	for _, opt := range o.SecurityOpt {
-		k, v, ok := strings.Cut(opt, "=")
-		if !ok {
-			k, v, _ = strings.Cut(opt, ":")
-		}
-		switch k {
-		case "no-new-privileges":
-			if v != "" {
-				on, err := strconv.ParseBool(v)
-				if err != nil {
-					return invalid("invalid --security-opt 2: %q", opt)
-				}
-				o.NoNewPrivileges = on
-				continue
-			}
-			o.NoNewPrivileges = true
-		case "seccomp":
-			if v != "builtin" {
-				o.Seccomp = v
-			}
-		case "apparmor":
-			o.AppArmor = v
-		case "label":
-			// Nothing of the kind confines our containers.
-		case "writable-cgroups":
-			if on, err := strconv.ParseBool(cmp.Or(v, "true")); err != nil || on && !h.Privileged {
-				return invalid("invalid --security-opt 2: %q", opt)
-			}
-		default:
-			return invalid("invalid --security-opt 2: %q", opt)
-		}
-	}
-	return nil
+	return o.SetSecurity(h.SecurityOpt)
 }
 
 func setLog(b *createRequest, o *runner.Options) error {

@@ -167,7 +167,7 @@ func TestLinks(t *testing.T) {
 func TestRefused(t *testing.T) {
 	for host, word := range map[string]string{
 		`"Runtime":"nvidia"`: "nvidia", `"DeviceRequests":[{"Driver":"x"}]`: "DeviceRequests", `"Isolation":"hyperv"`: "Isolation",
-		`"LogConfig":{"Type":"syslog"}`: "syslog", `"Binds":["a:b"]`: "absolute", `"Binds":["/a:/"]`: "destination can't be '/'", `"Memory":1`: "6MB",
+		`"LogConfig":{"Type":"syslog"}`: "syslog", `"Binds":["a:b"]`: "absolute", `"Binds":["/a:/"]`: "destination can't be '/'",
 		`"PidMode":"x"`: "invalid PID mode", `"DeviceCgroupRules":["x"]`: "device cgroup rule", `"SecurityOpt":["nosuch=1"]`: "security-opt",
 		`"Mounts":[{"Type":"npipe","Target":"/x"}]`: "mount type unknown", `"RestartPolicy":{"Name":"sometimes"}`: "unknown policy",
 	} {

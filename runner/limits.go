@@ -1,0 +1,173 @@
+package runner
+
+import (
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// minMemory is docker's least limit, in bytes.
+const minMemory = 6 << 20
+
+// refused is err in docker's words (moby daemon/daemon_unix.go, verifyPlatformContainerResources).
+func refused(format string, args ...any) error {
+	return worded(errdefs.ErrInvalidArgument, format, args...)
+}
+
+// checkLimits refuses what the kernel would, or what would limit nothing.
+func (o *Options) checkLimits() error {
+	if a := o.OOMScoreAdj; a != nil && (*a < -1000 || *a > 1000) {
+		return refused("Invalid value %d, range for oom score adj is [-1000, 1000].", *a)
+	}
+	if o.ShmSize < 0 {
+		return refused("SHM size can not be less than 0")
+	}
+	if o.Resources == nil {
+		return nil
+	}
+	if m := o.Resources.Memory; m != nil && value(m.Limit) == 0 && value(m.Swap) > 0 {
+		return refused("You should always set the Memory limit when using Memoryswap limit, see usage")
+	}
+	return checkResources(o.Resources)
+}
+
+// checkResources looks at limits that are new, of a container that is made or has some already.
+func checkResources(r *specs.LinuxResources) error {
+	if b := r.BlockIO; b != nil && b.Weight != nil && (*b.Weight < 10 || *b.Weight > 1000) {
+		return refused("Range of blkio weight is from 10 to 1000")
+	}
+	if err := checkMemory(r.Memory); err != nil {
+		return err
+	}
+	return checkCPU(r.CPU)
+}
+
+func checkMemory(m *specs.LinuxMemory) error {
+	if m == nil {
+		return nil
+	}
+	limit, swap, reservation := value(m.Limit), value(m.Swap), value(m.Reservation)
+	switch {
+	case limit != 0 && limit < minMemory:
+		return refused("Minimum memory limit allowed is 6MB")
+	case limit > 0 && swap > 0 && swap < limit:
+		return refused("Minimum memoryswap limit should be larger than memory limit, see usage")
+	case m.Swappiness != nil && *m.Swappiness > 100:
+		return refused("Invalid value: %d, valid memory swappiness range is 0-100", *m.Swappiness)
+	case reservation > 0 && reservation < minMemory:
+		return refused("Minimum memory reservation allowed is 6MB")
+	case limit > 0 && limit < reservation:
+		return refused("Minimum memory limit can not be less than memory reservation limit, see usage")
+	}
+	return nil
+}
+
+func checkCPU(cpu *specs.LinuxCPU) error {
+	if cpu == nil {
+		return nil
+	}
+	if p := cpu.Period; p != nil && *p != 0 && (*p < 1000 || *p > 1000000) {
+		return refused("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
+	}
+	if q := value(cpu.Quota); q > 0 && q < 1000 {
+		return refused("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+	}
+	if err := checkSet(cpu.Cpus, "cpus", "CPUs", "/sys/devices/system/cpu/online"); err != nil {
+		return err
+	}
+	return checkSet(cpu.Mems, "mems", "memory nodes", "/sys/devices/system/node/online")
+}
+
+// checkSet looks whether the processors or memory nodes of a list are there; a host that
+// does not tell which are is not asked further.
+func checkSet(list, name, what, online string) error {
+	wanted, ok := ranges(list)
+	if !ok {
+		return refused("Invalid value %s for cpuset %s", list, name)
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	b, err := os.ReadFile(online)
+	have, ok := ranges(strings.TrimSpace(string(b)))
+	if err != nil || !ok {
+		return nil
+	}
+	for _, w := range wanted {
+		there := false
+		for _, h := range have {
+			there = there || h[0] <= w[0] && w[1] <= h[1]
+		}
+		if !there {
+			return refused("Requested %s are not available - requested %s, available: %s", what, list, strings.TrimSpace(string(b)))
+		}
+	}
+	return nil
+}
+
+// ranges reads a list such as 0-2,4 (cpuset(7), "List format"); nothing is an empty one.
+func ranges(text string) (list [][2]uint64, ok bool) {
+	if text == "" {
+		return nil, true
+	}
+	for part := range strings.SplitSeq(text, ",") {
+		first, last, ranged := strings.Cut(part, "-")
+		n, err := strconv.ParseUint(first, 10, 16)
+		m := n
+		if err == nil && ranged {
+			m, err = strconv.ParseUint(last, 10, 16)
+		}
+		if err != nil || m < n {
+			return nil, false
+		}
+		list = append(list, [2]uint64{n, m})
+	}
+	return list, true
+}
+
+// CPU limits processors in docker's numbers; 0 is no limit.
+type CPU struct {
+	Shares        int64 // weight
+	Period, Quota int64 // microseconds
+	Nano          int64 // billionths of a processor
+}
+
+// Set writes the limits into cpu.
+func (c CPU) Set(cpu *specs.LinuxCPU) error {
+	n := runtime.NumCPU()
+	switch {
+	case c.Shares < 0:
+		return refused("invalid CPU shares (%d): value must be a positive integer", c.Shares)
+	case c.Nano > 0 && c.Period > 0:
+		return refused("Conflicting options: Nano CPUs and CPU Period cannot both be set")
+	case c.Nano > 0 && c.Quota > 0:
+		return refused("Conflicting options: Nano CPUs and CPU Quota cannot both be set")
+	case c.Nano < 0 || c.Nano > int64(n)*1e9:
+		return refused("range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", n, n)
+	case c.Nano > 0:
+		c.Period, c.Quota = 100000, c.Nano/1e4
+	}
+	if c.Shares > 0 {
+		shares := uint64(c.Shares)
+		cpu.Shares = &shares
+	}
+	if c.Period != 0 {
+		period := uint64(c.Period)
+		cpu.Period = &period
+	}
+	if c.Quota != 0 {
+		cpu.Quota = &c.Quota
+	}
+	return nil
+}
+
+func value(p *int64) int64 {
+	if p == nil {
+		return 0
+	}
+	return *p
+}
