@@ -19,12 +19,15 @@ import (
 func main() {
 	debug.SetGCPercent(lazyGC)
 	collectFromNowOn()
-	// The first signal cancels the command so that it can clean up; the next one
-	// has its default effect again.
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	os.Exit(execute(context.Background(), ui.New(os.Stdin, os.Stdout, os.Stderr), os.Args[1:]))
+}
+
+// untilSignal returns the context of a command. The first signal cancels it, so that the command can
+// clean up; the next one has its default effect again.
+func untilSignal(ctx context.Context) context.Context {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
-	u := ui.New(os.Stdin, os.Stdout, os.Stderr)
-	os.Exit(execute(ctx, u, os.Args[1:]))
+	return ctx
 }
 
 // The growth of the heap in percent until the first collection, and after it. Most commands end before

@@ -104,14 +104,15 @@ func execute(ctx context.Context, u *ui.UI, args []string) int {
 	}
 	line := readCommandLine(args)
 	if os.Geteuid() != 0 && line.entersNamespace() {
-		return report(u, a.becomeRoot(ctx, line))
+		return report(u, a.becomeRoot(untilSignal(ctx), line))
 	}
 	if line.handsOver() {
 		if line.root != "" {
 			a.root = line.root
 		}
-		return report(u, a.becomeWhole())
+		return report(u, a.becomeWhole()) // no signal is caught yet, which the whole would not hear of
 	}
+	ctx = untilSignal(ctx)
 	root := newRootCommand(a, line.wanted())
 	root.SetArgs(args)
 	return report(u, root.ExecuteContext(ctx))
