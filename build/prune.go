@@ -80,6 +80,8 @@ func (b *Builder) mounts() *op.Env {
 type PruneOptions struct {
 	All     bool                  // also what an image needs too, which frees nothing
 	Keep    int64                 // bytes that may stay, the most recently used; 0: none
+	MaxUsed int64                 // if not 0, no more goes than until so many bytes are left; Keep stays even then
+	MinFree int64                 // if not 0, no more goes than until the disk has so many bytes free; likewise
 	Matches func(CacheEntry) bool // only these may go; nil: all
 	DryRun  bool
 	// Collected says that garbage was just collected, which need not be done again for nothing.
@@ -93,7 +95,11 @@ func (b *Builder) Prune(ctx context.Context, o PruneOptions) ([]CacheEntry, erro
 	if err != nil {
 		return nil, fmt.Errorf("pruning the build cache: %w", err)
 	}
-	gone := o.choose(all)
+	free, err := freeSpace(b.Store.Root())
+	if err != nil {
+		return nil, fmt.Errorf("pruning the build cache: %w", err)
+	}
+	gone := o.choose(all, free)
 	if o.DryRun {
 		return gone, nil
 	}
@@ -144,14 +150,30 @@ func (b *Builder) sweep(ctx context.Context) error {
 	return err
 }
 
+// stays returns how many bytes of total may stay, 0 for none, where the disk has free bytes.
+func (o PruneOptions) stays(total, free int64) int64 {
+	if o.MaxUsed == 0 && o.MinFree == 0 {
+		return o.Keep
+	}
+	keep := total
+	if o.MaxUsed != 0 {
+		keep = min(keep, o.MaxUsed)
+	}
+	if missing := o.MinFree - free; missing > 0 {
+		keep = min(keep, total-missing)
+	}
+	return max(keep, o.Keep, 1) // not 0, which would be none at all, also of what has no bytes
+}
+
 // choose returns what goes of all, which is sorted by use.
-func (o PruneOptions) choose(all []CacheEntry) (gone []CacheEntry) {
+func (o PruneOptions) choose(all []CacheEntry, free int64) (gone []CacheEntry) {
 	var total int64
 	for _, e := range all {
 		total += e.Size
 	}
+	keep := o.stays(total, free)
 	for _, e := range all {
-		if o.Keep > 0 && total <= o.Keep {
+		if keep > 0 && total <= keep {
 			break
 		}
 		if e.InUse || e.Shared && !o.All || o.Matches != nil && !o.Matches(e) {
@@ -193,11 +215,20 @@ func (b *Builder) collect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	gone := PruneOptions{All: true, Keep: keep}.choose(all)
+	gone := PruneOptions{All: true, Keep: keep}.choose(all, 0)
 	if len(gone) == 0 {
 		return nil
 	}
 	return b.remove(ctx, gone)
+}
+
+// freeSpace returns the bytes that the disk of dir has left.
+func freeSpace(dir string) (int64, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	return int64(fs.Bavail) * fs.Bsize, nil
 }
 
 // defaultCacheSize is a tenth of the disk, at least 10 GB if that is no more than half of it.

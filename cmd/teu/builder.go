@@ -85,6 +85,7 @@ func newBuilderDuCommand(a *app) *cobra.Command {
 	f.StringArrayVar(&filters, "filter", nil, "id=, type=, description=, shared=, inuse=, until=DURATION")
 	f.StringVar(&format, "format", "", "table, json or a Go template")
 	f.BoolVar(&verbose, "verbose", false, "tell all that is known of each entry")
+	ignoreBuilder(cmd)
 	return cmd
 }
 
@@ -127,6 +128,7 @@ type builderPruneFlags struct {
 	all, force, verbose bool
 	filters             []string
 	keep, reserved      string
+	maxUsed, minFree    string
 }
 
 func newBuilderPruneCommand(a *app) *cobra.Command {
@@ -142,7 +144,7 @@ func newBuilderPruneCommand(a *app) *cobra.Command {
 			o := build.PruneOptions{All: f.all}
 			var err error
 			if o.Matches, err = cacheFilter(f.filters, time.Now()); err == nil {
-				o.Keep, err = f.keepBytes()
+				err = f.space(&o)
 			}
 			if err != nil {
 				return &usageError{command: cmd.CommandPath(), err: err}
@@ -156,24 +158,39 @@ func newBuilderPruneCommand(a *app) *cobra.Command {
 	s.BoolVar(&f.verbose, "verbose", false, "tell all that is known of each entry")
 	s.StringArrayVar(&f.filters, "filter", nil, "only what matches: id=, type=, description=, shared=, inuse=, until=DURATION")
 	s.StringVar(&f.reserved, "reserved-space", "", "keep so many bytes of what was used last, such as 10GB")
+	s.StringVar(&f.maxUsed, "max-used-space", "", "remove no more than until so many bytes are left")
+	s.StringVar(&f.minFree, "min-free-space", "", "remove no more than until the disk has so many bytes free")
 	s.StringVar(&f.keep, "keep-storage", "", "another name of --reserved-space")
 	s.MarkHidden("keep-storage")
+	ignoreBuilder(cmd)
 	return cmd
 }
 
-func (f *builderPruneFlags) keepBytes() (int64, error) {
-	text := f.reserved
-	if text == "" {
-		text = f.keep
+// space sets how much may stay.
+func (f *builderPruneFlags) space(o *build.PruneOptions) (err error) {
+	if f.reserved == "" {
+		f.reserved = f.keep
 	}
-	if text == "" {
-		return 0, nil
+	for _, flag := range []struct {
+		name, text string
+		to         *int64
+	}{{"--reserved-space", f.reserved, &o.Keep}, {"--max-used-space", f.maxUsed, &o.MaxUsed}, {"--min-free-space", f.minFree, &o.MinFree}} {
+		if flag.text == "" {
+			continue
+		}
+		if *flag.to, err = units.RAMInBytes(flag.text); err != nil {
+			return fmt.Errorf("%s %s: %w", flag.name, flag.text, err)
+		}
 	}
-	n, err := units.RAMInBytes(text)
-	if err != nil {
-		return 0, fmt.Errorf("--reserved-space %s: %w", text, err)
+	return nil
+}
+
+// ignoreBuilder takes the flags of buildx that choose a builder and how long to wait for it.
+func ignoreBuilder(cmd *cobra.Command) {
+	for _, name := range []string{"builder", "timeout"} {
+		cmd.Flags().String(name, "", "")
+		_ = cmd.Flags().MarkHidden(name) // it was just made
 	}
-	return n, nil
 }
 
 func pruneBuilder(ctx context.Context, a *app, f builderPruneFlags, o build.PruneOptions) error {

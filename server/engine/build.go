@@ -210,6 +210,9 @@ func (b *buildPrinter) failed(err error) error {
 	return b.p.send(m)
 }
 
+// wished says whether a filter that may stand alone is wished for.
+func wished(v string) bool { return v != "false" && v != "0" }
+
 // pruneBuild answers POST /build/prune.
 func (s *Server) pruneBuild(w http.ResponseWriter, r *request) error {
 	filters, err := r.filters("until", "unused-for", "id", "parent", "type", "description", "inuse", "shared", "private")
@@ -217,12 +220,12 @@ func (s *Server) pruneBuild(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	o := build.PruneOptions{All: r.flag("all")}
-	for _, key := range []string{"keep-storage", "reserved-space"} {
+	for key, to := range map[string]*int64{"keep-storage": &o.Keep, "reserved-space": &o.Keep, "max-used-space": &o.MaxUsed, "min-free-space": &o.MinFree} {
 		n, err := r.number(key, 0)
 		if err != nil {
 			return err
 		}
-		o.Keep = max(o.Keep, int64(n))
+		*to = max(*to, int64(n))
 	}
 	before := time.Time{}
 	for _, v := range append(filters["until"], filters["unused-for"]...) {
@@ -235,7 +238,12 @@ func (s *Server) pruneBuild(w http.ResponseWriter, r *request) error {
 	o.Matches = func(e build.CacheEntry) bool {
 		return (before.IsZero() || e.LastUsed.Before(before)) &&
 			anyOf(filters, "id", func(v string) bool { return strings.HasPrefix(e.ID, v) }) &&
-			anyOf(filters, "type", func(v string) bool { return e.Type == v })
+			anyOf(filters, "type", func(v string) bool { return e.Type == v }) &&
+			anyOf(filters, "description", func(v string) bool { return e.Description == v }) &&
+			anyOf(filters, "parent", func(string) bool { return false }) && // nothing here has one
+			anyOf(filters, "inuse", func(v string) bool { return e.InUse == wished(v) }) &&
+			anyOf(filters, "shared", func(v string) bool { return e.Shared == wished(v) }) &&
+			anyOf(filters, "private", func(v string) bool { return e.Shared != wished(v) })
 	}
 	b, err := s.Backend.Builder(s.Backend.Registry(nil))
 	if err != nil {
