@@ -52,10 +52,8 @@ func (s *Store) Create(ctx context.Context, id, dir string, o CreateOptions) (c 
 	if err := checkID(id); err != nil {
 		return nil, nil, err
 	}
-	b, err := s.keeper()
-	if err != nil {
-		return nil, nil, err
-	}
+	l := keeper.NewLauncher(s.keeper)
+	defer l.Close()
 	c = &Container{store: s, dir: filepath.Join(s.root, id), Record: Record{ID: id, Created: time.Now().UTC(), Owner: o.Owner}}
 	conf, err := c.load(dir)
 	if err != nil {
@@ -85,7 +83,7 @@ func (s *Store) Create(ctx context.Context, id, dir string, o CreateOptions) (c 
 			err = errors.Join(err, c.discard(context.WithoutCancel(ctx)))
 		}
 	}()
-	warnings, err = c.create(ctx, b, conf, o)
+	warnings, err = c.create(ctx, l, conf, o)
 	return c, append(oci.Ungrantable(conf.Process), warnings...), err
 }
 
@@ -134,7 +132,7 @@ func checkConsole(p *specs.Process, o Stdio) error {
 }
 
 // create writes the record before it makes what the record leads to.
-func (c *Container) create(ctx context.Context, b *keeper.Binary, conf *specs.Spec, o CreateOptions) (warnings []string, err error) {
+func (c *Container) create(ctx context.Context, l *keeper.Launcher, conf *specs.Spec, o CreateOptions) (warnings []string, err error) {
 	h, err := c.claimGroup(conf, o)
 	if err != nil {
 		return nil, err
@@ -179,7 +177,7 @@ func (c *Container) create(ctx context.Context, b *keeper.Binary, conf *specs.Sp
 	if err := c.saveProgram(p); err != nil {
 		return warnings, err
 	}
-	return warnings, c.launch(ctx, b, p, conf, o.Stdio, filled)
+	return warnings, c.launch(ctx, l, p, conf, o.Stdio, filled)
 }
 
 // options are those of the launch program, whose FIFOs are made. Their mode lets in root
@@ -278,9 +276,9 @@ func (c *Container) saveProgram(p *launch.Program) error {
 	return os.WriteFile(filepath.Join(c.dir, programName), code, 0o600)
 }
 
-func (c *Container) launch(ctx context.Context, b *keeper.Binary, p *launch.Program, conf *specs.Spec, o Stdio, filled []*os.File) error {
+func (c *Container) launch(ctx context.Context, l *keeper.Launcher, p *launch.Program, conf *specs.Spec, o Stdio, filled []*os.File) error {
 	files := slices.Concat(o.Files[:], o.Extra, filled)
-	return withProcess(b, p, files, o, func(child *keeper.Orphan, id statefile.Process) error {
+	return withProcess(l, p, files, o, func(child *keeper.Orphan, id statefile.Process) error {
 		c.Init = id
 		if err := c.save(); err != nil || (conf.Hooks == nil && len(conf.Linux.NetDevices) == 0) {
 			return err
@@ -300,8 +298,8 @@ func (c *Container) launch(ctx context.Context, b *keeper.Binary, p *launch.Prog
 
 // withProcess starts a program and lets it live once its terminal is handed over, keep has
 // noted it and the caller's file names it.
-func withProcess(b *keeper.Binary, p *launch.Program, files []*os.File, o Stdio, keep func(*keeper.Orphan, statefile.Process) error) error {
-	child, err := keeper.Launch(b, p, files)
+func withProcess(l *keeper.Launcher, p *launch.Program, files []*os.File, o Stdio, keep func(*keeper.Orphan, statefile.Process) error) error {
+	child, err := l.Launch(p, files)
 	if err != nil {
 		return err
 	}

@@ -41,6 +41,8 @@ func (c *Container) Exec(p *specs.Process, o ExecOptions) (id statefile.Process,
 	if err := checkConsole(p, o.Stdio); err != nil {
 		return id, err
 	}
+	l := keeper.NewLauncher(c.store.keeper)
+	defer l.Close()
 	conf, err := c.spec()
 	if err != nil {
 		return id, err
@@ -72,11 +74,7 @@ func (c *Container) Exec(p *specs.Process, o ExecOptions) (id statefile.Process,
 		defer root.Close()
 		files = append(files, root)
 	}
-	b, err := c.store.keeper()
-	if err != nil {
-		return id, err
-	}
-	err = withProcess(b, program, append(files, o.Extra...), o.Stdio, func(child *keeper.Orphan, started statefile.Process) error {
+	err = withProcess(l, program, append(files, o.Extra...), o.Stdio, func(child *keeper.Orphan, started statefile.Process) error {
 		id = started
 		if child.Listener == nil {
 			return nil

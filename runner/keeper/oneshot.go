@@ -20,10 +20,41 @@ type Orphan struct {
 	keeper *os.File
 }
 
-// Launch starts a program by a keeper that waits until the caller has written down what
-// it needs. [Orphan.Leave] or [Orphan.Close] must be called; if the caller is killed
-// before, the process is killed.
-func Launch(b *Binary, p *launch.Program, files []*os.File) (*Orphan, error) {
+// Launcher is a keeper that waits for a program: [Launcher.Launch] gives it one, Close ends
+// it. Its own start takes as long as compiling the program does, and goes on beside it.
+type Launcher struct {
+	started chan struct{}
+	c       *conn
+	err     error
+}
+
+// NewLauncher begins to start such a keeper.
+func NewLauncher(binary func() (*Binary, error)) *Launcher {
+	l := &Launcher{started: make(chan struct{})}
+	go func() {
+		defer close(l.started)
+		b, err := binary()
+		if err == nil {
+			l.c, err = b.spawn(os.Stderr, "launch")
+		}
+		l.err = err
+	}()
+	return l
+}
+
+// Close ends a keeper that was given nothing. After Launch it does nothing.
+func (l *Launcher) Close() error {
+	<-l.started
+	if l.c == nil {
+		return nil
+	}
+	return l.c.Close()
+}
+
+// Launch starts a program by the keeper, which then waits until the caller has written down
+// what it needs. [Orphan.Leave] or [Orphan.Close] must be called; if the caller is killed
+// before, the process is killed. It can be called once.
+func (l *Launcher) Launch(p *launch.Program, files []*os.File) (*Orphan, error) {
 	program, err := p.MarshalBinary()
 	if err != nil {
 		return nil, err
@@ -31,10 +62,11 @@ func Launch(b *Binary, p *launch.Program, files []*os.File) (*Orphan, error) {
 	if len(files) > maxFiles {
 		return nil, fmt.Errorf("%d files for a process: %w", len(files), errdefs.ErrInvalidArgument)
 	}
-	c, err := b.spawn(os.Stderr, "launch")
-	if err != nil {
-		return nil, err
+	if <-l.started; l.err != nil {
+		return nil, l.err
 	}
+	c := l.c
+	l.c = nil
 	o, err := ask(c, program, files)
 	if err != nil {
 		c.Close()
