@@ -38,6 +38,9 @@ func (g *Registry) getBlob(w http.ResponseWriter, r *http.Request, rt route) err
 	if err != nil {
 		return err
 	}
+	if err := checkRange(w, r, size); err != nil {
+		return err
+	}
 	limitWriting(w, size)
 	http.ServeContent(w, r, "", time.Time{}, f)
 	return nil

@@ -237,15 +237,20 @@ func TestGetBlob(t *testing.T) {
 		body         string
 		contentRange string
 	}{
-		"GET":          {"GET", "", 200, "0123456789", ""},
-		"HEAD":         {"HEAD", "", 200, "", ""},
-		"first bytes":  {"GET", "bytes=0-3", 206, "0123", "bytes 0-3/10"},
-		"from":         {"GET", "bytes=7-", 206, "789", "bytes 7-9/10"},
-		"last bytes":   {"GET", "bytes=-2", 206, "89", "bytes 8-9/10"},
-		"past the end": {"GET", "bytes=8-100", 206, "89", "bytes 8-9/10"},
-		"not there":    {"GET", "bytes=10-", 416, "", "bytes */10"},
-		"backwards":    {"GET", "bytes=5-0", 416, "", ""},
-		"HEAD range":   {"HEAD", "bytes=0-3", 206, "", "bytes 0-3/10"},
+		"GET":           {"GET", "", 200, "0123456789", ""},
+		"HEAD":          {"HEAD", "", 200, "", ""},
+		"first bytes":   {"GET", "bytes=0-3", 206, "0123", "bytes 0-3/10"},
+		"from":          {"GET", "bytes=7-", 206, "789", "bytes 7-9/10"},
+		"last bytes":    {"GET", "bytes=-2", 206, "89", "bytes 8-9/10"},
+		"past the end":  {"GET", "bytes=8-100", 206, "89", "bytes 8-9/10"},
+		"not there":     {"GET", "bytes=10-", 416, "", "bytes */10"},
+		"backwards":     {"GET", "bytes=5-0", 416, "", "bytes */10"},
+		"HEAD range":    {"HEAD", "bytes=0-3", 206, "", "bytes 0-3/10"},
+		"the last none": {"GET", "bytes=-0", 416, "", "bytes */10"},
+		"no numbers":    {"GET", "bytes=a-b", 416, "", "bytes */10"},
+		"one number":    {"GET", "bytes=3", 416, "", "bytes */10"},
+		"more than all": {"GET", "bytes=-100", 206, "0123456789", "bytes 0-9/10"},
+		"other unit":    {"GET", "lines=1-2", 200, "0123456789", ""},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -257,6 +262,9 @@ func TestGetBlob(t *testing.T) {
 			a := c.do(test.method, "/v2/a/blobs/"+d, nil, headers...)
 			if a.status != test.status || (test.status < 400 && string(a.body) != test.body) {
 				t.Fatalf("got %d %q, want %d %q", a.status, a.body, test.status, test.body)
+			}
+			if test.status == 416 {
+				c.want(a, 416, codeSizeInvalid)
 			}
 			if got := a.header.Get("Content-Range"); got != test.contentRange {
 				t.Errorf("got Content-Range %q, want %q", got, test.contentRange)

@@ -210,7 +210,7 @@ func (c *conformer) ranges(a digest.Algorithm) {
 		}
 	}
 	for _, header := range []string{"bytes=500-0", "bytes=5000-10000", "bytes=2048-", "bytes=x"} {
-		c.want(c.do("GET", path, nil, "Range", header), 416, "")
+		c.want(c.do("GET", path, nil, "Range", header), 416, codeSizeInvalid)
 	}
 	etag := c.do("HEAD", path, nil).header.Get("Etag")
 	c.want(c.do("GET", path, nil, "Range", "bytes=5-9", "If-Range", etag), 206, "")

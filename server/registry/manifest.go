@@ -13,6 +13,9 @@ import (
 // maxManifest is the largest manifest that is accepted, in bytes.
 const maxManifest = 4 << 20
 
+// maxIgnored is how much of a manifest that is too large is read before the answer, in bytes.
+const maxIgnored = 16 << 20
+
 // maxTagParameters is how many ?tag= one PUT may have.
 const maxTagParameters = 64
 
@@ -42,7 +45,7 @@ func (g *Registry) getManifest(w http.ResponseWriter, r *http.Request, rt route)
 	if m.warning != "" {
 		h["Warning"] = []string{`299 - "` + m.warning + `"`}
 	}
-	if r.Header.Get("If-None-Match") == etag {
+	if noneMatch(r.Header["If-None-Match"], etag) {
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
@@ -123,18 +126,19 @@ func putReference(r *http.Request, rt route) (want digest.Digest, tags []string,
 }
 
 func readManifest(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	tooLarge := &apiError{http.StatusRequestEntityTooLarge, codeSizeInvalid, "manifests are at most 4 MiB", nil}
-	if r.ContentLength > maxManifest {
-		return nil, tooLarge
+	b, body := []byte(nil), newBody(w, r)
+	if r.ContentLength <= maxManifest {
+		var err error
+		if b, err = io.ReadAll(io.LimitReader(body, maxManifest+1)); err != nil {
+			return nil, err
+		}
 	}
-	b, err := io.ReadAll(io.LimitReader(newBody(w, r), maxManifest+1))
-	if err != nil {
-		return nil, err
+	if r.ContentLength <= maxManifest && len(b) <= maxManifest {
+		return b, nil
 	}
-	if len(b) > maxManifest {
-		return nil, tooLarge
-	}
-	return b, nil
+	// Many clients look at the answer when they have sent all, and find the connection closed.
+	_, _ = io.CopyN(io.Discard, body, maxIgnored)
+	return nil, &apiError{http.StatusRequestEntityTooLarge, codeSizeInvalid, "manifests are at most 4 MiB", nil}
 }
 
 // deleteManifest serves DELETE /v2/NAME/manifests/TAG-OR-DIGEST: a digest goes with all

@@ -1,10 +1,13 @@
 package registry
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -35,7 +38,10 @@ func TestPutAndGetManifest(t *testing.T) {
 				t.Errorf("%s %s (-want +got):\n%s", method, ref, diff)
 			}
 		}
-		c.want(c.do("GET", "/v2/a/b/manifests/"+ref, nil, "If-None-Match", `"`+d.String()+`"`), 304, "")
+		for _, has := range []string{`"` + d.String() + `"`, `W/"` + d.String() + `"`, `"x",  "` + d.String() + `"`, "*", d.String()} {
+			c.want(c.do("GET", "/v2/a/b/manifests/"+ref, nil, "If-None-Match", has), 304, "")
+		}
+		c.want(c.do("GET", "/v2/a/b/manifests/"+ref, nil, "If-None-Match", `"x", `), 200, "")
 	}
 }
 
@@ -369,5 +375,28 @@ func TestReferrersPages(t *testing.T) {
 	}
 	if len(want) > 0 {
 		t.Errorf("missing %v", want)
+	}
+}
+
+// TestTooLargeManifestIsAnswered: also to who first sends all of it.
+func TestTooLargeManifestIsAnswered(t *testing.T) {
+	c := serve(t)
+	conn, err := net.Dial("tcp", strings.TrimPrefix(c.base, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	body := bytes.Repeat([]byte(" "), maxManifest+8<<20)
+	head := fmt.Sprintf("PUT /v2/a/manifests/x HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n", ocispec.MediaTypeImageManifest, len(body))
+	if _, err := conn.Write(append([]byte(head), body...)); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusRequestEntityTooLarge {
+		t.Errorf("got %s, want 413", resp.Status)
 	}
 }
