@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"context"
 	"crypto/tls"
 	"net"
 	"net/http"
@@ -69,56 +68,6 @@ func (c *Client) hostAt(name, addr string, credentials bool) *host {
 		c.hosts[key] = h
 	}
 	return h
-}
-
-// base returns the root of the host's API. A lax host is asked by TLS first and by
-// plain HTTP if it does not speak TLS, as docker does.
-func (h *host) base(ctx context.Context) (*url.URL, error) {
-	scheme, err := h.resolveScheme(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return &url.URL{Scheme: scheme, Host: h.addr}, nil
-}
-
-func (h *host) resolveScheme(ctx context.Context) (string, error) {
-	switch {
-	case h.broken != nil:
-		return "", h.broken
-	case h.fixed != "":
-		return h.fixed, nil
-	case !h.lax:
-		return "https", nil
-	}
-	if err := h.probe.acquire(ctx); err != nil {
-		return "", err
-	}
-	defer h.probe.release()
-	if h.scheme != "" {
-		return h.scheme, nil
-	}
-	h.scheme = "http"
-	if err := h.ping(ctx); err == nil {
-		h.scheme = "https"
-	} else if ctx.Err() != nil {
-		h.scheme = ""
-		return "", context.Cause(ctx)
-	}
-	return h.scheme, nil
-}
-
-// ping finds out whether the host speaks TLS.
-func (h *host) ping(ctx context.Context) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+h.addr+"/v2/", nil)
-	if err != nil {
-		return err
-	}
-	req.Header.Set("User-Agent", h.client.options.UserAgent)
-	resp, err := h.transport().RoundTrip(req)
-	if err != nil {
-		return err
-	}
-	return resp.Body.Close()
 }
 
 func (h *host) transport() http.RoundTripper {

@@ -225,8 +225,8 @@ func (r *Repository) location(resp *http.Response, s string) (*url.URL, error) {
 	if err != nil || s == "" {
 		return nil, fmt.Errorf("%s gave the unusable address %q: %w", r.host.name, printable(s), errdefs.ErrUnavailable)
 	}
-	if u.Host == r.host.addr {
-		if u.Scheme = "https"; r.host.lax {
+	if r.host.serves(u) {
+		if u.Host, u.Scheme = r.host.addr, "https"; r.host.lax {
 			base, err := r.host.base(resp.Request.Context())
 			if err != nil {
 				return nil, err

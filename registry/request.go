@@ -55,29 +55,22 @@ func (c *Client) repeat(ctx context.Context, again bool, f func() (*http.Respons
 // credentials where they leave the host: registry.k8s.io serves manifests that way,
 // everybody blobs.
 func (h *host) send(ctx context.Context, q request) (*http.Response, error) {
-	u := q.url
-	if u == nil {
-		base, err := h.base(ctx)
-		if err != nil {
+	var base *url.URL
+	var first *answer
+	if q.url == nil {
+		var err error
+		if base, first, err = h.begin(ctx, q); err != nil {
 			return nil, err
 		}
-		u = base.JoinPath(q.path)
 	}
-	if len(q.query) > 0 {
-		both := u.Query()
-		for k, v := range q.query {
-			both[k] = v
-		}
-		with := *u
-		with.RawQuery = both.Encode()
-		u = &with
-	}
+	u := q.address(base)
 	at := h
-	if u.Host != h.addr {
+	if !h.serves(u) {
 		at = h.client.foreign(u)
 	}
 	for hop := 0; ; hop++ {
-		resp, err := at.authorized(ctx, q, u)
+		resp, err := at.authorized(ctx, q, u, first)
+		first = nil
 		if err != nil {
 			return nil, err
 		}
@@ -97,12 +90,29 @@ func (h *host) send(ctx context.Context, q request) (*http.Response, error) {
 		if err != nil {
 			return nil, fmt.Errorf("redirected by %s: %w", at.name, err)
 		}
-		if u = next; u.Host == h.addr {
-			at = h
-		} else {
-			at = h.client.foreign(u)
+		if at = h; !h.serves(next) || u.Scheme == "https" && next.Scheme == "http" {
+			at = h.client.foreign(next)
 		}
+		u = next
 	}
+}
+
+// address returns where q goes on a host with the root base.
+func (q request) address(base *url.URL) *url.URL {
+	u := q.url
+	if u == nil {
+		u = base.JoinPath(q.path)
+	}
+	if len(q.query) == 0 {
+		return u
+	}
+	both := u.Query()
+	for k, v := range q.query {
+		both[k] = v
+	}
+	with := *u
+	with.RawQuery = both.Encode()
+	return &with
 }
 
 func isRedirect(status int) bool {
@@ -137,16 +147,22 @@ func redirectTarget(q request, from *url.URL, location string, insecure insecure
 
 // authorized sends q to u with the credentials the host asks for, at most three times:
 // as we think is right, as its challenge says, and after a ping if the host hides
-// from strangers what it has.
-func (h *host) authorized(ctx context.Context, q request, u *url.URL) (*http.Response, error) {
-	used, err := h.auth.header(ctx, q.scope)
-	if err != nil {
-		return nil, err
+// from strangers what it has. first is the answer to an attempt without credentials that has been made
+// already, or nil.
+func (h *host) authorized(ctx context.Context, q request, u *url.URL, first *answer) (*http.Response, error) {
+	used := ""
+	if first == nil {
+		var err error
+		if used, err = h.auth.header(ctx, q.scope); err != nil {
+			return nil, err
+		}
+		resp, err := h.attempt(ctx, q, u, used)
+		first = &answer{resp, err}
 	}
-	resp, err := h.attempt(ctx, q, u, used)
-	if err != nil {
-		return nil, err
+	if first.err != nil {
+		return nil, first.err
 	}
+	resp := first.resp
 	denied := resp
 	switch resp.StatusCode {
 	case http.StatusUnauthorized:
