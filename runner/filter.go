@@ -47,11 +47,33 @@ func boolFilter(filters map[string][]string, name string) (value, given bool, er
 	return value, true, nil
 }
 
-// matchesName says whether a filter means a name: it is a regular expression that the name
-// contains (moby daemon/internal/filters, Args.Match), and what is none finds nothing but itself.
-func matchesName(name, filter string) bool {
-	ok, err := regexp.MatchString(filter, name)
-	return name == filter || err == nil && ok
+// pattern is a filter for names: a regular expression that the name contains (moby
+// daemon/internal/filters, Args.Match); what is none finds nothing but itself.
+type pattern struct {
+	text string
+	re   *regexp.Regexp // nil if text is none
+}
+
+// maxPattern bounds the regular expressions of clients, in bytes.
+const maxPattern = 1 << 10
+
+// patterns are the values of a filter for names.
+func patterns(filters map[string][]string, name string) (list []pattern, err error) {
+	for _, text := range filters[name] {
+		if len(text) > maxPattern {
+			return nil, worded(errdefs.ErrInvalidArgument, "invalid filter '%s': longer than %d bytes", name, maxPattern)
+		}
+		re, _ := regexp.Compile(text)
+		list = append(list, pattern{text, re})
+	}
+	return list, nil
+}
+
+// matchAny says whether a name fits one of the patterns; any does when there is none.
+func matchAny(list []pattern, name string) bool {
+	return len(list) == 0 || slices.ContainsFunc(list, func(p pattern) bool {
+		return name == p.text || p.re != nil && p.re.MatchString(name)
+	})
 }
 
 func (e *Engine) filterVolumes(all []Volume, filters map[string][]string) ([]Volume, error) {
@@ -62,12 +84,16 @@ func (e *Engine) filterVolumes(all []Volume, filters map[string][]string) ([]Vol
 	if err != nil {
 		return nil, err
 	}
+	names, err := patterns(filters, "name")
+	if err != nil {
+		return nil, err
+	}
 	users, err := e.VolumeUsers()
 	if err != nil {
 		return nil, err
 	}
 	return slices.DeleteFunc(all, func(v Volume) bool {
-		return !anyOf(filters["name"], func(s string) bool { return matchesName(v.Name, s) }) ||
+		return !matchAny(names, v.Name) ||
 			!anyOf(filters["driver"], func(s string) bool { return v.Driver == s }) ||
 			given && dangling != (len(users[v.Name]) == 0) || !hasLabels(v.Labels, filters)
 	}), nil

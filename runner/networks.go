@@ -51,6 +51,10 @@ func (e *Engine) Networks(ctx context.Context, filters map[string][]string) ([]n
 	if err != nil {
 		return nil, err
 	}
+	names, err := patterns(filters, "name")
+	if err != nil {
+		return nil, err
+	}
 	for _, t := range filters["type"] {
 		if t != "custom" && t != "builtin" {
 			return nil, worded(errdefs.ErrInvalidArgument, "invalid filter: 'type'='%s'", t)
@@ -70,7 +74,7 @@ func (e *Engine) Networks(ctx context.Context, filters map[string][]string) ([]n
 		builtin := e.network.Builtin(n)
 		return !anyOf(filters["driver"], func(s string) bool { return n.Driver == s }) ||
 			!anyOf(filters["id"], func(s string) bool { return strings.HasPrefix(n.ID, s) }) ||
-			!anyOf(filters["name"], func(s string) bool { return matchesName(n.Name, s) }) ||
+			!matchAny(names, n.Name) ||
 			!anyOf(filters["scope"], func(s string) bool { return n.Scope == s }) ||
 			!anyOf(filters["type"], func(s string) bool { return builtin == (s == "builtin") }) ||
 			given && dangling != (!builtin && !used[n.ID]) || !hasLabels(n.Labels, filters)

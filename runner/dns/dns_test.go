@@ -32,14 +32,17 @@ func zones() []Zone {
 			{Names: []string{"web2", "www", "a.b"}, Addresses: addresses("10.0.0.3")},
 		}},
 		{Network: "blue", Members: []Member{{Names: []string{"db"}, Addresses: addresses("10.0.1.2")}}},
+		{Network: "Sea.green", Members: []Member{{Names: []string{"db.1"}, Addresses: addresses("10.0.2.2")}}},
 	}
 }
 
 func TestLookup(t *testing.T) {
-	c := Config{Aliases: map[string]string{"mate": "db"}}
+	c := Config{Links: []Link{{Network: "blue", Alias: "Mate", Name: "db"}, {Network: "red", Alias: "lost", Name: "db"}, {Network: "red", Alias: "www", Name: "web"}}}
 	for name, want := range map[string][]netip.Addr{
 		"web": addresses("10.0.0.2", "fd00::2"), "0123456789ab": addresses("10.0.0.2", "fd00::2"),
-		"www": addresses("10.0.0.2", "10.0.0.3", "fd00::2"), "a.b": addresses("10.0.0.3"), "mate": addresses("10.0.1.2"),
+		"www": addresses("10.0.0.2", "fd00::2"), "a.b": addresses("10.0.0.3"), "mate": addresses("10.0.1.2"),
+		"mate.blue": addresses("10.0.1.2"), "mate.red": nil, "lost": nil, // a link holds in its own network
+		"db.1.sea.green": addresses("10.0.2.2"), "db.1": addresses("10.0.2.2"), "db.1.green": nil,
 		"db.blue": addresses("10.0.1.2"), "db.red": nil, "nobody": nil, "": nil, ".": nil,
 	} {
 		got, known := lookup(c, zones(), name)
@@ -50,7 +53,7 @@ func TestLookup(t *testing.T) {
 	}
 	first := map[netip.Addr]bool{}
 	for range 200 {
-		got, _ := lookup(c, zones(), "www")
+		got, _ := lookup(Config{}, zones(), "www")
 		first[got[0]] = true
 	}
 	if len(first) != 3 {

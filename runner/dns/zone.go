@@ -20,14 +20,21 @@ import (
 
 // Config is what one container sees, a document that changes while it runs.
 type Config struct {
-	NetNS   string            // path of the container's network namespace
-	Port    uint16            // on 127.0.0.11
-	Zones   []string          // paths of the Zones of its networks
-	Servers []Server          // asked in this order for what no zone knows
-	Aliases map[string]string `json:",omitempty"` // names only this container uses, in lower case, for others
+	NetNS   string   // path of the container's network namespace
+	Port    uint16   // on 127.0.0.11
+	Zones   []string // paths of the Zones of its networks
+	Servers []Server // asked in this order for what no zone knows
+	Links   []Link   `json:",omitempty"`
 	// Closed says that the container's networks lead nowhere: servers that only the host
 	// reaches are not asked, since a question can carry data out (CVE-2024-29018).
 	Closed bool `json:",omitempty"`
+}
+
+// Link is a name that only this container uses for another, as long as that is in the network.
+type Link struct {
+	Network string
+	Alias   string
+	Name    string
 }
 
 // Server is a name server.
@@ -105,18 +112,15 @@ func (v *view) current() (Config, []Zone) {
 }
 
 // lookup returns the addresses of a name in lower case without the final dot, in random
-// order, and whether the networks know it. NAME.NETWORK is NAME in that network.
+// order, and whether the networks know it. NAME.NETWORK is NAME in that network; both may have dots.
 func lookup(c Config, zones []Zone, name string) (addresses []netip.Addr, known bool) {
-	if target, ok := c.Aliases[name]; ok {
-		name = strings.ToLower(target)
-	}
 	for _, z := range zones {
-		addresses = append(addresses, z.find(name)...)
+		addresses = append(addresses, z.find(c, name)...)
 	}
-	if i := strings.LastIndexByte(name, '.'); len(addresses) == 0 && i > 0 {
+	if len(addresses) == 0 {
 		for _, z := range zones {
-			if strings.EqualFold(z.Network, name[i+1:]) {
-				addresses = append(addresses, z.find(name[:i])...)
+			if short, ok := strings.CutSuffix(name, "."+strings.ToLower(z.Network)); ok {
+				addresses = append(addresses, z.find(c, short)...)
 			}
 		}
 	}
@@ -124,7 +128,11 @@ func lookup(c Config, zones []Zone, name string) (addresses []netip.Addr, known 
 	return addresses, len(addresses) > 0
 }
 
-func (z Zone) find(name string) (addresses []netip.Addr) {
+// find returns the addresses of a name in one network, where a link comes before what is there.
+func (z Zone) find(c Config, name string) (addresses []netip.Addr) {
+	if i := slices.IndexFunc(c.Links, func(l Link) bool { return l.Network == z.Network && strings.EqualFold(l.Alias, name) }); i >= 0 {
+		name = c.Links[i].Name
+	}
 	for _, m := range z.Members {
 		if slices.ContainsFunc(m.Names, func(n string) bool { return strings.EqualFold(n, name) }) {
 			addresses = append(addresses, m.Addresses...)

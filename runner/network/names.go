@@ -57,14 +57,15 @@ func (m *Manager) writeDNS(s Sandbox) error {
 	if s.DNSPort == 0 {
 		return nil
 	}
-	c := dns.Config{NetNS: s.NetNS, Port: s.DNSPort, Servers: s.Servers, Aliases: map[string]string{}}
+	c := dns.Config{NetNS: s.NetNS, Port: s.DNSPort, Servers: s.Servers}
 	for _, ep := range s.Endpoints {
-		if m.hasNames(ep.Network) {
-			c.Zones = append(c.Zones, m.zone(ep.Network))
+		if !m.hasNames(ep.Network) {
+			continue
 		}
+		c.Zones = append(c.Zones, m.zone(ep.Network))
 		for _, link := range ep.Links {
 			if name, alias, ok := strings.Cut(link, ":"); ok && alias != "" {
-				c.Aliases[strings.ToLower(alias)] = name
+				c.Links = append(c.Links, dns.Link{Network: ep.NetworkName, Alias: alias, Name: name})
 			}
 		}
 	}

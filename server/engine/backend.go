@@ -45,6 +45,7 @@ var _ Containers = (*runner.Engine)(nil)
 
 type containerLife interface {
 	List(ctx context.Context) ([]*runner.Container, error)
+	Search(ctx context.Context, o runner.SearchOptions) ([]*runner.Container, error)
 	Get(ctx context.Context, ref string) (*runner.Container, error)
 	Inspect(ctx context.Context, ref string) (*runner.Inspection, error)
 	NetworkSettings(list ...*runner.Container) []runner.InspectNetwork
