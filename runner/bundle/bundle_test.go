@@ -3,6 +3,7 @@ package bundle
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -235,12 +236,41 @@ func TestFailures(t *testing.T) {
 	if all, err := p.All(); len(all) != 0 || err != nil {
 		t.Errorf("left: %v, %v", all, err)
 	}
-	c, err := p.create(t, "a", "", func(s *specs.Spec) { s.Process.Args = []string{"/proc/1/status"} })
-	if err != nil {
-		return // it was seen early
+}
+
+// A command that nobody can execute is told by create, in runc's words, by which podman and
+// docker choose between the exit codes 126 and 127.
+func TestCommands(t *testing.T) {
+	p := newPlace(t)
+	for command, want := range map[string]string{
+		"nosuch":         `exec: "nosuch": executable file not found in $PATH`,
+		"/nosuch":        `exec: "/nosuch": no such file or directory`,
+		"/proc":          `exec: "/proc": permission denied`,
+		"/proc/1/status": `exec: "/proc/1/status": permission denied`,
+		"status":         `exec: "status": permission denied`,
+	} {
+		_, err := p.create(t, "a", "", func(s *specs.Spec) {
+			s.Process.Args, s.Process.Env = []string{command}, []string{"PATH=/nowhere:/proc/1"}
+		})
+		if err == nil || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("create: %v, want %s", err, want)
+		}
 	}
-	if err := c.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "exec: ") {
-		t.Errorf("start of what cannot be executed: %v", err)
+	// A directory and a file without the right are passed over, as by execvp(3).
+	if err := errors.Join(os.MkdirAll(p.bundle+"/rootfs/a/sh", 0o755), os.Mkdir(p.bundle+"/rootfs/b", 0o755),
+		os.WriteFile(p.bundle+"/rootfs/b/sh", nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	c, err := p.create(t, "a", "echo found", func(s *specs.Spec) { s.Process.Env = []string{"PATH=/a:/b:/bin"} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantStatus(t, c, specs.StateStopped)
+	if got := p.output(t); got != "found\n" {
+		t.Errorf("output %q", got)
 	}
 }
 

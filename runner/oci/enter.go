@@ -274,18 +274,23 @@ func (c *compiler) closeMounts() {
 	c.proc = proc
 }
 
-// findCommand fails if there is no such command, so that a create says so and not only
-// its start. Whether the user may execute it is seen then.
+// findCommand fails if there is no such command or nobody can execute it, so that a create
+// says so and not only its start. Whether the user may execute it is seen then.
 func (c *compiler) findCommand() {
 	list := candidates(c.process.Args[0], c.process.Env)
 	if len(list) == 0 || !strings.HasPrefix(list[0], "/") {
 		return
 	}
 	c.NoteExec(c.process.Args[0])
-	missing := c.Bytes(launch.Uint32(1))
+	missing, denied := c.Bytes(launch.Uint32(1)), c.Bytes(launch.Uint32(1))
 	for _, file := range list {
-		r := c.CallIf(ignore(launch.AnyError), unix.SYS_FACCESSAT, launch.Int(atFDCWD), c.Str(file), launch.Int(unix.X_OK))
-		c.Store(missing, launch.Result(r), 4) // 0, and only if it is there
+		found := c.CallIf(ignore(launch.AnyError), sysFstatat, launch.Int(atFDCWD), c.Str(file), c.stat, launch.Int(0))
+		c.Store(missing, launch.Result(found), 4) // 0, and only if it is there
+		regular := c.checkMode(launch.Cond{When: found, Ignore: []unix.Errno{unix.EACCES}}, unix.S_IFREG, unix.EACCES)
+		can := c.CallIf(launch.Cond{When: regular, Ignore: []unix.Errno{launch.AnyError}}, unix.SYS_FACCESSAT,
+			launch.Int(atFDCWD), c.Str(file), launch.Int(unix.X_OK))
+		c.Store(denied, launch.Result(can), 4)
 	}
 	c.Check(launch.Cond{}, missing, 4, 1, 0, unix.ENOENT)
+	c.Check(launch.Cond{}, denied, 4, 1, 0, unix.EACCES)
 }
