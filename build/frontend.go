@@ -112,7 +112,12 @@ type files struct{ view *op.View }
 var _ dockerfile.Files = files{}
 
 func (f files) ReadFile(_ context.Context, path string) ([]byte, error) {
-	return f.view.Dir.ReadFile(path, maxFile)
+	b, err := f.view.Dir.ReadFile(path, maxFile)
+	var failed *fs.PathError
+	if errors.As(err, &failed) && failed.Op == "openat2" {
+		err = &fs.PathError{Op: "open", Path: failed.Path, Err: failed.Err} // how it is opened is nobody's business
+	}
+	return b, err
 }
 
 func (f files) Stat(_ context.Context, path string) (dockerfile.FileInfo, error) {

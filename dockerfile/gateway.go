@@ -3,6 +3,7 @@ package dockerfile
 import (
 	"context"
 	"fmt"
+	"path"
 	"strings"
 	"sync"
 
@@ -49,7 +50,7 @@ func (g *gateway) Solve(ctx context.Context, req client.SolveRequest) (*client.R
 	if req.Definition == nil {
 		return res, nil
 	}
-	ref := &reference{backend: g.backend, def: req.Definition}
+	ref := &reference{backend: g.backend, def: req.Definition, args: g.args()}
 	res.SetRef(ref)
 	if req.Evaluate {
 		return res, ref.Evaluate(ctx)
@@ -147,10 +148,22 @@ func (g *gateway) Warn(_ context.Context, _ digest.Digest, msg string, o client.
 	return nil
 }
 
+// args returns the build arguments.
+func (g *gateway) args() map[string]string {
+	args := map[string]string{}
+	for key, value := range g.attrs {
+		if name, ok := strings.CutPrefix(key, "build-arg:"); ok {
+			args[name] = value
+		}
+	}
+	return args
+}
+
 // A reference is a filesystem that the frontend may look into.
 type reference struct {
 	backend Backend
 	def     *pb.Definition
+	args    map[string]string // build arguments
 
 	mu    sync.Mutex
 	files Files
@@ -195,6 +208,9 @@ func (r *reference) ReadFile(ctx context.Context, req client.ReadRequest) ([]byt
 	}
 	b, err := files.ReadFile(ctx, req.Filename)
 	if err != nil || req.Range == nil {
+		if err == nil && !strings.HasSuffix(req.Filename, ".dockerignore") { // it reads nothing else but Dockerfiles
+			err = checkExpansion(path.Base(req.Filename), b, r.args)
+		}
 		return b, err
 	}
 	b = b[min(max(req.Range.Offset, 0), len(b)):]

@@ -14,6 +14,10 @@ func locate(err error) error {
 	if errors.Is(err, context.Canceled) {
 		return err
 	}
+	var placed *Error
+	if errors.As(err, &placed) {
+		return placed
+	}
 	for _, src := range bkerrdefs.Sources(err) {
 		if where := location(src.Info, src.Ranges); where.Start > 0 {
 			return &Error{Where: where, Err: classify(err)}

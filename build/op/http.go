@@ -360,7 +360,7 @@ func (o *httpOp) verify(ctx context.Context, d download) error {
 		}
 	}
 	if got != o.checksum {
-		return fmt.Errorf("its digest is %s, not %s as asked: %w", got, o.checksum, errdefs.ErrDataLoss)
+		return fmt.Errorf("digest mismatch: it is %s, not %s as asked: %w", got, o.checksum, errdefs.ErrDataLoss)
 	}
 	return nil
 }

@@ -98,7 +98,7 @@ func runBuild(ctx context.Context, a *app, f buildFlags, dir string) (err error)
 	if err != nil {
 		return &usageError{command: "teu build", err: err}
 	}
-	if err := f.stdin(a.ui.In, &o); err != nil {
+	if err := f.inputs(ctx, a.ui.In, &o); err != nil {
 		return err
 	}
 	if f.iidFile != "" { // what an earlier build wrote is not to be taken for ours, should it fail

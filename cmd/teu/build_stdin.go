@@ -3,18 +3,55 @@
 package main
 
 import (
+	"archive/tar"
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"path/filepath"
 	"strings"
 
 	"github.com/teu-dev/teu/build"
 )
 
-// stdin reads what the user said is on standard input: the Dockerfile, or the context as a tar.
+// inputs reads what the user said is on standard input, the Dockerfile or the context as a tar, and a
+// Dockerfile that is on the web.
+func (f *buildFlags) inputs(ctx context.Context, in io.Reader, o *build.Options) error {
+	if !strings.HasPrefix(f.file, "http://") && !strings.HasPrefix(f.file, "https://") {
+		return f.stdin(in, o)
+	}
+	text, err := downloadDockerfile(ctx, f.file)
+	if err != nil {
+		return err
+	}
+	o.Dockerfile = ""
+	if o.Context == "-" {
+		o.Context, o.ContextTar = "", in
+	}
+	o.DockerfileText = text
+	return nil
+}
+
+func downloadDockerfile(ctx context.Context, url string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("downloading the Dockerfile: %w", err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("downloading the Dockerfile: %s: %s", url, res.Status)
+	}
+	return readDockerfile(res.Body)
+}
+
+// stdin reads what is on standard input.
 func (f *buildFlags) stdin(in io.Reader, o *build.Options) error {
 	switch {
 	case f.file == "-" && o.Context == "-":
@@ -32,6 +69,9 @@ func (f *buildFlags) stdin(in io.Reader, o *build.Options) error {
 		if isArchive(head) {
 			o.Context, o.ContextTar = "", r
 			return nil
+		}
+		if f.file != "" {
+			return &usageError{command: "teu build", err: errors.New("ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles")}
 		}
 		text, err := readDockerfile(r)
 		o.Context, o.DockerfileText = "", text
@@ -57,12 +97,13 @@ func readDockerfile(r io.Reader) ([]byte, error) {
 	return text, nil
 }
 
-// isArchive knows a tar, plain or compressed, by its first bytes.
+// isArchive knows a tar, plain or compressed, by its first 512 bytes.
 func isArchive(head []byte) bool {
 	for _, magic := range []string{"\x1f\x8b", "BZh", "\xfd7zXZ\x00", "\x28\xb5\x2f\xfd"} {
 		if bytes.HasPrefix(head, []byte(magic)) {
 			return true
 		}
 	}
-	return len(head) >= 262 && bytes.HasPrefix(head[257:], []byte("ustar"))
+	_, err := tar.NewReader(bytes.NewReader(head)).Next() // of any age: the header has a checksum
+	return err == nil
 }

@@ -3,11 +3,17 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
+	"errors"
+	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -99,6 +105,7 @@ func TestBuildStdin(t *testing.T) {
 		"a Dockerfile as context": {context: "-", in: "FROM x", text: "FROM x"},
 		"a Dockerfile beside one": {flags: buildFlags{file: "-"}, context: ".", in: "FROM y", text: "FROM y"},
 		"a compressed context":    {context: "-", in: "\x1f\x8b rest", tar: true},
+		"a Dockerfile twice":      {flags: buildFlags{file: "D"}, context: "-", in: "FROM z", wantErr: "ambiguous"},
 		"both":                    {flags: buildFlags{file: "-"}, context: "-", wantErr: "cannot be both"},
 	}
 	for name, c := range cases {
@@ -115,5 +122,48 @@ func TestBuildStdin(t *testing.T) {
 				t.Errorf("got %+v, %v", o, err)
 			}
 		})
+	}
+}
+
+func TestDockerfileOfTheWeb(t *testing.T) {
+	web := httptest.NewServer(http.FileServerFS(fstest.MapFS{"Dockerfile": {Data: []byte("FROM x")}}))
+	defer web.Close()
+	f := buildFlags{file: web.URL + "/Dockerfile"}
+	o := build.Options{Context: "-", Dockerfile: f.file}
+	if err := f.inputs(t.Context(), strings.NewReader(""), &o); err != nil {
+		t.Fatal(err)
+	}
+	if string(o.DockerfileText) != "FROM x" || o.Dockerfile != "" || o.ContextTar == nil || o.Context != "" {
+		t.Errorf("got %+v", o)
+	}
+	f.file = web.URL + "/missing"
+	if err := f.inputs(t.Context(), nil, &o); err == nil || !strings.Contains(err.Error(), "404") {
+		t.Errorf("a missing one: %v", err)
+	}
+}
+
+func TestIsArchive(t *testing.T) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	if err := errors.Join(w.WriteHeader(&tar.Header{Name: "Dockerfile", Mode: 0o644}), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	old := bytes.Clone(b.Bytes()[:512]) // without the magic, as tars of 1979 are
+	clear(old[257:265])
+	sum := 8 * int(' ')
+	for i, c := range old {
+		if i < 148 || i >= 156 {
+			sum += int(c)
+		}
+	}
+	copy(old[148:156], fmt.Sprintf("%06o\x00 ", sum))
+	for name, c := range map[string]struct {
+		head []byte
+		want bool
+	}{"tar": {b.Bytes()[:512], true}, "tar of 1979": {old, true}, "gzip": {[]byte("\x1f\x8b"), true},
+		"Dockerfile": {bytes.Repeat([]byte("FROM x\n"), 74)[:512], false}, "short": {[]byte("FROM x"), false}, "zeros": {make([]byte, 512), false}} {
+		if got := isArchive(c.head); got != c.want {
+			t.Errorf("%s: got %v", name, got)
+		}
 	}
 }

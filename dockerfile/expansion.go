@@ -1,0 +1,149 @@
+package dockerfile
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+)
+
+// What variables may grow to. Linux runs no program with a variable above 128 KiB.
+const (
+	maxValue = 1 << 20   // bytes of one
+	maxWords = 256 << 20 // bytes of all words of a Dockerfile, and of the variables of each RUN
+)
+
+// checkExpansion refuses a Dockerfile whose variables would grow without bounds: twelve lines of ten
+// references each make a value of a terabyte, and the frontend makes it before it asks anybody.
+// It reckons what words can come to at most, and leaves what it cannot parse to the frontend.
+func checkExpansion(file string, text []byte, args map[string]string) error {
+	if bytes.Count(text, []byte("$")) < 2 {
+		return nil
+	}
+	res, err := parser.Parse(bytes.NewReader(text))
+	if err != nil {
+		return nil
+	}
+	s := sizes{of: map[string]int64{}}
+	for name, value := range args {
+		s.set(name, int64(len(value)))
+	}
+	for _, node := range res.AST.Children {
+		if name, n := s.line(node); n > maxValue || s.total > maxWords {
+			what := "the variables of the Dockerfile"
+			if name != "" {
+				what = "the value of " + name
+			}
+			return &Error{
+				Where: Location{File: file, Text: text, Start: node.StartLine, End: node.EndLine},
+				Err:   fmt.Errorf("%s would be too large: more than %d bytes: %w", what, maxValue, errdefs.ErrInvalidArgument),
+			}
+		}
+	}
+	return nil
+}
+
+// sizes are the most bytes that variables can have.
+type sizes struct {
+	of    map[string]int64
+	all   int64 // their sum
+	total int64 // of what was made so far
+}
+
+func (s *sizes) set(name string, n int64) {
+	if old := s.of[name]; n > old {
+		s.of[name] = n
+		s.all += n - old
+	}
+}
+
+// line counts an instruction. It returns the largest variable that it sets from others.
+func (s *sizes) line(node *parser.Node) (name string, most int64) {
+	note := func(key, value string) {
+		n := s.word(value)
+		s.set(key, n)
+		if strings.Contains(value, "$") && n > most {
+			name, most = key, n
+		}
+	}
+	switch strings.ToUpper(node.Value) {
+	case "RUN":
+		s.total += s.all
+		return "", 0
+	case "ARG":
+		for n := node.Next; n != nil; n = n.Next {
+			key, value, _ := strings.Cut(n.Value, "=")
+			note(key, value)
+		}
+	case "ENV": // a list of name, value and what stood between them
+		for n := node.Next; n != nil && n.Next != nil && n.Next.Next != nil; n = n.Next.Next.Next {
+			note(n.Value, n.Next.Value)
+		}
+	}
+	s.total += s.word(node.Original)
+	for _, doc := range node.Heredocs {
+		s.total += s.word(doc.Content)
+	}
+	return name, most
+}
+
+// word returns the most bytes that a word can come to.
+func (s *sizes) word(text string) int64 {
+	w := words{sizes: s, text: text}
+	return w.part(0)
+}
+
+// words reads one word, from left to right and once.
+type words struct {
+	*sizes
+	text string // that is left
+}
+
+// maxNested is how deep references may be inside each other.
+const maxNested = 100
+
+// part returns the most bytes of what comes until the end or, inside a reference, its brace.
+func (w *words) part(depth int) (n int64) {
+	if depth > maxNested {
+		return maxWords
+	}
+	for w.text != "" && n <= maxWords {
+		c := w.text[0]
+		w.text = w.text[1:]
+		switch {
+		case c == '}' && depth > 0:
+			return n
+		case c == '$':
+			n += w.reference(depth)
+		default:
+			n++
+		}
+	}
+	return n
+}
+
+// reference returns the most bytes of $NAME, ${NAME}, ${NAME:-WORD} and the like, and of ${NAME//PATTERN/WORD}.
+func (w *words) reference(depth int) int64 {
+	rest, braced := strings.CutPrefix(w.text, "{")
+	end := strings.IndexFunc(rest, func(r rune) bool {
+		return r != '_' && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
+	})
+	if end < 0 {
+		end = len(rest)
+	}
+	size := w.of[rest[:end]]
+	w.text = rest[end:]
+	if !braced {
+		return size
+	}
+	pattern, all := strings.CutPrefix(w.text, "//")
+	if !all {
+		return size + w.part(depth+1)
+	}
+	pattern, w.text, _ = strings.Cut(pattern, "/")
+	least := max(1, int64(len(pattern)-strings.Count(pattern, "*")))
+	by := min(w.part(depth+1), maxWords)
+	return max(size, min(size, maxWords)*by/least) + by
+}

@@ -1,0 +1,70 @@
+package dockerfile
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// laughs is a Dockerfile whose last variable has 10^lines bytes.
+func laughs(instruction string, lines int) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "FROM scratch\n%s A0=xxxxxxxxxx\n", instruction)
+	for i := 1; i < lines; i++ {
+		fmt.Fprintf(&b, "%s A%d=%s\n", instruction, i, strings.Repeat(fmt.Sprintf("${A%d}", i-1), 10))
+	}
+	return b.String()
+}
+
+func TestCheckExpansion(t *testing.T) {
+	long := strings.Repeat("x", 2<<20)
+	for name, c := range map[string]struct {
+		text  string
+		args  map[string]string
+		fails string
+	}{
+		"a few":                               {text: laughs("ARG", 5)},
+		"ARG":                                 {text: laughs("ARG", 12), fails: "Dockerfile:8: the value of A6 would be too large"},
+		"ENV":                                 {text: laughs("ENV", 12), fails: "A6"},
+		"before the first FROM":               {text: strings.TrimPrefix(laughs("ARG", 12), "FROM scratch\n"), fails: "A6"},
+		"the older form of ENV":               {text: "FROM scratch\nENV A " + strings.Repeat("x", 1000) + "\nENV B " + strings.Repeat("$A", 1100) + "\n", fails: "value of B"},
+		"itself":                              {text: "FROM scratch\nARG A=xx\n" + strings.Repeat("ARG A=$A$A\n", 30), fails: "value of A"},
+		"replaced":                            {text: "FROM scratch\nARG A=" + strings.Repeat("x", 2000) + "\nARG B=${A//x/$A}\n", fails: "value of B"},
+		"nested in a default":                 {text: laughs("ARG", 5) + "ENV Z=${NO:-" + strings.Repeat("$A4", 20) + "}\n", fails: "value of Z"},
+		"nested replacements":                 {text: "FROM scratch\nARG A=" + strings.Repeat("x", 200) + "\nARG B=${A//x/${A//x/$A}}\n", fails: "value of B"},
+		"nested without end":                  {text: "FROM scratch\nARG A=x\nARG B=" + strings.Repeat("${A//x/", 7000) + "\n", fails: "value of B"},
+		"side by side":                        {text: "FROM scratch\nARG A=x\nARG B=" + strings.Repeat("${A//x/y}", 6000) + "\n"},
+		"from the command line":               {text: "FROM scratch\nARG A\nARG B=$A$A\n", args: map[string]string{"A": long}, fails: "value of B"},
+		"many labels":                         {text: laughs("ARG", 5) + strings.Repeat("LABEL a="+strings.Repeat("$A4", 10)+"\n", 300), fails: "variables"},
+		"in the environment of many commands": {text: laughs("ENV", 5) + strings.Repeat("RUN x\n", 3000), fails: "variables"},
+		"in a document":                       {text: laughs("ARG", 5) + "COPY <<E /\n" + strings.Repeat("$A4", 3000) + "\nE\n", fails: "variables"},
+		"long, but as given":                  {text: "FROM scratch\nARG A\nENV B=" + long + "\nRUN $A $A\n", args: map[string]string{"A": long}},
+		"PATH that grows":                     {text: "FROM scratch\n" + strings.Repeat("ENV PATH=$PATH:/usr/local/some/where/bin\n", 200) + strings.Repeat("RUN $PATH\n", 500)},
+		"replacements":                        {text: "FROM scratch\nARG V=1.2.3\nARG W=${V//./_}\nARG X=${W//_/-}\nARG Y=${X/#v/}\nARG Z=${Y//-/ and }\nENV A=$Z$Z$Z\n"},
+		"what is no Dockerfile":               {text: "$a $b\n\x00"},
+	} {
+		err := checkExpansion("Dockerfile", []byte(c.text), c.args)
+		var where *Error
+		switch {
+		case c.fails == "" && err != nil:
+			t.Errorf("%s: %v", name, err)
+		case c.fails != "" && (err == nil || !strings.Contains(err.Error(), c.fails) || !errors.As(err, &where)):
+			t.Errorf("%s: got %v, want an error at a place with %q", name, err, c.fails)
+		}
+	}
+}
+
+func FuzzCheckExpansion(f *testing.F) {
+	f.Add([]byte(laughs("ENV", 4)), "x")
+	f.Add([]byte("FROM a\nARG A=${B//${C}/$D}\nENV a b $c\nENV a=\nARG\nCOPY <<E /\n${\nE\nRUN $"), "")
+	f.Add([]byte("# escape=`\nFROM a\nLABEL $$$${A:-${A:-$A}}${//}"), "y")
+	f.Fuzz(func(t *testing.T, text []byte, value string) {
+		if err := checkExpansion("Dockerfile", text, map[string]string{"A": value}); err != nil {
+			var where *Error
+			if !errors.As(err, &where) || where.Where.Start < 1 {
+				t.Errorf("an error without a place: %v", err)
+			}
+		}
+	})
+}
