@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestLimitUnsent: the kernel is told, also below TLS, and other kinds of connections stay as they are.
+// TestLimitUnsent: the kernel is told, also below TLS, for each answer anew, and other kinds of connections stay as they are.
 func TestLimitUnsent(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -29,17 +29,23 @@ func TestLimitUnsent(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		if ctx := limitUnsent(t.Context(), wrap(conn)); ctx != t.Context() {
-			t.Errorf("%s: the context is another", name)
-		}
-		if got := unsentLimit(t, conn.(*net.TCPConn)); got != maxUnsent {
-			t.Errorf("%s: the limit is %d, want %d", name, got, maxUnsent)
+		ctx := limitUnsent(t.Context(), wrap(conn))
+		for _, step := range []struct {
+			size int64 // of the answer that is expected; -1: none
+			want int
+		}{{-1, maxUnsent}, {1e8, maxUnsentLarge}, {2e8, maxUnsentLarge}, {1e6, maxUnsent}, {0, maxUnsent}} {
+			if step.size >= 0 {
+				ExpectAnswer(ctx, step.size)
+			}
+			if got := unsentLimit(t, conn.(*net.TCPConn)); got != step.want {
+				t.Errorf("%s: for an answer of %d bytes the limit is %d, want %d", name, step.size, got, step.want)
+			}
 		}
 	}
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
-	limitUnsent(t.Context(), a)
+	ExpectAnswer(limitUnsent(t.Context(), a), 1e8)
 }
 
 func unsentLimit(t *testing.T, c *net.TCPConn) (limit int) {

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/teu-dev/teu/server"
 )
 
 // getBlob serves GET and HEAD /v2/NAME/blobs/DIGEST, whole or by Range.
@@ -42,6 +44,7 @@ func (g *Registry) getBlob(w http.ResponseWriter, r *http.Request, rt route) err
 		return err
 	}
 	limitWriting(w, size)
+	server.ExpectAnswer(r.Context(), size)
 	http.ServeContent(w, r, "", time.Time{}, f)
 	return nil
 }
