@@ -35,7 +35,7 @@ func (s *Server) attach(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	defer h.Close()
+	defer h.bow()
 	s.attached(r, c, cl, conversation{in: h, out: newOutput(h, c.Options.TTY), keys: keys, hangUp: h.hangUp})
 	return nil
 }

@@ -83,7 +83,7 @@ func (s *Server) startExec(w http.ResponseWriter, r *request) error {
 		closeStreams(x)
 		return err
 	}
-	defer h.Close()
+	defer h.bow()
 	ctx, cancel := r.stream()
 	defer cancel()
 	s.converse(ctx, x, h, newOutput(h, body.Tty), info, keys)
@@ -97,7 +97,7 @@ func sayInstead(w http.ResponseWriter, r *request, tty bool, cause error) error 
 	if err != nil {
 		return err
 	}
-	defer h.Close()
+	defer h.bow()
 	_, err = io.WriteString(newOutput(h, tty).stream(streamStdout), message(cause)+"\r\n")
 	return ignoreWrite(err)
 }
@@ -139,8 +139,8 @@ func (s *Server) converse(ctx context.Context, x *runner.Exec, h *hijacked, o ou
 	case <-done:
 		x.Wait(ctx) // so that an inspection that follows knows the exit code
 	case <-ctx.Done():
+		h.Close() // ends writes to a client that reads nothing
 	}
-	h.Close() // ends writes to a client that reads nothing
 	closeStreams(x)
 	<-done
 }

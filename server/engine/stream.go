@@ -94,13 +94,18 @@ func (h *hijacked) Read(b []byte) (int, error) {
 	return h.Conn.Read(b)
 }
 
-// CloseWrite tells the client that there is no more output, while its input may go on.
-func (h *hijacked) CloseWrite() error {
-	if c, ok := h.Conn.(interface{ CloseWrite() error }); ok {
-		return c.CloseWrite()
+// bow ends the conversation: the client reads to the end of the output, and then leaves. Were
+// the connection closed with input of it unread, it would see a reset instead of the end.
+func (h *hijacked) bow() {
+	defer h.Close()
+	c, ok := h.Conn.(interface{ CloseWrite() error })
+	if ok && c.CloseWrite() == nil && h.SetReadDeadline(time.Now().Add(leaveTime)) == nil {
+		io.Copy(io.Discard, h)
 	}
-	return nil
 }
+
+// leaveTime is how long a client may stay after the end of the output.
+const leaveTime = 2 * time.Second
 
 // hijack takes the connection over and writes the answer's head: 101 if the client asked
 // to upgrade, else 200 as before API 1.20. tty and the version decide the media type.
