@@ -52,14 +52,12 @@ func (e *Engine) finish(ctx context.Context, c *Container) error {
 }
 
 // awaitKeeper waits while a keeper starts the container whose starter has died meanwhile, and
-// reads what became of it.
+// reads what became of it: after the last look for a keeper, which may have started the
+// container and been killed since c was read.
 func (e *Engine) awaitKeeper(ctx context.Context, c *Container) error {
 	for ended(c.State) && !c.State.Keeper.Alive() {
 		lives, err := keeper.Lives(e.runDir(c.ID))
-		if err != nil || !lives {
-			return err
-		}
-		if err := pause(ctx, 5*time.Millisecond); err != nil {
+		if err != nil {
 			return err
 		}
 		now, err := e.load(c.ID)
@@ -67,6 +65,12 @@ func (e *Engine) awaitKeeper(ctx context.Context, c *Container) error {
 			return err
 		}
 		c.State = now.State
+		if !lives {
+			return nil
+		}
+		if err := pause(ctx, 5*time.Millisecond); err != nil {
+			return err
+		}
 	}
 	return nil
 }
