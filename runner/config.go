@@ -30,6 +30,8 @@ type Config struct {
 // Options are what somebody asked for. The zero value is docker's default everywhere. Listings
 // read the record of every container: what is zero is left out.
 type Options struct {
+	// Starting is that the maker will start it himself: while he lives, Prune waits for him.
+	Starting   bool              `json:"-"`
 	Image      string            `json:",omitzero"`
 	Platform   *ocispec.Platform `json:",omitempty"`
 	Args       []string          `json:",omitzero"`

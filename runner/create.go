@@ -86,7 +86,7 @@ func (e *Engine) image(ctx context.Context, store *cache.Store, o Options) (cont
 // make makes the parts of a container, the record last: what is not recorded does not
 // exist. A directory without a record says who is making it, see sweep.
 func (e *Engine) make(ctx context.Context, store *cache.Store, c *Container, name string, layers []string) error {
-	if err := e.makeDir(c.ID); err != nil {
+	if err := e.makeDir(c.ID, c.Options.Starting); err != nil {
 		return err
 	}
 	if err := e.claimIDs(ctx, c); err != nil {
@@ -110,8 +110,8 @@ func (e *Engine) make(ctx context.Context, store *cache.Store, c *Container, nam
 	if err := statefile.Write(filepath.Join(e.dir(c.ID), configName), &c.Config, statefile.WriteOptions{Durable: !c.Options.AutoRemove}); err != nil {
 		return err
 	}
-	if c.Options.AutoRemove {
-		return nil // the maker stays for sweep, which removes what a power loss has left of it
+	if c.Options.AutoRemove || c.Options.Starting {
+		return nil // the maker stays for Prune, and for sweep, which removes what a power loss has left of it
 	}
 	return os.Remove(filepath.Join(e.dir(c.ID), makerName))
 }
@@ -137,18 +137,31 @@ const (
 	makerName  = "maker.json"
 )
 
+// maker is who makes a container, and perhaps will start it.
+type maker struct {
+	statefile.Process
+	Starting bool `json:",omitempty"`
+}
+
+// startsSoon says whether a container's maker lives and has yet to start it.
+func (e *Engine) startsSoon(c *Container) bool {
+	var by maker
+	return c.State.Status == keeper.Created && statefile.Read(filepath.Join(e.dir(c.ID), makerName), &by) == nil && by.Starting && by.Alive()
+}
+
 // makeDir makes the directory of a container with the record of who is making it. Until both
 // are there the directory itself has the maker's name.
-func (e *Engine) makeDir(id string) error {
+func (e *Engine) makeDir(id string, starting bool) error {
 	self, err := statefile.Self()
 	if err != nil {
 		return err
 	}
+	by := maker{Process: self, Starting: starting}
 	dir := filepath.Join(e.containers(), fmt.Sprintf(makingFormat, self.PID, self.StartTime, id))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	if err := statefile.Write(filepath.Join(dir, makerName), &self, statefile.WriteOptions{}); err != nil {
+	if err := statefile.Write(filepath.Join(dir, makerName), &by, statefile.WriteOptions{}); err != nil {
 		return err
 	}
 	return os.Rename(dir, e.dir(id))
@@ -165,8 +178,8 @@ func (e *Engine) sweepMaking(name string) error {
 	if err != nil {
 		return err
 	}
-	maker, id := statefile.Process{BootID: boot}, ""
-	if _, err := fmt.Sscanf(name, makingFormat, &maker.PID, &maker.StartTime, &id); err == nil && maker.Alive() {
+	by, id := statefile.Process{BootID: boot}, ""
+	if _, err := fmt.Sscanf(name, makingFormat, &by.PID, &by.StartTime, &id); err == nil && by.Alive() {
 		return nil
 	}
 	return statefile.RemoveAll(filepath.Join(e.containers(), name))
@@ -188,8 +201,8 @@ func (e *Engine) sweep(ctx context.Context) error {
 			errs = append(errs, e.sweepMaking(d.Name()))
 			continue
 		}
-		var maker statefile.Process
-		if statefile.Read(filepath.Join(e.dir(d.Name()), makerName), &maker) != nil || maker.Alive() {
+		var by maker
+		if statefile.Read(filepath.Join(e.dir(d.Name()), makerName), &by) != nil || by.Alive() {
 			continue
 		}
 		var whole Config

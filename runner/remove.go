@@ -145,8 +145,8 @@ type PruneOptions struct {
 	Filters map[string][]string // docker's: until, label, label!
 }
 
-// Prune removes the containers that do not run, and returns their IDs and the bytes of
-// what they had written.
+// Prune removes the containers that do not run, but for those that are just being run, and
+// returns their IDs and the bytes of what they had written.
 func (e *Engine) Prune(ctx context.Context, o PruneOptions) (ids []string, size int64, err error) {
 	if err := e.sweep(ctx); err != nil {
 		return nil, 0, err
@@ -161,7 +161,7 @@ func (e *Engine) Prune(ctx context.Context, o PruneOptions) (ids []string, size 
 		if err != nil {
 			return nil, 0, err
 		}
-		if !ended(c.State) || !fit {
+		if !ended(c.State) || !fit || e.startsSoon(c) {
 			continue
 		}
 		n := e.WrittenSize(c.ID)

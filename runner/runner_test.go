@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -365,6 +366,74 @@ func TestMachineWentDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	if c = get(t, e, "old"); !c.State.Alive() {
+		t.Errorf("state %+v", c.State)
+	}
+}
+
+// What is just being run is not pruned, unless who runs it has died or it has ended.
+func TestPruneBesideRun(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	made := map[string]*Container{}
+	for name, rm := range map[string]bool{"run": false, "run-rm": true, "dead": false, "ended": false} {
+		o := sh("true")
+		o.Starting, o.AutoRemove = true, rm
+		c, err := e.Create(ctx, name, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		made[name] = c
+	}
+	dead := maker{Process: statefile.Process{PID: 1, StartTime: 1, BootID: "another"}, Starting: true}
+	if err := statefile.Write(filepath.Join(e.dir(made["dead"].ID), makerName), &dead, statefile.WriteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Start(ctx, "ended", StartOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Wait(ctx, "ended"); err != nil {
+		t.Fatal(err)
+	}
+	ids, _, err := e.Prune(ctx, PruneOptions{})
+	want := []string{made["dead"].ID, made["ended"].ID}
+	slices.Sort(want)
+	slices.Sort(ids)
+	if !slices.Equal(ids, want) || err != nil {
+		t.Errorf("%v were pruned, want %v; %v", ids, want, err)
+	}
+	for _, name := range []string{"run", "run-rm"} {
+		if c := get(t, e, name); c.State.Status != keeper.Created {
+			t.Errorf("%s: %+v", name, c.State)
+		}
+	}
+}
+
+// A container is not taken for one that has not run by who read it before a keeper started
+// it, and looks for that keeper after its death.
+func TestFinishBesideStart(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	c, err := e.Create(ctx, "box", sh("exec sleep 60"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := *c
+	old.State.Finished = false
+	if _, err := e.Start(ctx, "box", StartOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	now := get(t, e, "box")
+	if err := unix.Kill(now.State.Keeper.PID, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	retry(t, func() error {
+		if now.State.Keeper.Alive() {
+			return errors.New("the keeper lives")
+		}
+		return nil
+	})
+	if err := e.finish(ctx, &old); err != nil {
+		t.Fatal(err)
+	}
+	if c := get(t, e, "box"); c.State.Status != keeper.Running || c.State.Init != now.State.Init {
 		t.Errorf("state %+v", c.State)
 	}
 }

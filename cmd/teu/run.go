@@ -158,6 +158,7 @@ func runContainer(cmd *cobra.Command, a *app, c *runFlags, args []string) error 
 		return err
 	}
 	setAttach(&o, c.attach, c.detach)
+	o.Starting = true
 	// Signals are caught from here on, so that none is lost between start and attach.
 	var signals *signalProxy
 	if !c.detach && c.sigProxy {
