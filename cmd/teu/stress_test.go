@@ -146,7 +146,8 @@ func (s *stress) empty(t *testing.T) {
 		s.teu(nil, append([]string{"rm", "-f"}, ids...)...)
 	}
 	s.teu(nil, "system", "prune", "-af")
-	for _, pattern := range []string{"pins/*", "leases/*", "content/ingest/w-*", "content/blobs/*/*", "layers/tmp/*", "layers/*/layer.json", "snapshots/*/*.json"} {
+	// What a killed writer left of a document, which begins with a dot, goes an hour later.
+	for _, pattern := range []string{"pins/[^.]*", "leases/[^.]*", "content/ingest/w-*", "content/blobs/*/*", "layers/tmp/*", "layers/*/layer.json", "snapshots/*/*.json"} {
 		left, err := filepath.Glob(s.path("root/" + pattern))
 		if err != nil || len(left) > 0 {
 			t.Errorf("left behind: %v, %v", left, err)
