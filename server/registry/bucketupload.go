@@ -150,7 +150,7 @@ func (u *bucketUpload) receive(r io.Reader) (n int64, err error) {
 	pooled := u.b.buffers.get()
 	defer u.b.buffers.put(pooled)
 	for buf := *pooled; ; {
-		k, readErr := r.Read(buf[:min(bufferSize, partSize-u.spooled())])
+		k, readErr := r.Read(buf[:min(int64(len(buf)), partSize-u.spooled())])
 		if k > 0 {
 			if _, err := u.spool.WriteAt(buf[:k], u.spooled()); err != nil {
 				return n, fmt.Errorf("writing upload: %w", err)

@@ -40,11 +40,11 @@ func TestManyLargeUploads(t *testing.T) {
 	wg.Wait()
 }
 
-// TestBuffers: a large buffer keeps what the small one held, and only so many are lent.
+// TestBuffers: a larger buffer keeps what the smaller one held, and only so many are lent.
 func TestBuffers(t *testing.T) {
 	var b buffers
 	var lent []*[]byte
-	for i := range maxLargeBuffers + 2 {
+	for i := range maxLargeBuffers + maxBuffers + 20 {
 		p := b.get()
 		copy(*p, "kept")
 		p = b.grow(b.grow(p))
@@ -52,13 +52,24 @@ func TestBuffers(t *testing.T) {
 		if i >= maxLargeBuffers {
 			want = bufferSize
 		}
+		if i >= maxLargeBuffers+maxBuffers {
+			want = smallBufferSize
+		}
 		if len(*p) != want || string((*p)[:4]) != "kept" {
 			t.Fatalf("buffer %d: got %d bytes, %q; want %d", i, len(*p), (*p)[:4], want)
 		}
 		lent = append(lent, p)
 	}
-	for _, p := range lent {
-		b.put(p)
+	// Who has a small one gets what was put back meanwhile.
+	b.put(lent[maxLargeBuffers])
+	last := len(lent) - 1
+	if lent[last] = b.grow(lent[last]); len(*lent[last]) != bufferSize {
+		t.Errorf("got %d bytes, though one of %d was put back", len(*lent[last]), bufferSize)
+	}
+	for i, p := range lent {
+		if i != maxLargeBuffers {
+			b.put(p)
+		}
 	}
 	if p := b.grow(b.get()); len(*p) != largeBufferSize {
 		t.Errorf("got %d bytes, though all were put back", len(*p))
