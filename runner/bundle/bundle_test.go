@@ -274,6 +274,28 @@ func TestCommands(t *testing.T) {
 	}
 }
 
+// What the host's limits or files do to a container is told so that it can be mended.
+func TestReasons(t *testing.T) {
+	p := newPlace(t)
+	_, err := p.create(t, "a", "", func(s *specs.Spec) {
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/bin", Type: "bind", Source: "/etc/passwd", Options: []string{"bind"}})
+	})
+	if err == nil || !strings.Contains(err.Error(), "placing /bin: move_mount: invalid argument (a directory on a file, or a file on a directory?)") {
+		t.Errorf("a file on a directory: %v", err)
+	}
+	c, err := p.create(t, "a", "", func(s *specs.Spec) {
+		limit := int64(4096)
+		s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}
+	})
+	if err == nil {
+		wantStatus(t, c, specs.StateStopped)
+		err = c.Start(t.Context())
+	}
+	if err == nil || !strings.Contains(err.Error(), "memory limit too low?") {
+		t.Errorf("a page of memory: %v", err)
+	}
+}
+
 // A container that waits for its start has no handlers, and SIGTERM ends it all the same.
 func TestTermBeforeStart(t *testing.T) {
 	p := newPlace(t)

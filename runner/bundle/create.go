@@ -177,7 +177,10 @@ func (c *Container) create(ctx context.Context, l *keeper.Launcher, conf *specs.
 	if err := c.saveProgram(p); err != nil {
 		return warnings, err
 	}
-	return warnings, c.launch(ctx, l, p, conf, o.Stdio, filled)
+	if err := c.launch(ctx, l, p, conf, o.Stdio, filled); err != nil {
+		return warnings, fmt.Errorf("%w%s", err, c.whyStopped())
+	}
+	return warnings, nil
 }
 
 // options are those of the launch program, whose FIFOs are made. Their mode lets in root

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -49,12 +50,12 @@ func (c *Container) runHooks(ctx context.Context, point string, list []specs.Hoo
 }
 
 func runHook(ctx context.Context, h specs.Hook, dir string, state []byte) error {
-	if h.Timeout != nil {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, time.Duration(*h.Timeout)*time.Second)
-		defer cancel()
+	ctx, cancel, err := hookTime(ctx, h)
+	if err != nil {
+		return err
 	}
-	var out bytes.Buffer
+	defer cancel()
+	out := &limited{left: maxOutput}
 	cmd := exec.CommandContext(ctx, h.Path)
 	cmd.Args, cmd.Env, cmd.Dir = h.Args, h.Env, dir
 	if len(cmd.Args) == 0 {
@@ -63,14 +64,38 @@ func runHook(ctx context.Context, h specs.Hook, dir string, state []byte) error 
 	if cmd.Env == nil {
 		cmd.Env = []string{} // not ours
 	}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(state), &out, &out
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(state), out, out
 	cmd.WaitDelay = time.Second // something it left may hold its output
-	err := cmd.Run()
+	err = cmd.Run()
 	if err == nil || errors.Is(err, exec.ErrWaitDelay) {
 		return nil
 	}
-	if ctx.Err() != nil {
-		err = ctx.Err()
+	return hookError(ctx, err, out)
+}
+
+// hookTime is the context for a hook, which ends with its time (config.md, POSIX-platform Hooks).
+func hookTime(ctx context.Context, h specs.Hook) (context.Context, context.CancelFunc, error) {
+	if h.Timeout == nil {
+		return ctx, func() {}, nil
 	}
-	return fmt.Errorf("%w: %s", err, bytes.TrimSpace(out.Bytes()))
+	n := *h.Timeout
+	if n <= 0 {
+		return nil, nil, fmt.Errorf("timeout %d is not greater than zero: %w", n, errdefs.ErrInvalidArgument)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Duration(n)*time.Second,
+		fmt.Errorf("it did not end within its timeout of %d s: %w", n, context.DeadlineExceeded))
+	return ctx, cancel, nil
+}
+
+// hookError says why a hook failed and what it said.
+func hookError(ctx context.Context, err error, out *limited) error {
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	out.mu.Lock()
+	defer out.mu.Unlock()
+	if text := bytes.TrimSpace(out.text); len(text) > 0 {
+		return fmt.Errorf("%w: %s", err, text)
+	}
+	return err
 }

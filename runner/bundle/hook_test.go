@@ -62,18 +62,27 @@ func readlink(t *testing.T, path string) string {
 // A hook that fails, or takes too long, ends what was begun.
 func TestFailingHooks(t *testing.T) {
 	p := newPlace(t)
-	second := 1
-	for name, h := range map[string]*specs.Hooks{
-		"createRuntime":   {CreateRuntime: []specs.Hook{{Path: "/bin/false"}}},
-		"createContainer": {CreateContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo why; exit 3"}}}},
-		"too slow":        {CreateContainer: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "1000"}, Timeout: &second}}},
+	none, second := 0, 1
+	sh := func(script string) []specs.Hook {
+		return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", script}}}
+	}
+	slow := []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "1000"}, Timeout: &second}}
+	for _, test := range []struct {
+		hooks specs.Hooks
+		want  string
+	}{
+		{specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/false"}}}, "/bin/false: exit status 1"},
+		{specs.Hooks{CreateRuntime: sh("echo why; exit 3")}, "/bin/sh: exit status 3: why"},
+		{specs.Hooks{CreateContainer: sh("echo why; exit 3")}, "/bin/sh: exit status 3: why"},
+		{specs.Hooks{CreateRuntime: sh("kill -9 $$")}, "/bin/sh: signal: killed"},
+		{specs.Hooks{CreateContainer: sh("kill -9 $$")}, "/bin/sh: exit status 137"},
+		{specs.Hooks{CreateRuntime: slow}, "/bin/sleep: it did not end within its timeout of 1 s: context deadline exceeded"},
+		{specs.Hooks{CreateContainer: slow}, "/bin/sleep: it did not end within its timeout of 1 s: context deadline exceeded"},
+		{specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/true", Timeout: &none}}}, "/bin/true: timeout 0 is not greater than zero: invalid argument"},
 	} {
-		_, err := p.create(t, "c", "", func(s *specs.Spec) { s.Hooks = h })
-		if err == nil || !strings.Contains(err.Error(), "hook #0: /bin/") {
-			t.Errorf("%s: %v", name, err)
-		}
-		if name == "createContainer" && !strings.HasSuffix(err.Error(), "exit status 3: why") {
-			t.Errorf("%s: %v", name, err)
+		_, err := p.create(t, "c", "", func(s *specs.Spec) { s.Hooks = &test.hooks })
+		if err == nil || !strings.HasSuffix(err.Error(), "hook #0: "+test.want) {
+			t.Errorf("create: %v, want %s", err, test.want)
 		}
 	}
 	if left, err := p.All(); len(left) != 0 || err != nil {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -52,11 +51,11 @@ func (c *Container) runInside(ctx context.Context, conf *specs.Spec, at point, p
 }
 
 func (c *Container) runHookInside(ctx context.Context, conf *specs.Spec, h specs.Hook, at point, pidfd *os.File, state []byte) error {
-	if h.Timeout != nil {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, time.Duration(*h.Timeout)*time.Second)
-		defer cancel()
+	ctx, cancel, err := hookTime(ctx, h)
+	if err != nil {
+		return err
 	}
+	defer cancel()
 	p, err := c.hookProgram(conf, h, at)
 	if err != nil {
 		return err
@@ -76,13 +75,13 @@ func (c *Container) runHookInside(ctx context.Context, conf *specs.Spec, h specs
 	}
 	out := &limited{left: maxOutput}
 	exit, err := keeper.Run(ctx, b, keeper.Job{Program: p, Stdin: bytes.NewReader(state), Stdout: out, Stderr: out, Files: files})
-	switch {
-	case err != nil:
-		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(out.text))
-	case exit.Code != 0:
-		return fmt.Errorf("exit status %d: %s", exit.Code, bytes.TrimSpace(out.text))
+	if err == nil && exit.Code != 0 {
+		err = fmt.Errorf("exit status %d", exit.Code)
 	}
-	return nil
+	if err == nil {
+		return nil
+	}
+	return hookError(ctx, err, out)
 }
 
 func (c *Container) hookProgram(conf *specs.Spec, h specs.Hook, at point) (*launch.Program, error) {

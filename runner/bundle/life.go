@@ -37,7 +37,7 @@ func (c *Container) Start(ctx context.Context) (err error) {
 	switch status {
 	case specs.StateCreated:
 	case specs.StateStopped:
-		return fmt.Errorf("cannot start a container that has stopped: %w", errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("cannot start a container that has stopped%s: %w", c.whyStopped(), errdefs.ErrFailedPrecondition)
 	case specs.StateRunning, Paused:
 		return fmt.Errorf("cannot start an already running container: %w", errdefs.ErrFailedPrecondition)
 	default:
@@ -76,6 +76,16 @@ func (c *Container) Start(ctx context.Context) (err error) {
 		return errors.Join(err, c.abort())
 	}
 	return nil
+}
+
+// whyStopped tells of a container that ended before its start what can be known of it.
+func (c *Container) whyStopped() string {
+	if g, err := c.group(); err == nil && g != nil {
+		if s, err := g.Stats(); err == nil && s.OOMKills > 0 {
+			return ": it was killed for want of memory (memory limit too low?)"
+		}
+	}
+	return ""
 }
 
 // abort ends a container whose start has failed. It may have ended by itself.

@@ -25,6 +25,8 @@ func (e *StepError) Error() string {
 		return e.Note + ": executable file not found in $PATH"
 	case executing && (e.Name == "execve" || e.Name == "check"):
 		return fmt.Sprintf("%s: %v", e.Note, e.Errno)
+	case e.Name == "move_mount" && (e.Errno == unix.EINVAL || e.Errno == unix.ENOTDIR):
+		return fmt.Sprintf("%s: %s: %v (a directory on a file, or a file on a directory?)", e.Note, e.Name, e.Errno)
 	}
 	return fmt.Sprintf("%s: %s: %v", e.Note, e.Name, e.Errno)
 }
