@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/teu-dev/teu/cmd/teu/ui"
 )
@@ -22,11 +23,24 @@ func main() {
 	os.Exit(execute(context.Background(), ui.New(os.Stdin, os.Stdout, os.Stderr), os.Args[1:]))
 }
 
+// oneWish is how long signals are the same wish to end: timeout(1) sends one to its child and, at once,
+// another one to the group that the child is in.
+const oneWish = 500 * time.Millisecond
+
 // untilSignal returns the context of a command. The first signal cancels it, so that the command can
-// clean up; the next one has its default effect again.
-func untilSignal(ctx context.Context) context.Context {
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
+// clean up; one that comes later than oneWish after it has its default effect again.
+func untilSignal(ctx context.Context) context.Context { return untilSignals(ctx, oneWish) }
+
+func untilSignals(ctx context.Context, wish time.Duration) context.Context {
+	ctx, cancel := context.WithCancel(ctx)
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, syscall.SIGINT, syscall.SIGTERM)
+	go func() { // until the process ends
+		<-caught
+		cancel()
+		time.Sleep(wish)
+		signal.Stop(caught)
+	}()
 	return ctx
 }
 

@@ -1,0 +1,53 @@
+//go:build !front
+
+package main
+
+import (
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestSignalsAtOnce: the second of two signals at once does not end a command that cleans up, a later one does.
+func TestSignalsAtOnce(t *testing.T) {
+	wish := map[string]time.Duration{"at once": time.Hour, "later": 0}
+	if name := os.Getenv("TEU_TEST_SIGNALS"); name != "" {
+		signalTwice(t, wish[name], name == "later")
+		return
+	}
+	for name, want := range map[string]string{"at once": "alive", "later": "signal: interrupt"} {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSignalsAtOnce$")
+		cmd.Env = append(os.Environ(), "TEU_TEST_SIGNALS="+name)
+		out, err := cmd.CombinedOutput()
+		said := string(out)
+		if err != nil {
+			said += err.Error()
+		}
+		if !strings.Contains(said, want) {
+			t.Errorf("%s: got %q, want %q", name, said, want)
+		}
+	}
+}
+
+func signalTwice(t *testing.T, wish time.Duration, again bool) {
+	ctx := untilSignals(t.Context(), wish)
+	runtime.LockOSThread() // a signal to it has its effect before the call returns
+	send := func() {
+		if err := unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send()
+	<-ctx.Done()
+	send()
+	for i := 0; again && i < 10000; i++ { // until it is no longer caught
+		time.Sleep(time.Millisecond)
+		send()
+	}
+	os.Stdout.WriteString("alive")
+}
