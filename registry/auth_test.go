@@ -250,6 +250,7 @@ func TestParseChallenges(t *testing.T) {
 		{`BASIC`, []challenge{{"basic", map[string]string{}}}},
 		{`Bearer realm="unclosed`, []challenge{{"bearer", map[string]string{"realm": "unclosed"}}}},
 		{`=,="`, nil},
+		{`Bearer realm=https://a/token?x=y , service=s`, []challenge{{"bearer", map[string]string{"realm": "https://a/token?x=y", "service": "s"}}}},
 	} {
 		got := parseChallenges(http.Header{"Www-Authenticate": {tt.header}})
 		if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(challenge{})); diff != "" {

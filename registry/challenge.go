@@ -58,7 +58,11 @@ func token(s string) (word, rest string) {
 
 func paramValue(s string) (value, rest string) {
 	if !strings.HasPrefix(s, `"`) {
-		return token(s)
+		// Some servers do not quote an address, which is no token.
+		if end := strings.IndexAny(s, ", \t"); end >= 0 {
+			return s[:end], s[end:]
+		}
+		return s, ""
 	}
 	var b strings.Builder
 	for i := 1; i < len(s); i++ {

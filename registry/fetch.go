@@ -161,6 +161,7 @@ func (b *blobReader) open() error {
 	if err != nil {
 		return err
 	}
+	decode(resp, b.desc.Size)
 	b.body = resp.Body
 	if resp.StatusCode == http.StatusPartialContent {
 		return b.checkRange(resp)

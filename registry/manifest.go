@@ -20,6 +20,9 @@ func (r *Repository) Manifest(ctx context.Context, tagOrDigest string) (ocispec.
 	}
 	defer resp.Body.Close()
 	body, err := readLimited(resp.Body, maxManifest)
+	if err == nil {
+		body, err = decodeDocument(resp, body, maxManifest)
+	}
 	if err != nil {
 		return ocispec.Descriptor{}, nil, fmt.Errorf("reading manifest: %w", err)
 	}

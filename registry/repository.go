@@ -87,7 +87,7 @@ func descriptorOf(resp *http.Response) (ocispec.Descriptor, bool) {
 		Digest:    digest.Digest(resp.Header.Get("Docker-Content-Digest")),
 		Size:      resp.ContentLength,
 	}
-	return d, d.Digest.Validate() == nil && d.Size > 0 && d.Size <= maxManifest && d.MediaType != ""
+	return d, !encoded(resp) && d.Digest.Validate() == nil && d.Size > 0 && d.Size <= maxManifest && d.MediaType != ""
 }
 
 // mediaType returns the Content-Type without parameters, or what the document itself says.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,7 +24,7 @@ type tokenAnswer struct {
 	Token        string `json:"token"`
 	AccessToken  string `json:"access_token"`
 	RefreshToken string `json:"refresh_token"`
-	ExpiresIn    int64  `json:"expires_in"` // seconds
+	ExpiresIn    any    `json:"expires_in"` // seconds; some servers write a text
 }
 
 // fetchToken asks the server that the challenge names for a token with scopes.
@@ -41,7 +42,11 @@ func (a *authorizer) fetchToken(ctx context.Context, cfg authn.AuthConfig, scope
 		return bearer{}, fmt.Errorf("the token server of %s gave no token: %w", a.host.name, errdefs.ErrUnavailable)
 	}
 	// The specification's default is 60 seconds. Stop early, an upload takes a while to begin.
-	life := time.Duration(min(max(answer.ExpiresIn, 60), 1<<24)) * time.Second
+	seconds, _ := strconv.ParseFloat(fmt.Sprint(answer.ExpiresIn), 64)
+	life := time.Minute
+	if seconds > 60 {
+		life = time.Duration(min(seconds, 1<<24)) * time.Second
+	}
 	return bearer{value: value, expires: a.host.client.now().Add(life - life/6)}, nil
 }
 
