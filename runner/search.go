@@ -165,7 +165,7 @@ func (m *search) fits(c *Container) bool {
 	any := func(name string, fits func(string) bool) bool { return anyOf(m.filters[name], fits) }
 	return matchAny(m.ids, c.ID) && (matchAny(m.names, c.Name) || matchAny(m.names, "/"+c.Name)) &&
 		any("status", func(v string) bool { return string(c.State.Status) == v }) &&
-		any("health", func(v string) bool { return healthName(c.State) == v }) &&
+		any("health", func(v string) bool { return HealthName(c.State) == v }) &&
 		any("exited", func(v string) bool { return c.State.Status == keeper.Exited && strconv.Itoa(c.State.ExitCode) == v }) &&
 		any("ancestor", func(string) bool { return slices.Contains(m.images, c.ImageID.String()) }) &&
 		any("is-task", func(string) bool { return !m.isTask }) &&
@@ -174,7 +174,8 @@ func (m *search) fits(c *Container) bool {
 		hasLabels(c.Labels(), m.filters) && hasLabels(c.Options.Annotations, map[string][]string{"label": m.filters["annotation"]})
 }
 
-func healthName(s keeper.State) string {
+// HealthName is docker's word for how healthy a container is.
+func HealthName(s keeper.State) string {
 	if s.Health == nil {
 		return "none"
 	}

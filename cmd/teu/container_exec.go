@@ -68,7 +68,7 @@ func execIn(ctx context.Context, a *app, x *execFlags, ref string, args []string
 		return errors.New("the input device is not a TTY")
 	}
 	for _, path := range x.envFiles {
-		lines, err := readLines(path)
+		lines, err := readEnvFile(path)
 		if err != nil {
 			return err
 		}

@@ -229,7 +229,7 @@ func (c *containerFlags) setPlatform(o *runner.Options) (err error) {
 
 func (c *containerFlags) setEnvironment(o *runner.Options) error {
 	for _, path := range c.envFiles {
-		lines, err := readLines(path)
+		lines, err := readEnvFile(path)
 		if err != nil {
 			return err
 		}
@@ -242,6 +242,20 @@ func (c *containerFlags) setEnvironment(o *runner.Options) error {
 		}
 	}
 	return nil
+}
+
+// readEnvFile reads the lines NAME[=VALUE] of an --env-file.
+func readEnvFile(path string) ([]string, error) {
+	lines, err := readLines(path)
+	if err != nil {
+		return nil, fmt.Errorf("--env-file: %w", err)
+	}
+	for _, line := range lines {
+		if name, _, _ := strings.Cut(line, "="); strings.ContainsAny(name, " \t") {
+			return nil, fmt.Errorf("--env-file: invalid env file (%s): variable '%s' contains whitespaces", path, name)
+		}
+	}
+	return lines, nil
 }
 
 // expandEnv gives names without a value the one they have here. Those that have none

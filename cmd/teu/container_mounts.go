@@ -223,15 +223,17 @@ func (c *containerFlags) setPorts(o *runner.Options) error {
 		}
 		o.Ports = append(o.Ports, ports...)
 	}
-	if !c.publishAll {
-		return nil
-	}
 	for _, text := range c.expose {
+		if strings.Contains(text, ":") {
+			return fmt.Errorf("invalid port format for --expose: %s", text)
+		}
 		ports, err := parsePublish(text)
 		if err != nil {
-			return err
+			return fmt.Errorf("invalid range format for --expose: %s: %w", text, err)
 		}
-		o.Ports = append(o.Ports, ports...)
+		for _, p := range ports {
+			o.Expose = append(o.Expose, fmt.Sprintf("%d/%s", p.Container, p.Protocol))
+		}
 	}
 	return nil
 }

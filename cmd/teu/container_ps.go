@@ -53,6 +53,7 @@ func psTable(size bool) ui.Table {
 			{Name: "State", Header: "STATE"}, {Name: "Ports", Header: "PORTS"}, {Name: "Names", Header: "NAMES"},
 			{Name: "Size", Header: "SIZE"}, {Name: "Labels", Header: "LABELS"}, {Name: "Mounts", Header: "MOUNTS"},
 			{Name: "Networks", Header: "NETWORKS"}, {Name: "LocalVolumes", Header: "LOCAL VOLUMES"},
+			{Name: "HealthStatus", Header: "HEALTH STATUS"},
 		},
 		Default: []string{"ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names"},
 	}
@@ -131,7 +132,8 @@ func psRow(engine *runner.Engine, c *runner.Container, noTrunc, size bool) ui.Ro
 		"RunningFor": ago(c.Created), "CreatedAt": c.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"),
 		"Status": runner.StatusText(c.State), "State": string(c.State.Status), "Ports": portsText(engine.Ports(c), engine.Exposed(c)),
 		"Names": c.Name, "Labels": strings.Join(labels, ","), "Mounts": strings.Join(mounts, ","),
-		"Networks": strings.Join(engine.NetworkNames(c), ","), "LocalVolumes": strconv.Itoa(volumes), "Size": "0B",
+		"HealthStatus": runner.HealthName(c.State),
+		"Networks":     strings.Join(engine.NetworkNames(c), ","), "LocalVolumes": strconv.Itoa(volumes), "Size": "0B",
 	}
 	if size {
 		written, whole := engine.RootSizes(c.ID)

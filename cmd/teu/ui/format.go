@@ -44,6 +44,15 @@ func (r Row) Label(name string) string {
 	return value
 }
 
+// headings are the row above the others.
+type headings map[string]string
+
+// Label is the heading of {{.Label "name"}}: the last part of a name with dots (docker/cli
+// cli/command/formatter, HeaderContext).
+func (headings) Label(name string) string {
+	return strings.NewReplacer("-", " ", "_", " ").Replace(name[strings.LastIndexByte(name, '.')+1:])
+}
+
 // List prints rows by format: "" and "table" give the default table, "table
 // TEMPLATE" a table of one's own, "json" one JSON object per line, and anything
 // else is a Go template executed per row.
@@ -52,11 +61,11 @@ func (u *UI) List(t Table, format string, rows []Row) error {
 	case format == "" || format == "table":
 		return writeDefault(u.Out, t, rows)
 	case format == "json":
-		return writeRows(u.Out, "{{json .}}", rows)
+		return writeRows(u.Out, "{{json .}}", t, rows)
 	case strings.HasPrefix(format, "table "):
 		return writeTable(u.Out, unescape(strings.TrimPrefix(format, "table ")), t, rows)
 	}
-	return writeRows(u.Out, unescape(format), rows)
+	return writeRows(u.Out, unescape(format), t, rows)
 }
 
 // headers returns the row above the others.
@@ -88,23 +97,32 @@ func writeDefault(w io.Writer, t Table, rows []Row) error {
 }
 
 func writeTable(w io.Writer, format string, t Table, rows []Row) error {
-	headers := t.headers()
 	tw := tabwriter.NewWriter(w, 10, 1, 3, ' ', 0)
-	if err := writeRows(tw, format, append([]Row{headers}, rows...)); err != nil {
+	if err := writeRows(tw, format, t, []headings{headings(t.headers())}); err != nil {
+		return err
+	}
+	if err := writeRows(tw, format, t, rows); err != nil {
 		return err
 	}
 	return tw.Flush()
 }
 
-func writeRows(w io.Writer, format string, rows []Row) error {
+// writeRows executes a template per row. A field that the table has not is an error.
+func writeRows[R ~map[string]string](w io.Writer, format string, t Table, rows []R) error {
 	tmpl, err := parseTemplate(format)
 	if err != nil {
 		return err
 	}
+	tmpl.Option("missingkey=error")
 	for _, row := range rows {
+		for _, f := range t.Fields {
+			if _, ok := row[f.Name]; !ok {
+				row[f.Name] = ""
+			}
+		}
 		var b bytes.Buffer
 		if err := tmpl.Execute(&b, row); err != nil {
-			return fmt.Errorf("template parsing error: %w", err)
+			return fmt.Errorf("failed to execute template: %w", err)
 		}
 		if _, err := fmt.Fprintln(w, b.String()); err != nil {
 			return err

@@ -16,6 +16,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/term"
 )
 
@@ -88,9 +89,20 @@ func (u *UI) Warnf(format string, args ...any) {
 // hinter is an error that knows what the user can do about it.
 type hinter interface{ Hint() string }
 
+// message is an error in words for people: those of its class, at the end, say nothing more.
+func message(err error) string {
+	text := strings.TrimRight(err.Error(), "\n")
+	for _, class := range []error{errdefs.ErrInvalidArgument, errdefs.ErrConflict, errdefs.ErrNotFound, errdefs.ErrAlreadyExists, errdefs.ErrFailedPrecondition} {
+		if errors.Is(err, class) {
+			text = strings.TrimSuffix(text, ": "+class.Error())
+		}
+	}
+	return text
+}
+
 // Error prints err, and its hint if it has one.
 func (u *UI) Error(err error) {
-	fmt.Fprintf(u.Err, "teu: %s\n", strings.TrimRight(err.Error(), "\n"))
+	fmt.Fprintf(u.Err, "teu: %s\n", message(err))
 	var h hinter
 	if errors.As(err, &h) && h.Hint() != "" {
 		fmt.Fprintf(u.Err, "hint: %s\n", h.Hint())
