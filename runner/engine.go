@@ -205,7 +205,11 @@ func (e *Engine) adopt(ctx context.Context, c *Container) error {
 		return err
 	}
 	if c.State.Keeper.BootID == boot && e.hasRunDir(c.ID) {
-		return e.adoptRunning(ctx, c.ID)
+		err := e.adoptRunning(ctx, c.ID)
+		if err == nil || e.hasRunDir(c.ID) {
+			return err
+		}
+		// Meanwhile somebody else's keeper saw its end, and what was volatile has been removed.
 	}
 	unlock, err := e.lock(ctx, c.ID)
 	if err != nil {

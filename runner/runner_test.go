@@ -421,19 +421,29 @@ func TestFinishBesideStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := get(t, e, "box")
-	if err := unix.Kill(now.State.Keeper.PID, unix.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	retry(t, func() error {
-		if now.State.Keeper.Alive() {
-			return errors.New("the keeper lives")
-		}
-		return nil
-	})
+	killKeeper(t, now)
 	if err := e.finish(ctx, &old); err != nil {
 		t.Fatal(err)
 	}
 	if c := get(t, e, "box"); c.State.Status != keeper.Running || c.State.Init != now.State.Init {
+		t.Errorf("state %+v", c.State)
+	}
+}
+
+// A container that has lost its keeper may end, by way of somebody else's, before we give it ours.
+func TestAdoptBesideEnd(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	detached(t, e, "box", sh("exec sleep 60"))
+	killKeeper(t, get(t, e, "box"))
+	binary, at := e.Keeper, time.Duration(0)
+	e.Keeper = func() (*keeper.Binary, error) {
+		e.Keeper = binary
+		if err := e.Stop(ctx, "box", StopOptions{Timeout: &at}); err != nil {
+			t.Error(err)
+		}
+		return binary()
+	}
+	if c := get(t, e, "box"); c.State.Status != keeper.Exited || c.State.ExitCode != 137 {
 		t.Errorf("state %+v", c.State)
 	}
 }
