@@ -92,6 +92,14 @@ func outputSettings() []string {
 }
 
 func (f *buildFlags) parseOutput(a *app, o *build.Options, v map[string]string) error {
+	for _, known := range outputSettings() {
+		name, isBool := strings.CutSuffix(known, "?")
+		if text, ok := v[name]; ok && isBool {
+			if _, err := strconv.ParseBool(text); err != nil {
+				return fmt.Errorf("non-bool value specified for %s: %s", name, text)
+			}
+		}
+	}
 	out := build.Output{Type: v["type"], Dest: v["dest"]}
 	switch out.Type {
 	case "registry":
@@ -102,6 +110,9 @@ func (f *buildFlags) parseOutput(a *app, o *build.Options, v map[string]string) 
 		}
 	case "image", "oci", "cacheonly":
 	case "tar", "local":
+		if out.Type == "local" && (out.Dest == "" || out.Dest == "-") {
+			return errors.New("dest is required for local output")
+		}
 		if split, ok := v["platform-split"]; ok {
 			b, err := strconv.ParseBool(split)
 			if err != nil {
