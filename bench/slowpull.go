@@ -152,7 +152,7 @@ func measureSlowPull(ctx context.Context, b *bench) error {
 	b.report.add(f)
 	debian = strings.Replace(debian, address, link.l.Addr().String(), 1)
 	b.report.add(figure{title: "Pull of Debian that is there already, over 50 ms and 200 Mbit/s", unit: "ms",
-		note:    "From plain HTTP: all of them try TLS first, and every connection takes a round trip of its own.",
+		note:    "From plain HTTP: all of them try TLS, most of them first, and every connection takes a round trip of its own.",
 		results: b.race(ctx, 1, max(1, b.rounds/3), p.again(debian))})
 	return nil
 }

@@ -42,7 +42,7 @@ func TestProxy(t *testing.T) {
 	t.Setenv("HTTPS_PROXY", "")
 	t.Setenv("NO_PROXY", "direct.invalid,10.0.0.0/8")
 	c, _ := newTestClient(Options{Insecure: []string{"registry.invalid:5000", "direct.invalid:5000"}})
-	// A registry that may have no TLS is asked by TLS first, which has no proxy here.
+	// A registry that may have no TLS is asked by TLS too, which has no proxy here.
 	if got, err := fetch(t.Context(), repository(t, c, "registry.invalid:5000/app"), desc); err != nil || string(got) != string(data) {
 		t.Errorf("through the proxy: %d bytes, %v", len(got), err)
 	}

@@ -14,8 +14,8 @@ type answer struct {
 	err  error
 }
 
-// base returns the root of the host's API. A lax host is asked by TLS first and by
-// plain HTTP if it does not speak TLS, as docker does.
+// base returns the root of the host's API. A lax host is spoken to by TLS, and
+// by plain HTTP if it does not speak TLS, as docker does.
 func (h *host) base(ctx context.Context) (*url.URL, error) {
 	base, first, err := h.begin(ctx, request{method: http.MethodGet, path: "/v2/"})
 	if first != nil {
