@@ -58,6 +58,9 @@ func newContainerPruneCommand(a *app) *cobra.Command {
 				return err
 			}
 			ids, size, err := a.engine().Prune(cmd.Context(), runner.PruneOptions{Filters: chosen})
+			if err != nil && len(ids) == 0 {
+				return err
+			}
 			printPruned(a, "Deleted Containers:", ids, size)
 			return err
 		},

@@ -349,6 +349,8 @@ type info struct {
 	NCPU                                                                       int
 	MemTotal                                                                   int64
 	RootDir                                                                    string `json:"DockerRootDir"`
+	LoggingDriver, DefaultRuntime, CgroupVersion                               string
+	Swarm                                                                      struct{ LocalNodeState string } // scripts ask for it
 }
 
 func (a *app) info(ctx context.Context) (info, error) {
@@ -361,6 +363,12 @@ func (a *app) info(ctx context.Context) (info, error) {
 		Driver: "overlay", CgroupDriver: "cgroupfs", KernelVersion: unix.ByteSliceToString(uts.Release[:]), OSType: runtime.GOOS,
 		Architecture: unix.ByteSliceToString(uts.Machine[:]), Name: unix.ByteSliceToString(uts.Nodename[:]), ServerVersion: version(),
 		NCPU: runtime.NumCPU(), MemTotal: int64(mem.Totalram) * int64(mem.Unit), RootDir: a.root,
+		LoggingDriver: "json-file", DefaultRuntime: "teu", CgroupVersion: "1",
+	}
+	i.Swarm.LocalNodeState = "inactive"
+	var fs unix.Statfs_t
+	if unix.Statfs("/sys/fs/cgroup", &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC {
+		i.CgroupVersion = "2"
 	}
 	list, err := a.engine().List(ctx)
 	if err != nil {

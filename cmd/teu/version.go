@@ -18,7 +18,7 @@ func version() string {
 }
 
 // apiVersion is the version of docker's API that teu serves.
-const apiVersion = "1.51"
+const apiVersion = "1.56"
 
 func newVersionCommand(a *app) *cobra.Command {
 	var format string
@@ -31,6 +31,7 @@ func newVersionCommand(a *app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := map[string]string{"Version": version(), "ApiVersion": apiVersion, "GoVersion": runtime.Version(), "Os": runtime.GOOS, "Arch": runtime.GOARCH}
 			if format != "" {
+				v["APIVersion"] = apiVersion                     // as docker's templates say it
 				both := map[string]any{"Client": v, "Server": v} // docker's halves; here they are one
 				for k, s := range v {
 					both[k] = s
