@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/klauspost/pgzip"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -27,7 +28,7 @@ import (
 type CommitOptions struct {
 	Name            string // repository[:tag] to give it, or empty
 	Author, Comment string
-	Pause           bool     // freeze the container meanwhile
+	Pause           bool     // freeze the container meanwhile, where it has a freezer
 	Changes         []string // instructions of a Dockerfile that describe: CMD, ENV, EXPOSE, ...
 	// Config, unless nil, comes before what the container was created with: the config object
 	// of an image, JSON; see fillConfig.
@@ -150,10 +151,12 @@ func (e *Engine) commitLayer(ctx context.Context, store *cache.Store, c *Contain
 		return blob, "", err
 	}
 	if o.Pause && c.State.Status == keeper.Running {
-		if err := e.Pause(ctx, c.ID); err != nil {
-			return blob, "", fmt.Errorf("pausing %s: %w", c.Name, err)
+		switch failure := e.Pause(ctx, c.ID); {
+		case failure == nil:
+			defer func() { err = errors.Join(err, e.Unpause(context.WithoutCancel(ctx), c.ID)) }()
+		case !errdefs.IsNotImplemented(failure): // without a control group nothing can be paused
+			return blob, "", fmt.Errorf("pausing %s: %w", c.Name, failure)
 		}
-		defer func() { err = errors.Join(err, e.Unpause(context.WithoutCancel(ctx), c.ID)) }()
 	}
 	compare, err := compareUpper(sn)
 	if err != nil {
