@@ -95,7 +95,7 @@ func (r *remover) contents(f *os.File, depth int) (n int, err error) {
 			}
 			n++
 		}
-		if err == io.EOF {
+		if err == io.EOF || errors.Is(err, unix.ENOENT) { // somebody else has removed f
 			return n, nil
 		}
 		if err != nil {
@@ -114,7 +114,7 @@ func (r *remover) entry(fd int, e os.DirEntry, depth int) error {
 		return nil
 	case depth >= maxOpenDirs:
 		up := ".removed-" + strconv.FormatUint(rand.Uint64(), 36)
-		if err := unix.Renameat2(fd, name, r.top, up, unix.RENAME_NOREPLACE); err != nil {
+		if err := unix.Renameat2(fd, name, r.top, up, unix.RENAME_NOREPLACE); err != nil && err != unix.ENOENT {
 			return &os.LinkError{Op: "rename", Old: name, New: up, Err: err}
 		}
 		return nil
