@@ -29,7 +29,9 @@ func (o *Options) CheckNamespaces() error {
 	switch {
 	case o.PIDMode != "" && o.PIDMode != "host" && !container(o.PIDMode):
 		return worded(errdefs.ErrInvalidArgument, "invalid PID mode: %s", o.PIDMode)
-	case !slices.Contains([]string{"", "none", "shareable", "host"}, o.IPCMode) && !container(o.IPCMode):
+	case container(o.IPCMode):
+		return worded(errdefs.ErrInvalidArgument, "the IPC mode %s is not supported by teu: shared memory of other containers is not reached; host is the host's", o.IPCMode)
+	case !slices.Contains([]string{"", "none", "shareable", "host"}, o.IPCMode):
 		return worded(errdefs.ErrInvalidArgument, "invalid IPC mode: %s", o.IPCMode)
 	case o.UTSMode != "" && o.UTSMode != "host":
 		return worded(errdefs.ErrInvalidArgument, "invalid UTS mode: %s", o.UTSMode)
