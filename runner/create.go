@@ -62,6 +62,10 @@ func (e *Engine) Create(ctx context.Context, name string, o Options) (_ *Contain
 	return c, nil
 }
 
+// ErrPlatform is an image that is there, but not for the platform that was asked for. It is an
+// errdefs.ErrNotFound: clients pull it then.
+var ErrPlatform = fmt.Errorf("of another platform: %w", errdefs.ErrNotFound)
+
 // image finds the image and makes sure that it is unpacked.
 func (e *Engine) image(ctx context.Context, store *cache.Store, o Options) (content.Image, []string, error) {
 	record, err := store.Lookup(ctx, o.Image)
@@ -73,6 +77,10 @@ func (e *Engine) image(ctx context.Context, store *cache.Store, o Options) (cont
 		p = *o.Platform
 	}
 	img, err := content.Resolve(ctx, store.Content, record.Target, p)
+	if o.Platform != nil && (errors.Is(err, errdefs.ErrNotFound) || err == nil && img.Config.OS != "" && content.MatchPlatform(p, img.Platform()) == 0) {
+		return content.Image{}, nil, worded(ErrPlatform, "image with reference %s was found but does not provide the specified platform (%s)",
+			WithTag(o.Image), content.PlatformString(p))
+	}
 	if err != nil {
 		return content.Image{}, nil, err
 	}

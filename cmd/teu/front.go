@@ -6,6 +6,7 @@ import (
 	"context"
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -137,12 +138,12 @@ func ownSelf() self { return findSelf() }
 func teachCompletion(*app, *cobra.Command) {}
 
 // imageMissing lets the whole of teu go on from the beginning: it can pull.
-func (a *app) imageMissing(ctx context.Context, name string) bool {
+func (a *app) imageMissing(ctx context.Context, name string, cause error) bool {
 	store, err := a.store()
 	if err != nil {
 		return false
 	}
-	if _, err = store.Lookup(ctx, name); isNotFound(err) {
+	if _, err = store.Lookup(ctx, name); isNotFound(err) || errors.Is(cause, runner.ErrPlatform) {
 		a.ui.Error(a.becomeWhole())
 	}
 	return false

@@ -118,7 +118,7 @@ func createContainer(ctx context.Context, a *app, c *containerFlags, o runner.Op
 	if err := a.injectCDI(&o); err != nil {
 		return nil, err
 	}
-	missing := func(err error) bool { return errors.Is(err, errdefs.ErrNotFound) && a.imageMissing(ctx, o.Image) }
+	missing := func(err error) bool { return errors.Is(err, errdefs.ErrNotFound) && a.imageMissing(ctx, o.Image, err) }
 	made, err := a.engine().Create(ctx, c.name, o)
 	if c.pull == "missing" && missing(err) {
 		a.ui.Notef("Unable to find image '%s' locally", runner.WithTag(o.Image))
@@ -127,7 +127,7 @@ func createContainer(ctx context.Context, a *app, c *containerFlags, o runner.Op
 		}
 		made, err = a.engine().Create(ctx, c.name, o)
 	}
-	if missing(err) { // or somebody has removed it again
+	if missing(err) && !errors.Is(err, runner.ErrPlatform) { // or somebody has removed it again
 		return nil, fmt.Errorf("No such image: %s", runner.WithTag(o.Image)) //lint:ignore ST1005 docker's words
 	}
 	if err != nil {

@@ -4,22 +4,24 @@ package main
 
 import (
 	"context"
+	"errors"
 
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/teu-dev/teu/cache/library"
 	"github.com/teu-dev/teu/cmd/teu/ui"
+	"github.com/teu-dev/teu/runner"
 )
 
 // imageMissing tells a missing image from something else that was not found.
-func (a *app) imageMissing(ctx context.Context, name string) bool {
+func (a *app) imageMissing(ctx context.Context, name string, cause error) bool {
 	store, err := a.store()
 	if err != nil {
 		return false
 	}
 	_, err = store.Lookup(ctx, name)
-	return isNotFound(err)
+	return isNotFound(err) || errors.Is(cause, runner.ErrPlatform)
 }
 
 // pullForRun pulls an image and tells about it on standard error: standard output is the

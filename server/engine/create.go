@@ -2,6 +2,7 @@ package engine
 
 import (
 	"encoding/json"
+	"errors"
 	"maps"
 	"net/http"
 	"path"
@@ -57,16 +58,13 @@ func (s *Server) createContainer(w http.ResponseWriter, r *request) error {
 			return err
 		}
 	}
-	if err := s.fitsPlatform(r, o); err != nil {
-		return err
-	}
 	if len(o.CDIDevices) > 0 && s.InjectCDI != nil {
 		if err := s.InjectCDI(&o); err != nil {
 			return worded(errdefs.ErrInvalidArgument, "CDI device injection failed: %v", err)
 		}
 	}
 	c, err := s.Backend.Containers().Create(r.Context(), strings.TrimPrefix(r.param("name"), "/"), o)
-	if errdefs.IsNotFound(err) {
+	if errdefs.IsNotFound(err) && !errors.Is(err, runner.ErrPlatform) {
 		if s.imageMissing(r, o.Image) {
 			return worded(errdefs.ErrNotFound, "No such image: %s", runner.WithTag(o.Image))
 		}
@@ -98,38 +96,6 @@ func olderVersion(b *createRequest, v version) error {
 	}
 	b.shallowReadOnly = v < 44
 	return nil
-}
-
-// fitsPlatform holds that an image is for the platform that was asked for, if it was. An
-// image of another one is as good as missing: clients then pull.
-func (s *Server) fitsPlatform(r *request, o runner.Options) error {
-	if o.Platform == nil {
-		return nil
-	}
-	images, err := s.images(r, nil)
-	if err != nil {
-		return err
-	}
-	d, err := images.Inspect(r.Context(), o.Image)
-	if err != nil || d.OS == "" || d.Architecture == "" {
-		return nil // Create says what is wrong
-	}
-	has := platforms.Normalize(ocispec.Platform{OS: d.OS, Architecture: d.Architecture, Variant: d.Variant})
-	if s.isIndex(r, o.Image) || platforms.OnlyStrict(*o.Platform).Match(has) || platforms.Only(*o.Platform).Match(has) {
-		return nil
-	}
-	return worded(errdefs.ErrNotFound, "image with reference %s was found but does not provide the specified platform (%s)",
-		runner.WithTag(o.Image), platforms.FormatAll(*o.Platform))
-}
-
-// isIndex says whether a name stands for images of several platforms.
-func (s *Server) isIndex(r *request, name string) bool {
-	store, err := s.Backend.Store()
-	if err != nil {
-		return false
-	}
-	record, err := store.Lookup(r.Context(), name)
-	return err == nil && (record.Target.MediaType == ocispec.MediaTypeImageIndex || strings.HasSuffix(record.Target.MediaType, "manifest.list.v2+json"))
 }
 
 func (s *Server) imageMissing(r *request, name string) bool {
