@@ -125,10 +125,20 @@ func (c *chaos) appear(name string, args ...string) {
 	c.t.Errorf("%s does not start", name)
 }
 
+// initGone says whether a container's first process has ended. Its keeper learns of that later
+// than of the processes which ended with it.
+func (c *chaos) initGone(name string) bool {
+	pid, _ := strconv.Atoi(c.state(name, "Pid"))
+	return pid == 0 || commandOf(pid) == nil
+}
+
 // status is what inspect says, or empty if there is no such container.
-func (c *chaos) status(name string) string {
+func (c *chaos) status(name string) string { return c.state(name, "Status") }
+
+// state is one field of a container's state, or empty if there is no such container.
+func (c *chaos) state(name, field string) string {
 	for range 1000 {
-		out, _, err := c.try("inspect", "--type", "container", "-f", "{{.State.Status}}", name)
+		out, _, err := c.try("inspect", "--type", "container", "-f", "{{.State."+field+"}}", name)
 		switch {
 		case err == nil:
 			return strings.TrimSpace(out)
@@ -197,7 +207,7 @@ func (c *chaos) talks(name string) {
 	for n := range 3 {
 		out, code, err := c.try("exec", name, "sh", "-c", fmt.Sprintf("echo said; usleep 3000; exit %d", 20+n))
 		switch {
-		case code == 137 && c.status(name) != "running": // it ended with the container
+		case code == 137 && c.initGone(name): // it ended with the container
 		case errors.Is(err, errKilled), err != nil && (strings.Contains(err.Error(), "is not running") || strings.Contains(err.Error(), "keeper")):
 		case err != nil || out != "said\n" || code != 20+n:
 			c.t.Errorf("exec in %s: %q, %d, %v", name, out, code, err)
