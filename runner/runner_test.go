@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -427,6 +428,36 @@ func TestFinishBesideStart(t *testing.T) {
 	}
 	if c := get(t, e, "box"); c.State.Status != keeper.Running || c.State.Init != now.State.Init {
 		t.Errorf("state %+v", c.State)
+	}
+}
+
+// A keeper that records the end of a container, and is killed before it ends its holder,
+// leaves that to whoever finishes the container.
+func TestFinishEndsHolder(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	detached(t, e, "box", sh("true"))
+	if _, err := e.Wait(ctx, "box"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "its finishing", func() bool { return get(t, e, "box").State.Finished })
+	holder := exec.CommandContext(ctx, "sleep", "1000")
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c := get(t, e, "box")
+	id, err := statefile.Identify(holder.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.State.Holder, c.State.Finished = id, false
+	if err := e.writeState(c); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Finish(ctx, c.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := holder.Wait(); err == nil || err.Error() != "signal: killed" {
+		t.Errorf("the holder: %v", err)
 	}
 }
 

@@ -12,6 +12,7 @@ func (s *supervisor) adopt(c *conn) bool {
 	case Running, Paused:
 		s.resumeRun()
 	case Restarting:
+		EndHolder(s.state)
 		s.clear()
 		if err := s.launch(); err != nil {
 			c.writeJSON(frameReply, failure(err))

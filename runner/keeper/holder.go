@@ -132,6 +132,9 @@ func (h *holder) end() {
 	}
 }
 
+// EndHolder ends the holder of a run whose end is in s, should its keeper not have lived to do that.
+func EndHolder(s State) { (&holder{id: s.Holder}).end() }
+
 // identifyChild is statefile.Identify for a child that has not been waited for; it may
 // have ended.
 func identifyChild(pid int) (statefile.Process, error) {

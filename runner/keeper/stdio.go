@@ -200,7 +200,7 @@ func (s *stdio) resize(columns, rows uint16) error {
 	return nil
 }
 
-// close releases everything; pumps end.
+// close releases everything but the holder; pumps end.
 func (s *stdio) close() {
 	s.closed = true
 	s.closeInput()
@@ -212,7 +212,6 @@ func (s *stdio) close() {
 	if s.console != nil {
 		s.console.Close()
 	}
-	s.holder.end()
 }
 
 func closeAll(files []*os.File) {

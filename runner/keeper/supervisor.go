@@ -231,11 +231,12 @@ func (s *supervisor) exit(e ExitStatus) (again bool) {
 		s.endHealth = nil
 	}
 	e.Final = !again
+	holder := s.io.holder
 	s.proc.close()
 	s.proc, s.io = nil, nil
 	st := &s.state
 	st.Status, st.ExitCode, st.OOMKilled, st.Error = Exited, e.Code, e.OOMKilled, e.Error
-	st.Init, st.Holder = statefile.Process{}, statefile.Process{}
+	st.Init = statefile.Process{}
 	st.FinishedAt = time.Now().UTC()
 	s.tellExit(e)
 	if again {
@@ -243,6 +244,7 @@ func (s *supervisor) exit(e ExitStatus) (again bool) {
 		st.RestartCount++
 	}
 	s.tell(e)
+	holder.end() // not before the end is recorded: should we be killed, it knows of it, and the record of it
 	return again
 }
 
