@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 func randomBlob(size int, seed uint64) []byte {
@@ -182,6 +183,7 @@ func (b *bench) measureUploads(ctx context.Context, servers []*registryServer) e
 				digests[i] = digest.FromBytes(blobs[i])
 			}
 			for _, s := range servers {
+				unix.Sync() // what the one before has not written is not this one's to wait for
 				start := time.Now()
 				err := each(ctx, s.address, uploadClients, func(c *httpConn, i int) error {
 					repo := fmt.Sprint("bench/up", i)
