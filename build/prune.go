@@ -95,7 +95,7 @@ func (b *Builder) Prune(ctx context.Context, o PruneOptions) ([]CacheEntry, erro
 	if err != nil {
 		return nil, fmt.Errorf("pruning the build cache: %w", err)
 	}
-	free, err := freeSpace(b.Store.Root())
+	_, free, err := diskSpace(b.Store.Root())
 	if err != nil {
 		return nil, fmt.Errorf("pruning the build cache: %w", err)
 	}
@@ -222,21 +222,20 @@ func (b *Builder) collect(ctx context.Context) error {
 	return b.remove(ctx, gone)
 }
 
-// freeSpace returns the bytes that the disk of dir has left.
-func freeSpace(dir string) (int64, error) {
+// diskSpace returns the bytes that the disk of dir has, and those that are left.
+func diskSpace(dir string) (size, free int64, err error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err != nil {
-		return 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
+		return 0, 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
 	}
-	return int64(fs.Bavail) * fs.Bsize, nil
+	return int64(fs.Blocks) * fs.Bsize, int64(fs.Bavail) * fs.Bsize, nil
 }
 
 // defaultCacheSize is a tenth of the disk, at least 10 GB if that is no more than half of it.
 func defaultCacheSize(dir string) (int64, error) {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
-		return 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
+	disk, _, err := diskSpace(dir)
+	if err != nil {
+		return 0, err
 	}
-	disk := int64(fs.Blocks) * fs.Bsize
 	return min(max(disk/10, 10e9), disk/2), nil
 }

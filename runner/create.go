@@ -241,7 +241,23 @@ func (o *Options) check() error {
 	if err := errors.Join(o.checkUserns(), o.CheckNamespaces()); err != nil {
 		return err
 	}
-	return errors.Join(o.checkMode(), o.checkLimits())
+	return errors.Join(o.checkMode(), o.checkLimits(), o.Health.check())
+}
+
+// check refuses what moby does (daemon/container.go, validateHealthCheck). h may be nil.
+func (h *HealthCheck) check() error {
+	if h == nil {
+		return nil
+	}
+	for name, d := range map[string]time.Duration{"Interval": h.Interval, "Timeout": h.Timeout, "StartPeriod": h.StartPeriod, "StartInterval": h.StartInterval} {
+		if d != 0 && d < time.Millisecond {
+			return refused("%s in Healthcheck cannot be less than 1ms", name)
+		}
+	}
+	if h.Retries < 0 {
+		return refused("Retries in Healthcheck cannot be negative")
+	}
+	return nil
 }
 
 // checkMode refuses wishes that the network mode does not allow, in docker's words

@@ -191,11 +191,7 @@ func missing(err error, ref string) error {
 
 // orphaned says whether a state that goes on has lost its keeper.
 func orphaned(s keeper.State) bool {
-	switch s.Status {
-	case keeper.Running, keeper.Paused, keeper.Restarting:
-		return !s.Keeper.Alive()
-	}
-	return false
+	return s.Status.GoesOn() && !s.Keeper.Alive()
 }
 
 // adopt gives an orphan a keeper, or, if the machine has been started since, records its end.
@@ -261,9 +257,7 @@ func (e *Engine) lock(ctx context.Context, id string) (func() error, error) {
 // it waits for the next.
 func (e *Engine) client(ctx context.Context, c *Container) (*keeper.Client, error) {
 	for try := 0; ; try++ {
-		switch c.State.Status {
-		case keeper.Running, keeper.Paused, keeper.Restarting:
-		default:
+		if !c.State.Status.GoesOn() {
 			return nil, notRunning(c)
 		}
 		k, err := keeper.Dial(ctx, e.runDir(c.ID))

@@ -151,7 +151,7 @@ func (c *Container) Labels() map[string]string {
 
 func inspectState(s keeper.State) InspectState {
 	in := InspectState{
-		Status: s.Status, Running: s.Status == keeper.Running || s.Status == keeper.Paused || s.Status == keeper.Restarting,
+		Status: s.Status, Running: s.Status.GoesOn(),
 		Paused: s.Status == keeper.Paused, Restarting: s.Status == keeper.Restarting, OOMKilled: s.OOMKilled,
 		Dead: s.Status == keeper.Dead, ExitCode: s.ExitCode, Error: s.Error,
 		StartedAt: s.StartedAt.Format(time.RFC3339Nano), FinishedAt: s.FinishedAt.Format(time.RFC3339Nano),

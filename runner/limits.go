@@ -13,7 +13,7 @@ import (
 // minMemory is docker's least limit, in bytes.
 const minMemory = 6 << 20
 
-// refused is err in docker's words (moby daemon/daemon_unix.go, verifyPlatformContainerResources).
+// refused is what cannot be, in docker's words (limits: moby daemon/daemon_unix.go, verifyPlatformContainerResources).
 func refused(format string, args ...any) error {
 	return worded(errdefs.ErrInvalidArgument, format, args...)
 }
@@ -110,23 +110,29 @@ func checkSet(list, name, what, online string) error {
 }
 
 // ranges reads a list such as 0-2,4 (cpuset(7), "List format"); nothing is an empty one.
-func ranges(text string) (list [][2]uint64, ok bool) {
+func ranges(text string) (list [][2]uint16, ok bool) {
 	if text == "" {
 		return nil, true
 	}
 	for part := range strings.SplitSeq(text, ",") {
-		first, last, ranged := strings.Cut(part, "-")
-		n, err := strconv.ParseUint(first, 10, 16)
-		m := n
-		if err == nil && ranged {
-			m, err = strconv.ParseUint(last, 10, 16)
-		}
-		if err != nil || m < n {
+		first, last, ok := ParseRange(part)
+		if !ok {
 			return nil, false
 		}
-		list = append(list, [2]uint64{n, m})
+		list = append(list, [2]uint16{first, last})
 	}
 	return list, true
+}
+
+// ParseRange reads a number below 65536, or two with a hyphen between them, the smaller first.
+func ParseRange(text string) (first, last uint16, ok bool) {
+	a, b, ranged := strings.Cut(text, "-")
+	if !ranged {
+		b = a
+	}
+	n, e1 := strconv.ParseUint(a, 10, 16)
+	m, e2 := strconv.ParseUint(b, 10, 16)
+	return uint16(n), uint16(m), e1 == nil && e2 == nil && n <= m
 }
 
 // CPU limits processors in docker's numbers; 0 is no limit.

@@ -39,15 +39,11 @@ func (e *Engine) Search(ctx context.Context, o SearchOptions) ([]*Container, err
 		return nil, err
 	}
 	everything := o.All || o.Limit > 0 || len(o.Filters["status"]) > 0 || len(o.Filters["exited"]) > 0
-	all = slices.DeleteFunc(all, func(c *Container) bool { return !everything && !goesOn(c.State) || !m.fits(c) })
+	all = slices.DeleteFunc(all, func(c *Container) bool { return !everything && !c.State.Status.GoesOn() || !m.fits(c) })
 	if o.Limit > 0 {
 		all = all[:min(len(all), o.Limit)]
 	}
 	return all, nil
-}
-
-func goesOn(s keeper.State) bool {
-	return s.Status == keeper.Running || s.Status == keeper.Paused || s.Status == keeper.Restarting
 }
 
 // search is the filters of a listing, checked and resolved.
@@ -221,14 +217,8 @@ func parsePorts(text string) (p ports, ok bool) {
 	if p.protocol = strings.ToLower(protocol); !given {
 		p.protocol = "tcp"
 	}
-	first, last, ranged := strings.Cut(numbers, "-")
-	if !ranged {
-		last = first
-	}
-	a, e1 := strconv.ParseUint(first, 10, 16)
-	b, e2 := strconv.ParseUint(last, 10, 16)
-	p.first, p.last = uint16(a), uint16(b)
-	return p, e1 == nil && e2 == nil && a <= b && slices.Contains([]string{"tcp", "udp", "sctp"}, p.protocol)
+	p.first, p.last, ok = ParseRange(numbers)
+	return p, ok && slices.Contains([]string{"tcp", "udp", "sctp"}, p.protocol)
 }
 
 // StatusText is docker's: "Up 5 minutes (healthy)", "Exited (0) 2 hours ago".

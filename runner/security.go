@@ -32,7 +32,9 @@ func (o *Options) SetSecurity(opts []string) error {
 				o.NoNewPrivileges = on
 			}
 		case "seccomp":
-			o.Seccomp = strings.TrimSuffix(v, "builtin")
+			if o.Seccomp = v; v == "builtin" {
+				o.Seccomp = ""
+			}
 		case "apparmor":
 			o.AppArmor = v
 		case "label", "disable":

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"path/filepath"
 	"strings"
 
@@ -20,10 +19,15 @@ import (
 // inputs reads what the user said is on standard input, the Dockerfile or the context as a tar, and a
 // Dockerfile that is on the web.
 func (f *buildFlags) inputs(ctx context.Context, in io.Reader, o *build.Options) error {
-	if !strings.HasPrefix(f.file, "http://") && !strings.HasPrefix(f.file, "https://") {
+	if !isURL(f.file) {
 		return f.stdin(in, o)
 	}
-	text, err := downloadDockerfile(ctx, f.file)
+	body, err := download(ctx, f.file)
+	if err != nil {
+		return fmt.Errorf("downloading the Dockerfile: %w", err)
+	}
+	defer body.Close()
+	text, err := readDockerfile(body)
 	if err != nil {
 		return err
 	}
@@ -33,22 +37,6 @@ func (f *buildFlags) inputs(ctx context.Context, in io.Reader, o *build.Options)
 	}
 	o.DockerfileText = text
 	return nil
-}
-
-func downloadDockerfile(ctx context.Context, url string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, err
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("downloading the Dockerfile: %w", err)
-	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("downloading the Dockerfile: %s: %s", url, res.Status)
-	}
-	return readDockerfile(res.Body)
 }
 
 // stdin reads what is on standard input.

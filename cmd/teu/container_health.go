@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/spf13/pflag"
 
@@ -52,11 +51,6 @@ func (c *containerFlags) setHealth(o *runner.Options) error {
 		{"--health-start-interval", h.StartInterval < 0}, {"--health-retries", h.Retries < 0}} {
 		if d.bad {
 			return fmt.Errorf("%s cannot be negative", d.name)
-		}
-	}
-	for name, d := range map[string]time.Duration{"Interval": h.Interval, "Timeout": h.Timeout, "StartPeriod": h.StartPeriod, "StartInterval": h.StartInterval} {
-		if d != 0 && d < time.Millisecond {
-			return fmt.Errorf("%s in Healthcheck cannot be less than 1ms", name)
 		}
 	}
 	if c.noHealthcheck {

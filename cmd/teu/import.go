@@ -81,17 +81,18 @@ func (a *app) openSource(ctx context.Context, from string) (io.ReadCloser, error
 		}
 		return io.NopCloser(a.ui.In), nil
 	case isURL(from):
-		return a.download(ctx, from)
+		a.ui.Notef("Downloading from %s", from)
+		return download(ctx, from)
 	}
 	return os.Open(from)
 }
 
-func (a *app) download(ctx context.Context, from string) (io.ReadCloser, error) {
+// download begins to read what is at a URL.
+func download(ctx context.Context, from string) (io.ReadCloser, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
 	if err != nil {
 		return nil, err
 	}
-	a.ui.Notef("Downloading from %s", from)
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return nil, err

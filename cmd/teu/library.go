@@ -12,7 +12,6 @@ import (
 
 	"github.com/teu-dev/teu/cache/library"
 	"github.com/teu-dev/teu/registry"
-	"github.com/teu-dev/teu/runner/keeper"
 )
 
 // library returns the images of this machine.
@@ -43,7 +42,7 @@ func (a *app) imageUsers(ctx context.Context) ([]library.Container, error) {
 		s := c.State.Status
 		one := library.Container{
 			ID: c.ID, Name: c.Name, Image: c.ImageID,
-			Running: s == keeper.Running || s == keeper.Paused || s == keeper.Restarting,
+			Running: s.GoesOn(),
 		}
 		list = append(list, one)
 		for _, m := range c.Mounts {

@@ -16,7 +16,6 @@ import (
 	"github.com/teu-dev/teu/cache/library"
 	"github.com/teu-dev/teu/cmd/teu/ui"
 	"github.com/teu-dev/teu/runner"
-	"github.com/teu-dev/teu/runner/keeper"
 )
 
 func newSystemDFCommand(a *app) *cobra.Command {
@@ -136,7 +135,7 @@ func (u *diskUsage) print(a *app, format string) error {
 	var containers, volumes, entries kindUsage
 	for _, c := range u.containers {
 		s := c.State.Status
-		containers.add(u.written[c.ID], s == keeper.Running || s == keeper.Paused || s == keeper.Restarting)
+		containers.add(u.written[c.ID], s.GoesOn())
 	}
 	for _, v := range u.volumes {
 		volumes.add(u.sizes[v.Name], len(u.links[v.Name]) > 0)

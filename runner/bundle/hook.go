@@ -92,9 +92,7 @@ func hookError(ctx context.Context, err error, out *limited) error {
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	out.mu.Lock()
-	defer out.mu.Unlock()
-	if text := bytes.TrimSpace(out.text); len(text) > 0 {
+	if text := out.said(); len(text) > 0 {
 		return fmt.Errorf("%w: %s", err, text)
 	}
 	return err

@@ -119,6 +119,13 @@ type limited struct {
 	left int
 }
 
+// said is what was written, without the white space around it.
+func (l *limited) said() []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return bytes.TrimSpace(l.text)
+}
+
 func (l *limited) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

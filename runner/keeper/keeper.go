@@ -131,6 +131,9 @@ type HealthResult struct {
 	Output     string // 4096 bytes at most
 }
 
+// GoesOn reports whether a container in this status has a run, or is between two.
+func (s Status) GoesOn() bool { return s == Running || s == Paused || s == Restarting }
+
 // Alive reports whether the container has processes, as far as the state knows.
 func (s State) Alive() bool {
 	return (s.Status == Running || s.Status == Paused) && s.Init.Alive()

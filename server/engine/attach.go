@@ -43,7 +43,7 @@ func (s *Server) attach(w http.ResponseWriter, r *request) error {
 // enlist puts a client that attaches to a container that does not run on the list of those
 // who get its next run. The client is nil if the container runs.
 func (s *Server) enlist(r *request, c *runner.Container) (cl *client, dismiss func()) {
-	if goesOn(c.State) || !r.flag("stream") {
+	if c.State.Status.GoesOn() || !r.flag("stream") {
 		return nil, func() {}
 	}
 	cl = &client{options: attachStreams(r, c), ready: make(chan struct{}), session: make(chan *runner.Session, 1), done: make(chan struct{})}
@@ -158,7 +158,7 @@ func (s *Server) awaitStart(ctx context.Context, c *runner.Container, cl *client
 		if errdefs.IsNotFound(err) {
 			return
 		}
-		if err == nil && goesOn(now.State) && s.pending(c.ID, cl) {
+		if err == nil && now.State.Status.GoesOn() && s.pending(c.ID, cl) {
 			s.join(ctx, c, cl.options, v)
 			return
 		}

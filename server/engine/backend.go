@@ -49,7 +49,6 @@ type containerLife interface {
 	Get(ctx context.Context, ref string) (*runner.Container, error)
 	Inspect(ctx context.Context, ref string) (*runner.Inspection, error)
 	NetworkSettings(list ...*runner.Container) []runner.InspectNetwork
-	Ports(c *runner.Container) []network.Port
 	RootSizes(id string) (written, whole int64)
 	Create(ctx context.Context, name string, o runner.Options) (*runner.Container, error)
 	Start(ctx context.Context, ref string, o runner.StartOptions) (*runner.Session, error)

@@ -67,7 +67,7 @@ func (s *Server) stopContainer(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	if !goesOn(c.State) {
+	if !c.State.Status.GoesOn() {
 		return worded(errdefs.ErrNotModified, "container is already stopped")
 	}
 	// What has begun is brought to its end, whether or not the client waits for it.
@@ -203,7 +203,7 @@ func (s *Server) wait(w http.ResponseWriter, r *request) error {
 	}
 	var status keeper.ExitStatus
 	switch {
-	case condition == container.WaitConditionNotRunning && !goesOn(c.State),
+	case condition == container.WaitConditionNotRunning && !c.State.Status.GoesOn(),
 		condition == container.WaitConditionRemoved && c.State.Status == keeper.Exited && !c.Options.AutoRemove:
 		begin()
 		status = exitOf(c.State)

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -291,16 +290,11 @@ func hostPorts(text string) (first, last uint16, err error) {
 	if text == "" {
 		return 0, 0, nil
 	}
-	a, b, ranged := strings.Cut(text, "-")
-	n, err := strconv.ParseUint(a, 10, 16)
-	m := n
-	if err == nil && ranged {
-		m, err = strconv.ParseUint(b, 10, 16)
-	}
-	if err != nil || m < n {
+	first, last, ok := runner.ParseRange(text)
+	if !ok {
 		return 0, 0, invalid("invalid port specification: %q", text)
 	}
-	return uint16(n), uint16(m), nil
+	return first, last, nil
 }
 
 func setHealth(b *createRequest, o *runner.Options) error {
@@ -310,14 +304,6 @@ func setHealth(b *createRequest, o *runner.Options) error {
 	}
 	if len(h.Test) > 0 && h.Test[0] != "NONE" && h.Test[0] != "CMD" && h.Test[0] != "CMD-SHELL" {
 		return invalid("invalid Healthcheck.Test: %q", h.Test[0])
-	}
-	for name, d := range map[string]int64{"Interval": int64(h.Interval), "Timeout": int64(h.Timeout), "StartPeriod": int64(h.StartPeriod), "StartInterval": int64(h.StartInterval)} {
-		if d != 0 && d < int64(container.MinimumDuration) {
-			return invalid("%s in Healthcheck cannot be less than %s", name, container.MinimumDuration)
-		}
-	}
-	if h.Retries < 0 {
-		return invalid("Retries in Healthcheck cannot be negative")
 	}
 	o.Health = &runner.HealthCheck{
 		Test: h.Test, Interval: h.Interval, Timeout: h.Timeout, StartPeriod: h.StartPeriod, StartInterval: h.StartInterval, Retries: h.Retries,

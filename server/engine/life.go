@@ -110,7 +110,7 @@ func (s *Server) start(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	if goesOn(c.State) {
+	if c.State.Status.GoesOn() {
 		if c.State.Status == keeper.Paused {
 			return worded(errdefs.ErrConflict, "cannot start a paused container, try unpause instead")
 		}
@@ -181,10 +181,6 @@ func (s *Server) live(l *life, session *runner.Session) {
 	l.end(status)
 }
 
-func goesOn(st keeper.State) bool {
-	return st.Status == keeper.Running || st.Status == keeper.Paused || st.Status == keeper.Restarting
-}
-
 // lookEvery is how often the start or the removal of a container is looked for that
 // another process may bring about.
 const lookEvery = 50 * time.Millisecond
@@ -214,10 +210,10 @@ func (s *Server) nextExit(ctx context.Context, c *runner.Container, begin func()
 		before = now.State
 	}
 	begin()
-	if goesOn(before) {
+	if before.Status.GoesOn() {
 		return s.endOf(ctx, c.ID, before.StartedAt)
 	}
-	if goesOn(c.State) { // it has ended since it was asked for
+	if c.State.Status.GoesOn() { // it has ended since it was asked for
 		return exitOf(before), nil
 	}
 	tick := time.NewTicker(lookEvery)
@@ -236,7 +232,7 @@ func (s *Server) nextExit(ctx context.Context, c *runner.Container, begin func()
 			return s.lastWords(ctx, c.ID, since)
 		case err != nil:
 			return keeper.ExitStatus{}, err
-		case s.startedByOthers(c.ID, own) && goesOn(now.State):
+		case s.startedByOthers(c.ID, own) && now.State.Status.GoesOn():
 			return s.endOf(ctx, c.ID, since)
 		case s.startedByOthers(c.ID, own) && now.State.FinishedAt.After(before.FinishedAt):
 			return exitOf(now.State), nil

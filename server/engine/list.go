@@ -63,7 +63,7 @@ func (s *Server) summary(r *request, c *runner.Container, in runner.InspectNetwo
 	}
 	one.Created = c.Created.Unix()
 	one.Ports = []container.PortSummary{}
-	if goesOn(c.State) {
+	if c.State.Status.GoesOn() {
 		one.Ports = ports(in)
 	}
 	one.HostConfig.NetworkMode = cmp.Or(c.Options.Network, "bridge")
