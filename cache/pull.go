@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -38,8 +39,11 @@ func (s *Store) Pull(ctx context.Context, src content.Fetcher, root ocispec.Desc
 		return content.Image{}, err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	// What earlier commands unpacked becomes safe from a power loss while we wait for the network.
-	g.Go(func() error { return s.Layers.Sync(ctx) })
+	if !s.haveLayers(img.Config.RootFS.DiffIDs) {
+		// What earlier commands unpacked becomes safe from a power loss while we wait for the network. Who
+		// pulls what is here waits for nothing, and the disk may have much to write that is not ours.
+		g.Go(func() error { return s.Layers.Sync(ctx) })
+	}
 	g.Go(func() error {
 		_, err := s.unpack(ctx, img, src, o)
 		return err
@@ -119,6 +123,14 @@ func tell(p content.Progress, kind content.EventKind, d ocispec.Descriptor) {
 	if p != nil {
 		p(content.Event{Kind: kind, Desc: d, Current: d.Size, Total: d.Size})
 	}
+}
+
+// haveLayers says whether all of diffIDs are unpacked.
+func (s *Store) haveLayers(diffIDs []digest.Digest) bool {
+	return !slices.ContainsFunc(diffIDs, func(d digest.Digest) bool {
+		_, err := s.Layers.ByDiffID(d)
+		return err != nil
+	})
 }
 
 // unpacked finds a layer and touches it.

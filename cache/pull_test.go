@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -321,6 +322,43 @@ func BenchmarkPull(b *testing.B) {
 		}
 		if _, err := s.Pull(b.Context(), src, manifest, PullOptions{}); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// TestPullAgainDoesNotWaitForTheDisk: layers that are here become safe from a power loss beside a download,
+// not when there is nothing to wait for.
+func TestPullAgainDoesNotWaitForTheDisk(t *testing.T) {
+	s := openStore(t)
+	defer hold(t, s)()
+	src, images := source()
+	here, other := images[0], images[2]
+	img, err := content.Resolve(t.Context(), &keeper{src, s.Content}, here, content.Host())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, err := s.unpack(t.Context(), img, src, PullOptions{}) // not by Pull, which may sync meanwhile
+	if err != nil {
+		t.Fatal(err)
+	}
+	unsynced := func(id string) bool {
+		_, err := os.Stat(filepath.Join(s.path("layers"), "unsynced", id))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+		return err == nil
+	}
+	for _, step := range []struct {
+		root ocispec.Descriptor
+		want bool
+	}{{here, true}, {other, false}} {
+		if _, err := s.Pull(t.Context(), src, step.root, PullOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range ids {
+			if got := unsynced(id); got != step.want {
+				t.Errorf("after %s: layer %s unsynced: %v, want %v", step.root.Digest, id, got, step.want)
+			}
 		}
 	}
 }
