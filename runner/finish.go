@@ -91,6 +91,6 @@ func (e *Engine) tidy(ctx context.Context, c *Container) error {
 		err = g.End(ctx)
 	}
 	e.tellLeft(c)
-	keeper.EndHolder(c.State)
+	err = errors.Join(err, keeper.EndHolders(e.runDir(c.ID), c.State))
 	return errors.Join(err, e.network.Detach(ctx, c.ID), os.RemoveAll(e.runDir(c.ID)))
 }

@@ -12,9 +12,12 @@ func (s *supervisor) adopt(c *conn) bool {
 	case Running, Paused:
 		s.resumeRun()
 	case Restarting:
-		EndHolder(s.state)
+		err := EndHolders(s.cfg.RunDir, s.state)
 		s.clear()
-		if err := s.launch(); err != nil {
+		if err == nil {
+			err = s.launch()
+		}
+		if err != nil {
 			c.writeJSON(frameReply, failure(err))
 			s.mu.Lock()
 			s.state.Status, s.state.ExitCode, s.state.Error = Exited, codeOf(err), err.Error()
@@ -37,7 +40,7 @@ func (s *supervisor) adopt(c *conn) bool {
 // resumeRun takes hold of the process and the streams of a run that another keeper
 // began. If the process has ended meanwhile, its output may still wait.
 func (s *supervisor) resumeRun() {
-	streams := &stdio{cfg: s.cfg, holder: &holder{id: s.state.Holder}}
+	streams := &stdio{cfg: s.cfg, holder: s.findHolder()}
 	p := s.findProcess(streams.holder)
 	if err := s.reopen(streams); err != nil {
 		fmt.Fprintln(os.Stderr, "adopting the streams:", err)
@@ -80,6 +83,30 @@ func (s *supervisor) reopen(streams *stdio) error {
 		streams.in = f
 	}
 	return streams.openOutputs()
+}
+
+// findHolder returns the holder of a run that another keeper began, and ends others that it
+// may have left in the middle of a change.
+func (s *supervisor) findHolder() *holder {
+	found := &holder{id: s.state.Holder}
+	all, err := recorded(s.cfg.RunDir)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	for _, h := range all {
+		switch {
+		case h.id == found.id:
+			found.record = h.record
+		case found.id.Alive():
+			h.end()
+		case h.id.Alive():
+			found.end()
+			found, s.state.Holder = h, h.id
+		default:
+			h.end()
+		}
+	}
+	return found
 }
 
 // findProcess takes the container's process from the holder, from the list of processes,

@@ -1,9 +1,15 @@
 package keeper
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -22,9 +28,13 @@ import (
 //
 // The next keeper takes them from there. The program is a few instructions long, as
 // there is one holder for every container.
+//
+// A holder ends with its keeper until that has put it on record in the container's run
+// directory and told it to stay. So there is never one that nobody finds.
 type holder struct {
-	id  statefile.Process
-	own bool // our child
+	id     statefile.Process
+	own    bool   // our child
+	record string // path of its record, should it be ours; or ""
 }
 
 // The descriptors of a holder. Only one of heldInput and heldConsole is there.
@@ -37,6 +47,34 @@ const (
 
 // startHolder starts the holder of a run.
 func startHolder(pidfd *os.File, s *stdio) (*holder, error) {
+	h, stay, err := forkHolder(pidfd, s)
+	if err != nil {
+		return nil, err
+	}
+	defer stay.Close()
+	if err := h.putOnRecord(s.cfg.RunDir); err != nil {
+		h.end()
+		return nil, err
+	}
+	stay.Write([]byte{1}) // it fails if the holder was killed, which is noticed elsewhere
+	return h, nil
+}
+
+// forkHolder starts a holder that ends when stay is closed before something was written to it.
+func forkHolder(pidfd *os.File, s *stdio) (h *holder, stay *os.File, err error) {
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, fmt.Errorf("pipe: %w", err)
+	}
+	in, stay := os.NewFile(uintptr(pipe[0]), "pipe"), os.NewFile(uintptr(pipe[1]), "pipe")
+	defer in.Close()
+	if h, err = executeHolder(in, pidfd, s); err != nil {
+		stay.Close()
+	}
+	return h, stay, err
+}
+
+func executeHolder(in, pidfd *os.File, s *stdio) (*holder, error) {
 	exe, err := tinyelf.Memfd("teu-holder", tinyelf.Sleep())
 	if err != nil {
 		return nil, err
@@ -47,10 +85,7 @@ func startHolder(pidfd *os.File, s *stdio) (*holder, error) {
 		return nil, err
 	}
 	defer unix.Close(null)
-	files := []uintptr{}
-	for range heldPidfd {
-		files = append(files, uintptr(null))
-	}
+	files := []uintptr{in.Fd(), uintptr(null), uintptr(null)}
 	input := s.in
 	if s.console != nil {
 		input = nil
@@ -65,6 +100,7 @@ func startHolder(pidfd *os.File, s *stdio) (*holder, error) {
 	// Not os.StartProcess: it would take the files away from the poller.
 	pid, err := syscall.ForkExec(executable(uintptr(exe)), []string{"teu-keeper", "hold"},
 		&syscall.ProcAttr{Dir: "/", Files: files})
+	runtime.KeepAlive(in)
 	runtime.KeepAlive(s)
 	runtime.KeepAlive(pidfd)
 	if err != nil {
@@ -77,6 +113,47 @@ func startHolder(pidfd *os.File, s *stdio) (*holder, error) {
 		return nil, err
 	}
 	return h, nil
+}
+
+// recordPrefix begins the names of the records of holders: symbolic links, whose target says
+// which process it is.
+const recordPrefix = "holder."
+
+func (h *holder) putOnRecord(runDir string) error {
+	b, err := json.Marshal(h.id)
+	if err != nil {
+		return err
+	}
+	h.record = filepath.Join(runDir, recordPrefix+strconv.Itoa(h.id.PID))
+	err = os.Symlink(string(b), h.record)
+	if errors.Is(err, fs.ErrExist) { // of an earlier process with this pid
+		err = errors.Join(os.Remove(h.record), os.Symlink(string(b), h.record))
+	}
+	return err
+}
+
+// recorded returns the holders on record in a run directory, dead ones too.
+func recorded(runDir string) ([]*holder, error) {
+	entries, err := os.ReadDir(runDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var all []*holder
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), recordPrefix) {
+			continue
+		}
+		h := &holder{record: filepath.Join(runDir, e.Name())}
+		text, err := os.Readlink(h.record)
+		if err == nil {
+			err = json.Unmarshal([]byte(text), &h.id)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading the record of a holder: %w", err)
+		}
+		all = append(all, h)
+	}
+	return all, nil
 }
 
 // take returns a descriptor of a holder that an earlier keeper started.
@@ -124,16 +201,27 @@ func (h *holder) wait() error {
 func (h *holder) end() {
 	switch {
 	case h == nil:
+		return
 	case h.own:
 		unix.Kill(h.id.PID, unix.SIGKILL)
 		unix.Wait4(h.id.PID, nil, 0, nil)
 	case h.id.Alive():
 		unix.Kill(h.id.PID, unix.SIGKILL)
 	}
+	if h.record != "" {
+		os.Remove(h.record)
+	}
 }
 
-// EndHolder ends the holder of a run whose end is in s, should its keeper not have lived to do that.
-func EndHolder(s State) { (&holder{id: s.Holder}).end() }
+// EndHolders ends what holders there are of a container that has no keeper and does not run.
+// s is its state.
+func EndHolders(runDir string, s State) error {
+	all, err := recorded(runDir)
+	for _, h := range append(all, &holder{id: s.Holder}) { // which may be of a keeper that made no records
+		h.end()
+	}
+	return err
+}
 
 // identifyChild is statefile.Identify for a child that has not been waited for; it may
 // have ended.

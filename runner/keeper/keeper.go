@@ -27,6 +27,7 @@
 //	keeper.json   the Config
 //	program       the marshaled launch program
 //	keeper.err    what a crashed keeper said
+//	holder.PID    symbolic link: start time and boot of a holder, see there
 //	stdin, stdout, stderr   FIFOs of a container without a terminal
 package keeper
 

@@ -29,6 +29,13 @@ func TestMain(m *testing.M) {
 	if os.Args[0] == "teu-keeper" {
 		os.Exit(Main(os.Args[1:]))
 	}
+	if os.Args[0] == "unlucky-keeper" {
+		if err := unluckyKeeper(os.Args[1], os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 

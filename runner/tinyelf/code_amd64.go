@@ -4,8 +4,18 @@ import "encoding/binary"
 
 const machine = 62 // EM_X86_64
 
-// sleepForever is: mov eax, 34 (pause); syscall; jmp to the begin.
-var sleepForever = []byte{0xb8, 34, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7}
+var sleep = []byte{
+	0x48, 0x8d, 0x74, 0x24, 0xf8, // lea rsi, [rsp-8]
+	0x31, 0xff, // xor edi, edi
+	0xba, 1, 0, 0, 0, // mov edx, 1
+	0x31, 0xc0, 0x0f, 0x05, // read
+	0x83, 0xf8, 1, // cmp eax, 1
+	0x75, 9, // jne exit
+	0xb8, 34, 0, 0, 0, 0x0f, 0x05, // pause
+	0xeb, 0xf7, // jmp to it
+	0x31, 0xff, // exit: xor edi, edi
+	0xb8, 231, 0, 0, 0, 0x0f, 0x05, // exit_group
+}
 
 // failure is what calls that fail jump back to: it says so and exits with the errno.
 var failure = append([]byte{

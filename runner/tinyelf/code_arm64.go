@@ -4,8 +4,15 @@ import "encoding/binary"
 
 const machine = 183 // EM_AARCH64
 
-// sleepForever is: mov x0..x3, 0; mov x8, 73 (ppoll); svc 0; b to the begin.
-var sleepForever = words(nil, 0xd2800000, 0xd2800001, 0xd2800002, 0xd2800003, 0xd2800928, supervisor, 0x17fffffa)
+var sleep = words(nil,
+	0xd10043e1,                                      // sub x1, sp, 16
+	move(0, 0), move(2, 1), move(8, 63), supervisor, // read
+	0xf100041f,                                                              // cmp x0, 1
+	0x54000101,                                                              // b.ne exit
+	move(0, 0), move(1, 0), move(2, 0), move(3, 0), move(8, 73), supervisor, // ppoll
+	0x17fffffa,                          // b to it
+	move(0, 0), move(8, 94), supervisor, // exit: exit_group
+)
 
 // failure is what calls that fail jump back to: it says so and exits with the errno.
 var failure = append(words(nil,

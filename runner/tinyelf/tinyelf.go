@@ -10,8 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Sleep is the code of a process that sleeps for ever.
-func Sleep() []byte { return sleepForever }
+// Sleep is the code of a process that reads a byte from its standard input and then sleeps
+// for ever. It ends if no byte can come any more: who starts it with the end of a pipe, and
+// gives it a byte only when the process is on record, leaves none that nobody knows of.
+func Sleep() []byte { return sleep }
 
 // complaint is what Enter says before it ends with an errno; a multiple of four bytes.
 const complaint = "teu: joining the user's namespaces failed, see docs/rootless.md\n"

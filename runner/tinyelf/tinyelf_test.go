@@ -22,12 +22,20 @@ func executable(t *testing.T, code []byte) string {
 	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd)
 }
 
-// TestSleep holds that the process lives until it is killed.
+// TestSleep holds that the process lives until it is killed, once it has got its byte.
 func TestSleep(t *testing.T) {
 	cmd := exec.Command(executable(t, Sleep()))
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := in.Write([]byte{1}); err != nil {
+		t.Fatal(err)
+	}
+	in.Close()
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	select {
@@ -41,6 +49,26 @@ func TestSleep(t *testing.T) {
 	var exit *exec.ExitError
 	if err := <-ended; !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Errorf("it ended by %v, want a kill", err)
+	}
+}
+
+// TestSleepWithoutByte holds that the process ends when nobody can give it its byte, or
+// there is no standard input.
+func TestSleepWithoutByte(t *testing.T) {
+	cmd := exec.Command(executable(t, Sleep()))
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	in.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	if err := exec.Command("/bin/sh", "-c", `exec "$0" <&-`, executable(t, Sleep())).Run(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -17,27 +17,27 @@ import (
 	"github.com/teu-dev/teu/runner/tinyelf"
 )
 
-// newHolder makes the namespaces, and in them a process that keeps them. Where subordinate
-// IDs are granted and cannot be mapped, as in a container without setuid programs, there is
-// one ID.
-func newHolder(ctx context.Context, warn func(string)) (statefile.Process, error) {
+// newHolder makes the namespaces, and in them a process that keeps them, which sleeps once
+// it has read a byte from in. Where subordinate IDs are granted and cannot be mapped, as in
+// a container without setuid programs, there is one ID.
+func newHolder(ctx context.Context, in *os.File, warn func(string)) (statefile.Process, error) {
 	ids, err := UserMapping()
 	if err != nil {
 		return statefile.Process{}, err
 	}
-	p, err := holderWith(ctx, ids)
+	p, err := holderWith(ctx, in, ids)
 	if err != nil && len(ids.UIDs) > 0 && ctx.Err() == nil {
 		if warn != nil {
 			warn(fmt.Sprintf("containers have one user only: %v", err))
 		}
 		ids.UIDs, ids.GIDs = nil, nil
-		p, err = holderWith(ctx, ids)
+		p, err = holderWith(ctx, in, ids)
 	}
 	return p, err
 }
 
-func holderWith(ctx context.Context, ids Mapping) (statefile.Process, error) {
-	cmd, release, err := sleeper()
+func holderWith(ctx context.Context, in *os.File, ids Mapping) (statefile.Process, error) {
+	cmd, release, err := sleeper(in)
 	if err != nil {
 		return statefile.Process{}, err
 	}
@@ -72,21 +72,21 @@ func cannotMake(err error) error {
 
 // sleeper is a process that only sleeps, in a session of its own. It executes a descriptor
 // of its own table: /proc/PID of its parent is closed to it in another user namespace.
-func sleeper() (cmd *exec.Cmd, release func(), err error) {
+func sleeper(in *os.File) (cmd *exec.Cmd, release func(), err error) {
 	fd, err := tinyelf.Memfd("teu-holder", tinyelf.Sleep())
 	if err != nil {
 		return nil, nil, err
 	}
 	f := os.NewFile(uintptr(fd), "teu-holder")
 	return &exec.Cmd{
-		Path: "/proc/self/fd/3", Args: []string{"teu-holder"}, Env: []string{}, Dir: "/",
+		Path: "/proc/self/fd/3", Args: []string{"teu-holder"}, Env: []string{}, Dir: "/", Stdin: in,
 		ExtraFiles: []*os.File{f}, SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}, func() { f.Close() }, nil
 }
 
 // reviveHolder puts another holder into the namespaces of a process that is left of those
 // that shared them.
-func reviveHolder(survivors func() []statefile.Process) (statefile.Process, error) {
+func reviveHolder(in *os.File, survivors func() []statefile.Process) (statefile.Process, error) {
 	if survivors == nil {
 		return statefile.Process{}, errdefs.ErrNotFound
 	}
@@ -95,7 +95,7 @@ func reviveHolder(survivors func() []statefile.Process) (statefile.Process, erro
 		if err != nil {
 			continue
 		}
-		p, err := holderIn(ns)
+		p, err := holderIn(in, ns)
 		ns.close()
 		if err == nil {
 			return p, nil
@@ -104,8 +104,8 @@ func reviveHolder(survivors func() []statefile.Process) (statefile.Process, erro
 	return statefile.Process{}, errdefs.ErrNotFound
 }
 
-func holderIn(ns namespaces) (statefile.Process, error) {
-	cmd, release, err := sleeper()
+func holderIn(in *os.File, ns namespaces) (statefile.Process, error) {
+	cmd, release, err := sleeper(in)
 	if err != nil {
 		return statefile.Process{}, err
 	}

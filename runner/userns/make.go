@@ -3,6 +3,7 @@ package userns
 import (
 	"errors"
 	"fmt"
+	"os"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -14,13 +15,18 @@ import (
 // vanish with that process, at the end of the call, except for what hold has bound or
 // opened. The caller must be allowed to map the IDs.
 func Make(flags uintptr, uids, gids []specs.LinuxIDMapping, hold func(pid int) error) (err error) {
-	cmd, release, err := sleeper()
+	in, stay, err := os.Pipe() // it ends with this process
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	defer stay.Close()
+	cmd, release, err := sleeper(in)
 	if err != nil {
 		return err
 	}
 	defer release()
 	cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWUSER | flags
-	cmd.SysProcAttr.Pdeathsig = unix.SIGKILL
 	cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = idMap(uids), idMap(gids)
 	cmd.SysProcAttr.GidMappingsEnableSetgroups = true
 	if err := cmd.Start(); err != nil {

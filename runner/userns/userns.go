@@ -103,14 +103,23 @@ func find(ctx context.Context, o Options) (namespaces, error) {
 	if ns, err := recorded(o.RunRoot); err == nil {
 		return ns, nil
 	}
-	holder, err := reviveHolder(o.Survivors)
+	in, stay, err := os.Pipe()
 	if err != nil {
-		holder, err = newHolder(ctx, o.Warn)
+		return namespaces{}, err
+	}
+	defer in.Close()
+	defer stay.Close()
+	holder, err := reviveHolder(in, o.Survivors)
+	if err != nil {
+		holder, err = newHolder(ctx, in, o.Warn)
 	}
 	if err != nil {
 		return namespaces{}, err
 	}
 	err = statefile.Write(recordFile(o.RunRoot), record{holder}, statefile.WriteOptions{})
+	if err == nil { // before, it would end with this process, as nobody else could find it
+		_, err = stay.Write([]byte{1})
+	}
 	if err == nil {
 		var ns namespaces
 		if ns, err = open(holder); err == nil {
