@@ -161,6 +161,25 @@ func TestPushBlobErrors(t *testing.T) {
 	c.want(c.do("GET", "/v2/a/blobs/"+good, nil), 404, codeBlobUnknown)
 }
 
+// TestChunkWithoutLength: a chunk whose length is told by its Content-Range alone has that length, or what
+// came of it stays and the client is told.
+func TestChunkWithoutLength(t *testing.T) {
+	c := serve(t)
+	for body, want := range map[string]struct {
+		status int
+		code   string
+		has    string
+	}{"12345": {202, "", "0-4"}, "123": {400, codeSizeInvalid, "0-2"}, "1234567": {400, codeSizeInvalid, "0-4"}} {
+		location := c.start("a")
+		streamed := io.MultiReader(strings.NewReader(body)) // whose length the client does not know
+		c.want(c.do("PATCH", location, streamed, "Content-Range", "0-4"), want.status, want.code)
+		a := c.want(c.do("GET", location, nil), 204, "")
+		if got := a.header.Get("Range"); got != want.has {
+			t.Errorf("after %q: got range %q, want %q", body, got, want.has)
+		}
+	}
+}
+
 func TestUploadStatusAndCancel(t *testing.T) {
 	c := serve(t)
 	location := c.start("a")

@@ -23,6 +23,7 @@ const (
 type manifest struct {
 	digest     digest.Digest
 	mediaType  string
+	version    string // schemaVersion as it is written, "" without
 	body       []byte
 	subject    digest.Digest   // "" without
 	references []digest.Digest // what the repository must have
@@ -31,6 +32,7 @@ type manifest struct {
 
 // document is the part of any manifest the registry looks at.
 type document struct {
+	Version      json.RawMessage      `json:"schemaVersion"`
 	MediaType    string               `json:"mediaType"`
 	ArtifactType string               `json:"artifactType"`
 	Config       *ocispec.Descriptor  `json:"config"`
@@ -56,7 +58,7 @@ func parseManifest(b []byte, contentType string) (manifest, error) {
 	if err := doc.check(mediaType); err != nil {
 		return manifest{}, err
 	}
-	m := manifest{mediaType: mediaType, body: b}
+	m := manifest{mediaType: mediaType, version: string(doc.Version), body: b}
 	if doc.Subject != nil {
 		if m.subject, err = parseDigest(doc.Subject.Digest.String()); err != nil {
 			return manifest{}, invalidManifest("the subject has no valid digest")
@@ -115,6 +117,18 @@ func (doc *document) check(mediaType string) error {
 	case ocispec.MediaTypeImageIndex, dockerList:
 		if doc.Config != nil || doc.Layers != nil || doc.FSLayers != nil {
 			return invalidManifest("an index has no config, layers or fsLayers")
+		}
+	}
+	return nil
+}
+
+// checkVersion is for manifests that are pushed, as some that were stored before may be without.
+// image-spec 1.1, manifest.md and image-index.md: the schemaVersion must be 2.
+func (m *manifest) checkVersion() error {
+	switch m.mediaType {
+	case ocispec.MediaTypeImageManifest, dockerManifest, ocispec.MediaTypeImageIndex, dockerList:
+		if m.version != "2" {
+			return invalidManifest("the schemaVersion is not 2")
 		}
 	}
 	return nil

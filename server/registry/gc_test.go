@@ -15,6 +15,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -52,7 +53,7 @@ func TestGC(t *testing.T) {
 	lost := c.tagged("a", "lost")
 	alone := c.blob("only/blobs", []byte("alone"))
 	shared := c.blob("b", []byte("shared"))
-	c.put("a", "mounted", ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: c.blob("a", []byte("shared"))})
+	c.put("a", "mounted", ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: c.blob("a", []byte("shared"))})
 	c.want(c.do("DELETE", "/v2/a/manifests/"+lost.Digest.String(), nil), 202, "")
 
 	size := int64(len("config of lost") + len("layer of lost") + len("alone"))
@@ -105,7 +106,7 @@ func TestGCGrace(t *testing.T) {
 		"mount":      func() { c.want(c.do("POST", "/v2/a/blobs/uploads/?mount="+d.String(), nil), 201, "") },
 		"mount from": func() { c.want(c.do("POST", "/v2/a/blobs/uploads/?mount="+d.String()+"&from=from", nil), 201, "") },
 		"manifest": func() {
-			c.put("a", "t", ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: ocispec.Descriptor{Digest: d}})
+			c.put("a", "t", ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: ocispec.Descriptor{Digest: d}})
 		},
 	}
 	for name, f := range confirm {
@@ -176,7 +177,7 @@ func TestGCUntaggedTaken(t *testing.T) {
 	c, s := serveDirectory(t)
 	m := c.image("a", "config", "layer")
 	child := c.put("a", digest.FromBytes(encode(t, m)).String(), m)
-	i := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{child}}
+	i := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{child}}
 	path := "/v2/a/manifests/" + c.put("a", digest.FromBytes(encode(t, i)).String(), i).Digest.String()
 	time.Sleep(touchAfter + 20*time.Millisecond)
 	collector := s.newCollector(GCOptions{Untagged: true})

@@ -70,6 +70,9 @@ func (g *Registry) putManifest(w http.ResponseWriter, r *http.Request, rt route)
 		return err
 	}
 	m, err := parseManifest(b, r.Header.Get("Content-Type"))
+	if err == nil {
+		err = m.checkVersion()
+	}
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -115,29 +116,32 @@ func TestPutManifestErrors(t *testing.T) {
 		status                 int
 		code                   string
 	}{
-		"not JSON":            {"x", oci, "{", 400, codeManifestInvalid},
-		"not an object":       {"x", oci, "[]", 400, codeManifestInvalid},
-		"empty":               {"x", oci, "", 400, codeManifestInvalid},
-		"no type at all":      {"x", "", `{"config":{}}`, 400, codeManifestInvalid},
-		"type is no manifest": {"x", "text/html", `{}`, 400, codeManifestInvalid},
-		"type with a line":    {"x", "", `{"mediaType":"application/vnd.x\nSet-Cookie: x+json"}`, 400, codeManifestInvalid},
-		"type with a blank":   {"x", "", `{"mediaType":"application/vnd.x split+json"}`, 400, codeManifestInvalid},
-		"types differ":        {"x", index, good, 400, codeManifestInvalid},
-		"schema 1":            {"x", "application/vnd.docker.distribution.manifest.v1+prettyjws", `{}`, 400, codeManifestInvalid},
-		"both kinds":          {"x", oci, `{"config":{},"manifests":[]}`, 400, codeManifestInvalid},
-		"index with layers":   {"x", index, `{"layers":[],"manifests":[]}`, 400, codeManifestInvalid},
-		"no config":           {"x", oci, `{"layers":[]}`, 400, codeManifestInvalid},
-		"bad digest inside":   {"x", oci, without(func(m *ocispec.Manifest) { m.Layers[0].Digest = "sha256:../../x" }), 400, codeManifestInvalid},
-		"negative size":       {"x", oci, without(func(m *ocispec.Manifest) { m.Layers[0].Size = -1 }), 400, codeManifestInvalid},
-		"bad subject":         {"x", oci, without(func(m *ocispec.Manifest) { m.Subject = &ocispec.Descriptor{Digest: "x"} }), 400, codeManifestInvalid},
-		"layer missing":       {"x", oci, without(func(m *ocispec.Manifest) { m.Layers[0].Digest = digest.FromString("?") }), 404, codeManifestBlobUnknown},
-		"config missing":      {"x", oci, without(func(m *ocispec.Manifest) { m.Config.Digest = digest.FromString("?") }), 404, codeManifestBlobUnknown},
-		"child missing":       {"x", index, fmt.Sprintf(`{"manifests":[{"digest":%q}]}`, digest.FromString("?")), 404, codeManifestBlobUnknown},
-		"digest differs":      {digest.FromString("?").String(), oci, good, 400, codeDigestInvalid},
-		"digest malformed":    {"sha256:1", oci, good, 400, codeDigestInvalid},
-		"bad tag":             {".x", oci, good, 400, codeManifestInvalid},
-		"long tag":            {strings.Repeat("x", 129), oci, good, 400, codeManifestInvalid},
-		"too large":           {"x", oci, strings.Repeat(" ", maxManifest) + good, 413, codeSizeInvalid},
+		"not JSON":             {"x", oci, "{", 400, codeManifestInvalid},
+		"not an object":        {"x", oci, "[]", 400, codeManifestInvalid},
+		"empty":                {"x", oci, "", 400, codeManifestInvalid},
+		"no type at all":       {"x", "", `{"config":{}}`, 400, codeManifestInvalid},
+		"type is no manifest":  {"x", "text/html", `{}`, 400, codeManifestInvalid},
+		"type with a line":     {"x", "", `{"mediaType":"application/vnd.x\nSet-Cookie: x+json"}`, 400, codeManifestInvalid},
+		"type with a blank":    {"x", "", `{"mediaType":"application/vnd.x split+json"}`, 400, codeManifestInvalid},
+		"types differ":         {"x", index, good, 400, codeManifestInvalid},
+		"schema 1":             {"x", "application/vnd.docker.distribution.manifest.v1+prettyjws", `{}`, 400, codeManifestInvalid},
+		"both kinds":           {"x", oci, `{"config":{},"manifests":[]}`, 400, codeManifestInvalid},
+		"index with layers":    {"x", index, `{"layers":[],"manifests":[]}`, 400, codeManifestInvalid},
+		"no config":            {"x", oci, `{"layers":[]}`, 400, codeManifestInvalid},
+		"no schemaVersion":     {"x", index, `{"manifests":[]}`, 400, codeManifestInvalid},
+		"schemaVersion 1":      {"x", index, `{"schemaVersion":1,"manifests":[]}`, 400, codeManifestInvalid},
+		"schemaVersion a word": {"x", index, `{"schemaVersion":"2","manifests":[]}`, 400, codeManifestInvalid},
+		"bad digest inside":    {"x", oci, without(func(m *ocispec.Manifest) { m.Layers[0].Digest = "sha256:../../x" }), 400, codeManifestInvalid},
+		"negative size":        {"x", oci, without(func(m *ocispec.Manifest) { m.Layers[0].Size = -1 }), 400, codeManifestInvalid},
+		"bad subject":          {"x", oci, without(func(m *ocispec.Manifest) { m.Subject = &ocispec.Descriptor{Digest: "x"} }), 400, codeManifestInvalid},
+		"layer missing":        {"x", oci, without(func(m *ocispec.Manifest) { m.Layers[0].Digest = digest.FromString("?") }), 404, codeManifestBlobUnknown},
+		"config missing":       {"x", oci, without(func(m *ocispec.Manifest) { m.Config.Digest = digest.FromString("?") }), 404, codeManifestBlobUnknown},
+		"child missing":        {"x", index, fmt.Sprintf(`{"schemaVersion":2,"manifests":[{"digest":%q}]}`, digest.FromString("?")), 404, codeManifestBlobUnknown},
+		"digest differs":       {digest.FromString("?").String(), oci, good, 400, codeDigestInvalid},
+		"digest malformed":     {"sha256:1", oci, good, 400, codeDigestInvalid},
+		"bad tag":              {".x", oci, good, 400, codeManifestInvalid},
+		"long tag":             {strings.Repeat("x", 129), oci, good, 400, codeManifestInvalid},
+		"too large":            {"x", oci, strings.Repeat(" ", maxManifest) + good, 413, codeSizeInvalid},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -285,7 +289,7 @@ func TestReferrers(t *testing.T) {
 	sbom.Annotations = map[string]string{"k": "v"}
 	plain := c.image("a", "config", "plain")
 	plain.Subject = &want
-	index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Subject: &want, Manifests: []ocispec.Descriptor{}}
+	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Subject: &want, Manifests: []ocispec.Descriptor{}}
 
 	a := c.want(c.do("PUT", "/v2/a/manifests/sbom", bytes.NewReader(encode(t, sbom)), "Content-Type", sbom.MediaType), 201, "")
 	if got := a.header.Get("OCI-Subject"); got != want.Digest.String() {

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -159,11 +160,27 @@ func receive(w http.ResponseWriter, r *http.Request, rt route, u upload) error {
 				fmt.Sprintf("the next chunk starts at %d", u.Size()), nil}
 		}
 		if r.ContentLength >= 0 && r.ContentLength != end-start+1 {
-			return &apiError{http.StatusBadRequest, codeSizeInvalid, "Content-Length and Content-Range differ", nil}
+			return errChunkLength
 		}
+		return receiveChunk(newBody(w, r), u, end-start+1)
 	}
 	_, err := u.ReadFrom(newBody(w, r))
 	return err
+}
+
+var errChunkLength = &apiError{http.StatusBadRequest, codeSizeInvalid, "the length of the chunk is not that of its Content-Range", nil}
+
+// receiveChunk appends a body that has length bytes, which one without Content-Length may turn out not
+// to have. What came of them stays, as it does when a connection breaks.
+func receiveChunk(body io.Reader, u upload, length int64) error {
+	n, err := u.ReadFrom(io.LimitReader(body, length))
+	if err != nil {
+		return err
+	}
+	if more, _ := io.CopyN(io.Discard, body, 1); n != length || more > 0 {
+		return errChunkLength
+	}
+	return nil
 }
 
 // parseContentRange parses "0-99", and the forms "bytes 0-99/*" and "bytes=0-99" that some
