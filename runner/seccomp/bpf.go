@@ -81,7 +81,11 @@ func (b *backwards) verdict(s segment) {
 func match(r rule) []unix.SockFilter {
 	prog := []unix.SockFilter{ret(r.action)}
 	for i := len(r.args) - 1; i >= 0; i-- {
-		prog = append(condition(r.args[i], uint8(len(prog))), prog...)
+		test := condition
+		if r.narrow(r.args[i]) {
+			test = narrowCondition
+		}
+		prog = append(test(r.args[i], uint8(len(prog))), prog...)
 	}
 	return prog
 }

@@ -22,6 +22,7 @@ type segment struct {
 type rule struct {
 	args   []specs.LinuxSeccompArg
 	action uint32
+	words  uint8 // see words
 }
 
 func compile(s *specs.LinuxSeccomp, goarch string) (*Filter, error) {
@@ -130,7 +131,10 @@ func (p *profile) segments(a arch) (segs []segment, notify bool) {
 				said = true
 				notify = notify || e.action == unix.SECCOMP_RET_USER_NOTIF
 				if len(e.rules) > 0 {
-					call.rules = append(call.rules, e.rules...)
+					for _, r := range e.rules {
+						r.words = words(name)
+						call.rules = append(call.rules, r)
+					}
 				} else {
 					call.otherwise = e.action
 				}
@@ -199,11 +203,11 @@ func rulesOf(sc specs.LinuxSyscall, act uint32) ([]rule, error) {
 		seen[a.Index] = true
 	}
 	if !repeated {
-		return []rule{{sc.Args, act}}, nil
+		return []rule{{args: sc.Args, action: act}}, nil
 	}
 	rules := make([]rule, len(sc.Args))
 	for i := range sc.Args {
-		rules[i] = rule{sc.Args[i : i+1], act}
+		rules[i] = rule{args: sc.Args[i : i+1], action: act}
 	}
 	return rules, nil
 }

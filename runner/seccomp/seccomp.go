@@ -14,6 +14,9 @@
 //     ENOSYS, unless the default action lets calls through: a C library that tries a new
 //     call falls back on ENOSYS and dies of EPERM.
 //   - A call by an architecture that is not listed ends the process.
+//
+// It differs in one thing, to be safe: of arguments that the kernel takes as 32-bit numbers,
+// conditions see 32 bits too (words).
 package seccomp
 
 import (

@@ -98,6 +98,11 @@ func TestDefaultProfile(t *testing.T) {
 		{"AF_INET", amd64, unix.SYS_SOCKET, [6]uint64{unix.AF_INET, 1}, allowed},
 		{"AF_NETLINK", amd64, unix.SYS_SOCKET, [6]uint64{unix.AF_NETLINK, 1}, allowed},
 		{"AF_ALG", amd64, unix.SYS_SOCKET, [6]uint64{unix.AF_ALG, 5}, eperm},
+		{"AF_ALG to the kernel", amd64, unix.SYS_SOCKET, [6]uint64{1<<40 | unix.AF_ALG, 5}, eperm},
+		{"AF_VSOCK to the kernel", amd64, unix.SYS_SOCKET, [6]uint64{1<<32 | unix.AF_VSOCK, 1}, eperm},
+		{"AF_INET to the kernel", amd64, unix.SYS_SOCKET, [6]uint64{0xffffffff<<32 | unix.AF_INET, 1}, allowed},
+		{"x32 AF_ALG to the kernel", amd64, 0x40000000 + unix.SYS_SOCKET, [6]uint64{1<<40 | unix.AF_ALG, 5}, eperm},
+		{"ADDR_NO_RANDOMIZE to the kernel", amd64, unix.SYS_PERSONALITY, [6]uint64{1<<32 | 0x40000}, eperm},
 		{"AF_VSOCK", amd64, unix.SYS_SOCKET, [6]uint64{unix.AF_VSOCK, 1}, eperm},
 		{"AF 45", amd64, unix.SYS_SOCKET, [6]uint64{45, 1}, allowed},
 		{"personality", amd64, unix.SYS_PERSONALITY, [6]uint64{0xffffffff}, allowed},
@@ -135,7 +140,7 @@ func reference(s *specs.LinuxSeccomp, t table, nr uint32, args [6]uint64) uint32
 				if !ok || n != nr || act == fallback || (len(sc.Args) == 0) != (pass == 1) || (found && pass == 0) {
 					continue
 				}
-				if pass == 0 && holds(sc.Args, args) {
+				if pass == 0 && holds(sc.Args, args, words(name)) {
 					verdict, found = act, true
 				}
 				if pass == 1 && !found {
@@ -157,11 +162,14 @@ func reference(s *specs.LinuxSeccomp, t table, nr uint32, args [6]uint64) uint32
 	return verdict
 }
 
-func holds(conds []specs.LinuxSeccompArg, args [6]uint64) bool {
+func holds(conds []specs.LinuxSeccompArg, args [6]uint64, words uint8) bool {
 	count := map[uint]int{}
 	all, one, repeated := true, false, false
 	for _, c := range conds {
 		v, ok := args[c.Index], false
+		if words>>c.Index&1 != 0 && c.Value|c.ValueTwo < 1<<32 {
+			v &= 1<<32 - 1
+		}
 		switch c.Op {
 		case specs.OpEqualTo:
 			ok = v == c.Value
@@ -275,12 +283,14 @@ func TestFilterEqualsProfile(t *testing.T) {
 			t.Run(fmt.Sprintf("%s %#x", op, value), func(t *testing.T) {
 				n := uint(unix.EACCES)
 				cond := specs.LinuxSeccompArg{Index: 1, Op: op, Value: value, ValueTwo: value & 0x100000005}
+				narrow := specs.LinuxSeccompArg{Index: 1, Op: op, Value: value, ValueTwo: value & 5}
 				compareAll(t, &specs.LinuxSeccomp{
 					DefaultAction: specs.ActAllow,
 					Architectures: []specs.Arch{specs.ArchX86},
 					Syscalls: []specs.LinuxSyscall{
 						{Names: []string{"mount"}, Action: specs.ActErrno, ErrnoRet: &n, Args: []specs.LinuxSeccompArg{
 							cond, {Index: 2, Op: specs.OpGreaterThan, Value: 1}}},
+						{Names: []string{"ioctl", "setns", "keyctl"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{narrow}},
 						{Names: []string{"mount", "swapon"}, Action: specs.ActTrap, Args: []specs.LinuxSeccompArg{cond, cond}},
 						{Names: []string{"swapon"}, Action: specs.ActKillProcess},
 						{Names: []string{"reboot"}, Action: specs.ActLog},
