@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/runner/spec"
@@ -175,6 +177,41 @@ func TestMountTargetSwappedWhileStarting(t *testing.T) {
 	}
 	if after := b.hostState(); after != before {
 		t.Errorf("the host has changed from\n%s\nto\n%s", before, after)
+	}
+}
+
+// A namespace that is given by a path may be the host's. Then its names and sysctls are too.
+func TestPathToTheHostsNamespace(t *testing.T) {
+	b := newBundle(t)
+	for _, tt := range []struct {
+		kind        specs.LinuxNamespaceType
+		file        string
+		name, value string
+	}{
+		{specs.NetworkNamespace, "net", "net.ipv4.ip_default_ttl", "65"},
+		{specs.IPCNamespace, "ipc", "kernel.msgmax", "9999"},
+		{specs.IPCNamespace, "ipc", "fs.mqueue.msg_max", "11"},
+		{specs.UTSNamespace, "uts", "kernel.domainname", "evil"},
+		{specs.UTSNamespace, "uts", "", ""},
+	} {
+		for _, path := range []string{"/proc/self/ns/", fmt.Sprintf("/proc/%d/ns/", os.Getpid()), "/proc/thread-self/../../ns/", b.dir + "/ns/"} {
+			s := b.spec("true", nil)
+			for i, ns := range s.Linux.Namespaces {
+				if ns.Type == tt.kind {
+					s.Linux.Namespaces[i].Path = path + tt.file
+				}
+			}
+			s.Hostname = ""
+			if tt.name == "" {
+				s.Hostname = "evil"
+			} else {
+				s.Linux.Sysctl = map[string]string{tt.name: tt.value}
+			}
+			os.Symlink("/proc/self/ns", b.dir+"/ns")
+			if _, err := Compile(s, Rootfs{Path: b.root}, Options{}); !errors.Is(err, errdefs.ErrInvalidArgument) {
+				t.Errorf("%s %s of %s: %v", tt.kind, tt.name, path, err)
+			}
+		}
 	}
 }
 

@@ -22,7 +22,7 @@ func (c *compiler) mountCgroup(dest string, o mountOptions) error {
 	if host.Mode() == cgroup.None {
 		return nil
 	}
-	if !c.ownNamespace(specs.CgroupNamespace) {
+	if !c.mayChange(specs.CgroupNamespace) {
 		return c.bindCgroup(dest, host, o)
 	}
 	attrs := int(o.here.set | o.below.set)

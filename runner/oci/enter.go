@@ -93,7 +93,7 @@ func (c *compiler) names() error {
 		if n.value == "" {
 			continue
 		}
-		if !c.ownNamespace(specs.UTSNamespace) {
+		if !c.mayChange(specs.UTSNamespace) {
 			return fmt.Errorf("%s name without a UTS namespace: %w", n.what, errdefs.ErrInvalidArgument)
 		}
 		c.Note("setting the %s name", n.what)
@@ -175,7 +175,7 @@ func (c *compiler) sysctlFile(name, value string) (string, error) {
 		return "", fmt.Errorf("value of sysctl %s: %w", name, errdefs.ErrInvalidArgument)
 	}
 	owner, ok := sysctlOwner(file)
-	if !ok || !c.ownNamespace(owner) {
+	if !ok || !c.mayChange(owner) {
 		return "", fmt.Errorf("sysctl %s does not belong to a namespace of the container: %w", name, errdefs.ErrInvalidArgument)
 	}
 	return file, nil

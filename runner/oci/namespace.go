@@ -3,6 +3,7 @@ package oci
 import (
 	"fmt"
 	"maps"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -103,6 +104,30 @@ func (c *compiler) ownNamespace(t specs.LinuxNamespaceType) bool {
 		}
 	}
 	return false
+}
+
+// mayChange says that the container's namespace of this kind is not the one we are in
+// ourselves, also if that is what a path leads to: its names, sysctls and control groups are
+// not the host's.
+func (c *compiler) mayChange(t specs.LinuxNamespaceType) bool {
+	for _, ns := range c.spec.Linux.Namespaces {
+		if ns.Type == t {
+			return ns.Path == "" || !isOurs(ns)
+		}
+	}
+	return false
+}
+
+// isOurs says that a path leads to the namespace of this process. One that leads nowhere is an
+// error later.
+func isOurs(ns specs.LinuxNamespace) bool {
+	there, err := os.Stat(ns.Path)
+	if err != nil {
+		return false
+	}
+	name := map[specs.LinuxNamespaceType]string{specs.NetworkNamespace: "net", specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts", specs.CgroupNamespace: "cgroup"}[ns.Type]
+	here, err := os.Stat("/proc/self/ns/" + name)
+	return err != nil || os.SameFile(there, here)
 }
 
 // joinNamespaces enters the namespaces given by path and makes the others that are still
