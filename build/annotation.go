@@ -14,7 +14,7 @@ type annotations struct {
 }
 
 type annotation struct {
-	level    string // "manifest", "manifest-descriptor" or "index"
+	level    string // "manifest", "manifest-descriptor", "index" or "index-descriptor"
 	platform string // "": of every platform
 	name     string
 	value    string
@@ -35,13 +35,11 @@ func parseAnnotations(given map[string]string) (annotations, error) {
 		for level := range strings.SplitSeq(levels, ",") {
 			level, platform, _ := strings.Cut(strings.TrimSuffix(level, "]"), "[")
 			switch level {
-			case "manifest", "manifest-descriptor", "index":
-			case "index-descriptor":
-				return a, invalidf("annotation %s: nothing describes an index here", key)
+			case "manifest", "manifest-descriptor", "index", "index-descriptor":
 			default:
-				return a, invalidf("annotation %s: %q is none of manifest, manifest-descriptor and index", key, level)
+				return a, invalidf("annotation %s: %q is none of manifest, manifest-descriptor, index and index-descriptor", key, level)
 			}
-			if platform != "" && level == "index" {
+			if platform != "" && strings.HasPrefix(level, "index") {
 				return a, invalidf("annotation %s: an index is of all platforms", key)
 			}
 			a.list = append(a.list, annotation{level: level, platform: platform, name: name, value: given[key]})
@@ -59,6 +57,12 @@ func areLevels(s string) bool {
 		}
 	}
 	return true
+}
+
+// needIndex says whether they are of an index, which an image of one platform is given for them: the
+// provenance that buildx adds unasked makes one there.
+func (a annotations) needIndex() bool {
+	return slices.ContainsFunc(a.list, func(one annotation) bool { return strings.HasPrefix(one.level, "index") })
 }
 
 // at returns the annotations of a level for a platform; nil if there are none.

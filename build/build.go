@@ -48,6 +48,7 @@ type Options struct {
 	Dockerfile string    // path, "" for Dockerfile in the context; inside the context if that is no directory
 	// DockerfileText is the Dockerfile instead. Without a context it is empty.
 	DockerfileText []byte
+	DockerfileName string            // what the answer to a check calls it; "": its last element
 	Contexts       map[string]string // named contexts: a directory or what BuildKit takes, docker-image://...
 
 	Target    string
@@ -67,7 +68,7 @@ type Options struct {
 	SSH          map[string]op.SSHAgent
 	Entitlements []string // see op.CheckEntitlement
 
-	Tags        []string          // names of the image, docker's short form
+	Tags        []string          // names of the image, docker's short form; of all outputs
 	Annotations map[string]string // name, or LEVEL:NAME as buildx takes it
 	Outputs     []Output          // none: the local store
 	Load        bool              // the local store even if the image is pushed and not all of it is here
@@ -93,7 +94,7 @@ type Options struct {
 
 	Parallel int                      // commands at once; 0: one per CPU
 	Events   func(solver.Event)       // called from several goroutines, one at a time; may be nil
-	Warn     func(dockerfile.Warning) // likewise
+	Warn     func(dockerfile.Warning) // likewise, and not beside Events
 }
 
 // HostGateway stands for the address of this machine where the commands of RUN see it.
@@ -104,6 +105,11 @@ type Output struct {
 	Type string // "image", "local", "tar", "oci" or "docker", or "cacheonly" for nothing
 	Dest string // directory of local; file of the others, "" or "-" for Writer
 	Dir  bool   // Dest of oci and docker is a directory: the layout itself
+	// Names of the image of image, oci and docker, if the build has no Tags.
+	Names []string
+	Push  bool // of image: push it under its names
+	// Mirror removes what is in the directory of local and not in the result.
+	Mirror bool
 	// Split gives each platform a directory, of tar and local; nil: if there are several.
 	Split *bool
 	// Writer takes what goes to no file; it is not closed.
@@ -128,7 +134,7 @@ type Result struct {
 
 // Build builds. An error that a step or a line of the Dockerfile caused is an *Error.
 func (b *Builder) Build(ctx context.Context, o Options) (res Result, err error) {
-	names, err := canonicalNames(o)
+	names, err := nameOutputs(o)
 	if err != nil {
 		return res, err
 	}
@@ -145,12 +151,12 @@ func (b *Builder) Build(ctx context.Context, o Options) (res Result, err error) 
 		return res, err
 	}
 	defer func() { err = errors.Join(err, unpin()) }()
-	r, err := b.start(ctx, o)
+	r, err := b.start(ctx, o, names)
 	if err != nil {
 		return res, err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
-	res, err = r.build(ctx, names)
+	res, err = r.build(ctx)
 	if o.Question == "" {
 		why, err := r.history.reasons()
 		if err != nil {
@@ -172,6 +178,7 @@ func (b *Builder) Build(ctx context.Context, o Options) (res Result, err error) 
 type run struct {
 	b       *Builder
 	o       Options
+	names   naming
 	env     *op.Env
 	solver  *solver.Solver[op.Result]
 	cache   *sharedCache
@@ -187,7 +194,7 @@ type run struct {
 	views   views
 }
 
-func (b *Builder) start(ctx context.Context, o Options) (*run, error) {
+func (b *Builder) start(ctx context.Context, o Options, names naming) (*run, error) {
 	dir, runDir := filepath.Join(b.Store.Root(), "build"), filepath.Join(b.Store.RunRoot(), "build")
 	for _, d := range []string{dir, runDir} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
@@ -201,7 +208,7 @@ func (b *Builder) start(ctx context.Context, o Options) (*run, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &run{b: b, o: o, scratch: scratch, journal: newJournal(o.Events)}
+	r := &run{b: b, o: o, names: names, scratch: scratch, journal: newJournal(o.Events, o.Warn)}
 	if o.LogSize != 0 {
 		r.journal.most = o.LogSize
 	}
@@ -247,23 +254,21 @@ func (r *run) close() error {
 }
 
 func (r *run) warnf(format string, args ...any) {
-	if r.o.Warn != nil {
-		r.o.Warn(dockerfile.Warning{Text: fmt.Sprintf(format, args...)})
-	}
+	r.journal.warn(dockerfile.Warning{Text: fmt.Sprintf(format, args...)})
 }
 
-func (r *run) build(ctx context.Context, names []reference.Named) (Result, error) {
+func (r *run) build(ctx context.Context) (Result, error) {
 	attrs, err := r.attrs(ctx)
 	if err != nil {
 		return Result{}, err
 	}
-	if r.o.Push {
-		if r.early, err = r.b.Registry.Repository(names[0]); err != nil {
+	if len(r.names.push) > 0 {
+		if r.early, err = r.b.Registry.Repository(r.names.push[0]); err != nil {
 			return Result{}, err
 		}
 		r.early.Source = r.b.Store.Content
 	}
-	compiled, err := dockerfile.Compile(ctx, (*backend)(r), dockerfile.Options{Attrs: attrs, Host: content.Host()})
+	compiled, err := dockerfile.Compile(ctx, (*backend)(r), dockerfile.Options{Attrs: attrs, Host: content.Host(), Name: r.o.DockerfileName})
 	if err != nil {
 		return Result{}, err
 	}
@@ -293,28 +298,9 @@ func (r *run) build(ctx context.Context, names []reference.Named) (Result, error
 		return Result{}, err
 	}
 	r.journal.unneeded()
-	res, err := r.export(ctx, compiled.Images, states, names)
+	res, err := r.export(ctx, compiled.Images, states)
 	if err != nil {
 		return res, err
 	}
 	return res, r.finishCache(ctx, states)
-}
-
-// canonicalNames parses the tags of o.
-func canonicalNames(o Options) ([]reference.Named, error) {
-	var names []reference.Named
-	for _, tag := range o.Tags {
-		name, err := reference.ParseNormalizedNamed(tag)
-		if err != nil {
-			return nil, invalidf("tag %q: %v", tag, err)
-		}
-		if _, digested := name.(reference.Digested); digested {
-			return nil, invalidf("tag %q: a digest cannot be chosen", tag)
-		}
-		names = append(names, reference.TagNameOnly(name))
-	}
-	if o.Push && len(names) == 0 {
-		return nil, invalidf("a push needs a tag")
-	}
-	return names, nil
 }

@@ -49,6 +49,10 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
+// TellsClass says whether the class of e says what is wrong: of a file that is not there, its path is all
+// that stands before it.
+func (e *Error) TellsClass() bool { return errdefs.IsNotFound(e.Err) }
+
 // hidden says which rule keeps a file that v wants out of the context, if that is why it failed.
 func (r *run) hidden(v *graph.Vertex, err error) string {
 	if !errdefs.IsNotFound(err) {

@@ -77,11 +77,7 @@ func (b *backend) DescribeSource(ctx context.Context, name string, s *pb.SourceO
 }
 
 // Warn implements dockerfile.Backend.
-func (b *backend) Warn(w dockerfile.Warning) {
-	if b.o.Warn != nil {
-		b.o.Warn(w)
-	}
-}
+func (b *backend) Warn(w dockerfile.Warning) { b.journal.warn(w) }
 
 // views are the filesystems the frontend looked into. They stay open, as it comes back to them.
 type views struct {

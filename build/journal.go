@@ -11,6 +11,7 @@ import (
 
 	"github.com/teu-dev/teu/build/graph"
 	"github.com/teu-dev/teu/build/solver"
+	"github.com/teu-dev/teu/dockerfile"
 )
 
 // A journal passes events on, one at a time, and keeps what an error needs: where vertices
@@ -18,6 +19,7 @@ import (
 type journal struct {
 	mu       sync.Mutex
 	events   func(solver.Event)
+	warnings func(dockerfile.Warning)
 	vertices map[digest.Digest]*graph.Vertex
 	order    []*graph.Vertex
 	begun    map[digest.Digest]bool
@@ -32,8 +34,8 @@ const tailSize = 16 << 10
 // logSize is how much of a step's output is passed on, as in BuildKit.
 const logSize = 2 << 20
 
-func newJournal(events func(solver.Event)) *journal {
-	return &journal{events: events, most: logSize, printed: map[digest.Digest]int{}, vertices: map[digest.Digest]*graph.Vertex{}, begun: map[digest.Digest]bool{}, tails: map[digest.Digest][]byte{}}
+func newJournal(events func(solver.Event), warnings func(dockerfile.Warning)) *journal {
+	return &journal{events: events, warnings: warnings, most: logSize, printed: map[digest.Digest]int{}, vertices: map[digest.Digest]*graph.Vertex{}, begun: map[digest.Digest]bool{}, tails: map[digest.Digest][]byte{}}
 }
 
 func (j *journal) add(v *graph.Vertex) {
@@ -62,6 +64,15 @@ func (j *journal) rest(kinds ...solver.EventKind) {
 			j.events(solver.Event{Kind: kind, Vertex: v.Digest, Name: v.Name, Time: time.Now()})
 		}
 		j.begun[v.Digest] = true
+	}
+}
+
+// warn passes a warning on, never beside an event or another one.
+func (j *journal) warn(w dockerfile.Warning) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.warnings != nil {
+		j.warnings(w)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -28,13 +29,10 @@ import (
 )
 
 // export gives the user what was asked for.
-func (r *run) export(ctx context.Context, images []dockerfile.Image, states []op.Result, names []reference.Named) (Result, error) {
-	outputs := r.o.Outputs
-	if len(outputs) == 0 {
-		outputs = []Output{{Type: "image"}}
-	}
+func (r *run) export(ctx context.Context, images []dockerfile.Image, states []op.Result) (Result, error) {
 	res := Result{}
-	for _, out := range outputs {
+	for i, out := range outputsOf(r.o) {
+		names := r.names.outputs[i]
 		var err error
 		switch out.Type {
 		case "image":
@@ -55,11 +53,11 @@ func (r *run) export(ctx context.Context, images []dockerfile.Image, states []op
 			return res, err
 		}
 	}
-	if r.o.Push {
+	if len(r.names.push) > 0 {
 		if err := r.image(ctx, &res, images, states); err != nil {
 			return res, err
 		}
-		return res, r.push(ctx, res, states, names)
+		return res, r.push(ctx, res, states)
 	}
 	return res, nil
 }
@@ -67,9 +65,9 @@ func (r *run) export(ctx context.Context, images []dockerfile.Image, states []op
 // needsBytes says whether all layers have to be in the store in the end. An image that is only pushed
 // is also named here, but only if its layers are here anyway.
 func (r *run) needsBytes() bool {
-	stays := len(r.o.Outputs) == 0 || slices.ContainsFunc(r.o.Outputs, func(o Output) bool { return o.Type == "image" })
+	stays := slices.ContainsFunc(outputsOf(r.o), func(o Output) bool { return o.Type == "image" && !o.Push && !r.o.Push })
 	written := slices.ContainsFunc(r.o.Outputs, func(o Output) bool { return o.Type != "image" && o.Type != "cacheonly" })
-	return r.o.Load || !r.o.Push && stays || r.o.Recompress || written
+	return r.o.Load || stays || r.o.Recompress || written
 }
 
 // image makes the image in the store, unless that was done.
@@ -81,6 +79,7 @@ func (r *run) image(ctx context.Context, res *Result, images []dockerfile.Image,
 	if err != nil {
 		return err
 	}
+	index := r.index || notes.needIndex()
 	return r.step(ctx, "exporting to image", func(c *solver.Console) error {
 		sources := make([]export.Source, len(images))
 		for i, img := range images {
@@ -102,7 +101,7 @@ func (r *run) image(ctx context.Context, res *Result, images []dockerfile.Image,
 		}
 		made, err := export.Commit(ctx, r.b.Store, sources, export.Options{
 			Compression: r.compression(),
-			Index:       r.index, Rewritten: r.o.Rewritten,
+			Index:       index, Rewritten: r.o.Rewritten,
 			Recompress: r.o.Recompress, DockerTypes: r.o.DockerTypes && len(notes.list) == 0,
 			IndexAnnotations: notes.at("index", ocispec.Platform{}),
 			Status:           func(text string) { c.Status(solver.Status{ID: text, Done: true}) },
@@ -110,14 +109,15 @@ func (r *run) image(ctx context.Context, res *Result, images []dockerfile.Image,
 		if err != nil {
 			return err
 		}
-		res.Target, res.Config, res.Index = made.Target, made.Config, r.index
+		res.Target, res.Config, res.Index = made.Target, made.Config, index
+		res.Target.Annotations = notes.at("index-descriptor", ocispec.Platform{})
 		return nil
 	})
 }
 
 // compression is what the layers that were built need: none to stay here.
 func (r *run) compression() string {
-	travels := r.o.Push
+	travels := len(r.names.push) > 0
 	for _, out := range r.o.Outputs {
 		travels = travels || out.Type == "oci" || out.Type == "docker"
 	}
@@ -151,18 +151,22 @@ func (r *run) name(ctx context.Context, res *Result, states []op.Result, names [
 		}
 	}
 	now := time.Now().UTC()
+	target := res.Target
+	target.Annotations = nil // they are of what leaves
 	if len(names) == 0 || r.o.ByDigest {
-		return r.b.Store.Images.Put(ctx, image.Image{Target: res.Target, Created: now})
+		return r.b.Store.Images.Put(ctx, image.Image{Target: target, Created: now})
 	}
 	for _, n := range names {
 		name := n.String()
 		err := r.step(ctx, "naming to "+name, func(*solver.Console) error {
-			return r.rename(ctx, image.Image{Name: name, Target: res.Target, Created: now}, res.Config)
+			return r.rename(ctx, image.Image{Name: name, Target: target, Created: now}, res.Config)
 		})
 		if err != nil {
 			return err
 		}
-		res.Names = append(res.Names, name)
+		if !slices.Contains(res.Names, name) {
+			res.Names = append(res.Names, name)
+		}
 	}
 	return nil
 }
@@ -207,7 +211,7 @@ func short(d digest.Digest) string {
 // archive writes the image as one tar, in the form that all tools read.
 func (r *run) archive(ctx context.Context, res Result, out Output, names []reference.Named) error {
 	return r.step(ctx, "exporting to "+out.Type+" image format", func(c *solver.Console) error {
-		img := archive.Image{Target: res.Target}
+		img := archive.Image{Target: res.Target, Annotations: res.Target.Annotations}
 		for _, n := range names {
 			img.Names = append(img.Names, n.String())
 		}
@@ -228,15 +232,19 @@ func (r *run) files(ctx context.Context, out Output, images []dockerfile.Image, 
 	}
 	if out.Type == "local" {
 		return r.step(ctx, "exporting to client directory", func(c *solver.Console) error {
-			return r.trees(ctx, c, out, images, states, func(root *rootfs.Dir, o export.TreeOptions) error {
+			taken, err := r.trees(ctx, c, out, images, states, func(root *rootfs.Dir, o export.TreeOptions) error {
 				return export.WriteDir(ctx, out.Dest, root, o)
 			})
+			if err != nil || !out.Mirror {
+				return err
+			}
+			return export.RemoveOthers(ctx, out.Dest, taken)
 		})
 	}
 	return r.step(ctx, "exporting to client tarball", func(c *solver.Console) error {
 		return writeTo(out, func(w io.Writer) error {
 			tw := tar.NewWriter(w)
-			err := r.trees(ctx, c, out, images, states, func(root *rootfs.Dir, o export.TreeOptions) error {
+			_, err := r.trees(ctx, c, out, images, states, func(root *rootfs.Dir, o export.TreeOptions) error {
 				return export.WriteTar(ctx, tw, root, o)
 			})
 			if err != nil {
@@ -247,8 +255,8 @@ func (r *run) files(ctx context.Context, out Output, images []dockerfile.Image, 
 	})
 }
 
-// trees calls write with the filesystem of each image.
-func (r *run) trees(ctx context.Context, c *solver.Console, out Output, images []dockerfile.Image, states []op.Result, write func(*rootfs.Dir, export.TreeOptions) error) error {
+// trees calls write with the filesystem of each image, and returns the paths of all files.
+func (r *run) trees(ctx context.Context, c *solver.Console, out Output, images []dockerfile.Image, states []op.Result, write func(*rootfs.Dir, export.TreeOptions) error) (map[string]bool, error) {
 	split := r.index
 	if out.Split != nil {
 		split = *out.Split
@@ -261,13 +269,13 @@ func (r *run) trees(ctx context.Context, c *solver.Console, out Output, images [
 		}
 		view, err := r.env.View(ctx, c, states[i])
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if err := errors.Join(write(view.Dir, o), view.Close()); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return taken, nil
 }
 
 // writeTo calls write with the file of out, which appears only when it is whole.
@@ -277,6 +285,9 @@ func writeTo(out Output, write func(io.Writer) error) (err error) {
 			return invalidf("output type=%s needs dest=FILE", out.Type)
 		}
 		return write(out.Writer)
+	}
+	if err := os.MkdirAll(filepath.Dir(out.Dest), 0o755); err != nil {
+		return err
 	}
 	temp := fmt.Sprintf("%s.tmp%d", out.Dest, os.Getpid())
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)

@@ -20,7 +20,7 @@ import (
 
 // push pushes the image under all its names. A blob goes once to each repository, and where a
 // repository of the same registry has it, it does not travel at all.
-func (r *run) push(ctx context.Context, res Result, states []op.Result, names []reference.Named) error {
+func (r *run) push(ctx context.Context, res Result, states []op.Result) error {
 	manifest, err := content.ReadAll(ctx, r.b.Store.Content, res.Target)
 	if err != nil {
 		return err
@@ -35,7 +35,7 @@ func (r *run) push(ctx context.Context, res Result, states []op.Result, names []
 		}
 	}
 	var pushed []reference.Named
-	for _, name := range names {
+	for _, name := range r.names.push {
 		err := r.step(ctx, "pushing "+name.String(), func(c *solver.Console) error {
 			repo, err := r.repository(name, src, pushed)
 			if err != nil {

@@ -24,26 +24,26 @@ type secrets map[string]Secret
 func (s secrets) Secret(_ context.Context, id string) ([]byte, error) {
 	secret, ok := s[id]
 	if !ok {
-		return nil, fmt.Errorf("secret %s: %w", id, errdefs.ErrNotFound)
+		return nil, errdefs.ErrNotFound
 	}
 	if secret.Env != "" {
 		value, ok := os.LookupEnv(secret.Env)
 		if !ok {
-			return nil, fmt.Errorf("secret %s: environment variable %s is not set: %w", id, secret.Env, errdefs.ErrNotFound)
+			return nil, fmt.Errorf("environment variable %s is not set: %w", secret.Env, errdefs.ErrNotFound)
 		}
 		return []byte(value), nil
 	}
 	f, err := os.Open(secret.File)
 	if err != nil {
-		return nil, fmt.Errorf("secret %s: %w", id, err)
+		return nil, err
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
 	if err != nil {
-		return nil, fmt.Errorf("secret %s: %w", id, err)
+		return nil, err
 	}
 	if len(b) > maxSecret {
-		return nil, fmt.Errorf("secret %s: larger than %d bytes: %w", id, maxSecret, errdefs.ErrResourceExhausted)
+		return nil, fmt.Errorf("larger than %d bytes: %w", maxSecret, errdefs.ErrResourceExhausted)
 	}
 	return b, nil
 }

@@ -19,6 +19,7 @@ import (
 	commonexptypes "github.com/moby/buildkit/exporter/exptypes"
 	"github.com/moby/buildkit/frontend/dockerfile/builder"
 	"github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/frontend/subrequests/lint"
 	"github.com/moby/buildkit/solver/pb"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -36,6 +37,8 @@ type Options struct {
 	Attrs map[string]string
 	// Host is the platform of this machine.
 	Host ocispec.Platform
+	// Name is what the answer to a check calls the Dockerfile; "": the last element of its path.
+	Name string
 }
 
 // A Result is what a Dockerfile says.
@@ -149,10 +152,15 @@ func Compile(ctx context.Context, b Backend, o Options) (*Result, error) {
 	if err != nil {
 		return nil, locate(err)
 	}
-	if g.attrs["requestid"] != "" {
-		return &Result{Answer: res.Metadata}, nil
+	switch g.attrs["requestid"] {
+	case "":
+		return result(res)
+	case lint.SubrequestLintDefinition.Name:
+		if err := rename(res.Metadata, o.Name); err != nil {
+			return nil, err
+		}
 	}
-	return result(res)
+	return &Result{Answer: res.Metadata}, nil
 }
 
 // build runs the frontend. It was written to run in a process of its own, so a panic in it

@@ -84,9 +84,6 @@ func Commit(ctx context.Context, s *cache.Store, sources []Source, o Options) (I
 		img.Manifests = append(img.Manifests, manifest)
 	}
 	if len(img.Manifests) == 1 && !o.Index {
-		if len(o.IndexAnnotations) > 0 {
-			return Image{}, fmt.Errorf("annotations of an index: an image of one platform has none: %w", errdefs.ErrInvalidArgument)
-		}
 		img.Target = img.Manifests[0]
 		return img, nil
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/rootfs"
+	"github.com/teu-dev/teu/cache/statefile"
 )
 
 // WriteDir copies the filesystem root into the directory dir, which is made if needed. Files that
@@ -51,6 +52,9 @@ type copier struct {
 
 func (c *copier) copy(e entry) error {
 	if e.path == "." {
+		return nil
+	}
+	if kind := e.kind(); kind == unix.S_IFCHR || kind == unix.S_IFBLK || kind == unix.S_IFSOCK {
 		return nil
 	}
 	if _, err := c.o.take(e); err != nil {
@@ -94,8 +98,6 @@ func (c *copier) copy(e entry) error {
 		if err := c.file(dir, base, e); err != nil {
 			return err
 		}
-	default:
-		return nil
 	}
 	if e.stat.Nlink > 1 {
 		c.links[e.inode()] = e.path
@@ -175,13 +177,9 @@ func (c *copier) file(dir int, base string, e entry) (err error) {
 	return nil
 }
 
-// clear removes what stands where e goes.
+// clear removes what stands where e goes: a whole directory if e is none, as docker does.
 func (c *copier) clear(dir int, base string, e entry) error {
-	err := unix.Unlinkat(dir, base, 0)
-	if err == unix.EISDIR {
-		err = unix.Unlinkat(dir, base, unix.AT_REMOVEDIR)
-	}
-	if err != nil && err != unix.ENOENT {
+	if err := statefile.RemoveAllAt(dir, base); err != nil {
 		return fmt.Errorf("replacing %s: %w", e.path, err)
 	}
 	return nil

@@ -18,17 +18,17 @@ import (
 type TreeOptions struct {
 	Prefix string     // directory in the output, for one of several platforms
 	Epoch  *time.Time // no file is later
-	// Taken are the paths of files that other platforms have put into the same directory; nil: there are none.
+	// Taken are the paths in the output of what was put there, in the end also by this tree.
 	Taken map[string]bool
 }
 
 // take notes the path of e. Directories are common to all platforms; it says whether e is new.
 func (o TreeOptions) take(e entry) (bool, error) {
-	if o.Taken == nil || o.Prefix != "" {
-		return true, nil
+	name := path.Join(o.Prefix, e.path)
+	old := o.Taken[name]
+	if o.Taken != nil {
+		o.Taken[name] = true
 	}
-	old := o.Taken[e.path]
-	o.Taken[e.path] = true
 	if old && e.kind() != unix.S_IFDIR {
 		return false, fmt.Errorf("%s is a file of several platforms; leave platform-split=false away: %w", e.path, errdefs.ErrInvalidArgument)
 	}

@@ -106,11 +106,11 @@ func (e *Env) warn(format string, args ...any) {
 // secret returns the secret id, or an errdefs.ErrNotFound.
 func (e *Env) secret(ctx context.Context, id string) ([]byte, error) {
 	if e.Secrets == nil {
-		return nil, fmt.Errorf("secret %q: %w", id, errdefs.ErrNotFound)
+		return nil, fmt.Errorf("secret %s: %w", id, errdefs.ErrNotFound)
 	}
 	data, err := e.Secrets.Secret(ctx, id)
 	if err != nil {
-		return nil, fmt.Errorf("secret %q: %w", id, err)
+		return nil, fmt.Errorf("secret %s: %w", id, err)
 	}
 	return data, nil
 }

@@ -16,6 +16,8 @@ import (
 
 	"github.com/teu-dev/teu/build"
 	"github.com/teu-dev/teu/build/op"
+	"github.com/teu-dev/teu/cmd/teu/ui"
+	"github.com/teu-dev/teu/dockerfile"
 	"github.com/teu-dev/teu/runner/network"
 )
 
@@ -30,6 +32,8 @@ type buildFlags struct {
 	noCache, pull, push, load, quiet, check, why bool
 	reproducible                                 bool
 	policies                                     []string
+
+	mayDelete bool // of --allow
 
 	squash  bool
 	limits  limits
@@ -64,7 +68,7 @@ func (f *buildFlags) register(cmd *cobra.Command) {
 	s.StringArrayVar(&f.args, "build-arg", nil, "NAME=VALUE, or NAME to take it from the environment")
 	s.StringArrayVar(&f.contexts, "build-context", nil, "another context, NAME=DIRECTORY or NAME=docker-image://IMAGE")
 	s.StringArrayVar(&f.labels, "label", nil, "NAME=VALUE or NAME, a label of the image")
-	s.StringArrayVar(&f.annotations, "annotation", nil, "[LEVEL:]NAME=VALUE, an annotation of the manifest, or of LEVEL: index or manifest-descriptor")
+	s.StringArrayVar(&f.annotations, "annotation", nil, "[LEVEL:]NAME=VALUE, an annotation of the manifest, or of LEVEL: index, manifest-descriptor or index-descriptor")
 	s.StringSliceVar(&f.platforms, "platform", defaultPlatform(), "platform to build for, such as linux/arm64 (default the host's)")
 	s.BoolVar(&f.noCache, "no-cache", false, "run every step again")
 	s.StringSliceVar(&f.noCacheOf, "no-cache-filter", nil, "stages whose steps are run again")
@@ -75,7 +79,7 @@ func (f *buildFlags) register(cmd *cobra.Command) {
 	s.StringArrayVar(&f.ssh, "ssh", nil, "default, ID=SOCKET of an SSH agent, or ID=KEY[,KEY] (files)")
 	s.StringArrayVar(&f.addHosts, "add-host", nil, "HOST:ADDRESS for /etc/hosts of the steps, or HOST:host-gateway")
 	s.StringVar(&f.network, "network", "default", "network of the steps: default, host or none")
-	s.StringArrayVar(&f.allow, "allow", nil, "what steps may ask for: network.host, security.insecure, device or device=NAME")
+	s.StringArrayVar(&f.allow, "allow", nil, "what steps may ask for: network.host, security.insecure, device or device=NAME; or buildx.local.delete, for -o with mode=delete")
 	s.StringVar(&f.shmSize, "shm-size", "", "size of /dev/shm of the steps")
 	s.StringArrayVar(&f.ulimits, "ulimit", nil, "NAME=SOFT[:HARD], a limit of the steps")
 	s.StringVar(&f.cgroupParent, "cgroup-parent", "", "cgroup that the steps' cgroups are made in")
@@ -114,7 +118,11 @@ func runBuild(ctx context.Context, a *app, f buildFlags, dir string) (err error)
 	if err != nil {
 		return &usageError{command: "teu build", err: err}
 	}
-	o.Events, o.Warn = printer.Event, printer.Warn
+	var remarks []dockerfile.Warning
+	o.Events, o.Warn = printer.Event, func(w dockerfile.Warning) {
+		remarks = append(remarks, w)
+		printer.Warn(w)
+	}
 	builder, err := a.builder()
 	if err != nil {
 		return err
@@ -132,11 +140,11 @@ func runBuild(ctx context.Context, a *app, f buildFlags, dir string) (err error)
 		return err
 	}
 	a.holdBudget(ctx)
-	return f.report(a, res)
+	return f.report(a, res, remarks)
 }
 
 // report writes what the user asked to know of the result.
-func (f *buildFlags) report(a *app, res build.Result) error {
+func (f *buildFlags) report(a *app, res build.Result, remarks []dockerfile.Warning) error {
 	if res.Answer != nil {
 		if f.metadataFile != "" {
 			if err := writeAnswer(f.metadataFile, res.Answer); err != nil {
@@ -155,7 +163,7 @@ func (f *buildFlags) report(a *app, res build.Result) error {
 		}
 	}
 	if f.metadataFile != "" {
-		if err := writeMetadata(f.metadataFile, res); err != nil {
+		if err := writeMetadata(f.metadataFile, res, remarks); err != nil {
 			return err
 		}
 	}
@@ -208,7 +216,7 @@ func found(n int) string {
 }
 
 // writeMetadata writes what buildx writes to --metadata-file.
-func writeMetadata(path string, res build.Result) error {
+func writeMetadata(path string, res build.Result, remarks []dockerfile.Warning) error {
 	m := map[string]any{}
 	if res.Target.Digest != "" {
 		m["containerimage.digest"] = res.Target.Digest
@@ -219,6 +227,9 @@ func writeMetadata(path string, res build.Result) error {
 	}
 	if len(res.Names) > 0 {
 		m["image.name"] = strings.Join(res.Names, ",")
+	}
+	if on(os.Getenv("BUILDX_METADATA_WARNINGS")) && len(remarks) > 0 {
+		m["buildx.build.warnings"] = ui.RawWarnings(remarks)
 	}
 	return writeJSON(path, m)
 }

@@ -70,9 +70,6 @@ func (f *buildFlags) registerCompatible(cmd *cobra.Command) {
 	s.StringArrayVar(&f.attests.attest, "attest", nil, "")
 	s.StringVar(&f.attests.provenance, "provenance", "", "")
 	s.StringVar(&f.attests.sbom, "sbom", "", "")
-	for _, name := range []string{"provenance", "sbom"} {
-		s.Lookup(name).NoOptDefVal = "true"
-	}
 	for _, name := range []string{"squash", "attest", "policy", "print", "resource", "provenance", "sbom", "memory", "memory-swap", "cpu-shares", "cpu-period", "cpu-quota", "cpuset-cpus", "cpuset-mems"} {
 		_ = s.MarkHidden(name) // it was just made
 	}

@@ -22,7 +22,10 @@ func (f *buildFlags) options(a *app, dir string) (build.Options, error) {
 	o := build.Options{
 		Context: dir, Dockerfile: f.file, Target: f.target, Tags: f.tags,
 		Load: f.load, NoCache: f.noCache, NoCacheOf: f.noCacheOf, Pull: f.pull, Push: f.push,
-		Network: f.network, Ulimits: f.ulimits, CgroupParent: f.cgroupParent, Entitlements: allowed(f.allow),
+		Network: f.network, Ulimits: f.ulimits, CgroupParent: f.cgroupParent}
+	var err error
+	if o.Entitlements, f.mayDelete, err = allowed(f.allow); err != nil {
+		return o, err
 	}
 	if f.network == "host" {
 		o.Entitlements = append(o.Entitlements, "network.host") // asking for it is allowing it
@@ -39,7 +42,6 @@ func (f *buildFlags) options(a *app, dir string) (build.Options, error) {
 	if err := f.limits.set(&o); err != nil {
 		return o, err
 	}
-	var err error
 	if err := f.question(&o); err != nil {
 		return o, err
 	}
@@ -105,16 +107,27 @@ func (f *buildFlags) options(a *app, dir string) (build.Options, error) {
 	return o, f.parseOutputs(a, &o)
 }
 
-// allowed splits lists of entitlements. The comma of a device is its own.
-func allowed(list []string) (all []string) {
+// allowed splits lists of entitlements. The comma of a device is its own. What is for buildx itself, and
+// no step, is buildx.local.delete.
+func allowed(list []string) (steps []string, mayDelete bool, err error) {
 	for _, text := range list {
 		if strings.HasPrefix(text, "device=") {
-			all = append(all, text)
+			steps = append(steps, text)
 			continue
 		}
-		all = append(all, strings.Split(text, ",")...)
+		for one := range strings.SplitSeq(text, ",") {
+			name, _, valued := strings.Cut(one, "=")
+			switch {
+			case name != localDelete:
+				steps = append(steps, one)
+			case valued:
+				return nil, false, fmt.Errorf("%s does not accept a value", localDelete)
+			default:
+				mayDelete = true
+			}
+		}
 	}
-	return all
+	return steps, mayDelete, nil
 }
 
 // logSize parses what BuildKit's daemon takes of its environment: bytes, or -1 for no limit.
@@ -224,7 +237,7 @@ func pairs(flag string, list []string, lookup func(string) (string, bool)) (map[
 		name, value, ok := strings.Cut(s, "=")
 		switch {
 		case name == "":
-			return nil, fmt.Errorf("%s %s: no name", flag, s)
+			return nil, fmt.Errorf("invalid key-value pair %q: empty key", s)
 		case ok:
 			m[name] = value
 		case lookup == nil:

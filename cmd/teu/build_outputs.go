@@ -6,6 +6,9 @@ import (
 	"encoding/csv"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -106,7 +109,7 @@ func (f *buildFlags) parseOutput(a *app, o *build.Options, v map[string]string) 
 		out.Type, v["push"] = "image", "true"
 	case "docker":
 		if out.Dest == "" {
-			out.Type = "image" // as docker build does: into the store
+			out.Type, o.Load = "image", true // as docker build does: into the store
 		}
 	case "image", "oci", "cacheonly":
 	case "tar", "local":
@@ -120,8 +123,10 @@ func (f *buildFlags) parseOutput(a *app, o *build.Options, v map[string]string) 
 			}
 			out.Split = &b
 		}
-		if mode, ok := v["mode"]; ok && mode != "copy" {
-			return fmt.Errorf("mode=%s is not supported: files that are not in the result stay", mode)
+		if out.Type == "local" {
+			if err := f.mirror(&out, v["mode"]); err != nil {
+				return err
+			}
 		}
 	case "":
 		return fmt.Errorf("no type")
@@ -132,11 +137,9 @@ func (f *buildFlags) parseOutput(a *app, o *build.Options, v map[string]string) 
 		return err
 	}
 	if v["name"] != "" {
-		o.Tags = append(o.Tags, strings.Split(v["name"], ",")...)
+		out.Names = strings.Split(v["name"], ",")
 	}
-	if on(v["push"]) {
-		o.Push = true
-	}
+	out.Push = out.Type == "image" && on(v["push"])
 	if tar, ok := v["tar"]; ok && !on(tar) {
 		if out.Type != "oci" && out.Type != "docker" || out.Dest == "" {
 			return fmt.Errorf("tar=false is for type=oci or docker and dest=DIRECTORY")
@@ -151,6 +154,57 @@ func (f *buildFlags) parseOutput(a *app, o *build.Options, v map[string]string) 
 	}
 	o.Outputs = append(o.Outputs, out)
 	return nil
+}
+
+// localDelete is what buildx wants allowed before it empties a directory that is not below the current one.
+const localDelete = "buildx.local.delete"
+
+// mirror sets the mode of an output to a directory.
+func (f *buildFlags) mirror(out *build.Output, mode string) error {
+	switch strings.ToLower(strings.TrimSpace(mode)) {
+	case "", "copy":
+		return nil
+	case "delete":
+	default:
+		return fmt.Errorf("invalid local exporter mode %q", mode)
+	}
+	out.Mirror = true
+	below, err := belowHere(out.Dest)
+	if err != nil {
+		return err
+	}
+	if !below && !f.mayDelete {
+		return fmt.Errorf("local output mode=delete for destination %q requires --allow=%s", out.Dest, localDelete)
+	}
+	return nil
+}
+
+// belowHere says whether dir, which need not be there, is below the current directory, and not it itself.
+func belowHere(dir string) (bool, error) {
+	here, err := os.Getwd()
+	if err != nil {
+		return false, err
+	}
+	if here, err = filepath.EvalSymlinks(here); err != nil {
+		return false, err
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return false, err
+	}
+	rest := ""
+	real, err := filepath.EvalSymlinks(dir)
+	for errors.Is(err, fs.ErrNotExist) && dir != "/" {
+		if _, err := os.Lstat(dir); err == nil {
+			return false, nil // a link to nowhere
+		}
+		dir, rest = filepath.Dir(dir), filepath.Join(filepath.Base(dir), rest)
+		real, err = filepath.EvalSymlinks(dir)
+	}
+	if err != nil {
+		return false, err
+	}
+	rel, err := filepath.Rel(here, filepath.Join(real, rest))
+	return err == nil && rel != "." && filepath.IsLocal(rel), nil
 }
 
 // exportOptions takes what an output says of the image itself.

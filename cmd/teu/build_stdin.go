@@ -19,6 +19,14 @@ import (
 // inputs reads what the user said is on standard input, the Dockerfile or the context as a tar, and a
 // Dockerfile that is on the web.
 func (f *buildFlags) inputs(ctx context.Context, in io.Reader, o *build.Options) error {
+	switch {
+	case f.file == "-" || o.Context == "-" && f.file == "":
+		o.DockerfileName = "stdin"
+	case f.file != "":
+		o.DockerfileName = f.file
+	case !strings.Contains(o.Context, "://"):
+		o.DockerfileName = filepath.Join(o.Context, "Dockerfile")
+	}
 	if !isURL(f.file) {
 		return f.stdin(in, o)
 	}

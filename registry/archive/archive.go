@@ -30,6 +30,8 @@ type Image struct {
 	Names  []string // canonical with a tag, "docker.io/library/x:latest"; none: known by digest only
 	Tag    string   // a bare tag, which only OCI archives have, in the place of names
 	Target ocispec.Descriptor
+
+	Annotations map[string]string // of what index.json says of it, beside its names
 }
 
 // Sink is where Load puts blobs; content.Store is one.

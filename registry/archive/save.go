@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path"
 
 	"github.com/containerd/errdefs"
@@ -82,12 +83,19 @@ func (s *saver) add(ctx context.Context, img Image) error {
 	}
 	target := img.Target
 	target.Annotations = nil
+	annotated := func(more map[string]string) ocispec.Descriptor {
+		d := target
+		d.Annotations = map[string]string{}
+		maps.Copy(d.Annotations, img.Annotations)
+		maps.Copy(d.Annotations, more)
+		return d
+	}
 	if len(img.Names) == 0 {
+		var tag map[string]string
 		if img.Tag != "" {
-			target.Annotations = map[string]string{ocispec.AnnotationRefName: img.Tag}
+			tag = map[string]string{ocispec.AnnotationRefName: img.Tag}
 		}
-		s.index = append(s.index, target)
-		target.Annotations = nil
+		s.index = append(s.index, annotated(tag))
 	}
 	entry := dockerManifest{RepoTags: []string{}, Layers: []string{}}
 	for _, name := range img.Names {
@@ -96,13 +104,12 @@ func (s *saver) add(ctx context.Context, img Image) error {
 			return fmt.Errorf("image name %q: %w: %w", name, errdefs.ErrInvalidArgument, err)
 		}
 		ref = reference.TagNameOnly(ref)
-		named := target
-		named.Annotations = map[string]string{annotationImageName: ref.String()}
+		names := map[string]string{annotationImageName: ref.String()}
 		if tagged, ok := ref.(reference.Tagged); ok {
-			named.Annotations[ocispec.AnnotationRefName] = tagged.Tag()
+			names[ocispec.AnnotationRefName] = tagged.Tag()
 			entry.RepoTags = append(entry.RepoTags, reference.FamiliarString(ref))
 		}
-		s.index = append(s.index, named)
+		s.index = append(s.index, annotated(names))
 	}
 	chosen, err := s.choose(ctx, img.Target, blobs, have)
 	if err != nil || chosen == nil {

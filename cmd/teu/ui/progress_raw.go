@@ -125,6 +125,19 @@ func (p *rawPrinter) start(v digest.Digest, now time.Time) *time.Time {
 
 // Warn implements BuildPrinter.
 func (p *rawPrinter) Warn(w dockerfile.Warning) {
+	_ = p.enc.Encode(rawStatus{Warnings: []rawWarning{newRawWarning(w)}})
+}
+
+// RawWarnings are warnings in the form of BuildKit's client, which buildx writes.
+func RawWarnings(list []dockerfile.Warning) any {
+	raw := make([]rawWarning, len(list))
+	for i, w := range list {
+		raw[i] = newRawWarning(w)
+	}
+	return raw
+}
+
+func newRawWarning(w dockerfile.Warning) rawWarning {
 	raw := rawWarning{Level: max(w.Level, 1), Short: []byte(w.Text), URL: w.URL}
 	for _, d := range w.Detail {
 		raw.Detail = append(raw.Detail, []byte(d))
@@ -133,7 +146,7 @@ func (p *rawPrinter) Warn(w dockerfile.Warning) {
 		raw.Source = &rawSource{Filename: w.Where.File, Data: w.Where.Text, Language: "Dockerfile"}
 		raw.Range = []rawRange{{rawPosition{w.Where.Start}, rawPosition{w.Where.End}}}
 	}
-	_ = p.enc.Encode(rawStatus{Warnings: []rawWarning{raw}})
+	return raw
 }
 
 // Close implements BuildPrinter.

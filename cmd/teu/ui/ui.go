@@ -89,9 +89,15 @@ func (u *UI) Warnf(format string, args ...any) {
 // hinter is an error that knows what the user can do about it.
 type hinter interface{ Hint() string }
 
-// message is an error in words for people: those of its class, at the end, say nothing more.
+// classTeller is an error whose class, at the end of its message, is part of it.
+type classTeller interface{ TellsClass() bool }
+
+// message is an error in words for people: those of its class, at the end, usually say nothing more.
 func message(err error) string {
 	text := strings.TrimRight(err.Error(), "\n")
+	if t := classTeller(nil); errors.As(err, &t) && t.TellsClass() {
+		return text
+	}
 	for _, class := range []error{errdefs.ErrInvalidArgument, errdefs.ErrConflict, errdefs.ErrNotFound, errdefs.ErrAlreadyExists, errdefs.ErrFailedPrecondition} {
 		if errors.Is(err, class) {
 			text = strings.TrimSuffix(text, ": "+class.Error())
