@@ -180,6 +180,37 @@ func TestMountTargetSwappedWhileStarting(t *testing.T) {
 	}
 }
 
+// Nothing but procfs is mounted on /proc, or in it: neither by the name nor by links.
+func TestMountsInProc(t *testing.T) {
+	b := newBundle(t)
+	data := b.dir + "/data"
+	if err := os.MkdirAll(data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file := b.dir + "/file"
+	if err := os.WriteFile(file, []byte("text\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b.symlink("/proc", "l")
+	b.symlink("../proc/sys", "etc/sys")
+	for _, m := range []specs.Mount{
+		{Destination: "/proc", Type: "tmpfs"}, {Destination: "/proc/", Type: "bind", Source: data}, {Destination: "/bin/../proc", Type: "bind", Source: data},
+		{Destination: "/proc/sys", Type: "tmpfs"}, {Destination: "/proc/self/attr", Type: "bind", Source: data}, {Destination: "proc/1", Type: "tmpfs"},
+		{Destination: "/proc/keys", Type: "bind", Source: file}, {Destination: "/proc/sys/kernel/core_pattern", Type: "bind", Source: file},
+		{Destination: "/l", Type: "tmpfs"}, {Destination: "/l/sys", Type: "bind", Source: data}, {Destination: "/l/keys", Type: "bind", Source: file},
+		{Destination: "/etc/sys", Type: "tmpfs"}, {Destination: "/etc/sys/kernel", Type: "tmpfs"}, {Destination: "/l/meminfo", Type: "bind", Source: file},
+	} {
+		s := b.spec("true", nil)
+		s.Mounts = append(s.Mounts, m)
+		if r := b.run(s); r.err == nil || !errors.Is(r.err, errdefs.ErrInvalidArgument) && !errors.Is(r.err, unix.EPERM) {
+			t.Errorf("%s on %s: %v", m.Type, m.Destination, r.err)
+		}
+	}
+	b.want("cat /proc/meminfo; stat -f -c %T /host; cat /host/sys/kernel/ostype", "text\nproc\nLinux\n", func(o *spec.Options) {
+		o.Mounts = []spec.Mount{{Source: file, Target: "/proc/meminfo"}, {Source: "/proc", Target: "/host"}}
+	})
+}
+
 // A namespace that is given by a path may be the host's. Then its names and sysctls are too.
 func TestPathToTheHostsNamespace(t *testing.T) {
 	b := newBundle(t)

@@ -43,9 +43,13 @@ func (c *compiler) makeMount(i int, m specs.Mount) error {
 			return err
 		}
 	}
-	switch {
-	case o.remount:
+	if o.remount {
 		return c.remount(m, dest, o)
+	}
+	if err := c.checkProc(m, dest, o); err != nil {
+		return err
+	}
+	switch {
 	case o.isBind(m):
 		return c.bind(i, m, dest, o)
 	case idMapped(m) && m.Type != "overlay":
@@ -209,6 +213,7 @@ func (c *compiler) place(fd launch.Ref, dest string, mode uint32, follow bool) {
 	var target launch.Ref
 	if follow {
 		target = c.Target(launch.Result(dir), rest, mode)
+		c.notInProc(target, dest)
 	} else {
 		flags := uint64(unix.O_PATH | unix.O_DIRECTORY)
 		there := c.openat2(ignore(unix.ENOENT), launch.Result(dir), rest, flags, noLinks)
