@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -93,10 +94,8 @@ func buildOptions(r *request) (o build.Options, err error) {
 	if o.Context == "" || o.Context == "client-session" {
 		o.Context, o.ContextTar = "", r.Body
 	}
-	for _, limit := range []string{"memory", "memswap", "cpushares", "cpuperiod", "cpuquota", "cpusetcpus", "cpusetmems"} {
-		if v := r.param(limit); v != "" && v != "0" {
-			return o, invalid("%s: limits of build steps are not supported by teu", limit)
-		}
+	if o.Limits, err = buildLimits(r); err != nil {
+		return o, err
 	}
 	if r.flag("squash") {
 		return o, invalid("squash is only supported with experimental mode")
@@ -136,6 +135,26 @@ func buildOptions(r *request) (o build.Options, err error) {
 		o.Platforms = []ocispec.Platform{*p}
 	}
 	return o, nil
+}
+
+// buildLimits reads the limits of the steps, which the frontend calls as the API does.
+func buildLimits(r *request) (map[string]string, error) {
+	limits := map[string]string{}
+	for _, name := range []string{"memory", "memswap", "cpushares", "cpuperiod", "cpuquota"} {
+		n, err := r.number(name, 0)
+		if err != nil {
+			return nil, err
+		}
+		if n != 0 {
+			limits[name] = strconv.Itoa(n)
+		}
+	}
+	for _, name := range []string{"cpusetcpus", "cpusetmems"} {
+		if v := r.param(name); v != "" {
+			limits[name] = v
+		}
+	}
+	return limits, nil
 }
 
 // buildArgs reads JSON of name -> value; a value of null takes the Dockerfile's.

@@ -80,6 +80,11 @@ func testBuild(t *testing.T, w *world) {
 	w.fails(3, "exit code: 3", "build", "--network", "none", dir)
 	write("Dockerfile", "FROM busybox\nNOSUCH x\n")
 	w.fails(1, "(?i)unknown instruction: NOSUCH", "build", dir)
+	write("Dockerfile", "FROM busybox\nCOPY nofile /\n")
+	w.fails(1, `"/nofile": not found`, "build", dir)
+	write("Dockerfile", "FROM busybox\nRUN dd if=/dev/zero of=/dev/null bs=100M count=1\n")
+	w.fails(137, "exit code: 137", "build", "--network", "none", "-m", "32m", "--memory-swap", "32m", dir)
+	w.docker("build", "--network", "none", "-m", "300m", "--cpuset-cpus", "0", "--cpu-shares", "512", dir)
 	w.want("Total", "builder", "prune", "-f")
 	w.docker("rmi", "-f", "built")
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/teu-dev/teu/build"
 	"github.com/teu-dev/teu/registry"
 	"github.com/teu-dev/teu/runner/keeper"
 )
@@ -82,6 +83,10 @@ func status(err error) int {
 // the status does not.
 func message(err error) string {
 	text := err.Error()
+	var step *build.Error
+	if errors.As(err, &step) && step.TellsClass() {
+		return text
+	}
 	for _, class := range []error{
 		errdefs.ErrNotFound, errdefs.ErrInvalidArgument, errdefs.ErrConflict, errdefs.ErrAlreadyExists,
 		errdefs.ErrNotImplemented, errdefs.ErrFailedPrecondition, errdefs.ErrUnavailable, errdefs.ErrPermissionDenied,
