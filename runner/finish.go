@@ -81,6 +81,9 @@ func ended(s keeper.State) bool {
 	return s.Status == keeper.Exited || s.Status == keeper.Dead || s.Status == keeper.Created || s.Status == keeper.Removing
 }
 
+// runs says whether the container has processes.
+func runs(s keeper.State) bool { return s.Status == keeper.Running || s.Status == keeper.Paused }
+
 // tidy removes everything volatile.
 func (e *Engine) tidy(ctx context.Context, c *Container) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)

@@ -156,7 +156,7 @@ func inspectState(s keeper.State) InspectState {
 		Dead: s.Status == keeper.Dead, ExitCode: s.ExitCode, Error: s.Error,
 		StartedAt: s.StartedAt.Format(time.RFC3339Nano), FinishedAt: s.FinishedAt.Format(time.RFC3339Nano),
 	}
-	if s.Status == keeper.Running || s.Status == keeper.Paused {
+	if runs(s) {
 		in.Pid = s.Init.PID
 	}
 	in.Health = s.Health

@@ -11,19 +11,22 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/teu-dev/teu/runner/keeper"
 )
 
 // LogOptions choose what Logs shows.
 type LogOptions struct {
 	Follow       bool
-	Tail         int // the last lines only; negative: all
+	OneRun       bool // following ends with the present run, also if the container is restarted
+	Tail         int  // the last lines only; negative: all
 	Since, Until time.Time
 	Timestamps   bool
 	Details      bool // labels and variables named by the log options
 }
 
 // Logs writes what a container has said to stdout and stderr. With Follow it goes on
-// until the container has ended.
+// until the container has ended, with OneRun until its present run has, if there is one.
 func (e *Engine) Logs(ctx context.Context, ref string, o LogOptions, stdout, stderr io.Writer) error {
 	c, err := e.Get(ctx, ref)
 	if err != nil {
@@ -51,7 +54,7 @@ func (e *Engine) Logs(ctx context.Context, ref string, o LogOptions, stdout, std
 			return err
 		}
 	}
-	if !o.Follow || p.past {
+	if !o.Follow || p.past || o.OneRun && !runs(c.State) {
 		return p.flush()
 	}
 	var last *os.File
@@ -59,7 +62,7 @@ func (e *Engine) Logs(ctx context.Context, ref string, o LogOptions, stdout, std
 		last = files[len(files)-1]
 		files = files[:len(files)-1]
 	}
-	return e.follow(ctx, c.ID, p, last)
+	return e.follow(ctx, c, p, last)
 }
 
 // tail positions the files so that n lines are left, and drops those before.
@@ -111,8 +114,9 @@ func seekTail(f *os.File, n int) (int, error) {
 // followInterval is how often a followed log is looked at.
 const followInterval = 50 * time.Millisecond
 
-// follow prints what is added to a log until the container has ended and all is said.
-func (e *Engine) follow(ctx context.Context, id string, p *logPrinter, f *os.File) error {
+// follow prints what is added to the log of c until it has ended, or the run that c tells of, and all is said.
+func (e *Engine) follow(ctx context.Context, c *Container, p *logPrinter, f *os.File) error {
+	id, run := c.ID, c.State.StartedAt
 	defer func() {
 		if f != nil {
 			f.Close()
@@ -121,6 +125,9 @@ func (e *Engine) follow(ctx context.Context, id string, p *logPrinter, f *os.Fil
 	for {
 		c, err := e.current(ctx, id) // before reading: what an ended container said is there
 		over := err != nil || ended(c.State)
+		if p.o.OneRun && !over {
+			over = p.endOfRun(c.State, run)
+		}
 		if f != nil {
 			if err := p.print(ctx, f); err != nil {
 				return err
@@ -141,6 +148,17 @@ func (e *Engine) follow(ctx context.Context, id string, p *logPrinter, f *os.Fil
 			return err
 		}
 	}
+}
+
+// endOfRun says whether the run that was started then is over. What the next has said is left out.
+func (p *logPrinter) endOfRun(s keeper.State, started time.Time) bool {
+	if !s.StartedAt.Equal(started) {
+		if last := s.StartedAt.Add(-1); p.o.Until.IsZero() || last.Before(p.o.Until) {
+			p.o.Until = last
+		}
+		return true
+	}
+	return !runs(s)
 }
 
 // rotated goes on to the present file of a log if f is not it: it prints what came just

@@ -6,6 +6,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/teu-dev/teu/runner/keeper"
 )
 
 // TestLogRotation floods a log that is rotated and compressed often while somebody follows
@@ -79,4 +81,42 @@ func TestLogOfForeignForm(t *testing.T) {
 	if got := b.String(); got != "2026-01-02T03:04:05.1Z begin\tend\n" {
 		t.Errorf("%q", got)
 	}
+}
+
+// TestFollowOneRun follows a container that is restarted: dockerd's way ends with each run, and what two who follow
+// one after the other see is all, once.
+func TestFollowOneRun(t *testing.T) {
+	e, dir := newEngine(t), t.TempDir()
+	o := sh("echo said; while [ ! -e /dir/end ]; do sleep 0.01; done; rm /dir/end; exit 1")
+	o.Mounts = []MountRequest{{Type: "bind", Source: dir, Target: "/dir"}}
+	o.Restart = keeper.RestartPolicy{Name: "on-failure", MaxRetries: 2}
+	c := detached(t, e, "box", o)
+	for n := range 3 {
+		await(t, "a run", func() bool { s := get(t, e, c.ID).State; return s.RestartCount == n && runs(s) })
+		since := get(t, e, c.ID).State.StartedAt
+		got := endingWriter{end: func() error { return os.WriteFile(dir+"/end", nil, 0o600) }}
+		if err := e.Logs(t.Context(), c.ID, LogOptions{Follow: true, OneRun: true, Since: since, Tail: -1}, &got, &got); err != nil || got.String() != "said\n" {
+			t.Errorf("run %d: %q, %v", n, got.String(), err)
+		}
+	}
+	for _, one := range []bool{true, false} {
+		if got := logs(t, e, c.ID, LogOptions{Follow: true, OneRun: one, Tail: -1}); got != "said\nsaid\nsaid\n" {
+			t.Errorf("after the end: %q", got)
+		}
+	}
+}
+
+// endingWriter keeps what is written to it, and does something at the first of it.
+type endingWriter struct {
+	bytes.Buffer
+	end func() error
+}
+
+func (w *endingWriter) Write(b []byte) (int, error) {
+	if w.Len() == 0 {
+		if err := w.end(); err != nil {
+			return 0, err
+		}
+	}
+	return w.Buffer.Write(b)
 }

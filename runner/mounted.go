@@ -15,7 +15,6 @@ import (
 
 	"github.com/teu-dev/teu/cache/mount"
 	"github.com/teu-dev/teu/cache/rootfs"
-	"github.com/teu-dev/teu/runner/keeper"
 )
 
 // filesOptions say what somebody wants to do with a container's files.
@@ -84,7 +83,7 @@ func asContainerRoot(ids *UserIDs, fn func() error) error {
 // runningRoot opens the root of a container that runs. One whose process is just ending is
 // waited for, until that is written down: then, and of one that does not run, root is nil.
 func (e *Engine) runningRoot(ctx context.Context, c *Container) (*rootfs.Dir, *Container, error) {
-	for c.State.Status == keeper.Running || c.State.Status == keeper.Paused {
+	for runs(c.State) {
 		root, err := rootOf(c)
 		if err == nil && c.State.Alive() { // else the number may be another process's already
 			return root, c, nil

@@ -313,8 +313,14 @@ func TestPause(t *testing.T) {
 	if after := logs(t, e, "tick", LogOptions{Tail: -1}); after != before || get(t, e, c.ID).State.Status != keeper.Paused {
 		t.Errorf("a paused container says %q", strings.TrimPrefix(after, before))
 	}
+	if err := e.Pause(ctx, "tick"); err == nil || !strings.Contains(err.Error(), "is already paused") {
+		t.Errorf("paused twice: %v", err)
+	}
 	if err := e.Unpause(ctx, "tick"); err != nil {
 		t.Fatal(err)
+	}
+	if err := e.Unpause(ctx, "tick"); err == nil || !strings.Contains(err.Error(), "is not paused") {
+		t.Errorf("resumed twice: %v", err)
 	}
 	await(t, "more output", func() bool { return logs(t, e, "tick", LogOptions{Tail: -1}) != before })
 	if err := e.Pause(ctx, "tick"); err != nil {

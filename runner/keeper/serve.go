@@ -186,7 +186,7 @@ func (s *supervisor) freeze(from, to Status, value string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state.Status != from {
-		return fmt.Errorf("container %s is %s, not %s: %w", s.cfg.ID, s.state.Status, from, errdefs.ErrConflict)
+		return s.cannotFreeze(to)
 	}
 	if s.cfg.Cgroup.Freeze == "" {
 		return fmt.Errorf("container %s has no freezer: %w", s.cfg.ID, errdefs.ErrNotImplemented)
@@ -198,6 +198,20 @@ func (s *supervisor) freeze(from, to Status, value string) error {
 	s.save()
 	s.event(map[Status]string{Paused: "pause", Running: "unpause"}[to], nil)
 	return nil
+}
+
+// cannotFreeze says in docker's words (moby daemon/pause.go, unpause.go) why a container cannot become paused or go on.
+func (s *supervisor) cannotFreeze(to Status) error {
+	why := "container %s is not running"
+	switch {
+	case to == Running:
+		why = "Container %s is not paused"
+	case s.state.Status == Paused:
+		why = "container %s is already paused"
+	case s.state.Status == Restarting:
+		why = "Container %s is restarting, wait until the container is running"
+	}
+	return fmt.Errorf(why+": %w", s.cfg.ID, errdefs.ErrConflict)
 }
 
 // thaw lets a paused container meet its signal.

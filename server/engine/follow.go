@@ -28,7 +28,8 @@ func (s *Server) logs(w http.ResponseWriter, r *request) error {
 	if !stdout && !stderr {
 		return invalid("Bad parameters: you must choose at least one stream")
 	}
-	o := runner.LogOptions{Follow: r.flag("follow"), Timestamps: r.flag("timestamps"), Details: r.flag("details"), Tail: -1}
+	// Clients ask again when the container is started again (docker compose up): dockerd's answer ends with the run.
+	o := runner.LogOptions{Follow: r.flag("follow"), OneRun: true, Timestamps: r.flag("timestamps"), Details: r.flag("details"), Tail: -1}
 	if text := r.param("tail"); text != "" && text != "all" {
 		if n, err := strconv.Atoi(text); err == nil && n >= 0 {
 			o.Tail = n
