@@ -54,6 +54,10 @@ func (f *buildFlags) options(a *app, dir string) (build.Options, error) {
 	if o.Args, err = pairs("--build-arg", f.args, os.LookupEnv); err != nil {
 		return o, err
 	}
+	for _, kv := range proxyVariables(f.args) {
+		name, value, _ := strings.Cut(kv, "=")
+		o.Args[name] = value
+	}
 	if epoch, ok := os.LookupEnv("SOURCE_DATE_EPOCH"); ok && epoch != "" {
 		if _, given := o.Args["SOURCE_DATE_EPOCH"]; !given {
 			o.Args["SOURCE_DATE_EPOCH"] = epoch

@@ -235,7 +235,7 @@ func (c *containerFlags) setEnvironment(o *runner.Options) error {
 		}
 		o.Env = append(o.Env, expandEnv(lines)...)
 	}
-	o.Env = append(o.Env, expandEnv(c.env)...)
+	o.Env = append(append(o.Env, proxyVariables(c.env)...), expandEnv(c.env)...)
 	for _, kv := range o.Env {
 		if strings.HasPrefix(kv, "=") || kv == "" {
 			return fmt.Errorf("invalid environment variable: %q", kv)
