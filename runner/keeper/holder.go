@@ -145,6 +145,9 @@ func recorded(runDir string) ([]*holder, error) {
 		}
 		h := &holder{record: filepath.Join(runDir, e.Name())}
 		text, err := os.Readlink(h.record)
+		if errors.Is(err, fs.ErrNotExist) { // somebody else ends them at the same time
+			continue
+		}
 		if err == nil {
 			err = json.Unmarshal([]byte(text), &h.id)
 		}

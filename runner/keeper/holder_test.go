@@ -89,6 +89,26 @@ func TestNoHolderIsLost(t *testing.T) {
 	}
 }
 
+// Two who end the holders of one container at the same time do not disturb each other.
+func TestEndHoldersTogether(t *testing.T) {
+	dir := t.TempDir()
+	for pid := 1; pid < 1000; pid++ {
+		dead := &holder{id: statefile.Process{PID: pid, BootID: "another"}}
+		if err := dead.putOnRecord(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	results := make(chan error, 8)
+	for range cap(results) {
+		go func() { results <- EndHolders(dir, State{}) }()
+	}
+	for range cap(results) {
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // A keeper that is killed while it replaces a holder leaves two, or two records. The next has
 // one of those that live, and ends the other.
 func TestAdoptFindsHolder(t *testing.T) {
