@@ -131,6 +131,8 @@ func TestHostileDockerfiles(t *testing.T) {
 		"a layer that is a whiteout of the root's parent": {lines: []string{"FROM busybox", "RUN touch /..wh...x /.wh.etc || true"}, fails: ".wh."},
 		"a variable of a terabyte": {lines: []string{"FROM scratch", "ARG A=xxxxxxxxxx", "ARG B=" + strings.Repeat("$A", 1000), "ARG C=" + strings.Repeat("$B", 1000),
 			"ARG D=" + strings.Repeat("$C", 1000), "ARG E=" + strings.Repeat("$D", 1000), "LABEL l=$E"}, fails: "value of C would be too large"},
+		"a variable of a terabyte in ONBUILD": {lines: []string{"FROM busybox AS s", "ONBUILD ENV A=xxxxxxxxxx", "ONBUILD ENV B=" + strings.Repeat("$A", 1000), "ONBUILD ENV C=" + strings.Repeat("$B", 1000),
+			"ONBUILD ENV D=" + strings.Repeat("$C", 1000), "FROM s"}, fails: "value of C would be too large"},
 		"device nodes of the host's disks in COPY and RUN":   {lines: []string{"FROM busybox", "RUN mknod /disk b 8 0; cat /disk; true", "RUN head -c1 /disk 2>&1 | grep -i 'permitted\\|No such device\\|denied'"}},
 		"a command that leaves processes behind on a volume": {lines: []string{"FROM busybox", "RUN --mount=type=cache,target=/c (while :; do touch /c/alive; sleep 0.01; done) & sleep 0.05"}},
 	}

@@ -144,10 +144,11 @@ func (e *Error) Unwrap() error { return e.Err }
 // Compile compiles the Dockerfile that the local source LocalDockerfile of b holds. If the
 // Dockerfile is to blame the error is an *Error.
 func Compile(ctx context.Context, b Backend, o Options) (*Result, error) {
-	g := &gateway{backend: b, host: o.Host, attrs: maps.Clone(o.Attrs)}
-	if g.attrs == nil {
-		g.attrs = map[string]string{}
+	attrs := maps.Clone(o.Attrs)
+	if attrs == nil {
+		attrs = map[string]string{}
 	}
+	g := newGateway(b, o.Host, attrs)
 	res, err := g.build(ctx)
 	if err != nil {
 		return nil, locate(err)

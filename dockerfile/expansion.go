@@ -2,8 +2,10 @@ package dockerfile
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
@@ -15,20 +17,66 @@ const (
 	maxWords = 256 << 20 // bytes of all words of a Dockerfile, and of the variables of each RUN
 )
 
-// checkExpansion refuses a Dockerfile whose variables would grow without bounds: twelve lines of ten
+// An expansion refuses a Dockerfile whose variables would grow without bounds: twelve lines of ten
 // references each make a value of a terabyte, and the frontend makes it before it asks anybody.
 // It reckons what words can come to at most, and leaves what it cannot parse to the frontend.
-func checkExpansion(file string, text []byte, args map[string]string) error {
-	if bytes.Count(text, []byte("$")) < 2 {
+// What base images bring counts too: their environment, and the instructions of their ONBUILD. They
+// are known one after the other, each before it is used.
+type expansion struct {
+	args map[string]string // build arguments
+
+	mu       sync.Mutex
+	file     string // name of the Dockerfile
+	text     []byte
+	env      []string // of all base images
+	triggers []string // ONBUILD of all base images
+}
+
+// read checks the Dockerfile.
+func (e *expansion) read(file string, text []byte) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.file, e.text = file, text
+	return e.check()
+}
+
+// base checks the Dockerfile on top of an image with the given config, JSON. One that cannot be read is the
+// frontend's to refuse.
+func (e *expansion) base(config []byte) error {
+	var img struct {
+		Config struct{ Env, OnBuild []string } `json:"config"`
+	}
+	if err := json.Unmarshal(config, &img); err != nil {
 		return nil
 	}
-	res, err := parser.Parse(bytes.NewReader(text))
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.env = append(e.env, img.Config.Env...)
+	e.triggers = append(e.triggers, img.Config.OnBuild...)
+	return e.check()
+}
+
+// check is called with the lock.
+func (e *expansion) check() error {
+	if strings.Count(strings.Join(e.triggers, "\n"), "$")+bytes.Count(e.text, []byte("$")) < 2 {
+		return nil
+	}
+	res, err := parser.Parse(bytes.NewReader(e.text))
 	if err != nil {
 		return nil
 	}
 	s := sizes{of: map[string]int64{}}
-	for name, value := range args {
+	for name, value := range e.args {
 		s.set(name, int64(len(value)))
+	}
+	for _, kv := range e.env {
+		name, value, _ := strings.Cut(kv, "=")
+		s.set(name, int64(len(value)))
+	}
+	for _, trigger := range e.triggers {
+		if res, err := parser.Parse(strings.NewReader(trigger)); err == nil {
+			s.triggers = append(s.triggers, res.AST.Children...)
+		}
 	}
 	for _, node := range res.AST.Children {
 		if name, n := s.line(node); n > maxValue || s.total > maxWords {
@@ -37,7 +85,7 @@ func checkExpansion(file string, text []byte, args map[string]string) error {
 				what = "the value of " + name
 			}
 			return &Error{
-				Where: Location{File: file, Text: text, Start: node.StartLine, End: node.EndLine},
+				Where: Location{File: e.file, Text: e.text, Start: node.StartLine, End: node.EndLine},
 				Err:   fmt.Errorf("%s would be too large: more than %d bytes: %w", what, maxValue, errdefs.ErrInvalidArgument),
 			}
 		}
@@ -50,6 +98,8 @@ type sizes struct {
 	of    map[string]int64
 	all   int64 // their sum
 	total int64 // of what was made so far
+
+	triggers []*parser.Node // instructions that any FROM may run
 }
 
 func (s *sizes) set(name string, n int64) {
@@ -69,6 +119,23 @@ func (s *sizes) line(node *parser.Node) (name string, most int64) {
 		}
 	}
 	switch strings.ToUpper(node.Value) {
+	case "ONBUILD":
+		if node.Next != nil {
+			s.triggers = append(s.triggers, node.Next.Children...)
+		}
+	case "FROM":
+		for _, trigger := range s.triggers {
+			key, n := "", int64(0)
+			if strings.ToUpper(trigger.Value) != "FROM" { // which nobody runs
+				key, n = s.line(trigger)
+			}
+			if n > most {
+				name, most = key, n
+			}
+			if most > maxValue || s.total > maxWords {
+				return name, most
+			}
+		}
 	case "RUN":
 		s.total += s.all
 		return "", 0

@@ -22,6 +22,7 @@ func TestCheckExpansion(t *testing.T) {
 	for name, c := range map[string]struct {
 		text  string
 		args  map[string]string
+		base  string // config of an image
 		fails string
 	}{
 		"a few":                               {text: laughs("ARG", 5)},
@@ -42,9 +43,26 @@ func TestCheckExpansion(t *testing.T) {
 		"long, but as given":                  {text: "FROM scratch\nARG A\nENV B=" + long + "\nRUN $A $A\n", args: map[string]string{"A": long}},
 		"PATH that grows":                     {text: "FROM scratch\n" + strings.Repeat("ENV PATH=$PATH:/usr/local/some/where/bin\n", 200) + strings.Repeat("RUN $PATH\n", 500)},
 		"replacements":                        {text: "FROM scratch\nARG V=1.2.3\nARG W=${V//./_}\nARG X=${W//_/-}\nARG Y=${X/#v/}\nARG Z=${Y//-/ and }\nENV A=$Z$Z$Z\n"},
-		"what is no Dockerfile":               {text: "$a $b\n\x00"},
+		"ONBUILD of another stage":            {text: "FROM a AS b\n" + strings.ReplaceAll(strings.TrimPrefix(laughs("ENV", 12), "FROM scratch\n"), "ENV", "ONBUILD ENV") + "FROM b\n", fails: ":14: the value of A6"},
+		"ONBUILD before what it uses":         {text: "FROM a AS b\nONBUILD ENV B=" + strings.Repeat("$A", 2000) + "\nENV A=" + strings.Repeat("x", 1000) + "\nFROM b\n", fails: ":4: the value of B"},
+		"ONBUILD that nobody uses":            {text: "FROM a\n" + strings.ReplaceAll(laughs("ENV", 12), "ENV", "ONBUILD ENV")[len("FROM scratch\n"):]},
+		"ONBUILD of a base": {
+			text: "FROM base\n", base: `{"config":{"Env":["A=` + strings.Repeat("x", 1000) + `"],"OnBuild":["ENV B=` + strings.Repeat("$A", 2000) + `"]}}`,
+			fails: ":1: the value of B",
+		},
+		"environment of a base":        {text: "FROM base\nENV B=" + strings.Repeat("$A", 2000) + "\n", base: `{"config":{"Env":["A=` + strings.Repeat("x", 1000) + `"]}}`, fails: ":2: the value of B"},
+		"a base that says nothing new": {text: laughs("ARG", 5), base: `{"config":{"Env":["PATH=/bin"],"OnBuild":["RUN $PATH $A4","ENV P=$PATH:/x"]}}`},
+		"a base that cannot be read":   {text: laughs("ARG", 5), base: `{`},
+		"what is no Dockerfile":        {text: "$a $b\n\x00"},
 	} {
-		err := checkExpansion("Dockerfile", []byte(c.text), c.args)
+		e := expansion{args: c.args}
+		err := e.read("Dockerfile", []byte(c.text))
+		if c.base != "" {
+			if err != nil {
+				t.Errorf("%s: before the base is known: %v", name, err)
+			}
+			err = e.base([]byte(c.base))
+		}
 		var where *Error
 		switch {
 		case c.fails == "" && err != nil:
@@ -56,11 +74,15 @@ func TestCheckExpansion(t *testing.T) {
 }
 
 func FuzzCheckExpansion(f *testing.F) {
-	f.Add([]byte(laughs("ENV", 4)), "x")
-	f.Add([]byte("FROM a\nARG A=${B//${C}/$D}\nENV a b $c\nENV a=\nARG\nCOPY <<E /\n${\nE\nRUN $"), "")
-	f.Add([]byte("# escape=`\nFROM a\nLABEL $$$${A:-${A:-$A}}${//}"), "y")
-	f.Fuzz(func(t *testing.T, text []byte, value string) {
-		if err := checkExpansion("Dockerfile", text, map[string]string{"A": value}); err != nil {
+	f.Add([]byte(laughs("ENV", 4)), "x", []byte("{}"))
+	f.Add([]byte("FROM a\nARG A=${B//${C}/$D}\nENV a b $c\nENV a=\nARG\nCOPY <<E /\n${\nE\nRUN $"), "", []byte(`{"config":{"Env":["B=x","="],"OnBuild":["ENV C=$B$B","FROM x","ONBUILD RUN $C",""]}}`))
+	f.Add([]byte("# escape=`\nFROM a\nONBUILD ONBUILD\nLABEL $$$${A:-${A:-$A}}${//}\nFROM a\nFROM b"), "y", []byte(`{"config":null}`))
+	f.Fuzz(func(t *testing.T, text []byte, value string, base []byte) {
+		e := expansion{args: map[string]string{"A": value}}
+		for _, err := range []error{e.read("Dockerfile", text), e.base(base)} {
+			if err == nil {
+				continue
+			}
 			var where *Error
 			if !errors.As(err, &where) || where.Where.Start < 1 {
 				t.Errorf("an error without a place: %v", err)

@@ -23,9 +23,20 @@ type gateway struct {
 	backend Backend
 	host    ocispec.Platform
 	attrs   map[string]string
+	words   *expansion
 }
 
 var _ client.Client = (*gateway)(nil)
+
+func newGateway(b Backend, host ocispec.Platform, attrs map[string]string) *gateway {
+	args := map[string]string{}
+	for key, value := range attrs {
+		if name, ok := strings.CutPrefix(key, "build-arg:"); ok {
+			args[name] = value
+		}
+	}
+	return &gateway{backend: b, host: host, attrs: attrs, words: &expansion{args: args}}
+}
 
 // BuildOpts implements client.Client.
 func (g *gateway) BuildOpts() client.BuildOpts {
@@ -50,7 +61,7 @@ func (g *gateway) Solve(ctx context.Context, req client.SolveRequest) (*client.R
 	if req.Definition == nil {
 		return res, nil
 	}
-	ref := &reference{backend: g.backend, def: req.Definition, args: g.args()}
+	ref := &reference{backend: g.backend, def: req.Definition, words: g.words}
 	res.SetRef(ref)
 	if req.Evaluate {
 		return res, ref.Evaluate(ctx)
@@ -64,7 +75,7 @@ func (g *gateway) forward(ctx context.Context, req client.SolveRequest) (*client
 	if !builtin(source) {
 		return nil, fmt.Errorf("syntax=%s is a frontend that is not built in; docker/dockerfile is: %w", source, errdefs.ErrNotImplemented)
 	}
-	sub := &gateway{backend: g.backend, host: g.host, attrs: req.FrontendOpt}
+	sub := newGateway(g.backend, g.host, req.FrontendOpt)
 	if sub.attrs["cmdline"] == "" {
 		sub.attrs["cmdline"] = source // or it would forward again
 	}
@@ -98,7 +109,7 @@ func (g *gateway) ResolveImageConfig(ctx context.Context, ref string, opt source
 	if err != nil {
 		return "", "", nil, err
 	}
-	return img.Ref, digest.Digest(img.Digest), img.Config, nil
+	return img.Ref, digest.Digest(img.Digest), img.Config, g.words.base(img.Config)
 }
 
 // ResolveSourceMetadata implements client.Client. The frontend asks for git commits and
@@ -148,22 +159,11 @@ func (g *gateway) Warn(_ context.Context, _ digest.Digest, msg string, o client.
 	return nil
 }
 
-// args returns the build arguments.
-func (g *gateway) args() map[string]string {
-	args := map[string]string{}
-	for key, value := range g.attrs {
-		if name, ok := strings.CutPrefix(key, "build-arg:"); ok {
-			args[name] = value
-		}
-	}
-	return args
-}
-
 // A reference is a filesystem that the frontend may look into.
 type reference struct {
 	backend Backend
 	def     *pb.Definition
-	args    map[string]string // build arguments
+	words   *expansion
 
 	mu    sync.Mutex
 	files Files
@@ -209,7 +209,7 @@ func (r *reference) ReadFile(ctx context.Context, req client.ReadRequest) ([]byt
 	b, err := files.ReadFile(ctx, req.Filename)
 	if err != nil || req.Range == nil {
 		if err == nil && !strings.HasSuffix(req.Filename, ".dockerignore") { // it reads nothing else but Dockerfiles
-			err = checkExpansion(path.Base(req.Filename), b, r.args)
+			err = r.words.read(path.Base(req.Filename), b)
 		}
 		return b, err
 	}
