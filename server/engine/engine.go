@@ -37,11 +37,12 @@ type Options struct {
 // Server is the API. It is safe for concurrent use.
 type Server struct {
 	Options
-	routes  []route
-	lives   lives
-	builds  sync.Map // context.CancelFunc by the ID a client gave its build
-	started time.Time
-	rest    rest
+	routes    []route
+	lives     lives
+	builds    sync.Map // context.CancelFunc by the ID a client gave its build
+	started   time.Time
+	rest      rest
+	followers followers
 
 	closing   context.Context // done when streams that have no end must end
 	close     context.CancelFunc

@@ -53,6 +53,7 @@ func (s *Server) logs(w http.ResponseWriter, r *request) error {
 	w.Header().Set("Content-Type", media)
 	flush := newFlusher(w)
 	if o.Follow {
+		defer s.followers.enter(c.ID)()
 		flush.c.Flush() // clients wait for the head
 	}
 	out := newOutput(flush, c.Options.TTY)
@@ -107,6 +108,7 @@ func (s *Server) events(w http.ResponseWriter, r *request) error {
 		flush.c.Flush()
 	}
 	err = s.Backend.Containers().Events(ctx, o, func(e event.Event) error {
+		s.followers.await(ctx, e)
 		if media == types.MediaTypeJSONSequence {
 			if _, err := flush.ResponseWriter.Write([]byte{0x1e}); err != nil { // RFC 7464, 2.2
 				return err
