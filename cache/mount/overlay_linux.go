@@ -25,6 +25,9 @@ type Overlay struct {
 	UserXattr   bool     // user.overlay.* instead of trusted.overlay.*, for unprivileged mounts
 }
 
+// maxLowers is OVL_MAX_STACK of fs/overlayfs (Linux 4.19 to 6.18).
+const maxLowers = 500
+
 // Mount mounts the overlay at target.
 func (o Overlay) Mount(target string) error {
 	m, err := o.Open()
@@ -67,6 +70,9 @@ func (o Overlay) check() error {
 	switch {
 	case len(o.Lowers) == 0:
 		return fmt.Errorf("overlay without a lower directory: %w", errdefs.ErrInvalidArgument)
+	case len(o.Lowers) > maxLowers:
+		return fmt.Errorf("%d layers: Linux puts no more than %d on each other, and docker 127; FROM scratch and COPY --from=STAGE / / makes one layer of a stage: %w",
+			len(o.Lowers), maxLowers, errdefs.ErrInvalidArgument)
 	case (o.Upper == "") != (o.Work == ""):
 		return fmt.Errorf("overlay needs both an upper and a work directory, or none: %w", errdefs.ErrInvalidArgument)
 	}

@@ -185,6 +185,7 @@ func TestRefusals(t *testing.T) {
 	for name, o := range map[string]Overlay{
 		"no lower":           {},
 		"upper without work": {Lowers: []string{"/"}, Upper: "/tmp"},
+		"too many":           {Lowers: slices.Repeat([]string{"/"}, maxLowers+1)},
 	} {
 		if _, err := o.Open(); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%s: got %v, want invalid argument", name, err)
