@@ -190,6 +190,8 @@ func TestResolveWithoutHead(t *testing.T) {
 		head http.HandlerFunc
 	}{
 		{"HEAD not allowed", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusMethodNotAllowed) }},
+		{"HEAD unauthorized", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) }},
+		{"HEAD forbidden", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }},
 		{"HEAD not found", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) }},
 		{"no digest", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
@@ -214,6 +216,35 @@ func TestResolveWithoutHead(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// TestResolveSaysWhy: the answer to HEAD has no body, so the reason is that of a GET.
+func TestResolveSaysWhy(t *testing.T) {
+	for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden} {
+		c, _ := newTestClient(Options{})
+		r := repository(t, c, server(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			io.WriteString(w, `{"errors":[{"code":"DENIED","message":"the subscription has ended"}]}`)
+		}))+"/app")
+		_, err := r.Resolve(t.Context(), "latest")
+		if err == nil || !strings.Contains(err.Error(), "the subscription has ended") {
+			t.Errorf("%d: got %v", status, err)
+		}
+	}
+}
+
+// TestExistsWithoutHead: what a registry without HEAD has cannot be known, and is sent again.
+func TestExistsWithoutHead(t *testing.T) {
+	c, _ := newTestClient(Options{})
+	r := repository(t, c, server(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusMethodNotAllowed)
+	}))+"/app")
+	for _, mediaType := range []string{ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageManifest} {
+		ok, err := r.Exists(t.Context(), ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromString("x"), Size: 1})
+		if ok || err != nil {
+			t.Errorf("%s: got %v, %v", mediaType, ok, err)
+		}
 	}
 }
 

@@ -55,15 +55,11 @@ func (r *Repository) Resolve(ctx context.Context, tagOrDigest string) (ocispec.D
 		if d, ok := descriptorOf(resp); ok {
 			return checkResolved(d, tagOrDigest)
 		}
-	case errors.As(err, &status) && (errdefs.IsNotFound(err) || errdefs.IsUnauthorized(err) ||
-		errdefs.IsPermissionDenied(err) || errdefs.IsResourceExhausted(err)):
-		if len(status.Details) > 0 || !errdefs.IsNotFound(err) {
-			return ocispec.Descriptor{}, err
-		}
-	case status == nil:
-		return ocispec.Descriptor{}, err
+	case !errors.As(err, &status) || status.Method != http.MethodHead || errdefs.IsResourceExhausted(err):
+		return ocispec.Descriptor{}, err // what a token server says is final
 	}
-	// Not every registry answers HEAD, or with a digest; and it cannot say why it refuses.
+	// Not every registry answers HEAD, or with a digest; some allow it to nobody, and none can say why it
+	// refuses. docker asks with GET then, whatever the status was.
 	return r.resolveByGet(ctx, tagOrDigest)
 }
 
@@ -130,8 +126,9 @@ func (r *Repository) Exists(ctx context.Context, d ocispec.Descriptor) (bool, er
 		q.header = http.Header{"Accept": []string{d.MediaType}}
 	}
 	resp, err := r.host.do(ctx, q)
-	if errdefs.IsNotFound(err) {
-		return false, nil
+	var status *Error
+	if errdefs.IsNotFound(err) || errors.As(err, &status) && status.Status == http.StatusMethodNotAllowed {
+		return false, nil // who does not answer HEAD gets it once more
 	}
 	if err != nil {
 		return false, err
