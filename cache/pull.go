@@ -153,7 +153,7 @@ func (s *Store) fromBlob(ctx context.Context, diffID digest.Digest, d ocispec.De
 		return "", err
 	}
 	if !ok {
-		return "", fmt.Errorf("blob %s of layer %s: %w", d.Digest, diffID, errdefs.ErrNotFound)
+		return "", fmt.Errorf("blob %s of layer %s is not here: %w", d.Digest, diffID, errdefs.ErrNotFound)
 	}
 	r, err := s.Content.Fetch(ctx, d)
 	if err != nil {
@@ -307,7 +307,7 @@ func (k *keeper) local(ctx context.Context, d ocispec.Descriptor) ([]byte, error
 		return nil, err
 	}
 	if !ok {
-		return nil, fmt.Errorf("blob %s: %w", d.Digest, errdefs.ErrNotFound)
+		return nil, fmt.Errorf("blob %s is not here: %w", d.Digest, errdefs.ErrNotFound)
 	}
 	return readSmall(ctx, k.store, d)
 }

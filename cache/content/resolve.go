@@ -148,7 +148,8 @@ func (s *search) platforms() string {
 
 // readImage adds the config to a manifest. A manifest that is no image's is an errdefs.ErrFailedPrecondition.
 func readImage(ctx context.Context, f Fetcher, d ocispec.Descriptor, m *ocispec.Manifest) (Image, error) {
-	if m.ArtifactType != "" || m.Config.MediaType == ocispec.MediaTypeEmptyJSON {
+	// An image with an artifactType is one all the same: docker and containerd look at the config alone.
+	if m.ArtifactType != "" && !IsConfig(m.Config.MediaType) || m.Config.MediaType == ocispec.MediaTypeEmptyJSON {
 		return Image{}, fmt.Errorf("%s is not an image but an artifact of type %q: %w", d.Digest, m.ArtifactType, errdefs.ErrFailedPrecondition)
 	}
 	raw, err := readAll(ctx, f, m.Config, MaxConfig)

@@ -110,7 +110,7 @@ func (s *Store) Stat(ctx context.Context, dgst digest.Digest) (Info, error) {
 // missing gives the class ErrNotFound to a missing file.
 func missing(dgst digest.Digest, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("blob %s: %w", dgst, errdefs.ErrNotFound)
+		return fmt.Errorf("blob %s is not here: %w", dgst, errdefs.ErrNotFound)
 	}
 	return err
 }

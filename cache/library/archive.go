@@ -115,14 +115,24 @@ func (l *Library) Load(ctx context.Context, r io.Reader, o LoadOptions) ([]Loade
 		if err != nil {
 			return err
 		}
+		var named []archive.Image
+		var artifact error
 		for _, img := range images {
 			id, err := l.unpack(ctx, img.Target)
+			if errdefs.IsFailedPrecondition(err) {
+				artifact = fmt.Errorf("image %s: %w", img.Target.Digest, err)
+				continue // a signature or the like beside the image it is of
+			}
 			if err != nil {
 				return fmt.Errorf("image %s: %w", img.Target.Digest, err)
 			}
+			named = append(named, img)
 			out = append(out, Loaded{ID: id, Names: img.Names})
 		}
-		for _, img := range images {
+		if len(named) == 0 {
+			return artifact
+		}
+		for _, img := range named {
 			names := img.Names
 			if len(names) == 0 {
 				names = []string{""}
@@ -141,12 +151,10 @@ func (l *Library) Load(ctx context.Context, r io.Reader, o LoadOptions) ([]Loade
 	return out, nil
 }
 
-// unpack has the image of target ready to run if it is one for this machine.
+// unpack has the image of target ready to run, and returns the digest of its config. What is no image is an
+// errdefs.ErrFailedPrecondition.
 func (l *Library) unpack(ctx context.Context, target ocispec.Descriptor) (digest.Digest, error) {
 	img, err := l.resolve(ctx, target)
-	if errdefs.IsInvalidArgument(err) {
-		return target.Digest, nil // an artifact that is no image
-	}
 	if err != nil {
 		return "", err
 	}

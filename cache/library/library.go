@@ -237,7 +237,7 @@ func noSuchImage(ref string) error {
 func (l *Library) hold(ctx context.Context, target ocispec.Descriptor) error {
 	there, err := l.Store.Content.Exists(ctx, target)
 	if err == nil && !there {
-		err = fmt.Errorf("blob %s: %w", target.Digest, errdefs.ErrNotFound)
+		err = fmt.Errorf("blob %s is not here: %w", target.Digest, errdefs.ErrNotFound)
 	}
 	if err != nil || !isDocument(target) {
 		return err
@@ -303,7 +303,7 @@ func notFoundUnless(there bool, d ocispec.Descriptor) error {
 	if there {
 		return nil
 	}
-	return fmt.Errorf("blob %s: %w", d.Digest, errdefs.ErrNotFound)
+	return fmt.Errorf("blob %s is not here: %w", d.Digest, errdefs.ErrNotFound)
 }
 
 func isDocument(d ocispec.Descriptor) bool {

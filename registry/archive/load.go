@@ -289,7 +289,7 @@ func (l *loader) whole(ctx context.Context, d ocispec.Descriptor, depth int) err
 		} else if there, existsErr := l.dst.Exists(ctx, child); existsErr != nil {
 			err = existsErr
 		} else if !there && !content.IsForeign(child.MediaType) {
-			err = fmt.Errorf("blob %s: %w", child.Digest, errdefs.ErrNotFound)
+			err = fmt.Errorf("blob %s with %d bytes is missing: %w", child.Digest, child.Size, errdefs.ErrNotFound)
 		}
 		switch {
 		case err == nil:
@@ -299,7 +299,7 @@ func (l *loader) whole(ctx context.Context, d ocispec.Descriptor, depth int) err
 		}
 	}
 	if complete == 0 && content.IsIndex(d.MediaType) {
-		return fmt.Errorf("none of the images of %s: %w", d.Digest, errdefs.ErrNotFound)
+		return fmt.Errorf("none of the images of %s is there: %w", d.Digest, errdefs.ErrNotFound)
 	}
 	return nil
 }

@@ -162,7 +162,7 @@ func (s *saver) require(ctx context.Context, d ocispec.Descriptor) error {
 	}); ok {
 		there, err := holder.Exists(ctx, d)
 		if err == nil && !there {
-			err = fmt.Errorf("blob %s: %w", d.Digest, errdefs.ErrNotFound)
+			err = fmt.Errorf("blob %s is not here: %w", d.Digest, errdefs.ErrNotFound)
 		}
 		return err
 	}

@@ -59,7 +59,7 @@ func (l *layout) Fetch(_ context.Context, d ocispec.Descriptor) (io.ReadCloser, 
 	}
 	f, err := os.Open(filepath.Join(l.dir, ocispec.ImageBlobsDir, string(d.Digest.Algorithm()), d.Digest.Encoded()))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("blob %s: %w", d.Digest, errdefs.ErrNotFound)
+		return nil, fmt.Errorf("blob %s is not in the layout: %w", d.Digest, errdefs.ErrNotFound)
 	}
 	if err != nil {
 		return nil, err

@@ -1,0 +1,100 @@
+package library
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/cache/content"
+)
+
+// layoutOf returns a layout that lists roots under the names "x:0", "x:1", ... Their blobs are in the store.
+func layoutOf(t *testing.T, roots ...ocispec.Descriptor) []byte {
+	t.Helper()
+	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}}
+	for i, d := range roots {
+		d.Annotations = map[string]string{ocispec.AnnotationRefName: "docker.io/library/x:" + string(rune('0'+i))}
+		index.Manifests = append(index.Manifests, d)
+	}
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	data := string(marshal(t, index))
+	if err := errors.Join(w.WriteHeader(&tar.Header{Name: "index.json", Size: int64(len(data)), Mode: 0o644}), write(w, data), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// TestLoadRefusesConfigs: an image with a config that nothing can be done with gets no name, or every later
+// command would stumble over it.
+func TestLoadRefusesConfigs(t *testing.T) {
+	diffID := digest.FromString("x").String()
+	for name, config := range map[string]string{
+		"no JSON":           "\x1f\x8b",
+		"nothing":           "null",
+		"a list":            "[]",
+		"no rootfs":         `{"os":"linux","architecture":"amd64"}`,
+		"more diffIDs":      `{"rootfs":{"type":"layers","diff_ids":["` + diffID + `","` + diffID + `"]}}`,
+		"a path as diffID":  `{"rootfs":{"type":"layers","diff_ids":["sha256:../../../../etc/passwd"]}}`,
+		"another diffID":    `{"rootfs":{"type":"layers","diff_ids":["` + diffID + `"]}}`,
+		"a word as Env":     `{"config":{"Env":"A=1"},"rootfs":{"type":"layers","diff_ids":["` + diffID + `"]}}`,
+		"created yesterday": `{"created":"yesterday","rootfs":{"type":"layers","diff_ids":["` + diffID + `"]}}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := open(t)
+			good := put(t, l, content.Host(), time.Unix(1, 0), "a")
+			img, err := content.Resolve(t.Context(), l.Store.Content, good, content.Host())
+			if err != nil {
+				t.Fatal(err)
+			}
+			bad := img.Manifest
+			bad.Config = blob(t, l, ocispec.MediaTypeImageConfig, []byte(config))
+			archive := layoutOf(t, good, blob(t, l, bad.MediaType, marshal(t, bad)))
+			got, err := l.Load(t.Context(), bytes.NewReader(archive), LoadOptions{})
+			if err == nil || errdefs.IsNotFound(err) {
+				t.Errorf("got %v, %v", got, err)
+			}
+			if list := tags(t, l); len(list) > 0 {
+				t.Errorf("there are the names %v", list)
+			}
+			if problems, err := l.Store.Check(t.Context()); err != nil || len(problems) > 0 {
+				t.Errorf("check: %v, %v", problems, err)
+			}
+		})
+	}
+}
+
+// TestLoadArtifacts: what is no image is passed over beside images, and refused where there is nothing else.
+// An image that says what it is used for is an image.
+func TestLoadArtifacts(t *testing.T) {
+	l := open(t)
+	host := put(t, l, content.Host(), time.Unix(1, 0), "a")
+	img, err := content.Resolve(t.Context(), l.Store.Content, host, content.Host())
+	if err != nil {
+		t.Fatal(err)
+	}
+	typed := img.Manifest
+	typed.ArtifactType = "application/vnd.example"
+	sbom := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: "application/vnd.example",
+		Config: blob(t, l, ocispec.MediaTypeEmptyJSON, []byte("{}")), Layers: []ocispec.Descriptor{blob(t, l, "text/spdx", []byte("sbom"))}}
+	artifact := blob(t, l, sbom.MediaType, marshal(t, sbom))
+	if got, err := l.Load(t.Context(), bytes.NewReader(layoutOf(t, artifact)), LoadOptions{}); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "artifact") {
+		t.Errorf("an artifact alone: got %v, %v", got, err)
+	}
+	image := blob(t, l, typed.MediaType, marshal(t, typed))
+	got, err := l.Load(t.Context(), bytes.NewReader(layoutOf(t, artifact, image)), LoadOptions{})
+	if err != nil || len(got) != 1 || got[0].ID != img.Manifest.Config.Digest {
+		t.Errorf("got %v, %v, want the image %s alone", got, err, img.Manifest.Config.Digest)
+	}
+	if list := tags(t, l); len(list) != 1 || !strings.Contains(list[0], "x:1") {
+		t.Errorf("there are the names %v", list)
+	}
+}
