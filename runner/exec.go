@@ -106,6 +106,10 @@ func (e *Engine) exec(ctx context.Context, c *Container, o ExecOptions, ko keepe
 	closeFiles(theirs)
 	if err != nil {
 		err = e.endedMeanwhile(ctx, c, err)
+		var failed *keeper.LaunchError
+		if errors.As(err, &failed) && failed.Code == 125 {
+			failed.Code = 126 // docker's for an exec whose command is not to blame, such as -w of what is not there
+		}
 		closeFiles([]*os.File{x.Stdin, x.Stdout, x.Stderr})
 		return nil, err
 	}

@@ -124,10 +124,15 @@ func TestExec(t *testing.T) {
 	if out != "red dev dev audio y /home/dev\n" || code != 9 {
 		t.Errorf("%q, %d", out, code)
 	}
-	_, err := e.Exec(t.Context(), "box", ExecOptions{Args: []string{"nosuchprogram"}})
-	var failed *keeper.LaunchError
-	if !errors.As(err, &failed) || failed.Code != 127 {
-		t.Errorf("error %v", err)
+	for _, tt := range []struct {
+		dir, command string
+		code         int
+	}{{"", "nosuchprogram", 127}, {"", "/etc", 126}, {"/nope", "true", 126}, {"/etc/passwd", "true", 126}} {
+		_, err := e.Exec(t.Context(), "box", ExecOptions{Args: []string{tt.command}, WorkingDir: tt.dir})
+		var failed *keeper.LaunchError
+		if !errors.As(err, &failed) || failed.Code != tt.code {
+			t.Errorf("%+v: %v", tt, err)
+		}
 	}
 }
 

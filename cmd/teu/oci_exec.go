@@ -34,6 +34,7 @@ type ociExec struct {
 	apparmor     string
 	label        string
 	cgroups      []string
+	given        func(flag string) bool
 }
 
 func (o *ociCommand) exec() *cobra.Command {
@@ -54,6 +55,7 @@ func (o *ociCommand) exec() *cobra.Command {
 func (f *ociExec) flags(cmd *cobra.Command) {
 	f.ociStdio.flags(cmd)
 	l := cmd.Flags()
+	f.given = l.Changed
 	l.StringVarP(&f.process, "process", "p", "", "file of the process in JSON")
 	l.BoolVarP(&f.detach, "detach", "d", false, "do not wait for the process")
 	l.BoolVarP(&f.tty, "tty", "t", false, "give it a terminal")
@@ -120,7 +122,9 @@ func (f *ociExec) load(c *bundle.Container, args []string) (*specs.Process, erro
 		p.Cwd = f.cwd
 	}
 	p.Env = append(p.Env, f.env...)
-	p.NoNewPrivileges = p.NoNewPrivileges || f.noNewPrivs
+	if f.given("no-new-privs") {
+		p.NoNewPrivileges = f.noNewPrivs
+	}
 	if f.apparmor != "" {
 		p.ApparmorProfile = f.apparmor
 	}
