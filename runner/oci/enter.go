@@ -225,12 +225,13 @@ func (c *compiler) gate() error {
 	return nil
 }
 
-// Where FIFOs are held, unopened, while the host can be seen.
+// Where FIFOs are held, unopened, while the host can be seen, and a directory while it is covered.
 const (
 	pauseFD    = firstFD - 3
 	gateFD     = firstFD - 4
 	listenerFD = firstFD - 5
 	procFD     = firstFD - 6
+	coveredFD  = firstFD - 7
 )
 
 // hold finds a FIFO before the host's root, or the user that may reach it, is left.

@@ -27,6 +27,11 @@ func (c *compiler) overlay(o mount.Overlay) (launch.Ref, error) {
 		empty := c.tmpfs("mode=0755")
 		c.Call(unix.SYS_DUP3, launch.Result(empty), launch.Int(firstFD-1), launch.Int(cloexec))
 		lowers = append(lowers[:1:1], fmt.Sprintf("/proc/self/fd/%d", firstFD-1))
+		if !c.kernelAtLeast(6, 15) { // it has to have a place: on the first, in this mount namespace only
+			lowers[0] = c.openAt(o.Lowers[0], coveredFD)
+			c.moveMount(empty, launch.Int(atFDCWD), o.Lowers[0])
+			defer func() { c.Call(unix.SYS_UMOUNT2, c.Str(o.Lowers[0]), launch.Int(unix.MNT_DETACH)) }()
+		}
 	}
 	if !c.kernelAtLeast(6, 5) {
 		return c.classicOverlay(o, lowers)
