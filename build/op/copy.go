@@ -133,7 +133,7 @@ func (c *copier) target(from, srcPath, dstPath string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	srcInfo, err := c.lstatSource(from)
+	srcInfo, err := c.src.lstat(from)
 	if err != nil {
 		return "", err
 	}
@@ -155,11 +155,12 @@ func (c *copier) target(from, srcPath, dstPath string) (string, error) {
 	return to, c.makeDirs(above)
 }
 
-func (c *copier) lstatSource(from string) (fs.FileInfo, error) {
-	if !c.src.sees(from) {
+// lstat is Lstat, of what may be seen.
+func (s *source) lstat(from string) (fs.FileInfo, error) {
+	if !s.sees(from) {
 		return nil, fmt.Errorf("%q: %w", "/"+from, errdefs.ErrNotFound)
 	}
-	fi, err := c.src.Lstat(from)
+	fi, err := s.Lstat(from)
 	if missing(err) {
 		return nil, fmt.Errorf("%q: %w", "/"+from, errdefs.ErrNotFound)
 	}

@@ -98,7 +98,8 @@ func hasWildcards(name string) bool {
 }
 
 // expand returns the paths that the pattern src matches in s, sorted, without following links
-// behind the first wildcard. A src without wildcards is its only match.
+// behind the first wildcard. A src without wildcards is its only match. Nothing need match, but the
+// directory before the first wildcard must be there, as in BuildKit.
 func (s *source) expand(src string, follow bool) ([]string, error) {
 	parts := strings.Split(strings.Trim(src, "/"), "/")
 	i := slices.IndexFunc(parts, hasWildcards)
@@ -108,6 +109,11 @@ func (s *source) expand(src string, follow bool) ([]string, error) {
 	base, err := realPath(s.Dir, strings.Join(parts[:i], "/"), follow)
 	if err != nil {
 		return nil, err
+	}
+	if i > 0 {
+		if _, err := s.lstat(base); err != nil {
+			return nil, err
+		}
 	}
 	return s.match(base, parts[i:])
 }

@@ -228,6 +228,7 @@ func TestFilter(t *testing.T) {
 	}{
 		{"exclude", contenthash.TreeOptions{Exclude: []string{"node_modules", "**/*.txt", "src", "real", "app*", "link"}}, []string{"docs", "docs/keep.md"}},
 		{"exception in an excluded directory", contenthash.TreeOptions{Exclude: []string{"*", "!src/vendor"}}, []string{"src", "src/vendor", "src/vendor/v.go"}},
+		{"hidden again by the last pattern", contenthash.TreeOptions{Exclude: []string{"src", "docs", "!src/*.go", "!docs/keep.md", "sr*", "node_modules", "**/*.txt", "real", "app*", "link"}}, []string{"docs", "docs/keep.md"}},
 		{"exception that is not there", contenthash.TreeOptions{Exclude: []string{"*", "!src/nothing"}}, nil},
 		{"wild exception", contenthash.TreeOptions{Exclude: []string{"**", "!**/*.md"}}, []string{"docs", "docs/keep.md"}},
 		{"include", contenthash.TreeOptions{Include: []string{"src/main.go"}}, []string{"src", "src/main.go"}},

@@ -18,6 +18,7 @@ type filter struct {
 
 	includePrefixes []string // if not nil, the only directories in which something may be included
 	exceptPrefixes  []string // if not nil, the only directories in which something may be excepted
+	hidesAgain      bool     // behind an exception there is a pattern without one
 }
 
 // matches is what is known of a directory when one looks into it.
@@ -44,6 +45,7 @@ func newFilter(d *rootfs.Dir, o TreeOptions) (*filter, error) {
 	}
 	f.includePrefixes = prefixes(f.include, false)
 	f.exceptPrefixes = prefixes(f.exclude, true)
+	f.hidesAgain = hidesAgain(f.exclude)
 	return f, nil
 }
 
@@ -56,6 +58,21 @@ func newMatcher(patterns []string) (*patternmatcher.PatternMatcher, error) {
 		return nil, fmt.Errorf("patterns %q: %w: %w", patterns, err, errdefs.ErrInvalidArgument)
 	}
 	return m, nil
+}
+
+// hidesAgain says whether a pattern that hides stands behind one that shows.
+func hidesAgain(m *patternmatcher.PatternMatcher) bool {
+	if m == nil {
+		return false
+	}
+	shown := false
+	for _, p := range m.Patterns() {
+		if shown && !p.Exclusion() {
+			return true
+		}
+		shown = shown || p.Exclusion()
+	}
+	return false
 }
 
 // prefixes returns the directories of the patterns, those that begin with "!" or the others, with
@@ -105,6 +122,13 @@ func (f *filter) decide(n, kid *node, p string, isDir bool) (bool, error) {
 			return false, fmt.Errorf("matching %s: %w", p, err)
 		}
 		kid.matches.exclude = info
+		if !out && !isDir && f.hidesAgain {
+			// What a directory matched is not asked again of a pattern that came too late to change it there,
+			// so that such a file slips through. BuildKit then sends it empty; the rule is that the last pattern counts.
+			if out, err = f.exclude.MatchesOrParentMatches(p); err != nil {
+				return false, fmt.Errorf("matching %s: %w", p, err)
+			}
+		}
 		if out {
 			if !isDir || !mayHold(f.exceptPrefixes, p) {
 				return false, nil
