@@ -180,6 +180,26 @@ func TestMountTargetSwappedWhileStarting(t *testing.T) {
 	}
 }
 
+// The ID -1, which means no change to the kernel, is not root's.
+func TestNoUserIsNotRoot(t *testing.T) {
+	b := newBundle(t)
+	for _, u := range []specs.User{{UID: ^uint32(0)}, {GID: ^uint32(0)}, {UID: 5, GID: 5, AdditionalGids: []uint32{1, ^uint32(0)}}} {
+		s := b.spec("id", nil)
+		s.Process.User = u
+		if r := b.run(s); !errors.Is(r.err, errdefs.ErrInvalidArgument) {
+			t.Errorf("%+v: %+v", u, r)
+		}
+		if _, err := CompileExec(b.spec("true", nil), s.Process, ExecOptions{}); !errors.Is(err, errdefs.ErrInvalidArgument) {
+			t.Errorf("exec by %+v: %v", u, err)
+		}
+	}
+	s := b.spec("id -u; id -g", nil)
+	s.Process.User = specs.User{UID: ^uint32(1), GID: ^uint32(1)}
+	if r := b.run(s); r.err != nil || r.out != "4294967294\n4294967294\n" {
+		t.Errorf("the greatest: %+v", r)
+	}
+}
+
 // Nothing but procfs is mounted on /proc, or in it: neither by the name nor by links.
 func TestMountsInProc(t *testing.T) {
 	b := newBundle(t)

@@ -186,6 +186,11 @@ func checkProcess(p *specs.Process) error {
 	case !strings.HasPrefix(p.Cwd, "/"):
 		return fmt.Errorf("working directory %q is not absolute: %w", p.Cwd, errdefs.ErrInvalidArgument)
 	}
+	for _, id := range append([]uint32{p.User.UID, p.User.GID}, p.User.AdditionalGids...) {
+		if id == ^uint32(0) { // "leave it as it is" to setresuid(2): root
+			return fmt.Errorf("user or group %d: %w", id, errdefs.ErrInvalidArgument)
+		}
+	}
 	return checkLabels(p)
 }
 
