@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/runner/spec"
+	"github.com/teu-dev/teu/test/privilege"
 )
 
 // A link in the place of a directory of the kernel must not decide where its filesystem
@@ -274,4 +276,27 @@ func TestOldRootIsGone(t *testing.T) {
 			o.CapAdd, o.Seccomp = []string{"SYS_ADMIN"}, "unconfined"
 			o.Args[2] = o.Args[2] + " || true"
 		})
+}
+
+// TestOurNamespace: what is ours is the thread's, not that of the main thread, which goes into namespaces too.
+func TestOurNamespace(t *testing.T) {
+	privilege.NeedRoot(t)
+	runtime.LockOSThread()
+	host, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+	is := func(path string) bool { return isOurs(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: path}) }
+	theirs, own := is(fmt.Sprintf("/proc/self/fd/%d", host.Fd())), is("/proc/thread-self/ns/net")
+	if err := unix.Setns(int(host.Fd()), unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err) // the thread ends with the test
+	}
+	runtime.UnlockOSThread()
+	if theirs || !own {
+		t.Errorf("the host's: %v, its own: %v", theirs, own)
+	}
 }

@@ -118,15 +118,16 @@ func (c *compiler) mayChange(t specs.LinuxNamespaceType) bool {
 	return false
 }
 
-// isOurs says that a path leads to the namespace of this process. One that leads nowhere is an
-// error later.
+// isOurs says that a path leads to the namespace of this thread. One that leads nowhere is an
+// error later. /proc/self would be the main thread, which may be one that has gone into the
+// container's namespace: whoever made that for us may have been on it.
 func isOurs(ns specs.LinuxNamespace) bool {
 	there, err := os.Stat(ns.Path)
 	if err != nil {
 		return false
 	}
 	name := map[specs.LinuxNamespaceType]string{specs.NetworkNamespace: "net", specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts", specs.CgroupNamespace: "cgroup"}[ns.Type]
-	here, err := os.Stat("/proc/self/ns/" + name)
+	here, err := os.Stat("/proc/thread-self/ns/" + name)
 	return err != nil || os.SameFile(there, here)
 }
 
