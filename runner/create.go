@@ -244,6 +244,15 @@ func (o *Options) check() error {
 	return errors.Join(o.checkMode(), o.checkLimits(), o.Health.check())
 }
 
+// CheckRuntime refuses the name of a runtime that is not there. There is one, whatever docker's users call the usual one.
+func CheckRuntime(name string) error {
+	switch name {
+	case "", "teu", "runc", "io.containerd.runc.v2":
+		return nil
+	}
+	return worded(errdefs.ErrInvalidArgument, "unknown or invalid runtime name: %s", name)
+}
+
 // check refuses what moby does (daemon/container.go, validateHealthCheck). h may be nil.
 func (h *HealthCheck) check() error {
 	if h == nil {

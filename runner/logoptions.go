@@ -19,6 +19,8 @@ func (o *Options) SetLog(driver string, options map[string]string) error {
 		o.LogDriver = "json-file"
 	case "none":
 		o.LogDriver = "none"
+	case "awslogs", "fluentd", "gcplogs", "gelf", "journald", "splunk", "syslog":
+		return worded(errdefs.ErrInvalidArgument, "logger: the log driver %s is not supported by teu: with json-file, local or none a process that reads `teu logs -f` can send the lines on", driver)
 	default:
 		return worded(errdefs.ErrInvalidArgument, "logger: no log driver named '%s' is registered", driver)
 	}

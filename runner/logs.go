@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"time"
@@ -33,7 +32,7 @@ func (e *Engine) Logs(ctx context.Context, ref string, o LogOptions, stdout, std
 		return err
 	}
 	if c.Options.LogDriver == "none" {
-		return fmt.Errorf("the log driver of %s keeps nothing: %w", c.Name, errdefs.ErrNotImplemented)
+		return worded(errdefs.ErrNotImplemented, "configured logging driver does not support reading")
 	}
 	files, err := openLogs(e.logFile(c.ID))
 	if err != nil {

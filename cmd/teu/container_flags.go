@@ -159,7 +159,7 @@ func (c *containerFlags) addSecurity(f *pflag.FlagSet) {
 	f.StringVar(&c.uts, "uts", "", "UTS namespace: host")
 	f.StringVar(&c.cgroupns, "cgroupns", "", "cgroup namespace: private or host")
 	f.StringVar(&c.userns, "userns", "", "user namespace: host, auto[:size=N,uidmapping=..,gidmapping=..] or keep-id")
-	f.StringVar(&c.runtime, "runtime", "", "accepted for docker's sake")
+	f.StringVar(&c.runtime, "runtime", "", "runtime: there is teu, also called runc")
 	f.StringArrayVar(&c.deviceRules, "device-cgroup-rule", nil, "allow devices: TYPE MAJOR:MINOR ACCESS, such as 'c 189:* rwm'")
 	f.Bool("disable-content-trust", true, "accepted for docker's sake")
 	f.Bool("use-api-socket", false, "not there")
@@ -182,6 +182,9 @@ func hide(f *pflag.FlagSet, names ...string) {
 
 // options turns the flags into what the engine wants. changed says which were given.
 func (c *containerFlags) options(f *pflag.FlagSet, image string, args []string) (o runner.Options, err error) {
+	if err := runner.CheckRuntime(c.runtime); err != nil {
+		return o, err
+	}
 	o = runner.Options{
 		Image: image, Args: args, WorkingDir: c.workdir, User: c.user, Groups: c.groups,
 		Hostname: c.hostname, Domainname: c.domainname, TTY: c.tty, OpenStdin: c.interactive,

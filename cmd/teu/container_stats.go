@@ -113,8 +113,8 @@ func statsTargets(ctx context.Context, a *app, f statsFlags, args []string) (all
 
 func statsRow(before, s runner.Stats, noTrunc bool, args []string, i int) ui.Row {
 	row := ui.Row{
-		"Container": shortID(s.ID, noTrunc), "ID": shortID(s.ID, noTrunc), "Name": s.Name, "CPUPerc": "--", "MemUsage": "-- / --",
-		"MemPerc": "--", "NetIO": "-- / --", "BlockIO": "-- / --", "PIDs": "--",
+		"Container": shortID(s.ID, noTrunc), "ID": shortID(s.ID, noTrunc), "Name": s.Name, "CPUPerc": "0.00%", "MemUsage": "0B / 0B",
+		"MemPerc": "0.00%", "NetIO": "0B / 0B", "BlockIO": "0B / 0B", "PIDs": "0",
 	}
 	if len(args) > 0 {
 		row["Container"] = args[i]

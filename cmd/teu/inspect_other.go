@@ -18,7 +18,7 @@ func (a *app) inspectOther(ctx context.Context, kind, ref string) (any, error) {
 	}{
 		{"image", func() (any, error) { return a.inspectImage(ctx, ref) }},
 		{"network", func() (any, error) { return a.engine().InspectNetwork(ctx, ref) }},
-		{"volume", func() (any, error) { return a.engine().Volume(ref) }},
+		{"volume", func() (any, error) { return a.inspectVolume(ref) }},
 	}
 	known := kind == ""
 	for _, f := range finders {

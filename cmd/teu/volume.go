@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -127,9 +128,28 @@ func newVolumeInspectCommand(a *app) *cobra.Command {
 		Short: "Show everything about volumes",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			return inspectAll(a, format, args, func(name string) (any, error) { return a.engine().Volume(name) })
+			return inspectAll(a, format, args, func(name string) (any, error) { return a.inspectVolume(name) })
 		},
 	}
 	cmd.Flags().StringVarP(&format, "format", "f", "", "json or a template")
 	return cmd
+}
+
+// volumeObject is a volume for templates.
+type volumeObject struct{ runner.Volume }
+
+func (a *app) inspectVolume(name string) (any, error) {
+	v, err := a.engine().Volume(name)
+	return volumeObject{v}, err
+}
+
+// ForTemplates has the time as docker's type has it, and what only volumes of a swarm have.
+func (v volumeObject) ForTemplates() any {
+	return struct {
+		runner.Volume
+		CreatedAt     string
+		ClusterVolume *struct{}      `json:",omitempty"`
+		Status        map[string]any `json:",omitempty"`
+		UsageData     *struct{}      `json:",omitempty"`
+	}{Volume: v.Volume, CreatedAt: v.CreatedAt.Format(time.RFC3339)}
 }

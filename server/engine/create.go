@@ -177,13 +177,12 @@ func refuse(b *createRequest, _ *runner.Options) error {
 		{slices.ContainsFunc(h.DeviceRequests, func(r container.DeviceRequest) bool { return r.Driver != "cdi" }), "HostConfig.DeviceRequests of a driver other than cdi"},
 		{h.CPURealtimePeriod != 0 || h.CPURealtimeRuntime != 0, "HostConfig.CpuRealtimePeriod"},
 		{h.CPUCount != 0 || h.CPUPercent != 0 || h.IOMaximumBandwidth != 0 || h.IOMaximumIOps != 0, "a limit of Windows"},
-		{!knownRuntime(h.Runtime), "the runtime " + h.Runtime},
 	} {
 		if f.set {
 			return worded(errdefs.ErrInvalidArgument, "%s is not supported by teu", f.what)
 		}
 	}
-	return nil
+	return runner.CheckRuntime(h.Runtime)
 }
 
 // checkTexts refuses keys that are empty.
@@ -197,11 +196,6 @@ func checkTexts(b *createRequest, _ *runner.Options) error {
 		return invalid("invalid Annotations: the empty string is not permitted as an annotation key")
 	}
 	return nil
-}
-
-// knownRuntime: there is one, whatever a client calls the usual one.
-func knownRuntime(name string) bool {
-	return name == "" || name == "teu" || name == "runc" || name == "io.containerd.runc.v2"
 }
 
 func setStop(b *createRequest, o *runner.Options) error {

@@ -3,8 +3,10 @@ package ui
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"strings"
 	"text/tabwriter"
 	"text/template"
@@ -131,9 +133,11 @@ func writeRows[R ~map[string]string](w io.Writer, format string, t Table, rows [
 	return nil
 }
 
+// Templated is an object that templates see in another form than its JSON has.
+type Templated interface{ ForTemplates() any }
+
 // Inspect prints objects as docker inspect does: format "" gives an indented JSON
-// array, "json" a compact one, anything else is a template per object whose names
-// are the JSON keys.
+// array, "json" a compact one, anything else is a template per object.
 func (u *UI) Inspect(format string, objects []any) error {
 	switch format {
 	case "":
@@ -144,87 +148,61 @@ func (u *UI) Inspect(format string, objects []any) error {
 		_, err = u.Out.Write(b)
 		return err
 	case "json":
-		format = "{{json .}}"
+		for _, o := range objects {
+			b, err := marshal(o, "")
+			if err != nil {
+				return err
+			}
+			if _, err := u.Out.Write(b); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	tmpl, err := parseTemplate(unescape(format))
 	if err != nil {
 		return err
 	}
+	var failures []error
 	for _, o := range objects {
-		value, err := jsonValue(o)
+		text, err := execute(tmpl, o)
 		if err != nil {
-			return err
+			failures = append(failures, fmt.Errorf("template parsing error: %w", err))
+			continue
 		}
-		var b bytes.Buffer
-		if err := tmpl.Execute(&b, value); err != nil {
-			return fmt.Errorf("template parsing error: %w", err)
-		}
-		fmt.Fprintln(u.Out, b.String())
+		fmt.Fprintln(u.Out, text)
 	}
-	return nil
+	return errors.Join(failures...)
 }
 
-// jsonValue turns v into maps and slices keyed as its JSON is. Docker's templates may
-// say .ID where the JSON says "Id"; both work.
-func jsonValue(v any) (any, error) {
-	b, err := json.Marshal(v)
+// execute executes a template on an object and, if that does not know a name, on its JSON, where what is not there is
+// an error (docker/cli cli/command/inspect, TemplateInspector).
+func execute(tmpl *template.Template, object any) (string, error) {
+	typed := object
+	if t, ok := object.(Templated); ok {
+		typed = t.ForTemplates()
+	}
+	var b bytes.Buffer
+	if reflect.Indirect(reflect.ValueOf(typed)).Kind() == reflect.Struct && tmpl.Execute(&b, typed) == nil {
+		return b.String(), nil
+	}
+	raw, err := json.Marshal(object)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.UseNumber()
 	var value any
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
 	if err := d.Decode(&value); err != nil {
-		return nil, err
+		return "", err
 	}
-	value = typedNulls("", value)
-	if m, ok := value.(map[string]any); ok && m["Id"] != nil && m["ID"] == nil {
-		m["ID"] = m["Id"]
-		return objectWithID(m), nil
+	strict, err := tmpl.Clone()
+	if err != nil {
+		return "", err
 	}
-	return value, nil
-}
-
-// typedNulls makes of null what it is in docker: an empty list, which a template prints as [], or an empty map;
-// JSON is null all the same.
-func typedNulls(name string, value any) any {
-	switch v := value.(type) {
-	case nil:
-		switch name {
-		case "Volumes", "Labels", "ExposedPorts", "Ports", "PortBindings", "Options", "Sysctls", "Tmpfs", "Annotations", "StorageOpt":
-			return map[string]any(nil)
-		case "Healthcheck", "Health", "State", "Init", "OomKillDisable", "PidsLimit", "MemorySwappiness", "IPAMConfig", "GraphDriver":
-			return nil // a pointer
-		}
-		return []any(nil)
-	case map[string]any:
-		for k, e := range v {
-			if m, ok := e.(map[string]any); ok && len(m) == 0 && (name == "ExposedPorts" || name == "Volumes") {
-				v[k] = struct{}{} // an element of a set, which a template prints as {}
-				continue
-			}
-			v[k] = typedNulls(k, e)
-		}
-	case []any:
-		for i, e := range v {
-			v[i] = typedNulls("", e)
-		}
-	}
-	return value
-}
-
-// objectWithID answers .ID beside the keys of an object; {{json .}} prints the object alone.
-type objectWithID map[string]any
-
-// MarshalJSON leaves out the alias.
-func (o objectWithID) MarshalJSON() ([]byte, error) {
-	plain := make(map[string]any, len(o))
-	for k, v := range o {
-		if k != "ID" {
-			plain[k] = v
-		}
-	}
-	return marshal(plain, "")
+	b.Reset()
+	err = strict.Option("missingkey=error").Execute(&b, value)
+	return b.String(), err
 }
 
 func marshal(v any, indent string) ([]byte, error) {

@@ -2,29 +2,77 @@ package ui
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 )
 
-// TestNulls: what is not set is for templates what it is in docker.
-func TestNulls(t *testing.T) {
-	object := map[string]any{"Config": map[string]any{"Cmd": nil, "Volumes": nil, "Healthcheck": nil, "User": "", "Env": []string{"A=b"}},
-		"Set": map[string]any{"ExposedPorts": map[string]any{"80/tcp": struct{}{}}}}
+// box is an object as docker has them.
+type box struct {
+	ID      string `json:"Id"`
+	Config  boxConfig
+	Health  *boxHealth `json:",omitempty"`
+	Mounts  []boxMount
+	Address map[string]string `json:",omitempty"`
+}
+
+type boxConfig struct {
+	Cmd, Env []string
+	Volumes  map[string]struct{}
+	Labels   map[string]string
+}
+
+type boxHealth struct{ Status string }
+
+type boxMount struct {
+	Type string
+	Name string `json:",omitempty"`
+}
+
+// reshaped is an object whose templates see more than its JSON has.
+type reshaped map[string]string
+
+func (reshaped) ForTemplates() any { return struct{ Shape string }{"other"} }
+
+// TestTemplates: names are docker's Go names or those of the JSON; what is not set is what it is in docker; what is not
+// there at all is docker's error.
+func TestTemplates(t *testing.T) {
+	object := &box{ID: "c0ffee", Config: boxConfig{Env: []string{"A=b"}, Labels: map[string]string{"a": "b"}}, Mounts: []boxMount{{Type: "bind"}}}
 	for format, want := range map[string]string{
-		"{{.Config.Cmd}}":                                "[]\n",
-		"{{json .Config.Cmd}}":                           "null\n",
-		"{{.Config.Volumes}}":                            "map[]\n",
-		"{{json .Config.Volumes}}":                       "null\n",
-		"{{.Set.ExposedPorts}}":                          "map[80/tcp:{}]\n",
-		"{{json .Set}}":                                  `{"ExposedPorts":{"80/tcp":{}}}` + "\n",
-		"{{.Config.Env}}":                                "[A=b]\n",
-		"{{if .Config.Healthcheck}}yes{{else}}no{{end}}": "no\n",
-		"{{range .Config.Cmd}}x{{end}}.":                 ".\n",
-		"{{len .Config.Volumes}}":                        "0\n",
-		"{{json .}}":                                     `{"Config":{"Cmd":null,"Env":["A=b"],"Healthcheck":null,"User":"","Volumes":null},"Set":{"ExposedPorts":{"80/tcp":{}}}}` + "\n",
+		"{{.ID}} {{.Config.Cmd}}": "c0ffee []",
+		"{{.Id}}":                 "c0ffee",
+		"{{json .Config.Cmd}}":    "null",
+		"{{.Config.Volumes}} {{len .Config.Volumes}}": "map[] 0",
+		"{{json .Config.Volumes}}":                    "null",
+		"{{.Config.Env}}":                             "[A=b]",
+		"{{if .Health}}yes{{else}}no{{end}}":          "no",
+		"{{.Health}}":                                 "<nil>",
+		"{{range .Config.Cmd}}x{{end}}.":              ".",
+		"{{range .Mounts}}{{.Type}},{{.Name}}{{end}}": "bind,",
+		"{{.Config.Labels.a}}{{.Config.Labels.nope}}": "b<no value>",
+		`{{index .Config.Labels "nope"}}`:             "",
+		"{{json .}}":                                  `{"Id":"c0ffee","Config":{"Cmd":null,"Env":["A=b"],"Volumes":null,"Labels":{"a":"b"}},"Mounts":[{"Type":"bind"}]}`,
+		"json":                                        `{"Id":"c0ffee","Config":{"Cmd":null,"Env":["A=b"],"Volumes":null,"Labels":{"a":"b"}},"Mounts":[{"Type":"bind"}]}`,
 	} {
 		var out bytes.Buffer
-		if err := (&UI{Out: &out}).Inspect(format, []any{object}); err != nil || out.String() != want {
+		if err := (&UI{Out: &out}).Inspect(format, []any{object}); err != nil || out.String() != want+"\n" {
 			t.Errorf("%s: %q, %v, want %q", format, out.String(), err, want)
 		}
+	}
+	for format, want := range map[string]string{
+		"{{.Nope}}":          `template parsing error: template: :1:2: executing "" at <.Nope>: map has no entry for key "Nope"`,
+		"{{.Health.Status}}": `template parsing error: template: :1:9: executing "" at <.Health.Status>: map has no entry for key "Health"`,
+		"{{.ID.x}}":          `template parsing error: template: :1:5: executing "" at <.ID.x>: map has no entry for key "ID"`,
+		"{{.Config":          `template parsing error: template: :1: unclosed action`,
+	} {
+		var out bytes.Buffer
+		if err := (&UI{Out: &out}).Inspect(format, []any{object}); err == nil || err.Error() != want || out.Len() > 0 {
+			t.Errorf("%s: %q, %v, want %q", format, out.String(), err, want)
+		}
+	}
+	// One object that has not the name leaves the others, as docker does.
+	var out bytes.Buffer
+	err := (&UI{Out: &out}).Inspect("{{.Shape}}", []any{map[string]string{"Shape": "one"}, object, reshaped{"Name": "x"}})
+	if err == nil || !strings.Contains(err.Error(), `no entry for key "Shape"`) || out.String() != "one\nother\n" {
+		t.Errorf("%q, %v", out.String(), err)
 	}
 }
