@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -12,6 +11,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/cache/content"
 )
 
 // layoutContext adds a context that is an image of an OCI layout: DIR, DIR:TAG or DIR@DIGEST.
@@ -44,7 +45,7 @@ func (r *run) layoutContext(attrs map[string]string, name, value string) error {
 // latest, or the only one.
 func layoutImage(dir, tag string) (digest.Digest, error) {
 	const limit = 4 << 20
-	f, err := os.Open(filepath.Join(dir, ocispec.ImageIndexFile))
+	f, err := content.OpenRegular(filepath.Join(dir, ocispec.ImageIndexFile))
 	if err != nil {
 		return "", fmt.Errorf("OCI layout: %w", err)
 	}

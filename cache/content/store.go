@@ -120,7 +120,7 @@ func (s *Store) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser,
 	if err := validate(d.Digest); err != nil {
 		return nil, err
 	}
-	f, err := os.Open(s.Path(d.Digest))
+	f, err := OpenRegular(s.Path(d.Digest))
 	if err != nil {
 		return nil, missing(d.Digest, err)
 	}

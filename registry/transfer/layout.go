@@ -41,7 +41,7 @@ func openLayout(dir, name string) (*layout, error) {
 }
 
 func readIndex(dir string) (index ocispec.Index, err error) {
-	f, err := os.Open(filepath.Join(dir, ocispec.ImageIndexFile))
+	f, err := content.OpenRegular(filepath.Join(dir, ocispec.ImageIndexFile))
 	if err != nil {
 		return index, err
 	}
@@ -57,7 +57,7 @@ func (l *layout) Fetch(_ context.Context, d ocispec.Descriptor) (io.ReadCloser, 
 	if err := d.Digest.Validate(); err != nil {
 		return nil, fmt.Errorf("digest %q: %w: %w", d.Digest, err, errdefs.ErrInvalidArgument)
 	}
-	f, err := os.Open(filepath.Join(l.dir, ocispec.ImageBlobsDir, string(d.Digest.Algorithm()), d.Digest.Encoded()))
+	f, err := content.OpenRegular(filepath.Join(l.dir, ocispec.ImageBlobsDir, string(d.Digest.Algorithm()), d.Digest.Encoded()))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("blob %s is not in the layout: %w", d.Digest, errdefs.ErrNotFound)
 	}

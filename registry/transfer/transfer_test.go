@@ -23,6 +23,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/registry"
@@ -331,5 +332,23 @@ func TestCopyRefusals(t *testing.T) {
 	}
 	if left, err := filepath.Glob(filepath.Join(dir, ".teu*")); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// TestCopyOfFIFOs: a layout with something that is no file in it is refused, and not waited for.
+func TestCopyOfFIFOs(t *testing.T) {
+	w := newWorld(t)
+	for _, name := range []string{"index.json", "blobs/sha256/" + digest.FromString("for us").Encoded()} {
+		dir := t.TempDir()
+		if _, err := Copy(t.Context(), client(), parse(t, "oci:"+dir+":v1"), parse(t, w.host+"/app:v1"), Options{}); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.Remove(path), unix.Mkfifo(path, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Copy(t.Context(), client(), parse(t, "oci:"+t.TempDir()), parse(t, "oci:"+dir), Options{}); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("from a FIFO %s: %v", name, err)
+		}
 	}
 }
