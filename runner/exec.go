@@ -144,15 +144,11 @@ func (e *Engine) execProcess(ctx context.Context, c *Container, o ExecOptions) (
 		return nil, nil, cmp.Or(canExec(c, c.Name), notRunning(c))
 	}
 	defer root.Close()
-	sn, err := e.snapshot(c.ID)
-	if err != nil {
-		return nil, nil, err
-	}
 	netns := ""
 	if c.Options.networkMode() == "host" {
 		netns = "host"
 	}
-	s, _, err := e.spec(c, sn, joined{net: netns, pid: c.Options.ownPID()})
+	s, _, err := e.specOn(root, c, joined{net: netns, pid: c.Options.ownPID()})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -238,14 +238,19 @@ func (e *Engine) Explain(ctx context.Context, ref string) (string, error) {
 	return text, errors.Join(err, e.tidy(context.WithoutCancel(ctx), c), e.releaseVolumes(context.WithoutCancel(ctx), c))
 }
 
-// spec makes the runtime spec.
+// spec makes the runtime spec of a container that does not run.
 func (e *Engine) spec(c *Container, sn snapshot.Snapshot, ns joined) (*specs.Spec, []string, error) {
-	o := &c.Options
 	root, err := view(sn)
 	if err != nil {
 		return nil, nil, fmt.Errorf("opening the root filesystem: %w", err)
 	}
 	defer root.Close()
+	return e.specOn(root, c, ns)
+}
+
+// specOn makes the runtime spec of a container with what is in its root.
+func (e *Engine) specOn(root *rootfs.Dir, c *Container, ns joined) (*specs.Spec, []string, error) {
+	o := &c.Options
 	so := spec.Options{
 		Args: o.Args, Entrypoint: o.Entrypoint, ClearEntrypoint: o.ClearEntrypoint,
 		Env: o.Env, WorkingDir: o.WorkingDir, User: o.User, Groups: o.Groups,
@@ -266,9 +271,11 @@ func (e *Engine) spec(c *Container, sn snapshot.Snapshot, ns joined) (*specs.Spe
 	}
 	so.MaskedPaths, so.ReadonlyPaths = o.MaskedPaths, o.ReadonlyPaths
 	if o.Init {
-		if so.Init, err = e.initFile(); err != nil {
+		init, err := e.initFile()
+		if err != nil {
 			return nil, nil, fmt.Errorf("making the init: %w", err)
 		}
+		so.Init = init
 	}
 	s, warnings, err := spec.New(c.ImageConfig, so)
 	if err != nil {
