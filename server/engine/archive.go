@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"strings"
 
 	"github.com/moby/moby/api/types/container"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -16,6 +17,9 @@ import (
 func archivePath(r *request) (string, error) {
 	if r.param("path") == "" {
 		return "", invalid("bad parameter: path cannot be empty")
+	}
+	if strings.ContainsRune(r.param("path"), 0) {
+		return "", invalid("bad parameter: path has a zero byte: %q", r.param("path"))
 	}
 	return r.param("path"), nil
 }
@@ -77,9 +81,15 @@ func (s *Server) putArchive(w http.ResponseWriter, r *request) error {
 	if err := s.Backend.Containers().CopyTo(r.Context(), r.name, path, r.Body, o); err != nil {
 		return err
 	}
+	// What fills up an archive behind its end is read too: what a connection still holds when it is closed is a
+	// reset for the client, which may cost him the answer.
+	io.CopyN(io.Discard, r.Body, maxFilling)
 	w.WriteHeader(http.StatusOK)
 	return nil
 }
+
+// maxFilling is how much may follow the end of an archive; tar makes 10 KB.
+const maxFilling = 1 << 20
 
 // counted knows whether anything was written.
 type counted struct {

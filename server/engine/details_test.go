@@ -65,6 +65,7 @@ func testRefusals(t *testing.T, w *world) {
 		{"POST", "/containers/refusals/exec", `{"Cmd":["true"],"User":"nosuch"}`, 400, "unable to find user nosuch: no matching entries in passwd file"},
 		{"POST", "/containers/refusals/exec", `{"Cmd":["true"],"User":"0:nosuch"}`, 400, "unable to find group nosuch"},
 		{"GET", "/containers/refusals/archive?path=/etc/passwd/", "", 400, "not a directory"},
+		{"GET", "/containers/refusals/archive?path=/a%00b", "", 400, "zero byte"},
 		{"POST", "/images/busybox/tag?repo=sha256&tag=x", "", 400, "ambiguous tag"},
 		{"GET", "/images/json?identity=1", "", 400, "identity requires manifests=1"},
 	} {

@@ -1,7 +1,9 @@
 package engine_test
 
 import (
+	"fmt"
 	"io"
+	"net"
 	"strings"
 	"testing"
 )
@@ -32,6 +34,16 @@ func TestUnreadInput(t *testing.T) {
 	go io.WriteString(conn, input)
 	if b, err := io.ReadAll(conn); err != nil {
 		t.Errorf("%q, %v", b, err)
+	}
+	put, err := net.Dial("unix", w.socket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer put.Close()
+	archive := strings.Repeat("\x00", 64<<10) // its end, and what fills it up
+	fmt.Fprintf(put, "PUT /containers/%s/archive?path=/ HTTP/1.1\r\nHost: d\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", id, len(archive), archive)
+	if b, err := io.ReadAll(put); err != nil || !strings.HasPrefix(string(b), "HTTP/1.1 200 OK\r\n") {
+		t.Errorf("an archive: %q, %v", b, err)
 	}
 	w.docker("rm", "-f", "box")
 }
