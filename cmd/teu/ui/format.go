@@ -1,6 +1,7 @@
 package ui
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -59,15 +60,24 @@ func (headings) Label(name string) string {
 // TEMPLATE" a table of one's own, "json" one JSON object per line, and anything
 // else is a Go template executed per row.
 func (u *UI) List(t Table, format string, rows []Row) error {
+	out := bufio.NewWriterSize(u.Out, 32<<10) // thousands of images are not as many calls of write(2)
+	err := writeList(out, t, format, rows)
+	if flushErr := out.Flush(); err == nil { // the rows before a bad one are shown
+		err = flushErr
+	}
+	return err
+}
+
+func writeList(w io.Writer, t Table, format string, rows []Row) error {
 	switch {
 	case format == "" || format == "table":
-		return writeDefault(u.Out, t, rows)
+		return writeDefault(w, t, rows)
 	case format == "json":
-		return writeRows(u.Out, "{{json .}}", t, rows)
+		return writeRows(w, "{{json .}}", t, rows)
 	case strings.HasPrefix(format, "table "):
-		return writeTable(u.Out, unescape(strings.TrimPrefix(format, "table ")), t, rows)
+		return writeTable(w, unescape(strings.TrimPrefix(format, "table ")), t, rows)
 	}
-	return writeRows(u.Out, unescape(format), t, rows)
+	return writeRows(w, unescape(format), t, rows)
 }
 
 // headers returns the row above the others.
