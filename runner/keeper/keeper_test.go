@@ -120,6 +120,7 @@ func end(cfg Config) {
 		unix.Kill(st.Init.PID, unix.SIGKILL)
 	}
 	await(func() bool { return !readState(cfg).Keeper.Alive() })
+	EndHolders(cfg.RunDir, readState(cfg)) // of a keeper that was killed at the end, as teu does when it finishes
 }
 
 func readState(cfg Config) State {
