@@ -235,6 +235,19 @@ func TestHostileContexts(t *testing.T) {
 	}
 }
 
+// TestHostileLayout opens an OCI layout whose index is a FIFO that nobody writes to: a build must not wait for it.
+func TestHostileLayout(t *testing.T) {
+	b := newBench(t)
+	dir := t.TempDir()
+	if err := unix.Mkfifo(filepath.Join(dir, "index.json"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := b.build(Options{Contexts: map[string]string{"l": "oci-layout://" + dir}}, "FROM l")
+	if err == nil || !strings.Contains(err.Error(), "is no file") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // TestRacingContexts swaps a directory of the context, and of a cache mount, for a link to the host
 // all the time (CVE-2024-11218, CVE-2024-23651): builds may fail, they never see the host.
 func TestRacingContexts(t *testing.T) {
