@@ -4,20 +4,25 @@
 GO      ?= go
 BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -ldflags='-s -w'
 KEEPER  := cmd/teu/teu-keeper
+OUTLET  := cmd/teu/teu-outlet.zst
 WHOLE   := cmd/teu/teu-whole.zst
-# Sources that the two binaries are made of; go itself decides what to compile anew.
-.PHONY: help build keeper setup quickstart test test-root lint fuzz bench soak clean
+# Sources that the binaries are made of; go itself decides what to compile anew.
+.PHONY: help build keeper outlet setup quickstart test test-root lint fuzz bench soak clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' Makefile | expand -t 16
 
-build: keeper ## bin/teu, static and reproducible
+build: keeper outlet ## bin/teu, static and reproducible
 	$(BUILD) -o bin/teu-whole ./cmd/teu
 	@[ $(WHOLE) -nt bin/teu-whole ] || $(GO) run ./cmd/teu/pack bin/teu-whole $(WHOLE)
 	$(BUILD) -tags front -o bin/teu ./cmd/teu
 
 keeper: # the supervisor that bin/teu carries inside
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags='-s -w -buildid= -E teu_start' -o $(KEEPER) ./cmd/teu-keeper
+
+outlet: # the way out of users' networks, likewise
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags='-s -w -buildid=' -o bin/teu-outlet ./cmd/teu-outlet
+	@[ $(OUTLET) -nt bin/teu-outlet ] || $(GO) run ./cmd/teu/pack bin/teu-outlet $(OUTLET)
 
 setup: # the Debian packages that tests and benchmarks use
 	@test/setup.sh
@@ -28,7 +33,7 @@ quickstart: build ## build, push, pull and run examples/hello with a registry of
 test: setup lint ## everything: unit tests, root tests, end-to-end scripts, interop
 	TEU_TEST_ROOT=1 $(GO) run ./test/suite -skips 0 -timeout 20m ./...
 
-test-root: keeper ## unit and root tests without the end-to-end scripts
+test-root: keeper outlet ## unit and root tests without the end-to-end scripts
 	TEU_TEST_ROOT=1 $(GO) run ./test/suite -short -timeout 15m ./...
 
 lint: build ## gofmt, vet, staticcheck
@@ -37,7 +42,7 @@ lint: build ## gofmt, vet, staticcheck
 	$(GO) tool staticcheck ./...
 	@! $(GO) list -deps -tags front ./cmd/teu | grep -E '^(net/http|crypto/tls|github.com/moby/buildkit/.*|google.golang.org/grpc)$$' || { echo "the front of teu links what only its whole may"; exit 1; }
 
-fuzz: keeper ## every fuzz target for FUZZTIME (default 10s) each
+fuzz: keeper outlet ## every fuzz target for FUZZTIME (default 10s) each
 	@test/fuzz.sh $${FUZZTIME:-10s}
 
 bench: build ## the figures of docs/benchmarks.md, against peers
@@ -48,4 +53,4 @@ soak: build setup ## the long runs: chaos and fuzzing at full counts
 	@test/fuzz.sh $${FUZZTIME:-1h}
 
 clean: ## remove what make made
-	rm -rf bin $(KEEPER) $(WHOLE)
+	rm -rf bin $(KEEPER) $(OUTLET) $(WHOLE)

@@ -143,7 +143,7 @@ func (e *Engine) keeperNetwork(id string, s network.Sandbox) keeper.NetworkOptio
 	}
 	if main := s.Main(); main != nil && main.Driver == "bridge" {
 		table, lock := e.network.Firewall()
-		o.Firewall = keeper.Firewall{Table: table, Lock: lock, Repair: []string{e.Exe, "--root", e.Root, "--run-root", e.RunRoot, "network", "repair"}}
+		o.Firewall = keeper.Firewall{Table: table, Lock: lock, Repair: e.teu("network", "repair")}
 	}
 	return o
 }

@@ -72,7 +72,14 @@ type Engine struct {
 
 // Open returns the engine of a root. Nothing is read or made yet.
 func Open(p Parts) *Engine {
-	return &Engine{Parts: p, network: network.Open(p.Root, p.RunRoot), host: sync.OnceValues(cgroup.DetectOwned)}
+	e := &Engine{Parts: p, network: network.Open(p.Root, p.RunRoot), host: sync.OnceValues(cgroup.DetectOwned)}
+	e.network.Self = e.teu()
+	return e
+}
+
+// teu is a command line of teu on this engine's containers.
+func (e *Engine) teu(words ...string) []string {
+	return append([]string{e.Exe, "--root", e.Root, "--run-root", e.RunRoot}, words...)
 }
 
 func (e *Engine) containers() string         { return filepath.Join(e.Root, "containers") }

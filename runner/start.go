@@ -304,7 +304,7 @@ func (e *Engine) keeperConfig(c *Container, p *plan, o StartOptions) (keeper.Con
 		},
 		Restart: opts.Restart, Cgroup: cgroupFiles(p.group),
 		NetworkOptions: e.keeperNetwork(c.ID, p.sandbox),
-		Finish:         []string{e.Exe, "--root", e.Root, "--run-root", e.RunRoot, "container", "finish", c.ID},
+		Finish:         e.teu("container", "finish", c.ID),
 		Env:            []string{"PATH=" + os.Getenv("PATH"), "HOME=/"},
 	}
 	cfg.UID, cfg.GID = c.UserIDs.outside(int(p.spec.Process.User.UID), int(p.spec.Process.User.GID))

@@ -37,6 +37,23 @@ func Unpack(dir, identity, file string, write func(io.Writer) error) (string, er
 	return target, nil
 }
 
+// Executable is Unpack for who wants to execute the file now: where the directory cannot be
+// written, or nothing in it executed, the path is of a file in this process's memory, and
+// good for this process only.
+func Executable(dir, identity, file string, write func(io.Writer) error) (path string, err error) {
+	if home, err := Unpack(dir, identity, file, write); err == nil {
+		path := filepath.Join(home, file)
+		if unix.Access(path, unix.X_OK) == nil {
+			return path, nil
+		}
+	}
+	fd, err := unix.MemfdCreate(file, unix.MFD_CLOEXEC)
+	if err != nil {
+		return "", fmt.Errorf("memfd_create: %w", err)
+	}
+	return fmt.Sprintf("/proc/self/fd/%d", fd), write(os.NewFile(uintptr(fd), file))
+}
+
 // Self returns the identity of the running executable, which tells it from all others that
 // were or will be at its path.
 func Self() (string, error) {

@@ -254,6 +254,13 @@ func writeJSON(path string, v any) error {
 	return os.WriteFile(path, append(b, '\n'), 0o644)
 }
 
+// stepNetwork is the network of the commands of builds.
+func (a *app) stepNetwork() *network.Manager {
+	m := network.New(a.runRoot)
+	m.Self = []string{a.self.path, "--root", a.root, "--run-root", a.runRoot}
+	return m
+}
+
 // builder returns the builder on the store.
 func (a *app) builder() (*build.Builder, error) {
 	store, err := a.store()
@@ -266,7 +273,7 @@ func (a *app) builder() (*build.Builder, error) {
 	}
 	return &build.Builder{
 		Store: store, Registry: a.registry(), CacheSize: size,
-		Executor: &op.Containers{Keeper: a.keeper, Network: network.New(a.runRoot)},
+		Executor: &op.Containers{Keeper: a.keeper, Network: a.stepNetwork()},
 		CDIDirs:  a.cdiDirs(),
 	}, nil
 }

@@ -23,13 +23,13 @@ var layers = map[string]int{
 	"cache/program":   0,
 	"cache/content":   0, "cache/mount": 0, "cache/rootfs": 0,
 	"dockerfile": 0, "build/graph": 0, "build/solver": 0,
-	"runner/cgroup": 0, "runner/dns": 0, "runner/seccomp": 0, "runner/event": 0, "server": 0,
+	"runner/cgroup": 0, "runner/dns": 0, "runner/seccomp": 0, "runner/event": 0, "runner/outlet": 0, "server": 0,
 
 	"cache/layer": 1, "cache/snapshot": 1, "cache/image": 1, "cache/contenthash": 1,
 	"registry": 1, "registry/archive": 1, "server/registry": 1, "runner/spec": 1, "runner/launch": 1, "runner/network": 1, "runner/archive": 1,
 
 	"cache/result": 2, "runner/oci": 2, "registry/transfer": 2, "registry/manifestlist": 2,
-	"cache": 3, "runner/keeper": 3, "cmd/teu-keeper": 3, "cmd/teu/pack": 0,
+	"cache": 3, "runner/keeper": 3, "cmd/teu-keeper": 3, "cmd/teu-outlet": 1, "cmd/teu/pack": 0,
 	"build/op": 4, "build/export": 4, "runner": 4, "runner/bundle": 4, "cache/library": 4,
 	"build": 5, "build/remotecache": 3, "runner/cdi": 2, "runner/inspect": 5,
 	"server/engine": 6,
@@ -59,6 +59,7 @@ var fences = []struct {
 	{"github.com/google/go-containerregistry", []string{"registry"}},
 	{"github.com/moby/moby", []string{"server/engine", "runner/inspect"}},
 	{"github.com/spf13/cobra", []string{"cmd/teu"}},
+	{"gvisor.dev/gvisor", []string{"runner/outlet"}},
 }
 
 // TestImports holds the arrows and the fences. It reads the files itself, because a

@@ -8,14 +8,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/klauspost/compress/zstd"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -83,7 +81,7 @@ func (a *app) injectCDI(o *runner.Options) error {
 
 // becomeWhole executes the whole of teu in place of this process. It returns if it cannot.
 func (a *app) becomeWhole() error {
-	exe, err := unpackWhole(filepath.Join(a.root, "programs"), a.self.identity)
+	exe, err := program.Executable(filepath.Join(a.root, "programs"), a.self.identity, "teu", unpacking(wholeELF))
 	if err == nil {
 		env := append(os.Environ(), selfVariable+"="+a.self.identity+" "+a.self.path)
 		err = unix.Exec(exe, os.Args, env)
@@ -97,33 +95,6 @@ func (a *app) becomeWhole() error {
 		}
 	}
 	return fmt.Errorf("executing the whole of teu: %w", err)
-}
-
-// unpackWhole returns a path to execute: of a file of the store, or, where that cannot be
-// written or executed, of one in memory.
-func unpackWhole(dir, identity string) (string, error) {
-	home, err := program.Unpack(dir, identity, "teu", writeWhole)
-	if err == nil {
-		exe := filepath.Join(home, "teu")
-		if unix.Access(exe, unix.X_OK) == nil {
-			return exe, nil
-		}
-	}
-	fd, err := unix.MemfdCreate("teu", unix.MFD_CLOEXEC)
-	if err != nil {
-		return "", fmt.Errorf("memfd_create: %w", err)
-	}
-	return fmt.Sprintf("/proc/self/fd/%d", fd), writeWhole(os.NewFile(uintptr(fd), "teu"))
-}
-
-func writeWhole(w io.Writer) error {
-	z, err := zstd.NewReader(strings.NewReader(wholeELF))
-	if err != nil {
-		return err
-	}
-	defer z.Close()
-	_, err = io.Copy(w, z)
-	return err
 }
 
 // The parts of the whole that commands of the front can come to need.

@@ -25,7 +25,7 @@ func newNetworkCommand(a *app) *cobra.Command {
   teu run --rm --network app registry.example/client db`,
 	}
 	cmd.AddCommand(newNetworkConnectCommand(a), newNetworkCreateCommand(a), newNetworkDisconnectCommand(a), newNetworkInspectCommand(a),
-		newNetworkLsCommand(a), newNetworkPruneCommand(a), newNetworkRepairCommand(a), newNetworkRmCommand(a))
+		newNetworkLsCommand(a), newNetworkPruneCommand(a), newNetworkOutletCommand(a), newNetworkRepairCommand(a), newNetworkRmCommand(a))
 	return cmd
 }
 

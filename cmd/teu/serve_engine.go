@@ -27,7 +27,6 @@ import (
 	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cache/library"
 	"github.com/teu-dev/teu/registry"
-	"github.com/teu-dev/teu/runner/network"
 	"github.com/teu-dev/teu/server"
 	"github.com/teu-dev/teu/server/engine"
 )
@@ -296,7 +295,7 @@ func (b *engineBackend) Builder(client *registry.Client) (*build.Builder, error)
 		return nil, err
 	}
 	return &build.Builder{
-		Store: store, Registry: client, Executor: &op.Containers{Keeper: b.a.keeper, Network: network.New(b.a.runRoot)},
+		Store: store, Registry: client, Executor: &op.Containers{Keeper: b.a.keeper, Network: b.a.stepNetwork()},
 		CDIDirs: b.a.cdiDirs(),
 	}, nil
 }

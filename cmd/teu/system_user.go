@@ -4,11 +4,11 @@ package main
 
 import (
 	"os"
-	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/teu-dev/teu/cmd/teu/ui"
-	"github.com/teu-dev/teu/runner/network"
 	"github.com/teu-dev/teu/runner/userns"
 )
 
@@ -25,14 +25,9 @@ func checkUser(u *ui.UI) {
 		u.Println("user: no subordinate IDs are in use: containers have one user only; " +
 			"run `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER`, then `teu system reset` as that user")
 	}
-	if path := network.Outlet(); path != "" {
-		u.Printf("user: containers reach other hosts by %s\n", filepath.Base(path))
+	if fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP); err == nil {
+		unix.Close(fd)
 	} else {
-		u.Println("user: neither pasta nor slirp4netns is installed: containers do not reach other hosts; install the package passt")
-	}
-	if f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0); err != nil {
-		u.Println("user: /dev/net/tun cannot be opened, which pasta and slirp4netns need: containers do not reach other hosts")
-	} else {
-		f.Close()
+		u.Printf("user: containers cannot ping other hosts; run `sysctl net.ipv4.ping_group_range='0 2147483647'`\n")
 	}
 }

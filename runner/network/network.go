@@ -50,6 +50,10 @@ const DefaultRunRoot = "/run/teu"
 // Manager attaches containers to networks. It holds no state in memory: several
 // processes may have one for the same RunRoot.
 type Manager struct {
+	// Self is teu's command line as far as words of a command follow: "network outlet" is
+	// executed where an ordinary user's containers need a way out.
+	Self []string
+
 	root    string // "" has no networks but the default ones
 	runRoot string
 	name    string // of the default bridge and of the nftables table
