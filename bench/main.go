@@ -62,6 +62,7 @@ var figures = []struct {
 	{"live", measureLive},
 	{"logs", measureLogs},
 	{"ports", measurePorts},
+	{"rootless", measureRootless},
 	{"engine", measureEngine},
 }
 
@@ -79,12 +80,20 @@ func main() {
 	only := flag.String("only", "", "comma-separated figures to take, of "+names())
 	rounds := flag.Int("rounds", 20, "rounds of the short figures; long ones take fewer")
 	write := flag.String("write", "", "file to write the report to")
-	server := flag.String("serve", "", "be the server of the figure ports, on an address")
+	server := flag.String("serve", "", "be the server of the figures ports and rootless, on an address")
+	client := flag.String("rates", "", "be the client of the figure rootless, of a server's URL")
 	plain := flag.String("sendfile", "", "be a server of files by sendfile(2), on an address")
 	flag.Parse()
 	if *plain != "" {
 		fmt.Fprintln(os.Stderr, "bench:", serveSendfile(*plain))
 		os.Exit(1)
+	}
+	if *client != "" {
+		if err := rates(*client); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
 	}
 	if *server != "" {
 		fmt.Fprintln(os.Stderr, "bench:", serve(*server))

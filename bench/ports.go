@@ -117,6 +117,10 @@ func serve(address string) error {
 			}
 		}
 	})
+	http.HandleFunc("/sink", func(w http.ResponseWriter, r *http.Request) {
+		n, _ := io.CopyBuffer(struct{ io.Writer }{io.Discard}, r.Body, make([]byte, 256<<10))
+		fmt.Fprint(w, n)
+	})
 	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") })
 	return http.ListenAndServe(address, nil)
 }
