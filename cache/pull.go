@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -38,8 +37,12 @@ func (s *Store) Pull(ctx context.Context, src content.Fetcher, root ocispec.Desc
 	if err != nil {
 		return content.Image{}, err
 	}
+	lasting, err := s.lasting(ctx, img)
+	if err != nil {
+		return content.Image{}, err
+	}
 	g, ctx := errgroup.WithContext(ctx)
-	if !s.haveLayers(img.Config.RootFS.DiffIDs) {
+	if !lasting {
 		// What earlier commands unpacked becomes safe from a power loss while we wait for the network. Who
 		// pulls what is here waits for nothing, and the disk may have much to write that is not ours.
 		g.Go(func() error { return s.Layers.Sync(ctx) })
@@ -125,12 +128,29 @@ func tell(p content.Progress, kind content.EventKind, d ocispec.Descriptor) {
 	}
 }
 
-// haveLayers says whether all of diffIDs are unpacked.
-func (s *Store) haveLayers(diffIDs []digest.Digest) bool {
-	return !slices.ContainsFunc(diffIDs, func(d digest.Digest) bool {
-		_, err := s.Layers.ByDiffID(d)
-		return err != nil
-	})
+// lasting says whether all layers of img are unpacked and nothing of them is lost when the power is. Where a
+// layer may be, its blob is enough; one that was built here may have none.
+func (s *Store) lasting(ctx context.Context, img content.Image) (bool, error) {
+	for i, d := range img.Manifest.Layers {
+		if i >= len(img.Config.RootFS.DiffIDs) {
+			break // which unpack refuses
+		}
+		l, err := s.Layers.ByDiffID(img.Config.RootFS.DiffIDs[i])
+		if errdefs.IsNotFound(err) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		safe, err := s.Layers.Synced(l.ID)
+		if err == nil && !safe {
+			safe, err = s.Content.Exists(ctx, d)
+		}
+		if err != nil || !safe {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // unpacked finds a layer and touches it.

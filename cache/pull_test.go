@@ -362,3 +362,32 @@ func TestPullAgainDoesNotWaitForTheDisk(t *testing.T) {
 		}
 	}
 }
+
+// TestPullOfWhatHasNoBlobSyncs: a layer whose blob is not here, as of an image that was built and pushed, must be
+// on the disk itself before a pull of it is done.
+func TestPullOfWhatHasNoBlobSyncs(t *testing.T) {
+	s := openStore(t)
+	defer hold(t, s)()
+	src, images := source()
+	img, err := content.Resolve(t.Context(), &keeper{src, s.Content}, images[0], content.Host())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, err := s.unpack(t.Context(), img, src, PullOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Content.Delete(t.Context(), img.Manifest.Layers[0].Digest); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []bool{false, true} {
+		for _, id := range ids {
+			if got, err := s.Layers.Synced(id); err != nil || got != want {
+				t.Errorf("layer %s synced: %v, %v; want %v", id, got, err, want)
+			}
+		}
+		if _, err := s.Pull(t.Context(), src, images[0], PullOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -45,6 +45,15 @@ func (s *Store) Sync(ctx context.Context) error {
 	return nil
 }
 
+// Synced says whether the layer id survives a power loss by now.
+func (s *Store) Synced(id string) (bool, error) {
+	if err := checkID(id); err != nil {
+		return false, err
+	}
+	_, err := os.Lstat(s.marker(id))
+	return err == nil, ignoreMissing(err)
+}
+
 // pending returns the layers of this boot that may not be on the disk yet, and forgets those that are gone.
 func (s *Store) pending() (ids []string, err error) {
 	entries, err := os.ReadDir(s.unsynced(""))
