@@ -51,7 +51,12 @@ func Executable(dir, identity, file string, write func(io.Writer) error) (path s
 	if err != nil {
 		return "", fmt.Errorf("memfd_create: %w", err)
 	}
-	return fmt.Sprintf("/proc/self/fd/%d", fd), write(os.NewFile(uintptr(fd), file))
+	path = fmt.Sprintf("/proc/self/fd/%d", fd)
+	f, err := os.OpenFile(path, os.O_WRONLY, 0) // not an os.File of fd, which the garbage collector would close
+	if err != nil {
+		return "", err
+	}
+	return path, errors.Join(write(f), f.Close())
 }
 
 // Self returns the identity of the running executable, which tells it from all others that

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -67,5 +68,25 @@ func TestUnpackLeavesNothingHalf(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
 		t.Errorf("%v, %v; want nothing", entries, err)
+	}
+}
+
+func TestExecutableInMemory(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path, err := Executable(file, "one", "tool", func(w io.Writer) error { // below a file nothing can be written
+		_, err := io.WriteString(w, "first")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 { // what nobody refers to any more is closed some time after
+		runtime.GC()
+		if b, err := os.ReadFile(path); string(b) != "first" || err != nil {
+			t.Errorf("got %q, %v", b, err)
+		}
 	}
 }
