@@ -326,13 +326,20 @@ func TestOutletBothProtocols(t *testing.T) {
 	if !gone {
 		t.Error("the border outlives its outlet")
 	}
-	open(t, ground)
+	second := open(t, ground)
 	reached()
-	second := open(t, ground) // of another that found the first dead: the border is made anew
+	third := open(t, ground) // of another that found no record of the second: the border is made anew
 	reached()
-	if !second.Alive() {
+	if !third.Alive() {
 		t.Error("the outlet has ended")
 	}
+	for range 500 {
+		if !second.Alive() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Error("an outlet outlives its border")
 }
 
 func runIP(args ...string) ([]byte, error) { return exec.Command("ip", args...).CombinedOutput() }

@@ -55,13 +55,15 @@ type server struct {
 	buffers       sync.Pool // *[]byte of bufferSize
 }
 
-// Serve passes on the frames of a socket of packet(7) with PACKET_VNET_HDR until ctx ends.
-// The socket stays open.
+// Serve passes on the frames of a socket of packet(7) with PACKET_VNET_HDR until ctx ends, or the
+// interface of the socket is gone, which is an error. The socket stays open.
 func Serve(ctx context.Context, packets *os.File, o Options) error {
+	gone := make(chan tcpip.Error, 1)
 	link, err := fdbased.New(&fdbased.Options{
 		FDs: []int{int(packets.Fd())}, MTU: uint32(o.MTU), EthernetHeader: true, Address: hardware,
 		PacketDispatchMode: fdbased.RecvMMsg, GSOMaxSize: maxSegment,
 		RXChecksumOffload: true, // it comes from this host's memory
+		ClosedFunc:        func(err tcpip.Error) { gone <- err },
 	})
 	if err != nil {
 		return fmt.Errorf("opening the link: %w", err)
@@ -75,8 +77,12 @@ func Serve(ctx context.Context, packets *os.File, o Options) error {
 	if err := o.Ready(); err != nil {
 		return err
 	}
-	<-ctx.Done()
-	return nil
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-gone:
+		return failure("receiving frames", err)
+	}
 }
 
 // newServer passes on what comes by a link, until ctx ends or the stack is destroyed.
