@@ -5,7 +5,6 @@ package main
 import (
 	_ "embed"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -30,7 +29,7 @@ func newNetworkOutletCommand(a *app) *cobra.Command {
 		RunE: func(_ *cobra.Command, args []string) error {
 			exe, err := program.Executable(filepath.Join(a.root, "programs"), a.self.identity+"-outlet", "teu-outlet", unpacking(outletELF))
 			if err == nil {
-				err = unix.Exec(exe, append([]string{"teu-outlet"}, args...), os.Environ())
+				err = unix.Exec(exe, append([]string{"teu-outlet"}, args...), nil)
 			}
 			return fmt.Errorf("executing the outlet: %w", err)
 		},

@@ -41,8 +41,9 @@ const (
 	hardware = tcpip.LinkAddress("\x02teu\x00\x01")
 	// maxSegment is the largest packet that passes the link in one piece; packet(7), PACKET_VNET_HDR.
 	maxSegment = 65535 - header.IPv6MinimumSize
-	// tcpBuffer is the most that a connection holds in either direction, in bytes.
-	tcpBuffer = 4 << 20
+	// tcpBuffer is the most that a connection holds in either direction, in bytes. The way to the
+	// containers is short; for the way outside the kernel's sockets have buffers of their own.
+	tcpBuffer = 512 << 10
 )
 
 // server passes on what the stack accepts.
@@ -51,8 +52,8 @@ type server struct {
 	stack *stack.Stack
 	own   []netip.Prefix
 
-	flows, echoes limit     // that there are
-	buffers       sync.Pool // *[]byte of bufferSize
+	connections, flows, echoes limit     // that there are
+	buffers                    sync.Pool // *[]byte of bufferSize
 }
 
 // Serve passes on the frames of a socket of packet(7) with PACKET_VNET_HDR until ctx ends, or the
@@ -87,7 +88,7 @@ func Serve(ctx context.Context, packets *os.File, o Options) error {
 
 // newServer passes on what comes by a link, until ctx ends or the stack is destroyed.
 func newServer(ctx context.Context, link stack.LinkEndpoint, own []netip.Prefix) (*server, error) {
-	s := &server{ctx: ctx, own: own, flows: newLimit(maxFlows), echoes: newLimit(maxEchoes)}
+	s := &server{ctx: ctx, own: own, connections: newLimit(maxConnections), flows: newLimit(maxFlows), echoes: newLimit(maxEchoes)}
 	s.buffers.New = func() any { b := make([]byte, bufferSize); return &b }
 	s.stack = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{arp.NewProtocol, ipv4.NewProtocol, ipv6.NewProtocol},
@@ -95,7 +96,7 @@ func newServer(ctx context.Context, link stack.LinkEndpoint, own []netip.Prefix)
 	})
 	s.stack.SetICMPLimit(0) // of itself it would answer pings for every host
 	s.stack.SetICMPBurst(0)
-	s.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(s.stack, 0, maxDials, s.connection).HandlePacket)
+	s.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(s.stack, tcpBuffer, maxDials, s.connection).HandlePacket)
 	s.stack.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(s.stack, s.flow).HandlePacket)
 	s.stack.SetTransportProtocolHandler(icmp.ProtocolNumber4, s.echo4)
 	s.stack.SetTransportProtocolHandler(icmp.ProtocolNumber6, s.echo6)
@@ -139,8 +140,8 @@ func (s *server) plug(link stack.LinkEndpoint) error {
 // tune sets what is not as the kernel has it.
 func (s *server) tune() error {
 	sack, moderate, cubic := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(true), tcpip.CongestionControlOption("cubic")
-	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: tcp.DefaultReceiveBufferSize, Max: tcpBuffer}
-	send := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: tcp.DefaultSendBufferSize, Max: tcpBuffer}
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: tcpBuffer, Max: tcpBuffer}
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: tcpBuffer, Max: tcpBuffer}
 	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &cubic, &receive, &send} {
 		if err := s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
 			return failure("setting up TCP", err)

@@ -14,6 +14,8 @@ import (
 const (
 	maxDials    = 1024 // connections on their way; more have to ask again
 	dialTimeout = 2 * time.Minute
+	// maxConnections keeps what containers can have this process hold to 4 GB.
+	maxConnections = 4096
 	// A container that is gone says nothing. It is asked after keepIdle, and given up after
 	// so many keepIntervals more.
 	keepIdle     = 2 * time.Minute
@@ -25,10 +27,11 @@ const (
 // is refused outside is refused inside.
 func (s *server) connection(r *tcp.ForwarderRequest) {
 	to, ok := s.target(r.ID())
-	if !ok {
+	if !ok || !s.connections.take() {
 		r.Complete(true)
 		return
 	}
+	defer s.connections.give()
 	dialer := net.Dialer{Timeout: dialTimeout}
 	dialed, err := dialer.DialContext(s.ctx, "tcp", to.String())
 	if err != nil {
