@@ -47,7 +47,11 @@ func proxyVariables(given []string) []string {
 func readProxies() proxyConfig {
 	dir := os.Getenv("DOCKER_CONFIG")
 	if dir == "" {
-		dir = filepath.Join(os.Getenv("HOME"), ".docker")
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return proxyConfig{} // not those of whatever directory this one is
+		}
+		dir = filepath.Join(home, ".docker")
 	}
 	f, err := os.Open(filepath.Join(dir, "config.json"))
 	if err != nil {

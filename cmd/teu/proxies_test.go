@@ -53,3 +53,19 @@ func TestProxyVariables(t *testing.T) {
 		})
 	}
 }
+
+// TestProxiesWithoutHome: without HOME, a .docker in the current directory is nobody's configuration.
+func TestProxiesWithoutHome(t *testing.T) {
+	t.Chdir(t.TempDir())
+	t.Setenv("DOCKER_CONFIG", "")
+	t.Setenv("HOME", "")
+	if err := os.Mkdir(".docker", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(".docker/config.json", []byte(`{"proxies": {"default": {"httpProxy": "http://p"}}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := proxyVariables(nil); len(got) > 0 {
+		t.Errorf("got %v", got)
+	}
+}
