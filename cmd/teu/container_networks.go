@@ -85,9 +85,11 @@ func (c *containerFlags) setNetworks(o *runner.Options) error {
 	if len(c.networks) == 0 && given {
 		o.Endpoints = []runner.Endpoint{{Network: "bridge", EndpointOptions: first}}
 	}
-	// As docker's command does; of the bridge the engine knows, whatever its name.
-	if mode, _, _ := strings.Cut(o.Network, ":"); given && len(o.Endpoints[0].Aliases) > 0 && (mode == "host" || mode == "none" || mode == "container") {
-		return errors.New("network-scoped aliases are only supported for user-defined networks")
+	for _, ep := range o.Endpoints { // as docker's command does; of the bridge the engine knows, whatever its name
+		mode, _, _ := strings.Cut(ep.Network, ":")
+		if len(ep.Aliases) > 0 && (mode == "host" || mode == "none" || mode == "container") {
+			return errors.New("network-scoped aliases are only supported for user-defined networks")
+		}
 	}
 	o.MacAddress = c.endpoint.mac
 	if err := c.checkHosts(); err != nil {
