@@ -68,7 +68,7 @@ type Options struct {
 	DNSSearch   []string `json:",omitzero"`
 	DNSOptions  []string `json:",omitzero"`
 	PIDMode     string   `json:",omitzero"` // "", host or container:ID
-	IPCMode     string   `json:",omitzero"` // "" or private, shareable, none or host
+	IPCMode     string   `json:",omitzero"` // "" or private, shareable, none, host or container:ID
 	UTSMode     string   `json:",omitzero"`
 	CgroupMode  string   `json:",omitzero"`
 	// CgroupParent is the control group that the container's is made in, from the root of the

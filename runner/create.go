@@ -31,7 +31,7 @@ func (e *Engine) Create(ctx context.Context, name string, o Options) (_ *Contain
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(e.nameNetworks(&o), e.checkNetworks(&o), e.namePIDMode(&o)); err != nil {
+	if err := errors.Join(e.nameNetworks(&o), e.checkNetworks(&o), e.nameModes(&o)); err != nil {
 		return nil, err
 	}
 	store, err := e.Store()

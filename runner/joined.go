@@ -3,15 +3,22 @@ package runner
 import (
 	"context"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/runner/oci"
 )
 
 // joined are the namespaces that a container shares: "" for its own, "host", or a path.
-type joined struct{ net, pid string }
+type joined struct {
+	net, pid, ipc string
+	shm           string // /dev/shm of the container whose ipc is shared, seen from here
+}
 
 // CheckNamespaces refuses modes that are none, and forgets the name of what every container
 // has.
@@ -29,9 +36,7 @@ func (o *Options) CheckNamespaces() error {
 	switch {
 	case o.PIDMode != "" && o.PIDMode != "host" && !container(o.PIDMode):
 		return worded(errdefs.ErrInvalidArgument, "invalid PID mode: %s", o.PIDMode)
-	case container(o.IPCMode):
-		return worded(errdefs.ErrInvalidArgument, "the IPC mode %s is not supported by teu: shared memory of other containers is not reached; host is the host's", o.IPCMode)
-	case !slices.Contains([]string{"", "none", "shareable", "host"}, o.IPCMode):
+	case !slices.Contains([]string{"", "none", "shareable", "host"}, o.IPCMode) && !container(o.IPCMode):
 		return worded(errdefs.ErrInvalidArgument, "invalid IPC mode: %s", o.IPCMode)
 	case o.UTSMode != "" && o.UTSMode != "host":
 		return worded(errdefs.ErrInvalidArgument, "invalid UTS mode: %s", o.UTSMode)
@@ -41,35 +46,96 @@ func (o *Options) CheckNamespaces() error {
 	return nil
 }
 
-// namePIDMode replaces the container of container:NAME by its ID, which it keeps.
-func (e *Engine) namePIDMode(o *Options) error {
-	ref, ok := strings.CutPrefix(o.PIDMode, "container:")
+// nameModes replaces the containers of container:NAME by their IDs, which they keep.
+func (e *Engine) nameModes(o *Options) error {
+	for _, mode := range []*string{&o.PIDMode, &o.IPCMode} {
+		ref, ok := strings.CutPrefix(*mode, "container:")
+		if !ok {
+			continue
+		}
+		id, err := e.resolve(ref)
+		if errdefs.IsNotFound(err) {
+			return worded(errdefs.ErrInvalidArgument, "No such container: %s", ref)
+		}
+		if err != nil {
+			return err
+		}
+		*mode = "container:" + id
+	}
+	return nil
+}
+
+// joinable finds the running container whose namespace of a kind is to be shared.
+func (e *Engine) joinable(ctx context.Context, kind, ref string) (*Container, error) {
+	other, err := e.Get(ctx, ref)
+	if err != nil {
+		return nil, fmt.Errorf("failed to join %s namespace: %w", kind, err)
+	}
+	if !other.State.Alive() || !other.State.Init.Alive() {
+		return nil, worded(errdefs.ErrFailedPrecondition, "failed to join %s namespace: container %s is not running", kind, other.ID)
+	}
+	return other, nil
+}
+
+// joinPID says what a container's PIDMode means now. The namespace of another container is
+// the one of its present run.
+func (e *Engine) joinPID(ctx context.Context, c *Container, ns *joined) error {
+	ns.pid = c.Options.PIDMode
+	ref, ok := strings.CutPrefix(c.Options.PIDMode, "container:")
 	if !ok {
 		return nil
 	}
-	id, err := e.resolve(ref)
-	if errdefs.IsNotFound(err) {
-		return worded(errdefs.ErrInvalidArgument, "No such container: %s", ref)
+	other, err := e.joinable(ctx, "PID", ref)
+	if err != nil {
+		return err
 	}
-	o.PIDMode = "container:" + id
-	return err
+	ns.pid = fmt.Sprintf("/proc/%d/ns/pid", other.State.Init.PID)
+	return nil
 }
 
-// pidNamespace is what a container's PIDMode means now. The namespace of another container
-// is the one of its present run.
-func (e *Engine) pidNamespace(ctx context.Context, c *Container) (string, error) {
-	ref, ok := strings.CutPrefix(c.Options.PIDMode, "container:")
+// joinIPC says what a container's IPCMode means now. As in docker, only who says so shares
+// its own namespace, and what is shared is it and the shared memory in /dev/shm: something
+// else that is mounted there is not.
+func (e *Engine) joinIPC(ctx context.Context, c *Container, ns *joined, o *oci.Options) error {
+	ref, ok := strings.CutPrefix(c.Options.IPCMode, "container:")
 	if !ok {
-		return c.Options.PIDMode, nil
+		if c.Options.IPCMode == "host" {
+			ns.ipc = "host"
+		}
+		return nil
 	}
-	other, err := e.Get(ctx, ref)
+	other, err := e.joinable(ctx, "IPC", ref)
 	if err != nil {
-		return "", fmt.Errorf("failed to join PID namespace: %w", err)
+		return err
 	}
-	if !other.State.Alive() || !other.State.Init.Alive() {
-		return "", worded(errdefs.ErrFailedPrecondition, "failed to join PID namespace: container %s is not running", other.ID)
+	switch mode := other.Options.IPCMode; {
+	case mode == "host":
+		ns.ipc = "host"
+		return nil
+	case mode == "" || mode == "none" || other.ownShm():
+		return worded(errdefs.ErrInvalidArgument, "failed to join IPC namespace: container %s: non-shareable IPC (hint: use IpcMode:shareable for the donor container)", other.ID)
+	case other.UserIDs.shifted():
+		return worded(errdefs.ErrInvalidArgument, "failed to join IPC namespace: container %s has a user namespace of its own", other.ID)
 	}
-	return fmt.Sprintf("/proc/%d/ns/pid", other.State.Init.PID), nil
+	pid := other.State.Init.PID
+	ns.ipc, ns.shm = fmt.Sprintf("/proc/%d/ns/ipc", pid), fmt.Sprintf("/proc/%d/root/dev/shm", pid)
+	var st unix.Stat_t
+	if err := unix.Stat(fmt.Sprintf("/proc/%d/ns/mnt", pid), &st); err != nil || !other.State.Init.Alive() { // the number is another's
+		return worded(errdefs.ErrFailedPrecondition, "failed to join IPC namespace: container %s is not running", other.ID)
+	}
+	if !c.ownShm() {
+		o.Taken = map[string]oci.Taken{shmDir: {PID: pid, Namespace: st.Ino}}
+	}
+	return nil
+}
+
+const shmDir = "/dev/shm"
+
+// ownShm says that the container has another mount on /dev/shm, or on /dev.
+func (c *Container) ownShm() bool {
+	covers := func(target string) bool { return slices.Contains([]string{shmDir, "/dev"}, path.Clean("/"+target)) }
+	return slices.ContainsFunc(c.Mounts, func(p MountPoint) bool { return covers(p.Destination) }) ||
+		slices.ContainsFunc(c.Options.Mounts, func(m MountRequest) bool { return covers(m.Target) })
 }
 
 // ownPID is the PID mode where only the container's processes count: what joins it finds
@@ -83,14 +149,5 @@ func (o *Options) ownPID() string {
 
 // withoutShm takes /dev/shm away, as --ipc none asks for.
 func withoutShm(s *specs.Spec) {
-	s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool { return m.Destination == "/dev/shm" })
-}
-
-// ipcNamespace is what IPCMode means for the spec.
-func (o *Options) ipcNamespace() string {
-	switch o.IPCMode {
-	case "none", "private", "shareable":
-		return ""
-	}
-	return o.IPCMode
+	s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool { return m.Destination == shmDir })
 }

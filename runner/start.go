@@ -187,18 +187,17 @@ func (e *Engine) plan(ctx context.Context, c *Container, o StartOptions) (*plan,
 	}
 	warn(p.warnings)
 	var warnings []string
-	pidns, err := e.pidNamespace(ctx, c)
-	if err != nil {
+	ns, opts := joined{net: netns}, oci.Options{HoldSignals: c.Options.Init}
+	if err := errors.Join(e.joinPID(ctx, c, &ns), e.joinIPC(ctx, c, &ns, &opts)); err != nil {
 		return nil, err
 	}
-	if p.spec, warnings, err = e.spec(c, sn, joined{net: netns, pid: pidns}); err != nil {
+	if p.spec, warnings, err = e.spec(c, sn, ns); err != nil {
 		return nil, err
 	}
 	warn(warnings)
 	if err := giveToUser(c, int(p.spec.Process.User.UID), int(p.spec.Process.User.GID)); err != nil {
 		return nil, err
 	}
-	opts := oci.Options{HoldSignals: c.Options.Init}
 	if err := findSubpaths(c, &opts); err != nil {
 		return nil, err
 	}
@@ -259,7 +258,7 @@ func (e *Engine) specOn(root *rootfs.Dir, c *Container, ns joined) (*specs.Spec,
 		NoNewPrivileges: o.NoNewPrivileges, Seccomp: o.Seccomp,
 		Mounts: e.specMounts(c), ShmSize: o.ShmSize, Devices: o.Devices, DeviceRules: o.DeviceRules,
 		Sysctls: o.Sysctls, Rlimits: o.Rlimits, OOMScoreAdj: o.OOMScoreAdj, Resources: o.Resources,
-		NetNS: ns.net, PIDNS: ns.pid, IPCNS: o.ipcNamespace(), UTSNS: o.UTSMode, CgroupNS: o.CgroupMode,
+		NetNS: ns.net, PIDNS: ns.pid, IPCNS: ns.ipc, Shm: ns.shm, UTSNS: o.UTSMode, CgroupNS: o.CgroupMode,
 		Files: root, SharedNet: !c.ownNetwork(),
 	}
 	if c.UserIDs != nil {

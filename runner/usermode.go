@@ -187,5 +187,8 @@ func (o *Options) checkUserns() error {
 	if err == nil && strings.HasPrefix(o.PIDMode, "container:") {
 		err = worded(errdefs.ErrInvalidArgument, "conflicting options: --pid %s and --userns %s: Linux shows the processes of another user namespace to nobody in this one; say --userns host or --pid host", o.PIDMode, m.kind)
 	}
+	if err == nil && strings.HasPrefix(o.IPCMode, "container:") {
+		err = worded(errdefs.ErrInvalidArgument, "conflicting options: --ipc %s and --userns %s: the IPC namespace belongs to another user namespace; say --userns host", o.IPCMode, m.kind)
+	}
 	return err
 }

@@ -154,7 +154,7 @@ func (c *containerFlags) addSecurity(f *pflag.FlagSet) {
 	f.BoolVar(&c.privileged, "privileged", false, "give the container all rights of the host's root")
 	f.BoolVar(&c.readOnly, "read-only", false, "make the root filesystem read-only")
 	f.BoolVar(&c.init, "init", false, "run an init that passes signals on and reaps processes")
-	f.StringVar(&c.ipc, "ipc", "", "IPC namespace: private, shareable, none or host")
+	f.StringVar(&c.ipc, "ipc", "", "IPC namespace: private, shareable, none, host or container:NAME")
 	f.StringVar(&c.pid, "pid", "", "PID namespace: host or container:NAME")
 	f.StringVar(&c.uts, "uts", "", "UTS namespace: host")
 	f.StringVar(&c.cgroupns, "cgroupns", "", "cgroup namespace: private or host")

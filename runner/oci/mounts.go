@@ -237,6 +237,12 @@ func (c *compiler) bind(i int, m specs.Mount, dest string, o mountOptions) error
 		}
 		fd = c.detached(dest)
 		c.attributes(fd, o)
+	} else if _, ok := c.opts.Taken[dest]; ok {
+		if fd == 0 {
+			return fmt.Errorf("it is another container's, and this one has a user namespace: %w", errdefs.ErrNotImplemented)
+		}
+		c.Note("placing %s", dest)
+		c.attributes(fd, o)
 	} else {
 		isDir, err := c.isDirectory(m.Source, c.opts.Subpaths[dest])
 		if err != nil {

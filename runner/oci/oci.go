@@ -44,6 +44,9 @@ type Options struct {
 	// Detached are mounts that come as files, by the destination of a mount of the spec
 	// with type "bind", whose source is then not used, or with the option tmpcopyup. Such a program can be started once.
 	Detached map[string]Detached
+	// Taken are bind mounts, by destination, of what is mounted at the same place in
+	// another container.
+	Taken map[string]Taken
 	// Subpaths are directories or files below the sources of bind mounts and in overlays, by
 	// destination, which are mounted instead. They are looked up without leaving the source.
 	Subpaths map[string]string
@@ -86,6 +89,13 @@ type Options struct {
 type Detached struct {
 	Slot int
 	File bool // its root is no directory
+}
+
+// Taken is a container to take a mount from: its first process and, as the number may be
+// another's by the time the program runs, the inode of that one's mount namespace.
+type Taken struct {
+	PID       int
+	Namespace uint64
 }
 
 // PIDFDSlot is the file of an exec program that is a pidfd of the container's init.

@@ -187,6 +187,7 @@ func (c *compiler) prepareShared() error {
 	if c.inside {
 		return nil
 	}
+	c.takeMounts()
 	return c.prepareMounts(func(m specs.Mount, o mountOptions) bool { return idMapped(m) || (o.shared() && sharedMount(m.Source)) })
 }
 
@@ -200,7 +201,7 @@ func (c *compiler) prepareMounts(which func(specs.Mount, mountOptions) bool) err
 		if o.remount || !(o.isBind(m) || m.Type == "overlay") || !which(m, o) {
 			continue
 		}
-		if _, ok := c.opts.Detached[destination(m)]; ok {
+		if _, ok := c.opts.Detached[destination(m)]; ok || c.sources[i] != 0 {
 			continue
 		}
 		if c.sources[i], err = c.openSource(m, o); err != nil {

@@ -36,8 +36,11 @@ func (m *maker) defaultMounts() []specs.Mount {
 		}
 		return list
 	}
+	list = append(list, specs.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}})
+	if m.o.Shm != "" {
+		return append(list, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: m.o.Shm, Options: []string{"bind", "rprivate"}})
+	}
 	return append(list,
-		specs.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		specs.Mount{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", fmt.Sprintf("size=%d", shm)}})
 }
 

@@ -68,6 +68,7 @@ type Options struct {
 	// Namespaces: "" makes one (for NetNS with only a loopback), "host" shares the host's,
 	// anything else is the path of one to join.
 	NetNS, PIDNS, IPCNS, UTSNS, CgroupNS string
+	Shm                                  string // a directory for /dev/shm, "": one of the container's own
 	// UIDs and GIDs are the IDs of a user namespace of the container's own; none: it has
 	// none. SharedNet says that NetNS does not belong to that namespace.
 	UIDs, GIDs []specs.LinuxIDMapping

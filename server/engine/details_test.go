@@ -49,6 +49,8 @@ func testRefusals(t *testing.T, w *world) {
 		{"POST", "/containers/create", `{"Image":"busybox","HostConfig":{"CpuShares":-1}}`, 400, "invalid CPU shares (-1)"},
 		{"POST", "/containers/create", `{"Image":"busybox","HostConfig":{"Annotations":{"":"a"}}}`, 400, "invalid Annotations"},
 		{"POST", "/containers/create", `{"Image":"busybox","HostConfig":{"PidMode":"container:nosuch"}}`, 400, "No such container: nosuch"},
+		{"POST", "/containers/create", `{"Image":"busybox","HostConfig":{"IpcMode":"container:nosuch"}}`, 400, "No such container: nosuch"},
+		{"POST", "/containers/create", `{"Image":"busybox","HostConfig":{"IpcMode":"container:"}}`, 400, "invalid IPC mode: container:"},
 		{"POST", "/containers/create", `{"Image":"busybox","HostConfig":{"SecurityOpt":["writable-cgroups=x"]}}`, 400, "invalid --security-opt 2"},
 		{"POST", "/containers/create", `{"Image":"busybox","HostConfig":{"Memory":1}}`, 400, "Minimum memory limit allowed is 6MB"},
 		{"POST", "/containers/create", `{"Image":"busybox","HostConfig":{"NanoCpus":-1}}`, 400, "range of CPUs is from 0.01 to"},
@@ -84,6 +86,17 @@ func testShared(t *testing.T, w *world) {
 	w.docker("wait", "front")
 	w.fails(1, "failed to join PID namespace.*is not running", "start", "behind")
 	w.docker("rm", "-f", "front", "behind")
+	w.docker("run", "-d", "--name", "donor", "--ipc", "shareable", "busybox", "sh", "-c", "echo covfefe >/dev/shm/bar; exec sleep 1234")
+	w.docker("run", "-d", "--name", "closed", "busybox", "sleep", "1234")
+	w.soon("its memory is written", func() bool { return w.docker("exec", "donor", "sh", "-c", "cat /dev/shm/*; true") == "covfefe" })
+	w.want("covfefe", "run", "--rm", "--ipc", "container:donor", "busybox", "cat", "/dev/shm/bar")
+	w.fails(125, "non-shareable IPC", "run", "--name", "refused", "--ipc", "container:closed", "busybox", "true")
+	w.want("^container:[0-9a-f]{64}$", "inspect", "-f", "{{.HostConfig.IpcMode}}", "refused")
+	w.docker("kill", "donor")
+	w.docker("wait", "donor")
+	w.docker("create", "--name", "late", "--ipc", "container:donor", "busybox", "true")
+	w.fails(1, "failed to join IPC namespace.*is not running", "start", "late")
+	w.docker("rm", "-f", "donor", "closed", "refused", "late")
 	w.fails(1, "", "run", "--rm", "--ipc", "none", "busybox", "grep", "-q", " /dev/shm ", "/proc/mounts")
 	// One that is removed at its end is not at a restart.
 	w.docker("run", "-d", "--rm", "--name", "again", "-l", "again", "busybox", "sleep", "1000")
