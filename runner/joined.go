@@ -79,7 +79,7 @@ func (e *Engine) joinable(ctx context.Context, kind, ref string) (*Container, er
 
 // joinPID says what a container's PIDMode means now. The namespace of another container is
 // the one of its present run.
-func (e *Engine) joinPID(ctx context.Context, c *Container, ns *joined) error {
+func (e *Engine) joinPID(ctx context.Context, c *Container, ns *joined, o *oci.Options) error {
 	ns.pid = c.Options.PIDMode
 	ref, ok := strings.CutPrefix(c.Options.PIDMode, "container:")
 	if !ok {
@@ -89,8 +89,24 @@ func (e *Engine) joinPID(ctx context.Context, c *Container, ns *joined) error {
 	if err != nil {
 		return err
 	}
-	ns.pid = fmt.Sprintf("/proc/%d/ns/pid", other.State.Init.PID)
-	return nil
+	ns.pid, _, err = namespaceOf(other, "PID", o)
+	return err
+}
+
+// namespaceOf returns the path and the inode of a running container's namespace ("PID", "IPC",
+// "MNT"). By that path no other is entered, should the process have ended and its number be
+// another's.
+func namespaceOf(other *Container, kind string, o *oci.Options) (path string, inode uint64, err error) {
+	path = fmt.Sprintf("/proc/%d/ns/%s", other.State.Init.PID, strings.ToLower(kind))
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil || !other.State.Init.Alive() {
+		return "", 0, worded(errdefs.ErrFailedPrecondition, "failed to join %s namespace: container %s is not running", kind, other.ID)
+	}
+	if o.Expected == nil {
+		o.Expected = map[string]uint64{}
+	}
+	o.Expected[path] = st.Ino
+	return path, st.Ino, nil
 }
 
 // joinIPC says what a container's IPCMode means now. As in docker, only who says so shares
@@ -118,13 +134,16 @@ func (e *Engine) joinIPC(ctx context.Context, c *Container, ns *joined, o *oci.O
 		return worded(errdefs.ErrInvalidArgument, "failed to join IPC namespace: container %s has a user namespace of its own", other.ID)
 	}
 	pid := other.State.Init.PID
-	ns.ipc, ns.shm = fmt.Sprintf("/proc/%d/ns/ipc", pid), fmt.Sprintf("/proc/%d/root/dev/shm", pid)
-	var st unix.Stat_t
-	if err := unix.Stat(fmt.Sprintf("/proc/%d/ns/mnt", pid), &st); err != nil || !other.State.Init.Alive() { // the number is another's
-		return worded(errdefs.ErrFailedPrecondition, "failed to join IPC namespace: container %s is not running", other.ID)
+	if ns.ipc, _, err = namespaceOf(other, "IPC", o); err != nil {
+		return err
 	}
+	ns.shm = fmt.Sprintf("/proc/%d/root/dev/shm", pid)
 	if !c.ownShm() {
-		o.Taken = map[string]oci.Taken{shmDir: {PID: pid, Namespace: st.Ino}}
+		_, inode, err := namespaceOf(other, "MNT", o)
+		if err != nil {
+			return err
+		}
+		o.Taken = map[string]oci.Taken{shmDir: {PID: pid, Namespace: inode}}
 	}
 	return nil
 }

@@ -188,7 +188,7 @@ func (e *Engine) plan(ctx context.Context, c *Container, o StartOptions) (*plan,
 	warn(p.warnings)
 	var warnings []string
 	ns, opts := joined{net: netns}, oci.Options{HoldSignals: c.Options.Init}
-	if err := errors.Join(e.joinPID(ctx, c, &ns), e.joinIPC(ctx, c, &ns, &opts)); err != nil {
+	if err := errors.Join(e.joinPID(ctx, c, &ns, &opts), e.joinIPC(ctx, c, &ns, &opts)); err != nil {
 		return nil, err
 	}
 	if p.spec, warnings, err = e.spec(c, sn, ns); err != nil {

@@ -81,7 +81,11 @@ func makePair(far int, gateways []netip.Prefix) error {
 	}
 	for _, g := range gateways {
 		own := &net.IPNet{IP: g.Addr().Next().AsSlice(), Mask: net.CIDRMask(g.Bits(), g.Addr().BitLen())}
-		if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: own, Flags: unix.IFA_F_NODAD}); err != nil {
+		err := netlink.AddrAdd(link, &netlink.Addr{IPNet: own, Flags: unix.IFA_F_NODAD})
+		if g.Addr().Is6() && errors.Is(err, unix.EACCES) { // disable_ipv6, which new namespaces may have from the host
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("setting the address %s: %w", own, err)
 		}
 		if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: g.Addr().AsSlice()}); err != nil {

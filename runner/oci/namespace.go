@@ -143,6 +143,9 @@ func (c *compiler) joinNamespaces() error {
 		}
 		c.Note("opening the %s namespace %s", ns.Type, ns.Path)
 		given[ns.Type] = c.Call(unix.SYS_OPENAT, launch.Int(atFDCWD), c.Str(ns.Path), launch.Int(unix.O_RDONLY|cloexec), launch.Int(0))
+		if inode, ok := c.opts.Expected[ns.Path]; ok {
+			c.expect(given[ns.Type], inode)
+		}
 	}
 	if c.inside {
 		c.enterUser(given[specs.UserNamespace])
@@ -182,6 +185,12 @@ func (c *compiler) joinNamespaces() error {
 		c.Call(unix.SYS_UNSHARE, launch.Int(unix.CLONE_NEWCGROUP))
 	}
 	return nil
+}
+
+// expect makes sure that a namespace is the one meant.
+func (c *compiler) expect(namespace launch.Ref, inode uint64) {
+	c.fstat(launch.Cond{}, namespace, c.stat)
+	c.Check(launch.Cond{}, launch.Offset(c.stat, statIno), 8, ^uint64(0), inode, unix.ESRCH)
 }
 
 // makeTime makes a time namespace for the children; time_namespaces(7).

@@ -47,6 +47,9 @@ type Options struct {
 	// Taken are bind mounts, by destination, of what is mounted at the same place in
 	// another container.
 	Taken map[string]Taken
+	// Expected are the inodes of namespaces given by path, by path, where one may lead to
+	// another namespace by the time the program runs: the start then fails with ESRCH.
+	Expected map[string]uint64
 	// Subpaths are directories or files below the sources of bind mounts and in overlays, by
 	// destination, which are mounted instead. They are looked up without leaving the source.
 	Subpaths map[string]string

@@ -200,6 +200,25 @@ func TestSharedNamespaces(t *testing.T) {
 	b.want("[ $$ -gt 1 ] && echo host", "host\n", func(o *spec.Options) { o.PIDNS = "host" })
 }
 
+// A path that leads to another namespace than was meant is not followed: the number of the
+// process may be another's by then.
+func TestExpectedNamespace(t *testing.T) {
+	b := newBundle(t)
+	r := b.running(nil)
+	path := fmt.Sprintf("/proc/%d/ns/pid", r.init.PID)
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	s := b.spec("echo in", func(o *spec.Options) { o.PIDNS = path })
+	for inode, want := range map[uint64]error{st.Ino: nil, st.Ino + 1: unix.ESRCH} {
+		got := b.runRootfs(s, Rootfs{Path: b.root}, Options{Expected: map[string]uint64{path: inode}})
+		if !errors.Is(got.err, want) || want == nil && got.out != "in\n" {
+			t.Errorf("inode %d of %d: got %+v, want %v", inode, st.Ino, got, want)
+		}
+	}
+}
+
 func BenchmarkStart(bench *testing.B) {
 	privilege.NeedRoot(bench)
 	dir := bench.TempDir()
