@@ -311,7 +311,15 @@ func (s *stress) testFull(t *testing.T) {
 	}
 	defer func() {
 		s.setRoot(root)
-		if err := syscall.Unmount(small, 0); err != nil {
+		err := syscall.Unmount(small, 0)
+		for range 1000 { // the keeper of the last container has its log open until it has cleaned up
+			if err != syscall.EBUSY {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+			err = syscall.Unmount(small, 0)
+		}
+		if err != nil {
 			t.Error(err)
 		}
 	}()
