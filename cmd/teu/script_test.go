@@ -27,7 +27,7 @@ import (
 //
 // Beside testscript's commands a script may use
 //
-//	retry COMMAND...      until it succeeds, 10 s at the most
+//	retry COMMAND...      until it succeeds, a minute at the most
 //	capture NAME COMMAND  puts the trimmed output of the command into $NAME
 //	keeperpid CONTAINER   puts the pid of a container's keeper into $KEEPER
 //	[user] COMMAND        only when an ordinary user runs the script, see userScripts
@@ -314,18 +314,18 @@ func holdersOf(store string) (found []string) {
 	return found
 }
 
-// retry runs a command until it succeeds (or, negated, fails), for 10 s at the most.
+// retry runs a command until it succeeds (or, negated, fails), for a minute at the most.
 func retry(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) == 0 {
 		ts.Fatalf("usage: retry COMMAND...")
 	}
 	var err error
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if err = ts.Exec(args[0], args[1:]...); (err == nil) != neg {
 			return
 		}
 	}
-	ts.Fatalf("still not after 10 s: %v", err)
+	ts.Fatalf("still not after a minute: %v", err)
 }
 
 // capture runs a command and keeps its trimmed standard output in a variable.
