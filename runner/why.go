@@ -34,6 +34,12 @@ func (e *Engine) Why(ctx context.Context, ref string) ([]string, error) {
 	default:
 		say("%s ended %s after %s with the exit code %d.", c.Name, when(s.FinishedAt), s.FinishedAt.Sub(s.StartedAt).Round(time.Millisecond), s.ExitCode)
 	}
+	if s.OOMKilled {
+		say("The kernel killed one of its processes because the memory limit was reached.%s", memoryHint(c))
+		for _, victim := range oomVictims(c.ID) {
+			say("Kernel: %s", victim)
+		}
+	}
 	if s.Status == keeper.Exited || s.Status == keeper.Dead || s.Status == keeper.Restarting {
 		e.explainExit(ctx, c, say)
 	}
@@ -55,12 +61,6 @@ func when(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
 // explainExit says what an exit code means and who caused it, as far as is known.
 func (e *Engine) explainExit(ctx context.Context, c *Container, say func(string, ...any)) {
 	s := c.State
-	if s.OOMKilled {
-		say("The kernel killed one of its processes because the memory limit was reached.%s", memoryHint(c))
-		for _, victim := range oomVictims(c.ID) {
-			say("Kernel: %s", victim)
-		}
-	}
 	switch code := s.ExitCode; {
 	case code == 125:
 		say("125: teu could not start it.")

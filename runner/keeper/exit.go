@@ -173,23 +173,3 @@ func shellCode(ws unix.WaitStatus) int {
 	}
 	return ws.ExitStatus()
 }
-
-// oomKills counts the processes the kernel killed for memory in the container's cgroup,
-// or returns 0 where it cannot be known.
-func oomKills(c Cgroup) uint64 {
-	if c.OOM == "" {
-		return 0
-	}
-	b, err := os.ReadFile(c.OOM)
-	if err != nil {
-		return 0
-	}
-	// Both memory.events and memory.oom_control have a line "oom_kill N".
-	for line := range strings.Lines(string(b)) {
-		if rest, ok := strings.CutPrefix(line, "oom_kill "); ok {
-			n, _ := strconv.ParseUint(strings.TrimSpace(rest), 10, 64)
-			return n
-		}
-	}
-	return 0
-}

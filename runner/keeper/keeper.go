@@ -105,8 +105,8 @@ type State struct {
 	Keeper       statefile.Process
 	Holder       statefile.Process `json:",omitzero"` // see holder
 	ExitCode     int
-	OOMKilled    bool   `json:",omitempty"`
-	OOMKills     uint64 `json:",omitempty"` // of the cgroup, before this run
+	OOMKilled    bool   `json:",omitempty"` // a process of this run, or of the last one
+	OOMKills     uint64 `json:",omitempty"` // of the cgroup, that are known
 	Error        string `json:",omitempty"`
 	StartedAt    time.Time
 	FinishedAt   time.Time

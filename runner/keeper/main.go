@@ -80,7 +80,10 @@ func supervise(c *conn, runDir string, begin func(*supervisor, *conn) bool) int 
 		return 1
 	}
 	go s.accept()
-	defer time.AfterFunc(time.Second, settle).Stop()
+	defer time.AfterFunc(time.Second, func() {
+		settle()
+		s.watchOOM()
+	}).Stop()
 	s.serveNetwork()
 	s.life()
 	s.retire()

@@ -223,7 +223,8 @@ func (s *supervisor) drain() {
 func (s *supervisor) exit(e ExitStatus) (again bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e.OOMKilled = oomKills(s.cfg.Cgroup) > s.state.OOMKills
+	s.noteOOM()
+	e.OOMKilled = s.state.OOMKilled
 	again = !s.stop && (s.renew || s.cfg.Restart.again(e, s.state.RestartCount))
 	s.renew = false
 	if s.endHealth != nil {
@@ -235,7 +236,7 @@ func (s *supervisor) exit(e ExitStatus) (again bool) {
 	s.proc.close()
 	s.proc, s.io = nil, nil
 	st := &s.state
-	st.Status, st.ExitCode, st.OOMKilled, st.Error = Exited, e.Code, e.OOMKilled, e.Error
+	st.Status, st.ExitCode, st.Error = Exited, e.Code, e.Error
 	st.Init = statefile.Process{}
 	st.FinishedAt = time.Now().UTC()
 	s.tellExit(e)

@@ -42,9 +42,6 @@ func (s *supervisor) event(action string, more map[string]string) {
 
 // tellExit tells of the end of a run. mu is held.
 func (s *supervisor) tellExit(e ExitStatus) {
-	if e.OOMKilled {
-		s.event("oom", nil)
-	}
 	s.event("die", map[string]string{
 		"exitCode": strconv.Itoa(e.Code), "execDuration": strconv.Itoa(int(time.Since(s.state.StartedAt) / time.Second)),
 	})
