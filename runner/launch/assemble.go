@@ -86,6 +86,12 @@ func (a *Assembler) Differ(c Cond, x, y Arg, size int, errno unix.Errno) Ref {
 	return a.add(opDiffer, c, []Arg{x, y, Int(size), Int(uintptr(errno))})
 }
 
+// Remount changes the mount fd, which has a place, as mount_setattr(2) does on newer
+// kernels: its propagation (MS_*) if that is not 0, else its flags (MS_*).
+func (a *Assembler) Remount(c Cond, fd Arg, set, clear, propagation uint64) Ref {
+	return a.add(opRemount, c, []Arg{fd, Int(set), Int(clear), Int(propagation)})
+}
+
 // SendConsole gives the descriptor to the starter, as [Child.Console].
 func (a *Assembler) SendConsole(fd Arg) Ref {
 	return a.add(opSend, Cond{}, []Arg{Int(msgConsole), fd})

@@ -179,6 +179,8 @@ func (im *image) pseudo(i int, o *op) int64 {
 		return -int64(o.args[0])
 	case opUserNS:
 		return im.userNS(o)
+	case opRemount:
+		return im.remount(o)
 	}
 	return -int64(unix.ENOSYS)
 }
@@ -296,10 +298,15 @@ func sys3(nr, a, b, c uintptr) int64 { return sys4(nr, a, b, c, 0) }
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func sys4(nr, a, b, c, d uintptr) int64 {
-	r, _, e := syscall.RawSyscall6(nr, a, b, c, d, 0, 0)
-	if e != 0 {
-		return -int64(e)
+func sys4(nr, a, b, c, d uintptr) int64 { return sys5(nr, a, b, c, d, 0) }
+
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func sys5(nr, a, b, c, d, e uintptr) int64 {
+	r, _, errno := syscall.RawSyscall6(nr, a, b, c, d, e, 0)
+	if errno != 0 {
+		return -int64(errno)
 	}
 	return int64(r)
 }

@@ -115,6 +115,7 @@ const (
 	opFail                   // errno: fails
 	opUserNS                 // uid map, size, gid map, size, deny setgroups: makes a user namespace
 	opLoad                   // data address, size, mask: the result is what is there
+	opRemount                // fd, flags to set, to clear, propagation: changes a mount that has a place
 	opEnd
 )
 

@@ -41,6 +41,8 @@ func signatureOf(nr uint32) signature {
 		return signature{"fail", "errno"}
 	case opUserNS:
 		return signature{"user_namespace", "str,int,str,int,int"}
+	case opRemount:
+		return signature{"remount", "fd,mount,mount,mount"}
 	}
 	if s, ok := fileSignature(nr); ok {
 		return s

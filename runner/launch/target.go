@@ -9,17 +9,18 @@ import (
 
 // targetBuffer is the memory openTarget works in.
 type targetBuffer struct {
-	rest [2 * maxPath]byte // what is still to be resolved, at its end
-	done [maxPath]byte     // what has been, without links
-	link [maxPath]byte     // text of a link
-	dot  [2]byte           // "."
-	nul  [1]byte           // ""
-	stat unix.Stat_t
-	how  unix.OpenHow
-	root uintptr
-	mode uint32
-	pos  int // where the text in rest begins
-	end  int // where the last component in done begins, at its slash
+	rest   [2 * maxPath]byte // what is still to be resolved, at its end
+	done   [maxPath]byte     // what has been, without links
+	link   [maxPath]byte     // text of a link
+	dot    [2]byte           // "."
+	nul    [1]byte           // ""
+	stat   unix.Stat_t
+	statfs unix.Statfs_t
+	how    unix.OpenHow
+	root   uintptr
+	mode   uint32
+	pos    int // where the text in rest begins
+	end    int // where the last component in done begins, at its slash
 }
 
 // maxLinks is the kernel's own limit for links in one lookup; path_resolution(7).

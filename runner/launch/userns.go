@@ -57,19 +57,10 @@ func (im *image) ownProc() bool {
 func (im *image) mapUserNS(o *op, pid uint64) int64 {
 	const proc = "/proc/"
 	b := &im.target.done
-	n := 0
-	for ; n < len(proc); n++ {
-		b[n] = proc[n]
+	for i := 0; i < len(proc); i++ {
+		b[i] = proc[i]
 	}
-	digits := 1
-	for v := pid; v >= 10; v /= 10 {
-		digits++
-	}
-	for i := digits - 1; i >= 0; i-- {
-		b[n+i] = byte('0' + pid%10)
-		pid /= 10
-	}
-	b[n+digits] = 0
+	im.decimal(len(proc), pid)
 	dir := sys4(unix.SYS_OPENAT, atFDCWD, uintptr(unsafe.Pointer(b)), unix.O_PATH|unix.O_CLOEXEC, 0)
 	if dir < 0 {
 		return dir

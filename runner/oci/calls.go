@@ -87,20 +87,13 @@ func (c *compiler) moveMountIf(cond launch.Cond, fd launch.Ref, dir launch.Arg, 
 	if path == "" {
 		flags |= unix.MOVE_MOUNT_T_EMPTY_PATH
 	}
-	return c.CallIf(cond, unix.SYS_MOVE_MOUNT, launch.Result(fd), c.Str(""), dir, c.Str(path), launch.Int(flags))
+	moved := c.CallIf(cond, unix.SYS_MOVE_MOUNT, launch.Result(fd), c.Str(""), dir, c.Str(path), launch.Int(flags))
+	c.settle(moved, fd)
+	return moved
 }
 
 // cloneMount is a bind mount of what fd refers to, placed nowhere.
 func (c *compiler) cloneMount(cond launch.Cond, fd launch.Ref, flags int) launch.Ref {
 	return c.CallIf(cond, unix.SYS_OPEN_TREE, launch.Result(fd), c.Str(""),
 		launch.Int(unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|flags))
-}
-
-// attr is what mount_setattr(2) changes.
-type attr struct{ set, clear, propagation uint64 }
-
-func (c *compiler) setAttr(cond launch.Cond, fd launch.Ref, flags int, a attr) {
-	b := append(launch.Uint64(a.set), launch.Uint64(a.clear)...)
-	b = append(append(b, launch.Uint64(a.propagation)...), launch.Uint64(0)...)
-	c.CallIf(cond, unix.SYS_MOUNT_SETATTR, launch.Result(fd), c.Str(""), launch.Int(flags), c.Bytes(b), launch.Int(len(b)))
 }

@@ -38,7 +38,7 @@ func (c *compiler) mountCgroup(dest string, o mountOptions) error {
 		c.moveMount(fd, launch.Result(target), "")
 		c.Call(unix.SYS_CLOSE, launch.Result(target))
 	}
-	c.setAttr(launch.Cond{}, dir, unix.AT_EMPTY_PATH, attr{set: uint64(attrs)})
+	c.setAttr(dir, 0, attr{set: uint64(attrs)})
 	c.placed = append(c.placed, placed{dest: dest, fd: dir})
 	return nil
 }
@@ -63,7 +63,7 @@ func (c *compiler) bindCgroup(dest string, host *cgroup.Host, o mountOptions) er
 	attrs := attr{set: o.here.set | o.below.set}
 	group := func(i int) launch.Ref {
 		fd := c.Call(unix.SYS_OPEN_TREE, launch.Int(atFDCWD), c.Str(dirs[i]), launch.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))
-		c.setAttr(launch.Cond{}, fd, unix.AT_EMPTY_PATH, attrs)
+		c.setAttr(fd, 0, attrs)
 		return fd
 	}
 	if host.Mode() == cgroup.V2 {
@@ -80,7 +80,7 @@ func (c *compiler) bindCgroup(dest string, host *cgroup.Host, o mountOptions) er
 		c.moveMount(group(i), launch.Result(target), "")
 		c.Call(unix.SYS_CLOSE, launch.Result(target))
 	}
-	c.setAttr(launch.Cond{}, dir, unix.AT_EMPTY_PATH, attrs)
+	c.setAttr(dir, 0, attrs)
 	if !own { // in a tree without a place attributes cannot be changed
 		c.place(dir, dest, unix.S_IFDIR|0o755, false)
 	}

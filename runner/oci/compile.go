@@ -44,6 +44,11 @@ type compiler struct {
 	sources map[int]launch.Ref    // mounts of the spec that were opened early
 	nodes   map[string]launch.Ref // and devices, by their path
 	covered map[string]bool       // directories whose owners are mapped where they are
+
+	// Of mounts on kernels without mount_setattr(2); see setAttr.
+	waiting map[launch.Ref][]change // what is to be changed once they have a place
+	settled map[launch.Ref]bool     // which have one
+	below   map[launch.Ref][]string // what is mounted below them
 }
 
 // placed is a filesystem of the kernel's making that is mounted at dest. What is below
@@ -69,7 +74,8 @@ func compile(s *specs.Spec, r Rootfs, o Options) (*launch.Program, error) {
 
 func compileContainer(s *specs.Spec, r Rootfs, o Options) (*launch.Program, error) {
 	c := &compiler{spec: s, process: s.Process, rootfs: r, opts: o, preserve: o.Preserve,
-		sources: map[int]launch.Ref{}, nodes: map[string]launch.Ref{}, covered: map[string]bool{}}
+		sources: map[int]launch.Ref{}, nodes: map[string]launch.Ref{}, covered: map[string]bool{},
+		waiting: map[launch.Ref][]change{}, settled: map[launch.Ref]bool{}, below: map[launch.Ref][]string{}}
 	if err := c.supported(); err != nil {
 		return nil, err
 	}

@@ -46,8 +46,13 @@ func (c *compiler) enterRoot() error {
 		other := c.Differ(ignore(unix.EBUSY), c.stat, c.self, sameFile, unix.EBUSY)
 		c.Fail(launch.Cond{When: other}, unix.EBUSY)
 	}
-	if kind := c.spec.Linux.RootfsPropagation; kind != "" {
-		return c.propagate(c.root, kind) // a shared root could not have been entered
+	if kind := c.spec.Linux.RootfsPropagation; kind != "" { // a shared root could not have been entered
+		if !own {
+			return c.propagate(c.root, kind)
+		}
+		flags, err := propagationFlags(kind)
+		c.Call(unix.SYS_MOUNT, c.Str(""), c.Str("/"), c.Str(""), launch.Int(flags), launch.Int(0))
+		return err
 	}
 	return nil
 }

@@ -32,7 +32,7 @@ func (c *compiler) openMaskDir() {
 	c.Call(unix.SYS_CLOSE, launch.Result(fd))
 }
 
-// protectPaths makes paths read-only, then masks paths, then makes the root read-only.
+// protectPaths makes paths read-only, then the root, then masks paths.
 // Paths that are missing are passed over; everything else that fails is a failure.
 func (c *compiler) protectPaths() error {
 	for _, p := range c.spec.Linux.ReadonlyPaths {
@@ -42,8 +42,19 @@ func (c *compiler) protectPaths() error {
 		c.Note("making %s read-only", p)
 		target := c.existing(p)
 		tree := c.cloneMount(launch.Cond{}, target, unix.AT_RECURSIVE)
-		c.setAttr(launch.Cond{}, tree, unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, attr{set: unix.MOUNT_ATTR_RDONLY})
+		c.below[tree] = c.madeBelow(path.Clean(p))
+		c.setAttr(tree, unix.AT_RECURSIVE, attr{set: unix.MOUNT_ATTR_RDONLY})
 		c.moveMount(tree, launch.Result(target), "")
+	}
+	for _, p := range c.placed {
+		if p.dest == "/dev" && !p.bind && slices.ContainsFunc(c.spec.Mounts, c.lateReadOnly) {
+			c.Note("making /dev read-only")
+			c.setAttr(p.fd, 0, attr{set: unix.MOUNT_ATTR_RDONLY})
+		}
+	}
+	if c.spec.Root.Readonly {
+		c.Note("making the root read-only")
+		c.setAttr(c.root, 0, attr{set: unix.MOUNT_ATTR_RDONLY})
 	}
 	c.openMaskDir()
 	seen := map[string]bool{}
@@ -66,16 +77,6 @@ func (c *compiler) protectPaths() error {
 		cover := c.CallIf(dir, unix.SYS_OPEN_TREE, launch.Int(maskDirs), c.Str(""),
 			launch.Int(unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))
 		c.moveMountIf(dir, cover, launch.Result(target), "")
-	}
-	for _, p := range c.placed {
-		if p.dest == "/dev" && !p.bind && slices.ContainsFunc(c.spec.Mounts, c.lateReadOnly) {
-			c.Note("making /dev read-only")
-			c.setAttr(launch.Cond{}, p.fd, unix.AT_EMPTY_PATH, attr{set: unix.MOUNT_ATTR_RDONLY})
-		}
-	}
-	if c.spec.Root.Readonly {
-		c.Note("making the root read-only")
-		c.setAttr(launch.Cond{}, c.root, unix.AT_EMPTY_PATH, attr{set: unix.MOUNT_ATTR_RDONLY})
 	}
 	return nil
 }

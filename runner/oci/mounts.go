@@ -130,7 +130,7 @@ func (c *compiler) takeMode(fd launch.Ref, dest string, o mountOptions) {
 		attrs &^= unix.MOUNT_ATTR_RDONLY // lateReadOnly
 	}
 	if attrs != 0 {
-		c.setAttr(launch.Cond{}, fd, unix.AT_EMPTY_PATH, attr{set: attrs})
+		c.setAttr(fd, 0, attr{set: attrs})
 	}
 }
 
@@ -151,6 +151,7 @@ func (c *compiler) remount(m specs.Mount, dest string, o mountOptions) error {
 	c.Note("changing the mount on %s", dest)
 	dir, rest := c.base(dest)
 	target := c.openat2(launch.Cond{}, launch.Result(dir), rest, unix.O_PATH, inRoot)
+	c.settled[target] = true
 	c.attributes(target, o)
 	for _, kind := range o.propagation {
 		if err := c.propagate(target, kind); err != nil {
@@ -299,6 +300,11 @@ func (c *compiler) openSource(m specs.Mount, o mountOptions) (fd launch.Ref, err
 	} else {
 		fd = c.Call(unix.SYS_OPEN_TREE, launch.Int(atFDCWD), c.Str(m.Source), launch.Int(flags))
 	}
+	if flags&unix.AT_RECURSIVE != 0 {
+		if err := c.noteBelow(fd, path.Join(m.Source, c.opts.Subpaths[destination(m)])); err != nil {
+			return 0, err
+		}
+	}
 	c.attributes(fd, o)
 	return fd, c.mapIDs(fd, m, o)
 }
@@ -348,10 +354,10 @@ func classify(err error) error {
 // attributes sets the attributes of a mount, first those for the mounts below too.
 func (c *compiler) attributes(fd launch.Ref, o mountOptions) {
 	if o.below != (attr{}) {
-		c.setAttr(launch.Cond{}, fd, unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, o.below)
+		c.setAttr(fd, unix.AT_RECURSIVE, o.below)
 	}
 	if o.here != (attr{}) {
-		c.setAttr(launch.Cond{}, fd, unix.AT_EMPTY_PATH, o.here)
+		c.setAttr(fd, 0, o.here)
 	}
 }
 

@@ -75,7 +75,7 @@ func (c *compiler) openRoot() (err error) {
 	c.Note("opening the root %s", c.rootfs.Path)
 	c.root = c.Call(unix.SYS_OPEN_TREE, launch.Int(atFDCWD), c.Str(c.rootfs.Path),
 		launch.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE))
-	return nil
+	return c.noteBelow(c.root, c.rootfs.Path)
 }
 
 // openNull holds the host's /dev/null, which will cover what is masked, and makes sure it
@@ -88,17 +88,23 @@ func (c *compiler) openNull() {
 	c.Check(launch.Cond{}, launch.Offset(c.stat, statRdev), 8, ^uint64(0), unix.Mkdev(1, 3), unix.ENODEV)
 }
 
-// propagationFlag is the flag of a propagation type; recursive if its name begins with r.
-func propagationFlag(kind string) (uint64, error) {
-	switch strings.TrimPrefix(kind, "r") {
+// propagationFlags are the flags of mount(2) for a propagation type, which is recursive if its
+// name begins with r.
+func propagationFlags(kind string) (uint64, error) {
+	name, recursive := strings.CutPrefix(kind, "r")
+	rec := uint64(0)
+	if recursive {
+		rec = unix.MS_REC
+	}
+	switch name {
 	case "private":
-		return unix.MS_PRIVATE, nil
+		return unix.MS_PRIVATE | rec, nil
 	case "slave":
-		return unix.MS_SLAVE, nil
+		return unix.MS_SLAVE | rec, nil
 	case "shared":
-		return unix.MS_SHARED, nil
+		return unix.MS_SHARED | rec, nil
 	case "unbindable":
-		return unix.MS_UNBINDABLE, nil
+		return unix.MS_UNBINDABLE | rec, nil
 	}
 	return 0, fmt.Errorf("propagation %q: %w", kind, errdefs.ErrInvalidArgument)
 }
@@ -107,20 +113,20 @@ func checkPropagation(kind string) error {
 	if kind == "" {
 		return nil
 	}
-	_, err := propagationFlag(kind)
+	_, err := propagationFlags(kind)
 	return err
 }
 
 // propagate sets the propagation type of a mount, and of those below if it is recursive.
 func (c *compiler) propagate(fd launch.Ref, kind string) error {
-	v, err := propagationFlag(kind)
+	v, err := propagationFlags(kind)
 	if err != nil {
 		return err
 	}
-	flags := unix.AT_EMPTY_PATH
-	if strings.HasPrefix(kind, "r") {
-		flags |= unix.AT_RECURSIVE
+	flags := 0
+	if v&unix.MS_REC != 0 {
+		flags = unix.AT_RECURSIVE
 	}
-	c.setAttr(launch.Cond{}, fd, flags, attr{propagation: v})
+	c.setAttr(fd, flags, attr{propagation: v &^ unix.MS_REC})
 	return nil
 }
