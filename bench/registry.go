@@ -127,14 +127,14 @@ func measureRegistry(ctx context.Context, b *bench) error {
 		if err != nil {
 			return err
 		}
-		if err := c.pushImage("bench/read", "latest", []byte("a small layer")); err != nil {
+		if err := c.pushImage("bench/read", "latest", newSmallImage([]byte("a small layer"))); err != nil {
 			return fmt.Errorf("%s: %w", s.tool, err)
 		}
 		c.Close()
 	}
-	for round := range b.registryRounds() {
+	for round := range 2 * b.registryRounds() {
 		for _, s := range servers {
-			n, _, err := load(ctx, 64, 2*time.Second, []string{s.address}, func(c *httpConn, _, _ int) (float64, error) {
+			n, _, err := load(ctx, 64, time.Second, []string{s.address}, func(c *httpConn, _, _ int) (float64, error) {
 				_, err := c.do("GET", "/v2/bench/read/manifests/latest", "Accept: "+ocispec.MediaTypeImageManifest+"\r\n")
 				return 1, err
 			})
@@ -142,7 +142,7 @@ func measureRegistry(ctx context.Context, b *bench) error {
 				return fmt.Errorf("%s: %w", s.tool, err)
 			}
 			reads.add(s.tool, n)
-			if n, _, err = load(ctx, 64, 3*time.Second, []string{s.address}, pushSmall(round)); err != nil {
+			if n, _, err = load(ctx, 64, 2*time.Second, []string{s.address}, pushSmall(round)); err != nil {
 				return fmt.Errorf("%s: %w", s.tool, err)
 			}
 			pushes.add(s.tool, n)
@@ -168,6 +168,6 @@ func measureRegistry(ctx context.Context, b *bench) error {
 func pushSmall(round int) func(c *httpConn, client, i int) (float64, error) {
 	return func(c *httpConn, client, i int) (float64, error) {
 		layer := bytes.Repeat(fmt.Appendf(nil, "%d %d %d;", round, client, i), 8192/10)
-		return 1, c.pushImage(fmt.Sprintf("bench/push%d", client), "latest", layer)
+		return 1, c.pushImage(fmt.Sprintf("bench/push%d", client), "latest", newSmallImage(layer))
 	}
 }

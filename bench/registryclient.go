@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -164,29 +163,36 @@ func (c *httpConn) pushChunks(repo string, d digest.Digest, chunk int, blob []by
 	return err
 }
 
-// pushImage pushes a one-layer image as a client does: blobs, config, then the manifest.
-func (c *httpConn) pushImage(repo, tag string, layer []byte) error {
-	sum := sha256.Sum256(layer)
+// smallImage is an image of one layer.
+type smallImage struct {
+	blobs    map[digest.Digest][]byte // the layer and the config
+	manifest []byte
+}
+
+func newSmallImage(layer []byte) smallImage {
+	diff := digest.FromBytes(layer)
 	config, _ := json.Marshal(ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"},
-		RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.NewDigestFromBytes(digest.SHA256, sum[:])}}})
-	for _, blob := range [][]byte{layer, config} {
-		if err := c.pushBlob(repo, digest.FromBytes(blob), blob); err != nil {
+		RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{diff}}})
+	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+		Config: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(config), Size: int64(len(config))},
+		Layers: []ocispec.Descriptor{{MediaType: ocispec.MediaTypeImageLayer, Digest: diff, Size: int64(len(layer))}}}
+	manifest, _ := json.Marshal(m)
+	return smallImage{map[digest.Digest][]byte{diff: layer, m.Config.Digest: config}, manifest}
+}
+
+// pushImage pushes an image as a client does: the blobs, then the manifest.
+func (c *httpConn) pushImage(repo, tag string, image smallImage) error {
+	for d, blob := range image.blobs {
+		if err := c.pushBlob(repo, d, blob); err != nil {
 			return err
 		}
 	}
-	return c.putManifest(repo, tag, smallManifest(config, layer))
+	return c.putManifest(repo, tag, image.manifest)
 }
 
 func (c *httpConn) putManifest(repo, reference string, manifest []byte) error {
 	_, err := c.do("PUT", "/v2/"+repo+"/manifests/"+reference, "Content-Type: "+ocispec.MediaTypeImageManifest+"\r\n", manifest)
 	return err
-}
-
-func smallManifest(config, layer []byte) []byte {
-	b, _ := json.Marshal(ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
-		Config: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(config), Size: int64(len(config))},
-		Layers: []ocispec.Descriptor{{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.FromBytes(layer), Size: int64(len(layer))}}})
-	return b
 }
 
 // load runs f from so many clients for a while, each with a connection to one of the addresses.

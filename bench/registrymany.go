@@ -79,21 +79,18 @@ func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 
 
 // seedTags sets tags t000000.. of one image, many with each request, and returns its manifest.
 func seedTags(ctx context.Context, address, repo string, tags int) ([]byte, error) {
-	layer, config := []byte("layer"), []byte("{}")
-	manifest := smallManifest(config, layer)
+	image := newSmallImage([]byte("layer"))
 	const batch = 50
-	return manifest, each(ctx, address, 4, func(c *httpConn, client int) error {
-		for _, blob := range [][]byte{layer, config} {
-			if err := c.pushBlob(repo, digest.FromBytes(blob), blob); err != nil {
-				return err
-			}
+	return image.manifest, each(ctx, address, 4, func(c *httpConn, client int) error {
+		if err := c.pushImage(repo, "t000000", image); err != nil {
+			return err
 		}
 		for from := client * batch; from < tags; from += 4 * batch {
-			reference := digest.FromBytes(manifest).String() + "?"
+			reference := digest.FromBytes(image.manifest).String() + "?"
 			for i := from; i < min(from+batch, tags); i++ {
 				reference += fmt.Sprintf("&tag=t%06d", i)
 			}
-			if err := c.putManifest(repo, reference, manifest); err != nil {
+			if err := c.putManifest(repo, reference, image.manifest); err != nil {
 				return err
 			}
 		}

@@ -89,9 +89,8 @@ func (s *directory) GetManifest(_ context.Context, repo, ref string) (record, er
 	return r, err
 }
 
-// PutManifest implements manifests. The order is: references looked at, the record's bytes to
-// disk, then under the lock its references looked at again and the links made, then the
-// links to disk.
+// PutManifest implements manifests. The order is: the record's bytes to disk, then under the
+// lock its references looked at and the links made, then the links to disk.
 func (s *directory) PutManifest(ctx context.Context, repo string, m manifest, tags []string) error {
 	path := s.recordPath(repo, m.digest)
 	dirs := []string{filepath.Dir(path)}
@@ -106,24 +105,22 @@ func (s *directory) PutManifest(ctx context.Context, repo string, m manifest, ta
 			return err
 		}
 	}
-	err := s.linkManifest(ctx, repo, m, tags, "")
-	if errors.Is(err, errNoRecord) { // it is new: what is pushed again to set a tag is not written again
+	err := errNoRecord
+	if _, missing := lstat(path); missing == nil { // what is pushed again to set a tag is not written again
+		err = s.linkManifest(ctx, repo, m, tags, "")
+	}
+	if errors.Is(err, errNoRecord) {
 		var tmp string
 		if tmp, err = s.writeTemp(encodeHeader(m.digest, m.mediaType, false), m.body); err != nil {
 			return err
 		}
-		defer os.Remove(tmp)
+		defer unix.Unlink(tmp)
 		err = s.linkManifest(ctx, repo, m, tags, tmp)
 	}
 	if err != nil {
 		return err
 	}
-	for _, dir := range dirs {
-		if err := s.sync.dir(dir); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.sync.dirs(dirs)
 }
 
 // errNoRecord says that a manifest is not there and was not brought along.
@@ -148,10 +145,11 @@ func (s *directory) linkManifest(ctx context.Context, repo string, m manifest, t
 			return err
 		}
 	}
+	spare := tmp
 	if tmp != "" {
 		err := os.Link(tmp, path)
 		if errors.Is(err, fs.ErrExist) {
-			err = touch(path)
+			spare, err = "", touch(path)
 		}
 		if err != nil {
 			return err
@@ -159,16 +157,17 @@ func (s *directory) linkManifest(ctx context.Context, repo string, m manifest, t
 	}
 	if m.subject != "" {
 		referrer := s.referrersPath(repo, m.subject) + "/" + flatDigest(m.digest)
-		if err := s.linkRecord(path, referrer); err != nil {
+		if err := s.linkRecord(path, referrer, ""); err != nil {
 			return err
 		}
 	}
 	for _, tag := range tags {
-		link := s.linkRecord
 		if slices.Contains(m.fixed, tag) {
-			link = s.linkFixed
+			err = s.linkFixed(path, s.tagPath(repo, tag))
+		} else {
+			err, spare = s.linkRecord(path, s.tagPath(repo, tag), spare), ""
 		}
-		if err := link(path, s.tagPath(repo, tag)); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -177,13 +176,7 @@ func (s *directory) linkManifest(ctx context.Context, repo string, m manifest, t
 
 // linkFixed is linkRecord for a target that does not change.
 func (s *directory) linkFixed(path, target string) error {
-	err := os.Link(path, target)
-	if errors.Is(err, unix.EMLINK) {
-		if err := s.splitRecord(path); err != nil {
-			return err
-		}
-		err = os.Link(path, target)
-	}
+	err := s.linkOrSplit(path, target)
 	if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
@@ -194,38 +187,34 @@ func (s *directory) linkFixed(path, target string) error {
 	return err
 }
 
-// linkRecord makes target, which may be a link to another record, one to this record.
-func (s *directory) linkRecord(path, target string) error {
+// linkRecord makes target, which may be a link to another record, one to this record. spare is
+// "" or one more name of the record that can go.
+func (s *directory) linkRecord(path, target, spare string) error {
+	if spare == "" {
+		err := s.linkOrSplit(path, target)
+		if !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		spare = s.tempPath()
+		if err := s.linkOrSplit(path, spare); err != nil {
+			return err
+		}
+		// rename(2) does nothing, successfully, to two names of one file.
+		defer unix.Unlink(spare)
+	}
+	return os.Rename(spare, target)
+}
+
+// linkOrSplit is link(2) for a record that may have as many links as there can be.
+func (s *directory) linkOrSplit(path, target string) error {
 	err := os.Link(path, target)
-	if errors.Is(err, unix.EMLINK) {
-		if err := s.splitRecord(path); err != nil {
-			return err
-		}
-		err = os.Link(path, target)
-	}
-	if !errors.Is(err, fs.ErrExist) {
+	if !errors.Is(err, unix.EMLINK) {
 		return err
 	}
-	tmp := s.tempPath()
-	err = os.Link(path, tmp)
-	if errors.Is(err, unix.EMLINK) {
-		if err := s.splitRecord(path); err != nil {
-			return err
-		}
-		err = os.Link(path, tmp)
-	}
-	if err != nil {
+	if err := s.splitRecord(path); err != nil {
 		return err
 	}
-	if err := os.Rename(tmp, target); err != nil {
-		os.Remove(tmp)
-		return err
-	}
-	// rename(2) does nothing, successfully, to two names of one file.
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+	return os.Link(path, target)
 }
 
 // splitRecord puts a new file in the place of a record that has as many links as there can

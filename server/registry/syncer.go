@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // syncer makes names durable: a file that was linked into a directory is found there after
@@ -72,6 +74,15 @@ func (s *syncer) dir(path string) error {
 	}
 	s.mu.Unlock()
 	return err
+}
+
+// dirs is dir for several at once, which share what the file system writes.
+func (s *syncer) dirs(paths []string) error {
+	var others errgroup.Group
+	for _, path := range paths[1:] {
+		others.Go(func() error { return s.dir(path) })
+	}
+	return errors.Join(s.dir(paths[0]), others.Wait())
 }
 
 func syncDir(path string) error {
