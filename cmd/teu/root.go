@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -115,7 +116,7 @@ func execute(ctx context.Context, u *ui.UI, args []string) int {
 	ctx = untilSignal(ctx)
 	root := newRootCommand(a, line.wanted())
 	root.SetArgs(args)
-	return report(u, root.ExecuteContext(ctx))
+	return report(u, cmp.Or(root.ExecuteContext(ctx), u.WriteError()))
 }
 
 func newRootCommand(a *app, commands []command) *cobra.Command {

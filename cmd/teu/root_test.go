@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -39,6 +40,28 @@ func TestWanted(t *testing.T) {
 		}
 		if len(got) != 1 || got[0].name != c.want {
 			t.Errorf("%q: got %d commands, the first %s; want %q", c.args, len(got), got[0].name, c.want)
+		}
+	}
+}
+
+// TestLostResults makes standard output a full disk: a command whose results are lost has failed.
+func TestLostResults(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	for _, args := range [][]string{{"version"}, {"--version"}} {
+		heard, said, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		code := execute(t.Context(), ui.New(os.Stdin, full, said), args)
+		said.Close()
+		text, _ := io.ReadAll(heard)
+		heard.Close()
+		if code != 1 || !strings.Contains(string(text), "no space left on device") {
+			t.Errorf("teu %s: exit code %d, %q", args[0], code, text)
 		}
 	}
 }

@@ -10,11 +10,13 @@
 package ui
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/term"
@@ -27,6 +29,9 @@ type UI struct {
 	Color    bool
 
 	in, out, err *os.File // nil when the stream is not a file
+
+	mu        sync.Mutex
+	unwritten error // the first of Printf and Println
 }
 
 // New returns the UI of a process with these standard streams.
@@ -72,11 +77,34 @@ func (u *UI) Size() (columns, rows int) {
 	return 80, 24
 }
 
-// Printf writes a result.
-func (u *UI) Printf(format string, args ...any) { fmt.Fprintf(u.Out, format, args...) }
+// Printf writes a result. See [UI.WriteError].
+func (u *UI) Printf(format string, args ...any) {
+	_, err := fmt.Fprintf(u.Out, format, args...)
+	u.wrote(err)
+}
 
-// Println writes a result line.
-func (u *UI) Println(args ...any) { fmt.Fprintln(u.Out, args...) }
+// Println writes a result line. See [UI.WriteError].
+func (u *UI) Println(args ...any) {
+	_, err := fmt.Fprintln(u.Out, args...)
+	u.wrote(err)
+}
+
+func (u *UI) wrote(err error) {
+	if err == nil {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.unwritten = cmp.Or(u.unwritten, err)
+}
+
+// WriteError says why a result of Printf or Println was not written, such as on a full disk, or is
+// nil. A command whose results are lost has failed.
+func (u *UI) WriteError() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.unwritten
+}
 
 // Notef writes a line about what is going on, to standard error.
 func (u *UI) Notef(format string, args ...any) { fmt.Fprintf(u.Err, format+"\n", args...) }
