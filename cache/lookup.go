@@ -27,6 +27,15 @@ func CanonicalName(name string) (string, error) {
 	return n.String(), nil
 }
 
+// FullName is CanonicalName with the tag that may stand beside a digest.
+func FullName(name string) (string, error) {
+	n, err := parseUserName(name)
+	if err != nil {
+		return "", err
+	}
+	return n.String(), nil
+}
+
 func parseUserName(name string) (imageName, error) {
 	n, err := parseName(name)
 	if err != nil {
@@ -134,23 +143,28 @@ func (s *Store) byID(ctx context.Context, prefix, what string) (image.Image, err
 }
 
 // ImageID returns the ID of the image a target stands for on this machine: the digest of its config.
-// Of an index without an image for this machine it is the first whose config is there.
 func (s *Store) ImageID(ctx context.Context, target ocispec.Descriptor) (digest.Digest, error) {
+	img, err := s.Resolve(ctx, target)
+	return img.Manifest.Config.Digest, err
+}
+
+// Resolve returns the image a target stands for: the one for this machine, or else the first that is here.
+func (s *Store) Resolve(ctx context.Context, target ocispec.Descriptor) (content.Image, error) {
 	img, err := content.Resolve(ctx, s.Content, target, content.Host())
-	if err == nil {
-		return img.Manifest.Config.Digest, nil
+	if err == nil || !errdefs.IsNotFound(err) || !content.IsIndex(target.MediaType) {
+		return img, err
 	}
-	children, cerr := content.Children(ctx, s.Content, target)
-	if !gone(err) || cerr != nil || !content.IsIndex(target.MediaType) {
-		return "", err
+	children, childrenErr := content.Children(ctx, s.Content, target)
+	if childrenErr != nil {
+		return img, err
 	}
 	for _, d := range children {
 		if content.IsAttestation(d) || !content.IsManifest(d.MediaType) {
 			continue
 		}
-		if img, err := content.Resolve(ctx, s.Content, d, content.Host()); err == nil {
-			return img.Manifest.Config.Digest, nil
+		if other, err := content.Resolve(ctx, s.Content, d, content.Host()); err == nil {
+			return other, nil
 		}
 	}
-	return "", err
+	return img, err
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/image"
+	"github.com/teu-dev/teu/cache/listing"
 	"github.com/teu-dev/teu/registry/archive"
 )
 
@@ -57,12 +58,12 @@ func (l *Library) named(ctx context.Context, ref string) ([]image.Image, error) 
 		if err != nil {
 			return nil, err
 		}
-		all = slices.DeleteFunc(all, func(i image.Image) bool { return repositoryOf(i.Name) != named.Name() })
+		all = slices.DeleteFunc(all, func(i image.Image) bool { return listing.Repository(i.Name) != named.Name() })
 		if len(all) > 0 {
 			return all, nil
 		}
 	}
-	record, err := l.lookup(ctx, ref)
+	record, err := listing.Lookup(ctx, l.Store, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +155,7 @@ func (l *Library) Load(ctx context.Context, r io.Reader, o LoadOptions) ([]Loade
 // unpack has the image of target ready to run, and returns the digest of its config. What is no image is an
 // errdefs.ErrFailedPrecondition.
 func (l *Library) unpack(ctx context.Context, target ocispec.Descriptor) (digest.Digest, error) {
-	img, err := l.resolve(ctx, target)
+	img, err := l.Store.Resolve(ctx, target)
 	if err != nil {
 		return "", err
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/image"
+	"github.com/teu-dev/teu/cache/listing"
 	"github.com/teu-dev/teu/dockerfile"
 )
 
@@ -37,10 +38,10 @@ func (l *Library) Import(ctx context.Context, r io.Reader, o ImportOptions) (dig
 	if o.Name != "" {
 		ref, err := reference.ParseNormalizedNamed(o.Name)
 		if err != nil {
-			return "", worded(errdefs.ErrInvalidArgument, "%q is not a valid repository/tag: %v", o.Name, err)
+			return "", listing.Worded(errdefs.ErrInvalidArgument, "%q is not a valid repository/tag: %v", o.Name, err)
 		}
 		if _, digested := ref.(reference.Digested); digested {
-			return "", worded(errdefs.ErrInvalidArgument, "cannot import digest reference")
+			return "", listing.Worded(errdefs.ErrInvalidArgument, "cannot import digest reference")
 		}
 		name = reference.TagNameOnly(ref).String()
 	}

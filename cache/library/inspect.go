@@ -10,6 +10,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/cache/listing"
 )
 
 // Description is an image in the form of docker's `image inspect` and GET /images/NAME/json.
@@ -45,12 +47,12 @@ type Metadata struct {
 
 // Inspect describes the image that ref means.
 func (l *Library) Inspect(ctx context.Context, ref string) (Description, error) {
-	record, img, err := l.find(ctx, ref)
+	record, img, err := listing.Find(ctx, l.Store, ref)
 	if err != nil {
 		return Description{}, err
 	}
 	id := img.Manifest.Config.Digest
-	sizes := sizer{store: l.Store, known: map[digest.Digest]int64{}}
+	sizes := listing.NewSizer(l.Store)
 	d := Description{
 		ID: id.String(), RepoTags: []string{}, RepoDigests: []string{},
 		Author: img.Config.Author, Architecture: img.Config.Architecture, Variant: img.Config.Variant,
@@ -58,7 +60,7 @@ func (l *Library) Inspect(ctx context.Context, ref string) (Description, error) 
 		RootFS: RootFS{Type: img.Config.RootFS.Type}, Metadata: Metadata{LastTagTime: record.Created},
 		Descriptor: &record.Target,
 	}
-	d.Size, _ = sizes.of(img)
+	d.Size, _ = sizes.Image(img)
 	if img.Config.Created != nil {
 		d.Created = img.Config.Created.Format(time.RFC3339Nano)
 	}
@@ -108,15 +110,15 @@ func (l *Library) addNames(ctx context.Context, d *Description, id digest.Digest
 	if err != nil {
 		return err
 	}
-	at := slices.IndexFunc(all, func(i Image) bool { return i.ID == id })
+	at := slices.IndexFunc(all, func(i listing.Image) bool { return i.ID == id })
 	if at < 0 {
 		return nil
 	}
 	for _, tag := range all[at].Tags {
-		d.RepoTags = append(d.RepoTags, Familiar(tag))
+		d.RepoTags = append(d.RepoTags, listing.Familiar(tag))
 	}
 	for _, name := range all[at].Digests {
-		d.RepoDigests = append(d.RepoDigests, Familiar(name))
+		d.RepoDigests = append(d.RepoDigests, listing.Familiar(name))
 	}
 	return nil
 }
@@ -133,11 +135,11 @@ type Step struct {
 
 // History returns the steps that made an image, the last first.
 func (l *Library) History(ctx context.Context, ref string) ([]Step, error) {
-	_, img, err := l.find(ctx, ref)
+	_, img, err := listing.Find(ctx, l.Store, ref)
 	if err != nil {
 		return nil, err
 	}
-	sizes := sizer{store: l.Store, known: map[digest.Digest]int64{}}
+	sizes := listing.NewSizer(l.Store)
 	var steps []Step
 	layer := 0
 	for _, h := range img.Config.History {
@@ -146,13 +148,13 @@ func (l *Library) History(ctx context.Context, ref string) ([]Step, error) {
 			s.Created = *h.Created
 		}
 		if !h.EmptyLayer && layer < len(img.Manifest.Layers) {
-			s.Size = sizes.layer(img, layer)
+			s.Size = sizes.Layer(img, layer)
 			layer++
 		}
 		steps = append(steps, s)
 	}
 	for ; layer < len(img.Manifest.Layers); layer++ { // tools that write no history
-		steps = append(steps, Step{ID: "<missing>", Size: sizes.layer(img, layer)})
+		steps = append(steps, Step{ID: "<missing>", Size: sizes.Layer(img, layer)})
 	}
 	slices.Reverse(steps)
 	if len(steps) == 0 {

@@ -22,6 +22,7 @@ import (
 	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/image"
+	"github.com/teu-dev/teu/cache/listing"
 	"github.com/teu-dev/teu/registry"
 	server "github.com/teu-dev/teu/server/registry"
 	"github.com/teu-dev/teu/test/privilege"
@@ -113,7 +114,7 @@ func name(t testing.TB, l *Library, target ocispec.Descriptor, names ...string) 
 
 func idOf(t *testing.T, l *Library, ref string) digest.Digest {
 	t.Helper()
-	_, img, err := l.find(t.Context(), ref)
+	_, img, err := listing.Find(t.Context(), l.Store, ref)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +137,7 @@ func tags(t *testing.T, l *Library, filters ...string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := ParseFilters(filters)
+	f, err := listing.ParseFilters(filters)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +147,7 @@ func tags(t *testing.T, l *Library, filters ...string) []string {
 	out := []string{}
 	for _, img := range all {
 		for _, tag := range img.Tags {
-			out = append(out, Familiar(tag))
+			out = append(out, listing.Familiar(tag))
 		}
 		if img.Dangling() {
 			out = append(out, "<none> "+img.Labels["files"])
@@ -189,7 +190,7 @@ func TestListAndFilter(t *testing.T) {
 			t.Errorf("%v: %s", tt.filters, diff)
 		}
 	}
-	if _, err := ParseFilters([]string{"colour=red"}); !errdefs.IsInvalidArgument(err) {
+	if _, err := listing.ParseFilters([]string{"colour=red"}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("unknown filter: %v", err)
 	}
 }
@@ -260,14 +261,14 @@ func TestRemove(t *testing.T) {
 		}
 	}
 	remove("nosuch", false, nil, "No such image: nosuch:latest")
-	remove(ShortID(id), false, nil, "image is referenced in multiple repositories")
+	remove(listing.ShortID(id), false, nil, "image is referenced in multiple repositories")
 	remove("x:1", false, []Removal{{Untagged: "x:1"}}, "")
 
 	users = []Container{{ID: strings.Repeat("c", 64), Image: id}}
-	remove("registry.example/x:2", false, nil, "container cccccccccccc is using its referenced image "+ShortID(id))
-	remove(ShortID(id), false, nil, "(must be forced) - image is being used by stopped container cccccccccccc")
+	remove("registry.example/x:2", false, nil, "container cccccccccccc is using its referenced image "+listing.ShortID(id))
+	remove(listing.ShortID(id), false, nil, "(must be forced) - image is being used by stopped container cccccccccccc")
 	users[0].Running = true
-	remove(ShortID(id), true, nil, "(cannot be forced) - image is being used by running container cccccccccccc")
+	remove(listing.ShortID(id), true, nil, "(cannot be forced) - image is being used by running container cccccccccccc")
 	remove("registry.example/x:2", true, []Removal{{Untagged: "registry.example/x:2"}}, "")
 	if diff := cmp.Diff([]string{"<none> a"}, tags(t, l)); diff != "" {
 		t.Errorf("an image in use has vanished: %s", diff)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cache/image"
+	"github.com/teu-dev/teu/cache/listing"
 )
 
 // Removal is one thing Remove or Prune did; one of its fields is set.
@@ -27,7 +28,7 @@ type RemoveOptions struct {
 // Remove takes a name from an image, and with its last name the image. An ID means the
 // image with all its names. What nothing else needs is collected before Remove returns.
 func (l *Library) Remove(ctx context.Context, ref string, o RemoveOptions) ([]Removal, error) {
-	record, err := l.lookup(ctx, ref)
+	record, err := listing.Lookup(ctx, l.Store, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -39,13 +40,13 @@ func (l *Library) Remove(ctx context.Context, ref string, o RemoveOptions) ([]Re
 	if err != nil {
 		return nil, err
 	}
-	victims := img.records
+	victims := img.Records
 	if named := namedBy(record, ref); named {
-		victims = []image.Image{record}
-		last := len(img.records) == 1
+		victims = []*image.Image{&record}
+		last := len(img.Records) == 1
 		if last && len(using) > 0 && !o.Force {
-			return nil, worded(errdefs.ErrConflict, "conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s",
-				ref, short(using[0].ID), ShortID(img.ID))
+			return nil, listing.Worded(errdefs.ErrConflict, "conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s",
+				ref, short(using[0].ID), listing.ShortID(img.ID))
 		}
 	} else if err := removable(img, using, o); err != nil {
 		return nil, err
@@ -71,25 +72,25 @@ func namedBy(record image.Image, ref string) bool {
 }
 
 // removable is docker's rule for removing an image by its ID.
-func removable(img Image, using []Container, o RemoveOptions) error {
+func removable(img listing.Image, using []Container, o RemoveOptions) error {
 	repositories := map[string]bool{}
 	for _, d := range img.Digests {
-		repositories[repositoryOf(d)] = true
+		repositories[listing.Repository(d)] = true
 	}
 	for _, c := range using {
 		if c.Running {
-			return worded(errdefs.ErrConflict, "conflict: unable to delete %s (cannot be forced) - image is being used by running container %s",
-				ShortID(img.ID), short(c.ID))
+			return listing.Worded(errdefs.ErrConflict, "conflict: unable to delete %s (cannot be forced) - image is being used by running container %s",
+				listing.ShortID(img.ID), short(c.ID))
 		}
 	}
 	switch {
 	case o.Force:
 	case len(repositories) > 1, len(img.Tags) > 1:
-		return worded(errdefs.ErrConflict, "conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories",
-			ShortID(img.ID))
+		return listing.Worded(errdefs.ErrConflict, "conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories",
+			listing.ShortID(img.ID))
 	case len(using) > 0:
-		return worded(errdefs.ErrConflict, "conflict: unable to delete %s (must be forced) - image is being used by stopped container %s",
-			ShortID(img.ID), short(using[0].ID))
+		return listing.Worded(errdefs.ErrConflict, "conflict: unable to delete %s (must be forced) - image is being used by stopped container %s",
+			listing.ShortID(img.ID), short(using[0].ID))
 	}
 	return nil
 }
@@ -97,13 +98,13 @@ func removable(img Image, using []Container, o RemoveOptions) error {
 func short(id string) string { return id[:min(12, len(id))] }
 
 // imageOf returns the image that record is about, with all its records.
-func (l *Library) imageOf(ctx context.Context, record image.Image) (Image, error) {
+func (l *Library) imageOf(ctx context.Context, record image.Image) (listing.Image, error) {
 	all, err := l.All(ctx)
 	if err != nil {
-		return Image{}, err
+		return listing.Image{}, err
 	}
 	for _, img := range all {
-		for _, r := range img.records {
+		for _, r := range img.Records {
 			if r.Name == record.Name && r.Target.Digest == record.Target.Digest {
 				return img, nil
 			}
@@ -111,13 +112,13 @@ func (l *Library) imageOf(ctx context.Context, record image.Image) (Image, error
 	}
 	// The manifest of an index was named by its digest: the record is the index's.
 	for _, img := range all {
-		for _, r := range img.records {
+		for _, r := range img.Records {
 			if r.Name == record.Name {
 				return img, nil
 			}
 		}
 	}
-	return Image{}, noSuchImage(record.Name)
+	return listing.Image{}, listing.NoSuchImage(record.Name)
 }
 
 func (l *Library) users(ctx context.Context, id digest.Digest) ([]Container, error) {
@@ -126,21 +127,21 @@ func (l *Library) users(ctx context.Context, id digest.Digest) ([]Container, err
 	}
 	all, err := l.Containers(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("looking for containers of image %s: %w", ShortID(id), err)
+		return nil, fmt.Errorf("looking for containers of image %s: %w", listing.ShortID(id), err)
 	}
 	return slices.DeleteFunc(all, func(c Container) bool { return c.Image != id }), nil
 }
 
 // forget removes records of an image. If they are all it has and containers use it, it
 // stays as a dangling image, so that it remains visible what takes the space.
-func (l *Library) forget(ctx context.Context, img Image, records []image.Image, used bool) ([]Removal, error) {
+func (l *Library) forget(ctx context.Context, img listing.Image, records []*image.Image, used bool) ([]Removal, error) {
 	var out []Removal
-	gone := len(records) == len(img.records)
+	gone := len(records) == len(img.Records)
 	for _, r := range records {
 		if r.Name == "" && used {
 			continue
 		}
-		err := l.Store.Images.DeleteRecord(ctx, r)
+		err := l.Store.Images.DeleteRecord(ctx, *r)
 		if errdefs.IsNotFound(err) {
 			continue // another process removed it, or gave the name to another image
 		}
@@ -148,7 +149,7 @@ func (l *Library) forget(ctx context.Context, img Image, records []image.Image, 
 			return out, err
 		}
 		if r.Name != "" {
-			out = append(out, Removal{Untagged: Familiar(r.Name)})
+			out = append(out, Removal{Untagged: listing.Familiar(r.Name)})
 			l.tell("untag", img.ID, img.ID.String(), img.Labels)
 		}
 	}
@@ -165,7 +166,7 @@ func (l *Library) forget(ctx context.Context, img Image, records []image.Image, 
 // PruneOptions choose what Prune removes.
 type PruneOptions struct {
 	All     bool // also images with names
-	Filters Filters
+	Filters listing.Filters
 }
 
 // Prune removes the images that no container uses and that have no name or, with All,
@@ -192,7 +193,7 @@ func (l *Library) Prune(ctx context.Context, o PruneOptions) (removed []Removal,
 		if used[img.ID] || (!o.All && !img.Dangling()) {
 			continue
 		}
-		done, err := l.forget(ctx, img, img.records, false)
+		done, err := l.forget(ctx, img, img.Records, false)
 		removed = append(removed, done...)
 		if err != nil {
 			return removed, 0, err

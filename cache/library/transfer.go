@@ -14,6 +14,7 @@ import (
 	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/image"
+	"github.com/teu-dev/teu/cache/listing"
 	"github.com/teu-dev/teu/registry"
 )
 
@@ -55,7 +56,7 @@ func (l *Library) Pull(ctx context.Context, ref reference.Named, o PullOptions) 
 		}
 		// A tag without an index has no choice to give, but who asks for a platform means it.
 		if o.Platform != nil && content.MatchPlatform(*o.Platform, img.Platform()) == 0 {
-			return worded(errdefs.ErrNotFound, "the image is for %s, not for %s",
+			return listing.Worded(errdefs.ErrNotFound, "the image is for %s, not for %s",
 				content.PlatformString(img.Platform()), content.PlatformString(*o.Platform))
 		}
 		return l.Store.Images.Put(ctx, image.Image{Name: ref.String(), Target: result.Target})
@@ -96,7 +97,7 @@ func (l *Library) Push(ctx context.Context, ref reference.NamedTagged, o PushOpt
 	err := l.pinned(ctx, func() error {
 		record, err := l.Store.Images.Get(ref.String())
 		if errdefs.IsNotFound(err) {
-			return worded(errdefs.ErrNotFound, "An image does not exist locally with the tag: %s", reference.FamiliarName(ref))
+			return listing.Worded(errdefs.ErrNotFound, "An image does not exist locally with the tag: %s", reference.FamiliarName(ref))
 		}
 		if err != nil {
 			return err
@@ -164,7 +165,7 @@ func (p *push) run(ctx context.Context, target ocispec.Descriptor) (Pushed, erro
 	if err != nil || whole {
 		return Pushed{Target: target}, err
 	}
-	img, err := p.library.resolve(ctx, target)
+	img, err := p.library.Store.Resolve(ctx, target)
 	if err != nil {
 		return Pushed{}, err
 	}
@@ -216,7 +217,7 @@ func (l *Library) mountSources(ctx context.Context, ref reference.Named) func(di
 			if err != nil || reference.Domain(named) != reference.Domain(ref) || named.Name() == ref.Name() {
 				continue
 			}
-			img, err := l.resolve(ctx, r.Target)
+			img, err := l.Store.Resolve(ctx, r.Target)
 			if err != nil {
 				continue
 			}

@@ -7,11 +7,12 @@ import (
 
 	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cache/content"
+	"github.com/teu-dev/teu/cache/listing"
 )
 
 // ImageUsage is an image and what of its size is its alone.
 type ImageUsage struct {
-	Image
+	listing.Image
 	cache.Part
 	Containers int
 }
@@ -36,7 +37,7 @@ func (l *Library) Usage(ctx context.Context) ([]ImageUsage, error) {
 	list := make([]ImageUsage, len(all))
 	for i, img := range all {
 		list[i] = ImageUsage{Image: img, Containers: users[img.ID]}
-		if r, err := l.resolve(ctx, img.records[0].Target); err == nil { // else nothing of it is here
+		if r, err := l.Store.Resolve(ctx, img.Records[0].Target); err == nil { // else nothing of it is here
 			resolved[i] = r
 		}
 	}

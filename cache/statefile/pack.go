@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/containerd/errdefs"
 )
@@ -49,29 +50,33 @@ func Unpack(path string) (*Unpacker, error) {
 		return nil, err
 	}
 	defer f.Close()
-	data, err := readSized(f)
-	if err != nil {
-		return nil, err
-	}
-	end := len(data) - 4
-	if end < len(packedMagic) || string(data[:len(packedMagic)]) != packedMagic ||
-		binary.LittleEndian.Uint32(data[end:]) != crc32.ChecksumIEEE(data[len(packedMagic):end]) {
-		return nil, fmt.Errorf("%s is damaged: %w", path, errdefs.ErrDataLoss)
-	}
-	return &Unpacker{rest: string(data[len(packedMagic):end])}, nil
-}
-
-func readSized(f *os.File) ([]byte, error) {
 	fi, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
 	if fi.Size() > maxPacked {
-		return nil, fmt.Errorf("%s has more than %d bytes: %w", f.Name(), maxPacked, errdefs.ErrResourceExhausted)
+		return nil, fmt.Errorf("%s has more than %d bytes: %w", path, maxPacked, errdefs.ErrResourceExhausted)
 	}
-	data := make([]byte, fi.Size())
-	_, err = io.ReadFull(f, data)
-	return data, err
+	// The values are in memory once: to touch its pages is most of what a large file costs.
+	var data strings.Builder
+	data.Grow(int(fi.Size()))
+	sum := crc32.NewIEEE()
+	_, err = io.CopyN(&data, f, int64(len(packedMagic)))
+	if err == nil {
+		_, err = io.CopyN(io.MultiWriter(&data, sum), f, max(0, fi.Size()-int64(len(packedMagic)+sum.Size())))
+	}
+	if err == nil {
+		_, err = io.CopyN(&data, f, int64(sum.Size()))
+	}
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	values, magic := strings.CutPrefix(data.String(), packedMagic)
+	values, whole := strings.CutSuffix(values, string(binary.LittleEndian.AppendUint32(nil, sum.Sum32())))
+	if err != nil || !magic || !whole {
+		return nil, fmt.Errorf("%s is damaged: %w", path, errdefs.ErrDataLoss)
+	}
+	return &Unpacker{rest: values}, nil
 }
 
 // More says whether there are values left.

@@ -16,7 +16,6 @@ func commands() []command {
 			{"build", newBuildCommand},
 			{"pull", newPullCommand},
 			{"push", newPushCommand},
-			{"images", newImagesCommand},
 			{"rmi", newRmiCommand},
 			{"tag", newTagCommand},
 			{"history", newHistoryCommand},

@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/teu-dev/teu/cache/library"
+	"github.com/teu-dev/teu/cache/listing"
 	"github.com/teu-dev/teu/runner/keeper"
 )
 
@@ -92,7 +92,7 @@ func images(ctx context.Context, a *app) (list []string) {
 		return nil
 	}
 	for _, r := range all {
-		if name := library.Familiar(r.Name); !strings.Contains(name, "@") {
+		if name := listing.Familiar(r.Name); !strings.Contains(name, "@") {
 			list = append(list, name, strings.TrimSuffix(name, ":latest"))
 		}
 	}

@@ -30,8 +30,8 @@ var layers = map[string]int{
 
 	"cache/result": 2, "runner/oci": 2, "registry/transfer": 2, "registry/manifestlist": 2,
 	"cache": 3, "runner/keeper": 3, "cmd/teu-keeper": 3, "cmd/teu-outlet": 1, "cmd/teu/pack": 0,
-	"build/op": 4, "build/export": 4, "runner": 4, "runner/bundle": 4, "cache/library": 4,
-	"build": 5, "build/remotecache": 3, "runner/cdi": 2, "runner/inspect": 5,
+	"build/op": 4, "build/export": 4, "runner": 4, "runner/bundle": 4, "cache/listing": 4,
+	"cache/library": 5, "build": 5, "build/remotecache": 3, "runner/cdi": 2, "runner/inspect": 5,
 	"server/engine": 6,
 	"cmd/teu/ui":    6,
 	"cmd/teu":       7,

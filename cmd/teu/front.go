@@ -35,7 +35,7 @@ var wholeELF string
 
 // commands lists what the front does by itself.
 func commands() []command {
-	return append(shortCommands(), command{"container", newFrontContainerCommand})
+	return append(shortCommands(), command{"container", newFrontContainerCommand}, command{"image", newFrontImageCommand})
 }
 
 // newFrontContainerCommand has what keepers execute of the group; its user gets the whole.
@@ -45,13 +45,22 @@ func newFrontContainerCommand(a *app) *cobra.Command {
 	return cmd
 }
 
+func newFrontImageCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{Use: "image"}
+	cmd.AddCommand(newImageLsCommand(a))
+	return cmd
+}
+
 // handsOver says that the arguments are for the whole of teu.
 func (l commandLine) handsOver() bool {
 	if len(l.words) == 0 {
 		return true
 	}
-	if l.words[0] == "container" {
+	switch l.words[0] {
+	case "container":
 		return len(l.words) < 2 || l.words[1] != "finish"
+	case "image":
+		return len(l.words) < 2 || l.words[1] != "ls" && l.words[1] != "list"
 	}
 	_, mine := named(commands(), l.words[0])
 	return !mine || l.wantsCDI()

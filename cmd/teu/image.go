@@ -9,11 +9,10 @@ import (
 // newImageCommand groups what there is about images, as docker does.
 func newImageCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: "image", Short: "Manage images"}
-	ls, rm := newImagesCommand(a), newRmiCommand(a)
-	ls.Use, ls.Aliases = "ls [OPTIONS] [REPOSITORY[:TAG]]", []string{"list"}
+	rm := newRmiCommand(a)
 	rm.Use, rm.Aliases = "rm [OPTIONS] IMAGE [IMAGE...]", []string{"rmi", "remove"}
 	cmd.AddCommand(
-		newBuildCommand(a), newHistoryCommand(a), newImportCommand(a), newImageInspectCommand(a), newLoadCommand(a), ls,
+		newBuildCommand(a), newHistoryCommand(a), newImportCommand(a), newImageInspectCommand(a), newLoadCommand(a), newImageLsCommand(a),
 		newImagePruneCommand(a), newPullCommand(a), newPushCommand(a), rm, newSaveCommand(a), newTagCommand(a),
 	)
 	return cmd

@@ -1,18 +1,15 @@
-//go:build !front
-
 package main
 
 import (
 	"context"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
-	"github.com/teu-dev/teu/cache/library"
+	"github.com/teu-dev/teu/cache/listing"
 	"github.com/teu-dev/teu/cmd/teu/ui"
 )
 
@@ -43,6 +40,12 @@ func newImagesCommand(a *app) *cobra.Command {
 	return cmd
 }
 
+func newImageLsCommand(a *app) *cobra.Command {
+	cmd := newImagesCommand(a)
+	cmd.Use, cmd.Aliases = "ls [OPTIONS] [REPOSITORY[:TAG]]", []string{"list"}
+	return cmd
+}
+
 func imagesTable(digests bool) ui.Table {
 	t := ui.Table{
 		Fields: []ui.Field{
@@ -60,150 +63,93 @@ func imagesTable(digests bool) ui.Table {
 }
 
 func listImages(ctx context.Context, a *app, f imagesFlags, args []string) error {
-	filters, err := library.ParseFilters(f.filters)
+	filters, err := listing.ParseFilters(f.filters)
 	if err != nil {
 		return err
 	}
 	if len(args) > 0 {
 		filters["reference"] = append(filters["reference"], args[0])
 	}
-	lib, err := a.library()
+	store, err := a.store()
 	if err != nil {
 		return err
 	}
-	images, err := lib.All(ctx)
+	images, err := listing.All(ctx, store)
 	if err != nil {
 		return err
 	}
-	if images, err = lib.Select(ctx, images, filters); err != nil {
+	if images, err = listing.Select(ctx, store, images, filters); err != nil {
 		return err
 	}
 	if !f.all && len(filters["dangling"]) == 0 {
-		images = slices.DeleteFunc(images, library.Image.Dangling)
+		images = slices.DeleteFunc(images, listing.Image.Dangling)
 	}
-	var rows []ui.Row
-	for _, img := range images {
-		rows = append(rows, imageRows(img, f)...)
-	}
-	if f.quiet {
+	if f.quiet && (f.format == "" || f.format == "table") {
 		f.format = "{{.ID}}"
 	}
-	return a.ui.List(imagesTable(f.digests), f.format, rows)
+	return a.ui.ListEach(imagesTable(f.digests), f.format, func(yield func(ui.Row) bool) {
+		row := ui.Row{}
+		for _, img := range images {
+			if !imageRows(img, f, row, yield) {
+				return
+			}
+		}
+	})
 }
 
-// imageRows returns a row for every name of an image.
-func imageRows(img library.Image, f imagesFlags) []ui.Row {
-	id := img.ID.String()
-	if !f.noTrunc {
-		id = library.ShortID(img.ID)
-	}
+// imageRows gives yield a row for every name of an image, which is row each time. It says whether yield wants more.
+func imageRows(img listing.Image, f imagesFlags, row ui.Row, yield func(ui.Row) bool) (more bool) {
 	created := time.Unix(img.Created.Unix(), 0) // as docker tells it
-	since, size := "N/A", units.HumanSizeWithPrecision(float64(img.Size), 3)
-	if created.Unix() > 0 {
-		since = ago(created)
+	row["ID"], row["CreatedSince"], row["CreatedAt"] = img.ID.String(), "N/A", ""
+	row["Size"] = units.HumanSizeWithPrecision(float64(img.Size), 3)
+	row["Containers"], row["SharedSize"], row["UniqueSize"] = "N/A", "N/A", "N/A"
+	if !f.noTrunc {
+		row["ID"] = listing.ShortID(img.ID)
 	}
-	named := func(name, tag, digest string) ui.Row {
-		return ui.Row{
-			"Repository": name, "Tag": tag, "Digest": digest, "ID": id, "CreatedSince": since, "CreatedAt": created.String(), "Size": size,
-			"Containers": "N/A", "SharedSize": "N/A", "UniqueSize": "N/A",
-		}
+	if created.Unix() > 0 {
+		row["CreatedSince"] = ago(created)
+	}
+	if f.format != "" && f.format != "{{.ID}}" { // it takes long to make, and neither list shows it
+		row["CreatedAt"] = created.String()
 	}
 	withDigest := f.digests || strings.Contains(f.format, ".Digest") || f.format == "json"
-	digests := map[string]string{} // by repository
-	for _, d := range img.Digests {
-		name, digest, _ := strings.Cut(library.Familiar(d), "@")
-		digests[name] = digest
-	}
-	rows := make([]ui.Row, 0, len(img.Tags))
-	seen := map[string]bool{}
+	var seen []string // repositories
 	for _, tag := range img.Tags {
-		familiar := library.Familiar(tag)
+		familiar := listing.Familiar(tag)
 		at := strings.LastIndexByte(familiar, ':')
-		name, digest := familiar[:at], "<none>"
-		seen[name] = true
-		if withDigest && digests[name] != "" {
-			digest = digests[name]
+		row["Repository"], row["Tag"], row["Digest"] = familiar[:at], familiar[at+1:], "<none>"
+		seen = append(seen, familiar[:at])
+		if digest := digestIn(img, familiar[:at]); withDigest && digest != "" {
+			row["Digest"] = digest
 		}
-		rows = append(rows, named(name, familiar[at+1:], digest))
+		if !yield(row) {
+			return false
+		}
 	}
 	for _, d := range img.Digests {
-		if name, digest, _ := strings.Cut(library.Familiar(d), "@"); !seen[name] {
-			seen[name] = true
-			rows = append(rows, named(name, "<none>", digest))
+		name, digest, _ := strings.Cut(listing.Familiar(d), "@")
+		if slices.Contains(seen, name) {
+			continue
+		}
+		seen = append(seen, name)
+		row["Repository"], row["Tag"], row["Digest"] = name, "<none>", digest
+		if !yield(row) {
+			return false
 		}
 	}
-	if len(rows) == 0 {
-		rows = append(rows, named("<none>", "<none>", "<none>"))
+	if len(seen) > 0 {
+		return true
 	}
-	return rows
+	row["Repository"], row["Tag"], row["Digest"] = "<none>", "<none>", "<none>"
+	return yield(row)
 }
 
-func newHistoryCommand(a *app) *cobra.Command {
-	var quiet, noTrunc, human bool
-	var format string
-	cmd := &cobra.Command{
-		Use:   "history [OPTIONS] IMAGE",
-		Short: "Show how an image was made",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			lib, err := a.library()
-			if err != nil {
-				return err
-			}
-			steps, err := lib.History(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			var rows []ui.Row
-			for _, s := range steps {
-				rows = append(rows, historyRow(s, human, noTrunc))
-			}
-			if quiet {
-				format = "{{.ID}}"
-			}
-			return a.ui.List(historyTable(human), format, rows)
-		},
+// digestIn returns the last digest that an image has in a repository, or "".
+func digestIn(img listing.Image, repository string) string {
+	for _, d := range slices.Backward(img.Digests) {
+		if digest, ok := strings.CutPrefix(listing.Familiar(d), repository+"@"); ok {
+			return digest
+		}
 	}
-	f := cmd.Flags()
-	f.BoolVarP(&human, "human", "H", true, "sizes and times for people")
-	f.BoolVarP(&quiet, "quiet", "q", false, "IDs only")
-	f.BoolVar(&noTrunc, "no-trunc", false, "do not shorten")
-	f.StringVar(&format, "format", "", "table, json or a template")
-	return cmd
-}
-
-func historyTable(human bool) ui.Table {
-	t := ui.Table{
-		Fields: []ui.Field{
-			{Name: "ID", Header: "IMAGE"}, {Name: "CreatedSince", Header: "CREATED"}, {Name: "CreatedAt", Header: "CREATED AT"},
-			{Name: "CreatedBy", Header: "CREATED BY"}, {Name: "Size", Header: "SIZE"}, {Name: "Comment", Header: "COMMENT"},
-		},
-		Default: []string{"ID", "CreatedSince", "CreatedBy", "Size", "Comment"},
-	}
-	if !human {
-		t.Default[1] = "CreatedAt"
-	}
-	return t
-}
-
-func historyRow(s library.Step, human, noTrunc bool) ui.Row {
-	id, by := s.ID, strings.ReplaceAll(s.CreatedBy, "\t", " ")
-	if hex, ok := strings.CutPrefix(id, "sha256:"); ok && !noTrunc {
-		id = hex[:12]
-	}
-	if !noTrunc {
-		by = ellipsis(by, 45)
-	}
-	row := ui.Row{
-		"ID": id, "CreatedBy": by, "Comment": s.Comment,
-		"CreatedAt": s.Created.Local().Format(time.RFC3339), "CreatedSince": "N/A",
-		"Size": units.HumanSizeWithPrecision(float64(s.Size), 3),
-	}
-	if s.Created.Year() > 2000 { // builds without a clock say 1970 or 1980
-		row["CreatedSince"] = ago(s.Created)
-	}
-	if !human {
-		row["Size"], row["CreatedSince"] = strconv.FormatInt(s.Size, 10), row["CreatedAt"]
-	}
-	return row
+	return ""
 }

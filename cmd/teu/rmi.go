@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/teu-dev/teu/cache/library"
+	"github.com/teu-dev/teu/cache/listing"
 )
 
 func newRmiCommand(a *app) *cobra.Command {
@@ -79,7 +80,7 @@ func newImagePruneCommand(a *app) *cobra.Command {
 }
 
 func pruneImages(ctx context.Context, a *app, f pruneImagesFlags) error {
-	filters, err := library.ParseFilters(f.filters)
+	filters, err := listing.ParseFilters(f.filters)
 	if err != nil {
 		return err
 	}

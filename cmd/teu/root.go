@@ -41,6 +41,7 @@ func shortCommands() []command {
 		{"unpause", newUnpauseCommand},
 		{"rename", newRenameCommand},
 		{"inspect", newInspectCommand},
+		{"images", newImagesCommand},
 		{"stats", newStatsCommand},
 		{"oci", newOCICommand},
 		{"version", newVersionCommand},

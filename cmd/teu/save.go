@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/teu-dev/teu/cache/library"
+	"github.com/teu-dev/teu/cache/listing"
 )
 
 func newSaveCommand(a *app) *cobra.Command {
@@ -125,7 +126,7 @@ func load(ctx context.Context, a *app, input string, quiet bool) error {
 			a.ui.Println("Loaded image ID:", img.ID)
 		}
 		for _, name := range img.Names {
-			a.ui.Println("Loaded image:", library.Familiar(name))
+			a.ui.Println("Loaded image:", listing.Familiar(name))
 		}
 	}
 	return nil

@@ -21,6 +21,7 @@ import (
 
 	"github.com/teu-dev/teu/build"
 	"github.com/teu-dev/teu/cache/library"
+	"github.com/teu-dev/teu/cache/listing"
 	"github.com/teu-dev/teu/cmd/teu/ui"
 	"github.com/teu-dev/teu/runner"
 	"github.com/teu-dev/teu/runner/cgroup"
@@ -109,7 +110,7 @@ func systemPrune(ctx context.Context, a *app, f pruneFlags) error {
 	if err != nil {
 		return err
 	}
-	ofImages, err := library.ParseFilters(f.filters)
+	ofImages, err := listing.ParseFilters(f.filters)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strconv"
 
 	"github.com/docker/go-units"
@@ -210,11 +211,12 @@ func (u *diskUsage) printAll(a *app, format string) error {
 
 func (u *diskUsage) imageRows() (rows []ui.Row) {
 	for _, img := range u.images {
-		for _, row := range imageRows(img.Image, imagesFlags{}) {
+		imageRows(img.Image, imagesFlags{format: "all"}, ui.Row{}, func(row ui.Row) bool {
 			row["SharedSize"], row["UniqueSize"] = units.HumanSize(float64(img.Shared)), units.HumanSize(float64(img.Unique))
 			row["Containers"] = strconv.Itoa(img.Containers)
-			rows = append(rows, row)
-		}
+			rows = append(rows, maps.Clone(row))
+			return true
+		})
 	}
 	return rows
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/teu-dev/teu/build"
 	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cache/library"
+	"github.com/teu-dev/teu/cache/listing"
 	"github.com/teu-dev/teu/registry"
 	"github.com/teu-dev/teu/runner"
 	"github.com/teu-dev/teu/runner/event"
@@ -112,8 +113,8 @@ type Volumes interface {
 
 // Images are the images of this machine.
 type Images interface {
-	All(ctx context.Context) ([]library.Image, error)
-	Select(ctx context.Context, images []library.Image, f library.Filters) ([]library.Image, error)
+	All(ctx context.Context) ([]listing.Image, error)
+	Select(ctx context.Context, images []listing.Image, f listing.Filters) ([]listing.Image, error)
 	Inspect(ctx context.Context, ref string) (library.Description, error)
 	History(ctx context.Context, ref string) ([]library.Step, error)
 	Pull(ctx context.Context, ref reference.Named, o library.PullOptions) (library.Pulled, error)

@@ -19,7 +19,7 @@ import (
 	"github.com/teu-dev/teu/build"
 	"github.com/teu-dev/teu/build/op"
 	"github.com/teu-dev/teu/build/solver"
-	"github.com/teu-dev/teu/cache/library"
+	"github.com/teu-dev/teu/cache/listing"
 	"github.com/teu-dev/teu/dockerfile"
 )
 
@@ -60,15 +60,15 @@ func (s *Server) build(w http.ResponseWriter, r *request) error {
 	if printer.quiet {
 		return p.send(streamText(id + "\n"))
 	}
-	p.send(streamText("Successfully built " + library.ShortID(res.Config) + "\n"))
+	p.send(streamText("Successfully built " + listing.ShortID(res.Config) + "\n"))
 	for _, n := range res.Names {
 		p.send(streamText("Successfully tagged " + taggedName(n) + "\n"))
-		s.tell("tag", id, library.Familiar(n))
+		s.tell("tag", id, listing.Familiar(n))
 	}
 	return nil
 }
 
-func taggedName(canonical string) string { return library.Familiar(canonical) }
+func taggedName(canonical string) string { return listing.Familiar(canonical) }
 
 func (s *Server) cancelBuild(w http.ResponseWriter, r *request) error {
 	id := r.param("id")

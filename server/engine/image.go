@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/teu-dev/teu/cache/library"
+	"github.com/teu-dev/teu/cache/listing"
 	"github.com/teu-dev/teu/runner/inspect"
 )
 
@@ -63,7 +64,7 @@ func (s *Server) listImages(w http.ResponseWriter, r *request) error {
 	return writeJSON(w, http.StatusOK, list)
 }
 
-func summaryOf(i library.Image) image.Summary {
+func summaryOf(i listing.Image) image.Summary {
 	return image.Summary{
 		ID: i.ID.String(), RepoTags: familiar(i.Tags), RepoDigests: familiar(i.Digests), Created: unixSeconds(i.Created), Size: i.Size,
 		SharedSize: -1, Labels: i.Labels, Containers: -1,
@@ -73,7 +74,7 @@ func summaryOf(i library.Image) image.Summary {
 func familiar(names []string) []string {
 	list := []string{}
 	for _, n := range names {
-		list = append(list, library.Familiar(n))
+		list = append(list, listing.Familiar(n))
 	}
 	return list
 }
@@ -151,7 +152,7 @@ func (s *Server) history(w http.ResponseWriter, r *request) error {
 	for _, st := range steps {
 		one := image.HistoryResponseItem{ID: st.ID, Created: unixSeconds(st.Created), CreatedBy: st.CreatedBy, Size: st.Size, Comment: st.Comment}
 		for _, t := range st.Tags {
-			one.Tags = append(one.Tags, library.Familiar(t))
+			one.Tags = append(one.Tags, listing.Familiar(t))
 		}
 		list = append(list, one)
 	}
@@ -334,8 +335,8 @@ func (s *Server) loadImages(w http.ResponseWriter, r *request) error {
 			p.send(streamText("Loaded image ID: " + l.ID.String() + "\n"))
 		}
 		for _, n := range l.Names {
-			p.send(streamText("Loaded image: " + library.Familiar(n) + "\n"))
-			s.tell("load", l.ID.String(), library.Familiar(n))
+			p.send(streamText("Loaded image: " + listing.Familiar(n) + "\n"))
+			s.tell("load", l.ID.String(), listing.Familiar(n))
 		}
 	}
 	return nil

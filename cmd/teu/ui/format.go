@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"reflect"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"text/template"
@@ -60,6 +62,11 @@ func (headings) Label(name string) string {
 // TEMPLATE" a table of one's own, "json" one JSON object per line, and anything
 // else is a Go template executed per row.
 func (u *UI) List(t Table, format string, rows []Row) error {
+	return u.ListEach(t, format, slices.Values(rows))
+}
+
+// ListEach is List of very many rows. None is used any more when the next is asked for.
+func (u *UI) ListEach(t Table, format string, rows iter.Seq[Row]) error {
 	out := bufio.NewWriterSize(u.Out, 32<<10) // thousands of images are not as many calls of write(2)
 	err := writeList(out, t, format, rows)
 	if flushErr := out.Flush(); err == nil { // the rows before a bad one are shown
@@ -68,7 +75,7 @@ func (u *UI) List(t Table, format string, rows []Row) error {
 	return err
 }
 
-func writeList(w io.Writer, t Table, format string, rows []Row) error {
+func writeList(w io.Writer, t Table, format string, rows iter.Seq[Row]) error {
 	switch {
 	case format == "" || format == "table":
 		return writeDefault(w, t, rows)
@@ -90,10 +97,10 @@ func (t Table) headers() Row {
 }
 
 // writeDefault writes the default columns, without a template, which takes most of the time of a long list.
-func writeDefault(w io.Writer, t Table, rows []Row) error {
+func writeDefault(w io.Writer, t Table, rows iter.Seq[Row]) error {
 	tw := tabwriter.NewWriter(w, 10, 1, 3, ' ', 0)
 	var line []byte
-	for _, row := range append([]Row{t.headers()}, rows...) {
+	write := func(row Row) error {
 		line = line[:0]
 		for i, name := range t.Default {
 			if i > 0 {
@@ -101,16 +108,23 @@ func writeDefault(w io.Writer, t Table, rows []Row) error {
 			}
 			line = append(line, row[name]...)
 		}
-		if _, err := tw.Write(append(line, '\n')); err != nil {
+		_, err := tw.Write(append(line, '\n'))
+		return err
+	}
+	if err := write(t.headers()); err != nil {
+		return err
+	}
+	for row := range rows {
+		if err := write(row); err != nil {
 			return err
 		}
 	}
 	return tw.Flush()
 }
 
-func writeTable(w io.Writer, format string, t Table, rows []Row) error {
+func writeTable(w io.Writer, format string, t Table, rows iter.Seq[Row]) error {
 	tw := tabwriter.NewWriter(w, 10, 1, 3, ' ', 0)
-	if err := writeRows(tw, format, t, []headings{headings(t.headers())}); err != nil {
+	if err := writeRows(tw, format, t, slices.Values([]headings{headings(t.headers())})); err != nil {
 		return err
 	}
 	if err := writeRows(tw, format, t, rows); err != nil {
@@ -120,23 +134,25 @@ func writeTable(w io.Writer, format string, t Table, rows []Row) error {
 }
 
 // writeRows executes a template per row. A field that the table has not is an error.
-func writeRows[R ~map[string]string](w io.Writer, format string, t Table, rows []R) error {
+func writeRows[R ~map[string]string](w io.Writer, format string, t Table, rows iter.Seq[R]) error {
 	tmpl, err := parseTemplate(format)
 	if err != nil {
 		return err
 	}
 	tmpl.Option("missingkey=error")
-	for _, row := range rows {
+	var b bytes.Buffer
+	for row := range rows {
 		for _, f := range t.Fields {
 			if _, ok := row[f.Name]; !ok {
 				row[f.Name] = ""
 			}
 		}
-		var b bytes.Buffer
+		b.Reset()
 		if err := tmpl.Execute(&b, row); err != nil {
 			return fmt.Errorf("failed to execute template: %w", err)
 		}
-		if _, err := fmt.Fprintln(w, b.String()); err != nil {
+		b.WriteByte('\n')
+		if _, err := w.Write(b.Bytes()); err != nil {
 			return err
 		}
 	}

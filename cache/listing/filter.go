@@ -1,4 +1,4 @@
-package library
+package listing
 
 import (
 	"context"
@@ -9,7 +9,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
+
+	"github.com/teu-dev/teu/cache"
 )
 
 // Filters choose among images, by key as in `docker images --filter`.
@@ -22,10 +23,10 @@ func ParseFilters(list []string) (Filters, error) {
 		key, value, ok := strings.Cut(s, "=")
 		key = strings.ToLower(strings.TrimSpace(key))
 		if !ok {
-			return nil, worded(errdefs.ErrInvalidArgument, "invalid filter %q, want NAME=VALUE", s)
+			return nil, Worded(errdefs.ErrInvalidArgument, "invalid filter %q, want NAME=VALUE", s)
 		}
 		if !slices.Contains([]string{"dangling", "reference", "label", "label!", "before", "since", "until"}, key) {
-			return nil, worded(errdefs.ErrInvalidArgument, "invalid filter '%s'", key)
+			return nil, Worded(errdefs.ErrInvalidArgument, "invalid filter '%s'", key)
 		}
 		f[key] = append(f[key], strings.TrimSpace(value))
 	}
@@ -35,14 +36,17 @@ func ParseFilters(list []string) (Filters, error) {
 // Select returns those of images that all filters let through. Several values of label
 // must all match, several of reference need not. Of an image that is found by reference
 // only the names that match remain.
-func (l *Library) Select(ctx context.Context, images []Image, f Filters) ([]Image, error) {
+func Select(ctx context.Context, store *cache.Store, images []Image, f Filters) ([]Image, error) {
 	var tests []func(*Image) bool
 	for key, values := range f {
-		test, err := l.filter(ctx, key, values)
+		test, err := newFilter(ctx, store, key, values)
 		if err != nil {
 			return nil, err
 		}
 		tests = append(tests, test)
+	}
+	if len(tests) == 0 {
+		return images, nil
 	}
 	var out []Image
 	for _, img := range images {
@@ -53,12 +57,12 @@ func (l *Library) Select(ctx context.Context, images []Image, f Filters) ([]Imag
 	return out, nil
 }
 
-func (l *Library) filter(ctx context.Context, key string, values []string) (func(*Image) bool, error) {
+func newFilter(ctx context.Context, store *cache.Store, key string, values []string) (func(*Image) bool, error) {
 	switch key {
 	case "dangling":
 		want, err := strconv.ParseBool(values[len(values)-1])
 		if err != nil {
-			return nil, worded(errdefs.ErrInvalidArgument, "invalid filter 'dangling=%s'", values[len(values)-1])
+			return nil, Worded(errdefs.ErrInvalidArgument, "invalid filter 'dangling=%s'", values[len(values)-1])
 		}
 		return func(i *Image) bool { return i.Dangling() == want }, nil
 	case "label", "label!":
@@ -66,12 +70,12 @@ func (l *Library) filter(ctx context.Context, key string, values []string) (func
 	case "reference":
 		for _, pattern := range values {
 			if _, err := path.Match(pattern, ""); err != nil {
-				return nil, worded(errdefs.ErrInvalidArgument, "invalid reference pattern %q", pattern)
+				return nil, Worded(errdefs.ErrInvalidArgument, "invalid reference pattern %q", pattern)
 			}
 		}
 		return func(i *Image) bool { return i.keep(values) }, nil
 	}
-	limit, err := l.moment(ctx, key, values)
+	limit, err := moment(ctx, store, key, values)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +86,7 @@ func (l *Library) filter(ctx context.Context, key string, values []string) (func
 }
 
 // moment is the time that before, since (images) and until (times, all of which hold) mean.
-func (l *Library) moment(ctx context.Context, key string, values []string) (first time.Time, err error) {
+func moment(ctx context.Context, store *cache.Store, key string, values []string) (first time.Time, err error) {
 	if key == "until" {
 		for _, v := range values {
 			t, err := parseUntil(v, time.Now())
@@ -96,9 +100,9 @@ func (l *Library) moment(ctx context.Context, key string, values []string) (firs
 		return first, nil
 	}
 	if len(values) != 1 {
-		return time.Time{}, worded(errdefs.ErrInvalidArgument, "filter %s can be given once", key)
+		return time.Time{}, Worded(errdefs.ErrInvalidArgument, "filter %s can be given once", key)
 	}
-	_, img, err := l.find(ctx, values[0])
+	_, img, err := Find(ctx, store, values[0])
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -122,7 +126,7 @@ func parseUntil(s string, now time.Time) (time.Time, error) {
 			return t, nil
 		}
 	}
-	return time.Time{}, worded(errdefs.ErrInvalidArgument, "invalid filter 'until=%s'", s)
+	return time.Time{}, Worded(errdefs.ErrInvalidArgument, "invalid filter 'until=%s'", s)
 }
 
 func hasLabels(i *Image, want []string) bool {
@@ -143,7 +147,7 @@ func (i *Image) keep(patterns []string) bool {
 	}
 	i.Tags = slices.DeleteFunc(slices.Clone(i.Tags), other)
 	i.Digests = slices.DeleteFunc(slices.Clone(i.Digests), func(name string) bool {
-		return other(name) && !slices.ContainsFunc(i.Tags, func(tag string) bool { return repositoryOf(tag) == repositoryOf(name) })
+		return other(name) && !slices.ContainsFunc(i.Tags, func(tag string) bool { return Repository(tag) == Repository(name) })
 	})
 	return !i.Dangling()
 }
@@ -151,11 +155,8 @@ func (i *Image) keep(patterns []string) bool {
 // matches is docker's rule: a pattern is about the name with or without tag. Names may
 // also be written in full.
 func matches(pattern, name string) bool {
-	ref, err := reference.ParseNormalizedNamed(name)
-	if err != nil {
-		return false
-	}
-	for _, s := range []string{reference.FamiliarString(ref), reference.FamiliarName(ref), ref.String(), ref.Name()} {
+	repository := Repository(name)
+	for _, s := range []string{Familiar(name), Familiar(repository), name, repository} {
 		if ok, _ := path.Match(pattern, s); ok {
 			return true
 		}
@@ -163,10 +164,8 @@ func matches(pattern, name string) bool {
 	return false
 }
 
-func repositoryOf(name string) string {
-	ref, err := reference.ParseNormalizedNamed(name)
-	if err != nil {
-		return ""
-	}
-	return ref.Name()
+// Repository is a canonical name without tag and digest, "" for what is no name.
+func Repository(name string) string {
+	repository, _, _ := splitName(name)
+	return repository
 }

@@ -1,4 +1,4 @@
-package library
+package listing
 
 import (
 	"maps"
@@ -8,6 +8,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cache/image"
 	"github.com/teu-dev/teu/cache/statefile"
 )
@@ -39,13 +40,14 @@ func (s *summaries) add(target digest.Digest, img summary) {
 	}
 }
 
-func (l *Library) summariesPath() string {
-	return filepath.Join(l.Store.Root(), "images", "summaries")
+func summariesPath(store *cache.Store) string {
+	return filepath.Join(store.Root(), "images", "summaries")
 }
 
-func (l *Library) readSummaries() *summaries {
-	s := &summaries{images: map[digest.Digest]summary{}}
-	u, err := statefile.Unpack(l.summariesPath())
+// readSummaries returns those of the file, for about n images.
+func readSummaries(store *cache.Store, n int) *summaries {
+	s := &summaries{images: make(map[digest.Digest]summary, n)}
+	u, err := statefile.Unpack(summariesPath(store))
 	if err != nil {
 		return s
 	}
@@ -70,9 +72,9 @@ func (l *Library) readSummaries() *summaries {
 	return s
 }
 
-// writeSummaries keeps those of the images there are, if many of them are new. Whoever writes at the same
+// write keeps those of the images there are, if many of them are new. Whoever writes at the same
 // time may lose the other's, which then are made again.
-func (l *Library) writeSummaries(s *summaries, records []image.Image) {
+func (s *summaries) write(store *cache.Store, records []image.Image) {
 	if len(records) < summariesFrom || s.added*10 < len(records) {
 		return
 	}
@@ -96,5 +98,5 @@ func (l *Library) writeSummaries(s *summaries, records []image.Image) {
 			p.String(img.Labels[key])
 		}
 	}
-	_ = p.Write(l.summariesPath()) // a store that cannot be written is only slower
+	_ = p.Write(summariesPath(store)) // a store that cannot be written is only slower
 }
