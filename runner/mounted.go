@@ -160,16 +160,43 @@ func mountPoint(root *rootfs.Dir, p MountPoint, o filesOptions) error {
 		return err
 	}
 	defer target.Close()
-	tree, err := unix.OpenTree(unix.AT_FDCWD, p.Source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	return bindAt(p.Source, target, p.RW)
+}
+
+// bindAt mounts what is at source on target, with what is mounted below it. Without
+// mount_setattr(2), Linux 5.12, what is read-only comes without that: a mount has to have a
+// place to be changed then, each by itself.
+func bindAt(source string, target *os.File, writable bool) error {
+	flags := unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_RECURSIVE
+	late := !writable && errors.Is(unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{}), unix.ENOSYS)
+	if late {
+		flags &^= unix.AT_RECURSIVE
+	}
+	tree, err := unix.OpenTree(unix.AT_FDCWD, source, uint(flags))
 	if err != nil {
-		return fmt.Errorf("open_tree %s: %w", p.Source, err)
+		return fmt.Errorf("open_tree %s: %w", source, err)
 	}
 	defer unix.Close(tree)
-	if !p.RW {
+	if !writable && !late {
 		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
 		if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
 			return fmt.Errorf("mount_setattr: %w", err)
 		}
 	}
-	return unix.MoveMount(tree, "", int(target.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	if err := unix.MoveMount(tree, "", int(target.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+		return fmt.Errorf("move_mount: %w", err)
+	}
+	if !late {
+		return nil
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(tree, &st); err != nil {
+		return fmt.Errorf("fstatfs: %w", err)
+	}
+	// In a user namespace flags that are there must stay; mount_namespaces(7).
+	keep := uintptr(st.Flags) & (unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NODIRATIME)
+	if err := unix.Mount("", fmt.Sprintf("/proc/self/fd/%d", tree), "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|keep, ""); err != nil {
+		return fmt.Errorf("making it read-only: %w", err)
+	}
+	return nil
 }

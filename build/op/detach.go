@@ -75,15 +75,6 @@ func placed(m *os.File, fn func() error) (err error) {
 	return os.NewSyscallError("dup3", unix.Dup3(again, int(m.Fd()), unix.O_CLOEXEC))
 }
 
-// restrict sets attributes (unix.MOUNT_ATTR_*) on d.
-func (d detached) restrict(attrs uint64) error {
-	set := unix.MountAttr{Attr_set: attrs}
-	if err := unix.MountSetattr(int(d.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &set); err != nil {
-		return os.NewSyscallError("mount_setattr", err)
-	}
-	return nil
-}
-
 // newTmpfs returns a tmpfs that is mounted nowhere.
 func newTmpfs() (*os.File, error) {
 	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)

@@ -316,9 +316,6 @@ func (r *execRun) attach(m *pb.Mount, d detached) error {
 	mnt := Mount{Source: d.File, File: d.file}
 	if m.Readonly {
 		mnt.Options = []string{"ro"}
-		if err := d.restrict(attrReadOnly); err != nil {
-			return err
-		}
 	}
 	r.add(m, mnt)
 	return nil

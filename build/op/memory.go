@@ -17,8 +17,6 @@ import (
 	"github.com/teu-dev/teu/runner/network"
 )
 
-const attrReadOnly = uint64(unix.MOUNT_ATTR_RDONLY)
-
 func newDir(f *os.File) *rootfs.Dir { return rootfs.FromFile(f) }
 
 // openMutable opens the overlay of m, or a read-only one of lowers if m is nil.
@@ -40,32 +38,29 @@ type memory struct {
 	count int
 }
 
-// file returns a read-only mount of a file with the given content.
-func (y *memory) file(data []byte, mode uint32, uid, gid int) (detached, error) {
+// file returns a read-only mount, without a target, of a file with the given content.
+func (y *memory) file(data []byte, mode uint32, uid, gid int) (Mount, error) {
 	if y.dir == nil {
 		whole, err := newTmpfs()
 		if err != nil {
-			return detached{}, err
+			return Mount{}, err
 		}
 		y.whole, y.dir = whole, newDir(whole)
 	}
 	y.count++
 	name := fmt.Sprint(y.count)
 	if err := y.write(name, data, mode, uid, gid); err != nil {
-		return detached{}, err
+		return Mount{}, err
 	}
 	d, err := detach(y.dir, name, y.whole)
 	if err != nil {
-		return detached{}, err
+		return Mount{}, err
 	}
-	attrs := attrReadOnly | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID
+	m := Mount{Source: d.File, File: true, Options: []string{"ro"}}
 	if mode&0o111 == 0 {
-		attrs |= unix.MOUNT_ATTR_NOEXEC
+		m.Options = append(m.Options, "noexec")
 	}
-	if err := d.restrict(attrs); err != nil {
-		return detached{}, errors.Join(err, d.Close())
-	}
-	return d, nil
+	return m, nil
 }
 
 func (y *memory) write(name string, data []byte, mode uint32, uid, gid int) (err error) {
@@ -104,12 +99,13 @@ func (r *execRun) systemFiles() error {
 		return err
 	}
 	for target, text := range map[string][]byte{"/etc/hosts": []byte(hosts), "/etc/resolv.conf": resolver} {
-		d, err := r.memory.file(text, 0o644, 0, 0)
+		m, err := r.memory.file(text, 0o644, 0, 0)
 		if err != nil {
 			return fmt.Errorf("making %s: %w", target, err)
 		}
-		r.later(d.Close)
-		r.process.Mounts = append(r.process.Mounts, Mount{Target: target, Source: d.File, File: true, Options: []string{"ro"}})
+		r.later(m.Source.Close)
+		m.Target = target
+		r.process.Mounts = append(r.process.Mounts, m)
 	}
 	return nil
 }
@@ -142,12 +138,12 @@ func (r *execRun) mountSecret(ctx context.Context, m *pb.Mount) error {
 	if err != nil {
 		return err
 	}
-	d, err := r.memory.file(data, s.Mode, int(s.Uid), int(s.Gid))
+	mnt, err := r.memory.file(data, s.Mode, int(s.Uid), int(s.Gid))
 	if err != nil {
 		return err
 	}
-	r.later(d.Close)
-	r.add(m, Mount{Source: d.File, File: true, Options: []string{"ro"}})
+	r.later(mnt.Source.Close)
+	r.add(m, mnt)
 	return nil
 }
 

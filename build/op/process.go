@@ -47,8 +47,8 @@ type Process struct {
 // A Mount is a filesystem in a container.
 type Mount struct {
 	Target string // absolute and clean
-	// Source is a mount that has no place yet (open_tree(2), fsmount(2)) with all its
-	// attributes set; nil makes an empty tmpfs. It stays the caller's.
+	// Source is a mount that has no place yet (open_tree(2), fsmount(2)); nil makes an empty
+	// tmpfs. It stays the caller's.
 	Source  *os.File
 	File    bool     // the root of Source is not a directory
 	Options []string // as mount(8) writes them

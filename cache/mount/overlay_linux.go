@@ -53,17 +53,28 @@ func (o Overlay) Open() (*os.File, error) {
 		return nil, err
 	}
 	defer dirs.close()
-	m, err := o.fsmount(dirs)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
-		// Before 6.5 lowerdir+ is unknown, which may show as late as when the superblock is created.
-		if old, oldErr := o.classic(dirs); oldErr == nil {
-			return old, nil
-		}
+	open := o.fsmount
+	if !KernelAtLeast(6, 5) { // asked for lowerdir+ it would write to its log for every mount
+		open = o.classic
 	}
+	m, err := open(dirs)
 	if err != nil {
 		return nil, fmt.Errorf("overlay of %d layers: %w", len(o.Lowers), err)
 	}
 	return m, nil
+}
+
+// KernelAtLeast says that the running kernel is of that release or newer.
+func KernelAtLeast(major, minor int) bool {
+	var u unix.Utsname
+	var a, b int
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	if n, _ := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &a, &b); n != 2 {
+		return false
+	}
+	return a > major || (a == major && b >= minor)
 }
 
 func (o Overlay) check() error {

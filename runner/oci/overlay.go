@@ -102,16 +102,5 @@ func (c *compiler) classicOverlay(o mount.Overlay, lowers []string) (launch.Ref,
 }
 
 func (c *compiler) kernelAtLeast(major, minor int) bool {
-	if c.opts.oldKernel {
-		return false
-	}
-	var u unix.Utsname
-	var a, b int
-	if unix.Uname(&u) != nil {
-		return false
-	}
-	if n, _ := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &a, &b); n != 2 {
-		return false
-	}
-	return a > major || (a == major && b >= minor)
+	return !c.opts.oldKernel && mount.KernelAtLeast(major, minor)
 }
