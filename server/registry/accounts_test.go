@@ -141,12 +141,13 @@ func TestAccountsChallenge(t *testing.T) {
 	host := strings.TrimPrefix(c.base, "http://")
 	for request, want := range map[string]string{
 		"GET /v2/": "", "GET /v2/_catalog": `,scope="registry:catalog:*"`,
-		"GET /v2/team/app/manifests/v1":       `,scope="repository:team/app:pull"`,
-		"GET /v2/team/none/manifests/v1":      `,scope="repository:team/none:pull"`,
-		"POST /v2/team/app/blobs/uploads/":    `,scope="repository:team/app:pull,push"`,
-		"PUT /v2/team/app/manifests/v1":       `,scope="repository:team/app:pull,push"`,
-		"DELETE /v2/team/app/manifests/v1":    `,scope="repository:team/app:delete"`,
-		"DELETE /v2/team/app/blobs/uploads/x": `,scope="repository:team/app:pull,push"`,
+		"GET /v2/team/app/manifests/v1":                        `,scope="repository:team/app:pull"`,
+		"GET /v2/team/none/manifests/v1":                       `,scope="repository:team/none:pull"`,
+		"POST /v2/team/app/blobs/uploads/":                     `,scope="repository:team/app:pull,push"`,
+		"POST /v2/team/app/blobs/uploads/?mount=x&from=team/b": `,scope="repository:team/app:pull,push repository:team/b:pull"`,
+		"PUT /v2/team/app/manifests/v1":                        `,scope="repository:team/app:pull,push"`,
+		"DELETE /v2/team/app/manifests/v1":                     `,scope="repository:team/app:delete"`,
+		"DELETE /v2/team/app/blobs/uploads/x":                  `,scope="repository:team/app:pull,push"`,
 	} {
 		method, path, _ := strings.Cut(request, " ")
 		a := c.want(c.do(method, path, nil), 401, codeUnauthorized)
@@ -168,7 +169,21 @@ func TestAccountsMount(t *testing.T) {
 	for _, from := range []string{"&from=team/secret", ""} {
 		ci.want(ci.do("POST", "/v2/team/app/blobs/uploads/?mount="+d+from, nil), 202, "")
 	}
-	ann.want(ann.do("POST", "/v2/team/app/blobs/uploads/?mount="+d+"&from=team/secret", nil), 201, "")
+	mount := "/v2/team/app/blobs/uploads/?mount=" + d + "&from=team/secret"
+	ann.want(ann.do("POST", mount, nil), 201, "")
+
+	// A token for the target alone is not enough, and its owner is told what is.
+	scopes := "repository:team/app:pull,push repository:team/secret:pull"
+	narrow := c.as("Bearer " + c.token("ann", "ann's password", "repository:team/app:pull,push"))
+	a := narrow.want(narrow.do("POST", mount, nil), 401, codeUnauthorized)
+	if got := a.header.Get("WWW-Authenticate"); !strings.HasSuffix(got, `,scope="`+scopes+`",error="insufficient_scope"`) {
+		t.Errorf("got %s", got)
+	}
+	wide := c.as("Bearer " + c.token("ann", "ann's password", scopes))
+	wide.want(wide.do("POST", mount, nil), 201, "")
+	// Whom no token would help begins an upload, as if the blob were not there.
+	bot := c.as("Bearer " + c.token("ci", robot, scopes))
+	bot.want(bot.do("POST", mount, nil), 202, "")
 }
 
 // TestAccountsChange: what is taken away is away, tokens or not, and passwords that are wrong

@@ -3,6 +3,7 @@ package registry
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -101,6 +102,11 @@ func (v visitor) may(a Action, repo string) bool {
 	return v.all || v.rules.allows(v.name, a, repo) && (v.token == nil || v.token.allows(a, repo))
 }
 
+// mayWithToken reports whether the visitor may not do a in repo, but would with a token for it.
+func (v visitor) mayWithToken(a Action, repo string) bool {
+	return !v.all && v.token != nil && !v.token.allows(a, repo) && v.rules.allows(v.name, a, repo)
+}
+
 // sees reports whether a repository is in the visitor's catalog.
 func (v visitor) sees(repo string) bool { return v.all || v.rules.allows(v.name, ActionPull, repo) }
 
@@ -116,7 +122,7 @@ func (d *door) admit(w http.ResponseWriter, r *http.Request, rt route) (visitor,
 		return visitor{all: true}, d.admitAnonymous(r)
 	}
 	user, password, ok := r.BasicAuth()
-	if ok && d.check(user, password) {
+	if ok && d.check(r.Context(), user, password) {
 		return visitor{name: user, all: true}, nil
 	}
 	w.Header().Set("WWW-Authenticate", `Basic realm="teu registry"`)
@@ -157,7 +163,7 @@ func isLoopback(a net.Addr) bool {
 }
 
 // check tells whether the password is the user's.
-func (d *door) check(user, password string) bool {
+func (d *door) check(ctx context.Context, user, password string) bool {
 	d.mu.Lock()
 	d.reload()
 	hash, known := d.users[user]
@@ -165,7 +171,7 @@ func (d *door) check(user, password string) bool {
 		hash = d.other // takes as long, so that answers do not tell who exists
 	}
 	d.mu.Unlock()
-	return d.compareHash(user, password, hash, known)
+	return d.compareHash(ctx, user, password, hash, known)
 }
 
 func (d *door) answerKey(user, password string, hash []byte) (k answerKey) {

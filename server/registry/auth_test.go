@@ -155,7 +155,7 @@ func TestLoginsAreRemembered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !g.door.check("ann", "one") || g.door.check("ann", "bad") || g.door.check("eve", "one") {
+	if !g.door.check(t.Context(), "ann", "one") || g.door.check(t.Context(), "ann", "bad") || g.door.check(t.Context(), "eve", "one") {
 		t.Fatal("wrong answers")
 	}
 	for range cap(g.door.slots) {
@@ -164,7 +164,7 @@ func TestLoginsAreRemembered(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 64 {
 		wg.Go(func() {
-			if !g.door.check("ann", "one") || g.door.check("ann", "bad") || g.door.check("eve", "one") {
+			if !g.door.check(t.Context(), "ann", "one") || g.door.check(t.Context(), "ann", "bad") || g.door.check(t.Context(), "eve", "one") {
 				t.Error("wrong answers from memory")
 			}
 		})
@@ -173,9 +173,43 @@ func TestLoginsAreRemembered(t *testing.T) {
 	for i := range maxAnswers + 10 { // guesses do not push out who is known
 		g.door.remember(answerKey{byte(i), byte(i >> 8), 1}, false)
 	}
-	if !g.door.check("ann", "one") || len(g.door.bad) > maxAnswers {
+	if !g.door.check(t.Context(), "ann", "one") || len(g.door.bad) > maxAnswers {
 		t.Errorf("%d bad answers are remembered", len(g.door.bad))
 	}
+}
+
+// TestLoginsThatLeave: who goes away while he waits for bcrypt waits no longer, and who came
+// with the same password still gets his answer.
+func TestLoginsThatLeave(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "users")
+	writeUsers(t, file, hashed(t, "ann", "one"))
+	g, err := New(Options{Root: t.TempDir(), Htpasswd: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range cap(g.door.slots) {
+		g.door.slots <- struct{}{}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var left, stayed sync.WaitGroup
+	for i := range 100 {
+		left.Go(func() {
+			if g.door.check(ctx, "ann", fmt.Sprint("guess ", i)) || g.door.check(ctx, "ann", "one") {
+				t.Error("let in without being compared")
+			}
+		})
+	}
+	stayed.Go(func() {
+		if !g.door.check(t.Context(), "ann", "one") {
+			t.Error("the right password was refused")
+		}
+	})
+	cancel()
+	left.Wait()
+	for range cap(g.door.slots) {
+		<-g.door.slots
+	}
+	stayed.Wait()
 }
 
 func TestAnonymous(t *testing.T) {

@@ -64,6 +64,18 @@ func needs(r *http.Request, rt route) (a Action, repo string) {
 	return a, rt.repo
 }
 
+// mountSource returns the repository a request would mount a blob from, "" if none.
+func mountSource(r *http.Request, rt route) string {
+	if rt.kind != routeUploads || r.Method != http.MethodPost {
+		return ""
+	}
+	q := r.URL.Query()
+	if from := q.Get("from"); q.Get("mount") != "" && validName(from) {
+		return from
+	}
+	return ""
+}
+
 // base returns the scheme and host by which the client of r came.
 func (d *door) base(r *http.Request) string {
 	if d.external != "" {
@@ -89,7 +101,11 @@ func (d *door) challenge(w http.ResponseWriter, r *http.Request, rt route, why s
 		if a == ActionPush {
 			actions = "pull,push"
 		}
-		s += `,scope="repository:` + repo + `:` + actions + `"`
+		s += `,scope="repository:` + repo + `:` + actions
+		if from := mountSource(r, rt); from != "" && from != repo {
+			s += ` repository:` + from + `:pull`
+		}
+		s += `"`
 	} else if rt.kind == routeCatalog {
 		s += `,scope="registry:catalog:*"`
 	}
@@ -121,11 +137,11 @@ func (d *door) checkAccount(ctx context.Context, name, password string) bool {
 			}
 		}
 	}
-	return d.compareHash(name, password, hash, known) && !u.expired()
+	return d.compareHash(ctx, name, password, hash, known) && !u.expired()
 }
 
-// compareHash is bcrypt, remembered.
-func (d *door) compareHash(user, password string, hash []byte, known bool) bool {
+// compareHash is bcrypt, remembered. Who goes away while he waits for it costs nothing.
+func (d *door) compareHash(ctx context.Context, user, password string, hash []byte, known bool) bool {
 	d.mu.Lock()
 	key := d.answerKey(user, password, hash)
 	good, bad := d.good[key], d.bad[key]
@@ -134,13 +150,26 @@ func (d *door) compareHash(user, password string, hash []byte, known bool) bool 
 		return good
 	}
 	// The clients of one job come at once with one password: one of them waits for
-	// bcrypt, the others for him.
-	v, _, _ := d.compare.Do(string(key[:]), func() (any, error) {
-		d.slots <- struct{}{}
-		defer func() { <-d.slots }()
-		ok := bcrypt.CompareHashAndPassword(hash, []byte(password)) == nil && known
-		d.remember(key, ok)
-		return ok, nil
-	})
-	return v.(bool)
+	// bcrypt, the others for him, or if he leaves one of them does it.
+	for ctx.Err() == nil {
+		compared := d.compare.DoChan(string(key[:]), func() (any, error) {
+			select {
+			case d.slots <- struct{}{}:
+			case <-ctx.Done():
+				return false, ctx.Err()
+			}
+			defer func() { <-d.slots }()
+			ok := bcrypt.CompareHashAndPassword(hash, []byte(password)) == nil && known
+			d.remember(key, ok)
+			return ok, nil
+		})
+		select {
+		case r := <-compared:
+			if r.Err == nil {
+				return r.Val.(bool)
+			}
+		case <-ctx.Done():
+		}
+	}
+	return false
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -19,14 +20,36 @@ import (
 // them: every way to push a blob with either digest, and for every kind of content push,
 // list, look up, pull, referrers and delete. It trusts no answer that can be checked by
 // another request.
-func TestConformance(t *testing.T) {
-	c := &conformer{serve(t), rand.New(rand.NewPCG(1, 2))}
+func TestConformance(t *testing.T) { conform(t, serve(t), "with from", "without") }
+
+// TestConformanceTokens is TestConformance by a client that knows a password and keeps the
+// token of each challenge for the repository and the kind of request. A token is for the
+// repositories it names, so that no blob is mounted from anywhere with it.
+func TestConformanceTokens(t *testing.T) {
+	o := testStorage(t)
+	o.Accounts, o.AllowDelete = true, true
+	err := EditAccounts(t.Context(), o, func(a *Accounts) error {
+		a.Rules = []AccessRule{{"**", "ann", []Action{ActionPull, ActionPush, ActionDelete}}}
+		return a.SetPassword("ann", "x")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := serveOptions(t, o)
+	conform(t, &client{t, c.base, &http.Client{Transport: &tokenTransport{c, map[string]string{}}}}, "with from")
+}
+
+func conform(t *testing.T, with *client, mounts ...string) {
+	c := &conformer{with, rand.New(rand.NewPCG(1, 2))}
 	t.Run("empty", func(t *testing.T) { c.in(t).empty() })
 	for _, a := range algorithms {
 		for name, push := range blobWays() {
 			t.Run(a.String()+" blob, "+name, func(t *testing.T) { c.in(t).blobWay(a, push) })
 		}
-		t.Run(a.String()+" mount", func(t *testing.T) { c.in(t).mounts(a) })
+		for _, name := range mounts {
+			t.Run(a.String()+" mount "+name, func(t *testing.T) { c.in(t).mount(a, name) })
+		}
+		t.Run(a.String()+" cancel", func(t *testing.T) { c.in(t).cancel() })
 		t.Run(a.String()+" ranges", func(t *testing.T) { c.in(t).ranges(a) })
 		t.Run(a.String()+" out of order", func(t *testing.T) { c.in(t).outOfOrder(a) })
 	}
@@ -169,26 +192,28 @@ func (c *conformer) wantContent(path string, d digest.Digest, b []byte, mediaTyp
 	}
 }
 
-func (c *conformer) mounts(a digest.Algorithm) {
-	ways := blobWays()
-	for name, from := range map[string]string{"with from": "&from=" + conformRepo2, "without": ""} {
-		b := c.bytes(512)
-		d := digestOf(a, b)
-		mount := "/v2/" + conformRepo + "/blobs/uploads/?mount=" + d.String() + from
-		begun := c.want(c.do("POST", mount, nil), 202, "") // it is nowhere
-		c.want(c.do("PUT", begun.header.Get("Location")+"?digest="+d.String(), bytes.NewReader(b)), 201, "")
-		c.want(c.do("DELETE", "/v2/"+conformRepo+"/blobs/"+d.String(), nil), 202, "")
-
-		c.want(ways["POST, PUT"](c, conformRepo2, d, b), 201, "")
-		mounted := c.want(c.do("POST", mount, nil), 201, "")
-		c.wantHeader(mounted, "Docker-Content-Digest", d.String())
-		c.wantContent(mounted.header.Get("Location"), d, b, "application/octet-stream")
-		c.want(c.do("DELETE", "/v2/"+conformRepo2+"/blobs/"+d.String(), nil), 202, "")
-		c.wantContent(mounted.header.Get("Location"), d, b, "application/octet-stream")
-		if t := c.do("DELETE", mounted.header.Get("Location"), nil); t.status != 202 {
-			c.t.Errorf("%s: got %d", name, t.status)
-		}
+func (c *conformer) mount(a digest.Algorithm, name string) {
+	way := blobWays()["POST, PUT"]
+	b := c.bytes(512)
+	d := digestOf(a, b)
+	mount := "/v2/" + conformRepo + "/blobs/uploads/?mount=" + d.String()
+	if name == "with from" {
+		mount += "&from=" + conformRepo2
 	}
+	begun := c.want(c.do("POST", mount, nil), 202, "") // it is nowhere
+	c.want(c.do("PUT", begun.header.Get("Location")+"?digest="+d.String(), bytes.NewReader(b)), 201, "")
+	c.want(c.do("DELETE", "/v2/"+conformRepo+"/blobs/"+d.String(), nil), 202, "")
+
+	c.want(way(c, conformRepo2, d, b), 201, "")
+	mounted := c.want(c.do("POST", mount, nil), 201, "")
+	c.wantHeader(mounted, "Docker-Content-Digest", d.String())
+	c.wantContent(mounted.header.Get("Location"), d, b, "application/octet-stream")
+	c.want(c.do("DELETE", "/v2/"+conformRepo2+"/blobs/"+d.String(), nil), 202, "")
+	c.wantContent(mounted.header.Get("Location"), d, b, "application/octet-stream")
+	c.want(c.do("DELETE", mounted.header.Get("Location"), nil), 202, "")
+}
+
+func (c *conformer) cancel() {
 	cancelled := c.start(conformRepo)
 	c.want(c.do("DELETE", cancelled, nil), 204, "")
 	c.want(c.do("GET", cancelled, nil), 404, codeBlobUploadUnknown)

@@ -67,6 +67,9 @@ func (g *Registry) mount(w http.ResponseWriter, r *http.Request, rt route, dgst,
 	if from != "" && !validName(from) {
 		return false, &apiError{http.StatusBadRequest, codeNameInvalid, "invalid repository name in from", map[string]string{"name": from}}
 	}
+	if from != "" && rt.visitor.mayWithToken(ActionPull, from) {
+		return false, g.door.challenge(w, r, rt, "insufficient_scope")
+	}
 	if from != "" && !rt.visitor.may(ActionPull, from) || from == "" && !rt.visitor.may(ActionPull, "**") {
 		return false, nil // as if it were not there
 	}
