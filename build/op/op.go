@@ -62,6 +62,8 @@ type Env struct {
 	caches map[string]bool                 // keys of cache mounts that were used
 	bases  map[digest.Digest]Layer         // of the images that were asked for
 	shared map[digest.Digest]*once[string] // layers of shared caches that are being brought
+	there  map[string]bool                 // IDs of layers that were touched, so that the pin keeps them
+	stacks map[string]stack                // by the ID of the topmost layer
 }
 
 // A Repository is where the blobs of an image are.

@@ -93,7 +93,7 @@ func (e *Env) Available(ctx context.Context, r Result) (bool, error) {
 		if l.Origin != nil || l.From != nil {
 			continue
 		}
-		if ok, err := e.Store.Layers.Touch(l.ID); !ok || err != nil {
+		if ok, err := e.touchLayer(l.ID); !ok || err != nil {
 			return false, err
 		}
 	}
@@ -150,7 +150,7 @@ func (e *Env) present(r Result) (ids []string, missing []*Layer, err error) {
 		}
 		ok := id != ""
 		if ok {
-			if ok, err = e.Store.Layers.Touch(id); err != nil {
+			if ok, err = e.touchLayer(id); err != nil {
 				return nil, nil, err
 			}
 		}
@@ -160,19 +160,6 @@ func (e *Env) present(r Result) (ids []string, missing []*Layer, err error) {
 		ids = append(ids, id)
 	}
 	return ids, missing, nil
-}
-
-// lowers returns the directories of r for an overlay, top first; at least one.
-func (e *Env) lowers(ctx context.Context, c *solver.Console, r Result) (lowers, ids []string, err error) {
-	if ids, err = e.LayerIDs(ctx, c, r); err != nil {
-		return nil, nil, err
-	}
-	if len(ids) == 0 {
-		dir, err := e.empty()
-		return []string{dir}, nil, err
-	}
-	lowers, err = e.Store.Layers.Stack(ctx, ids)
-	return lowers, ids, err
 }
 
 // A View is a state that can be read. It is closed by its user.

@@ -52,14 +52,13 @@ func (c *Cache) Put(ctx context.Context, r solver.Record[Result]) error {
 			return fmt.Errorf("build cache: the directory %s cannot be kept: %w", o.Local.path, errdefs.ErrInvalidArgument)
 		}
 		for _, l := range o.Layers {
-			if l.ID == "" {
-				continue // fetched again when needed
-			}
-			rec.Layers = append(rec.Layers, l.ID)
-			if known, err := c.env.Store.Layers.Get(l.ID); err == nil {
-				rec.Size = known.Size // the topmost: what lies below belongs to other records
+			if l.ID != "" { // else fetched again when needed
+				rec.Layers = append(rec.Layers, l.ID)
 			}
 		}
+	}
+	if n := len(rec.Layers); n > 0 {
+		rec.Size = c.env.Store.Layers.Size(rec.Layers[n-1]) // what lies below belongs to other records
 	}
 	var err error
 	if rec.Value, err = json.Marshal(r.Outputs); err != nil {

@@ -29,8 +29,13 @@ const (
 // belongs to this chain is made and kept inside that layer's directory. Without any layers
 // it returns one empty directory.
 func (s *Store) Stack(ctx context.Context, ids []string) ([]string, error) {
-	lowers := []string{filepath.Join(s.dir, "empty")}
-	for i, id := range ids {
+	return s.StackOn(ctx, []string{filepath.Join(s.dir, "empty")}, ids, 0)
+}
+
+// StackOn is Stack where the first n of ids are known to be lowers.
+func (s *Store) StackOn(ctx context.Context, lowers, ids []string, n int) ([]string, error) {
+	for i := n; i < len(ids); i++ {
+		id := ids[i]
 		if err := ctx.Err(); err != nil {
 			return nil, context.Cause(ctx)
 		}
@@ -61,7 +66,7 @@ func (s *Store) Stack(ctx context.Context, ids []string) ([]string, error) {
 // of a step that changed nothing, and overlayfs refuses a directory that is given twice (ELOOP); of equal
 // layers the upper hides all that the lower shows.
 func without(list, gone []string) []string {
-	return slices.DeleteFunc(list, func(dir string) bool { return slices.Contains(gone, dir) })
+	return slices.DeleteFunc(slices.Clone(list), func(dir string) bool { return slices.Contains(gone, dir) })
 }
 
 func missingTarget(l Link) error {
