@@ -53,22 +53,49 @@ func (e *Env) bringShared(ctx context.Context, c *solver.Console, l *Layer) erro
 	return err
 }
 
-// noteBase remembers the layers of an image that steps may stand on.
-func (e *Env) noteBase(layers []Layer) {
+// noteBase remembers the layers of an image that steps may stand on. It says whether all of them have
+// the bytes that other images of this build give for their diffIDs. Where not, none is believed: what an
+// image says its layers unpack to is known to be true only when they have been unpacked.
+func (e *Env) noteBase(layers []Layer) (agree bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.bases == nil {
 		e.bases = map[digest.Digest]Layer{}
 	}
+	agree = true
 	for _, l := range layers {
+		known, ok := e.bases[l.DiffID]
+		if ok && (known.Blob == nil || known.Blob.Digest != l.Blob.Digest) {
+			e.bases[l.DiffID], agree = Layer{}, false
+			continue
+		}
 		e.bases[l.DiffID] = l
 	}
+	return agree
 }
 
 // BaseLayer returns a layer of an image that this build has asked for.
 func (e *Env) BaseLayer(diffID digest.Digest) (Layer, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	l, ok := e.bases[diffID]
-	return l, ok
+	l := e.bases[diffID]
+	return l, l.Blob != nil
+}
+
+// rebase gives the layers of images in r, which an earlier build has remembered, the blobs that the images
+// of this build have for them: the image that they came from may have lied about them.
+func (e *Env) rebase(r Result) (ok bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i, l := range r.Layers {
+		base, known := e.bases[l.DiffID]
+		switch {
+		case l.Origin == nil || !known:
+		case base.Blob == nil:
+			return false
+		default:
+			r.Layers[i] = base
+		}
+	}
+	return true
 }

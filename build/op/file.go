@@ -44,6 +44,9 @@ func (f *fileOp) check() error {
 			}
 		}
 		for _, n := range names(a) {
+			if n.input == -1 {
+				return fmt.Errorf("an owner given by name is looked up in the image that is copied to, which FROM scratch and --link do not have; use numbers: %w", errdefs.ErrInvalidArgument)
+			}
 			if n.input < 0 || n.input >= most {
 				return fmt.Errorf("file action %d has an owner in %d of %d: %w", i, n.input, most, errdefs.ErrInvalidArgument)
 			}

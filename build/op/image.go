@@ -281,7 +281,7 @@ func newImageOp(e *Env, v *graph.Vertex, ref string, attrs map[string]string) *i
 }
 
 // Key implements solver.Op. The layers are the key, so that they are recognised under every
-// name and manifest, as in BuildKit.
+// name and manifest, but for an image that disagrees with another of this build about their blobs.
 func (o *imageOp) Key(ctx context.Context) (solver.Key, error) {
 	var err error
 	if o.layout != "" {
@@ -305,6 +305,9 @@ func (o *imageOp) Key(ctx context.Context) (solver.Key, error) {
 	chain := digest.FromBytes(o.image.RawConfig)
 	if o.limit > 0 {
 		chain = identity.ChainID(diffIDs[:o.limit])
+	}
+	if !o.env.noteBase(o.layers()) {
+		chain = o.image.Descriptor.Digest
 	}
 	return solver.Key{Digest: sourceKey(chain.String()), Live: true}, nil
 }
@@ -334,13 +337,16 @@ func (o *imageOp) ContentKeys(context.Context, *solver.Console, []Result) ([]dig
 
 // Run implements solver.Op. Nothing is fetched.
 func (o *imageOp) Run(ctx context.Context, c *solver.Console, _ []Result) ([]Result, error) {
+	return []Result{{Layers: o.layers()}}, nil
+}
+
+func (o *imageOp) layers() []Layer {
 	origin := &Origin{Ref: o.image.Ref, Layout: o.layout, Manifest: o.image.Descriptor, Platform: o.platform}
 	layers := make([]Layer, o.limit)
 	for i := range layers {
 		layers[i] = Layer{DiffID: o.image.Config.RootFS.DiffIDs[i], Blob: &o.image.Manifest.Layers[i], Origin: origin}
 	}
-	o.env.noteBase(layers)
-	return []Result{{Layers: layers}}, nil
+	return layers
 }
 
 // ResolveLayoutImage finds the image ref, NAME@DIGEST, of the OCI layout that OCILayouts has under name.

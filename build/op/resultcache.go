@@ -37,6 +37,9 @@ func (c *Cache) Get(ctx context.Context, key digest.Digest) (r solver.Record[Res
 		return r, false, nil // written by another version
 	}
 	for _, o := range outputs {
+		if !c.env.rebase(o) {
+			return r, false, nil
+		}
 		if ok, err := c.env.Available(ctx, o); !ok || err != nil {
 			return r, false, err
 		}

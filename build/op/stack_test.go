@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // TestLowersOfKnownStacks asks for states that grow layer by layer, one layer in two places among them: what
@@ -28,5 +30,30 @@ func TestLowersOfKnownStacks(t *testing.T) {
 			}
 		}
 		slices.Reverse(states)
+	}
+}
+
+// TestImagesThatDisagree: of two images in one build with other bytes for one layer, none is believed.
+func TestImagesThatDisagree(t *testing.T) {
+	e := newEnv(t)
+	layer := func(diffID, blob string) Layer {
+		return Layer{DiffID: digest.FromString(diffID), Blob: &ocispec.Descriptor{Digest: digest.FromString(blob)}, Origin: &Origin{Ref: blob}}
+	}
+	honest, lie := layer("a", "gzip of a"), layer("a", "something else")
+	if !e.noteBase([]Layer{honest, layer("b", "gzip of b")}) || !e.noteBase([]Layer{honest}) {
+		t.Error("images that agree do not")
+	}
+	old := Result{Layers: []Layer{lie, {ID: "built"}}}
+	if !e.rebase(old) || old.Layers[0].Blob.Digest != honest.Blob.Digest || old.Layers[1].ID != "built" {
+		t.Errorf("on the image of this build: %+v", old.Layers)
+	}
+	if e.noteBase([]Layer{lie}) || e.noteBase([]Layer{honest}) {
+		t.Error("images that disagree do not")
+	}
+	if _, ok := e.BaseLayer(honest.DiffID); ok || e.rebase(Result{Layers: []Layer{honest}}) {
+		t.Error("a layer is believed that images disagree about")
+	}
+	if _, ok := e.BaseLayer(digest.FromString("b")); !ok {
+		t.Error("the other layer is not")
 	}
 }
