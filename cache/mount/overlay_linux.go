@@ -58,6 +58,9 @@ func (o Overlay) Open() (*os.File, error) {
 		open = o.classic
 	}
 	m, err := open(dirs)
+	if errors.Is(err, unix.EPERM) && !KernelAtLeast(5, 11) {
+		err = fmt.Errorf("%w (ordinary users may do this since Linux 5.11)", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("overlay of %d layers: %w", len(o.Lowers), err)
 	}
