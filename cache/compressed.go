@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/statefile"
 )
@@ -84,17 +85,22 @@ type compressedIndex struct {
 // allCompressed reads the names of the files only: there are as many as layers.
 func (s *Store) allCompressed() (compressedIndex, error) {
 	all := compressedIndex{blobs: map[digest.Digest][]digest.Digest{}}
-	layers, err := os.ReadDir(s.path("compressed"))
+	dir, err := os.Open(s.path("compressed"))
+	if err != nil {
+		return all, err
+	}
+	defer dir.Close()
+	layers, err := dir.Readdirnames(-1) // os.ReadDir would sort them
 	if err != nil {
 		return all, err
 	}
 	for _, l := range layers {
-		if !l.IsDir() || len(l.Name()) != 2*digest.SHA256.Size() || !isHex(l.Name()) {
+		if len(l) != 2*digest.SHA256.Size() || !isHex(l) {
 			continue
 		}
-		diffID := digest.NewDigestFromEncoded(digest.SHA256, l.Name())
+		diffID := digest.NewDigestFromEncoded(digest.SHA256, l)
 		files, err := os.ReadDir(s.compressedDir(diffID))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
 			return all, err
 		}
 		for _, f := range files {

@@ -277,7 +277,7 @@ func (s *Store) survey(ctx context.Context, o surveyOptions) (survey, error) {
 	if err := all.Wait(); err != nil {
 		return survey{}, err
 	}
-	v.graph.unpacked = map[digest.Digest]bool{}
+	v.graph.unpacked = make(map[digest.Digest]bool, len(v.graph.compressed.blobs))
 	for _, blobs := range v.graph.compressed.blobs {
 		for _, d := range blobs {
 			v.graph.unpacked[d] = true

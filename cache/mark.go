@@ -116,16 +116,13 @@ func (g *graph) blobRefs(dgst digest.Digest) ([]node, error) {
 	if data == nil || err != nil {
 		return nil, err
 	}
-	var out []node
-	for _, d := range content.DiffIDs(data) {
+	blobs, diffIDs := content.References(data)
+	out := make([]node, 0, len(blobs)+len(diffIDs))
+	for _, d := range diffIDs {
 		out = append(out, layerNodes(g.layers[d])...)
 	}
-	children, err := content.References(data)
-	if err != nil {
-		return out, nil //nolint:nilerr // a config, or JSON of another kind
-	}
-	for _, c := range children {
-		out = append(out, blobNode(c.Digest))
+	for _, d := range blobs {
+		out = append(out, blobNode(d))
 	}
 	return out, nil
 }

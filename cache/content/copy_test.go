@@ -61,9 +61,8 @@ func (s *strict) Push(ctx context.Context, d ocispec.Descriptor, r io.Reader) er
 	if digest.FromBytes(data) != d.Digest {
 		return errdefs.ErrDataLoss
 	}
-	children, err := References(data)
-	if err == nil {
-		for _, c := range children {
+	if doc, err := parse("", data); err == nil {
+		for _, c := range doc.children() {
 			if !s.has(c.Digest) && !IsForeign(c.MediaType) {
 				return errors.New("manifest before its children")
 			}

@@ -188,25 +188,31 @@ func DetectMediaType(data []byte) (string, error) {
 	return ocispec.MediaTypeImageManifest, nil
 }
 
-// References returns what a manifest or index refers to, from its bytes alone.
-// Other bytes are an errdefs.ErrInvalidArgument.
-func References(data []byte) ([]ocispec.Descriptor, error) {
-	doc, err := parse("", data)
-	if err != nil {
-		return nil, err
+// References returns what a manifest, index or config names, from its bytes alone: blobs by their digests, and
+// the diffIDs of layers. It reads less strictly than Children and Resolve do, so that it misses nothing that they
+// find. Bytes of another kind name nothing.
+func References(data []byte) (blobs, diffIDs []digest.Digest) {
+	type descriptor struct {
+		Digest digest.Digest `json:"digest"`
 	}
-	return doc.children(), nil
-}
-
-// DiffIDs returns the diffIDs of an image config from its bytes, and none for other bytes.
-func DiffIDs(data []byte) []digest.Digest {
-	var config struct {
-		RootFS struct {
+	var doc struct {
+		Manifests []descriptor `json:"manifests"`
+		Config    descriptor   `json:"config"` // of a manifest; a config has one, too, without a digest
+		Layers    []descriptor `json:"layers"`
+		RootFS    struct {
 			DiffIDs []digest.Digest `json:"diff_ids"`
 		} `json:"rootfs"`
 	}
-	if json.Unmarshal(data, &config) != nil {
-		return nil
+	if err := json.Unmarshal(data, &doc); err != nil {
+		var odd *json.UnmarshalTypeError // one field; the others are there
+		if !errors.As(err, &odd) {
+			return nil, nil
+		}
 	}
-	return config.RootFS.DiffIDs
+	for _, d := range append(append(doc.Manifests, doc.Config), doc.Layers...) {
+		if d.Digest != "" {
+			blobs = append(blobs, d.Digest)
+		}
+	}
+	return blobs, doc.RootFS.DiffIDs
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -153,9 +154,13 @@ func FuzzParse(f *testing.F) {
 		if (doc.manifest == nil) == (doc.index == nil) {
 			t.Fatal("it must be either a manifest or an index")
 		}
+		named, _ := References(data)
 		for _, c := range doc.children() {
 			if validate(c.Digest) != nil || c.Size < 0 {
 				t.Fatalf("child %v was let through", c)
+			}
+			if !slices.Contains(named, c.Digest) {
+				t.Fatalf("child %v would be collected: only %v are referred to", c, named)
 			}
 		}
 		// What is one kind to us must not be the other under another media type.
@@ -180,6 +185,9 @@ func FuzzResolve(f *testing.F) {
 			if err == nil && len(img.Config.RootFS.DiffIDs) != len(img.Manifest.Layers) {
 				t.Fatal("diffIDs and layers differ in number")
 			}
+			if _, diffIDs := References(config); err == nil && !slices.Equal(diffIDs, img.Config.RootFS.DiffIDs) {
+				t.Fatalf("the config has the diffIDs %v, its references are %v", img.Config.RootFS.DiffIDs, diffIDs)
+			}
 		}
 	})
 }
@@ -199,6 +207,27 @@ func TestChildren(t *testing.T) {
 	}
 	if _, err := Children(t.Context(), m, describe(mediaTypeDockerSchema1, nil)); !errdefs.IsNotImplemented(err) {
 		t.Errorf("of a schema 1 manifest: %v, want not implemented", err)
+	}
+}
+
+func TestReferences(t *testing.T) {
+	a, b := digest.FromString("a"), digest.FromString("b")
+	for _, c := range []struct {
+		name, data     string
+		blobs, diffIDs []digest.Digest
+	}{
+		{"manifest", `{"config":{"digest":"` + a.String() + `"},"layers":[{"digest":"` + b.String() + `"}]}`, []digest.Digest{a, b}, nil},
+		{"index", `{"manifests":[{"digest":"` + a.String() + `"}]}`, []digest.Digest{a}, nil},
+		{"config", `{"config":{"Env":["x"]},"rootfs":{"diff_ids":["` + b.String() + `"]}}`, nil, []digest.Digest{b}},
+		{"field of another kind", `{"manifests":7,"config":[],"layers":[{"digest":"` + b.String() + `"}]}`, []digest.Digest{b}, nil},
+		{"half a document", `{"manifests":[{"digest":"` + a.String() + `"}`, nil, nil},
+		{"array", `[]`, nil, nil},
+		{"nothing", ``, nil, nil},
+	} {
+		blobs, diffIDs := References([]byte(c.data))
+		if !slices.Equal(blobs, c.blobs) || !slices.Equal(diffIDs, c.diffIDs) {
+			t.Errorf("%s: %v and %v, want %v and %v", c.name, blobs, diffIDs, c.blobs, c.diffIDs)
+		}
 	}
 }
 

@@ -209,28 +209,15 @@ func (s *Store) Walk(ctx context.Context, fn func(Info) error) error {
 }
 
 func (s *Store) walk(ctx context.Context, algorithm digest.Algorithm, fn func(Info) error) error {
-	entries, err := os.ReadDir(filepath.Join(s.dir, "blobs", string(algorithm)))
+	err := statefile.Scan(filepath.Join(s.dir, "blobs", string(algorithm)), "", func(name string, st *unix.Stat_t) error {
+		if ctx.Err() != nil || len(name) != 2*algorithm.Size() || strings.Trim(name, "0123456789abcdef") != "" {
+			return ctx.Err() // else it is not ours
+		}
+		dgst := digest.NewDigestFromEncoded(algorithm, name)
+		return fn(Info{Digest: dgst, Size: st.Size, ModTime: time.Unix(st.Mtim.Unix())})
+	})
 	if err != nil {
 		return fmt.Errorf("listing blobs: %w", err)
-	}
-	for _, e := range entries {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if len(e.Name()) != 2*algorithm.Size() || strings.Trim(e.Name(), "0123456789abcdef") != "" {
-			continue // not ours
-		}
-		dgst := digest.NewDigestFromEncoded(algorithm, e.Name())
-		fi, err := e.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // deleted meanwhile
-		}
-		if err != nil {
-			return fmt.Errorf("listing blobs: %w", err)
-		}
-		if err := fn(Info{Digest: dgst, Size: fi.Size(), ModTime: fi.ModTime()}); err != nil {
-			return err
-		}
 	}
 	return nil
 }

@@ -32,6 +32,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
 	"github.com/teu-dev/teu/cache/mount"
 	"github.com/teu-dev/teu/cache/statefile"
 )
@@ -173,12 +175,12 @@ type Info struct {
 
 // Walk calls fn for each layer of the store, in no order, until fn returns an error. Implicit is not filled in.
 func (s *Store) Walk(ctx context.Context, fn func(Info) error) error {
-	return s.walk(ctx, func(id string, fi os.FileInfo) error { return s.inform(id, fi, fn) })
+	return s.walk(ctx, func(id string, used time.Time) error { return s.inform(id, used, fn) })
 }
 
 // inform calls fn with what the record of a layer says.
-func (s *Store) inform(id string, fi os.FileInfo, fn func(Info) error) error {
-	info := Info{Layer: Layer{ID: id}, Used: fi.ModTime()}
+func (s *Store) inform(id string, used time.Time, fn func(Info) error) error {
+	info := Info{Layer: Layer{ID: id}, Used: used}
 	r, err := s.readRecord(id)
 	switch {
 	case errors.Is(err, errdefs.ErrNotFound):
@@ -193,31 +195,14 @@ func (s *Store) inform(id string, fi os.FileInfo, fn func(Info) error) error {
 	return fn(info)
 }
 
-// walk calls fn for each layer with its record's file.
-func (s *Store) walk(ctx context.Context, fn func(id string, fi os.FileInfo) error) error {
-	entries, err := os.ReadDir(s.dir)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if err := ctx.Err(); err != nil {
+// walk calls fn for each layer with the time of its record.
+func (s *Store) walk(ctx context.Context, fn func(id string, used time.Time) error) error {
+	return statefile.Scan(s.dir, "/layer.json", func(id string, st *unix.Stat_t) error {
+		if ctx.Err() != nil || checkID(id) != nil {
 			return context.Cause(ctx)
 		}
-		if checkID(e.Name()) != nil {
-			continue
-		}
-		fi, err := os.Lstat(s.record(e.Name()))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // removed meanwhile
-		}
-		if err != nil {
-			return err
-		}
-		if err := fn(e.Name(), fi); err != nil {
-			return err
-		}
-	}
-	return nil
+		return fn(id, time.Unix(st.Mtim.Unix()))
+	})
 }
 
 // List is Walk for those who want no sizes; those of layers that were unpacked from a tar are left out. It
@@ -231,12 +216,12 @@ func (s *Store) List(ctx context.Context, fn func(Info) error) error {
 	for _, e := range unsynced {
 		doubtful[e.Name()] = true
 	}
-	return s.walk(ctx, func(id string, fi os.FileInfo) error {
+	return s.walk(ctx, func(id string, used time.Time) error {
 		if !strings.HasPrefix(id, builtPrefix) && !doubtful[id] {
 			l := Layer{ID: id, DiffID: digest.NewDigestFromEncoded(digest.SHA256, id)}
-			return fn(Info{Layer: l, Used: fi.ModTime()})
+			return fn(Info{Layer: l, Used: used})
 		}
-		return s.inform(id, fi, fn)
+		return s.inform(id, used, fn)
 	})
 }
 
