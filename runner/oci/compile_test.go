@@ -98,7 +98,11 @@ func TestCompileRefuses(t *testing.T) {
 		"limit twice":        func(s *specs.Spec) { s.Process.Rlimits = append(s.Process.Rlimits, s.Process.Rlimits[0]) },
 		"device":             func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "x", Type: "c"}} },
 		"type of a device":   func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "x"}} },
-		"propagation":        func(s *specs.Spec) { s.Linux.RootfsPropagation = "x" },
+		"major number": func(s *specs.Spec) {
+			s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "c", Major: 1<<12 + 1}}
+		},
+		"minor number": func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "b", Minor: -1}} },
+		"propagation":  func(s *specs.Spec) { s.Linux.RootfsPropagation = "x" },
 		"host name": func(s *specs.Spec) {
 			s.Hostname = "x"
 			s.Linux.Namespaces = append(s.Linux.Namespaces[:4], s.Linux.Namespaces[5])

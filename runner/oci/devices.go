@@ -146,6 +146,9 @@ func (c *compiler) makeDevice(dev launch.Ref, name string, d specs.LinuxDevice, 
 	default:
 		return fmt.Errorf("type %q: %w", d.Type, errdefs.ErrInvalidArgument)
 	}
+	if d.Type != "p" && (uint64(d.Major) >= 1<<12 || uint64(d.Minor) >= 1<<20) { // the kernel would make another; linux/kdev_t.h
+		return fmt.Errorf("number %d:%d: %w", d.Major, d.Minor, errdefs.ErrInvalidArgument)
+	}
 	if bound {
 		node := c.nodes[d.Path]
 		if node == 0 {
