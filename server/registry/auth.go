@@ -3,7 +3,6 @@ package registry
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -31,6 +30,7 @@ type door struct {
 	external  string                    // scheme and host by which clients come, "" to take it from requests
 	anonymous bool
 	log       *slog.Logger
+	limit     *rateLimit // of logins, nil for none
 
 	// bcrypt is slow on purpose, so its answers are remembered, under a key that only
 	// this process can make. A changed hash makes another key.
@@ -122,7 +122,13 @@ func (d *door) admit(w http.ResponseWriter, r *http.Request, rt route) (visitor,
 		return visitor{all: true}, d.admitAnonymous(r)
 	}
 	user, password, ok := r.BasicAuth()
-	if ok && d.check(r.Context(), user, password) {
+	if ok {
+		var err error
+		if ok, err = d.check(w, r, user, password); err != nil {
+			return visitor{name: user}, err
+		}
+	}
+	if ok {
 		return visitor{name: user, all: true}, nil
 	}
 	w.Header().Set("WWW-Authenticate", `Basic realm="teu registry"`)
@@ -162,8 +168,8 @@ func isLoopback(a net.Addr) bool {
 	return false
 }
 
-// check tells whether the password is the user's.
-func (d *door) check(ctx context.Context, user, password string) bool {
+// check tells whether the password is the user's. It is an error to ask too often.
+func (d *door) check(w http.ResponseWriter, r *http.Request, user, password string) (bool, error) {
 	d.mu.Lock()
 	d.reload()
 	hash, known := d.users[user]
@@ -171,7 +177,7 @@ func (d *door) check(ctx context.Context, user, password string) bool {
 		hash = d.other // takes as long, so that answers do not tell who exists
 	}
 	d.mu.Unlock()
-	return d.compareHash(ctx, user, password, hash, known)
+	return d.compareHash(w, r, user, password, hash, known)
 }
 
 func (d *door) answerKey(user, password string, hash []byte) (k answerKey) {

@@ -155,7 +155,7 @@ func TestLoginsAreRemembered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !g.door.check(t.Context(), "ann", "one") || g.door.check(t.Context(), "ann", "bad") || g.door.check(t.Context(), "eve", "one") {
+	if !letsIn(t.Context(), g, "ann", "one") || letsIn(t.Context(), g, "ann", "bad") || letsIn(t.Context(), g, "eve", "one") {
 		t.Fatal("wrong answers")
 	}
 	for range cap(g.door.slots) {
@@ -164,7 +164,7 @@ func TestLoginsAreRemembered(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 64 {
 		wg.Go(func() {
-			if !g.door.check(t.Context(), "ann", "one") || g.door.check(t.Context(), "ann", "bad") || g.door.check(t.Context(), "eve", "one") {
+			if !letsIn(t.Context(), g, "ann", "one") || letsIn(t.Context(), g, "ann", "bad") || letsIn(t.Context(), g, "eve", "one") {
 				t.Error("wrong answers from memory")
 			}
 		})
@@ -173,7 +173,7 @@ func TestLoginsAreRemembered(t *testing.T) {
 	for i := range maxAnswers + 10 { // guesses do not push out who is known
 		g.door.remember(answerKey{byte(i), byte(i >> 8), 1}, false)
 	}
-	if !g.door.check(t.Context(), "ann", "one") || len(g.door.bad) > maxAnswers {
+	if !letsIn(t.Context(), g, "ann", "one") || len(g.door.bad) > maxAnswers {
 		t.Errorf("%d bad answers are remembered", len(g.door.bad))
 	}
 }
@@ -194,13 +194,13 @@ func TestLoginsThatLeave(t *testing.T) {
 	var left, stayed sync.WaitGroup
 	for i := range 100 {
 		left.Go(func() {
-			if g.door.check(ctx, "ann", fmt.Sprint("guess ", i)) || g.door.check(ctx, "ann", "one") {
+			if letsIn(ctx, g, "ann", fmt.Sprint("guess ", i)) || letsIn(ctx, g, "ann", "one") {
 				t.Error("let in without being compared")
 			}
 		})
 	}
 	stayed.Go(func() {
-		if !g.door.check(t.Context(), "ann", "one") {
+		if !letsIn(t.Context(), g, "ann", "one") {
 			t.Error("the right password was refused")
 		}
 	})
@@ -251,10 +251,17 @@ func TestAnonymous(t *testing.T) {
 	}
 }
 
-// TestRate: one client has so many requests, another his own.
+// letsIn reports whether the password is the user's.
+func letsIn(ctx context.Context, g *Registry, user, password string) bool {
+	r := httptest.NewRequestWithContext(ctx, "GET", "/v2/", nil)
+	ok, err := g.door.check(httptest.NewRecorder(), r, user, password)
+	return ok && err == nil
+}
+
+// TestRate: one client has so many requests, another his own, and an address so many guesses.
 func TestRate(t *testing.T) {
 	o := Options{Root: t.TempDir(), Htpasswd: filepath.Join(t.TempDir(), "users"), Rate: 1}
-	writeUsers(t, o.Htpasswd, hashed(t, "ann", "x")+hashed(t, "bob", "x"))
+	writeUsers(t, o.Htpasswd, hashed(t, "ann", "x")+hashed(t, "bob", "x")+hashed(t, "carl", "x")+hashed(t, "dora", "x"))
 	g, err := New(o)
 	if err != nil {
 		t.Fatal(err)
@@ -274,6 +281,14 @@ func TestRate(t *testing.T) {
 		c.want(c.as(basic("ann", "guess")).do("GET", "/v2/", nil), 401, codeUnauthorized)
 	}
 	c.want(c.as(basic("bob", "guess")).do("GET", "/v2/", nil), 429, codeTooManyRequests)
+
+	// Who guesses too often is not told when he is right, and who is known comes in.
+	c.want(c.as(basic("dora", "x")).do("GET", "/v2/", nil), 200, "")
+	for i := range rateBurst {
+		c.want(c.as(basic("carl", fmt.Sprint(i))).do("GET", "/v2/", nil), 429, codeTooManyRequests)
+	}
+	c.want(c.as(basic("carl", "x")).do("GET", "/v2/", nil), 429, codeTooManyRequests)
+	c.want(c.as(basic("dora", "x")).do("GET", "/v2/", nil), 200, "")
 }
 
 // TestAudit: changes and refusals have a line, reading has not.

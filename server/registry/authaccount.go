@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"context"
 	"net/http"
 	"strings"
 	"time"
@@ -31,7 +30,13 @@ func (d *door) admitAccount(w http.ResponseWriter, r *http.Request, rt route) (v
 		v.name, v.token, v.bearer, loggedIn = t.Subject, &t, true, true
 	default:
 		user, password, ok := r.BasicAuth()
-		if !ok || !d.checkAccount(r.Context(), user, password) {
+		if ok {
+			ok, err = d.checkAccount(w, r, user, password)
+		}
+		if err != nil {
+			return visitor{name: user}, err
+		}
+		if !ok {
 			return visitor{name: user}, d.challenge(w, r, rt, "")
 		}
 		v.name, loggedIn = user, true
@@ -116,16 +121,16 @@ func (d *door) challenge(w http.ResponseWriter, r *http.Request, rt route, why s
 	return &apiError{http.StatusUnauthorized, codeUnauthorized, "authentication required", nil}
 }
 
-// checkAccount tells whether the password, or key, is the user's.
-func (d *door) checkAccount(ctx context.Context, name, password string) bool {
-	c, err := d.accounts.get(ctx)
+// checkAccount tells whether the password, or key, is the user's. It is an error to ask too often.
+func (d *door) checkAccount(w http.ResponseWriter, r *http.Request, name, password string) (bool, error) {
+	c, err := d.accounts.get(r.Context())
 	if err != nil {
 		d.log.Error("nobody can log in", "error", err)
-		return false
+		return false, nil
 	}
 	u, known := c.Users[name]
 	if u.Robot() {
-		return u.checkKey(password) && !u.expired()
+		return u.checkKey(password) && !u.expired(), nil
 	}
 	hash := []byte(u.Password)
 	if u.Password == "" || !known {
@@ -137,21 +142,27 @@ func (d *door) checkAccount(ctx context.Context, name, password string) bool {
 			}
 		}
 	}
-	return d.compareHash(ctx, name, password, hash, known) && !u.expired()
+	ok, err := d.compareHash(w, r, name, password, hash, known)
+	return ok && !u.expired(), err
 }
 
-// compareHash is bcrypt, remembered. Who goes away while he waits for it costs nothing.
-func (d *door) compareHash(ctx context.Context, user, password string, hash []byte, known bool) bool {
+// compareHash is bcrypt, remembered. Who goes away while he waits for it costs nothing. What has
+// to be compared is limited by address, or else a right guess would be answered when wrong ones
+// are not any more.
+func (d *door) compareHash(w http.ResponseWriter, r *http.Request, user, password string, hash []byte, known bool) (bool, error) {
 	d.mu.Lock()
 	key := d.answerKey(user, password, hash)
 	good, bad := d.good[key], d.bad[key]
 	d.mu.Unlock()
 	if good || bad {
-		return good
+		return good, nil
+	}
+	if err := d.limit.take(w, "login from "+clientAddress(r)); err != nil {
+		return false, err
 	}
 	// The clients of one job come at once with one password: one of them waits for
 	// bcrypt, the others for him, or if he leaves one of them does it.
-	for ctx.Err() == nil {
+	for ctx := r.Context(); ctx.Err() == nil; {
 		compared := d.compare.DoChan(string(key[:]), func() (any, error) {
 			select {
 			case d.slots <- struct{}{}:
@@ -164,12 +175,12 @@ func (d *door) compareHash(ctx context.Context, user, password string, hash []by
 			return ok, nil
 		})
 		select {
-		case r := <-compared:
-			if r.Err == nil {
-				return r.Val.(bool)
+		case c := <-compared:
+			if c.Err == nil {
+				return c.Val.(bool), nil
 			}
 		case <-ctx.Done():
 		}
 	}
-	return false
+	return false, nil
 }

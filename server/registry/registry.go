@@ -144,6 +144,7 @@ func New(o Options) (*Registry, error) {
 	}
 	if o.Rate > 0 {
 		g.limit = &rateLimit{rate: float64(o.Rate), most: rateBurst * float64(o.Rate)}
+		d.limit = g.limit
 	}
 	if o.Audit != nil {
 		g.audit = &auditLog{w: o.Audit}

@@ -148,9 +148,15 @@ func (g *Registry) serveToken(w http.ResponseWriter, r *http.Request) error {
 	}
 	if cert := clientName(r); !given && cert != "" {
 		user = cert
-	} else if given && !d.checkAccount(r.Context(), user, password) {
-		w.Header().Set("WWW-Authenticate", `Basic realm="teu registry"`)
-		return &apiError{http.StatusUnauthorized, codeUnauthorized, "wrong user or password", nil}
+	} else if given {
+		ok, err := d.checkAccount(w, r, user, password)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			w.Header().Set("WWW-Authenticate", `Basic realm="teu registry"`)
+			return &apiError{http.StatusUnauthorized, codeUnauthorized, "wrong user or password", nil}
+		}
 	}
 	return g.writeToken(w, r, user, q)
 }
