@@ -63,18 +63,20 @@ func archsOf(names []specs.Arch, goarch string) ([]arch, error) {
 	return nil, fmt.Errorf("seccomp on %s: %w", goarch, errdefs.ErrNotImplemented)
 }
 
-// calls goes through the names and numbers of the table.
+// calls goes through the names and numbers of the table, by number: those of own are the highest.
 func (t table) calls() iter.Seq2[string, uint32] {
 	return func(yield func(string, uint32) bool) {
-		replaced := map[string]bool{}
-		for name, nr := range lines(t.own) {
-			replaced[name] = true
-			if !yield(name, t.base+nr) {
+		own := map[string]bool{}
+		for name := range lines(t.own) {
+			own[name] = true
+		}
+		for name, nr := range lines(t.text) {
+			if (len(own) == 0 || !own[name]) && !yield(name, t.base+nr) {
 				return
 			}
 		}
-		for name, nr := range lines(t.text) {
-			if (len(replaced) == 0 || !replaced[name]) && !yield(name, t.base+nr) {
+		for name, nr := range lines(t.own) {
+			if !yield(name, t.base+nr) {
 				return
 			}
 		}

@@ -1,7 +1,6 @@
 package seccomp
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 
@@ -109,7 +108,7 @@ func newProfile(s *specs.LinuxSeccomp) (*profile, error) {
 	return p, nil
 }
 
-// segments sorts what the profile says about one architecture by call number.
+// segments is what the profile says about one architecture, by call number, as the tables are.
 func (p *profile) segments(a arch) (segs []segment, notify bool) {
 	calls := p.room[:0]
 	newest := make([]uint32, len(a.tables))
@@ -145,7 +144,6 @@ func (p *profile) segments(a arch) (segs []segment, notify bool) {
 		}
 	}
 	p.room = calls
-	slices.SortFunc(calls, func(a, b segment) int { return cmp.Compare(a.begin, b.begin) })
 	return p.fill(calls, a, newest), notify
 }
 

@@ -316,6 +316,29 @@ func TestActions(t *testing.T) {
 	}
 }
 
+// TestTables: segments relies on the order of the calls, and on each having one number.
+func TestTables(t *testing.T) {
+	all := []specs.Arch{specs.ArchX32, specs.ArchX86, specs.ArchARM}
+	for _, goarch := range []string{"amd64", "arm64", "riscv64"} {
+		archs, err := archsOf(all, goarch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range archs {
+			last, seen := int64(-1), map[uint32]map[string]bool{}
+			for _, table := range a.tables {
+				seen[table.base] = map[string]bool{}
+				for name, nr := range table.calls() {
+					if int64(nr) <= last || seen[table.base][name] {
+						t.Errorf("%s, table %#x: %s %d stands behind %d", goarch, table.base, name, nr, last)
+					}
+					last, seen[table.base][name] = int64(nr), true
+				}
+			}
+		}
+	}
+}
+
 func TestCompileRefuses(t *testing.T) {
 	big := uint(1 << 20)
 	for name, s := range map[string]*specs.LinuxSeccomp{
