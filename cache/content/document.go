@@ -10,6 +10,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/cache/coldjson"
 )
 
 const (
@@ -102,7 +104,7 @@ var errSchema1 = fmt.Errorf("it is in Docker's image format of before 2016 (sche
 
 func parseIndex(data []byte) (document, error) {
 	var index ocispec.Index
-	if err := json.Unmarshal(data, &index); err != nil {
+	if err := coldjson.Unmarshal(data, &index); err != nil {
 		return document{}, fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
 	}
 	doc := document{index: &index}
@@ -111,7 +113,7 @@ func parseIndex(data []byte) (document, error) {
 
 func parseManifest(data []byte) (document, error) {
 	var manifest ocispec.Manifest
-	if err := json.Unmarshal(data, &manifest); err != nil {
+	if err := coldjson.Unmarshal(data, &manifest); err != nil {
 		return document{}, fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
 	}
 	doc := document{manifest: &manifest}

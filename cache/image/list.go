@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/teu-dev/teu/cache/coldjson"
 	"github.com/teu-dev/teu/cache/statefile"
 )
 
@@ -81,7 +81,7 @@ func packDescriptor(p *statefile.Packer, d ocispec.Descriptor) error {
 	p.String(platform.Variant)
 	whole := ""
 	if !reflect.DeepEqual(d, simple) || d.Platform != nil && platform.OS == "" {
-		data, err := json.Marshal(d)
+		data, err := coldjson.Marshal(d)
 		if err != nil {
 			return err
 		}
@@ -98,7 +98,7 @@ func unpackDescriptor(u *statefile.Unpacker) (d ocispec.Descriptor, err error) {
 	}
 	if whole := u.String(); whole != "" {
 		d = ocispec.Descriptor{}
-		err = json.Unmarshal([]byte(whole), &d)
+		err = coldjson.Unmarshal([]byte(whole), &d)
 	}
 	return d, err
 }

@@ -7,7 +7,6 @@
 package statefile
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,6 +16,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/teu-dev/teu/cache/coldjson"
 )
 
 const (
@@ -35,7 +36,7 @@ type WriteOptions struct {
 
 // Write stores v as JSON at path, replacing what is there in one step. The directory must exist.
 func Write(path string, v any, o WriteOptions) error {
-	data, err := json.Marshal(v)
+	data, err := coldjson.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("encoding %s: %w", path, err)
 	}
@@ -91,7 +92,7 @@ func Read(path string, v any) error {
 	if err != nil {
 		return err
 	}
-	if err := json.Unmarshal(data, v); err != nil {
+	if err := coldjson.Unmarshal(data, v); err != nil {
 		return fmt.Errorf("decoding %s: %w: %w", path, errdefs.ErrDataLoss, err)
 	}
 	return nil

@@ -17,6 +17,7 @@ const module = "github.com/teu-dev/teu/"
 // layers is the height of every package. A package imports only lower ones, so the
 // arrows of the architecture never turn. A new package needs a line here.
 var layers = map[string]int{
+	"cache/coldjson":  -3,
 	"cache/statefile": -2, // documents and locks, below everything
 	"runner/tinyelf":  -2,
 	"runner/userns":   -1,

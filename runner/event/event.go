@@ -12,7 +12,6 @@
 package event
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -21,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/cache/coldjson"
 )
 
 // Event is something that happened, as docker's API has it (1.51, EventMessage).
@@ -63,7 +64,7 @@ func (j Journal) Append(e Event) error {
 		e.TimeNano = now.UnixNano()
 	}
 	e.Time, e.Scope = e.TimeNano/1e9, "local"
-	line, err := json.Marshal(e)
+	line, err := coldjson.Marshal(e)
 	if err != nil {
 		return err
 	}

@@ -4,12 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
 	"os"
 	"time"
+
+	"github.com/teu-dev/teu/cache/coldjson"
 )
 
 // Range chooses events by their time.
@@ -113,7 +114,7 @@ func (f *follower) read() error {
 			return err
 		}
 		var e Event
-		bad := json.Unmarshal(bytes.TrimSpace(f.line), &e) != nil
+		bad := coldjson.Unmarshal(bytes.TrimSpace(f.line), &e) != nil
 		f.line = f.line[:0]
 		if bad || !f.wanted(e) {
 			continue

@@ -2,7 +2,6 @@ package keeper
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -13,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/teu-dev/teu/cache/coldjson"
 	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/launch"
 )
@@ -273,7 +273,7 @@ func (c *conn) exitStatus(ctx context.Context) (ExitStatus, error) {
 	if kind != frameExit {
 		return e, fmt.Errorf("frame %q instead of an exit status: %w", kind, errdefs.ErrInternal)
 	}
-	return e, json.Unmarshal(payload, &e)
+	return e, coldjson.Unmarshal(payload, &e)
 }
 
 // SignalOptions change what Signal means.

@@ -1,7 +1,6 @@
 package keeper
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/teu-dev/teu/cache/coldjson"
 	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/tinyelf"
 )
@@ -120,7 +120,7 @@ func executeHolder(in, pidfd *os.File, s *stdio) (*holder, error) {
 const recordPrefix = "holder."
 
 func (h *holder) putOnRecord(runDir string) error {
-	b, err := json.Marshal(h.id)
+	b, err := coldjson.Marshal(h.id)
 	if err != nil {
 		return err
 	}
@@ -149,7 +149,7 @@ func recorded(runDir string) ([]*holder, error) {
 			continue
 		}
 		if err == nil {
-			err = json.Unmarshal([]byte(text), &h.id)
+			err = coldjson.Unmarshal([]byte(text), &h.id)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("reading the record of a holder: %w", err)

@@ -2,7 +2,6 @@ package keeper
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/teu-dev/teu/cache/coldjson"
 	"github.com/teu-dev/teu/runner/launch"
 )
 
@@ -96,7 +96,7 @@ func follow(ctx context.Context, c *conn) (ExitStatus, error) {
 		return ExitStatus{}, errOr(ctx.Err(), gone(errOr(err, io.ErrUnexpectedEOF)))
 	}
 	var e ExitStatus
-	if err := json.Unmarshal(payload, &e); err != nil {
+	if err := coldjson.Unmarshal(payload, &e); err != nil {
 		return ExitStatus{}, err
 	}
 	return e, ctx.Err()
@@ -223,7 +223,7 @@ func startJob(c *conn) (q request, p *process, err error) {
 func startChild(c *conn) (q request, child *launch.Child, err error) {
 	kind, payload, err := c.read()
 	if err == nil && kind == frameRequest {
-		err = json.Unmarshal(payload, &q)
+		err = coldjson.Unmarshal(payload, &q)
 	}
 	if err != nil {
 		return q, nil, err

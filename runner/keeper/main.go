@@ -1,7 +1,6 @@
 package keeper
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/teu-dev/teu/cache/coldjson"
 	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/launch"
 )
@@ -50,7 +50,7 @@ func waitAndSupervise(c *conn, runDir string) int {
 	kind, payload, err := c.read()
 	var q request
 	if err == nil && kind == frameRequest {
-		err = json.Unmarshal(payload, &q)
+		err = coldjson.Unmarshal(payload, &q)
 	}
 	if err != nil {
 		return 0 // the starter went: nothing has happened

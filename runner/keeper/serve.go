@@ -2,7 +2,6 @@ package keeper
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/teu-dev/teu/cache/coldjson"
 	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/launch"
 )
@@ -81,7 +81,7 @@ func (s *supervisor) serve(c *conn) {
 		return
 	}
 	var q request
-	if err := json.Unmarshal(payload, &q); err != nil {
+	if err := coldjson.Unmarshal(payload, &q); err != nil {
 		return
 	}
 	if q.Op == "attach" {
@@ -317,7 +317,7 @@ func readProgram(c *conn, n int) (*launch.Program, []*os.File, error) {
 }
 
 func encode(v any) []byte {
-	b, err := json.Marshal(v)
+	b, err := coldjson.Marshal(v)
 	if err != nil {
 		panic(err) // plain structs of ours
 	}

@@ -1,11 +1,12 @@
 package keeper
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/teu-dev/teu/cache/coldjson"
 )
 
 // Stream is one client's connection to a container's streams.
@@ -55,7 +56,7 @@ func (s *Stream) Copy(stdout, stderr io.Writer) (ExitStatus, error) {
 			_, err = stderr.Write(payload)
 		case frameExit:
 			var e ExitStatus
-			return e, json.Unmarshal(payload, &e)
+			return e, coldjson.Unmarshal(payload, &e)
 		default:
 			err = fmt.Errorf("frame %q among the output: %w", kind, errdefs.ErrInternal)
 		}

@@ -2,7 +2,6 @@ package keeper
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/teu-dev/teu/cache/coldjson"
 	"github.com/teu-dev/teu/cache/statefile"
 )
 
@@ -151,7 +151,7 @@ func errOr(err, other error) error {
 }
 
 func (c *conn) writeJSON(kind byte, v any, files ...*os.File) error {
-	b, err := json.Marshal(v)
+	b, err := coldjson.Marshal(v)
 	if err != nil {
 		return err
 	}
@@ -261,7 +261,7 @@ func (c *conn) readReply() (reply, error) {
 		return reply{}, fmt.Errorf("frame %q instead of a reply: %w", kind, errdefs.ErrInternal)
 	}
 	var r reply
-	if err := json.Unmarshal(payload, &r); err != nil {
+	if err := coldjson.Unmarshal(payload, &r); err != nil {
 		return reply{}, fmt.Errorf("decoding a reply: %w", err)
 	}
 	return r, r.err()
