@@ -112,6 +112,8 @@ func TestErrorShowsTheLine(t *testing.T) {
 	}{
 		{"a file that is missing", []string{"FROM busybox", "", "COPY missing /"}, 3, "missing"},
 		{"an instruction that does not exist", []string{"FROM busybox", "CPOY a b"}, 2, "CPOY"},
+		{"a file that cannot be fetched", []string{"FROM busybox", "ADD http://127.0.0.1:1/f /"}, 2, "127.0.0.1:1"},
+		{"a repository that cannot be fetched", []string{"FROM busybox", "COPY Dockerfile /", "ADD http://127.0.0.1:1/r.git /"}, 3, "r.git"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, _, err := b.build(Options{}, c.lines...)

@@ -89,7 +89,7 @@ func (r *run) explain(err error) error {
 	case errors.As(err, &vertex):
 		e := &Error{Step: vertex.Name, Output: r.journal.tail(vertex.Vertex), Err: vertex.Err}
 		if v := r.journal.vertex(vertex.Vertex); v != nil {
-			e.Where, e.Advice = v.Source, r.hidden(v, vertex.Err)
+			e.Where, e.Advice = r.journal.where(v), r.hidden(v, vertex.Err)
 		}
 		if full(vertex.Err) {
 			e.Advice = "the disk of " + r.b.Store.Root() + " is full; `teu builder prune` or `teu system prune` makes room"

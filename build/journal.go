@@ -3,6 +3,7 @@ package build
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -110,6 +111,26 @@ func (j *journal) keep(e solver.Event) {
 		tail = bytes.Clone(tail[len(tail)-tailSize:])
 	}
 	j.tails[e.Vertex] = tail
+}
+
+// where returns the place in the Dockerfile that v comes from. What an ADD fetches has none: it is where
+// all that use it come from, if that is one place.
+func (j *journal) where(v *graph.Vertex) (place []graph.Location) {
+	if len(v.Source) > 0 {
+		return v.Source
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, user := range j.order {
+		switch {
+		case !slices.ContainsFunc(user.Inputs, func(e graph.Edge) bool { return e.Vertex.Digest == v.Digest }):
+		case place == nil:
+			place = user.Source
+		case !slices.EqualFunc(place, user.Source, func(a, b graph.Location) bool { return a.File == b.File && a.Start == b.Start }):
+			return nil
+		}
+	}
+	return place
 }
 
 // tail returns the last lines that a vertex printed.
