@@ -35,6 +35,7 @@ func NewExec(s *specs.Spec, o ExecOptions) (*specs.Process, error) {
 	p := &specs.Process{
 		Terminal: o.TTY, Args: o.Args, Cwd: s.Process.Cwd, User: s.Process.User,
 		Rlimits: s.Process.Rlimits, NoNewPrivileges: s.Process.NoNewPrivileges,
+		ApparmorProfile: s.Process.ApparmorProfile, SelinuxLabel: s.Process.SelinuxLabel, // of a privileged exec, too, as in docker
 	}
 	if o.WorkingDir != "" {
 		p.Cwd = path.Clean(o.WorkingDir)

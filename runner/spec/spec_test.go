@@ -183,6 +183,18 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
+// An exec is confined as the container is, a privileged one too.
+func TestExecLabels(t *testing.T) {
+	s := mustNew(t, ocispec.ImageConfig{}, Options{Files: accounts()})
+	s.Process.ApparmorProfile, s.Process.SelinuxLabel = "profile", "a:b:c:s0"
+	for _, privileged := range []bool{false, true} {
+		p, err := NewExec(s, ExecOptions{Args: []string{"x"}, Privileged: privileged, Files: accounts()})
+		if err != nil || p.ApparmorProfile != "profile" || p.SelinuxLabel != "a:b:c:s0" {
+			t.Errorf("privileged %v: %+v, %v", privileged, p, err)
+		}
+	}
+}
+
 func TestCommand(t *testing.T) {
 	img := ocispec.ImageConfig{Entrypoint: []string{"/entry"}, Cmd: []string{"a", "b"}, WorkingDir: "w/../dir"}
 	for _, tt := range []struct {
