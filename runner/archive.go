@@ -197,6 +197,9 @@ func (e *Engine) CopyTo(ctx context.Context, ref, p string, r io.Reader, o CopyT
 		}
 		return archive.Extract(ctx, root, dir, plain, x)
 	})
+	if errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errdefs.ErrNotFound) { // what a hard link means
+		err = fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
+	}
 	if err == nil {
 		e.tell(c, "extract-to-dir", map[string]string{"path": p})
 	}

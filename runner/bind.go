@@ -61,7 +61,7 @@ func (m *MountRequest) setMode(mode string) error {
 	var seen []string
 	for option := range strings.SplitSeq(mode, ",") {
 		kind, ok := kinds[option]
-		if isPropagation(option) {
+		if IsPropagation(option) {
 			kind, ok = "propagation", true
 		}
 		if isIDMap(option) {
@@ -93,7 +93,8 @@ func (m *MountRequest) setMode(mode string) error {
 // isIDMap says whether an option of a mount maps owners: podman's idmap[=uids=...;gids=...].
 func isIDMap(s string) bool { return s == "idmap" || strings.HasPrefix(s, "idmap=") }
 
-func isPropagation(s string) bool {
+// IsPropagation says whether s is a word of mount(8) for how mounts below are shared.
+func IsPropagation(s string) bool {
 	switch s {
 	case "private", "rprivate", "shared", "rshared", "slave", "rslave":
 		return true
@@ -103,6 +104,9 @@ func isPropagation(s string) bool {
 
 // ParseVolumesFrom understands CONTAINER[:MODE] of --volumes-from.
 func ParseVolumesFrom(text string) (container string, m MountRequest, err error) {
+	if text == "" {
+		return "", m, worded(errdefs.ErrInvalidArgument, "volumes-from specification cannot be an empty string")
+	}
 	container, mode, _ := strings.Cut(text, ":")
 	if container == "" {
 		return "", m, worded(errdefs.ErrInvalidArgument, "malformed volumes-from specification: %q", text)

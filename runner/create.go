@@ -236,9 +236,12 @@ func (o *Options) check() error {
 	switch o.Restart.Name {
 	case "", "no", "on-failure", "always", "unless-stopped":
 	default:
-		return fmt.Errorf("invalid restart policy %q: %w", o.Restart.Name, errdefs.ErrInvalidArgument)
+		return worded(errdefs.ErrInvalidArgument, "invalid restart policy: unknown policy '%s'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'", o.Restart.Name)
 	}
-	if err := errors.Join(o.checkUserns(), o.CheckNamespaces()); err != nil {
+	if _, empty := o.Annotations[""]; empty {
+		return worded(errdefs.ErrInvalidArgument, "invalid Annotations: the empty string is not permitted as an annotation key")
+	}
+	if err := errors.Join(o.checkProcess(), o.checkUserns(), o.CheckNamespaces()); err != nil {
 		return err
 	}
 	return errors.Join(o.checkMode(), o.checkLimits(), o.Health.check())

@@ -122,5 +122,5 @@ func ParseTime(text string, now time.Time) (time.Time, error) {
 			return t, nil
 		}
 	}
-	return time.Time{}, worded(errdefs.ErrInvalidArgument, "invalid time: %q", text)
+	return time.Time{}, worded(errdefs.ErrInvalidArgument, "failed to parse value as time or duration: %q", text)
 }

@@ -3,11 +3,8 @@ package runner
 import (
 	"cmp"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"time"
-
-	"github.com/containerd/errdefs"
 
 	"github.com/teu-dev/teu/runner/keeper"
 	"github.com/teu-dev/teu/runner/launch"
@@ -71,7 +68,7 @@ const (
 )
 
 // healthCheck is what the keeper must know of a container's health check: nil if there is
-// none. A command is compiled here, like any other.
+// none, or one of a kind that nobody knows, as in docker. A command is compiled here, like any other.
 func (e *Engine) healthCheck(c *Container, p *plan) (*keeper.HealthCheck, *launch.Program, error) {
 	h := c.health()
 	if h == nil || len(h.Test) == 0 || h.Test[0] == "NONE" {
@@ -93,13 +90,13 @@ func (e *Engine) healthCheck(c *Container, p *plan) (*keeper.HealthCheck, *launc
 	switch kind := h.Test[0]; {
 	case kind == "CMD" && len(h.Test) > 1:
 		args = h.Test[1:]
-	case kind == "CMD-SHELL" && len(h.Test) == 2:
-		args = append(c.shell(), h.Test[1])
+	case kind == "CMD-SHELL" && len(h.Test) > 1:
+		args = append(c.shell(), h.Test[1:]...)
 	case slices.Contains([]string{"HTTP", "TCP", "UNIX"}, kind) && len(h.Test) == 2:
 		k.Probe, k.Target = kind, h.Test[1]
 		return k, nil, nil
 	default:
-		return nil, nil, fmt.Errorf("test %q: %w", h.Test, errdefs.ErrInvalidArgument)
+		return nil, nil, nil
 	}
 	sn, err := e.snapshot(c.ID)
 	if err != nil {

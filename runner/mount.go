@@ -157,6 +157,9 @@ func (e *Engine) mountPoint(ctx context.Context, store *cache.Store, id string, 
 // imageMount mounts the files of another image, for reading.
 func (e *Engine) imageMount(ctx context.Context, store *cache.Store, id string, w MountRequest, p MountPoint) (MountPoint, error) {
 	img, layers, err := e.image(ctx, store, Options{Image: w.Source})
+	if errors.Is(err, errdefs.ErrNotFound) {
+		return p, worded(errdefs.ErrNotFound, "No such image: %s", WithTag(w.Source))
+	}
 	if err != nil {
 		return p, err
 	}

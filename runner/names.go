@@ -166,11 +166,9 @@ func (e *Engine) setName(id, name string) error {
 
 // Rename gives a container another name.
 func (e *Engine) Rename(ctx context.Context, ref, name string) error {
+	name = strings.TrimPrefix(name, "/")
 	if name == "" {
-		return worded(errdefs.ErrInvalidArgument, "new name cannot be blank")
-	}
-	if err := checkName(name); err != nil {
-		return err
+		return worded(errdefs.ErrInvalidArgument, "Neither old nor new names may be empty")
 	}
 	id, err := e.resolve(ref)
 	if err != nil {
@@ -183,10 +181,13 @@ func (e *Engine) Rename(ctx context.Context, ref, name string) error {
 	defer unlock()
 	old := e.nameOf(id)
 	if old == name {
-		return worded(errdefs.ErrInvalidArgument, "Error when renaming: Renaming a container with the same name as its current name")
+		return worded(errdefs.ErrInvalidArgument, "Renaming a container with the same name as its current name")
+	}
+	if err := checkName(name); err != nil {
+		return fmt.Errorf("Error when allocating new name: %w", err)
 	}
 	if _, err := e.claimName(ctx, id, name); err != nil {
-		return err
+		return fmt.Errorf("Error when allocating new name: %w", err)
 	}
 	if err := e.setName(id, name); err != nil {
 		return err

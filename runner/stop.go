@@ -110,7 +110,7 @@ func (e *Engine) Kill(ctx context.Context, ref, name string) error {
 	}
 	sig, err := ParseSignal(name)
 	if err != nil {
-		return err
+		return fmt.Errorf("cannot kill container: %s: %w", ref, err)
 	}
 	c, err := e.Get(ctx, ref)
 	if err != nil {

@@ -156,6 +156,11 @@ func copyIn(ctx context.Context, a *app, f cpFlags, src, ref, dst string) error 
 		return errors.New("destination path must not be empty")
 	}
 	if src == "-" {
+		if mode, err := containerMode(ctx, e, ref, dst); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		} else if !mode.IsDir() {
+			return fmt.Errorf("destination \"%s:%s\" must be a directory", ref, dst)
+		}
 		return e.CopyTo(ctx, ref, dst, a.ui.In, o)
 	}
 	srcPath, err := filepath.Abs(src)

@@ -26,11 +26,7 @@ type apiEvent struct {
 func showEvents(ctx context.Context, a *app, since, until, format string, list []string) error {
 	o := runner.EventOptions{}
 	var err error
-	now := time.Now()
-	if o.Since, err = runner.ParseTime(since, now); err != nil {
-		return err
-	}
-	if o.Until, err = runner.ParseTime(until, now); err != nil {
+	if o.Since, o.Until, err = span(since, until); err != nil {
 		return err
 	}
 	if o.Filters, err = splitFilters(list); err != nil {

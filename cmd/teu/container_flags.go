@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -239,23 +240,26 @@ func (c *containerFlags) setEnvironment(o *runner.Options) error {
 		o.Env = append(o.Env, expandEnv(lines)...)
 	}
 	o.Env = append(append(o.Env, proxyVariables(c.env)...), expandEnv(c.env)...)
-	for _, kv := range o.Env {
+	for _, kv := range c.env {
 		if strings.HasPrefix(kv, "=") || kv == "" {
-			return fmt.Errorf("invalid environment variable: %q", kv)
+			return fmt.Errorf("invalid argument %q for \"-e, --env\" flag: invalid environment variable: %s", kv, kv)
 		}
 	}
 	return nil
 }
 
-// readEnvFile reads the lines NAME[=VALUE] of an --env-file.
+// readEnvFile reads the lines NAME[=VALUE] of an --env-file or a --label-file.
 func readEnvFile(path string) ([]string, error) {
 	lines, err := readLines(path)
 	if err != nil {
-		return nil, fmt.Errorf("--env-file: %w", err)
+		return nil, err
 	}
 	for _, line := range lines {
-		if name, _, _ := strings.Cut(line, "="); strings.ContainsAny(name, " \t") {
-			return nil, fmt.Errorf("--env-file: invalid env file (%s): variable '%s' contains whitespaces", path, name)
+		switch name, _, _ := strings.Cut(line, "="); {
+		case name == "":
+			return nil, fmt.Errorf("invalid env file (%s): no variable name on line '%s'", path, line)
+		case strings.ContainsAny(name, " \t"):
+			return nil, fmt.Errorf("invalid env file (%s): variable '%s' contains whitespaces", path, name)
 		}
 	}
 	return lines, nil
@@ -300,11 +304,12 @@ func readLines(path string) ([]string, error) {
 func (c *containerFlags) setLabels(o *runner.Options) error {
 	all := []string{}
 	for _, path := range c.labelFiles {
-		lines, err := readLines(path)
+		lines, err := readEnvFile(path)
 		if err != nil {
 			return err
 		}
-		all = append(all, lines...)
+		// A name alone would be a variable's, which labels have not.
+		all = append(all, slices.DeleteFunc(lines, func(line string) bool { return !strings.Contains(line, "=") })...)
 	}
 	all = append(all, c.labels...)
 	o.Labels, o.Annotations = keyValues(all), keyValues(c.annotations)
@@ -344,10 +349,12 @@ func (c *containerFlags) setRestart(o *runner.Options) error {
 	}
 	n, err := strconv.Atoi(limit)
 	switch {
-	case err != nil || n < 0:
-		return fmt.Errorf("invalid restart policy %q: maximum retry count must be a number", c.restart)
+	case err != nil:
+		return errors.New("invalid restart policy format: maximum retry count must be an integer")
+	case n < 0:
+		return errors.New("invalid restart policy: maximum retry count cannot be negative")
 	case name != "on-failure":
-		return fmt.Errorf("invalid restart policy: maximum retry count can only be used with 'on-failure'")
+		return errors.New("invalid restart policy: maximum retry count can only be used with 'on-failure'")
 	}
 	o.Restart.MaxRetries = n
 	return nil

@@ -103,17 +103,22 @@ func (c *containerFlags) setNetworks(o *runner.Options) error {
 	return nil
 }
 
-// checkHosts refuses --add-host and --dns that are wrong.
+// checkHosts refuses --link, --add-host and --dns that are wrong.
 func (c *containerFlags) checkHosts() error {
-	for _, text := range c.addHosts {
-		i := strings.IndexAny(text, ":=")
-		if i < 1 {
-			return fmt.Errorf("invalid argument %q for \"--add-host\" flag: bad format for add-host: %q", text, text)
+	for _, text := range c.endpoint.links {
+		if strings.Count(text, ":") > 1 {
+			return fmt.Errorf("invalid argument %q for \"--link\" flag: bad format for links: %s", text, text)
 		}
-		address := strings.Trim(text[i+1:], "[]")
-		if _, err := netip.ParseAddr(address); err != nil && address != "host-gateway" {
-			return fmt.Errorf("invalid argument %q for \"--add-host\" flag: invalid IP address in add-host: %q", text, address)
+	}
+	for n, text := range c.addHosts {
+		host := text
+		if i := strings.IndexAny(text, ":="); i > 0 {
+			host = text[:i] + ":" + strings.Trim(text[i+1:], "[]")
 		}
+		if err := runner.CheckExtraHost(host); err != nil {
+			return fmt.Errorf("invalid argument %q for \"--add-host\" flag: %w", text, err)
+		}
+		c.addHosts[n] = host
 	}
 	for _, text := range c.dns {
 		if _, err := netip.ParseAddr(text); err != nil {

@@ -64,6 +64,11 @@ func psTable(size bool) ui.Table {
 }
 
 func listContainers(ctx context.Context, a *app, p *psFlags) error {
+	if p.quiet && p.format != "" {
+		a.ui.Warnf("Ignoring custom format, because both --format and --quiet are set.")
+	} else if err := psTable(p.size).Check(p.format); err != nil {
+		return err
+	}
 	filters, err := splitFilters(p.filters)
 	if err != nil {
 		return err

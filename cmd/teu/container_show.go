@@ -21,17 +21,10 @@ func newLogsCommand(a *app) *cobra.Command {
 		Short: "Show what a container has said",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			o.Tail = -1
-			if tail != "all" && tail != "" {
-				if o.Tail, err = strconv.Atoi(tail); err != nil {
-					return fmt.Errorf("invalid value for \"tail\": %q", tail)
-				}
+			if o.Tail, err = strconv.Atoi(tail); err != nil { // "all", and whatever else is no number
+				o.Tail = -1
 			}
-			now := time.Now()
-			if o.Since, err = runner.ParseTime(since, now); err != nil {
-				return err
-			}
-			if o.Until, err = runner.ParseTime(until, now); err != nil {
+			if o.Since, o.Until, err = span(since, until); err != nil {
 				return err
 			}
 			return a.engine().Logs(cmd.Context(), args[0], o, a.ui.Out, a.ui.Err)
@@ -45,6 +38,18 @@ func newLogsCommand(a *app) *cobra.Command {
 	f.BoolVarP(&o.Timestamps, "timestamps", "t", false, "show when")
 	f.BoolVar(&o.Details, "details", false, "show labels and variables that the log options name")
 	return cmd
+}
+
+// span reads the flags --since and --until.
+func span(since, until string) (from, to time.Time, err error) {
+	now := time.Now()
+	if from, err = runner.ParseTime(since, now); err != nil {
+		return from, to, fmt.Errorf("invalid value for \"since\": %w", err)
+	}
+	if to, err = runner.ParseTime(until, now); err != nil {
+		return from, to, fmt.Errorf("invalid value for \"until\": %w", err)
+	}
+	return from, to, nil
 }
 
 func newTopCommand(a *app) *cobra.Command {

@@ -32,7 +32,7 @@ func (a *app) inspectOther(ctx context.Context, kind, ref string) (any, error) {
 		}
 	}
 	if !known {
-		return nil, fmt.Errorf("unknown type: %q", kind)
+		return nil, fmt.Errorf(`unknown type: %q: must be one of "container", "image", "network", "volume"`, kind)
 	}
 	return nil, fmt.Errorf("no such object: %s", ref)
 }

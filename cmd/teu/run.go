@@ -135,7 +135,7 @@ func createContainer(ctx context.Context, a *app, c *containerFlags, o runner.Op
 	}
 	if c.cidfile != "" {
 		if err := os.WriteFile(c.cidfile, []byte(made.ID), 0o666); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("failed to create the container ID file: %w", err)
 		}
 	}
 	return made, nil
@@ -148,7 +148,7 @@ func runContainer(cmd *cobra.Command, a *app, c *runFlags, args []string) error 
 		return err
 	}
 	if c.detach && len(c.attach) > 0 {
-		return errors.New("conflicting options: cannot specify both --attach and --detach")
+		return withExitCode(exitFailure, errors.New("conflicting options: cannot specify both --attach and --detach"))
 	}
 	if c.tty && c.interactive && !c.detach && !a.ui.InTerminal() {
 		return withExitCode(exitFailure, errors.New("the input device is not a TTY"))
@@ -190,6 +190,9 @@ func startNew(ctx context.Context, a *app, c *runFlags, made *runner.Container, 
 		columns, rows := a.ui.Size()
 		so.Columns, so.Rows = uint16(columns), uint16(rows)
 	}
+	if c.detach { // before the start, as docker: it is the ID of what stays if that fails
+		a.ui.Println(made.ID)
+	}
 	session, err := e.Start(ctx, made.ID, so)
 	if err != nil {
 		if o.AutoRemove {
@@ -200,7 +203,6 @@ func startNew(ctx context.Context, a *app, c *runFlags, made *runner.Container, 
 		return err
 	}
 	if c.detach {
-		a.ui.Println(made.ID)
 		return nil
 	}
 	t := attached{a: a, session: session, id: made.ID, tty: o.TTY, stdin: o.AttachStdin, keys: keys, signals: signals}

@@ -72,6 +72,12 @@ func (m *maker) capabilityList() ([]string, error) {
 	return list, nil
 }
 
+// CheckCapabilities refuses names that no kernel knows.
+func CheckCapabilities(names []string) error {
+	_, err := capabilityNames(names)
+	return err
+}
+
 // capabilityNames brings names into the kernel's form.
 func capabilityNames(names []string) ([]string, error) {
 	known := map[string]bool{"ALL": true}
@@ -88,7 +94,7 @@ func capabilityNames(names []string) ([]string, error) {
 			n = "ALL"
 		}
 		if !known[n] {
-			return nil, invalid("unknown capability %q", n)
+			return nil, invalid("unknown capability: %q", n)
 		}
 		list = append(list, n)
 	}

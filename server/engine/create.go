@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"maps"
@@ -140,11 +141,13 @@ func options(b *createRequest) (o runner.Options, warnings []string, err error) 
 	for _, a := range h.DNS {
 		o.DNS = append(o.DNS, a.String())
 	}
-	if err := container.ValidateRestartPolicy(h.RestartPolicy); err != nil {
+	restart := h.RestartPolicy
+	restart.Name = cmp.Or(restart.Name, container.RestartPolicyDisabled)
+	if err := container.ValidateRestartPolicy(restart); err != nil {
 		return o, nil, invalid("%s", err)
 	}
 	for _, step := range []func(*createRequest, *runner.Options) error{
-		refuse, checkTexts, setStop, setNamespaces, setNetworks, setPorts, setMounts, setLog, setSecurity, setDevices, setLimits, setHealth,
+		refuse, checkEnv, setStop, setNamespaces, setNetworks, setPorts, setMounts, setLog, setSecurity, setDevices, setLimits, setHealth,
 	} {
 		if err := step(b, &o); err != nil {
 			return o, nil, err
@@ -185,15 +188,12 @@ func refuse(b *createRequest, _ *runner.Options) error {
 	return runner.CheckRuntime(h.Runtime)
 }
 
-// checkTexts refuses keys that are empty.
-func checkTexts(b *createRequest, _ *runner.Options) error {
+// checkEnv refuses variables without a name.
+func checkEnv(b *createRequest, _ *runner.Options) error {
 	for _, e := range b.Env {
 		if e == "" || e[0] == '=' {
 			return invalid("invalid environment variable: %s", e)
 		}
-	}
-	if _, empty := b.HostConfig.Annotations[""]; empty {
-		return invalid("invalid Annotations: the empty string is not permitted as an annotation key")
 	}
 	return nil
 }
@@ -229,6 +229,9 @@ func setNetworks(b *createRequest, o *runner.Options) error {
 	}
 	for name, e := range b.NetworkingConfig.EndpointsConfig {
 		end := runner.Endpoint{Network: name, EndpointOptions: endpoint(e)}
+		if e == nil {
+			return invalid("invalid config for network %s: EndpointsConfig is nil", name)
+		}
 		if name == "default" {
 			end.Network = "bridge"
 		}
@@ -239,7 +242,7 @@ func setNetworks(b *createRequest, o *runner.Options) error {
 
 // endpoint turns docker's wishes for a container's place in a network into the core's.
 func endpoint(e *network.EndpointSettings) (o runnernet.EndpointOptions) {
-	if e == nil {
+	if e == nil { // of POST /networks/{name}/connect
 		return o
 	}
 	o = runnernet.EndpointOptions{Aliases: e.Aliases, Links: e.Links, MAC: e.MacAddress.String(), DriverOpts: e.DriverOpts, GwPriority: e.GwPriority}
@@ -295,9 +298,6 @@ func setHealth(b *createRequest, o *runner.Options) error {
 	h := b.Healthcheck
 	if h == nil {
 		return nil
-	}
-	if len(h.Test) > 0 && h.Test[0] != "NONE" && h.Test[0] != "CMD" && h.Test[0] != "CMD-SHELL" {
-		return invalid("invalid Healthcheck.Test: %q", h.Test[0])
 	}
 	o.Health = &runner.HealthCheck{
 		Test: h.Test, Interval: h.Interval, Timeout: h.Timeout, StartPeriod: h.StartPeriod, StartInterval: h.StartInterval, Retries: h.Retries,

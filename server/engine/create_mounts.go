@@ -16,7 +16,10 @@ import (
 // Config.Volumes.
 func setMounts(b *createRequest, o *runner.Options) error {
 	for _, text := range b.HostConfig.Binds {
-		m, err := bind(text)
+		if strings.Count(text, ":") == 2 {
+			text = strings.TrimSuffix(text, ":") // options may be empty here, not on the command line
+		}
+		m, err := runner.ParseBind(text)
 		if err != nil {
 			return err
 		}
@@ -49,60 +52,6 @@ func setMounts(b *createRequest, o *runner.Options) error {
 	return nil
 }
 
-// bind reads an element of Binds: SOURCE:TARGET[:OPTIONS]; a source that is no absolute
-// path is a volume's name.
-func bind(text string) (m runner.MountRequest, err error) {
-	parts := strings.Split(text, ":")
-	bad := invalid("invalid volume specification: '%s'", text)
-	if len(parts) > 3 || slices.Contains(parts[:min(len(parts), 2)], "") {
-		return m, bad
-	}
-	m = runner.MountRequest{Type: "volume", Target: parts[len(parts)-1]}
-	if len(parts) > 1 {
-		m.Source, m.Target = parts[0], parts[1]
-	}
-	if !path.IsAbs(m.Target) {
-		return m, invalid("invalid volume specification: '%s': invalid mount config for type %q: invalid mount path: '%s' mount path must be absolute", text, kindOf(m.Source), m.Target)
-	}
-	if path.Clean(m.Target) == "/" {
-		return m, invalid("invalid volume specification: '%s': invalid mount config for type %q: invalid specification: destination can't be '/'", text, kindOf(m.Source))
-	}
-	if kindOf(m.Source) == "bind" {
-		m.Type, m.MakeSource = "bind", true
-	}
-	if len(parts) < 3 {
-		return m, nil
-	}
-	m.Mode = parts[2]
-	for opt := range strings.SplitSeq(parts[2], ",") {
-		switch opt {
-		case "", "rw", "z", "Z", "consistent", "cached", "delegated":
-		case "ro":
-			m.ReadOnly = true
-		case "U":
-			m.Chown = true
-		case "nocopy":
-			if m.Type == "bind" {
-				return m, invalid("invalid mode: %s", parts[2])
-			}
-			m.NoCopy = true
-		case "copy":
-		case "private", "rprivate", "shared", "rshared", "slave", "rslave":
-			m.Propagation = opt
-		default:
-			return m, invalid("invalid mode: %s", parts[2])
-		}
-	}
-	return m, nil
-}
-
-func kindOf(source string) string {
-	if path.IsAbs(source) {
-		return "bind"
-	}
-	return "volume"
-}
-
 // mountRequest reads an element of Mounts.
 func mountRequest(s mount.Mount) (m runner.MountRequest, err error) {
 	bad := func(why string) error { return invalid("invalid mount config for type %q: %s", s.Type, why) }
@@ -115,14 +64,26 @@ func mountRequest(s mount.Mount) (m runner.MountRequest, err error) {
 	case path.Clean(s.Target) == "/":
 		return m, bad("invalid specification: destination can't be '/'")
 	}
+	for _, x := range []struct {
+		of    mount.Type
+		name  string
+		given bool
+	}{
+		{mount.TypeBind, "BindOptions", s.BindOptions != nil}, {mount.TypeVolume, "VolumeOptions", s.VolumeOptions != nil},
+		{mount.TypeImage, "ImageOptions", s.ImageOptions != nil}, {mount.TypeTmpfs, "TmpfsOptions", s.TmpfsOptions != nil},
+	} {
+		if x.given && x.of != s.Type {
+			return m, bad("field " + x.name + " must not be specified")
+		}
+	}
 	switch s.Type {
 	case mount.TypeBind:
 		return bindRequest(m, s, bad)
 	case mount.TypeVolume:
-		if s.BindOptions != nil || s.TmpfsOptions != nil {
-			return m, bad("field BindOptions must not be specified")
-		}
 		if v := s.VolumeOptions; v != nil {
+			if v.Subpath != "" && s.Source == "" {
+				return m, bad("must not set Subpath when using anonymous volumes")
+			}
 			m.NoCopy, m.Labels, m.Subpath = v.NoCopy, v.Labels, v.Subpath
 			if d := v.DriverConfig; d != nil {
 				m.Driver, m.DriverOpts = d.Name, d.Options
@@ -140,6 +101,12 @@ func mountRequest(s mount.Mount) (m runner.MountRequest, err error) {
 				m.Options = append(m.Options, fmt.Sprintf("mode=%o", t.Mode))
 			}
 			for _, opt := range t.Options {
+				if len(opt) == 0 || len(opt) > 2 {
+					return m, bad("invalid option array length")
+				}
+				if opt[0] != "exec" && opt[0] != "noexec" {
+					return m, bad("invalid option: " + opt[0])
+				}
 				m.Options = append(m.Options, strings.Join(opt, "="))
 			}
 		}
@@ -148,7 +115,7 @@ func mountRequest(s mount.Mount) (m runner.MountRequest, err error) {
 			m.Subpath = i.Subpath
 		}
 	default:
-		return m, invalid("mount type unknown: %q", s.Type)
+		return m, bad("mount type unknown")
 	}
 	return m, nil
 }
@@ -159,10 +126,11 @@ func bindRequest(m runner.MountRequest, s mount.Mount, bad func(string) error) (
 		return m, bad("field Source must not be empty")
 	case !path.IsAbs(s.Source):
 		return m, bad(fmt.Sprintf("invalid mount path: '%s' mount path must be absolute", s.Source))
-	case s.VolumeOptions != nil:
-		return m, bad("field VolumeOptions must not be specified")
 	}
 	if b := s.BindOptions; b != nil {
+		if p := string(b.Propagation); p != "" && !runner.IsPropagation(p) {
+			return m, bad("invalid propagation mode: " + p)
+		}
 		m.Propagation, m.NoRecursive, m.MakeSource = string(b.Propagation), b.NonRecursive, b.CreateMountpoint
 		m.ReadOnlyNonRecursive, m.ReadOnlyForceRecursive = b.ReadOnlyNonRecursive, b.ReadOnlyForceRecursive
 	}

@@ -168,6 +168,12 @@ func TestRefused(t *testing.T) {
 	for host, word := range map[string]string{
 		`"Runtime":"nvidia"`: "nvidia", `"DeviceRequests":[{"Driver":"x"}]`: "DeviceRequests", `"Isolation":"hyperv"`: "Isolation",
 		`"LogConfig":{"Type":"syslog"}`: "syslog", `"Binds":["a:b"]`: "absolute", `"Binds":["/a:/"]`: "destination can't be '/'",
+		`"Binds":["/a:/b:ro,rw"]`: "invalid mode: ro,rw", `"Binds":["vol:/b:shared"]`: "invalid mode: shared", `"Binds":["vol:/b:copy"]`: "invalid mode: copy",
+		`"Mounts":[{"Type":"bind","Source":"/a","Target":"/x","BindOptions":{"Propagation":"all"}}]`: "invalid propagation mode: all",
+		`"Mounts":[{"Type":"tmpfs","Target":"/x","VolumeOptions":{}}]`:                               "field VolumeOptions must not be specified",
+		`"Mounts":[{"Type":"tmpfs","Target":"/x","TmpfsOptions":{"Options":[["suid"]]}}]`:            "invalid option: suid",
+		`"Mounts":[{"Type":"volume","Target":"/x","VolumeOptions":{"Subpath":"a"}}]`:                 "must not set Subpath",
+		`"RestartPolicy":{"MaximumRetryCount":1}`:                                                    "only be used with 'on-failure'",
 		`"PidMode":"x"`: "invalid PID mode", `"DeviceCgroupRules":["x"]`: "device cgroup rule", `"SecurityOpt":["nosuch=1"]`: "security-opt",
 		`"Mounts":[{"Type":"npipe","Target":"/x"}]`: "mount type unknown", `"RestartPolicy":{"Name":"sometimes"}`: "unknown policy",
 	} {

@@ -87,6 +87,14 @@ func writeList(w io.Writer, t Table, format string, rows iter.Seq[Row]) error {
 	return writeRows(w, unescape(format), t, rows)
 }
 
+// Check says what is wrong with a template, also when there are no rows to execute it for.
+func (t Table) Check(format string) error {
+	if format == "" || format == "json" {
+		return nil
+	}
+	return writeRows(io.Discard, unescape(strings.TrimPrefix(format, "table")), t, slices.Values([]headings{headings(t.headers())}))
+}
+
 // headers returns the row above the others.
 func (t Table) headers() Row {
 	headers := Row{}
@@ -149,7 +157,7 @@ func writeRows[R ~map[string]string](w io.Writer, format string, t Table, rows i
 		}
 		b.Reset()
 		if err := tmpl.Execute(&b, row); err != nil {
-			return fmt.Errorf("failed to execute template: %w", err)
+			return fmt.Errorf("template parsing error: %w", err)
 		}
 		b.WriteByte('\n')
 		if _, err := w.Write(b.Bytes()); err != nil {
