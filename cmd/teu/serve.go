@@ -189,6 +189,9 @@ func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
 		defer watch.Close()
 	}
 	debug.SetGCPercent(100) // unlike the commands, a server stays
+	if err := server.Trim(); err != nil {
+		slog.Warn("giving memory back", "error", err)
+	}
 	a.ui.Printf("serving registry on %s\n", ln.Addr())
 
 	// What looks after the registry ends after the last request was answered.
