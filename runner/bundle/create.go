@@ -224,7 +224,7 @@ func (c *Container) makeGroup(h *cgroup.Host, conf *specs.Spec, o CreateOptions,
 	if err != nil {
 		return warnings, err
 	}
-	opts.CgroupProcs, opts.CgroupDir = g.Procs(), g.V2Dir()
+	opts.CgroupProcs, opts.CgroupDir = g.Joins(), g.V2Dir()
 	return warnings, nil
 }
 

@@ -102,7 +102,7 @@ func (c *Container) hookProgram(conf *specs.Spec, h specs.Hook, at point) (*laun
 	if g, err := c.group(); err != nil {
 		return nil, err
 	} else if g != nil {
-		o.CgroupProcs, o.CgroupDir = g.Procs(), g.V2Dir()
+		o.CgroupProcs, o.CgroupDir = g.Joins(), g.V2Dir()
 	}
 	return oci.CompileExec(conf, &process, o)
 }

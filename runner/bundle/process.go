@@ -88,7 +88,7 @@ func (c *Container) Exec(p *specs.Process, o ExecOptions) (id statefile.Process,
 // subgroups are the files by which a process joins groups below g. Each wish is "PATH", or
 // with v1 "CONTROLLER[,CONTROLLER]:PATH"; no wish is g itself.
 func subgroups(g *cgroup.Group, wishes []string) (procs []string, dir string, err error) {
-	procs, dir = g.Procs(), g.V2Dir()
+	procs, dir = g.Joins(), g.V2Dir()
 	for _, wish := range wishes {
 		controllers, sub, some := strings.Cut(wish, ":")
 		if !some {

@@ -37,7 +37,7 @@ type Rootfs struct {
 
 // Options are what is not in a spec.
 type Options struct {
-	// CgroupProcs are the cgroup.procs files the process joins (cgroup.Group.Procs).
+	// CgroupProcs are the files by which the process joins its groups (cgroup.Group.Joins).
 	CgroupProcs []string
 	// CgroupDir is the cgroup2 directory it is born in where possible (cgroup.Group.V2Dir).
 	CgroupDir string
