@@ -168,7 +168,7 @@ func mountPoint(root *rootfs.Dir, p MountPoint, o filesOptions) error {
 // place to be changed then, each by itself.
 func bindAt(source string, target *os.File, writable bool) error {
 	flags := unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_RECURSIVE
-	late := !writable && errors.Is(unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{}), unix.ENOSYS)
+	late := !writable && !mount.CanSetAttr()
 	if late {
 		flags &^= unix.AT_RECURSIVE
 	}

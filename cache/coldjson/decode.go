@@ -105,8 +105,7 @@ func (d *decoder) object(v reflect.Value) bool {
 	if fields == nil {
 		return false
 	}
-	var room [128]bool // more than any struct of ours has; append makes more
-	seen := append(room[:0], make([]bool, len(fields))...)
+	seen := make([]bool, len(fields))
 	return d.each('{', '}', func() bool {
 		name, ok := d.text()
 		if !ok || !d.take(':') {

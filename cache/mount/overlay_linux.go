@@ -80,6 +80,11 @@ func KernelAtLeast(major, minor int) bool {
 	return a > major || (a == major && b >= minor)
 }
 
+// CanSetAttr says that the kernel has mount_setattr(2), Linux 5.12.
+func CanSetAttr() bool {
+	return !errors.Is(unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{}), unix.ENOSYS)
+}
+
 func (o Overlay) check() error {
 	switch {
 	case len(o.Lowers) == 0:

@@ -100,7 +100,7 @@ func parseMountinfo(r io.Reader) (*Host, error) {
 		if !ok || len(fields) < 6 || len(fs) < 3 || !strings.HasPrefix(fields[4], "/") {
 			continue
 		}
-		root, point := fields[3], unescape(fields[4])
+		root, point := fields[3], Unescape(fields[4])
 		if root != "/" && !strings.HasPrefix(root, "/..") {
 			continue // a bind mount of a part
 		}
@@ -146,8 +146,11 @@ func (h *Host) addV1(point, options string) {
 	h.hierarchies = append(h.hierarchies, Hierarchy{Name: filepath.Base(point), Mountpoint: point, Controllers: list})
 }
 
-// unescape undoes the octal escapes of mountinfo.
-func unescape(s string) string {
+// Unescape undoes the octal escapes of proc_pid_mountinfo(5).
+func Unescape(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/teu-dev/teu/cache/mount"
 	"github.com/teu-dev/teu/runner/launch"
 )
 
@@ -45,7 +46,8 @@ type compiler struct {
 	nodes   map[string]launch.Ref // and devices, by their path
 	covered map[string]bool       // directories whose owners are mapped where they are
 
-	// Of mounts on kernels without mount_setattr(2); see setAttr.
+	hasSetAttr bool // the kernel has mount_setattr(2)
+	// Of mounts on kernels without it; see setAttr.
 	waiting map[launch.Ref][]change // what is to be changed once they have a place
 	settled map[launch.Ref]bool     // which have one
 	below   map[launch.Ref][]string // what is mounted below them
@@ -76,6 +78,7 @@ func compileContainer(s *specs.Spec, r Rootfs, o Options) (*launch.Program, erro
 	c := &compiler{spec: s, process: s.Process, rootfs: r, opts: o, preserve: o.Preserve,
 		sources: map[int]launch.Ref{}, nodes: map[string]launch.Ref{}, covered: map[string]bool{},
 		waiting: map[launch.Ref][]change{}, settled: map[launch.Ref]bool{}, below: map[launch.Ref][]string{}}
+	c.hasSetAttr = !o.oldKernel && mount.CanSetAttr()
 	if err := c.supported(); err != nil {
 		return nil, err
 	}

@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -9,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/teu-dev/teu/runner/cgroup"
 	"github.com/teu-dev/teu/runner/launch"
 )
 
@@ -43,10 +43,7 @@ func (c *compiler) setAttr(fd launch.Ref, flags int, a attr) {
 
 // canSetAttr says that the kernel has mount_setattr(2), and knows the attributes.
 func (c *compiler) canSetAttr(a attr) bool {
-	if (a.set|a.clear)&unix.MOUNT_ATTR_NOSYMFOLLOW != 0 && !c.kernelAtLeast(5, 14) {
-		return false
-	}
-	return !c.opts.oldKernel && !errors.Is(unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{}), unix.ENOSYS)
+	return c.hasSetAttr && ((a.set|a.clear)&unix.MOUNT_ATTR_NOSYMFOLLOW == 0 || c.kernelAtLeast(5, 14))
 }
 
 // settle makes the changes that wait for fd's place, where moving it there succeeded.
@@ -124,13 +121,12 @@ func (c *compiler) noteBelow(fd launch.Ref, dir string) error {
 
 // mountsBelow are the places of mounts below dir, relative to it, of proc_pid_mountinfo(5).
 func mountsBelow(mountinfo, dir string) (list []string) {
-	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 	for line := range strings.Lines(mountinfo) {
 		f := strings.Fields(line)
 		if len(f) < 5 {
 			continue
 		}
-		if path, ok := strings.CutPrefix(unescape.Replace(f[4]), strings.TrimSuffix(dir, "/")+"/"); ok && path != "" && !slices.Contains(list, path) {
+		if path, ok := strings.CutPrefix(cgroup.Unescape(f[4]), strings.TrimSuffix(dir, "/")+"/"); ok && path != "" && !slices.Contains(list, path) {
 			list = append(list, path)
 		}
 	}

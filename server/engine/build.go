@@ -62,13 +62,11 @@ func (s *Server) build(w http.ResponseWriter, r *request) error {
 	}
 	p.send(streamText("Successfully built " + listing.ShortID(res.Config) + "\n"))
 	for _, n := range res.Names {
-		p.send(streamText("Successfully tagged " + taggedName(n) + "\n"))
+		p.send(streamText("Successfully tagged " + listing.Familiar(n) + "\n"))
 		s.tell("tag", id, listing.Familiar(n))
 	}
 	return nil
 }
-
-func taggedName(canonical string) string { return listing.Familiar(canonical) }
 
 func (s *Server) cancelBuild(w http.ResponseWriter, r *request) error {
 	id := r.param("id")
