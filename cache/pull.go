@@ -276,6 +276,10 @@ func (s *Store) apply(ctx context.Context, diffID digest.Digest, d ocispec.Descr
 	if err == nil {
 		err = finish() // Apply reads nothing of a layer that somebody else has just unpacked
 	}
+	if err != nil && !content.IsLayer(d.MediaType) {
+		// Many types are a tar all the same, so it was worth a try.
+		err = fmt.Errorf("of type %q: %w", d.MediaType, err)
+	}
 	if err != nil {
 		return "", fmt.Errorf("layer %s: %w", d.Digest, err)
 	}

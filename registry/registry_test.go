@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -216,6 +217,31 @@ func TestResolveWithoutHead(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// TestResolveMediaTypes: a document says itself what it is where its server does not know.
+func TestResolveMediaTypes(t *testing.T) {
+	const image = `"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":0},"layers":[]`
+	for _, tt := range []struct{ header, body, want, text string }{
+		{"text/plain", `{"schemaVersion":2,` + image + `}`, ocispec.MediaTypeImageManifest, ""},
+		{"application/json", `{"schemaVersion":2,"manifests":[]}`, ocispec.MediaTypeImageIndex, ""},
+		{"text/plain", `{"schemaVersion":2,"manifests":[],` + image + `}`, "", "no manifest"},
+		{"text/html", `<html>`, "", "no manifest"},
+		{"application/vnd.x+json", `{"mediaType":"application/vnd.x+json"}`, "", `media type "application/vnd.x+json", which is no image's`},
+		{"application/vnd.docker.distribution.manifest.v1+json", `{}`, "", "schema 1"},
+	} {
+		c, _ := newTestClient(Options{})
+		r := repository(t, c, server(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			w.Header().Set("Content-Type", tt.header)
+			w.Header().Set("Docker-Content-Digest", digest.FromString(tt.body).String())
+			w.Header().Set("Content-Length", strconv.Itoa(len(tt.body)))
+			io.WriteString(w, tt.body)
+		}))+"/app")
+		got, err := r.Resolve(t.Context(), "latest")
+		if tt.text == "" && err != nil || tt.text != "" && (err == nil || !strings.Contains(err.Error(), tt.text)) || got.MediaType != tt.want {
+			t.Errorf("%s %s: got %q, %v, want %q %s", tt.header, tt.body, got.MediaType, err, tt.want, tt.text)
+		}
 	}
 }
 

@@ -93,6 +93,9 @@ func mediaType(resp *http.Response, body []byte) string {
 	if content.IsManifest(t) || content.IsIndex(t) {
 		return t
 	}
+	if detected, err := content.DetectMediaType(body); err == nil {
+		return detected
+	}
 	var doc struct {
 		MediaType string `json:"mediaType"`
 	}
@@ -114,6 +117,9 @@ func checkResolved(d ocispec.Descriptor, tagOrDigest string) (ocispec.Descriptor
 	}
 	if d.MediaType == "" {
 		return ocispec.Descriptor{}, fmt.Errorf("the registry gave something that is no manifest: %w", errdefs.ErrInvalidArgument)
+	}
+	if !isManifest(d) {
+		return ocispec.Descriptor{}, fmt.Errorf("%s has the media type %q, which is no image's: %w", d.Digest, printable(d.MediaType), errdefs.ErrInvalidArgument)
 	}
 	return d, nil
 }

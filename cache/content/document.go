@@ -53,23 +53,26 @@ type document struct {
 	index    *ocispec.Index
 }
 
+// kinds are the fields that tell kinds of documents apart.
+type kinds struct {
+	SchemaVersion int             `json:"schemaVersion"`
+	MediaType     string          `json:"mediaType"`
+	Manifests     json.RawMessage `json:"manifests"`
+	Layers        json.RawMessage `json:"layers"`
+	Config        json.RawMessage `json:"config"`
+	FSLayers      json.RawMessage `json:"fsLayers"`
+}
+
 // parse reads a manifest or index. mediaType is what its descriptor says; if that is neither's,
 // the document is asked.
 //
 // Bytes that can be read as both kinds would be one image to us and another to the next tool
 // (CVE-2021-41190), so they are refused, and so is a document that contradicts its descriptor.
 func parse(mediaType string, data []byte) (document, error) {
-	var probe struct {
-		SchemaVersion int             `json:"schemaVersion"`
-		MediaType     string          `json:"mediaType"`
-		Manifests     json.RawMessage `json:"manifests"`
-		Layers        json.RawMessage `json:"layers"`
-		Config        json.RawMessage `json:"config"`
-		FSLayers      json.RawMessage `json:"fsLayers"`
-	}
 	if isSchema1(mediaType) {
 		return document{}, errSchema1
 	}
+	var probe kinds
 	if err := json.Unmarshal(data, &probe); err != nil {
 		return document{}, fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
 	}
