@@ -23,6 +23,7 @@ type faulty struct {
 	bytes       []byte
 	cut         int    // connections end after so many bytes; 0: never
 	ignoreRange bool   // answers 200 with everything
+	refuseRange bool   // answers 416
 	length      int    // a Content-Length other than the truth
 	rangeFrom   int64  // Content-Range begins that much later than asked
 	flip        int    // this byte is wrong; 0: none
@@ -50,6 +51,10 @@ func (f *faulty) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	body, status := bytes.Clone(f.bytes), http.StatusOK
 	if f.flip > 0 {
 		body[f.flip] ^= 1
+	}
+	if q.Header.Get("Range") != "" && f.refuseRange {
+		w.WriteHeader(http.StatusRequestedRangeNotSatisfiable)
+		return
 	}
 	if r := q.Header.Get("Range"); r != "" && !f.ignoreRange {
 		f.ranges.Add(1)
@@ -174,6 +179,7 @@ func TestFetchFrom(t *testing.T) {
 		"end":                {&faulty{}, 300_000, 0, 0},
 		"breaks again":       {&faulty{cut: 60_000}, 200_000, 2, 100_000},
 		"Range ignored":      {&faulty{ignoreRange: true}, 200_000, 1, 300_000},
+		"Range refused":      {&faulty{refuseRange: true}, 200_000, 2, 300_000},
 		"wrong bytes before": {&faulty{flip: 5}, 200_000, 1, 100_000},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -158,6 +158,10 @@ func (b *blobReader) open() error {
 		q.header.Set("Range", fmt.Sprintf("bytes=%d-", b.offset))
 	}
 	resp, err := b.repository.read(b.ctx, q, capPull)
+	if b.end == 0 && b.offset > 0 && errdefs.IsOutOfRange(err) {
+		q.header.Del("Range") // the range is one that the blob has, so the server has none
+		resp, err = b.repository.read(b.ctx, q, capPull)
+	}
 	if err != nil {
 		return err
 	}
