@@ -252,9 +252,11 @@ func TestDecompress(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer broken.Close()
 			if _, err := io.ReadAll(broken); !errors.Is(err, errPush) || errdefs.IsDataLoss(err) {
 				t.Errorf("source fails: got %v, want its own error", err)
+			}
+			if err := broken.Close(); err != nil {
+				t.Errorf("Close says once more what Read said: %v", err)
 			}
 		})
 	}

@@ -30,7 +30,7 @@ func Decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 		if err != nil {
 			return nil, fmt.Errorf("gzip: %w: %w", errdefs.ErrDataLoss, err)
 		}
-		return &plainReader{r: gz, src: src, close: gz.Close, kind: "gzip"}, nil
+		return &plainReader{r: gz, src: src, close: func() { gz.Close() }, kind: "gzip"}, nil
 	case isZstd(head) || strings.HasSuffix(mediaType, "zstd") && len(head) > 0:
 		const window = 128 << 20 // what zstd --long makes; RFC 8878 asks for 8 MiB at least
 		zr, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
@@ -38,9 +38,9 @@ func Decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 		if err != nil {
 			return nil, fmt.Errorf("zstd: %w", err)
 		}
-		return &plainReader{r: zr, src: src, close: func() error { zr.Close(); return nil }, kind: "zstd"}, nil
+		return &plainReader{r: zr, src: src, close: zr.Close, kind: "zstd"}, nil
 	case isBzip2(head): // docker reads archives and layers of it too
-		return &plainReader{r: bzip2.NewReader(br), src: src, close: func() error { return nil }, kind: "bzip2"}, nil
+		return &plainReader{r: bzip2.NewReader(br), src: src, close: func() {}, kind: "bzip2"}, nil
 	case bytes.HasPrefix(head, []byte("\xfd7zXZ\x00")):
 		return nil, fmt.Errorf("it is compressed by xz, decompress it first, as by `xz -dc`: %w", errdefs.ErrNotImplemented)
 	}
@@ -80,7 +80,7 @@ func (s *sourceReader) Read(b []byte) (int, error) {
 type plainReader struct {
 	r     io.Reader
 	src   *sourceReader
-	close func() error
+	close func()
 	kind  string
 }
 
@@ -95,4 +95,8 @@ func (p *plainReader) Read(b []byte) (int, error) {
 	return n, fmt.Errorf("%s: %w: %w", p.kind, errdefs.ErrDataLoss, err)
 }
 
-func (p *plainReader) Close() error { return p.close() }
+// Close has nothing to say: a gzip.Reader repeats here what Read said.
+func (p *plainReader) Close() error {
+	p.close()
+	return nil
+}
