@@ -199,6 +199,72 @@ func TestIdentityToken(t *testing.T) {
 	}
 }
 
+// TestTokenServers: what a token server may answer, and how often it is asked.
+func TestTokenServers(t *testing.T) {
+	desc, data := blob(15, 100)
+	var elsewhere string // another server, which gives a token to anybody but who shows a password
+	for name, tt := range map[string]struct {
+		answer http.HandlerFunc
+		text   string // of the error; "": none
+		asked  int
+	}{
+		"created": {func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusCreated)
+			fmt.Fprint(w, `{"token":"good"}`)
+		}, "", 1},
+		"redirect here": {func(w http.ResponseWriter, q *http.Request) {
+			if _, _, known := q.BasicAuth(); !known {
+				w.WriteHeader(http.StatusUnauthorized)
+			} else if q.URL.Path == "/token" {
+				http.Redirect(w, q, "/token/?"+q.URL.RawQuery, http.StatusMovedPermanently)
+			} else {
+				fmt.Fprint(w, `{"token":"good"}`)
+			}
+		}, "", 2},
+		"redirect elsewhere": {func(w http.ResponseWriter, q *http.Request) {
+			http.Redirect(w, q, "http://"+elsewhere+"/token", http.StatusFound)
+		}, "", 1},
+		"redirect to itself": {func(w http.ResponseWriter, q *http.Request) {
+			http.Redirect(w, q, "/token", http.StatusFound)
+		}, "302", maxRedirects + 1},
+		"fails": {func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusInternalServerError)
+		}, "500", maxAttempts},
+		"no token to send": {func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprint(w, `{"token":"good\nX-Evil: 1"}`)
+		}, "gave no token", 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			elsewhere = server(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+				if q.Header.Get("Authorization") == "" {
+					fmt.Fprint(w, `{"token":"good"}`)
+				}
+			}))
+			asked := 0
+			host := server(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+				switch {
+				case strings.HasPrefix(q.URL.Path, "/token"):
+					asked++
+					tt.answer(w, q)
+				case q.Header.Get("Authorization") == "Bearer good":
+					w.Write(data)
+				default:
+					w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="http://%s/token"`, q.Host))
+					w.WriteHeader(http.StatusUnauthorized)
+				}
+			}))
+			c, _ := newTestClient(Options{Keychain: keychain{basic}})
+			_, err := fetch(t.Context(), repository(t, c, host+"/app"), desc)
+			if tt.text == "" && err != nil || tt.text != "" && (err == nil || !strings.Contains(err.Error(), tt.text)) {
+				t.Errorf("got %v, want %q", err, tt.text)
+			}
+			if asked != tt.asked {
+				t.Errorf("asked %d times, want %d", asked, tt.asked)
+			}
+		})
+	}
+}
+
 // Some registries say "not found" to strangers instead of asking who they are.
 func TestHiddenFromStrangers(t *testing.T) {
 	desc, data := blob(14, 100)

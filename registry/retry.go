@@ -25,6 +25,10 @@ var errStalled = errors.New("no bytes for too long")
 // retryable says whether asking again may help: the network failed, or the server said
 // so. It never helps against 401, 403 and 404.
 func retryable(err error) bool {
+	var token *tokenError
+	if errors.As(err, &token) {
+		return false
+	}
 	var status *Error
 	if errors.As(err, &status) {
 		switch status.Status {

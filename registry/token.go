@@ -38,7 +38,7 @@ func (a *authorizer) fetchToken(ctx context.Context, cfg authn.AuthConfig, scope
 	if value == "" {
 		value = answer.AccessToken
 	}
-	if value == "" {
+	if value == "" || strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
 		return bearer{}, fmt.Errorf("the token server of %s gave no token: %w", a.host.name, errdefs.ErrUnavailable)
 	}
 	// The specification's default is 60 seconds. Stop early, an upload takes a while to begin.
@@ -64,17 +64,10 @@ func (a *authorizer) exchange(ctx context.Context, cfg authn.AuthConfig, scopes 
 		if err != nil {
 			return nil, err
 		}
-		resp, err := server.client.roundTrip(server, req)
-		if err != nil {
-			return nil, err
-		}
-		if resp.StatusCode != http.StatusOK {
-			return nil, newError(a.host, resp)
-		}
-		return resp, nil
+		return a.ask(server, req)
 	})
 	if err != nil {
-		return tokenAnswer{}, fmt.Errorf("asking %s for a token: %w", realm.Host, err)
+		return tokenAnswer{}, &tokenError{realm.Host, err}
 	}
 	defer resp.Body.Close()
 	var answer tokenAnswer
@@ -83,6 +76,46 @@ func (a *authorizer) exchange(ctx context.Context, cfg authn.AuthConfig, scopes 
 	}
 	return answer, nil
 }
+
+// ask sends req to the token server and where that redirects, which gets the password only if it is the
+// same server.
+func (a *authorizer) ask(server *host, req *http.Request) (*http.Response, error) {
+	for hop := 0; ; hop++ {
+		resp, err := server.client.roundTrip(server, req)
+		if err != nil {
+			return nil, err
+		}
+		if resp.StatusCode/100 == 2 {
+			return resp, nil
+		}
+		if !isRedirect(resp.StatusCode) || hop == maxRedirects {
+			return nil, newError(a.host, resp)
+		}
+		resp.Body.Close()
+		next, err := redirectTarget(request{method: req.Method}, req.URL, resp.Header.Get("Location"), server.client.insecure)
+		if err != nil {
+			return nil, fmt.Errorf("redirected by %s: %w", server.name, err)
+		}
+		again := req.Clone(req.Context())
+		again.URL, again.Host = next, ""
+		if next.Host != req.URL.Host || next.Scheme != req.URL.Scheme {
+			again.Header.Del("Authorization")
+			server = server.client.foreign(next)
+		}
+		req = again
+	}
+}
+
+// tokenError is what a token server said at last: it has been asked as often as is any use.
+type tokenError struct {
+	server string
+	err    error
+}
+
+func (e *tokenError) Error() string { return "asking " + e.server + " for a token: " + e.err.Error() }
+
+// Unwrap returns the cause.
+func (e *tokenError) Unwrap() error { return e.err }
 
 // tokenRequest builds the request: OAuth2's POST for an identity token, the older GET
 // with the password otherwise, as docker does.
