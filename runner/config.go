@@ -102,6 +102,7 @@ type Options struct {
 	Devices                    []spec.Device             `json:",omitzero"`
 	DeviceRules                []specs.LinuxDeviceCgroup `json:",omitzero"`
 	CDIDevices                 []string                  `json:",omitempty"` // whose needs are in the other fields, see runner/cdi
+	Hooks                      *specs.Hooks              `json:",omitempty"` // of these devices
 	Sysctls                    map[string]string         `json:",omitzero"`
 	Rlimits                    []specs.POSIXRlimit       `json:",omitzero"`
 	OOMScoreAdj                *int                      `json:",omitzero"`

@@ -241,7 +241,7 @@ func (o *Options) check() error {
 	if _, empty := o.Annotations[""]; empty {
 		return worded(errdefs.ErrInvalidArgument, "invalid Annotations: the empty string is not permitted as an annotation key")
 	}
-	if err := errors.Join(o.checkProcess(), o.checkUserns(), o.CheckNamespaces()); err != nil {
+	if err := errors.Join(o.checkProcess(), o.checkUserns(), o.checkHooks(), o.CheckNamespaces()); err != nil {
 		return err
 	}
 	return errors.Join(o.checkMode(), o.checkLimits(), o.Health.check())

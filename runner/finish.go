@@ -44,6 +44,7 @@ func (e *Engine) finish(ctx context.Context, c *Container) error {
 	if err := e.awaitKeeper(ctx, c); err != nil || !ended(c.State) {
 		return err
 	}
+	e.poststop(ctx, c)
 	if err := errors.Join(e.tidy(ctx, c), e.releaseVolumes(ctx, c)); err != nil {
 		return err
 	}

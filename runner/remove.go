@@ -80,6 +80,7 @@ func (e *Engine) unmake(ctx context.Context, c *Container, o RemoveOptions) erro
 			tidied <- nil
 			return
 		}
+		e.poststop(ctx, c)
 		tidied <- errors.Join(e.tidy(ctx, c), e.releaseVolumes(ctx, c))
 	}()
 	if err = store.Snapshots.Remove(ctx, c.ID); err != nil {

@@ -153,6 +153,7 @@ type plan struct {
 	program *launch.Program
 	sandbox network.Sandbox
 	group   *cgroup.Group
+	gates   []keeper.Gate
 
 	warnings []string // of the network
 }
@@ -211,6 +212,9 @@ func (e *Engine) plan(ctx context.Context, c *Container, o StartOptions) (*plan,
 	warn(warnings)
 	opts.CgroupProcs, opts.CgroupDir = p.group.Joins(), p.group.V2Dir()
 	opts.UserOfNetwork = c.UserIDs != nil && c.ownNetwork() && path.IsAbs(netns)
+	if err := e.prepareHooks(c, p, &opts); err != nil {
+		return nil, err
+	}
 	p.program, err = oci.Compile(p.spec, oci.Rootfs{Overlay: sn.Overlay(), Mapped: c.UserIDs.shifted()}, opts)
 	return p, err
 }
@@ -303,6 +307,7 @@ func (e *Engine) keeperConfig(c *Container, p *plan, o StartOptions) (keeper.Con
 		},
 		Restart: opts.Restart, Cgroup: cgroupFiles(p.group),
 		NetworkOptions: e.keeperNetwork(c.ID, p.sandbox),
+		Gates:          p.gates,
 		Finish:         e.teu("container", "finish", c.ID),
 		Env:            []string{"PATH=" + os.Getenv("PATH"), "HOME=/"},
 	}

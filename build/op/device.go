@@ -124,7 +124,11 @@ func (x *execOp) deviceEdits() (cdi.Edits, error) {
 		}
 		names = append(names, found...)
 	}
-	return r.Edits(unique(names))
+	e, err := r.Edits(unique(names))
+	if err == nil && e.Hooks != nil {
+		err = fmt.Errorf("CDI devices %s: they need hooks, which steps do not have: %w", strings.Join(names, ", "), errdefs.ErrNotImplemented)
+	}
+	return e, err
 }
 
 // need returns the devices that d asks for: none if it may be missing.

@@ -5,6 +5,8 @@ package main
 import (
 	"slices"
 
+	"github.com/spf13/cobra"
+
 	"github.com/teu-dev/teu/runner"
 	"github.com/teu-dev/teu/runner/cdi"
 )
@@ -25,6 +27,7 @@ func (a *app) injectCDI(o *runner.Options) error {
 	o.Env = append(slices.Clip(o.Env), e.Env...)
 	o.Devices = append(slices.Clip(o.Devices), e.Devices...)
 	o.Groups = append(slices.Clip(o.Groups), e.Groups...)
+	o.Hooks = e.Hooks
 	for _, m := range e.Mounts {
 		o.Mounts = append(o.Mounts, runner.MountRequest{
 			Type: m.Type, Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly,
@@ -39,4 +42,17 @@ func (a *app) cdiDirs() []string {
 		return a.config.CDISpecDirs
 	}
 	return cdi.DefaultDirs()
+}
+
+// newContainerHooksCommand is what keepers execute while a container that is being started waits.
+func newContainerHooksCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:    "hooks ID PHASE PROCESS",
+		Short:  "Run the hooks of a container that is being started",
+		Hidden: true,
+		Args:   cobra.ExactArgs(3),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.engine().RunHooks(cmd.Context(), args[0], args[1], args[2])
+		},
+	}
 }

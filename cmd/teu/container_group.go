@@ -18,7 +18,7 @@ func newContainerCommand(a *app) *cobra.Command {
 		newRunCommand(a), newCreateCommand(a), newStartCommand(a), newStopCommand(a), newRestartCommand(a),
 		newKillCommand(a), newRmCommand(a), ls, newLogsCommand(a), newExecCommand(a), newAttachCommand(a),
 		newWaitCommand(a), newTopCommand(a), newPortCommand(a), newPauseCommand(a), newUnpauseCommand(a),
-		newRenameCommand(a), newContainerInspectCommand(a), newContainerPruneCommand(a), newContainerFinishCommand(a),
+		newRenameCommand(a), newContainerInspectCommand(a), newContainerPruneCommand(a), newContainerFinishCommand(a), newContainerHooksCommand(a),
 		newCpCommand(a), newDiffCommand(a), newCommitCommand(a), newExportCommand(a), newUpdateCommand(a), newStatsCommand(a),
 	)
 	return cmd

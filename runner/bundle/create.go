@@ -17,6 +17,7 @@ import (
 
 	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/cgroup"
+	"github.com/teu-dev/teu/runner/hook"
 	"github.com/teu-dev/teu/runner/keeper"
 	"github.com/teu-dev/teu/runner/launch"
 	"github.com/teu-dev/teu/runner/oci"
@@ -289,11 +290,12 @@ func (c *Container) launch(ctx context.Context, l *keeper.Launcher, p *launch.Pr
 		if err := c.moveDevices(conf); err != nil {
 			return err
 		}
-		if err := c.runtimeHooks(ctx, conf); err != nil {
-			return err
-		}
-		if err := c.runInside(ctx, conf, createContainer, child.PIDFD); err != nil {
-			return err
+		h := c.hooks(conf)
+		h.PIDFD = child.PIDFD
+		for _, at := range []hook.Point{hook.Prestart, hook.CreateRuntime, hook.CreateContainer} {
+			if err := h.Run(ctx, at); err != nil {
+				return err
+			}
 		}
 		return c.release(p, gateName, nil)
 	})

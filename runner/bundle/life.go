@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/runner/cgroup"
+	"github.com/teu-dev/teu/runner/hook"
 	"github.com/teu-dev/teu/runner/launch"
 )
 
@@ -63,16 +63,17 @@ func (c *Container) Start(ctx context.Context) (err error) {
 		return err
 	}
 	defer pidfd.Close()
-	if err := c.runInside(ctx, conf, startContainer, pidfd); err != nil {
+	hooks, err := c.startHooks(conf, pidfd)
+	if err != nil {
+		return err
+	}
+	if err := hooks.Run(ctx, hook.StartContainer); err != nil {
 		return errors.Join(err, c.abort())
 	}
 	if err := c.release(p, fifoName, func(fd int) error { return c.giveListener(conf, pidfd, fd) }); err != nil {
 		return errors.Join(err, c.abort())
 	}
-	if conf.Hooks == nil {
-		return nil
-	}
-	if err := c.runHooks(ctx, "poststart", conf.Hooks.Poststart, specs.StateRunning, conf.Annotations); err != nil {
+	if err := hooks.Run(ctx, hook.Poststart); err != nil {
 		return errors.Join(err, c.abort())
 	}
 	return nil
@@ -104,43 +105,10 @@ func (c *Container) release(p *launch.Program, fifo string, listener func(fd int
 	}
 	defer pidfd.Close()
 	path := filepath.Join(c.dir, fifo)
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("opening %s: %w", path, err)
-	}
-	defer unix.Close(fd)
-	if err := launch.Follow(p, &fifoReader{fd, int(pidfd.Fd())}, listener); err != nil {
+	if err := launch.Release(p, path, pidfd, listener); err != nil {
 		return fmt.Errorf("starting container %s: %w", c.ID, err)
 	}
 	return os.Remove(path)
-}
-
-// fifoReader reads a FIFO whose writer may not be there yet, or may never come because
-// the process has died. It was opened with O_NONBLOCK: so poll(2) waits for the writer.
-type fifoReader struct{ fd, pidfd int }
-
-func (f *fifoReader) Read(b []byte) (int, error) {
-	for {
-		fds := []unix.PollFd{{Fd: int32(f.fd), Events: unix.POLLIN}, {Fd: int32(f.pidfd), Events: unix.POLLIN}}
-		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
-			return 0, err
-		}
-		if fds[0].Revents == 0 && fds[1].Revents == 0 {
-			continue
-		}
-		n, err := unix.Read(f.fd, b)
-		switch {
-		case n > 0:
-			return n, nil
-		case err == unix.EINTR || err == unix.EAGAIN:
-			continue
-		case err != nil:
-			return 0, err
-		case fds[0].Revents == 0: // no writer ever came
-			return 0, unix.ESRCH
-		}
-		return 0, io.EOF
-	}
 }
 
 // Kill sends a signal to the first process, or with all to every one.
@@ -278,12 +246,7 @@ func (c *Container) Delete(ctx context.Context, o DeleteOptions) (warnings []str
 	if err := c.discard(context.WithoutCancel(ctx)); err != nil || specErr != nil || conf.Hooks == nil {
 		return nil, err
 	}
-	for _, h := range conf.Hooks.Poststop {
-		if err := c.runHooks(ctx, "poststop", []specs.Hook{h}, specs.StateStopped, conf.Annotations); err != nil {
-			warnings = append(warnings, err.Error())
-		}
-	}
-	return warnings, nil
+	return c.hooks(conf).RunAll(ctx, hook.Poststop), nil
 }
 
 // DeleteOptions say what is deleted.

@@ -67,7 +67,7 @@ func (c *Container) Exec(p *specs.Process, o ExecOptions) (id statefile.Process,
 	defer pidfd.Close()
 	files := append(o.Files[:], pidfd)
 	if oci.ExecSlots(conf) > len(files) {
-		root, err := c.root()
+		root, err := os.Open(fmt.Sprintf("/proc/%d/root", c.Init.PID))
 		if err != nil {
 			return id, err
 		}

@@ -2,8 +2,8 @@
 // Device Interface (SPEC.md of the CNCF's container-device-interface, version 1.1).
 //
 // A container is told what a device needs when it is created, so that it can be started without
-// these files; a step of a build when it runs. Hooks, which a vendor wants to have executed on the host, are refused, as is what
-// changes network devices and the cache allocation of processors.
+// these files; a step of a build when it runs. What changes network devices and the cache
+// allocation of processors is refused.
 package cdi
 
 import (
@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/teu-dev/teu/runner/spec"
 )
@@ -63,6 +64,7 @@ type Edits struct {
 	Devices []spec.Device
 	Mounts  []spec.Mount // binds of paths of the host
 	Groups  []string     // numbers, additional
+	Hooks   *specs.Hooks // nil: none
 }
 
 // Edits returns what the named devices need. A device that no file defines, or two of one

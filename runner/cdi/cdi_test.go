@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/teu-dev/teu/runner/spec"
 )
@@ -27,8 +28,9 @@ devices:
     mounts:
     - {hostPath: /etc, containerPath: /vendor/etc, options: [ro, nosuid, rbind, rprivate]}
     additionalGids: [7]
+    hooks: [{hookName: createContainer, path: /bin/true, args: [true, x], env: [A=B], timeout: 3}]
 - name: plain
-  containerEdits: {deviceNodes: [{path: /dev/null}]}
+  containerEdits: {deviceNodes: [{path: /dev/null}, {path: /dev/none, type: b, major: 7, minor: 8}, {path: /dev/zero, type: c}]}
 `
 
 // dirs writes files, named DIRECTORY/FILE, and returns the directories in order.
@@ -66,17 +68,20 @@ func TestEdits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mode, uid, gid := uint32(0o666), uint32(5), uint32(6)
+	mode, uid, gid, timeout := uint32(0o666), uint32(5), uint32(6), 3
 	want := Edits{
 		Env: []string{"VENDOR=1", "ZERO=yes"},
 		Devices: []spec.Device{
 			{Source: "/dev/zero", Target: "/dev/vendor0", Access: "rw", Mode: &mode, UID: &uid, GID: &gid},
 			{Source: "/dev/null", Target: "/dev/null", Access: "rwm"},
+			{Source: "/dev/none", Target: "/dev/none", Access: "rwm", Type: "b", Major: 7, Minor: 8},
+			{Source: "/dev/zero", Target: "/dev/zero", Access: "rwm"},
 		},
 		Mounts: []spec.Mount{{
 			Type: "bind", Source: "/etc", Target: "/vendor/etc", ReadOnly: true, Propagation: "rprivate", Options: []string{"nosuid"},
 		}},
 		Groups: []string{"7"},
+		Hooks:  &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/bin/true", Args: []string{"true", "x"}, Env: []string{"A=B"}, Timeout: &timeout}}},
 	}
 	if !reflect.DeepEqual(o, want) {
 		t.Errorf("got  %+v\nwant %+v", o, want)
@@ -85,18 +90,19 @@ func TestEdits(t *testing.T) {
 
 func TestEditsRefuses(t *testing.T) {
 	in := dirs(t, []string{"etc", "run"}, map[string]string{
-		"etc/a.json":   `{"cdiVersion":"1.0.0","kind":"a.b/c","devices":[{"name":"twice","containerEdits":{}},{"name":"hooked","containerEdits":{"hooks":[{"hookName":"createContainer","path":"/bin/true"}]}},{"name":"over","containerEdits":{"env":["X=1"]}}]}`,
+		"etc/a.json":   `{"cdiVersion":"1.0.0","kind":"a.b/c","devices":[{"name":"twice","containerEdits":{}},{"name":"hooked","containerEdits":{"hooks":[{"hookName":"sometime","path":"/bin/true"}]}},{"name":"over","containerEdits":{"env":["X=1"]}}]}`,
 		"etc/b.json":   `{"cdiVersion":"1.0.0","kind":"a.b/c","devices":[{"name":"twice","containerEdits":{}}]}`,
 		"etc/bad.yaml": "cdiVersion: 9\nkind: q\n",
-		"run/c.json":   `{"cdiVersion":"1.0.0","kind":"a.b/c","devices":[{"name":"over","containerEdits":{"env":["X=2"]}},{"name":"mounts","containerEdits":{"mounts":[{"hostPath":"/etc","containerPath":"/x","options":["suid"]}]}},{"name":"rel","containerEdits":{"deviceNodes":[{"path":"dev/x"}]}},{"name":"env","containerEdits":{"env":["=1"]}}]}`,
+		"run/c.json":   `{"cdiVersion":"1.0.0","kind":"a.b/c","devices":[{"name":"over","containerEdits":{"env":["X=2"]}},{"name":"mounts","containerEdits":{"mounts":[{"hostPath":"/etc","containerPath":"/x","options":["suid"]}]}},{"name":"rel","containerEdits":{"deviceNodes":[{"path":"dev/x"}]}},{"name":"env","containerEdits":{"env":["=1"]}},{"name":"kind","containerEdits":{"deviceNodes":[{"path":"/dev/x","type":"d"}]}}]}`,
 	})
 	for name, words := range map[string]string{
 		"a.b/c=twice":  "defined twice",
-		"a.b/c=hooked": "need hooks",
+		"a.b/c=hooked": `hook "sometime"`,
 		"a.b/c=none":   "unresolvable CDI devices a.b/c=none",
 		"a.b/c=mounts": `option "suid"`,
 		"a.b/c=rel":    "device node",
 		"a.b/c=env":    "NAME=VALUE",
+		"a.b/c=kind":   `type "d"`,
 	} {
 		_, err := of(in, name)
 		if err == nil || !strings.Contains(err.Error(), words) || !errors.Is(err, errdefs.ErrInvalidArgument) && !errors.Is(err, errdefs.ErrNotImplemented) {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/teu-dev/teu/runner/spec"
@@ -90,7 +91,7 @@ type edits struct {
 	Env            []string     `yaml:"env"`
 	DeviceNodes    []deviceNode `yaml:"deviceNodes"`
 	NetDevices     []any        `yaml:"netDevices"`
-	Hooks          []any        `yaml:"hooks"`
+	Hooks          []hook       `yaml:"hooks"`
 	Mounts         []mount      `yaml:"mounts"`
 	IntelRDT       any          `yaml:"intelRdt"`
 	AdditionalGIDs []uint32     `yaml:"additionalGids"`
@@ -103,6 +104,17 @@ type deviceNode struct {
 	FileMode    *uint32 `yaml:"fileMode"`
 	UID         *uint32 `yaml:"uid"`
 	GID         *uint32 `yaml:"gid"`
+	Type        string  `yaml:"type"`
+	Major       int64   `yaml:"major"`
+	Minor       int64   `yaml:"minor"`
+}
+
+type hook struct {
+	Name    string   `yaml:"hookName"`
+	Path    string   `yaml:"path"`
+	Args    []string `yaml:"args"`
+	Env     []string `yaml:"env"`
+	Timeout *int     `yaml:"timeout"` // seconds
 }
 
 type mount struct {
@@ -114,10 +126,8 @@ type mount struct {
 
 // apply adds what they say to o.
 func (e edits) apply(o *Edits) error {
-	for what, n := range map[string]int{"hooks": len(e.Hooks), "netDevices": len(e.NetDevices)} {
-		if n > 0 {
-			return fmt.Errorf("they need %s, which teu does not have for them: %w", what, errdefs.ErrNotImplemented)
-		}
+	if len(e.NetDevices) > 0 {
+		return fmt.Errorf("they need netDevices, which teu does not have for them: %w", errdefs.ErrNotImplemented)
 	}
 	if e.IntelRDT != nil {
 		return fmt.Errorf("they need intelRdt, which teu does not have for them: %w", errdefs.ErrNotImplemented)
@@ -142,6 +152,11 @@ func (e edits) apply(o *Edits) error {
 		}
 		o.Mounts = append(o.Mounts, b)
 	}
+	for _, h := range e.Hooks {
+		if err := h.add(o); err != nil {
+			return err
+		}
+	}
 	for _, gid := range e.AdditionalGIDs {
 		o.Groups = append(o.Groups, fmt.Sprint(gid))
 	}
@@ -160,7 +175,40 @@ func (n deviceNode) device() (spec.Device, error) {
 	if !filepath.IsAbs(d.Source) || !filepath.IsAbs(d.Target) || strings.Trim(d.Access, "rwm") != "" {
 		return d, fmt.Errorf("device node %q with permissions %q: %w", n.Path, n.Permissions, errdefs.ErrInvalidArgument)
 	}
+	switch n.Type {
+	case "":
+	case "u", "c", "b", "p":
+		if n.Major > 0 || n.Type == "p" { // else the host's node says
+			d.Type, d.Major, d.Minor = n.Type, n.Major, n.Minor
+		}
+		if d.Type == "u" {
+			d.Type = "c"
+		}
+	default:
+		return d, fmt.Errorf("device node %q of type %q: %w", n.Path, n.Type, errdefs.ErrInvalidArgument)
+	}
 	return d, nil
+}
+
+// add appends the hook to those of its point.
+func (h hook) add(o *Edits) error {
+	if o.Hooks == nil {
+		o.Hooks = &specs.Hooks{}
+	}
+	list := map[string]*[]specs.Hook{
+		//lint:ignore SA1019 the specification has it
+		"prestart":        &o.Hooks.Prestart,
+		"createRuntime":   &o.Hooks.CreateRuntime,
+		"createContainer": &o.Hooks.CreateContainer,
+		"startContainer":  &o.Hooks.StartContainer,
+		"poststart":       &o.Hooks.Poststart,
+		"poststop":        &o.Hooks.Poststop,
+	}[h.Name]
+	if list == nil || !filepath.IsAbs(h.Path) || h.Timeout != nil && *h.Timeout <= 0 {
+		return fmt.Errorf("hook %q with path %q: %w", h.Name, h.Path, errdefs.ErrInvalidArgument)
+	}
+	*list = append(*list, specs.Hook{Path: h.Path, Args: h.Args, Env: h.Env, Timeout: h.Timeout})
+	return nil
 }
 
 // bind is the mount as --mount would ask for it.

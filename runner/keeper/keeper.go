@@ -54,9 +54,11 @@ type Config struct {
 	Events    Events
 	Health    *HealthCheck // nil: nobody looks
 	NetworkOptions
+	// Gates are where the program waits for others, in their order.
+	Gates []Gate `json:",omitempty"`
 	// Finish is executed after the final exit unless a client claimed that duty.
 	Finish []string
-	// Env is the environment of Finish.
+	// Env is the environment of Finish and of the commands of Gates.
 	Env []string
 }
 
@@ -66,6 +68,15 @@ type Log struct {
 	MaxSize  int64 // bytes of one file before it is rotated; 0: never
 	MaxFiles int   // files kept, the current one included
 	Compress bool  // the older ones
+}
+
+// Gate is a point in the start of a container at which something else is to be done.
+type Gate struct {
+	// Command is executed, with the process's number as its last argument. If it fails, the
+	// start does, with what it says on its standard error.
+	Command []string
+	// FIFO is where the program waits for its end; none if the program has done all it has to.
+	FIFO string `json:",omitempty"`
 }
 
 // RestartPolicy is docker's: "no", "on-failure", "always" or "unless-stopped".

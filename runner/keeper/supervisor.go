@@ -92,6 +92,9 @@ func (s *supervisor) launch() error {
 			err = streams.resize(s.cfg.Columns, s.cfg.Rows)
 		}
 	}
+	if err == nil {
+		err = s.passGates(child)
+	}
 	p, e := childProcess(child)
 	if err = errors.Join(err, e); err == nil {
 		streams.holder, err = startHolder(child.PIDFD, streams)

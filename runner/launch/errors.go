@@ -42,7 +42,8 @@ func (e *StepError) Unwrap() error { return e.Errno }
 // ExitCode is docker's exit code for the failure: 127 for a command that does not exist,
 // 126 for one that cannot be executed, 125 for everything before.
 func (e *StepError) ExitCode() int {
-	if e.Name != "execve" {
+	looked := e.Name == "check" && strings.HasPrefix(e.Note, execNote) // for the command, before it is due
+	if e.Name != "execve" && !looked {
 		return 125
 	}
 	switch e.Errno {

@@ -63,6 +63,8 @@ type Options struct {
 	// spec's prestart, createRuntime and createContainer hooks are run by the caller. All
 	// other hooks, and moving network devices, are the caller's too.
 	Gate string
+	// HooksRoot is a directory where hooks find a root that is an overlay.
+	HooksRoot string
 	// Preserve is the number of files, in the slots from 3 on and before those of Detached,
 	// that the command gets.
 	Preserve int

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -44,10 +45,11 @@ func (c *compiler) makeRoot() error {
 	if err := c.propagate(c.root, apart); err != nil {
 		return err
 	}
+	at := cmp.Or(c.rootfs.Path, c.opts.HooksRoot)
 	switch {
-	case own && c.rootfs.Path != "" && c.hooked():
+	case own && at != "" && c.hooked():
 		// Root of a user namespace may not be able to get there.
-		place := c.CallIf(ignore(unix.EACCES), unix.SYS_OPENAT, launch.Int(atFDCWD), c.Str(c.rootfs.Path), launch.Int(unix.O_PATH|unix.O_DIRECTORY|cloexec), launch.Int(0))
+		place := c.CallIf(ignore(unix.EACCES), unix.SYS_OPENAT, launch.Int(atFDCWD), c.Str(at), launch.Int(unix.O_PATH|unix.O_DIRECTORY|cloexec), launch.Int(0))
 		c.moveMount(c.root, launch.Result(place), "")
 		c.moveMountIf(launch.Cond{Unless: place}, c.root, launch.Int(atFDCWD), "/")
 		c.Call(unix.SYS_CLOSE, launch.Result(place))

@@ -83,6 +83,10 @@ func (m *maker) device(d Device) error {
 	if !strings.HasPrefix(target, "/dev/") {
 		return invalid("target %q is not below /dev", d.Target)
 	}
+	if d.Type != "" {
+		m.addDevice(d, specs.LinuxDevice{Path: target, Type: d.Type, Major: d.Major, Minor: d.Minor})
+		return nil
+	}
 	var nodes []specs.LinuxDevice
 	info, err := os.Stat(d.Source)
 	switch {
@@ -102,12 +106,18 @@ func (m *maker) device(d Device) error {
 		nodes = append(nodes, node)
 	}
 	for _, n := range nodes {
-		d.own(&n)
-		m.spec.Linux.Devices = slices.DeleteFunc(m.spec.Linux.Devices, func(old specs.LinuxDevice) bool { return old.Path == n.Path })
-		m.spec.Linux.Devices = append(m.spec.Linux.Devices, n)
-		m.spec.Linux.Resources.Devices = append(m.spec.Linux.Resources.Devices, rule(n.Type, n.Major, n.Minor, d.Access))
+		m.addDevice(d, n)
 	}
 	return nil
+}
+
+func (m *maker) addDevice(d Device, n specs.LinuxDevice) {
+	d.own(&n)
+	m.spec.Linux.Devices = slices.DeleteFunc(m.spec.Linux.Devices, func(old specs.LinuxDevice) bool { return old.Path == n.Path })
+	m.spec.Linux.Devices = append(m.spec.Linux.Devices, n)
+	if n.Type != "p" {
+		m.spec.Linux.Resources.Devices = append(m.spec.Linux.Resources.Devices, rule(n.Type, n.Major, n.Minor, d.Access))
+	}
 }
 
 // own changes what is to differ from the host's node.

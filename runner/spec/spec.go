@@ -98,6 +98,10 @@ type Device struct {
 	Access         string // of "rwm"; "" is all
 
 	Mode, UID, GID *uint32 `json:",omitempty"` // nil: those of the host's node
+
+	// Type "c", "b" or "p" says what it is; then there need not be a node of the host.
+	Type         string `json:",omitempty"`
+	Major, Minor int64  `json:",omitempty"`
 }
 
 // maker is a spec in the making.
