@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -273,6 +274,60 @@ func TestNotedExec(t *testing.T) {
 	})
 	if _, err := e.ExecInspect(ctx, strings.Repeat("0", 64)); !errors.Is(err, errdefs.ErrNotFound) {
 		t.Error(err)
+	}
+	if err := errors.Join(e.sweepExecs(get(t, e, "box").ID, time.Now().Add(-time.Hour)), e.sweepExecs("nosuch", time.Now())); err != nil {
+		t.Error(err)
+	}
+	if _, err := e.ExecInspect(ctx, id); err != nil {
+		t.Errorf("one that has just ended: %v", err)
+	}
+	if err := e.sweepExecs(get(t, e, "box").ID, time.Now().Add(time.Hour)); err != nil {
+		t.Error(err)
+	}
+	if _, err := e.ExecInspect(ctx, id); !errors.Is(err, errdefs.ErrNotFound) {
+		t.Errorf("one that ended long ago: %v", err)
+	}
+}
+
+// A client asks for the exit code of a command that ended with its container.
+func TestExecOfEnded(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	c := detached(t, e, "box", sh("exec sleep 60"))
+	id, err := e.ExecCreate(ctx, "box", ExecOptions{Args: []string{"sleep", "60"}, Output: true}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := e.ExecStart(ctx, id, ExecStartOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Kill(ctx, "box", ""); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := p.Wait(ctx); err != nil || s.Code != 137 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	p.Close()
+	if _, err := e.Wait(ctx, "box"); err != nil {
+		t.Fatal(err)
+	}
+	if x, err := e.ExecInspect(ctx, id); err != nil || x.Running || x.ExitCode == nil || *x.ExitCode != 137 {
+		t.Errorf("%+v, %v", x, err)
+	}
+	if err := e.ExecResize(ctx, id, 1, 1); !errors.Is(err, errdefs.ErrConflict) {
+		t.Errorf("its terminal: %v", err)
+	}
+	if in, err := e.Inspect(ctx, "box"); err != nil || in.ExecIDs != nil {
+		t.Errorf("the container's: %v, %v", in.ExecIDs, err)
+	}
+	if err := e.Remove(ctx, "box", RemoveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.ExecInspect(ctx, id); !errors.Is(err, errdefs.ErrNotFound) {
+		t.Errorf("of a container that is gone: %v", err)
+	}
+	if _, err := os.Stat(e.execDir(c.ID)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("left: %v", err)
 	}
 }
 

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -27,19 +29,23 @@ type ExecInfo struct {
 	ExitCode        *int              `json:"-"` // nil until it has ended
 }
 
-// A noted command is two files in the run directory of its container, so that they vanish
-// with the run: ID.json, this record, and ID.end, which the keeper writes.
+// A noted command is two files in a directory of its container: ID.json, this record, and
+// ID.end, which the keeper writes. They outlive the run, for clients ask for the exit code of
+// a command that ended with its container, until the container is started again or removed.
+
+func (e *Engine) execs() string                   { return filepath.Join(e.RunRoot, "execs") }
+func (e *Engine) execDir(container string) string { return filepath.Join(e.execs(), container) }
 
 func (e *Engine) execFile(container, id string) string {
-	return filepath.Join(e.runDir(container), "exec", id+".json")
+	return filepath.Join(e.execDir(container), id+".json")
 }
 
 func (e *Engine) execEnd(container, id string) string {
-	return filepath.Join(e.runDir(container), "exec", id+".end")
+	return filepath.Join(e.execDir(container), id+".end")
 }
 
-// ExecCreate notes a command for a running container and returns its ID. It is forgotten
-// when the container ends. detachKeys are only remembered.
+// ExecCreate notes a command for a running container and returns its ID. One that has ended
+// is forgotten some time later. detachKeys are only remembered.
 func (e *Engine) ExecCreate(ctx context.Context, ref string, o ExecOptions, detachKeys string) (id string, err error) {
 	c, err := e.Get(ctx, ref)
 	if err != nil {
@@ -54,15 +60,19 @@ func (e *Engine) ExecCreate(ctx context.Context, ref string, o ExecOptions, deta
 		}
 	}
 	x := ExecInfo{ID: newID(), ContainerID: c.ID, Options: o, DetachKeys: detachKeys}
-	file := e.execFile(c.ID, x.ID)
-	if err := os.Mkdir(filepath.Dir(file), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		if errors.Is(err, fs.ErrNotExist) {
-			return "", notRunning(c)
-		}
+	if err := os.MkdirAll(e.execDir(c.ID), 0o700); err != nil {
 		return "", err
 	}
-	if err := statefile.Write(file, &x, statefile.WriteOptions{}); err != nil {
+	if err := statefile.Write(e.execFile(c.ID, x.ID), &x, statefile.WriteOptions{}); err != nil {
 		return "", err
+	}
+	if _, err := os.Stat(e.dir(c.ID)); errors.Is(err, fs.ErrNotExist) { // who removed it did not see the record
+		return "", errors.Join(noSuchContainer(ref), os.RemoveAll(e.execDir(c.ID)))
+	}
+	if rand.N(sweepOneIn) == 0 {
+		if err := e.sweepExecs(c.ID, time.Now().Add(-keepExec)); err != nil {
+			return "", err
+		}
 	}
 	e.tell(c, "exec_create: "+strings.Join(o.Args, " "), map[string]string{"execID": x.ID})
 	return x.ID, nil
@@ -73,15 +83,44 @@ func (e *Engine) readExec(id string) (x ExecInfo, err error) {
 	if !isHex(id) || len(id) != 64 {
 		return x, missing
 	}
-	found, err := filepath.Glob(e.execFile("*", id))
-	if err != nil || len(found) == 0 {
-		return x, missing
+	containers, err := os.ReadDir(e.execs())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return x, err
 	}
-	err = statefile.Read(found[0], &x)
-	if errors.Is(err, fs.ErrNotExist) {
-		return x, missing
+	for _, c := range containers {
+		if err := statefile.Read(e.execFile(c.Name(), id), &x); !errors.Is(err, fs.ErrNotExist) {
+			return x, err
+		}
 	}
-	return x, err
+	return x, missing
+}
+
+// keepExec is how long the exit code of a command is kept, as in docker; every sweepOneIn-th
+// new one looks for those that are older.
+const (
+	keepExec   = 5 * time.Minute
+	sweepOneIn = 64
+)
+
+// sweepExecs forgets the commands of a container that ended before a time.
+func (e *Engine) sweepExecs(container string, before time.Time) error {
+	entries, err := os.ReadDir(e.execDir(container))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, entry := range entries {
+		id, ended := strings.CutSuffix(entry.Name(), ".end")
+		if info, err := entry.Info(); !ended || err != nil || !info.ModTime().Before(before) {
+			continue
+		}
+		// The end last: with it goes what says that the rest is to go.
+		for _, file := range []string{e.execFile(container, id), e.execFile(container, id) + ".lock", e.execEnd(container, id)} {
+			if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // ExecStartOptions change how a noted command is started.

@@ -101,7 +101,9 @@ func (e *Engine) Inspect(ctx context.Context, ref string) (*Inspection, error) {
 		Config:      c.inspectConfig(),
 		GraphDriver: InspectDriver{Name: "overlayfs"},
 	}
-	in.ExecIDs = e.execIDs(c.ID)
+	if runs(c.State) {
+		in.ExecIDs = e.execIDs(c.ID)
+	}
 	if len(argv) > 0 {
 		in.Path, in.Args = argv[0], argv[1:]
 	}

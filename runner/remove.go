@@ -104,7 +104,7 @@ func (e *Engine) unmake(ctx context.Context, c *Container, o RemoveOptions) erro
 	if c.State.Status != "" { // it was a container, and not only being made
 		e.tell(c, "destroy", nil)
 	}
-	if err := statefile.RemoveAll(gone); err != nil {
+	if err := errors.Join(statefile.RemoveAll(gone), os.RemoveAll(e.execDir(c.ID))); err != nil {
 		return err
 	}
 	if o.Volumes {

@@ -114,7 +114,7 @@ func (e *Engine) start(ctx context.Context, c *Container, o StartOptions) (*Sess
 
 // begin makes everything volatile and gives it to the keeper.
 func (e *Engine) begin(ctx context.Context, c *Container, keeps *spare, o StartOptions) (*keeper.Stream, error) {
-	if err := os.MkdirAll(e.runDir(c.ID), 0o700); err != nil {
+	if err := errors.Join(os.MkdirAll(e.runDir(c.ID), 0o700), os.RemoveAll(e.execDir(c.ID))); err != nil {
 		return nil, err
 	}
 	p, err := e.plan(ctx, c, o)
