@@ -54,14 +54,16 @@ type Options struct {
 
 	Mounts  []MountRequest `json:",omitzero"`
 	Network string         `json:",omitzero"` // bridge, none, host, container:ID or the network the container is in
-	// Endpoints say how the container is in its networks; those beyond Network are joined too.
-	Endpoints  []Endpoint     `json:",omitempty"`
-	Links      []string       `json:",omitempty"` // CONTAINER[:ALIAS], of the default bridge
-	MacAddress string         `json:",omitempty"` // in Network
-	Ports      []network.Port `json:",omitzero"`
-	PublishAll bool           `json:",omitzero"`
-	Expose     []string       `json:",omitempty"` // PORT/PROTOCOL, beside those of the image
-	ExtraHosts []string       `json:",omitzero"`  // name:address
+	// Endpoints say how the container is in its networks; those beyond Network are joined too. With EndpointsOnly
+	// there are no others: Network is then a name for the mode alone.
+	Endpoints     []Endpoint     `json:",omitempty"`
+	EndpointsOnly bool           `json:",omitempty"`
+	Links         []string       `json:",omitempty"` // CONTAINER[:ALIAS], of the default bridge
+	MacAddress    string         `json:",omitempty"` // in Network
+	Ports         []network.Port `json:",omitzero"`
+	PublishAll    bool           `json:",omitzero"`
+	Expose        []string       `json:",omitempty"` // PORT/PROTOCOL, beside those of the image
+	ExtraHosts    []string       `json:",omitzero"`  // name:address
 	// VolumesFrom are containers whose volumes and binds are mounted too: CONTAINER[:ro|rw].
 	VolumesFrom []string `json:",omitempty"`
 	DNS         []string `json:",omitzero"`

@@ -155,7 +155,7 @@ func (e *Engine) endpoints(c *Container) (list []Endpoint, err error) {
 	return list, err
 }
 
-// endpoints are the networks the options ask for, the one of Network first.
+// endpoints are the networks the options ask for, the one of Network first if it is one of them.
 func (o *Options) endpoints() []Endpoint {
 	mode := o.networkMode()
 	if mode == "host" || mode == "none" || o.networkContainer() != "" {
@@ -168,6 +168,9 @@ func (o *Options) endpoints() []Endpoint {
 		first = list[i]
 		first.Network = mode
 		list = slices.Delete(list, i, i+1)
+	}
+	if i < 0 && len(list) > 0 && o.EndpointsOnly {
+		return list
 	}
 	if first.MAC == "" {
 		first.MAC = o.MacAddress

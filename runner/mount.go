@@ -91,7 +91,7 @@ func (e *Engine) mountsFrom(ctx context.Context, c *Container, taken map[string]
 				continue
 			}
 			taken[p.Destination] = true
-			p.RW = p.RW && !mode.ReadOnly
+			p.RW, p.Mode = p.RW && !mode.ReadOnly, ""
 			points = append(points, p)
 		}
 	}

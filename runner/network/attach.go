@@ -80,8 +80,14 @@ func anyMade(plan []wire) bool { return slices.ContainsFunc(plan, func(w wire) b
 
 // choose settles addresses, names and ports of a new sandbox.
 func (m *Manager) choose(s *Sandbox, o Options, present map[string]Sandbox) (plan []wire, err error) {
+	var wanted []string
 	for _, a := range o.Networks {
-		w, err := m.place(s, a, present)
+		if name := a.DriverOpts[interfaceOpt]; name != "" {
+			wanted = append(wanted, name)
+		}
+	}
+	for _, a := range o.Networks {
+		w, err := m.place(s, a, wanted, present)
 		if err != nil {
 			return nil, err
 		}
@@ -94,11 +100,17 @@ func (m *Manager) choose(s *Sandbox, o Options, present map[string]Sandbox) (pla
 	return plan, m.addDNS(s)
 }
 
-// place settles one endpoint of s.
-func (m *Manager) place(s *Sandbox, a Attachment, present map[string]Sandbox) (wire, error) {
+// interfaceOpt names the interface of an endpoint.
+const interfaceOpt = "com.docker.network.endpoint.ifname"
+
+// place settles one endpoint of s. The names of interfaces in wanted are others'.
+func (m *Manager) place(s *Sandbox, a Attachment, wanted []string, present map[string]Sandbox) (wire, error) {
 	n := a.Network
 	w := wire{n: n}
-	var err error
+	name, err := chooseInterface(s, n, a, wanted)
+	if err != nil {
+		return w, err
+	}
 	if n.Driver == "bridge" {
 		if w.br, w.made, err = m.ensureBridge(n); err != nil {
 			return w, fmt.Errorf("bridge of network %s: %w", n.Name, err)
@@ -108,7 +120,7 @@ func (m *Manager) place(s *Sandbox, a Attachment, present map[string]Sandbox) (w
 	}
 	w.ep = Endpoint{
 		ID: newID(), Network: n.ID, NetworkName: n.Name, Driver: n.Driver, Internal: n.Internal, Bridge: w.br.Name, Routed: routed(n),
-		Interface: freeInterface(s, n, a), LinkLocal: a.LinkLocalIPs, MAC: a.MAC, Names: a.Names, Links: a.Links, Priority: a.GwPriority,
+		Interface: name, LinkLocal: a.LinkLocalIPs, MAC: a.MAC, Names: a.Names, Links: a.Links, Priority: a.GwPriority,
 	}
 	if err := chooseAddresses(&w.ep, n, w.br, a, present); err != nil {
 		return w, err
@@ -122,21 +134,24 @@ func (m *Manager) place(s *Sandbox, a Attachment, present map[string]Sandbox) (w
 	return w, nil
 }
 
-// freeInterface is the name of an interface that the sandbox does not have yet.
-func freeInterface(s *Sandbox, n Network, a Attachment) string {
+// chooseInterface is the name of an interface that the sandbox does not have yet.
+func chooseInterface(s *Sandbox, n Network, a Attachment, wanted []string) (string, error) {
 	taken := func(name string) bool {
 		return slices.ContainsFunc(s.Endpoints, func(ep Endpoint) bool { return ep.Interface == name })
 	}
-	if name := a.DriverOpts["com.docker.network.endpoint.ifname"]; name != "" && !taken(name) {
-		return name
+	if name := a.DriverOpts[interfaceOpt]; name != "" {
+		if taken(name) {
+			return "", worded(errdefs.ErrConflict, "error renaming interface to %s: file exists", name)
+		}
+		return name, nil
 	}
 	prefix := n.Options["com.docker.network.container_iface_prefix"]
 	if prefix == "" {
 		prefix = "eth"
 	}
 	for i := 0; ; i++ {
-		if name := fmt.Sprint(prefix, i); !taken(name) {
-			return name
+		if name := fmt.Sprint(prefix, i); !taken(name) && !slices.Contains(wanted, name) {
+			return name, nil
 		}
 	}
 }
@@ -252,7 +267,7 @@ func (m *Manager) revive(s Sandbox, o Options, present map[string]Sandbox) (_ Sa
 		if s.In(a.Network.ID) != nil {
 			continue
 		}
-		w, err := m.place(&s, a, present)
+		w, err := m.place(&s, a, nil, present)
 		if err != nil {
 			return Sandbox{}, err
 		}
@@ -372,7 +387,7 @@ func (m *Manager) connect(ctx context.Context, id string, a Attachment) (s Sandb
 	}
 	s = before
 	s.Endpoints = slices.Clone(before.Endpoints)
-	w, err := m.place(&s, a, present)
+	w, err := m.place(&s, a, nil, present)
 	if err != nil {
 		return Sandbox{}, err
 	}

@@ -208,10 +208,11 @@ func (m *Manager) makeBridge(br bridge) (err error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = br.Name, br.MTU
 	// The address of a bridge changes with its ports unless it is set.
-	attrs.HardwareAddr = macOf(br.Subnet.Addr())
-	if !br.Subnet.IsValid() {
-		attrs.HardwareAddr = macOf(br.Subnet6.Addr())
+	subnet := br.Subnet
+	if !subnet.IsValid() {
+		subnet = br.Subnet6
 	}
+	attrs.HardwareAddr = macOf(subnet.Addr())
 	link := &netlink.Bridge{LinkAttrs: attrs}
 	if err := netlink.LinkAdd(link); err != nil {
 		return fmt.Errorf("adding it: %w", err)

@@ -213,8 +213,7 @@ func setNamespaces(b *createRequest, o *runner.Options) error {
 	return o.CheckNamespaces()
 }
 
-// setNetworks: NetworkMode is the first network; EndpointsConfig may say more about it and
-// name others (since 1.44).
+// setNetworks: NetworkMode is the network, unless EndpointsConfig names those there are.
 func setNetworks(b *createRequest, o *runner.Options) error {
 	o.Network = string(b.HostConfig.NetworkMode)
 	if o.Network == "default" || o.Network == "" {
@@ -227,7 +226,9 @@ func setNetworks(b *createRequest, o *runner.Options) error {
 	if b.NetworkingConfig == nil {
 		return nil
 	}
-	for name, e := range b.NetworkingConfig.EndpointsConfig {
+	o.EndpointsOnly = o.MacAddress == "" // that is for the network of the mode
+	for _, name := range slices.Sorted(maps.Keys(b.NetworkingConfig.EndpointsConfig)) {
+		e := b.NetworkingConfig.EndpointsConfig[name]
 		end := runner.Endpoint{Network: name, EndpointOptions: endpoint(e)}
 		if e == nil {
 			return invalid("invalid config for network %s: EndpointsConfig is nil", name)

@@ -69,6 +69,7 @@ func testRefusals(t *testing.T, w *world) {
 		{"GET", "/containers/refusals/archive?path=/etc/passwd/", "", 400, "not a directory"},
 		{"GET", "/containers/refusals/archive?path=/a%00b", "", 400, "zero byte"},
 		{"POST", "/images/busybox/tag?repo=sha256&tag=x", "", 400, "ambiguous tag"},
+		{"POST", "/images/busybox/tag?repo=docker.io/library/sha256&tag=x", "", 400, "ambiguous tag"},
 		{"GET", "/images/json?identity=1", "", 400, "identity requires manifests=1"},
 	} {
 		if status, answer := w.api(c.method, c.path, c.body); status != c.status || !strings.Contains(answer, c.words) {
@@ -105,6 +106,31 @@ func testShared(t *testing.T, w *world) {
 	w.fails(1, "AutoRemove is enabled", "update", "--restart", "always", "again")
 	w.docker("kill", "again")
 	w.soon("it is removed at its end", func() bool { return w.docker("ps", "-aq", "--filter", "label=again") == "" })
+}
+
+// testJoined: which networks a container is in, and what it calls them.
+func testJoined(t *testing.T, w *world) {
+	w.docker("network", "create", "--subnet", "10.98.0.0/24", "joined")
+	w.docker("network", "create", "--ipv4=false", "--ipv6", "--subnet", "fd98::/64", "six")
+	create := func(body string) string {
+		status, answer := w.api("POST", "/containers/create", `{"Image":"busybox","Cmd":["sleep","1000"],`+body+`}`)
+		var made struct{ ID string }
+		if err := json.Unmarshal([]byte(answer), &made); status != http.StatusCreated || err != nil {
+			t.Fatalf("%s: %d %s", body, status, answer)
+		}
+		w.docker("start", made.ID)
+		return made.ID
+	}
+	const networks = "{{.HostConfig.NetworkMode}}:{{range $name, $of := .NetworkSettings.Networks}} {{$name}}{{end}}"
+	one := create(`"NetworkingConfig":{"EndpointsConfig":{"joined":{},"six":{"DriverOpts":{"com.docker.network.endpoint.ifname":"eth0"}}}}`)
+	w.want("^bridge: joined six$", "inspect", "-f", networks, one)
+	w.want("10.98.0.2", "exec", one, "ip", "-4", "addr", "show", "eth1")
+	w.want("fd98::2", "exec", one, "ip", "-6", "addr", "show", "eth0")
+	w.fails(1, "error renaming interface.*file exists", "network", "connect", "--driver-opt", "com.docker.network.endpoint.ifname=eth0", "bridge", one)
+	two := create(`"HostConfig":{"NetworkMode":"joined"},"NetworkingConfig":{"EndpointsConfig":{"joined":{}}}`)
+	w.want("^joined: joined$", "inspect", "-f", networks, two)
+	w.docker("rm", "-f", one, two)
+	w.docker("network", "rm", "joined", "six")
 }
 
 // testInspected: what was asked for is what holds, and what is told.
