@@ -67,7 +67,7 @@ func (l *Library) named(ctx context.Context, ref string) ([]image.Image, error) 
 	if err != nil {
 		return nil, err
 	}
-	if !namedBy(record, ref) {
+	if !isName(record, ref) {
 		record.Name = ""
 	}
 	return []image.Image{record}, nil

@@ -154,6 +154,9 @@ func (l *Library) Tag(ctx context.Context, source, name string) error {
 	if _, digested := ref.(reference.Digested); digested {
 		return listing.Worded(errdefs.ErrInvalidArgument, "refusing to create a tag with a digest reference")
 	}
+	if digest.Algorithm(reference.FamiliarName(ref)).Available() {
+		return listing.Worded(errdefs.ErrInvalidArgument, "refusing to create an ambiguous tag using digest algorithm as name")
+	}
 	return l.pinned(ctx, func() error {
 		record, err := listing.Lookup(ctx, l.Store, source)
 		if err != nil {

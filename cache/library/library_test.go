@@ -275,7 +275,9 @@ func TestRemove(t *testing.T) {
 	}
 
 	users = nil
-	remove(id.String(), false, []Removal{{Deleted: id.String()}}, "")
+	name(t, l, target, "docker.io/library/x:3", "docker.io/library/x:4", "registry.example/x:2")
+	remove("x@"+target.Digest.String(), false, []Removal{{Untagged: "x:3"}, {Untagged: "x:4"}}, "")
+	remove("registry.example/x:2", false, []Removal{{Untagged: "registry.example/x:2"}, {Deleted: id.String()}}, "")
 	if _, err := l.Store.Content.Stat(ctx, target.Digest); !errdefs.IsNotFound(err) {
 		t.Errorf("its bytes are still there: %v", err)
 	}

@@ -41,9 +41,9 @@ func (l *Library) Remove(ctx context.Context, ref string, o RemoveOptions) ([]Re
 		return nil, err
 	}
 	victims := img.Records
-	if named := namedBy(record, ref); named {
-		victims = []*image.Image{&record}
-		last := len(img.Records) == 1
+	if named := namedBy(img, record, ref); len(named) > 0 {
+		victims = named
+		last := len(img.Records) == len(named)
 		if last && len(using) > 0 && !o.Force {
 			return nil, listing.Worded(errdefs.ErrConflict, "conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s",
 				ref, short(using[0].ID), listing.ShortID(img.ID))
@@ -59,8 +59,26 @@ func (l *Library) Remove(ctx context.Context, ref string, o RemoveOptions) ([]Re
 	return out, err
 }
 
-// namedBy reports whether ref is a name of the record, not an ID.
-func namedBy(record image.Image, ref string) bool {
+// namedBy are the records that ref is a name of: one, or with a digest all that its repository has of the
+// image. There are none if it is an ID.
+func namedBy(img listing.Image, record image.Image, ref string) (named []*image.Image) {
+	if isName(record, ref) {
+		return []*image.Image{&record}
+	}
+	want, err := reference.ParseNormalizedNamed(ref)
+	if _, digested := want.(reference.Digested); err != nil || !digested {
+		return nil
+	}
+	for _, r := range img.Records {
+		if r.Target.Digest == record.Target.Digest && listing.Repository(r.Name) == want.Name() {
+			named = append(named, r)
+		}
+	}
+	return named
+}
+
+// isName reports whether ref is the name of the record, not an ID.
+func isName(record image.Image, ref string) bool {
 	if record.Name == "" {
 		return false
 	}

@@ -168,9 +168,6 @@ func (s *Server) tag(w http.ResponseWriter, r *request) error {
 	if tag != "" {
 		name += ":" + tag
 	}
-	if first, _, _ := strings.Cut(name, ":"); digest.Algorithm(first).Available() {
-		return invalid("refusing to create an ambiguous tag using digest algorithm as name")
-	}
 	images, err := s.images(r, nil)
 	if err != nil {
 		return err
