@@ -78,6 +78,7 @@ type applier struct {
 	tr      *tar.Reader
 	buf     []byte
 	parents parentCache
+	aufs    bool // aufsLinks is there, until the end
 	stale   bool // a name that the cached parents were found through has been replaced
 	res     Result
 	bytes   int64
@@ -137,6 +138,12 @@ func (a *applier) apply(ctx context.Context, e *entry) error {
 		return a.rootEntry(e)
 	}
 	dir, base := splitPath(e.path)
+	if e.passing && !a.aufs {
+		a.aufs = true
+		if err := unix.Mkdirat(a.root, aufsLinks, 0o700); err != nil {
+			return &os.PathError{Op: "mkdirat", Path: aufsLinks, Err: err}
+		}
+	}
 	p, err := a.parent(dir, e.mtime)
 	if err != nil {
 		return err

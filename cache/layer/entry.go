@@ -17,6 +17,9 @@ const (
 	whiteoutPrefix = ".wh."
 	metaPrefix     = ".wh..wh."
 	opaqueMarker   = ".wh..wh..opq"
+	// aufsLinks held the first names of files that AUFS linked across layers. They are no part of the image,
+	// but layers that docker made on it have hard links to them, which moby and containerd follow too.
+	aufsLinks = ".wh..wh.plnk"
 )
 
 const (
@@ -31,6 +34,7 @@ type entry struct {
 	ignored  bool
 	whiteout bool
 	opaque   bool // path is the directory to be made opaque, with one more component
+	passing  bool // in aufsLinks
 	sparse   bool
 
 	mode     uint32 // permissions
@@ -60,6 +64,7 @@ func (a *applier) check(hdr *tar.Header) (*entry, error) {
 	if e.path, err = cleanPath(hdr.Name); err != nil {
 		return nil, err
 	}
+	e.mtime = unix.Timespec{Sec: hdr.ModTime.Unix(), Nsec: int64(hdr.ModTime.Nanosecond())}
 	if err := e.checkReserved(); err != nil || e.ignored || e.whiteout || e.opaque {
 		return e, err
 	}
@@ -67,7 +72,6 @@ func (a *applier) check(hdr *tar.Header) (*entry, error) {
 		return nil, err
 	}
 	e.mode = uint32(hdr.Mode) & 0o7777
-	e.mtime = unix.Timespec{Sec: hdr.ModTime.Unix(), Nsec: int64(hdr.ModTime.Nanosecond())}
 	e.atime = e.mtime
 	if !hdr.AccessTime.IsZero() {
 		e.atime = unix.Timespec{Sec: hdr.AccessTime.Unix(), Nsec: int64(hdr.AccessTime.Nanosecond())}
@@ -81,6 +85,9 @@ func (a *applier) check(hdr *tar.Header) (*entry, error) {
 // checkReserved deals with the names that layers use for their own ends.
 func (e *entry) checkReserved() error {
 	dir, base := splitPath(e.path)
+	if e.passing = dir == aufsLinks && e.kind == tar.TypeReg && !strings.HasPrefix(base, whiteoutPrefix); e.passing {
+		return nil
+	}
 	for rest := e.path; rest != ""; {
 		var name string
 		name, rest, _ = strings.Cut(rest, "/")
@@ -139,7 +146,8 @@ func (a *applier) checkKind(e *entry, hdr *tar.Header) (err error) {
 		if e.link, err = cleanPath(hdr.Linkname); err != nil {
 			return fmt.Errorf("its target: %w", err)
 		}
-		if strings.HasPrefix(e.link, whiteoutPrefix) || strings.Contains(e.link, "/"+whiteoutPrefix) {
+		target := strings.TrimPrefix(e.link, aufsLinks+"/")
+		if strings.HasPrefix(target, whiteoutPrefix) || strings.Contains(target, "/"+whiteoutPrefix) {
 			return invalid("its target is a whiteout")
 		}
 	case tar.TypeChar, tar.TypeBlock:

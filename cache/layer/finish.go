@@ -6,11 +6,17 @@ import (
 	"slices"
 	"unsafe"
 
+	"github.com/teu-dev/teu/cache/statefile"
 	"golang.org/x/sys/unix"
 )
 
 // finish sets the times of the directories and says what the layer needs from those below.
 func (a *applier) finish() error {
+	if a.aufs {
+		if err := statefile.RemoveAllAt(a.root, aufsLinks); err != nil {
+			return err
+		}
+	}
 	var implicit []string
 	for p, t := range a.times {
 		ok, err := a.finishDir(p, t)

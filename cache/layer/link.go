@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -56,6 +57,9 @@ func (a *applier) existing(dir string) (directory, error) {
 
 // linkBelow remembers a link to a file of a lower layer.
 func (a *applier) linkBelow(at place, e *entry) error {
+	if strings.HasPrefix(e.link, aufsLinks+"/") {
+		return invalid("its target is not there")
+	}
 	if err := a.clear(at); err != nil {
 		return err
 	}

@@ -117,6 +117,7 @@ func zoo() []zooCase {
 		// Whiteouts.
 		{name: "whiteout", files: []file{wh("a")}, want: []string{"w a"}},
 		{name: "whiteout in a directory", files: []file{d("d"), wh("d/a")}, want: []string{"d d", "w d/a"}},
+		{name: "whiteout in an implicit directory", files: []file{wh("d/a")}, want: []string{"d d", "w d/a"}, implicit: "d"},
 		{name: "whiteout twice", files: []file{wh("a"), wh("a")}, want: []string{"w a"}},
 		{name: "whiteout that is a directory entry", files: []file{d(".wh.a")}, want: []string{"w a"}},
 		{name: "whiteout with content", files: []file{f(".wh.a", "content")}, want: []string{"w a"}},
@@ -131,6 +132,10 @@ func zoo() []zooCase {
 		{name: "opaque without an entry", files: []file{opq("a"), f("a/b/c", "x")}, want: []string{"d a/b", "f a/b/c x", "o a"}, implicit: "a"},
 		{name: "opaque root", files: []file{opq("."), f("a/b", "x")}, want: []string{"d a", "f a/b x"}},
 		{name: "whiteout of a whiteout name", files: []file{f(".wh..a", "")}, want: []string{"w .a"}},
+		{name: "hard link to a leftover of AUFS", files: []file{f(".wh..wh.plnk/1.2", "x").mode(0o4711), hard("a", ".wh..wh.plnk/1.2"), hard("b", "a")}, want: []string{"f a x", "f b x = a"}},
+		{name: "hard link to a leftover of AUFS that is not there", files: []file{f(".wh..wh.plnk/1.2", "x"), hard("d/a", ".wh..wh.plnk/1.3")}},
+		{name: "leftovers of AUFS that are no files", files: []file{d(".wh..wh.plnk/d"), link(".wh..wh.plnk/l", "/"), f(".wh..wh.plnk/d/f", "x"), f(".wh..wh.plnk/.wh.x", "")}, want: []string{}},
+		{name: "link into the leftovers of AUFS", files: []file{f(".wh..wh.plnk/1", "x"), link("l", ".wh..wh.plnk"), f("l/d/a", "x")}, want: []string{"l l -> .wh..wh.plnk"}},
 		{name: "leftovers of AUFS", files: []file{d(".wh..wh.plnk"), f(".wh..wh.plnk/1.2", "x"), f(".wh..wh.aufs", ""), d(".wh..wh.orph/x"), f("a", "x")}, want: []string{"f a x"}},
 
 		// Attributes that are not for layers.
@@ -285,6 +290,11 @@ func (tc zooCase) run(t *testing.T) {
 		t.Errorf("implicit directories: %s", d)
 	}
 	tc.attributes(t, dir)
+	for _, name := range strings.Fields(tc.implicit) {
+		if fi, err := os.Lstat(filepath.Join(dir, name)); err != nil || !fi.ModTime().Equal(day) {
+			t.Errorf("implicit directory %s: it is not as old as what it was made for, %v", name, err)
+		}
+	}
 	if tc.gnu {
 		tc.compare(t, dir, data)
 	}
