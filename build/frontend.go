@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"sync"
@@ -17,9 +18,6 @@ import (
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/dockerfile"
 )
-
-// maxFile is the most that the frontend may read of one file: a Dockerfile with everything in it.
-const maxFile = 16 << 20
 
 // A backend answers the frontend of a run.
 type backend run
@@ -107,13 +105,17 @@ type files struct{ view *op.View }
 
 var _ dockerfile.Files = files{}
 
-func (f files) ReadFile(_ context.Context, path string) ([]byte, error) {
-	b, err := f.view.Dir.ReadFile(path, maxFile)
-	var failed *fs.PathError
-	if errors.As(err, &failed) && failed.Op == "openat2" {
-		err = &fs.PathError{Op: "open", Path: failed.Path, Err: failed.Err} // how it is opened is nobody's business
+func (f files) ReadFile(_ context.Context, path string, most int64) ([]byte, error) {
+	file, err := f.view.Dir.OpenRegular(path)
+	if err != nil {
+		var failed *fs.PathError
+		if errors.As(err, &failed) && failed.Op == "openat2" {
+			err = &fs.PathError{Op: "open", Path: failed.Path, Err: failed.Err} // how it is opened is nobody's business
+		}
+		return nil, err
 	}
-	return b, err
+	defer file.Close()
+	return io.ReadAll(io.LimitReader(file, most))
 }
 
 func (f files) Stat(_ context.Context, path string) (dockerfile.FileInfo, error) {

@@ -4,11 +4,14 @@ import (
 	"archive/tar"
 	"bytes"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -141,6 +144,48 @@ func TestContextOfATar(t *testing.T) {
 	res, _ = b.must(Options{Context: b.dir, DockerfileText: []byte("FROM scratch\nLABEL x=y\n")})
 	if b.image(res).Config.Config.Labels["x"] != "y" {
 		t.Error("the Dockerfile that was given as text did not count")
+	}
+}
+
+// TestContextFromTheWeb: what a URL gives is a Dockerfile, or an archive, which may be large.
+func TestContextFromTheWeb(t *testing.T) {
+	loopback(t)
+	b := newBench(t)
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for name, text := range map[string]string{"Dockerfile": "FROM scratch\nCOPY f /\n", "f": "text", "large": strings.Repeat("x", 17<<20)} {
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(text))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	web := httptest.NewServer(http.FileServerFS(fstest.MapFS{
+		"context.tar": {Data: buf.Bytes()},
+		"one":         {Data: []byte("FROM scratch\nCOPY <<f /f\ntext\nf\n")},
+	}))
+	t.Cleanup(web.Close)
+	for name, want := range map[string]string{"context.tar": "f 644 0:0 text", "one": "f 644 0:0 text"} {
+		res, _ := b.must(Options{Context: web.URL + "/" + name})
+		if diff := cmp.Diff([]string{want}, b.files(res)); diff != "" {
+			t.Errorf("files of %s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// TestLargeFilesOfAContext: files that say how to build are not skipped because they are too large.
+func TestLargeFilesOfAContext(t *testing.T) {
+	for _, name := range []string{"Dockerfile", "Dockerfile.dockerignore", ".dockerignore"} {
+		b := newBench(t)
+		b.write(map[string]string{"Dockerfile": "FROM scratch\nCOPY . /\n"})
+		b.write(map[string]string{name: "FROM scratch\nCOPY . /\n" + strings.Repeat("# "+strings.Repeat("x", 4096)+"\n", 4<<10)})
+		if _, _, err := b.build(Options{}); err == nil || !strings.Contains(err.Error(), name+" exceeds") {
+			t.Errorf("%s of 17 MB: got %v", name, err)
+		}
 	}
 }
 

@@ -72,10 +72,11 @@ type Backend interface {
 	Warn(w Warning)
 }
 
-// Files gives out small files of a filesystem. Paths are relative to its root; links are
+// Files gives out files of a filesystem. Paths are relative to its root; links are
 // followed inside it. A missing file is an fs.ErrNotExist.
 type Files interface {
-	ReadFile(ctx context.Context, path string) ([]byte, error)
+	// ReadFile returns what a file begins with, at most so many bytes.
+	ReadFile(ctx context.Context, path string, most int64) ([]byte, error)
 	Stat(ctx context.Context, path string) (FileInfo, error)
 	ReadDir(ctx context.Context, path string) ([]FileInfo, error)
 }

@@ -52,12 +52,12 @@ func (f *fake) Warn(w Warning) {
 
 type fakeFiles map[string]string
 
-func (f fakeFiles) ReadFile(_ context.Context, path string) ([]byte, error) {
+func (f fakeFiles) ReadFile(_ context.Context, path string, most int64) ([]byte, error) {
 	s, ok := f[strings.TrimPrefix(path, "/")]
 	if !ok {
 		return nil, fs.ErrNotExist
 	}
-	return []byte(s), nil
+	return []byte(s[:min(int64(len(s)), most)]), nil
 }
 
 func (f fakeFiles) Stat(context.Context, string) (FileInfo, error)      { return FileInfo{}, fs.ErrNotExist }

@@ -32,10 +32,13 @@ type expansion struct {
 	triggers []string // ONBUILD of all base images
 }
 
-// read checks the Dockerfile.
+// read checks the Dockerfile, which is the first file it is called with.
 func (e *expansion) read(file string, text []byte) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.file != "" {
+		return nil
+	}
 	e.file, e.text = file, text
 	return e.check()
 }

@@ -200,24 +200,24 @@ func (r *reference) Evaluate(ctx context.Context) error {
 	return err
 }
 
-// ReadFile implements client.Reference.
+// headerSize is how much of a context from the web the frontend reads to see whether it is an archive.
+const headerSize = 1024
+
+// ReadFile implements client.Reference. What is read whole is first the Dockerfile, then files that
+// say what to ignore, and archives whose times count.
 func (r *reference) ReadFile(ctx context.Context, req client.ReadRequest) ([]byte, error) {
 	files, err := r.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	b, err := files.ReadFile(ctx, req.Filename)
-	if err != nil || req.Range == nil {
-		if err == nil && !strings.HasSuffix(req.Filename, ".dockerignore") { // it reads nothing else but Dockerfiles
-			err = r.words.read(path.Base(req.Filename), b)
-		}
-		return b, err
+	if req.Range == nil || req.Range.Offset != 0 || req.Range.Length <= 0 {
+		return nil, fmt.Errorf("reading anything but the beginning of a file: %w", errdefs.ErrNotImplemented)
 	}
-	b = b[min(max(req.Range.Offset, 0), len(b)):]
-	if req.Range.Length > 0 {
-		b = b[:min(req.Range.Length, len(b))]
+	b, err := files.ReadFile(ctx, req.Filename, int64(req.Range.Length))
+	if err == nil && req.Range.Length > headerSize && !strings.HasSuffix(req.Filename, ".dockerignore") {
+		err = r.words.read(path.Base(req.Filename), b)
 	}
-	return b, nil
+	return b, err
 }
 
 // StatFile implements client.Reference.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path"
 	"strings"
@@ -49,49 +48,42 @@ func mkdir(dir *rootfs.Dir, a *pb.FileActionMkDir, own *owner) error {
 	return err
 }
 
-// mkfile writes a file; one that exists keeps its mode, and its owner if none is given.
+// mkfile puts a file in the place of whatever but a directory is there. What is there is never opened: it
+// could be a FIFO, or a device, which is one of the host.
 func mkfile(dir *rootfs.Dir, a *pb.FileActionMkFile, own *owner) (err error) {
 	p, err := realPath(dir, a.Path, true)
 	if err != nil {
 		return err
 	}
-	f, err := openForWriting(dir, p, uint32(a.Mode)&0o777)
+	parent, base, err := dir.Parent(p)
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	if err := unix.Unlinkat(int(parent.Fd()), base, 0); err != nil && err != unix.ENOENT {
+		return fmt.Errorf("replacing /%s: %w", p, err)
+	}
+	fd, err := unix.Openat(int(parent.Fd()), base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return fmt.Errorf("writing /%s: %w", p, err)
 	}
+	f := os.NewFile(uintptr(fd), p)
 	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := unix.Fchmod(fd, uint32(a.Mode)&0o777); err != nil {
+		return fmt.Errorf("mode of /%s: %w", p, err)
+	}
 	if _, err := f.Write(a.Data); err != nil {
 		return err
 	}
 	if own != nil {
-		if err := unix.Fchown(int(f.Fd()), own.uid, own.gid); err != nil {
+		if err := unix.Fchown(fd, own.uid, own.gid); err != nil {
 			return fmt.Errorf("owner of /%s: %w", p, err)
 		}
 	}
 	if t := timestamp(a.Timestamp); t != nil {
-		return setTimes(int(f.Fd()), "", *t)
+		return setTimes(fd, "", *t)
 	}
 	return nil
-}
-
-// openForWriting makes the file p, or empties it. What is there must be a regular file: opening
-// a FIFO of an image would hang, and opening a device would reach the host.
-func openForWriting(dir *rootfs.Dir, p string, perm uint32) (*os.File, error) {
-	f, err := dir.OpenFile(p, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
-	if err == nil {
-		return f, unix.Fchmod(int(f.Fd()), perm)
-	}
-	if !errors.Is(err, fs.ErrExist) {
-		return nil, err
-	}
-	fi, err := dir.Lstat(p)
-	if err != nil {
-		return nil, err
-	}
-	if !fi.Mode().IsRegular() {
-		return nil, fmt.Errorf("it is there and not a regular file: %w", errdefs.ErrFailedPrecondition)
-	}
-	return dir.OpenFile(p, unix.O_WRONLY|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 }
 
 func symlink(dir *rootfs.Dir, a *pb.FileActionSymlink, own *owner) error {

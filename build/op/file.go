@@ -107,13 +107,11 @@ func (f *fileOp) selected() map[int][]selector {
 	whole := map[int]bool{}
 	for _, a := range f.op.Actions {
 		whole[int(a.Input)] = true
-		if _, ok := a.Action.(*pb.FileAction_Symlink); !ok { // BuildKit forgets its owner
-			for _, n := range names(a) {
-				if int(n.input) < f.inputs {
-					s := selector{path: n.file}
-					s.FollowLinks = true
-					sels[int(n.input)] = append(sels[int(n.input)], s)
-				}
+		for _, n := range names(a) {
+			if int(n.input) < f.inputs {
+				s := selector{path: n.file}
+				s.FollowLinks = true
+				sels[int(n.input)] = append(sels[int(n.input)], s)
 			}
 		}
 		if c := a.GetCopy(); c != nil && a.SecondaryInput >= 0 && int(a.SecondaryInput) < f.inputs {

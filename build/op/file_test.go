@@ -320,9 +320,11 @@ func TestOtherActions(t *testing.T) {
 		{name: "mkdir of what is there changes nothing", action: &pb.FileActionMkDir{Path: "/d", Mode: 0o700, Owner: byID(5), Timestamp: -1}},
 		{name: "mkdir through a link", action: &pb.FileActionMkDir{Path: "/abs/n", Mode: 0o700, Timestamp: -1}, add: []string{"d700 0:0 /d/n"}},
 		{name: "mkfile", action: &pb.FileActionMkFile{Path: "/n", Mode: 0o666, Data: []byte("N"), Timestamp: -1}, add: []string{"f666 0:0 /n N"}},
-		{name: "mkfile over a file keeps its mode and owner", action: &pb.FileActionMkFile{Path: "/l/f", Mode: 0o666, Data: []byte("N"), Timestamp: -1}, gone: []string{"f640 3:4 /d/f old"}, add: []string{"f640 3:4 /d/f N"}},
+		{name: "mkfile over a file keeps nothing of it", action: &pb.FileActionMkFile{Path: "/l/f", Mode: 0o666, Data: []byte("N"), Timestamp: -1}, gone: []string{"f640 3:4 /d/f old"}, add: []string{"f666 0:0 /d/f N"}},
 		{name: "mkfile without its parent", action: &pb.FileActionMkFile{Path: "/n/m", Mode: 0o666, Timestamp: -1}, err: "no such file"},
-		{name: "mkfile on a FIFO does not hang", action: &pb.FileActionMkFile{Path: "/fifo", Mode: 0o666, Timestamp: -1}, err: "not a regular file"},
+		{name: "mkfile in the place of a FIFO", action: &pb.FileActionMkFile{Path: "/fifo", Mode: 0o666, Data: []byte("N"), Timestamp: -1}, gone: []string{"p600 0:0 /fifo"}, add: []string{"f666 0:0 /fifo N"}},
+		{name: "mkfile in the place of a directory", action: &pb.FileActionMkFile{Path: "/l", Mode: 0o666, Timestamp: -1}, err: "is a directory"},
+		{name: "mkfile in the place of everything", action: &pb.FileActionMkFile{Path: "/", Mode: 0o666, Timestamp: -1}, err: "is a directory"},
 		{name: "symlink", action: &pb.FileActionSymlink{Oldpath: "../x", Newpath: "/d/s", Owner: byID(4), Timestamp: -1}, add: []string{"l 4:4 /d/s ../x"}},
 		{name: "symlink over a file", action: &pb.FileActionSymlink{Oldpath: "x", Newpath: "/d/f", Timestamp: -1}, err: "file exists"},
 		{name: "rm of a directory", action: &pb.FileActionRm{Path: "/d"}, gone: []string{"d755 0:0 /d", "f640 3:4 /d/f old"}},
@@ -496,20 +498,26 @@ func TestDevicesInAnImageAreNotOpened(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := perform(t, e, action(&pb.FileActionMkFile{Path: "/zero", Mode: 0o644, Data: []byte("x"), Timestamp: -1}), in); err == nil {
-		t.Error("a device was written to")
-	}
-	// Copying it copies the node, and reads nothing.
-	got, err := perform(t, e, action(copyFlags(&pb.FileActionCopy{Src: "/zero", Dest: "/copy"})), Result{}, in)
-	if err != nil {
-		t.Fatal(err)
-	}
-	v, err := e.View(t.Context(), console(), got)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer v.Close()
-	if fi, err := v.Dir.Lstat("/copy"); err != nil || fi.Mode()&fs.ModeCharDevice == 0 {
-		t.Errorf("got %v, %v", fi, err)
+	// A file takes its place; copying it copies the node, and reads nothing.
+	for name, c := range map[string]struct {
+		action any
+		inputs []Result
+		want   fs.FileMode
+	}{
+		"/zero": {&pb.FileActionMkFile{Path: "/zero", Mode: 0o644, Data: []byte("x"), Timestamp: -1}, []Result{in}, 0},
+		"/copy": {copyFlags(&pb.FileActionCopy{Src: "/zero", Dest: "/copy"}), []Result{{}, in}, fs.ModeDevice | fs.ModeCharDevice},
+	} {
+		got, err := perform(t, e, action(c.action), c.inputs...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := e.View(t.Context(), console(), got)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer v.Close()
+		if fi, err := v.Dir.Lstat(name); err != nil || fi.Mode().Type() != c.want {
+			t.Errorf("%s is %v, %v", name, fi, err)
+		}
 	}
 }

@@ -82,8 +82,25 @@ func (d *Dir) openat2(path string, how *unix.OpenHow) (fd int, err error) {
 
 // ReadFile returns the content of the regular file at path. Something else than a regular file is an
 // errdefs.ErrInvalidArgument, a file larger than limit bytes an errdefs.ErrResourceExhausted.
-// It never blocks, as opening a FIFO would.
 func (d *Dir) ReadFile(path string, limit int64) ([]byte, error) {
+	f, err := d.OpenRegular(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("reading %s: larger than %d bytes: %w", path, limit, errdefs.ErrResourceExhausted)
+	}
+	return data, nil
+}
+
+// OpenRegular opens the regular file at path for reading. Something else than a regular file is an
+// errdefs.ErrInvalidArgument. It never blocks, as opening a FIFO would.
+func (d *Dir) OpenRegular(path string) (*os.File, error) {
 	// Opening a device may already have an effect, so look before with O_PATH.
 	handle, err := d.OpenFile(path, unix.O_PATH, 0)
 	if err != nil {
@@ -97,19 +114,7 @@ func (d *Dir) ReadFile(path string, limit int64) ([]byte, error) {
 	if !fi.Mode().IsRegular() {
 		return nil, fmt.Errorf("reading %s: not a regular file but %s: %w", path, fi.Mode().Type(), errdefs.ErrInvalidArgument)
 	}
-	f, err := reopen(handle, unix.O_RDONLY|unix.O_NONBLOCK)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("reading %s: larger than %d bytes: %w", path, limit, errdefs.ErrResourceExhausted)
-	}
-	return data, nil
+	return reopen(handle, unix.O_RDONLY|unix.O_NONBLOCK)
 }
 
 // reopen opens the very inode that handle, an O_PATH, stands for.
