@@ -5,7 +5,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/dockerfile"
 )
 
 // annotations are the annotations of an image, by where they go.
@@ -42,6 +45,13 @@ func parseAnnotations(given map[string]string) (annotations, error) {
 			if platform != "" && strings.HasPrefix(level, "index") {
 				return a, invalidf("annotation %s: an index is of all platforms", key)
 			}
+			if platform != "" {
+				p, err := platforms.Parse(platform)
+				if err != nil {
+					return a, invalidf("annotation %s: %v", key, err)
+				}
+				platform = platformName(platforms.Normalize(p))
+			}
 			a.list = append(a.list, annotation{level: level, platform: platform, name: name, value: given[key]})
 		}
 	}
@@ -65,11 +75,26 @@ func (a annotations) needIndex() bool {
 	return slices.ContainsFunc(a.list, func(one annotation) bool { return strings.HasPrefix(one.level, "index") })
 }
 
+// match makes sure that each is of an image that there is.
+func (a annotations) match(images []dockerfile.Image) error {
+	for _, one := range a.list {
+		if one.platform != "" && !slices.ContainsFunc(images, func(img dockerfile.Image) bool { return one.of(img.Platform) }) {
+			return invalidf("annotation %s is of %s, which is not built", one.name, one.platform)
+		}
+	}
+	return nil
+}
+
+// of says whether it is of the image for p.
+func (one annotation) of(p ocispec.Platform) bool {
+	return one.platform == "" || one.platform == platformName(platforms.Normalize(p))
+}
+
 // at returns the annotations of a level for a platform; nil if there are none.
 func (a annotations) at(level string, p ocispec.Platform) map[string]string {
 	var m map[string]string
 	for _, one := range a.list {
-		if one.level != level || one.platform != "" && one.platform != platformName(p) {
+		if one.level != level || !one.of(p) {
 			continue
 		}
 		if m == nil {

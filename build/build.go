@@ -110,6 +110,8 @@ type Output struct {
 	Push  bool // of image: push it under its names
 	// Mirror removes what is in the directory of local and not in the result.
 	Mirror bool
+	// Source is the directory of the result that tar and local write, "" for all of it.
+	Source string
 	// Split gives each platform a directory, of tar and local; nil: if there are several.
 	Split *bool
 	// Writer takes what goes to no file; it is not closed.

@@ -16,6 +16,7 @@ import (
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/build/export"
 	"github.com/teu-dev/teu/build/op"
@@ -77,6 +78,9 @@ func (r *run) image(ctx context.Context, res *Result, images []dockerfile.Image,
 	}
 	notes, err := parseAnnotations(r.o.Annotations)
 	if err != nil {
+		return err
+	}
+	if err := notes.match(images); err != nil {
 		return err
 	}
 	index := r.index || notes.needIndex()
@@ -271,11 +275,24 @@ func (r *run) trees(ctx context.Context, c *solver.Console, out Output, images [
 		if err != nil {
 			return nil, err
 		}
-		if err := errors.Join(write(view.Dir, o), view.Close()); err != nil {
+		if err := errors.Join(writeBelow(view.Dir, out.Source, o, write), view.Close()); err != nil {
 			return nil, err
 		}
 	}
 	return taken, nil
+}
+
+// writeBelow calls write with the directory source of root.
+func writeBelow(root *rootfs.Dir, source string, o export.TreeOptions, write func(*rootfs.Dir, export.TreeOptions) error) error {
+	if source == "" {
+		return write(root, o)
+	}
+	f, err := root.OpenFile(source, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return fmt.Errorf("src=%s: %w", source, errors.Unwrap(err))
+	}
+	dir := rootfs.FromFile(f)
+	return errors.Join(write(dir, o), dir.Close())
 }
 
 // writeTo calls write with the file of out, which appears only when it is whole.

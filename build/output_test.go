@@ -92,6 +92,44 @@ func TestOutputLocalKeepsTheTree(t *testing.T) {
 	}
 }
 
+// TestOutputOfADirectory: src chooses what tar and local write; its links lead nowhere else.
+func TestOutputOfADirectory(t *testing.T) {
+	b := newBench(t)
+	lines := []string{"FROM busybox AS made", "RUN mkdir -p /o/d/sub && echo > /o/d/f && ln -s /d /o/link", "FROM scratch", "COPY --from=made /o /"}
+	for src, want := range map[string][]string{"/d": {"f", "sub"}, "link/sub/..": {"f", "sub"}, "../d/sub": nil} {
+		out := t.TempDir()
+		var buf bytes.Buffer
+		b.must(Options{Outputs: []Output{{Type: "local", Dest: out, Source: src}, {Type: "tar", Writer: &buf, Source: src}}}, lines...)
+		var local, packed []string
+		entries, err := os.ReadDir(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			local = append(local, e.Name())
+		}
+		for r := tar.NewReader(&buf); ; {
+			h, err := r.Next()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			packed = append(packed, strings.TrimSuffix(h.Name, "/"))
+		}
+		if !slices.Equal(local, want) || !slices.Equal(packed, want) {
+			t.Errorf("%s gives %v and %v, want %v", src, local, packed, want)
+		}
+	}
+	for src, want := range map[string]string{"/d/f": "src=/d/f: not a directory", "/none": "src=/none: no such file or directory"} {
+		_, _, err := b.build(Options{Outputs: []Output{{Type: "local", Dest: t.TempDir(), Source: src}}}, lines...)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+}
+
 func TestOutputTar(t *testing.T) {
 	b := newBench(t)
 	b.write(map[string]string{"f": "text"})

@@ -91,7 +91,7 @@ func outputSettings() []string {
 	return []string{"type", "dest", "name", "push?", "load?", "store?", "unpack?", "tar?", "context",
 		"compression", "compression-level", "force-compression?", "oci-mediatypes?", "rewrite-timestamp?", "source-date-epoch",
 		"name-canonical?", "dangling-name-prefix", "push-by-digest?", "registry.insecure?", "attestation-inline?",
-		"oci-artifact?", "prefer-nondist-layers?", "attestation-prefix", "platform-split", "mode", "annotation*"}
+		"oci-artifact?", "prefer-nondist-layers?", "attestation-prefix", "platform-split", "mode", "src", "annotation*"}
 }
 
 func (f *buildFlags) parseOutput(a *app, o *build.Options, v map[string]string) error {
@@ -123,6 +123,10 @@ func (f *buildFlags) parseOutput(a *app, o *build.Options, v map[string]string) 
 			}
 			out.Split = &b
 		}
+		if src, ok := v["src"]; ok && src == "" {
+			return errors.New("src without a value; leave it away for the whole filesystem")
+		}
+		out.Source = v["src"]
 		if out.Type == "local" {
 			if err := f.mirror(&out, v["mode"]); err != nil {
 				return err

@@ -87,7 +87,7 @@ func TestBuildFlagsThatAreWrong(t *testing.T) {
 		"--label =x", "--secret src=x", "--secret id", "--add-host h", "--shm-size much", "--platform a/b/c/d",
 		"--output type=tar,color=red", "--call guess", "--call check,outline", "--add-host h:1.2.3", "--add-host 1.2.3.4", "--secret type=x,id=a",
 		"--policy filename=p", "--resource disk=1", "--no-cache --no-cache-filter s", "-o x --iidfile i", "-o type=tar --iidfile i", "-o type=local,dest=/x,mode=delete", "-o type=local,dest=.,mode=delete", "-o type=local,dest=x,mode=move", "--allow buildx.local.delete=true",
-		"-o type=local,dest=x,platform-split=maybe", "-o type=image,push=maybe", "-o type=local", "-o type=local,dest=-", "--build-arg BUILDKIT_SYNTAX=", "--build-context UP=.", "--build-arg =x", "--ssh =x", "--ssh a=/missing", "--ssh a=/etc/passwd", "--ssh a=/dev/null,raw=true",
+		"-o type=local,dest=x,platform-split=maybe", "-o type=local,dest=x,src=", "-o type=image,push=maybe", "-o type=local", "-o type=local,dest=-", "--build-arg BUILDKIT_SYNTAX=", "--build-context UP=.", "--build-arg =x", "--ssh =x", "--ssh a=/missing", "--ssh a=/etc/passwd", "--ssh a=/dev/null,raw=true",
 	} {
 		if _, err := parseBuild(t, strings.Fields(line)...); err == nil {
 			t.Errorf("%s: no error", line)
