@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/teu-dev/teu/cmd/teu/ui"
 	"github.com/teu-dev/teu/runner"
 )
 
@@ -23,7 +24,11 @@ func newDiffCommand(a *app) *cobra.Command {
 				return err
 			}
 			for _, c := range changes {
-				a.ui.Println(c.Kind, c.Path)
+				path := c.Path
+				if a.ui.OutTerminal() {
+					path = ui.Visible(path)
+				}
+				a.ui.Println(c.Kind, path)
 			}
 			return nil
 		},

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/teu-dev/teu/cmd/teu/ui"
 	"github.com/teu-dev/teu/runner"
 )
 
@@ -64,6 +65,9 @@ func newTopCommand(a *app) *cobra.Command {
 			}
 			w := tabwriter.NewWriter(a.ui.Out, 20, 1, 3, ' ', 0)
 			for _, row := range append([][]string{titles}, rows...) {
+				for i, cell := range row {
+					row[i] = ui.Visible(cell)
+				}
 				io.WriteString(w, strings.Join(row, "\t")+"\n")
 			}
 			return w.Flush()

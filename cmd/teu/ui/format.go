@@ -114,7 +114,7 @@ func writeDefault(w io.Writer, t Table, rows iter.Seq[Row]) error {
 			if i > 0 {
 				line = append(line, '\t')
 			}
-			line = append(line, row[name]...)
+			line = append(line, Visible(row[name])...)
 		}
 		_, err := tw.Write(append(line, '\n'))
 		return err
@@ -135,7 +135,17 @@ func writeTable(w io.Writer, format string, t Table, rows iter.Seq[Row]) error {
 	if err := writeRows(tw, format, t, slices.Values([]headings{headings(t.headers())})); err != nil {
 		return err
 	}
-	if err := writeRows(tw, format, t, rows); err != nil {
+	visible := func(yield func(Row) bool) {
+		for row := range rows {
+			for name, cell := range row {
+				row[name] = Visible(cell)
+			}
+			if !yield(row) {
+				return
+			}
+		}
+	}
+	if err := writeRows(tw, format, t, visible); err != nil {
 		return err
 	}
 	return tw.Flush()

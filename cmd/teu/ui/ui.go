@@ -136,7 +136,11 @@ func message(err error) string {
 
 // Error prints err, and its hint if it has one.
 func (u *UI) Error(err error) {
-	fmt.Fprintf(u.Err, "teu: %s\n", message(err))
+	text := message(err)
+	if u.ErrTerminal() {
+		text = visibleLines(text)
+	}
+	fmt.Fprintf(u.Err, "teu: %s\n", text)
 	var h hinter
 	if errors.As(err, &h) && h.Hint() != "" {
 		fmt.Fprintf(u.Err, "hint: %s\n", h.Hint())
