@@ -23,11 +23,13 @@ if [ -n "$missing" ]; then
 fi
 cd "$(dirname "$0")/.."
 mkdir -p .cache/peers
+cmp -s bench/tools/go.mod .cache/peers/go.mod || rm -f .cache/peers/buildkitd .cache/peers/buildctl .cache/peers/crane
 for tool in moby/buildkit/cmd/buildkitd moby/buildkit/cmd/buildctl google/go-containerregistry/cmd/crane; do
 	[ -x ".cache/peers/${tool##*/}" ] && continue
 	echo "setup: building ${tool##*/}"
 	(cd bench/tools && CGO_ENABLED=0 go build -ldflags='-s -w' -o ../../.cache/peers/ "github.com/$tool")
 done
+cp bench/tools/go.mod .cache/peers/
 # A client of another language.
 if ! cmp -s test/clients/dockerode/package-lock.json .cache/dockerode/package-lock.json; then
 	echo "setup: installing dockerode"
