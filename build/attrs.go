@@ -162,6 +162,12 @@ func isRemoteContext(s string) bool {
 	return err != nil
 }
 
+// OverSSH says whether the context is a repository that is reached over ssh.
+func OverSSH(context string) bool {
+	return isRemoteContext(context) && !strings.HasPrefix(context, "github.com/") &&
+		(strings.HasPrefix(context, "ssh://") || !strings.Contains(context, "://"))
+}
+
 func checkDir(dir string) error {
 	fi, err := os.Stat(dir)
 	if err != nil {

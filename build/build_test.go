@@ -22,6 +22,9 @@ func TestRemoteContexts(t *testing.T) {
 		if isRemoteContext(s) != want {
 			t.Errorf("%q: %v", s, !want)
 		}
+		if ssh := s == "git@example.com:a/b.git" || s == "me@example.com:a"; OverSSH(s) != ssh {
+			t.Errorf("%q over ssh: %v", s, !ssh)
+		}
 	}
 }
 

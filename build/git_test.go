@@ -1,13 +1,18 @@
 package build
 
 import (
+	"bufio"
+	"errors"
 	"net/http"
+	"net/http/cgi"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/teu-dev/teu/build/op"
@@ -60,6 +65,172 @@ func TestGitAdvice(t *testing.T) {
 			t.Errorf("with %q: advice is %v: %s", arg, got, l.output.String())
 		}
 	}
+}
+
+// gitDir makes a bare repository with a branch main whose directory sub has a file f.
+func gitDir(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	cmd := exec.CommandContext(t.Context(), "sh", "-ec", "git init -q -b main w; cd w; mkdir sub; echo text >sub/f; git add .; git commit -qm one; cd ..; git clone -q --bare w r.git")
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@b", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@b")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return dir
+}
+
+// TestGitCredentials: what secrets open a repository on the web, for the context and for ADD. A secret of a host
+// wins over one of all, a header over a token; what belongs to another host is not sent.
+func TestGitCredentials(t *testing.T) {
+	b := newBench(t)
+	loopback(t)
+	path, err := exec.LookPath("git")
+	if err != nil {
+		t.Fatal(err)
+	}
+	backend := &cgi.Handler{Path: path, Args: []string{"http-backend"}, Env: []string{"GIT_PROJECT_ROOT=" + gitDir(t), "GIT_HTTP_EXPORT_ALL=1"}}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); (user != "x-access-token" || password != "open") && r.Header.Get("Authorization") != "Bearer open" {
+			w.Header().Set("WWW-Authenticate", "Basic")
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		backend.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	host := strings.TrimPrefix(server.URL, "http://")
+	for name, c := range map[string]struct {
+		secrets map[string]string
+		denied  bool
+	}{
+		"nothing":                    {denied: true},
+		"a token":                    {secrets: map[string]string{"GIT_AUTH_TOKEN": "open\n"}},
+		"a wrong token":              {secrets: map[string]string{"GIT_AUTH_TOKEN": "shut"}, denied: true},
+		"a header":                   {secrets: map[string]string{"GIT_AUTH_HEADER": "Bearer open"}},
+		"a token of the host":        {secrets: map[string]string{"GIT_AUTH_TOKEN." + host: "open"}},
+		"a token of another host":    {secrets: map[string]string{"GIT_AUTH_TOKEN.example.com": "open"}, denied: true},
+		"a header before a token":    {secrets: map[string]string{"GIT_AUTH_HEADER": "Bearer open", "GIT_AUTH_TOKEN": "shut"}},
+		"the host before everything": {secrets: map[string]string{"GIT_AUTH_TOKEN." + host: "open", "GIT_AUTH_HEADER": "Bearer shut"}},
+	} {
+		secrets := map[string]Secret{}
+		for id, text := range c.secrets {
+			b.write(map[string]string{id: text})
+			secrets[id] = Secret{File: filepath.Join(b.dir, id)}
+		}
+		for _, o := range []Options{
+			{Secrets: secrets, NoCache: true, DockerfileText: []byte("FROM scratch\nADD " + server.URL + "/r.git?branch=main&subdir=sub /\n")},
+			{Secrets: secrets, NoCache: true, DockerfileText: []byte("FROM scratch\nCOPY . /\n"), Context: server.URL + "/r.git#main:sub"},
+		} {
+			res, _, err := b.build(o)
+			switch {
+			case c.secrets == nil && !strings.Contains(hintOf(err), "--secret id=GIT_AUTH_TOKEN"):
+				t.Errorf("%s: the hint is %q", name, hintOf(err))
+			case c.denied && (err == nil || !strings.Contains(err.Error(), "Authentication failed") && !strings.Contains(err.Error(), "could not read Username")):
+				t.Errorf("%s: got %v, want to be denied", name, err)
+			case !c.denied && err != nil:
+				t.Errorf("%s: %v", name, err)
+			case !c.denied && !slices.Equal(b.files(res), []string{"f 644 0:0 text"}):
+				t.Errorf("%s: %v", name, b.files(res))
+			}
+		}
+	}
+}
+
+// TestGitOverSSH: the agent that the user gave opens a repository over ssh, in every form of its URL.
+func TestGitOverSSH(t *testing.T) {
+	b := newBench(t)
+	loopback(t)
+	dir := gitDir(t)
+	key := serveSSH(t)
+	agent, err := op.OpenSSHAgent([]string{key}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, url := range []string{"ssh://root@127.0.0.1:2222" + dir + "/r.git", "root@127.0.0.1:" + dir + "/r.git", "ssh://root@127.0.0.1" + dir + "/r.git"} {
+		for _, o := range []Options{
+			{DockerfileText: []byte("FROM scratch\nADD " + url + "#main:sub /\n")},
+			{DockerfileText: []byte("FROM scratch\nCOPY . /\n"), Context: url + "#main:sub"},
+		} {
+			_, _, err := b.build(o)
+			if err == nil || !strings.Contains(err.Error(), "Permission denied") || !strings.Contains(hintOf(err), "--ssh default") {
+				t.Errorf("%s without an agent: got %v, hint %q", url, err, hintOf(err))
+			}
+			o.SSH = map[string]op.SSHAgent{"default": agent}
+			res, _, err := b.build(o)
+			if err != nil {
+				t.Errorf("%s: %v", url, err)
+			} else if !slices.Equal(b.files(res), []string{"f 644 0:0 text"}) {
+				t.Errorf("%s: %v", url, b.files(res))
+			}
+		}
+	}
+}
+
+func hintOf(err error) string {
+	var e interface{ Hint() string }
+	if !errors.As(err, &e) {
+		return ""
+	}
+	return e.Hint()
+}
+
+// serveSSH runs OpenSSH's server on the loopback of the tests' network namespace. The key it returns opens root.
+func serveSSH(t *testing.T) (key string) {
+	t.Helper()
+	unpacked, err := filepath.Abs("../.cache/sshd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	// The user that sshd gives its rights up to is known in a mount namespace of its own only.
+	script := `cd "$1"; ssh-keygen -q -t ed25519 -N '' -f host; ssh-keygen -q -t ed25519 -N '' -f key
+{ cat /etc/passwd; echo 'sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin'; } >passwd
+cat >config <<-END
+	ListenAddress 127.0.0.1:22
+	ListenAddress 127.0.0.1:2222
+	HostKey $1/host
+	AuthorizedKeysFile $1/key.pub
+	PasswordAuthentication no
+	UsePAM no
+	StrictModes no
+	PidFile none
+END
+mount --bind passwd /etc/passwd; mount -t tmpfs run /run; mkdir /run/sshd
+LD_LIBRARY_PATH="$2/usr/lib/$(uname -m)-linux-gnu" exec "$2/usr/sbin/sshd" -D -e -f "$1/config"`
+	cmd := exec.Command("unshare", "--mount", "sh", "-ec", script, "sh", dir, unpacked)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	said, err := cmd.StderrPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rest sync.WaitGroup
+	t.Cleanup(func() {
+		if err := cmd.Process.Kill(); err != nil {
+			t.Error(err)
+		}
+		rest.Wait()
+		_ = cmd.Wait() // it was killed
+	})
+	listens, lines := 0, bufio.NewScanner(said)
+	for listens < 2 && lines.Scan() {
+		if strings.Contains(lines.Text(), "Server listening") {
+			listens++
+		} else {
+			t.Log(lines.Text())
+		}
+	}
+	if listens < 2 {
+		t.Fatal("sshd does not listen")
+	}
+	rest.Go(func() {
+		for lines.Scan() {
+		}
+	})
+	return filepath.Join(dir, "key")
 }
 
 // TestSSHMount is the agent that is meant when a step names none.

@@ -31,6 +31,7 @@ type gitRepo struct {
 	env    []string
 	remote string
 	log    io.Writer // told what git says; may be nil
+	hint   string    // what would help if the remote wants to know who asks; may be ""
 	unlock func() error
 	extra  []func() error
 }
@@ -122,6 +123,9 @@ func (o *gitOp) session(ctx context.Context) (r *gitRepo, err error) {
 		if err := o.agent(r); err != nil {
 			return nil, errors.Join(err, r.close())
 		}
+		if _, ok := o.env.SSH[o.ssh]; !ok {
+			r.hint = "give the build your SSH agent or a key: `--ssh " + o.ssh + "`"
+		}
 	}
 	// Settings in the environment win over those of a repository, and are seen by nobody else.
 	settings := [][2]string{
@@ -139,6 +143,9 @@ func (o *gitOp) session(ctx context.Context) (r *gitRepo, err error) {
 	auth, err := o.authorization(ctx)
 	if err != nil {
 		return nil, errors.Join(err, r.close())
+	}
+	if auth == "" && o.ssh == "" && o.token != "" {
+		r.hint = "if the repository is not public, give the build a token: `--secret id=" + o.token + "`"
 	}
 	if auth != "" {
 		settings = append(settings, [2]string{"http." + tokenScope(o.remote) + ".extraheader", "Authorization: " + auth})
@@ -237,9 +244,18 @@ func (r *gitRepo) git(ctx context.Context, args ...string) (string, error) {
 		_, _ = io.WriteString(r.log, text)
 	}
 	if err != nil {
-		return "", &gitError{command: gitCommand(args), said: strings.TrimSpace(text), err: err}
+		failed := &gitError{command: gitCommand(args), said: strings.TrimSpace(text), err: err}
+		if asksWho(text) {
+			failed.hint = r.hint
+		}
+		return "", failed
 	}
 	return out, nil
+}
+
+// asksWho says whether what git said means that a server wants to know who asks.
+func asksWho(text string) bool {
+	return slices.ContainsFunc([]string{"Permission denied", "Authentication failed", "could not read Username"}, func(s string) bool { return strings.Contains(text, s) })
 }
 
 // run returns the output of git, trimmed, and what it said to people.
@@ -277,8 +293,10 @@ func gitCommand(args []string) string {
 // A gitError is git that failed.
 type gitError struct {
 	command, said string
+	hint          string
 	err           error
 }
 
 func (e *gitError) Error() string { return fmt.Sprintf("git %s: %v: %s", e.command, e.err, e.said) }
 func (e *gitError) Unwrap() error { return e.err }
+func (e *gitError) Hint() string  { return e.hint }

@@ -99,6 +99,9 @@ func (f *buildFlags) options(a *app, dir string) (build.Options, error) {
 	if o.Secrets, err = parseSecrets(f.secrets); err != nil {
 		return o, err
 	}
+	if len(f.ssh) == 0 && build.OverSSH(dir) && os.Getenv("SSH_AUTH_SOCK") != "" {
+		f.ssh = []string{"default"} // as buildx does: without it there is no context
+	}
 	if o.SSH, err = parseSSH(f.ssh); err != nil {
 		return o, err
 	}

@@ -70,6 +70,20 @@ func TestBuildFlags(t *testing.T) {
 	}
 }
 
+// TestBuildOverSSH: a context that is reached over ssh gets the user's agent unasked, as with buildx.
+func TestBuildOverSSH(t *testing.T) {
+	sock := testSocket(t)
+	for dir, want := range map[string]bool{"git@example.com:a/b.git": true, "ssh://example.com/a": true, "https://example.com/a.git": false, ".": false} {
+		for _, agent := range []string{sock, ""} {
+			t.Setenv("SSH_AUTH_SOCK", agent)
+			o, err := new(buildFlags).options(&app{ui: &ui.UI{Out: &bytes.Buffer{}}}, dir)
+			if _, got := o.SSH["default"]; err != nil || got != (want && agent != "") {
+				t.Errorf("%s with the agent %q: %v, %v", dir, agent, got, err)
+			}
+		}
+	}
+}
+
 // testSocket returns the path of a socket.
 func testSocket(t *testing.T) string {
 	t.Helper()
