@@ -24,6 +24,9 @@ func (e *Engine) ConnectNetwork(ctx context.Context, ref, container string, o ne
 		if err := e.canConnect(c, n, list); err != nil {
 			return nil, err
 		}
+		if ended(c.State) && e.connected(list, n) {
+			return list, nil // as it is
+		}
 		ep := Endpoint{Network: n.Name, EndpointOptions: o}
 		if err := e.checkEndpoint(n, ep); err != nil {
 			return nil, err
@@ -43,12 +46,15 @@ func (e *Engine) ConnectNetwork(ctx context.Context, ref, container string, o ne
 // stays in a network, so force has nothing to add.
 func (e *Engine) DisconnectNetwork(ctx context.Context, ref, container string, force bool) error {
 	n, err := e.network.Find(ref)
+	if errdefs.IsNotFound(err) {
+		return e.forgetNetwork(ctx, ref, container, force, err)
+	}
 	if err != nil {
 		return err
 	}
 	err = e.changeNetworks(ctx, container, func(c *Container, list []Endpoint) ([]Endpoint, error) {
-		if n.Driver == "host" || c.Options.networkMode() == "host" {
-			return nil, worded(errdefs.ErrPermissionDenied, "container cannot be disconnected from host network or connected to host network")
+		if n.Driver == "host" && c.Options.networkMode() == "host" {
+			return nil, worded(errdefs.ErrInvalidArgument, "cannot disconnect container from host network - container was created in host network mode")
 		}
 		kept := slices.DeleteFunc(slices.Clone(list), func(ep Endpoint) bool { return e.sameNetwork(ep.Network, n) })
 		at, err := e.network.Get(c.ID)
@@ -67,6 +73,20 @@ func (e *Engine) DisconnectNetwork(ctx context.Context, ref, container string, f
 		return worded(errdefs.ErrNotFound, "endpoint %s not found", container)
 	}
 	return err
+}
+
+// forgetNetwork takes a network that is gone out of the list of a container that would be in it.
+func (e *Engine) forgetNetwork(ctx context.Context, ref, container string, force bool, gone error) error {
+	return e.changeNetworks(ctx, container, func(c *Container, list []Endpoint) ([]Endpoint, error) {
+		kept := slices.DeleteFunc(slices.Clone(list), func(ep Endpoint) bool { return ep.Network == ref })
+		switch {
+		case !ended(c.State) && !force:
+			return nil, gone
+		case len(kept) == len(list):
+			return nil, worded(errdefs.ErrPermissionDenied, "container %s is not connected to the network %s", c.ID, ref)
+		}
+		return kept, nil
+	})
 }
 
 // changeNetworks lets change replace the list of a container's networks, under its lock,
@@ -122,19 +142,20 @@ func (e *Engine) networkChanged(ctx context.Context, c *Container) error {
 // canConnect refuses what docker refuses.
 func (e *Engine) canConnect(c *Container, n network.Network, list []Endpoint) error {
 	switch mode := c.Options.networkMode(); {
-	case n.Driver == "host" || mode == "host":
-		return worded(errdefs.ErrPermissionDenied, "container cannot be disconnected from host network or connected to host network")
+	case n.Driver == "host" && mode != "host":
+		return worded(errdefs.ErrInvalidArgument, "cannot connect container to host network - container must be created in host network mode")
+	case mode == "host" || c.Options.networkContainer() != "":
+		return worded(errdefs.ErrInvalidArgument, "container sharing network namespace with another container or host cannot be connected to any other network")
 	case n.Driver == "null" || mode == "none":
-		return worded(errdefs.ErrPermissionDenied, "container cannot be connected to multiple networks with one of the networks in private (none) mode")
-	case c.Options.networkContainer() != "":
-		return worded(errdefs.ErrPermissionDenied, "container sharing network namespace with another container or host cannot be connected to any other network")
-	}
-	for _, ep := range list {
-		if e.sameNetwork(ep.Network, n) {
-			return worded(errdefs.ErrPermissionDenied, "endpoint with name %s already exists in network %s", c.Name, n.Name)
-		}
+		return worded(errdefs.ErrInvalidArgument, "container cannot be connected to multiple networks with one of the networks in private (none) mode")
+	case !ended(c.State) && e.connected(list, n):
+		return worded(errdefs.ErrPermissionDenied, "endpoint with name %s already exists in network %s", c.Name, n.Name)
 	}
 	return nil
+}
+
+func (e *Engine) connected(list []Endpoint, n network.Network) bool {
+	return slices.ContainsFunc(list, func(ep Endpoint) bool { return e.sameNetwork(ep.Network, n) })
 }
 
 func (e *Engine) sameNetwork(ref string, n network.Network) bool {

@@ -50,7 +50,7 @@ func (e *Engine) Update(ctx context.Context, ref string, o UpdateOptions) (warni
 			return nil, err
 		}
 		c.Options.Resources = mergeResources(c.Options.Resources, o.Resources)
-		if err := checkSwap(c.Options.Resources.Memory, c.ID); err != nil {
+		if err := settleSwap(c.Options.Resources.Memory, c.ID); err != nil {
 			return nil, err
 		}
 	}
@@ -82,10 +82,17 @@ func (e *Engine) updateRunning(ctx context.Context, c *Container, o UpdateOption
 	return warnings, e.ask(ctx, c, func(k *keeper.Client) error { return k.SetRestart(ctx, *o.Restart) })
 }
 
-// checkSwap is docker's rule, in docker's words.
-func checkSwap(m *specs.LinuxMemory, id string) error {
-	if m != nil && value(m.Limit) > 0 && value(m.Swap) > 0 && *m.Swap < *m.Limit {
-		return worded(errdefs.ErrInvalidArgument, "Cannot update container %s: Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time", id)
+// settleSwap is docker's rule, in docker's words. A first limit of memory has one of swap with it.
+func settleSwap(m *specs.LinuxMemory, id string) error {
+	if m == nil || value(m.Limit) <= 0 {
+		return nil
+	}
+	if value(m.Swap) == 0 {
+		twice := 2 * *m.Limit
+		m.Swap = &twice
+	}
+	if *m.Swap > 0 && *m.Swap < *m.Limit {
+		return worded(errdefs.ErrConflict, "Cannot update container %s: Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time", id)
 	}
 	return nil
 }

@@ -33,6 +33,8 @@ type createRequest struct {
 	// shallowReadOnly: a read-only bind leaves what is mounted below it as it is, which
 	// was so until 1.44.
 	shallowReadOnly bool
+	// tellEmpty: published ports without a binding have a warning, since 1.52.
+	tellEmpty bool
 }
 
 func (s *Server) createContainer(w http.ResponseWriter, r *request) error {
@@ -94,7 +96,7 @@ func olderVersion(b *createRequest, v version) error {
 			b.HostConfig.CgroupnsMode = "host"
 		}
 	}
-	b.shallowReadOnly = v < 44
+	b.shallowReadOnly, b.tellEmpty = v < 44, v >= 52
 	return nil
 }
 
@@ -160,8 +162,17 @@ func createWarnings(b *createRequest) (list []string) {
 	if b.HostConfig.OomKillDisable != nil && *b.HostConfig.OomKillDisable && b.HostConfig.Memory == 0 {
 		list = append(list, "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.")
 	}
-	if b.NetworkDisabled {
-		list = append(list, "NetworkDisabled is ignored: use the network none.")
+	if b.HostConfig.NetworkMode.IsHost() && len(b.HostConfig.PortBindings) > 0 {
+		list = append(list, "Published ports are discarded when using host network mode")
+	}
+	var empty []string
+	for port, bindings := range b.HostConfig.PortBindings {
+		if len(bindings) == 0 {
+			empty = append(empty, port.String())
+		}
+	}
+	if slices.Sort(empty); b.tellEmpty && len(empty) > 0 {
+		list = append(list, "Following container port(s) have an empty list of port-bindings: "+strings.Join(empty, ", ")+". Such bindings will be discarded in a future version.")
 	}
 	return list
 }

@@ -26,9 +26,6 @@ func resources(h *container.Resources) (*specs.LinuxResources, error) {
 	set(&m.Limit, h.Memory)
 	set(&m.Swap, h.MemorySwap)
 	set(&m.Reservation, h.MemoryReservation)
-	if h.Memory > 0 && h.MemorySwap == 0 { // docker's default
-		set(&m.Swap, 2*h.Memory)
-	}
 	if h.MemorySwappiness != nil && *h.MemorySwappiness >= 0 {
 		n := uint64(*h.MemorySwappiness)
 		m.Swappiness = &n
@@ -100,6 +97,10 @@ func setLimits(b *createRequest, o *runner.Options) (err error) {
 	h := b.HostConfig
 	if o.Resources, err = resources(&h.Resources); err != nil {
 		return err
+	}
+	if m := o.Resources.Memory; h.Memory > 0 && m.Swap == nil { // docker's default
+		twice := 2 * h.Memory
+		m.Swap = &twice
 	}
 	if h.OomScoreAdj != 0 {
 		o.OOMScoreAdj = &h.OomScoreAdj

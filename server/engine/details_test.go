@@ -130,7 +130,28 @@ func testJoined(t *testing.T, w *world) {
 	two := create(`"HostConfig":{"NetworkMode":"joined"},"NetworkingConfig":{"EndpointsConfig":{"joined":{}}}`)
 	w.want("^joined: joined$", "inspect", "-f", networks, two)
 	w.docker("rm", "-f", one, two)
-	w.docker("network", "rm", "joined", "six")
+	// One that does not run stays in a network that goes, until it is told.
+	w.docker("create", "--name", "later", "--network", "joined", "busybox", "sleep", "1000")
+	w.docker("network", "connect", "joined", "later") // is no error
+	w.docker("network", "rm", "joined")
+	w.fails(1, "network joined not found", "start", "later")
+	w.docker("network", "disconnect", "joined", "later")
+	w.fails(1, "is not connected to the network joined", "network", "disconnect", "joined", "later")
+	w.docker("start", "later")
+	w.fails(1, "endpoint with name later already exists", "network", "connect", "six", w.docker("network", "connect", "six", "later")+"later")
+	w.fails(1, "container must be created in host network mode", "network", "connect", "host", "later")
+	w.docker("rm", "-f", "later")
+	w.docker("network", "rm", "six")
+	for body, warning := range map[string]string{
+		`"HostConfig":{"NetworkMode":"host","PortBindings":{"80/tcp":[{"HostPort":"81"}]}}`: `["Published ports are discarded when using host network mode"]`,
+		`"HostConfig":{"PortBindings":{"81/tcp":null,"80/tcp":[]}}`:                         `["Following container port(s) have an empty list of port-bindings: 80/tcp, 81/tcp.`,
+		`"NetworkDisabled":true`: `[]`,
+	} {
+		if _, answer := w.api("POST", "/containers/create?name=warned", `{"Image":"busybox",`+body+`}`); !strings.Contains(answer, `"Warnings":`+warning) {
+			t.Errorf("%s: %s, want %s", body, answer, warning)
+		}
+		w.docker("rm", "warned")
+	}
 }
 
 // testInspected: what was asked for is what holds, and what is told.
