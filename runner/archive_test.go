@@ -77,7 +77,7 @@ func TestCopy(t *testing.T) {
 				}
 			}
 			archive := tarOf(t, tar.Header{Name: "d/f", Uname: state}, tar.Header{Name: "d/l", Typeflag: tar.TypeSymlink, Linkname: "f"},
-				tar.Header{Name: "d/h", Typeflag: tar.TypeLink, Linkname: "d/f"}, tar.Header{Name: "../../e", Uname: "up"})
+				tar.Header{Name: "d/h", Typeflag: tar.TypeLink, Linkname: "d/f"}, tar.Header{Name: "/x/../e", Uname: "up"})
 			if err := e.CopyTo(ctx, "box", "/keep/.", archive, CopyToOptions{}); err != nil {
 				t.Fatal(err)
 			}
@@ -107,6 +107,11 @@ func TestCopy(t *testing.T) {
 			err = e.CopyTo(ctx, "box", "/keep", tarOf(t, tar.Header{Name: "d", Uname: "x"}), CopyToOptions{NoOverwriteDirNonDir: true})
 			if err == nil || !strings.Contains(err.Error(), "cannot overwrite directory") {
 				t.Errorf("overwriting a directory gives %v", err)
+			}
+			for _, h := range []tar.Header{{Name: "../e"}, {Name: "d/../../e"}, {Name: "h", Typeflag: tar.TypeLink, Linkname: "../etc/passwd"}} {
+				if err := e.CopyTo(ctx, "box", "/keep", tarOf(t, h), CopyToOptions{}); !errors.Is(err, errdefs.ErrInvalidArgument) {
+					t.Errorf("%s %s: %v", h.Name, h.Linkname, err)
+				}
 			}
 		})
 	}

@@ -96,11 +96,11 @@ func (e *Engine) shareNetwork(ctx context.Context, c *Container, ref string) (ne
 	if err != nil {
 		return "", err
 	}
-	if !other.State.Alive() {
-		return "", worded(errdefs.ErrConflict, "cannot join network of a non running container: %s", other.ID)
-	}
 	if other.ID == c.ID {
 		return "", worded(errdefs.ErrInvalidArgument, "cannot join own network namespace")
+	}
+	if !other.State.Alive() {
+		return "", worded(errdefs.ErrConflict, "cannot join network namespace of a non running container: container %s is %s", other.Name, other.State.Status)
 	}
 	if other.Options.networkMode() == "host" {
 		return "host", nil

@@ -137,7 +137,7 @@ func (e *Engine) linkHosts(ctx context.Context, c *Container, sb network.Sandbox
 		}
 		there, err := e.network.Get(other.ID)
 		if err != nil || !other.State.Alive() {
-			return "", worded(errdefs.ErrInvalidArgument, "cannot link to a non running container: /%s AS /%s/%s", other.Name, c.Name, cmp.Or(alias, other.Name))
+			return "", worded(errdefs.ErrInvalidArgument, "Cannot link to a non running container: /%s AS /%s/%s", other.Name, c.Name, cmp.Or(alias, other.Name))
 		}
 		ep := there.In(e.network.Default().ID)
 		if ep == nil {
@@ -184,7 +184,7 @@ func (c *Container) resolvFile(sb network.Sandbox) ([]byte, error) {
 		r.Options = o.DNSOptions
 	}
 	if sb.DNSPort != 0 {
-		r.Nameservers = []string{"127.0.0.11"}
+		r.Nameservers = []string{network.Responder}
 		if !slices.ContainsFunc(r.Options, func(o string) bool { return strings.HasPrefix(o, "ndots:") }) {
 			r.Options = append(slices.Clone(r.Options), "ndots:0") // names of containers have no dots
 		}

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -90,7 +91,7 @@ func (e *Engine) start(ctx context.Context, c *Container, o StartOptions) (*Sess
 		return nil, nil
 	}
 	// From here on there is something to finish, should we die.
-	c.State.Finished = false
+	c.State.Finished, c.State.Error = false, ""
 	if err := e.writeState(c); err != nil {
 		return nil, err
 	}
@@ -103,7 +104,10 @@ func (e *Engine) start(ctx context.Context, c *Container, o StartOptions) (*Sess
 		if errors.Is(err, errKeeperLost) && !ended(now.State) {
 			return e.resumed(ctx, c, o) // it had been started
 		}
-		// The keeper may have noted why.
+		if ended(now.State) && now.State.Error == "" { // else the keeper has noted why
+			now.State.Error, now.State.ExitCode = err.Error(), cmp.Or(now.State.ExitCode, notStartedCode)
+			err = errors.Join(err, e.writeState(now))
+		}
 		return nil, errors.Join(err, e.finish(context.WithoutCancel(ctx), now))
 	}
 	if o.Attach == nil {
@@ -111,6 +115,9 @@ func (e *Engine) start(ctx context.Context, c *Container, o StartOptions) (*Sess
 	}
 	return newSession(e, c, stream, *o.Attach), nil
 }
+
+// notStartedCode is the exit code of a container that could not be started, as in docker.
+const notStartedCode = 128
 
 // begin makes everything volatile and gives it to the keeper.
 func (e *Engine) begin(ctx context.Context, c *Container, keeps *spare, o StartOptions) (*keeper.Stream, error) {

@@ -33,7 +33,11 @@ func newExecCommand(a *app) *cobra.Command {
   teu exec -u postgres db pg_dumpall`,
 		Args: cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return execFailure(execIn(cmd.Context(), a, &x, args[0], args[1:]))
+			err := execIn(cmd.Context(), a, &x, args[0], args[1:])
+			if x.detach { // the command has no exit code to take
+				return withExitCode(exitFailure, err)
+			}
+			return execFailure(err)
 		},
 	}
 	f := cmd.Flags()

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -94,6 +95,11 @@ func (x *extractor) entry(h *tar.Header, r io.Reader) error {
 	case tar.TypeXGlobalHeader:
 		return nil
 	}
+	for _, name := range []string{h.Name, linkOf(h)} {
+		if name != "" && !path.IsAbs(name) && !filepath.IsLocal(name) {
+			return fmt.Errorf("invalid entry name %q: %w", name, errdefs.ErrInvalidArgument)
+		}
+	}
 	parent, base, err := x.parent(x.place(h.Name))
 	if err != nil {
 		return err
@@ -116,6 +122,14 @@ func (x *extractor) entry(h *tar.Header, r io.Reader) error {
 		return nil
 	}
 	return errors.Join(setTime(f, h.ModTime), f.Close())
+}
+
+// linkOf is the entry that one is another name of, if it is.
+func linkOf(h *tar.Header) string {
+	if h.Typeflag == tar.TypeLink {
+		return h.Linkname
+	}
+	return ""
 }
 
 // parent opens the directory of a path, and makes it if the archive does not have it.

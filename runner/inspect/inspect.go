@@ -101,6 +101,9 @@ func New(in *runner.Inspection, version int) *Container {
 		GraphDriver:     &storage.DriverData{Name: in.GraphDriver.Name, Data: in.GraphDriver.Data},
 		NetworkSettings: networkSettings(in, version), Mounts: Mounts(c),
 	}
+	if version < 45 {
+		addShortID(in)
+	}
 	if version < 52 {
 		out.HostConfig.KernelMemoryTCP = new(int64)
 		out.Config.MacAddress, out.Config.OnBuild = c.Options.MacAddress, jsonNull
@@ -109,6 +112,21 @@ func New(in *runner.Inspection, version int) *Container {
 		out.HostConfig.KernelMemory = new(int64)
 	}
 	return out
+}
+
+// addShortID tells the names that a container has by itself among its aliases.
+func addShortID(in *runner.Inspection) {
+	for name, ep := range in.NetworkSettings.Networks {
+		if !container.NetworkMode(name).IsUserDefined() {
+			continue
+		}
+		for _, own := range []string{in.ID[:12], in.Config.Hostname} {
+			if !slices.Contains(ep.Aliases, own) {
+				ep.Aliases = append(slices.Clip(ep.Aliases), own)
+			}
+		}
+		in.NetworkSettings.Networks[name] = ep
+	}
 }
 
 // SetSizes tells the sizes too, which take long to find; see [runner.Engine.RootSizes].
@@ -167,7 +185,7 @@ func config(c *runner.Container, in *runner.Inspection) *container.Config {
 		AttachStdin: k.AttachStdin, AttachStdout: k.AttachStdout, AttachStderr: k.AttachStderr,
 		Tty: k.Tty, OpenStdin: k.OpenStdin, StdinOnce: k.StdinOnce, Env: k.Env, Cmd: k.Cmd, Image: k.Image,
 		Volumes: volumesOf(c), WorkingDir: k.WorkingDir, Entrypoint: k.Entrypoint, Labels: k.Labels,
-		StopSignal: k.StopSignal, StopTimeout: k.StopTimeout, Healthcheck: healthConfig(c),
+		StopSignal: k.StopSignal, StopTimeout: k.StopTimeout, Healthcheck: healthConfig(k.Healthcheck),
 	}
 	if out.Env == nil {
 		out.Env = []string{}
@@ -203,8 +221,7 @@ func volumesOf(c *runner.Container) map[string]struct{} {
 	return all
 }
 
-func healthConfig(c *runner.Container) *container.HealthConfig {
-	h := c.Options.Health
+func healthConfig(h *runner.HealthCheck) *container.HealthConfig {
 	if h == nil {
 		return nil
 	}

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/runner/dns"
 	"github.com/teu-dev/teu/test/privilege"
 )
 
@@ -459,5 +461,13 @@ func TestParseResolver(t *testing.T) {
 	got.Nameservers = reachable(got.Nameservers)
 	if text, want := string(got.Bytes()), "nameserver 10.1.1.1\nsearch b.example c.example\noptions edns0 ndots:2\n"; text != want {
 		t.Errorf("got %q, want %q", text, want)
+	}
+}
+
+// A responder that is told to ask itself would do so without end.
+func TestServers(t *testing.T) {
+	got, err := Servers([]string{Responder, "192.0.2.1"})
+	if want := []dns.Server{{Address: "192.0.2.1"}}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v, %v, want %v", got, err, want)
 	}
 }

@@ -16,6 +16,9 @@ type Resolver struct {
 	Nameservers, Search, Options []string
 }
 
+// Responder is where a keeper answers its container's questions.
+const Responder = "127.0.0.11"
+
 // publicNameservers serve a container whose host has only loopback resolvers, as docker does.
 var publicNameservers = []string{"8.8.8.8", "8.8.4.4"}
 
@@ -40,7 +43,7 @@ func HostResolver() (Resolver, error) {
 }
 
 // Servers are who is asked for names that a container's networks do not know: those that
-// are given, else the host's. One on the host's loopback is asked from the host.
+// are given, but for the responder itself, else the host's. One on the host's loopback is asked from the host.
 func Servers(given []string) ([]dns.Server, error) {
 	if len(given) == 0 {
 		r, err := readResolver("/etc/resolv.conf")
@@ -60,7 +63,9 @@ func Servers(given []string) ([]dns.Server, error) {
 	}
 	var list []dns.Server
 	for _, s := range given {
-		list = append(list, dns.Server{Address: s})
+		if s != Responder { // it would ask itself
+			list = append(list, dns.Server{Address: s})
+		}
 	}
 	return list, nil
 }

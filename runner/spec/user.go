@@ -148,9 +148,13 @@ func environment(base []string, home string, changes ...[]string) ([]string, err
 	return withHome(env, home), nil
 }
 
-// withHome adds HOME at the end, or makes sure that one that was asked for is not there.
+// withHome adds HOME at the end, or makes sure that one that was asked for is not there. An empty one
+// counts as none, as for runc.
 func withHome(env []string, home string) []string {
 	i := slices.IndexFunc(env, func(e string) bool { return strings.HasPrefix(e, "HOME=") })
+	if i >= 0 && env[i] == "HOME=" {
+		env, i = slices.Delete(env, i, i+1), -1
+	}
 	if i < 0 {
 		return append(env, "HOME="+home)
 	}

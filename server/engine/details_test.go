@@ -70,6 +70,7 @@ func testRefusals(t *testing.T, w *world) {
 		{"GET", "/containers/refusals/archive?path=/a%00b", "", 400, "zero byte"},
 		{"POST", "/images/busybox/tag?repo=sha256&tag=x", "", 400, "ambiguous tag"},
 		{"POST", "/images/busybox/tag?repo=docker.io/library/sha256&tag=x", "", 400, "ambiguous tag"},
+		{"DELETE", "/images/%20", "", 400, "image name cannot be blank"},
 		{"GET", "/images/json?identity=1", "", 400, "identity requires manifests=1"},
 	} {
 		if status, answer := w.api(c.method, c.path, c.body); status != c.status || !strings.Contains(answer, c.words) {
@@ -106,6 +107,36 @@ func testShared(t *testing.T, w *world) {
 	w.fails(1, "AutoRemove is enabled", "update", "--restart", "always", "again")
 	w.docker("kill", "again")
 	w.soon("it is removed at its end", func() bool { return w.docker("ps", "-aq", "--filter", "label=again") == "" })
+}
+
+// testStarted: what is told of containers that could not be started, and of what their images say.
+func testStarted(t *testing.T, w *world) {
+	const state = "{{.State.Status}} {{.State.ExitCode}} {{.State.Error}}"
+	w.docker("run", "-d", "--name", "holder", "-p", "127.0.0.1:39100:80", "busybox", "sleep", "1000")
+	w.fails(125, "port is already allocated", "run", "-d", "--name", "refused", "-p", "127.0.0.1:39100:80", "busybox", "true")
+	w.want("^created 128 .*port is already allocated$", "inspect", "-f", state, "refused")
+	w.docker("rm", "-f", "holder")
+	w.docker("start", "-a", "refused")
+	w.want("^exited 0$", "inspect", "-f", state, "refused")
+	w.docker("rm", "refused")
+	w.fails(125, "cannot join own network namespace", "run", "--name", "self", "--network", "container:self", "busybox", "true")
+	w.docker("rm", "self")
+	w.want("^HOME=/root$", "run", "--rm", "-e", "HOME=", "busybox", "sh", "-c", "env | grep HOME")
+	w.docker("create", "--name", "healthy", "--health-cmd", "true", "busybox")
+	w.docker("commit", "healthy", "healthy")
+	w.docker("rm", "healthy")
+	w.docker("network", "create", "aliased")
+	w.docker("create", "--name", "healthy", "--network", "aliased", "--network-alias", "other", "healthy")
+	w.want(`^\[CMD-SHELL true\]$`, "inspect", "-f", "{{.Config.Healthcheck.Test}}", "healthy")
+	id := w.docker("inspect", "-f", "{{.ID}}", "healthy")
+	for path, want := range map[string]string{"/v1.44": `"Aliases":["other","` + id[:12] + `"]`, "/v1.45": `"Aliases":["other"]`} {
+		if _, answer := w.api("GET", path+"/containers/healthy/json", ""); !strings.Contains(answer, want) {
+			t.Errorf("%s: no %s in %s", path, want, answer)
+		}
+	}
+	w.docker("rm", "healthy")
+	w.docker("rmi", "healthy")
+	w.docker("network", "rm", "aliased")
 }
 
 // testJoined: which networks a container is in, and what it calls them.

@@ -185,6 +185,9 @@ func (s *Server) tell(action, id, name string) {
 }
 
 func (s *Server) removeImage(w http.ResponseWriter, r *request) error {
+	if strings.TrimSpace(r.name) == "" {
+		return invalid("image name cannot be blank")
+	}
 	images, err := s.images(r, nil)
 	if err != nil {
 		return err
