@@ -34,14 +34,19 @@ func (l *Library) Save(ctx context.Context, w io.Writer, refs []string, o SaveOp
 				return err
 			}
 			for _, r := range records {
-				target, err := l.platform(ctx, r.Target, o.Platform)
-				if err != nil {
-					return fmt.Errorf("saving %s: %w", ref, err)
+				target := r.Target
+				if o.Platform != nil {
+					img, err := listing.For(ctx, l.Store, ref, target, *o.Platform)
+					if err != nil {
+						return err
+					}
+					target = img.Descriptor
 				}
 				if err := l.hold(ctx, target); err != nil {
 					return fmt.Errorf("saving %s: %w", ref, err)
 				}
-				if target, err = l.portable(ctx, target); err != nil {
+				target, err := l.portable(ctx, target)
+				if err != nil {
 					return fmt.Errorf("saving %s: %w", ref, err)
 				}
 				images = collect(images, target, r.Name)
@@ -71,15 +76,6 @@ func (l *Library) named(ctx context.Context, ref string) ([]image.Image, error) 
 		record.Name = ""
 	}
 	return []image.Image{record}, nil
-}
-
-// platform narrows target to the manifest of one platform.
-func (l *Library) platform(ctx context.Context, target ocispec.Descriptor, p *ocispec.Platform) (ocispec.Descriptor, error) {
-	if p == nil {
-		return target, nil
-	}
-	img, err := content.Resolve(ctx, l.Store.Content, target, *p)
-	return img.Descriptor, err
 }
 
 // collect adds target to images, or only its name if target is there.

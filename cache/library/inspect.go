@@ -8,9 +8,9 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/teu-dev/teu/cache/image"
 	"github.com/teu-dev/teu/cache/listing"
 )
 
@@ -45,20 +45,28 @@ type Metadata struct {
 	LastTagTime time.Time
 }
 
+// InspectOptions choose what Inspect and History tell of.
+type InspectOptions struct {
+	Platform *ocispec.Platform // nil: the best for this machine
+}
+
 // Inspect describes the image that ref means.
-func (l *Library) Inspect(ctx context.Context, ref string) (Description, error) {
-	record, img, err := listing.Find(ctx, l.Store, ref)
+func (l *Library) Inspect(ctx context.Context, ref string, o InspectOptions) (Description, error) {
+	record, img, err := listing.FindFor(ctx, l.Store, ref, o.Platform)
 	if err != nil {
 		return Description{}, err
 	}
-	id := img.Manifest.Config.Digest
+	target := record.Target
+	if o.Platform != nil {
+		target = img.Descriptor
+	}
 	sizes := listing.NewSizer(l.Store)
 	d := Description{
-		ID: id.String(), RepoTags: []string{}, RepoDigests: []string{},
+		ID: img.Manifest.Config.Digest.String(), RepoTags: []string{}, RepoDigests: []string{},
 		Author: img.Config.Author, Architecture: img.Config.Architecture, Variant: img.Config.Variant,
 		OS: img.Config.OS, OSVersion: img.Config.OSVersion,
 		RootFS: RootFS{Type: img.Config.RootFS.Type}, Metadata: Metadata{LastTagTime: record.Created},
-		Descriptor: &record.Target,
+		Descriptor: &target,
 	}
 	d.Size, _ = sizes.Image(img)
 	if img.Config.Created != nil {
@@ -70,7 +78,7 @@ func (l *Library) Inspect(ctx context.Context, ref string) (Description, error) 
 	if d.Config, d.Comment, err = rawConfig(img.RawConfig); err != nil {
 		return Description{}, fmt.Errorf("image %s: %w", ref, err)
 	}
-	return d, l.addNames(ctx, &d, id)
+	return d, l.addNames(ctx, &d, record)
 }
 
 // rawConfig returns the config's own part about containers with the fields that OCI does
@@ -104,20 +112,19 @@ func rawConfig(raw []byte) (config json.RawMessage, comment string, err error) {
 	return config, doc.Comment, err
 }
 
-// addNames finds all names of the image id.
-func (l *Library) addNames(ctx context.Context, d *Description, id digest.Digest) error {
-	all, err := l.All(ctx)
+// addNames finds all names of the image that record is about.
+func (l *Library) addNames(ctx context.Context, d *Description, record image.Image) error {
+	img, err := l.imageOf(ctx, record)
+	if errdefs.IsNotFound(err) {
+		return nil // it has just gone
+	}
 	if err != nil {
 		return err
 	}
-	at := slices.IndexFunc(all, func(i listing.Image) bool { return i.ID == id })
-	if at < 0 {
-		return nil
-	}
-	for _, tag := range all[at].Tags {
+	for _, tag := range img.Tags {
 		d.RepoTags = append(d.RepoTags, listing.Familiar(tag))
 	}
-	for _, name := range all[at].Digests {
+	for _, name := range img.Digests {
 		d.RepoDigests = append(d.RepoDigests, listing.Familiar(name))
 	}
 	return nil
@@ -134,8 +141,8 @@ type Step struct {
 }
 
 // History returns the steps that made an image, the last first.
-func (l *Library) History(ctx context.Context, ref string) ([]Step, error) {
-	_, img, err := listing.Find(ctx, l.Store, ref)
+func (l *Library) History(ctx context.Context, ref string, o InspectOptions) ([]Step, error) {
+	record, img, err := listing.FindFor(ctx, l.Store, ref, o.Platform)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +168,7 @@ func (l *Library) History(ctx context.Context, ref string) ([]Step, error) {
 		return steps, nil
 	}
 	d := Description{}
-	if err := l.addNames(ctx, &d, img.Manifest.Config.Digest); err != nil {
+	if err := l.addNames(ctx, &d, record); err != nil {
 		return nil, err
 	}
 	steps[0].ID, steps[0].Tags = img.Manifest.Config.Digest.String(), d.RepoTags

@@ -199,7 +199,7 @@ func TestInspectAndHistory(t *testing.T) {
 	l := open(t)
 	target := put(t, l, content.Host(), day, "a", "b")
 	name(t, l, target, "docker.io/library/x:1", "docker.io/library/x:2")
-	d, err := l.Inspect(t.Context(), "x:1")
+	d, err := l.Inspect(t.Context(), "x:1", InspectOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,11 +213,11 @@ func TestInspectAndHistory(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 	for _, ref := range []string{d.ID, strings.TrimPrefix(d.ID, "sha256:")[:12], "x@" + target.Digest.String()} {
-		if got, err := l.Inspect(t.Context(), ref); err != nil || got.ID != d.ID {
+		if got, err := l.Inspect(t.Context(), ref, InspectOptions{}); err != nil || got.ID != d.ID {
 			t.Errorf("%s: %v", ref, err)
 		}
 	}
-	steps, err := l.History(t.Context(), "x:2")
+	steps, err := l.History(t.Context(), "x:2", InspectOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +231,7 @@ func TestInspectAndHistory(t *testing.T) {
 	if steps[0].Size != 0 || steps[1].Size == 0 {
 		t.Errorf("sizes %d, %d", steps[0].Size, steps[1].Size)
 	}
-	if _, err := l.Inspect(t.Context(), "nosuch"); err == nil || err.Error() != "No such image: nosuch:latest" {
+	if _, err := l.Inspect(t.Context(), "nosuch", InspectOptions{}); err == nil || err.Error() != "No such image: nosuch:latest" {
 		t.Errorf("got %v", err)
 	}
 }
@@ -417,7 +417,7 @@ func TestSaveLoad(t *testing.T) {
 		if diff := cmp.Diff([]Loaded{{ID: id, Names: tt.want}}, got); diff != "" {
 			t.Errorf("%s: %s", tt.ref, diff)
 		}
-		if _, err := l2.Inspect(ctx, id.String()); err != nil {
+		if _, err := l2.Inspect(ctx, id.String(), InspectOptions{}); err != nil {
 			t.Errorf("%s: %v", tt.ref, err)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cache/image"
@@ -23,6 +24,9 @@ type Removal struct {
 // RemoveOptions change how Remove works.
 type RemoveOptions struct {
 	Force bool // although containers or other names use the image
+	// Platforms are those whose images go while the names stay, as long as they stand for another image that is
+	// here. None: all.
+	Platforms []ocispec.Platform
 }
 
 // Remove takes a name from an image, and with its last name the image. An ID means the
@@ -31,6 +35,12 @@ func (l *Library) Remove(ctx context.Context, ref string, o RemoveOptions) ([]Re
 	record, err := listing.Lookup(ctx, l.Store, ref)
 	if err != nil {
 		return nil, err
+	}
+	if len(o.Platforms) > 0 {
+		removed, all, err := l.removeVariants(ctx, ref, record, o)
+		if err != nil || !all {
+			return removed, err
+		}
 	}
 	img, err := l.imageOf(ctx, record)
 	if err != nil {

@@ -1,7 +1,10 @@
 package listing
 
 import (
+	"errors"
+	"io/fs"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -28,6 +31,15 @@ type summary struct {
 type summaries struct {
 	images map[digest.Digest]summary
 	added  int
+}
+
+// Forget drops what listings remember of images, which have become others although their names stand for the same.
+func Forget(store *cache.Store) error {
+	err := os.Remove(summariesPath(store))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // summariesFrom is how many images make the file worth its while.

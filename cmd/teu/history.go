@@ -16,7 +16,7 @@ import (
 
 func newHistoryCommand(a *app) *cobra.Command {
 	var quiet, noTrunc, human bool
-	var format string
+	var format, platform string
 	cmd := &cobra.Command{
 		Use:   "history [OPTIONS] IMAGE",
 		Short: "Show how an image was made",
@@ -26,7 +26,11 @@ func newHistoryCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			steps, err := lib.History(cmd.Context(), args[0])
+			p, err := onePlatform(platform)
+			if err != nil {
+				return err
+			}
+			steps, err := lib.History(cmd.Context(), args[0], library.InspectOptions{Platform: p})
 			if err != nil {
 				return err
 			}
@@ -44,6 +48,7 @@ func newHistoryCommand(a *app) *cobra.Command {
 	f.BoolVarP(&human, "human", "H", true, "sizes and times for people")
 	f.BoolVarP(&quiet, "quiet", "q", false, "IDs only")
 	f.BoolVar(&noTrunc, "no-trunc", false, "do not shorten")
+	f.StringVar(&platform, "platform", "", "platform of the image, such as linux/arm64 (default the host's)")
 	f.StringVar(&format, "format", "", "table, json or a template")
 	return cmd
 }

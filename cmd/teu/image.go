@@ -4,6 +4,8 @@ package main
 
 import (
 	"github.com/spf13/cobra"
+
+	"github.com/teu-dev/teu/cache/library"
 )
 
 // newImageCommand groups what there is about images, as docker does.
@@ -19,16 +21,22 @@ func newImageCommand(a *app) *cobra.Command {
 }
 
 func newImageInspectCommand(a *app) *cobra.Command {
-	var format string
+	var format, platform string
 	cmd := &cobra.Command{
 		Use:   "inspect [OPTIONS] IMAGE [IMAGE...]",
 		Short: "Show everything about images",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return inspectAll(a, format, args, func(ref string) (any, error) { return a.inspectImage(cmd.Context(), ref) })
+			p, err := onePlatform(platform)
+			if err != nil {
+				return err
+			}
+			o := library.InspectOptions{Platform: p}
+			return inspectAll(a, format, args, func(ref string) (any, error) { return a.inspectImage(cmd.Context(), ref, o) })
 		},
 	}
 	cmd.Flags().StringVarP(&format, "format", "f", "", "json or a template")
+	cmd.Flags().StringVar(&platform, "platform", "", "platform of the image, such as linux/arm64 (default the host's)")
 	return cmd
 }
 

@@ -15,9 +15,9 @@ import (
 
 // imagesFlags are the flags of images.
 type imagesFlags struct {
-	all, quiet, noTrunc, digests bool
-	format                       string
-	filters                      []string
+	all, quiet, noTrunc, digests, tree bool
+	format                             string
+	filters                            []string
 }
 
 func newImagesCommand(a *app) *cobra.Command {
@@ -35,6 +35,7 @@ func newImagesCommand(a *app) *cobra.Command {
 	s.BoolVarP(&f.quiet, "quiet", "q", false, "IDs only")
 	s.BoolVar(&f.noTrunc, "no-trunc", false, "do not shorten")
 	s.BoolVar(&f.digests, "digests", false, "show digests")
+	s.BoolVar(&f.tree, "tree", false, "also the platforms of each image; U: a container has it")
 	s.StringVar(&f.format, "format", "", "table, json or a template")
 	s.StringArrayVarP(&f.filters, "filter", "f", nil, "dangling=, reference=, label=, before=, since=, until=")
 	return cmd
@@ -63,6 +64,11 @@ func imagesTable(digests bool) ui.Table {
 }
 
 func listImages(ctx context.Context, a *app, f imagesFlags, args []string) error {
+	if f.tree {
+		if err := checkTree(f); err != nil {
+			return err
+		}
+	}
 	filters, err := listing.ParseFilters(f.filters)
 	if err != nil {
 		return err
@@ -83,6 +89,9 @@ func listImages(ctx context.Context, a *app, f imagesFlags, args []string) error
 	}
 	if !f.all && len(filters["dangling"]) == 0 {
 		images = slices.DeleteFunc(images, listing.Image.Dangling)
+	}
+	if f.tree {
+		return listTree(ctx, a, store, images)
 	}
 	if f.quiet && (f.format == "" || f.format == "table") {
 		f.format = "{{.ID}}"

@@ -12,12 +12,12 @@ import (
 	"github.com/teu-dev/teu/cache/library"
 )
 
-func (a *app) inspectImage(ctx context.Context, ref string) (any, error) {
+func (a *app) inspectImage(ctx context.Context, ref string, o library.InspectOptions) (any, error) {
 	lib, err := a.library()
 	if err != nil {
 		return nil, err
 	}
-	d, err := lib.Inspect(ctx, ref)
+	d, err := lib.Inspect(ctx, ref, o)
 	return imageObject{d}, err
 }
 

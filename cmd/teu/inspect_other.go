@@ -8,6 +8,8 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/teu-dev/teu/cache/library"
 )
 
 // inspectOther finds what is no container, in docker's order.
@@ -16,7 +18,7 @@ func (a *app) inspectOther(ctx context.Context, kind, ref string) (any, error) {
 		kind string
 		find func() (any, error)
 	}{
-		{"image", func() (any, error) { return a.inspectImage(ctx, ref) }},
+		{"image", func() (any, error) { return a.inspectImage(ctx, ref, library.InspectOptions{}) }},
 		{"network", func() (any, error) { return a.engine().InspectNetwork(ctx, ref) }},
 		{"volume", func() (any, error) { return a.inspectVolume(ref) }},
 	}

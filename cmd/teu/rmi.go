@@ -16,14 +16,25 @@ import (
 
 func newRmiCommand(a *app) *cobra.Command {
 	var o library.RemoveOptions
+	var platforms []string
 	cmd := &cobra.Command{
 		Use:   "rmi [OPTIONS] IMAGE [IMAGE...]",
 		Short: "Remove images",
 		Args:  cobra.MinimumNArgs(1),
-		RunE:  func(cmd *cobra.Command, args []string) error { return removeImages(cmd.Context(), a, o, args) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, s := range platforms {
+				p, err := parsePlatform(s)
+				if err != nil {
+					return err
+				}
+				o.Platforms = append(o.Platforms, p)
+			}
+			return removeImages(cmd.Context(), a, o, args)
+		},
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&o.Force, "force", "f", false, "although containers or other names use the image")
+	f.StringSliceVar(&platforms, "platform", nil, "remove only the image for this platform, such as linux/arm64")
 	f.Bool("no-prune", false, "accepted for docker's sake")
 	hide(f, "no-prune")
 	return cmd

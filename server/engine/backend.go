@@ -115,8 +115,8 @@ type Volumes interface {
 type Images interface {
 	All(ctx context.Context) ([]listing.Image, error)
 	Select(ctx context.Context, images []listing.Image, f listing.Filters) ([]listing.Image, error)
-	Inspect(ctx context.Context, ref string) (library.Description, error)
-	History(ctx context.Context, ref string) ([]library.Step, error)
+	Inspect(ctx context.Context, ref string, o library.InspectOptions) (library.Description, error)
+	History(ctx context.Context, ref string, o library.InspectOptions) ([]library.Step, error)
 	Pull(ctx context.Context, ref reference.Named, o library.PullOptions) (library.Pulled, error)
 	Push(ctx context.Context, ref reference.NamedTagged, o library.PushOptions) (library.Pushed, error)
 	Tag(ctx context.Context, source, name string) error

@@ -94,7 +94,7 @@ func (s *Server) inspectImage(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	d, err := images.Inspect(r.Context(), r.name)
+	d, err := images.Inspect(r.Context(), r.name, library.InspectOptions{})
 	if err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ func (s *Server) history(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	steps, err := images.History(r.Context(), r.name)
+	steps, err := images.History(r.Context(), r.name, library.InspectOptions{})
 	if err != nil {
 		return err
 	}
@@ -284,7 +284,7 @@ func (s *Server) attestations(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	if _, err := images.Inspect(r.Context(), r.name); err != nil {
+	if _, err := images.Inspect(r.Context(), r.name, library.InspectOptions{}); err != nil {
 		return err
 	}
 	return writeJSON(w, http.StatusOK, []struct{}{})

@@ -1,0 +1,95 @@
+package library
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/cache/content"
+	"github.com/teu-dev/teu/cache/listing"
+)
+
+// TestVariants shows, saves and removes the images that one name has for several platforms.
+func TestVariants(t *testing.T) {
+	ctx := t.Context()
+	l := open(t)
+	mine, theirs := put(t, l, content.Host(), day, "a", "shared"), put(t, l, other, day, "b", "shared")
+	absent := theirs
+	absent.Digest, absent.Platform = "sha256:"+ocispec.DescriptorEmptyJSON.Digest[7:], &ocispec.Platform{OS: "linux", Architecture: "s390x"}
+	both := index(t, l, mine, theirs, absent)
+	name(t, l, both, "docker.io/library/x:1", "docker.io/library/x:2")
+
+	has := func(want ...string) {
+		t.Helper()
+		list, err := listing.Variants(ctx, l.Store, both)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, v := range list {
+			got = append(got, fmt.Sprint(content.PlatformString(v.Platform), " ", v.ID != "" && v.Content > 1024))
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("variants: %s", diff)
+		}
+	}
+	host := content.PlatformString(content.Host())
+	has(host+" true", "linux/mips64le true", "linux/s390x false")
+
+	d, err := l.Inspect(ctx, "x:1", InspectOptions{Platform: &other})
+	if err != nil || d.Architecture != "mips64le" || d.Descriptor.Digest != theirs.Digest || len(d.RepoTags) != 2 {
+		t.Errorf("inspect: %+v, %v", d, err)
+	}
+	steps, err := l.History(ctx, "x:1", InspectOptions{Platform: &other})
+	if err != nil || len(steps) != 4 || steps[3].CreatedBy != "COPY b /" || len(steps[0].Tags) != 2 {
+		t.Errorf("history: %+v, %v", steps, err)
+	}
+	missing := "image with reference x:1 was found but does not provide the specified platform (linux/s390x)"
+	for what, err := range map[string]error{
+		"inspect": second(l.Inspect(ctx, "x:1", InspectOptions{Platform: absent.Platform})),
+		"save":    l.Save(ctx, &bytes.Buffer{}, []string{"x:1"}, SaveOptions{Platform: absent.Platform}),
+		"remove":  second(l.Remove(ctx, "x:1", RemoveOptions{Platforms: []ocispec.Platform{*absent.Platform}})),
+	} {
+		if !errdefs.IsNotFound(err) || err.Error() != missing {
+			t.Errorf("%s: got %v", what, err)
+		}
+	}
+
+	var users []Container
+	l.Containers = func(context.Context) ([]Container, error) { return users, nil }
+	remove := func(p ocispec.Platform, force bool) ([]Removal, error) {
+		return l.Remove(ctx, "x:1", RemoveOptions{Force: force, Platforms: []ocispec.Platform{p}})
+	}
+	users = []Container{{ID: strings.Repeat("c", 64), Image: idOf(t, l, "x:1"), Running: true}}
+	if _, err := remove(content.Host(), true); !errdefs.IsConflict(err) {
+		t.Errorf("used: got %v", err)
+	}
+	users = nil
+	name(t, l, mine, "docker.io/library/alone:1")
+	if _, err := remove(content.Host(), true); !errdefs.IsConflict(err) {
+		t.Errorf("also another image: got %v", err)
+	}
+	if _, err := l.Remove(ctx, "alone:1", RemoveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := remove(content.Host(), false)
+	if diff := cmp.Diff([]Removal{{Deleted: mine.Digest.String()}}, got); err != nil || diff != "" {
+		t.Errorf("remove: %v, %s", err, diff)
+	}
+	has(host+" false", "linux/mips64le true", "linux/s390x false")
+	if d, err := l.Inspect(ctx, "x:2", InspectOptions{}); err != nil || d.Architecture != "mips64le" {
+		t.Errorf("what is left: %+v, %v", d, err)
+	}
+	got, err = remove(other, false) // the last one that is here
+	if diff := cmp.Diff([]Removal{{Untagged: "x:1"}}, got); err != nil || diff != "" {
+		t.Errorf("remove the last: %v, %s", err, diff)
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
