@@ -3,7 +3,7 @@
 # images are compared with, and crane.
 set -eu
 packages="docker.io busybox-static mmdebstrap skopeo podman buildah crun runc netavark aardvark-dns
-	uidmap e2fsprogs iproute2 nftables curl jq git procps attr libcap2-bin bzip2 xz-utils groff-base openssh-client"
+	uidmap e2fsprogs iproute2 nftables curl jq git procps attr libcap2-bin bzip2 xz-utils groff-base openssh-client systemd"
 command -v npm >/dev/null || packages="$packages nodejs npm"
 missing=
 for p in $packages; do

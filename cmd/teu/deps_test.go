@@ -27,7 +27,7 @@ var layers = map[string]int{
 	"runner/cgroup": 0, "runner/dns": 0, "runner/seccomp": 0, "runner/event": 0, "runner/outlet": 0, "server": 0,
 
 	"cache/layer": 1, "cache/snapshot": 1, "cache/image": 1, "cache/contenthash": 1,
-	"registry": 1, "registry/archive": 1, "server/registry": 1, "runner/spec": 1, "runner/launch": 1, "runner/network": 1, "runner/archive": 1,
+	"registry": 1, "registry/archive": 1, "server/registry": 1, "runner/spec": 1, "runner/launch": 1, "runner/systemd": 1, "runner/network": 1, "runner/archive": 1,
 
 	"cache/result": 2, "runner/oci": 2, "registry/transfer": 2, "registry/manifestlist": 2,
 	"cache": 3, "runner/keeper": 3, "cmd/teu-keeper": 3, "cmd/teu-outlet": 1, "cmd/teu/pack": 0,

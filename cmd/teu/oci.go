@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/teu-dev/teu/runner/bundle"
+	"github.com/teu-dev/teu/runner/userns"
 )
 
 // ociCommand are the global options of teu as an OCI runtime, which are runc's.
@@ -89,8 +90,14 @@ called teu-oci (or runc).`,
 	return cmd
 }
 
+// defaultOCIRoot is root's, or that of the user who is root of a user namespace only: podman
+// calls its runtime there. As for runc, who says to be root (su, sudo) is taken at his word.
 func defaultOCIRoot() string {
-	if os.Geteuid() == 0 {
+	user := os.Geteuid() != 0
+	if !user && os.Getenv("XDG_RUNTIME_DIR") != "" && os.Getenv("USER") != "root" {
+		user = userns.Inside()
+	}
+	if !user {
 		return "/run/teu-oci"
 	}
 	return filepath.Join(envOr("XDG_RUNTIME_DIR", fmt.Sprintf("/tmp/teu-%d", os.Geteuid())), "teu-oci")
@@ -103,17 +110,13 @@ func ociVersion() string {
 
 func (o *ociCommand) store() *bundle.Store { return bundle.Open(o.root, o.a.keeper) }
 
-// noCgroup checks the options about control groups.
-func (o *ociCommand) noCgroup() (bool, error) {
-	switch {
-	case o.systemd || o.manager == "systemd":
-		return false, fmt.Errorf("control groups made by systemd; use the cgroupfs driver: %w", errdefs.ErrNotImplemented)
-	case o.manager == "disabled":
-		return true, nil
-	case o.manager != "cgroupfs":
-		return false, fmt.Errorf("--cgroup-manager %q: %w", o.manager, errdefs.ErrInvalidArgument)
+// cgroups says who makes control groups: nobody, systemd or we.
+func (o *ociCommand) cgroups() (none, systemd bool, err error) {
+	switch o.manager {
+	case "cgroupfs", "systemd", "disabled":
+		return o.manager == "disabled", o.systemd || o.manager == "systemd", nil
 	}
-	return false, nil
+	return false, false, fmt.Errorf("--cgroup-manager %q: %w", o.manager, errdefs.ErrInvalidArgument)
 }
 
 // isRootless says that control groups may be out of reach: we are not root, or only that

@@ -34,7 +34,7 @@ func (c *ociCreate) flags(cmd *cobra.Command) {
 }
 
 func (o *ociCommand) createContainer(ctx context.Context, id string, f *ociCreate, terminal func(*os.File)) (*bundle.Container, error) {
-	none, err := o.noCgroup()
+	none, systemd, err := o.cgroups()
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +44,7 @@ func (o *ociCommand) createContainer(ctx context.Context, id string, f *ociCreat
 	}
 	stdio.Terminal = terminal
 	c, warnings, err := o.store().Create(ctx, id, f.bundle, bundle.CreateOptions{
-		Stdio: stdio, Env: env, NoCgroup: none, Rootless: o.isRootless(), Owner: strconv.Itoa(os.Geteuid()),
+		Stdio: stdio, Env: env, NoCgroup: none, Systemd: systemd, Rootless: o.isRootless(), Owner: strconv.Itoa(os.Geteuid()),
 		NoPivot: f.noPivot, SharedKeyring: f.noNewKeyring})
 	o.warn(warnings)
 	return c, err

@@ -31,6 +31,7 @@ import (
 	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/cgroup"
 	"github.com/teu-dev/teu/runner/keeper"
+	"github.com/teu-dev/teu/runner/systemd"
 )
 
 // Store is the directory of all containers.
@@ -55,6 +56,7 @@ type Record struct {
 	Created time.Time
 	Owner   string
 	Cgroup  string            // "" if it has none
+	Scope   systemd.Scope     // the unit that the control group is of, if systemd made it
 	Init    statefile.Process // zero until there is one
 }
 

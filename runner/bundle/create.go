@@ -41,6 +41,8 @@ type CreateOptions struct {
 	Stdio
 	Env      []string // added to the spec's
 	NoCgroup bool
+	// Systemd has systemd make the control group, of a cgroupsPath "slice:prefix:name".
+	Systemd bool
 	// Rootless makes a container without a control group where none may be made.
 	Rootless bool
 	Owner    string
@@ -134,7 +136,7 @@ func checkConsole(p *specs.Process, o Stdio) error {
 
 // create writes the record before it makes what the record leads to.
 func (c *Container) create(ctx context.Context, l *keeper.Launcher, conf *specs.Spec, o CreateOptions) (warnings []string, err error) {
-	h, err := c.claimGroup(conf, o)
+	h, err := c.claimGroup(ctx, conf, o)
 	if err != nil {
 		return nil, err
 	}
@@ -148,9 +150,26 @@ func (c *Container) create(ctx context.Context, l *keeper.Launcher, conf *specs.
 	if err != nil {
 		return nil, err
 	}
-	if h != nil {
-		if warnings, err = c.makeGroup(h, conf, o, &opts); err != nil {
+	limit := func() error { return nil } // when the process is there
+	switch {
+	case c.Scope.Unit != "":
+		if err := c.startScope(ctx, l, conf); err != nil {
+			return nil, err
+		}
+		opts.CgroupProcs, opts.InCgroup = h.Open(c.Cgroup).Joins(), true
+		limit = func() (err error) {
+			if warnings, err = c.makeGroup(h, conf, o); err != nil {
+				return err
+			}
+			return c.setScope(ctx, conf.Linux.Resources)
+		}
+	case h != nil:
+		if warnings, err = c.makeGroup(h, conf, o); err != nil {
 			return warnings, err
+		}
+		if c.Cgroup != "" {
+			g := h.Open(c.Cgroup)
+			opts.CgroupProcs, opts.CgroupDir = g.Joins(), g.V2Dir()
 		}
 	}
 	filled, err := c.copyUp(conf, &opts)
@@ -178,7 +197,7 @@ func (c *Container) create(ctx context.Context, l *keeper.Launcher, conf *specs.
 	if err := c.saveProgram(p); err != nil {
 		return warnings, err
 	}
-	if err := c.launch(ctx, l, p, conf, o.Stdio, filled); err != nil {
+	if err := c.launch(ctx, l, p, conf, o.Stdio, filled, limit); err != nil {
 		return warnings, fmt.Errorf("%w%s", err, c.whyStopped())
 	}
 	return warnings, nil
@@ -210,7 +229,7 @@ func (c *Container) options(conf *specs.Spec, o CreateOptions) (oci.Options, err
 }
 
 // makeGroup makes the control group. Who is not root of the host may do without.
-func (c *Container) makeGroup(h *cgroup.Host, conf *specs.Spec, o CreateOptions, opts *oci.Options) (warnings []string, err error) {
+func (c *Container) makeGroup(h *cgroup.Host, conf *specs.Spec, o CreateOptions) (warnings []string, err error) {
 	g, warnings, err := h.Create(c.Cgroup, conf.Linux.Resources)
 	if o.Rootless && (errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EROFS)) {
 		c.Cgroup = ""
@@ -222,16 +241,12 @@ func (c *Container) makeGroup(h *cgroup.Host, conf *specs.Spec, o CreateOptions,
 	if err == nil {
 		err = checkThawed(g)
 	}
-	if err != nil {
-		return warnings, err
-	}
-	opts.CgroupProcs, opts.CgroupDir = g.Joins(), g.V2Dir()
-	return warnings, nil
+	return warnings, err
 }
 
 // claimGroup chooses the control group, on no host if there is to be none. What is in it
 // will be killed with the container, so nothing may be in it now.
-func (c *Container) claimGroup(conf *specs.Spec, o CreateOptions) (*cgroup.Host, error) {
+func (c *Container) claimGroup(ctx context.Context, conf *specs.Spec, o CreateOptions) (*cgroup.Host, error) {
 	if o.NoCgroup {
 		return nil, nil
 	}
@@ -240,7 +255,12 @@ func (c *Container) claimGroup(conf *specs.Spec, o CreateOptions) (*cgroup.Host,
 		return nil, err
 	}
 	path := conf.Linux.CgroupsPath
-	if path == "" {
+	switch {
+	case o.Systemd:
+		if path, err = c.claimScope(ctx, h, path); err != nil {
+			return nil, err
+		}
+	case path == "":
 		path = "/teu-oci/" + c.ID
 	}
 	g := h.Open(path)
@@ -280,11 +300,14 @@ func (c *Container) saveProgram(p *launch.Program) error {
 	return os.WriteFile(filepath.Join(c.dir, programName), code, 0o600)
 }
 
-func (c *Container) launch(ctx context.Context, l *keeper.Launcher, p *launch.Program, conf *specs.Spec, o Stdio, filled []*os.File) error {
+func (c *Container) launch(ctx context.Context, l *keeper.Launcher, p *launch.Program, conf *specs.Spec, o Stdio, filled []*os.File, limit func() error) error {
 	files := slices.Concat(o.Files[:], o.Extra, filled)
 	return withProcess(l, p, files, o, func(child *keeper.Orphan, id statefile.Process) error {
 		c.Init = id
-		if err := c.save(); err != nil || (conf.Hooks == nil && len(conf.Linux.NetDevices) == 0) {
+		if err := c.save(); err != nil {
+			return err
+		}
+		if err := limit(); err != nil || (conf.Hooks == nil && len(conf.Linux.NetDevices) == 0) {
 			return err
 		}
 		if err := c.moveDevices(conf); err != nil {

@@ -268,7 +268,7 @@ func (c *Container) discard(ctx context.Context) error {
 		if err := c.thawKilled(g, unix.SIGKILL); err != nil {
 			return err
 		}
-		if err := errors.Join(g.Kill(ctx), g.Remove(ctx)); err != nil {
+		if err := errors.Join(g.Kill(ctx), c.stopScope(ctx), g.Remove(ctx)); err != nil {
 			return fmt.Errorf("removing the control group of container %s: %w", c.ID, err)
 		}
 	}

@@ -3,6 +3,7 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"math"
 	"os"
@@ -49,11 +50,7 @@ func (g *Group) Update(r *specs.LinuxResources) (warnings []string, err error) {
 	if err := g.check(r); err != nil {
 		return nil, err
 	}
-	list := settingsV2(r)
-	if g.host.mode == V1 {
-		list = settingsV1(r)
-	}
-	list = append(list, g.host.furtherSettings(r)...)
+	list := g.host.settings(r)
 	for i, s := range list {
 		err := g.apply(s)
 		if errors.Is(err, unix.EINVAL) && i+1 < len(list) && list[i+1].file == quotaOf(s.file) {
@@ -76,6 +73,27 @@ func (g *Group) Update(r *specs.LinuxResources) (warnings []string, err error) {
 		return warnings, fmt.Errorf("restricting devices: %w", err)
 	}
 	return warnings, nil
+}
+
+func (h *Host) settings(r *specs.LinuxResources) []setting {
+	if h.mode == V1 {
+		return append(settingsV1(r), h.furtherSettings(r)...)
+	}
+	return append(settingsV2(r), h.furtherSettings(r)...)
+}
+
+// Files are the names and values of what Update writes into the group.
+func (h *Host) Files(r *specs.LinuxResources) iter.Seq2[string, string] {
+	return func(yield func(file, value string) bool) {
+		if r == nil {
+			return
+		}
+		for _, s := range h.settings(r) {
+			if !yield(s.file, s.value) {
+				return
+			}
+		}
+	}
 }
 
 // check refuses what the kernel's own message would not explain.

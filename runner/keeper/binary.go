@@ -130,7 +130,9 @@ func (b *Binary) spawn(stderr *os.File, args ...string) (*conn, error) {
 		return nil, fmt.Errorf("starting a keeper: %w", err)
 	}
 	go cmd.Wait()
-	return newConn(end.(*net.UnixConn)), nil
+	c := newConn(end.(*net.UnixConn))
+	c.pid = cmd.Process.Pid
+	return c, nil
 }
 
 // executable is the path by which a child executes the file behind a descriptor of this

@@ -51,6 +51,14 @@ func (l *Launcher) Close() error {
 	return l.c.Close()
 }
 
+// PID is the keeper's, until Launch. What control group it is in, the process will be born in.
+func (l *Launcher) PID() (int, error) {
+	if <-l.started; l.err != nil {
+		return 0, l.err
+	}
+	return l.c.pid, nil
+}
+
 // Launch starts a program by the keeper, which then waits until the caller has written down
 // what it needs. [Orphan.Leave] or [Orphan.Close] must be called; if the caller is killed
 // before, the process is killed. It can be called once.

@@ -73,7 +73,8 @@ type reply struct {
 
 // conn is one end of a connection. Writing is safe for concurrent use, reading is not.
 type conn struct {
-	c *net.UnixConn
+	c   *net.UnixConn
+	pid int // of the keeper at the other end, if we have started it
 
 	wmu sync.Mutex
 

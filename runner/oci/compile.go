@@ -226,7 +226,9 @@ func (c *compiler) begin() error {
 	if !c.inside { // else the user could not write its own maps
 		c.hide()
 	}
-	c.joinCgroups(c.opts.CgroupProcs, c.opts.CgroupDir)
+	if !c.opts.InCgroup {
+		c.joinCgroups(c.opts.CgroupProcs, c.opts.CgroupDir)
+	}
 	c.resetAffinity()
 	c.hold(c.opts.Pause, pauseFD)
 	c.hold(c.opts.Gate, gateFD)

@@ -41,6 +41,8 @@ type Options struct {
 	CgroupProcs []string
 	// CgroupDir is the cgroup2 directory it is born in where possible (cgroup.Group.V2Dir).
 	CgroupDir string
+	// InCgroup says that whoever starts the process is in the groups of CgroupProcs.
+	InCgroup bool
 	// Detached are mounts that come as files, by the destination of a mount of the spec
 	// with type "bind", whose source is then not used, or with the option tmpcopyup. Such a program can be started once.
 	Detached map[string]Detached

@@ -1,0 +1,212 @@
+package systemd
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"path"
+	"strconv"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/godbus/dbus/v5"
+
+	"github.com/teu-dev/teu/runner/userns"
+)
+
+// patience is how long systemd may take for a job.
+const patience = 30 * time.Second
+
+// Manager is the connection to a systemd: the host's, or that of a user.
+type Manager struct {
+	conn    *dbus.Conn
+	signals chan *dbus.Signal
+}
+
+// Dial connects to the systemd of the host, or to the one of the user who is not root of
+// it; without a bus where that can be, as systemctl does.
+func Dial(ctx context.Context) (*Manager, error) {
+	if _, err := os.Stat("/run/systemd/system"); err != nil { // sd_booted(3)
+		return nil, fmt.Errorf("systemd does not run on this host, and cannot make control groups: %w", errdefs.ErrNotImplemented)
+	}
+	uid := os.Geteuid()
+	system, user := []door{{address: "unix:path=/run/systemd/private", uid: uid}}, []door{}
+	if User() {
+		if userns.Inside() {
+			uid = userns.Owner()
+		}
+		run := cmp.Or(os.Getenv("XDG_RUNTIME_DIR"), fmt.Sprintf("/run/user/%d", uid))
+		user = []door{{address: "unix:path=" + run + "/systemd/private", uid: uid},
+			{address: cmp.Or(os.Getenv("DBUS_SESSION_BUS_ADDRESS"), "unix:path="+run+"/bus"), uid: uid, bus: true}}
+	} else {
+		system = append(system, door{address: "unix:path=/run/dbus/system_bus_socket", uid: uid, bus: true})
+	}
+	if os.Geteuid() != 0 {
+		system = nil
+	}
+	var errs []error
+	for _, d := range append(system, user...) {
+		m, err := d.open(ctx)
+		if err == nil {
+			return m, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, fmt.Errorf("talking to systemd: %w", errors.Join(errs...))
+}
+
+// User says that whoever asks is not root of the host.
+func User() bool { return os.Geteuid() != 0 || userns.Inside() }
+
+// door is a socket that leads to a systemd.
+type door struct {
+	address string
+	uid     int // who we are to it
+	bus     bool
+}
+
+func (d door) open(ctx context.Context) (m *Manager, err error) {
+	conn, err := dbus.Dial(d.address)
+	if err != nil {
+		return nil, err
+	}
+	m = &Manager{conn: conn, signals: make(chan *dbus.Signal, 64)}
+	defer func() {
+		if err != nil {
+			conn.Close()
+		}
+	}()
+	if err := conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(d.uid))}); err != nil {
+		return nil, err
+	}
+	conn.Signal(m.signals)
+	if !d.bus {
+		return m, nil
+	}
+	if err := conn.Hello(); err != nil {
+		return nil, err
+	}
+	return m, conn.AddMatchSignalContext(ctx, dbus.WithMatchInterface(managerInterface), dbus.WithMatchMember("JobRemoved"))
+}
+
+// Close ends the connection.
+func (m *Manager) Close() error { return m.conn.Close() }
+
+const managerInterface = "org.freedesktop.systemd1.Manager"
+
+func (m *Manager) object() dbus.BusObject {
+	return m.conn.Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
+}
+
+func (m *Manager) call(ctx context.Context, method string, args ...any) *dbus.Call {
+	return m.object().CallWithContext(ctx, managerInterface+"."+method, 0, args...)
+}
+
+// Group is the control group a scope has or will have.
+func (m *Manager) Group(ctx context.Context, s Scope) (string, error) {
+	below, err := s.Path()
+	if err != nil {
+		return "", err
+	}
+	var root dbus.Variant
+	call := m.object().CallWithContext(ctx, "org.freedesktop.DBus.Properties.Get", 0, managerInterface, "ControlGroup")
+	if err := call.Store(&root); err != nil {
+		return "", fmt.Errorf("asking systemd for its control group: %w", err)
+	}
+	base, _ := root.Value().(string)
+	return path.Join("/", base, below), nil
+}
+
+// Start makes a scope, with the process that systemd wants for it and the properties that
+// annotations ask for. It ends with its last process.
+func (m *Manager) Start(ctx context.Context, s Scope, description string, pid int, annotations map[string]string) error {
+	asked, err := annotated(annotations)
+	if err != nil {
+		return err
+	}
+	properties := append([]property{
+		{"Description", dbus.MakeVariant(description)},
+		{"Slice", dbus.MakeVariant(s.Slice)},
+		{"PIDs", dbus.MakeVariant([]uint32{uint32(pid)})},
+		{"Delegate", dbus.MakeVariant(true)},
+		{"DefaultDependencies", dbus.MakeVariant(false)},
+		{"CPUAccounting", dbus.MakeVariant(true)},
+		{"MemoryAccounting", dbus.MakeVariant(true)},
+		{"IOAccounting", dbus.MakeVariant(true)},
+		{"TasksAccounting", dbus.MakeVariant(true)},
+	}, asked...)
+	start := func() error { return m.job(ctx, "StartTransientUnit", s.Unit, "fail", properties, []auxiliary(nil)) }
+	err = start()
+	var refused dbus.Error
+	if errors.As(err, &refused) && refused.Name == "org.freedesktop.systemd1.UnitExists" && m.call(ctx, "ResetFailedUnit", s.Unit).Err == nil {
+		err = start() // what is left of one that failed has gone with that
+	}
+	if err != nil {
+		return fmt.Errorf("starting scope %s: %w", s.Unit, err)
+	}
+	return nil
+}
+
+// auxiliary is a unit that is made with another one.
+type auxiliary struct {
+	Name       string
+	Properties []property
+}
+
+// Set tells systemd of the limits in the files of the scope's group, which it would undo
+// otherwise.
+func (m *Manager) Set(ctx context.Context, s Scope, files iter.Seq2[string, string]) error {
+	list := limits(files)
+	if len(list) == 0 {
+		return nil
+	}
+	if err := m.call(ctx, "SetUnitProperties", s.Unit, true, list).Err; err != nil {
+		return fmt.Errorf("changing scope %s: %w", s.Unit, err)
+	}
+	return nil
+}
+
+// Stop ends a scope. One that has ended is no error.
+func (m *Manager) Stop(ctx context.Context, s Scope) error {
+	err := m.job(ctx, "StopUnit", s.Unit, "replace")
+	_ = m.call(ctx, "ResetFailedUnit", s.Unit).Err // most have not failed
+	var refused dbus.Error
+	if errors.As(err, &refused) && refused.Name == "org.freedesktop.systemd1.NoSuchUnit" {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("stopping scope %s: %w", s.Unit, err)
+	}
+	return nil
+}
+
+// job calls a method that enqueues a job, and waits until it is done.
+func (m *Manager) job(ctx context.Context, method string, args ...any) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var job dbus.ObjectPath
+	if err := m.call(ctx, method, args...).Store(&job); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for systemd: %w", ctx.Err())
+		case s, ok := <-m.signals:
+			if !ok {
+				return fmt.Errorf("waiting for systemd: %w", io.ErrUnexpectedEOF)
+			}
+			if s.Name != managerInterface+".JobRemoved" || len(s.Body) != 4 || s.Body[1] != job {
+				continue
+			}
+			if s.Body[3] != "done" {
+				return fmt.Errorf("systemd's job ended as %v: %w", s.Body[3], errdefs.ErrUnavailable)
+			}
+			return nil
+		}
+	}
+}
