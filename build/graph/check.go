@@ -116,9 +116,6 @@ func checkFile(op *pb.FileOp, inputs int) error {
 				return err
 			}
 		}
-		if a.GetCopy() != nil && a.SecondaryInput < 0 {
-			return fmt.Errorf("file action %d copies from nothing", i)
-		}
 		if a.Output < int64(pb.SkipOutput) || a.Output >= int64(len(op.Actions)) || a.Output >= 0 && seen[a.Output] {
 			return fmt.Errorf("file action %d has the impossible output %d", i, a.Output)
 		}

@@ -60,9 +60,10 @@ func (x *extractor) entry(ctx context.Context, h *tar.Header, r io.Reader) error
 	if h.Typeflag == tar.TypeXGlobalHeader || path.Clean(h.Name) == "." {
 		return nil
 	}
-	if leadsOut(h.Name) || strings.ContainsRune(h.Name, 0) {
-		return fmt.Errorf("a name that leads out of the archive: %w", errdefs.ErrInvalidArgument)
+	if strings.ContainsRune(h.Name, 0) {
+		return fmt.Errorf("a name with a zero byte: %w", errdefs.ErrInvalidArgument)
 	}
+	// What leads up ends at the root of the archive, as in docker, which unpacks in a chroot there.
 	name := strings.TrimPrefix(path.Join("/", h.Name), "/")
 	if err := x.root.MkdirAll(parentPath(name), 0o755, rootfs.MkdirOptions{UID: -1, GID: -1}); err != nil {
 		return err
@@ -82,12 +83,6 @@ func (x *extractor) entry(ctx context.Context, h *tar.Header, r io.Reader) error
 		return nil // the same file as before
 	}
 	return x.dress(parent, base, name, h)
-}
-
-// leadsOut says whether a name of an archive is of something above its root, links not looked at.
-func leadsOut(name string) bool {
-	clean := path.Clean(name)
-	return clean == ".." || strings.HasPrefix(clean, "../")
 }
 
 // clear removes what is in the way of an entry.
@@ -180,9 +175,6 @@ var zeros [64 << 10]byte
 
 // link makes a hard link to another entry. A symbolic link there is linked to, not followed.
 func (x *extractor) link(parent *os.File, base, target string) error {
-	if leadsOut(target) {
-		return fmt.Errorf("a link that leads out of the archive: %w", errdefs.ErrInvalidArgument)
-	}
 	dir, name, err := x.root.Parent(path.Join("/", target))
 	if err != nil {
 		return err
