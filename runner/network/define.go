@@ -309,6 +309,16 @@ func (n *Network) check() error {
 			}
 			continue
 		}
+		if c.Subnet.Addr().IsUnspecified() { // only a size is asked for
+			switch {
+			case c.Gateway.IsValid() || c.IPRange.IsValid() || len(c.AuxiliaryAddresses) > 0:
+				return worded(errdefs.ErrInvalidArgument, "invalid network config:\nno matching subnet for gateway, range or aux-address")
+			case c.Subnet.Bits() != 0 && c.Subnet.Bits() != 24+40*b2i(c.Subnet.Addr().Is6()):
+				return worded(errdefs.ErrInvalidArgument, "invalid network config:\ninvalid subnet %s: those that are chosen are a /24, or a /64 of IPv6", c.Subnet)
+			}
+			c.Subnet = netip.Prefix{}
+			continue
+		}
 		switch {
 		case c.Subnet != c.Subnet.Masked():
 			return worded(errdefs.ErrInvalidArgument, "invalid network config:\ninvalid subnet %s: it should be %s", c.Subnet, c.Subnet.Masked())

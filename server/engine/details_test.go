@@ -70,6 +70,7 @@ func testRefusals(t *testing.T, w *world) {
 		{"GET", "/containers/refusals/archive?path=/a%00b", "", 400, "zero byte"},
 		{"POST", "/images/busybox/tag?repo=sha256&tag=x", "", 400, "ambiguous tag"},
 		{"POST", "/images/busybox/tag?repo=docker.io/library/sha256&tag=x", "", 400, "ambiguous tag"},
+		{"POST", "/networks/create", `{"Name":"sized","IPAM":{"Config":[{"Subnet":"0.0.0.0/20"}]}}`, 400, "those that are chosen are a /24"},
 		{"DELETE", "/images/%20", "", 400, "image name cannot be blank"},
 		{"GET", "/images/json?identity=1", "", 400, "identity requires manifests=1"},
 	} {
@@ -143,6 +144,9 @@ func testStarted(t *testing.T, w *world) {
 func testJoined(t *testing.T, w *world) {
 	w.docker("network", "create", "--subnet", "10.98.0.0/24", "joined")
 	w.docker("network", "create", "--ipv4=false", "--ipv6", "--subnet", "fd98::/64", "six")
+	w.docker("network", "create", "--ipv6", "--subnet", "0.0.0.0/24", "--subnet", "::/64", "sized")
+	w.want("^1.*/24 fd.*/64$", "network", "inspect", "-f", "{{range .IPAM.Config}}{{.Subnet}} {{end}}", "sized")
+	w.docker("network", "rm", "sized")
 	create := func(body string) string {
 		status, answer := w.api("POST", "/containers/create", `{"Image":"busybox","Cmd":["sleep","1000"],`+body+`}`)
 		var made struct{ ID string }
