@@ -115,7 +115,7 @@ func (r *run) namedContexts(attrs map[string]string) error {
 			return invalidf("a named context has no name")
 		}
 		switch {
-		case strings.HasPrefix(value, "docker-image://"), isRemoteContext(value):
+		case strings.HasPrefix(value, "docker-image://"), IsRemoteContext(value):
 			attrs["context:"+name] = value
 		case strings.HasPrefix(value, "oci-layout://"):
 			if err := r.layoutContext(attrs, name, strings.TrimPrefix(value, "oci-layout://")); err != nil {
@@ -146,9 +146,9 @@ func isRemote(s string) bool {
 	return false
 }
 
-// isRemoteContext says whether s, the context of a build, is no directory of this machine. Names without a
+// IsRemoteContext says whether s, the context of a build, is no directory of this machine. Names without a
 // scheme are only if there is no such directory, as in docker: github.com/OWNER/REPO and USER@HOST:PATH.
-func isRemoteContext(s string) bool {
+func IsRemoteContext(s string) bool {
 	if isRemote(s) {
 		return true
 	}
@@ -164,7 +164,7 @@ func isRemoteContext(s string) bool {
 
 // OverSSH says whether the context is a repository that is reached over ssh.
 func OverSSH(context string) bool {
-	return isRemoteContext(context) && !strings.HasPrefix(context, "github.com/") &&
+	return IsRemoteContext(context) && !strings.HasPrefix(context, "github.com/") &&
 		(strings.HasPrefix(context, "ssh://") || !strings.Contains(context, "://"))
 }
 

@@ -19,7 +19,7 @@ func TestRemoteContexts(t *testing.T) {
 		"https://example.com/a.git": true, "git@example.com:a/b.git": true, "me@example.com:a": true, "github.com/a/b": true, "github.com/a/b.git#main": true,
 		"github.com/here/it-is": false, ".": false, "a@b": false, "dir/a@b:c": false, "github.community/a": false, "@b:c": false, "": false,
 	} {
-		if isRemoteContext(s) != want {
+		if IsRemoteContext(s) != want {
 			t.Errorf("%q: %v", s, !want)
 		}
 		if ssh := s == "git@example.com:a/b.git" || s == "me@example.com:a"; OverSSH(s) != ssh {

@@ -15,7 +15,7 @@ import (
 
 // mainContext finds the context and the Dockerfile, and tells frontend and operations.
 func (r *run) mainContext(ctx context.Context, attrs map[string]string) error {
-	if isRemoteContext(r.o.Context) {
+	if IsRemoteContext(r.o.Context) {
 		attrs["context"] = r.o.Context
 		if r.o.DockerfileText != nil {
 			attrs["dockerfilekey"] = dockerfile.LocalDockerfile

@@ -63,7 +63,7 @@ type historian struct {
 // newHistorian returns the one of the builds like o on this store.
 func newHistorian(buildDir string, o Options) *historian {
 	context, _ := filepath.Abs(o.Context)
-	if isRemoteContext(o.Context) {
+	if IsRemoteContext(o.Context) {
 		context = o.Context
 	}
 	id, _ := json.Marshal([]any{context, o.Dockerfile, o.Platforms}) // cannot fail

@@ -21,7 +21,7 @@ func refused(format string, args ...any) error {
 // checkLimits refuses what the kernel would, or what would limit nothing.
 func (o *Options) checkLimits() error {
 	if a := o.OOMScoreAdj; a != nil && (*a < -1000 || *a > 1000) {
-		return refused("Invalid value %d, range for oom score adj is [-1000, 1000].", *a)
+		return refused("Invalid value %d, range for oom score adj is [-1000, 1000]", *a)
 	}
 	if o.ShmSize < 0 {
 		return refused("SHM size can not be less than 0")

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/jsonstream"
 	dockerregistry "github.com/moby/moby/api/types/registry"
@@ -25,6 +26,9 @@ func (s *Server) auth(w http.ResponseWriter, r *request) error {
 	}
 	cred := credential(body)
 	identity, err := s.Backend.Registry(map[string]registry.Credential{}).CheckCredential(r.Context(), body.ServerAddress, cred)
+	if errdefs.IsUnavailable(err) {
+		return err
+	}
 	if err != nil {
 		return &statusError{http.StatusUnauthorized, message(err)}
 	}

@@ -91,6 +91,8 @@ func buildOptions(r *request) (o build.Options, err error) {
 	}
 	if o.Context == "" || o.Context == "client-session" {
 		o.Context, o.ContextTar = "", r.Body
+	} else if !build.IsRemoteContext(o.Context) { // a directory of the server is none of a client
+		return o, invalid("remoteURL (%s) could not be recognized as URL", o.Context)
 	}
 	if o.Limits, err = buildLimits(r); err != nil {
 		return o, err

@@ -65,7 +65,11 @@ func (s *Server) createContainer(w http.ResponseWriter, r *request) error {
 			return worded(errdefs.ErrInvalidArgument, "CDI device injection failed: %v", err)
 		}
 	}
-	c, err := s.Backend.Containers().Create(r.Context(), strings.TrimPrefix(r.param("name"), "/"), o)
+	name := strings.TrimPrefix(r.param("name"), "/")
+	if name == "" && r.param("name") != "" {
+		return invalid("Invalid container name (/), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+	}
+	c, err := s.Backend.Containers().Create(r.Context(), name, o)
 	if errdefs.IsNotFound(err) && !errors.Is(err, runner.ErrPlatform) {
 		if s.imageMissing(r, o.Image) {
 			return worded(errdefs.ErrNotFound, "No such image: %s", runner.WithTag(o.Image))
@@ -147,6 +151,9 @@ func options(b *createRequest) (o runner.Options, warnings []string, err error) 
 	restart.Name = cmp.Or(restart.Name, container.RestartPolicyDisabled)
 	if err := container.ValidateRestartPolicy(restart); err != nil {
 		return o, nil, invalid("%s", err)
+	}
+	if h.AutoRemove && !restart.IsNone() {
+		return o, nil, invalid("can't create 'AutoRemove' container with restart policy")
 	}
 	for _, step := range []func(*createRequest, *runner.Options) error{
 		refuse, checkEnv, setStop, setNamespaces, setNetworks, setPorts, setMounts, setLog, setSecurity, setDevices, setLimits, setHealth,

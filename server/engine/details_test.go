@@ -71,6 +71,12 @@ func testRefusals(t *testing.T, w *world) {
 		{"POST", "/images/busybox/tag?repo=sha256&tag=x", "", 400, "ambiguous tag"},
 		{"POST", "/images/busybox/tag?repo=docker.io/library/sha256&tag=x", "", 400, "ambiguous tag"},
 		{"POST", "/networks/create", `{"Name":"sized","IPAM":{"Config":[{"Subnet":"0.0.0.0/20"}]}}`, 400, "those that are chosen are a /24"},
+		{"POST", "/build?remote=/etc", "", 400, "remoteURL (/etc) could not be recognized as URL"},
+		{"POST", "/containers/create?name=/", `{"Image":"busybox"}`, 400, "Invalid container name (/)"},
+		{"POST", "/containers/create", `{"Image":"busybox","HostConfig":{"AutoRemove":true,"RestartPolicy":{"Name":"always"}}}`, 400, "can't create 'AutoRemove' container"},
+		{"GET", "/system/df?type=x", "", 400, "unknown object type: x"},
+		{"POST", "/auth", `{"serveraddress":"127.0.0.1:1"}`, 503, "connection refused"},
+		{"POST", "/images/create?fromImage=A&fromSrc=-", "", 400, `"invalid reference format: repository name (library/A) must be lowercase"`},
 		{"DELETE", "/images/%20", "", 400, "image name cannot be blank"},
 		{"GET", "/images/json?identity=1", "", 400, "identity requires manifests=1"},
 	} {

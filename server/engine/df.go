@@ -22,6 +22,11 @@ type usage struct {
 }
 
 func (s *Server) usage(r *request) (u usage, err error) {
+	for _, kind := range r.query["type"] {
+		if !slices.Contains([]string{"container", "image", "volume", "build-cache"}, kind) {
+			return u, invalid("unknown object type: %s", kind)
+		}
+	}
 	if wanted(r, "image") {
 		if err = s.imageUsage(r, &u); err != nil {
 			return u, err

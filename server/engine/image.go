@@ -370,19 +370,19 @@ func wanted(r *request, kind string) bool {
 func parseRef(name, tag string) (reference.Named, error) {
 	ref, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
-		return nil, invalid("invalid reference format: %s", err)
+		return nil, invalid("%s", err)
 	}
 	switch {
 	case tag == "":
 	case strings.Contains(tag, ":"):
 		d, err := digest.Parse(tag)
 		if err != nil {
-			return nil, invalid("invalid reference format: %s", err)
+			return nil, invalid("%s", err)
 		}
 		return reference.WithDigest(reference.TrimNamed(ref), d)
 	default:
 		if ref, err = reference.WithTag(reference.TrimNamed(ref), tag); err != nil {
-			return nil, invalid("invalid reference format: %s", err)
+			return nil, invalid("%s", err)
 		}
 	}
 	return ref, nil

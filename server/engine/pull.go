@@ -26,10 +26,10 @@ type progressJSON struct {
 
 // createImage answers POST /images/create: a pull, or an import.
 func (s *Server) createImage(w http.ResponseWriter, r *request) error {
-	if r.param("fromSrc") != "" {
+	name := r.param("fromImage")
+	if name == "" && r.param("fromSrc") != "" {
 		return s.importImage(w, r)
 	}
-	name := r.param("fromImage")
 	if name == "" {
 		return invalid("neither fromImage nor fromSrc is given")
 	}
