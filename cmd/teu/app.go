@@ -26,6 +26,7 @@ type app struct {
 	debug      bool
 	noColor    bool
 	logFormat  string
+	words      []string // of the command line from the command's name on
 
 	opened       *cache.Store
 	whole        wholeParts

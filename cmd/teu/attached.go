@@ -135,22 +135,29 @@ func (t *attached) copyInput() {
 
 // signalProxy catches the signals that a container in the foreground gets in our place,
 // from its making to the end of the process.
-type signalProxy struct{ caught chan os.Signal }
+type signalProxy struct {
+	caught   chan os.Signal
+	catching chan struct{} // closed when it does
+}
 
 // catchSignals starts to catch. What a terminal sends when it goes away or comes back is
 // not for a container that has one of its own: it stays, to be attached to again.
 func catchSignals(tty bool) *signalProxy {
-	p := &signalProxy{caught: make(chan os.Signal, 128)}
-	signal.Notify(p.caught, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2,
-		unix.SIGALRM, unix.SIGABRT, unix.SIGIO, unix.SIGPWR)
-	if !tty {
-		signal.Notify(p.caught, unix.SIGHUP, unix.SIGCONT)
-	}
+	p := &signalProxy{caught: make(chan os.Signal, 128), catching: make(chan struct{})}
+	go func() { // beside the making of the container: the runtime takes its time for each
+		defer close(p.catching)
+		signal.Notify(p.caught, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2,
+			unix.SIGALRM, unix.SIGABRT, unix.SIGIO, unix.SIGPWR)
+		if !tty {
+			signal.Notify(p.caught, unix.SIGHUP, unix.SIGCONT)
+		}
+	}()
 	return p
 }
 
 // serve passes the signals on, also those caught before.
 func (p *signalProxy) serve(send func(unix.Signal)) {
+	<-p.catching
 	go func() {
 		for s := range p.caught {
 			if n, ok := s.(unix.Signal); ok {

@@ -88,10 +88,11 @@ func execIn(ctx context.Context, a *app, x *execFlags, ref string, args []string
 	if x.detach {
 		return nil
 	}
-	return followExec(context.WithoutCancel(ctx), a, p, x, keys)
+	return followExec(ctx, a, p, x, keys)
 }
 
-// followExec copies the streams of an exec until it ends.
+// followExec copies the streams of an exec until it ends, or a signal ends us, as docker has
+// it: the exec goes on then.
 func followExec(ctx context.Context, a *app, p *runner.Exec, x *execFlags, keys []byte) error {
 	if p.Console != nil && x.interactive && a.ui.InTerminal() {
 		fd := int(a.ui.InFile().Fd())
@@ -100,6 +101,7 @@ func followExec(ctx context.Context, a *app, p *runner.Exec, x *execFlags, keys 
 			return err
 		}
 		defer term.Restore(fd, before)
+		ctx = untilSignal(ctx)
 	}
 	if p.Console != nil {
 		stop := followExecSize(a, p)
@@ -120,7 +122,7 @@ func followExec(ctx context.Context, a *app, p *runner.Exec, x *execFlags, keys 
 	}
 	ended := make(chan error, 1)
 	go func() {
-		status, err := p.Wait(ctx)
+		status, err := p.Wait(context.WithoutCancel(ctx))
 		if err == nil && status.Code != 0 {
 			err = &exitError{code: status.Code}
 		}
@@ -132,6 +134,8 @@ func followExec(ctx context.Context, a *app, p *runner.Exec, x *execFlags, keys 
 		return err
 	case <-detached:
 		return errEscaped()
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

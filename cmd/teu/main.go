@@ -28,20 +28,27 @@ func main() {
 const oneWish = 500 * time.Millisecond
 
 // untilSignal returns the context of a command. The first signal cancels it, so that the command can
-// clean up; one that comes later than oneWish after it has its default effect again.
-func untilSignal(ctx context.Context) context.Context { return untilSignals(ctx, oneWish) }
+// clean up; one that comes later than oneWish after it has its default effect again. So has one that
+// comes before the command has anything to clean up: nobody waits until signals are caught, which
+// takes the runtime a thread and several turns of it for each.
+func untilSignal(ctx context.Context) context.Context {
+	ctx, _ = untilSignals(ctx, oneWish)
+	return ctx
+}
 
-func untilSignals(ctx context.Context, wish time.Duration) context.Context {
+func untilSignals(ctx context.Context, wish time.Duration) (_ context.Context, catching <-chan struct{}) {
 	ctx, cancel := context.WithCancel(ctx)
-	caught := make(chan os.Signal, 1)
-	signal.Notify(caught, syscall.SIGINT, syscall.SIGTERM)
+	ready := make(chan struct{})
 	go func() { // until the process ends
+		caught := make(chan os.Signal, 1)
+		signal.Notify(caught, syscall.SIGINT, syscall.SIGTERM)
+		close(ready)
 		<-caught
 		cancel()
 		time.Sleep(wish)
 		signal.Stop(caught)
 	}()
-	return ctx
+	return ctx, ready
 }
 
 // The growth of the heap in percent until the first collection, and after it. Most commands end before

@@ -35,7 +35,8 @@ func TestSignalsAtOnce(t *testing.T) {
 }
 
 func signalTwice(t *testing.T, wish time.Duration, again bool) {
-	ctx := untilSignals(t.Context(), wish)
+	ctx, catching := untilSignals(t.Context(), wish)
+	<-catching
 	runtime.LockOSThread() // a signal to it has its effect before the call returns
 	send := func() {
 		if err := unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGINT); err != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -74,9 +75,7 @@ called teu-oci (or runc).`,
 	f.StringVar(&o.rootless, "rootless", "auto", "true, false or auto: whether control groups may lack")
 	f.StringVar(&o.criu, "criu", "", "accepted as runc does")
 	f.BoolVarP(&o.version, "version", "v", false, "show the version")
-	subs := []*cobra.Command{o.create(), o.start(), o.state(), o.kill(), o.delete(), o.run(), o.exec(), o.list(), o.ps(),
-		o.pause(), o.resume(), o.update(), o.events(), o.features(), o.spec(), o.unsupported("checkpoint"), o.unsupported("restore")}
-	for _, sub := range subs {
+	for _, sub := range o.commands() {
 		// As runc: options may follow the container, unless a command does.
 		sub.Flags().SetInterspersed(sub.Name() != "exec" && sub.Name() != "ps")
 		sub.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
@@ -85,9 +84,33 @@ called teu-oci (or runc).`,
 		if run := sub.RunE; run != nil {
 			sub.RunE = func(c *cobra.Command, args []string) error { return o.logged(run(c, args)) }
 		}
+		cmd.AddCommand(sub)
 	}
-	cmd.AddCommand(subs...)
 	return cmd
+}
+
+// commands are those below oci that the arguments may mean: all, unless one is named. To
+// make them all takes longer than most of them do.
+func (o *ociCommand) commands() (list []*cobra.Command) {
+	all := []struct {
+		name string
+		make func() *cobra.Command
+	}{{"create", o.create}, {"start", o.start}, {"state", o.state}, {"kill", o.kill}, {"delete", o.delete},
+		{"run", o.run}, {"exec", o.exec}, {"list", o.list}, {"ps", o.ps}, {"pause", o.pause}, {"resume", o.resume},
+		{"update", o.update}, {"events", o.events}, {"features", o.features}, {"spec", o.spec},
+		{"checkpoint", o.checkpoint}, {"restore", o.restore}}
+	for _, c := range all {
+		if slices.Contains(o.a.words, c.name) {
+			list = append(list, c.make())
+		}
+	}
+	if len(list) > 0 {
+		return list
+	}
+	for _, c := range all {
+		list = append(list, c.make())
+	}
+	return list
 }
 
 // defaultOCIRoot is root's, or that of the user who is root of a user namespace only: podman

@@ -54,7 +54,7 @@ func (o *ociCommand) create() *cobra.Command {
 	var f ociCreate
 	cmd := &cobra.Command{Use: "create [OPTIONS] CONTAINER", Short: "Create a container, whose command waits for start", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			_, err := o.createContainer(cmd.Context(), args[0], &f, nil)
+			_, err := o.createContainer(untilSignal(cmd.Context()), args[0], &f, nil)
 			return err
 		}}
 	f.flags(cmd)
@@ -71,14 +71,15 @@ func (o *ociCommand) run() *cobra.Command {
 	var detach, keep bool
 	cmd := &cobra.Command{Use: "run [OPTIONS] CONTAINER", Short: "Create and start a container", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if detach {
-				c, err := o.createContainer(cmd.Context(), args[0], &f, nil)
-				if err != nil {
-					return err
-				}
-				return o.startOrDelete(cmd.Context(), c)
+			ctx := untilSignal(cmd.Context())
+			if !detach {
+				return o.foreground(ctx, args[0], &f, keep)
 			}
-			return o.foreground(cmd.Context(), args[0], &f, keep)
+			c, err := o.createContainer(ctx, args[0], &f, nil)
+			if err != nil {
+				return err
+			}
+			return o.startOrDelete(ctx, c)
 		}}
 	f.flags(cmd)
 	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "do not wait for the container")

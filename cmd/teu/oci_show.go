@@ -178,6 +178,10 @@ func (o *ociCommand) printProcesses(ctx context.Context, pids []int, options []s
 	return nil
 }
 
+func (o *ociCommand) checkpoint() *cobra.Command { return o.unsupported("checkpoint") }
+
+func (o *ociCommand) restore() *cobra.Command { return o.unsupported("restore") }
+
 // unsupported is a command of runc that says plainly that it cannot be had.
 func (o *ociCommand) unsupported(name string) *cobra.Command {
 	return &cobra.Command{Use: name, Short: "Not supported", Hidden: true, DisableFlagParsing: true,

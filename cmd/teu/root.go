@@ -48,6 +48,13 @@ func shortCommands() []command {
 	}
 }
 
+// plain says that a signal may end a command at once, as there is nothing to be cleaned up or
+// put back, or that it catches signals itself where there is. That takes two threads, a
+// twentieth of the life of such a command.
+func (c command) plain() bool {
+	return slices.Contains([]string{"exec", "images", "inspect", "oci", "port", "ps", "top", "version"}, c.name)
+}
+
 // commandLine is what has to be known of the arguments before the commands are made.
 type commandLine struct {
 	root    string   // value of --root, or empty
@@ -105,6 +112,7 @@ func execute(ctx context.Context, u *ui.UI, args []string) int {
 		args = append([]string{"oci"}, args...)
 	}
 	line := readCommandLine(args)
+	a.words = line.words
 	if os.Geteuid() != 0 && line.entersNamespace() {
 		return report(u, a.becomeRoot(untilSignal(ctx), line))
 	}
@@ -114,8 +122,11 @@ func execute(ctx context.Context, u *ui.UI, args []string) int {
 		}
 		return report(u, a.becomeWhole()) // no signal is caught yet, which the whole would not hear of
 	}
-	ctx = untilSignal(ctx)
-	root := newRootCommand(a, line.wanted())
+	wanted := line.wanted()
+	if len(wanted) > 1 || !wanted[0].plain() {
+		ctx = untilSignal(ctx)
+	}
+	root := newRootCommand(a, wanted)
 	root.SetArgs(args)
 	return report(u, cmp.Or(root.ExecuteContext(ctx), u.WriteError()))
 }
