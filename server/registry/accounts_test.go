@@ -154,6 +154,9 @@ func TestAccountsChallenge(t *testing.T) {
 		if got, want := a.header.Get("WWW-Authenticate"), `Bearer realm="http://`+host+`/auth/token",service="`+host+`"`+want; got != want {
 			t.Errorf("%s: got %s, want %s", request, got, want)
 		}
+		if !strings.Contains(string(a.body), `"detail":[`) {
+			t.Errorf("%s: docker would not show the message of %s", request, a.body)
+		}
 	}
 	a := c.as("Bearer x").do("GET", "/v2/team/app/manifests/v1", nil)
 	if got := a.header.Get("WWW-Authenticate"); a.status != 401 || !strings.HasSuffix(got, `,error="invalid_token"`) {

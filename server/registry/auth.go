@@ -132,7 +132,7 @@ func (d *door) admit(w http.ResponseWriter, r *http.Request, rt route) (visitor,
 		return visitor{name: user, all: true}, nil
 	}
 	w.Header().Set("WWW-Authenticate", `Basic realm="teu registry"`)
-	return visitor{name: user}, &apiError{http.StatusUnauthorized, codeUnauthorized, "authentication required", nil}
+	return visitor{name: user}, &apiError{http.StatusUnauthorized, codeUnauthorized, "authentication required", askedFor(r, rt)}
 }
 
 // clientName is the name in a client's certificate, which TLS has verified.

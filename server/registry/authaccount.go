@@ -46,7 +46,7 @@ func (d *door) admitAccount(w http.ResponseWriter, r *http.Request, rt route) (v
 	case repo == "" && loggedIn, repo != "" && v.may(action, repo):
 		return v, nil
 	case loggedIn && !v.bearer:
-		return v, &apiError{http.StatusForbidden, codeDenied, "requested access to the resource is denied", nil}
+		return v, &apiError{http.StatusForbidden, codeDenied, "requested access to the resource is denied", askedFor(r, rt)}
 	case v.bearer:
 		return v, d.challenge(w, r, rt, "insufficient_scope")
 	}
@@ -67,6 +67,23 @@ func needs(r *http.Request, rt route) (a Action, repo string) {
 		a = ActionPush
 	}
 	return a, rt.repo
+}
+
+// access is what a request needs, as distribution writes it.
+type access struct{ Type, Class, Name, Action string }
+
+// askedFor is the detail of a refusal. The clients that use distribution's library (docker, podman, skopeo) show
+// the message only if there is one: "unauthorized: authentication required", which scripts look for.
+func askedFor(r *http.Request, rt route) []access {
+	list := []access{}
+	a, repo := needs(r, rt)
+	if repo == "" {
+		return list
+	}
+	if a == ActionPush {
+		list = append(list, access{"repository", "", repo, string(ActionPull)})
+	}
+	return append(list, access{"repository", "", repo, string(a)})
 }
 
 // mountSource returns the repository a request would mount a blob from, "" if none.
@@ -118,7 +135,7 @@ func (d *door) challenge(w http.ResponseWriter, r *http.Request, rt route, why s
 		s += `,error="` + why + `"`
 	}
 	w.Header().Set("WWW-Authenticate", s)
-	return &apiError{http.StatusUnauthorized, codeUnauthorized, "authentication required", nil}
+	return &apiError{http.StatusUnauthorized, codeUnauthorized, "authentication required", askedFor(r, rt)}
 }
 
 // checkAccount tells whether the password, or key, is the user's. It is an error to ask too often.

@@ -18,7 +18,7 @@ func (g *Registry) getBlob(w http.ResponseWriter, r *http.Request, rt route) err
 	}
 	if r.Method == http.MethodHead {
 		if err := g.store.ConfirmBlob(r.Context(), rt.repo, d); err != nil {
-			return notFoundAs(err, codeBlobUnknown, "blob unknown to repository")
+			return notFoundAs(err, codeBlobUnknown, "blob unknown to repository", nil)
 		}
 	}
 	if s, ok := g.store.(redirector); ok && r.Method == http.MethodGet {
@@ -28,7 +28,7 @@ func (g *Registry) getBlob(w http.ResponseWriter, r *http.Request, rt route) err
 	}
 	f, err := g.store.OpenBlob(r.Context(), rt.repo, d)
 	if err != nil {
-		return notFoundAs(err, codeBlobUnknown, "blob unknown to repository")
+		return notFoundAs(err, codeBlobUnknown, "blob unknown to repository", nil)
 	}
 	defer f.Close()
 	h := w.Header()
@@ -53,7 +53,7 @@ func (g *Registry) getBlob(w http.ResponseWriter, r *http.Request, rt route) err
 func redirectBlob(w http.ResponseWriter, r *http.Request, s redirector, rt route, d digest.Digest) (done bool, err error) {
 	u, err := s.BlobURL(r.Context(), rt.repo, d)
 	if err != nil || u == "" {
-		return false, notFoundAs(err, codeBlobUnknown, "blob unknown to repository")
+		return false, notFoundAs(err, codeBlobUnknown, "blob unknown to repository", nil)
 	}
 	h := w.Header()
 	h.Set("Docker-Content-Digest", d.String())
@@ -73,7 +73,7 @@ func (g *Registry) deleteBlob(w http.ResponseWriter, r *http.Request, rt route) 
 		return err
 	}
 	if err := g.store.RemoveBlob(r.Context(), rt.repo, d); err != nil {
-		return notFoundAs(err, codeBlobUnknown, "blob unknown to repository")
+		return notFoundAs(err, codeBlobUnknown, "blob unknown to repository", nil)
 	}
 	w.WriteHeader(http.StatusAccepted)
 	return nil

@@ -50,10 +50,11 @@ func (e *apiError) Error() string { return e.code + ": " + e.message }
 // errDigest says that content does not have the digest it was announced with.
 var errDigest error = &apiError{http.StatusBadRequest, codeDigestInvalid, "content does not match its digest", nil}
 
-// notFoundAs turns a not-found error of the storage into the one of the endpoint.
-func notFoundAs(err error, code, message string) error {
+// notFoundAs turns a not-found error of the storage into the one of the endpoint. A message that is the usual one of
+// its code needs a detail, see askedFor.
+func notFoundAs(err error, code, message string, detail any) error {
 	if errdefs.IsNotFound(err) {
-		return &apiError{http.StatusNotFound, code, message, nil}
+		return &apiError{http.StatusNotFound, code, message, detail}
 	}
 	return err
 }

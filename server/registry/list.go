@@ -30,7 +30,7 @@ func (g *Registry) listTags(w http.ResponseWriter, r *http.Request, rt route) er
 	}
 	names, more, err := g.store.Tags(r.Context(), rt.repo, last, n)
 	if err != nil {
-		return notFoundAs(err, codeNameUnknown, "repository name not known to registry")
+		return notFoundAs(err, codeNameUnknown, "repository name not known to registry", map[string]string{"name": rt.repo})
 	}
 	linkNext(w, r, names, more, n)
 	return writeJSON(w, "application/json", struct {

@@ -30,12 +30,12 @@ func (g *Registry) getManifest(w http.ResponseWriter, r *http.Request, rt route)
 	}
 	if r.Method == http.MethodHead && strings.Contains(rt.ref, ":") {
 		if err := g.store.ConfirmManifest(r.Context(), rt.repo, digest.Digest(rt.ref)); err != nil {
-			return notFoundAs(err, codeManifestUnknown, "manifest unknown")
+			return notFoundAs(err, codeManifestUnknown, "manifest unknown", map[string]string{"reference": rt.ref})
 		}
 	}
 	m, err := g.store.GetManifest(r.Context(), rt.repo, rt.ref)
 	if err != nil {
-		return notFoundAs(err, codeManifestUnknown, "manifest unknown")
+		return notFoundAs(err, codeManifestUnknown, "manifest unknown", map[string]string{"reference": rt.ref})
 	}
 	h := w.Header()
 	etag := `"` + string(m.digest) + `"`
@@ -165,7 +165,7 @@ func (g *Registry) deleteManifest(w http.ResponseWriter, r *http.Request, rt rou
 		err = g.store.RemoveTag(r.Context(), rt.repo, rt.ref)
 	}
 	if err != nil {
-		return notFoundAs(err, codeManifestUnknown, "manifest unknown")
+		return notFoundAs(err, codeManifestUnknown, "manifest unknown", map[string]string{"reference": rt.ref})
 	}
 	g.notifyDelete(r, rt)
 	w.WriteHeader(http.StatusAccepted)

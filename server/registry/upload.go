@@ -226,5 +226,5 @@ func created(w http.ResponseWriter, location string, d digest.Digest) {
 }
 
 func unknownUpload(err error) error {
-	return notFoundAs(err, codeBlobUploadUnknown, "blob upload unknown to repository")
+	return notFoundAs(err, codeBlobUploadUnknown, "blob upload unknown to repository", nil)
 }
