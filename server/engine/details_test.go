@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 )
@@ -114,6 +115,36 @@ func testShared(t *testing.T, w *world) {
 	w.fails(1, "AutoRemove is enabled", "update", "--restart", "always", "again")
 	w.docker("kill", "again")
 	w.soon("it is removed at its end", func() bool { return w.docker("ps", "-aq", "--filter", "label=again") == "" })
+}
+
+// testPlatforms: the images for several platforms under one name.
+func testPlatforms(t *testing.T, w *world) {
+	w.run("sh", "-c", `mkdir "$HOME/multi" && echo x >"$HOME/multi/x" && printf 'FROM scratch\nARG TARGETARCH\nENV A=$TARGETARCH\nCOPY x /\n' >"$HOME/multi/Dockerfile"
+teu build -q --platform linux/amd64,linux/arm64 -t multi "$HOME/multi"`)
+	w.want(`(?s)multi:latest.*linux/amd64.*linux/arm64`, "image", "ls", "--tree")
+	w.want(`^arm64 \[.*A=arm64\]$`, "image", "inspect", "--platform", "linux/arm64", "-f", "{{.Architecture}} {{.Config.Env}}", "multi")
+	w.want(`A=arm64`, "history", "--platform", "linux/arm64", "--format", "{{.CreatedBy}}", "--no-trunc", "multi")
+	w.fails(1, "does not provide the specified platform", "image", "inspect", "--platform", "linux/s390x", "multi")
+	const amd64 = `{"os":"linux","architecture":"amd64"}`
+	for path, want := range map[string]string{
+		"/images/multi/json?manifests=1":                                                      `"Available":true`,
+		"/images/multi/json?manifests=1&platform=" + url.QueryEscape(amd64):                   "cannot both be set",
+		"/images/multi/history?platform=linux/amd64&platform=linux/arm64":                     "only one platform value",
+		"/v1.47/images/multi/json?manifests=1&platform=" + url.QueryEscape(`{"os":"nosuch"}`): `"GraphDriver"`,
+	} {
+		if _, answer := w.api("GET", path, ""); !strings.Contains(answer, want) {
+			t.Errorf("%s: %s, want %s", path, answer, want)
+		}
+	}
+	remove := "/images/multi?platforms=" + url.QueryEscape(amd64)
+	if status, answer := w.api("DELETE", remove, ""); status != http.StatusBadRequest {
+		t.Errorf("a platform without force: %d %s", status, answer)
+	}
+	if status, answer := w.api("DELETE", remove+"&force=1", ""); status != http.StatusOK || strings.Contains(answer, "Untagged") || strings.Count(answer, "Deleted") != 1 {
+		t.Errorf("a platform: %d %s", status, answer)
+	}
+	w.want("^arm64$", "image", "inspect", "-f", "{{.Architecture}}", "multi")
+	w.docker("rmi", "multi")
 }
 
 // testStarted: what is told of containers that could not be started, and of what their images say.

@@ -70,7 +70,7 @@ func (s *Server) imageUsage(r *request, u *usage) error {
 	}
 	for _, i := range all {
 		one := summaryOf(i)
-		one.Containers = users[i.ID]
+		one.Containers = int64(len(users[i.ID]))
 		u.images = append(u.images, one)
 	}
 	store, err := s.Backend.Store()

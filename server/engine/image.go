@@ -54,10 +54,15 @@ func (s *Server) listImages(w http.ResponseWriter, r *request) error {
 		one := imageSummary{Summary: summaryOf(i)}
 		one.Containers = -1
 		if r.version >= 51 {
-			one.Containers = users[i.ID]
+			one.Containers = int64(len(users[i.ID]))
 		}
 		if r.version < 44 {
 			one.VirtualSize = &one.Size
+		}
+		if r.version >= 47 && r.flag("manifests") && len(i.Records) > 0 {
+			if one.Manifests, err = s.manifests(r, i.Records[0].Target, users); err != nil {
+				return err
+			}
 		}
 		list = append(list, one)
 	}
@@ -79,33 +84,24 @@ func familiar(names []string) []string {
 	return list
 }
 
-// imageUsers counts the containers of each image.
-func (s *Server) imageUsers(r *request) (map[digest.Digest]int64, error) {
+// imageUsers are the IDs of the containers of each image.
+func (s *Server) imageUsers(r *request) (map[digest.Digest][]string, error) {
 	all, err := s.Backend.Containers().List(r.Context())
-	users := map[digest.Digest]int64{}
+	users := map[digest.Digest][]string{}
 	for _, c := range all {
-		users[c.ImageID]++
+		users[c.ImageID] = append(users[c.ImageID], c.ID)
 	}
 	return users, err
 }
 
-func (s *Server) inspectImage(w http.ResponseWriter, r *request) error {
-	images, err := s.images(r, nil)
-	if err != nil {
-		return err
-	}
-	d, err := images.Inspect(r.Context(), r.name, library.InspectOptions{})
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, http.StatusOK, imageJSON(d, r.version))
-}
-
 // imageJSON adds what older versions had.
-func imageJSON(d library.Description, v version) any {
+func imageJSON(d library.Description, manifests []image.ManifestSummary, v version) any {
 	d.RepoTags, d.RepoDigests = inspect.List(d.RepoTags), inspect.List(d.RepoDigests)
 	if v >= 52 {
-		return d
+		return struct {
+			library.Description
+			Manifests []image.ManifestSummary `json:",omitempty"`
+		}{d, manifests}
 	}
 	var config map[string]any
 	if json.Unmarshal(d.Config, &config) == nil && config != nil {
@@ -126,12 +122,13 @@ func imageJSON(d library.Description, v version) any {
 	out := struct {
 		library.Description
 		Parent, DockerVersion, Comment, Author string
-		VirtualSize                            *int64 `json:",omitempty"`
+		VirtualSize                            *int64                  `json:",omitempty"`
+		Manifests                              []image.ManifestSummary `json:",omitempty"`
 		GraphDriver                            struct {
 			Name string
 			Data map[string]string
 		}
-	}{Description: d, Comment: d.Comment, Author: d.Author}
+	}{Description: d, Comment: d.Comment, Author: d.Author, Manifests: manifests}
 	out.GraphDriver.Name = "overlayfs"
 	if v < 44 {
 		out.VirtualSize = &d.Size
@@ -144,7 +141,11 @@ func (s *Server) history(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	steps, err := images.History(r.Context(), r.name, library.InspectOptions{})
+	platform, err := r.platform(48)
+	if err != nil {
+		return err
+	}
+	steps, err := images.History(r.Context(), r.name, library.InspectOptions{Platform: platform})
 	if err != nil {
 		return err
 	}
@@ -192,7 +193,21 @@ func (s *Server) removeImage(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	removed, err := images.Remove(r.Context(), r.name, library.RemoveOptions{Force: r.flag("force")})
+	o := library.RemoveOptions{Force: r.flag("force")}
+	for _, text := range r.query["platforms"] {
+		p, err := parsePlatform(text)
+		switch {
+		case r.version < 50:
+		case err != nil:
+			return err
+		case p != nil:
+			o.Platforms = append(o.Platforms, *p)
+		}
+	}
+	if len(o.Platforms) > 0 && !o.Force {
+		return invalid("Content will be removed from all images referencing this variant. Use —-force to force delete.")
+	}
+	removed, err := images.Remove(r.Context(), r.name, o)
 	if err != nil {
 		return err
 	}
@@ -299,13 +314,9 @@ func (s *Server) saveImages(w http.ResponseWriter, r *request) error {
 	if len(refs) == 0 {
 		return invalid("no image names given")
 	}
-	o := library.SaveOptions{}
-	if list := r.query["platform"]; len(list) > 0 {
-		p, err := parsePlatform(list[0])
-		if err != nil {
-			return err
-		}
-		o.Platform = p
+	platform, err := r.platform(48)
+	if err != nil {
+		return err
 	}
 	images, err := s.images(r, nil)
 	if err != nil {
@@ -313,7 +324,7 @@ func (s *Server) saveImages(w http.ResponseWriter, r *request) error {
 	}
 	w.Header().Set("Content-Type", "application/x-tar")
 	out := &counted{Writer: w}
-	err = images.Save(r.Context(), out, refs, o)
+	err = images.Save(r.Context(), out, refs, library.SaveOptions{Platform: platform})
 	if out.n > 0 {
 		return broken(err)
 	}

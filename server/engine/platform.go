@@ -1,0 +1,80 @@
+package engine
+
+import (
+	"net/http"
+
+	"github.com/moby/moby/api/types/image"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/cache/library"
+	"github.com/teu-dev/teu/cache/listing"
+)
+
+// platform reads the parameter platform, which an operation has since a version; nil: it is not given.
+func (r *request) platform(since version) (*ocispec.Platform, error) {
+	list := r.query["platform"]
+	if r.version < since || len(list) == 0 {
+		return nil, nil
+	}
+	if len(list) > 1 {
+		return nil, invalid("only one platform value is currently supported")
+	}
+	return parsePlatform(list[0])
+}
+
+// manifests are the images for all platforms that target stands for.
+func (s *Server) manifests(r *request, target ocispec.Descriptor, users map[digest.Digest][]string) ([]image.ManifestSummary, error) {
+	store, err := s.Backend.Store()
+	if err != nil {
+		return nil, err
+	}
+	variants, err := listing.Variants(r.Context(), store, target)
+	if err != nil {
+		return nil, err
+	}
+	list := []image.ManifestSummary{}
+	for _, v := range variants {
+		one := image.ManifestSummary{
+			ID: v.Target.Digest.String(), Descriptor: v.Target, Available: v.ID != "", Kind: image.ManifestKindImage,
+			ImageData: &image.ImageProperties{Platform: v.Platform, Containers: []string{}},
+		}
+		one.Size.Content, one.Size.Total, one.ImageData.Size.Unpacked = v.Content, v.Content+v.Unpacked, v.Unpacked
+		if v.ID != "" {
+			one.ImageData.Containers = append(one.ImageData.Containers, users[v.ID]...)
+		}
+		list = append(list, one)
+	}
+	return list, nil
+}
+
+// inspectImage answers GET /images/NAME/json.
+func (s *Server) inspectImage(w http.ResponseWriter, r *request) error {
+	manifests := r.version >= 48 && r.flag("manifests")
+	platform, err := r.platform(49)
+	if err != nil {
+		return err
+	}
+	if manifests && platform != nil {
+		return invalid("conflicting options: manifests and platform options cannot both be set")
+	}
+	images, err := s.images(r, nil)
+	if err != nil {
+		return err
+	}
+	d, err := images.Inspect(r.Context(), r.name, library.InspectOptions{Platform: platform})
+	if err != nil {
+		return err
+	}
+	var list []image.ManifestSummary
+	if manifests {
+		users, err := s.imageUsers(r)
+		if err != nil {
+			return err
+		}
+		if list, err = s.manifests(r, *d.Descriptor, users); err != nil {
+			return err
+		}
+	}
+	return writeJSON(w, http.StatusOK, imageJSON(d, list, r.version))
+}
