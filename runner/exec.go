@@ -5,8 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -222,6 +225,56 @@ func (x *Exec) useConsole() error {
 	x.Console = os.NewFile(uintptr(fd), "console")
 	x.Stdin, x.Stdout = x.Console, x.Console
 	return nil
+}
+
+// lateOutput is how long after the end of a process its output is awaited from others, which it
+// has left running with its streams; docker's daemon/monitor.go, ProcessEvent.
+const lateOutput = 2 * time.Second
+
+// CopyOutput copies what the process writes and returns at the end of that, or lateOutput after
+// the process has ended.
+func (x *Exec) CopyOutput(ended <-chan struct{}, stdout, stderr io.Writer) {
+	var wg sync.WaitGroup
+	for _, s := range []struct {
+		to   io.Writer
+		from *os.File
+	}{{stdout, x.Stdout}, {stderr, x.Stderr}} {
+		if s.from != nil {
+			wg.Go(func() { copyOutput(s.to, s.from) })
+		}
+	}
+	copied := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(copied)
+	}()
+	select {
+	case <-ended:
+	case <-copied:
+		return
+	}
+	for _, f := range []*os.File{x.Stdout, x.Stderr} {
+		if f != nil {
+			f.SetReadDeadline(time.Now().Add(lateOutput))
+		}
+	}
+	<-copied
+}
+
+// copyOutput copies until the end, which is an error of a terminal, or until the time is over:
+// then what is there, for whoever reads it may have been slow.
+func copyOutput(to io.Writer, from *os.File) {
+	if _, err := io.Copy(to, from); !errors.Is(err, os.ErrDeadlineExceeded) {
+		return
+	}
+	raw, err := from.SyscallConn()
+	if err != nil {
+		return
+	}
+	var waiting int
+	raw.Control(func(fd uintptr) { waiting, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	from.SetReadDeadline(time.Time{})
+	io.CopyN(to, from, int64(waiting))
 }
 
 // Resize sets the size of the process's terminal.

@@ -111,26 +111,20 @@ func followExec(ctx context.Context, a *app, p *runner.Exec, x *execFlags, keys 
 	if p.Stdin != nil && x.Stdin {
 		go copyExecInput(a, p, keys, detached) // ends with the process
 	}
-	var wg sync.WaitGroup
-	for _, s := range []struct {
-		to   io.Writer
-		from *os.File
-	}{{a.ui.Out, p.Stdout}, {a.ui.Err, p.Stderr}} {
-		if s.from != nil {
-			wg.Go(func() { io.Copy(s.to, s.from) }) // a terminal's end is an error
-		}
-	}
-	ended := make(chan error, 1)
+	over, ended := make(chan struct{}), make(chan error, 1)
+	var copied sync.WaitGroup
+	copied.Go(func() { p.CopyOutput(over, a.ui.Out, a.ui.Err) })
 	go func() {
 		status, err := p.Wait(context.WithoutCancel(ctx))
 		if err == nil && status.Code != 0 {
 			err = &exitError{code: status.Code}
 		}
+		close(over)
 		ended <- err
 	}()
 	select {
 	case err := <-ended:
-		wg.Wait()
+		copied.Wait()
 		return err
 	case <-detached:
 		return errEscaped()

@@ -119,25 +119,25 @@ func closeStreams(x *runner.Exec) {
 func (s *Server) converse(ctx context.Context, x *runner.Exec, h *hijacked, o output, info runner.ExecInfo, keys []byte) {
 	defer x.Close()
 	ctx, gone := context.WithCancel(ctx)
-	var watch, out sync.WaitGroup
+	var watch sync.WaitGroup
 	defer watch.Wait()
 	watch.Go(func() { h.hangUp(ctx, gone) })
 	defer gone()
 	if x.Stdin != nil && info.Options.Stdin {
 		go feedExec(x, h, info.Options.TTY, keys, gone)
 	}
-	done := make(chan struct{})
-	out.Go(func() { io.Copy(o.stream(streamStdout), x.Stdout) }) // a terminal's end is an error
-	if x.Stderr != nil {
-		out.Go(func() { io.Copy(o.stream(streamStderr), x.Stderr) })
-	}
+	ended, done := make(chan struct{}), make(chan struct{})
 	go func() {
-		out.Wait()
+		x.Wait(ctx)
+		close(ended)
+	}()
+	go func() {
+		x.CopyOutput(ended, o.stream(streamStdout), o.stream(streamStderr))
 		close(done)
 	}()
 	select {
 	case <-done:
-		x.Wait(ctx) // so that an inspection that follows knows the exit code
+		<-ended // so that an inspection that follows knows the exit code
 	case <-ctx.Done():
 		h.Close() // ends writes to a client that reads nothing
 	}
