@@ -98,6 +98,8 @@ func (s *settler) entry(upper, lower *os.File, name string, at settling) (gone b
 	switch {
 	case err == unix.ENOENT && whiteout:
 		return true, unix.Unlinkat(int(upper.Fd()), name, 0)
+	case err == unix.ENOENT && u.Mode&unix.S_IFMT == unix.S_IFDIR:
+		return false, s.transparent(upper, name) // the kernel marks a directory that was moved here
 	case err == unix.ENOENT, err == nil && whiteout:
 		return false, nil
 	case err != nil:
