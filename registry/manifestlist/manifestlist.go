@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
@@ -207,6 +208,9 @@ func (l *Lists) Annotate(ctx context.Context, name, image string, a Annotation) 
 				*to = value
 			}
 		}
+		if (a.OS != "" || a.Architecture != "") && !known(p.OS, p.Architecture) {
+			return nil, worded(errdefs.ErrInvalidArgument, "manifest entry for image has unsupported os/arch combination: %s/%s", p.OS, p.Architecture)
+		}
 		for _, feature := range a.OSFeatures {
 			if !slices.Contains(p.OSFeatures, feature) {
 				p.OSFeatures = append(p.OSFeatures, feature)
@@ -215,6 +219,19 @@ func (l *Lists) Annotate(ctx context.Context, name, image string, a Annotation) 
 		d.Entries[at].Descriptor.Platform = &p
 		return d, nil
 	})
+}
+
+// known says whether there are machines of the kind. As in docker a list has no others: who writes x86_64 makes one
+// in which no client finds its image. The names are those of `go tool dist list`, and what it had before.
+func known(os, architecture string) bool {
+	architectures := map[string]string{
+		"linux":   "386 amd64 arm arm64 loong64 mips mips64 mips64le mipsle ppc64 ppc64le riscv64 s390x",
+		"windows": "386 amd64 arm arm64", "darwin": "386 amd64 arm arm64", "android": "386 amd64 arm arm64", "ios": "amd64 arm64",
+		"freebsd": "386 amd64 arm arm64 riscv64", "netbsd": "386 amd64 arm arm64", "openbsd": "386 amd64 arm arm64 mips64 ppc64 riscv64",
+		"dragonfly": "amd64", "plan9": "386 amd64 arm", "solaris": "amd64", "illumos": "amd64", "aix": "ppc64",
+		"js": "wasm", "wasi": "wasm", "wasip1": "wasm",
+	}
+	return slices.Contains(strings.Fields(architectures[os]), architecture)
 }
 
 // Remove deletes drafts, and goes on after one that is not there.

@@ -131,6 +131,7 @@ func TestRefusals(t *testing.T) {
 		{create("Bad", host+"/app:ok"), "error parsing name for manifest list Bad: invalid reference format: repository name (library/Bad) must be lowercase: invalid argument"},
 		{l.Annotate(t.Context(), host+"/list", host+"/other", Annotation{}), "manifest for image " + host + "/other does not exist in " + host + "/list"},
 		{l.Annotate(t.Context(), host+"/x", host+"/app:ok", Annotation{}), "manifest for image " + host + "/app:ok does not exist in " + host + "/x"},
+		{l.Annotate(t.Context(), host+"/list", host+"/app:ok", Annotation{Architecture: "x86_64"}), "manifest entry for image has unsupported os/arch combination: linux/x86_64"},
 		{bare, "manifest " + host + "/app:none must have an OS and Architecture to be pushed to a registry"},
 		{nowhere, "No such manifest: " + host + "/nowhere:latest"},
 		{l.Remove(host + "/x"), "No such manifest: " + host + "/x:latest"},
