@@ -257,3 +257,17 @@ func BenchmarkStart(bench *testing.B) {
 		}
 	}
 }
+
+// A mount beside the hierarchies has its place although their directory is read-only: podman's for
+// a systemd in a container.
+func TestMountBesideHierarchies(t *testing.T) {
+	b := newBundle(t)
+	if h, err := cgroup.Detect(); err != nil || h.Mode() != cgroup.V1 {
+		t.Skip("no hierarchies of cgroup v1", err)
+	}
+	s := b.spec("cat /sys/fs/cgroup/systemd/secret; mkdir /sys/fs/cgroup/x 2>/dev/null || echo read-only", nil)
+	s.Mounts = append(s.Mounts, specs.Mount{Destination: "/sys/fs/cgroup/systemd", Type: "bind", Source: b.host, Options: []string{"bind", "rprivate"}})
+	if r := b.run(s); r.err != nil || r.out != "host secret\nread-only\n" {
+		t.Errorf("%+v", r)
+	}
+}
