@@ -79,6 +79,36 @@ func TestNullDeviceOfTheImageIsNotUsed(t *testing.T) {
 	b.want("stat -c %t:%T /dev/console", "88:0\n", func(o *spec.Options) { o.TTY = true })
 }
 
+// Of the host's devices that a container has, and of its /dev/null over what is masked, neither
+// the owner nor the mode can be changed.
+func TestNodesOfTheHostStayAsTheyAre(t *testing.T) {
+	b := newBundle(t)
+	state := func() string {
+		var st unix.Stat_t
+		if err := unix.Stat("/dev/null", &st); err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprintf("%o %d:%d", st.Mode, st.Uid, st.Gid)
+	}
+	before := state()
+	t.Cleanup(func() { // the host must not suffer from a failure
+		os.Chown("/dev/null", 0, 0)
+		os.Chmod("/dev/null", 0o666)
+	})
+	const script = "exec 2>/dev/null; busybox chmod 604 /proc/keys && echo chmod; busybox chown 0:5 /proc/keys && echo chown; echo x >/proc/keys && echo written"
+	b.want(script, "written\n", nil)
+	s := b.spec("exec 2>/dev/null; busybox chmod 604 /dev/null && echo chmod; busybox chown 0:5 /dev/null && echo chown; echo x >/dev/null && echo written", nil)
+	all := []specs.LinuxIDMapping{{Size: 1<<32 - 1}}
+	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	s.Linux.UIDMappings, s.Linux.GIDMappings = all, all
+	if r := b.run(s); r.err != nil || r.out != "written\n" {
+		t.Errorf("with a user namespace: %+v", r)
+	}
+	if after := state(); after != before {
+		t.Errorf("/dev/null of the host has changed from %s to %s", before, after)
+	}
+}
+
 // No working directory leads to a file of the starter (CVE-2024-21626).
 func TestWorkingDirectoryStaysInside(t *testing.T) {
 	b := newBundle(t)

@@ -66,7 +66,9 @@ func (c *compiler) allDevices() []specs.LinuxDevice {
 // openNode opens the host's device of the same numbers as a mount.
 func (c *compiler) openNode(d specs.LinuxDevice) launch.Ref {
 	c.Note("opening the device %s", d.Path)
-	return c.Call(unix.SYS_OPEN_TREE, launch.Int(atFDCWD), c.Str(hostNode(d)), launch.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))
+	node := c.Call(unix.SYS_OPEN_TREE, launch.Int(atFDCWD), c.Str(hostNode(d)), launch.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))
+	c.setAttr(node, 0, hostsNode())
+	return node
 }
 
 // hostNode is a path of the device on the host: mostly the one it has in the container.

@@ -72,14 +72,22 @@ func (c *compiler) protectPaths() error {
 		known := c.fstat(launch.Cond{}, target, c.stat)
 		isDir := c.checkMode(launch.Cond{When: known, Ignore: []unix.Errno{unix.ENOTDIR}}, unix.S_IFDIR, unix.ENOTDIR)
 		file := launch.Cond{When: known, Unless: isDir}
-		c.moveMountIf(file, c.cloneMount(file, c.null, 0), launch.Result(target), "")
+		cover := c.cloneMount(file, c.null, 0)
+		if c.hasSetAttr { // else it has them from c.null
+			c.setAttr(cover, 0, hostsNode())
+		}
+		c.moveMountIf(file, cover, launch.Result(target), "")
 		dir := launch.Cond{When: isDir}
-		cover := c.CallIf(dir, unix.SYS_OPEN_TREE, launch.Int(maskDirs), c.Str(""),
+		cover = c.CallIf(dir, unix.SYS_OPEN_TREE, launch.Int(maskDirs), c.Str(""),
 			launch.Int(unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))
 		c.moveMountIf(dir, cover, launch.Result(target), "")
 	}
 	return nil
 }
+
+// hostsNode are the attributes of a mount of one of the host's devices: it can be written to
+// there, and its owner, mode and times, which are the host's, stay as they are.
+func hostsNode() attr { return attr{set: unix.MOUNT_ATTR_RDONLY} }
 
 func checkPath(p string) error {
 	if !strings.HasPrefix(p, "/") || path.Clean(p) == "/" || len(p) >= unix.PathMax {

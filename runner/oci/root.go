@@ -88,6 +88,12 @@ func (c *compiler) openNull() {
 	c.fstat(launch.Cond{}, c.null, c.stat)
 	c.checkMode(launch.Cond{}, unix.S_IFCHR, unix.ENODEV)
 	c.Check(launch.Cond{}, launch.Offset(c.stat, statRdev), 8, ^uint64(0), unix.Mkdev(1, 3), unix.ENODEV)
+	if !c.hasSetAttr && c.newNamespace(specs.MountNamespace) {
+		ro := c.cloneMount(launch.Cond{}, c.null, 0)
+		c.setAttr(ro, 0, hostsNode())
+		c.moveMount(ro, launch.Int(atFDCWD), "/dev/null")
+		c.null = ro
+	}
 }
 
 // propagationFlags are the flags of mount(2) for a propagation type, which is recursive if its
