@@ -16,6 +16,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/cache/content"
 )
 
 // faulty serves one blob and misbehaves.
@@ -325,6 +327,57 @@ func TestRedirects(t *testing.T) {
 	err := repository(t, c, host+"/app").Push(t.Context(), big, bytes.NewReader(bigData))
 	if !errdefs.IsPermissionDenied(err) || served.Load() != 2 {
 		t.Errorf("push: %v", err)
+	}
+}
+
+// TestForeignLayers: what the registry may not distribute is where the descriptor says, and nobody there learns a password.
+func TestForeignLayers(t *testing.T) {
+	desc, data := blob(16, 100<<10)
+	desc.MediaType = content.MediaTypeDockerForeignGzip
+	var leaked atomic.Int64
+	var cut atomic.Bool
+	elsewhere := server(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.Header.Get("Authorization") != "" {
+			leaked.Add(1)
+		}
+		if cut.CompareAndSwap(false, true) {
+			w.Header().Set("Content-Length", strconv.Itoa(len(data)))
+			w.Write(data[:50<<10])
+			panic(http.ErrAbortHandler)
+		}
+		http.ServeContent(w, q, "", time.Time{}, bytes.NewReader(data))
+	}))
+	host := server(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if _, _, ok := q.BasicAuth(); !ok {
+			w.Header().Set("WWW-Authenticate", "Basic")
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		w.WriteHeader(http.StatusNotFound)
+	}))
+	for _, tt := range []struct {
+		mediaType string
+		urls      []string
+		text      string // of the error
+	}{
+		{desc.MediaType, []string{"file:///etc/passwd", "http://" + elsewhere + "/layer"}, ""},
+		{desc.MediaType, []string{"http://169.254.169.254/layer"}, "link-local"},
+		{desc.MediaType, []string{"file:///etc/passwd"}, "no usable address"},
+		{ocispec.MediaTypeImageLayerGzip, []string{"http://" + elsewhere + "/layer"}, "not found at"},
+	} {
+		d := desc
+		d.MediaType, d.URLs = tt.mediaType, tt.urls
+		c, _ := newTestClient(Options{Keychain: keychain{basic}})
+		got, err := fetch(t.Context(), repository(t, c, host+"/app"), d)
+		switch {
+		case tt.text == "" && (err != nil || !bytes.Equal(got, data)):
+			t.Errorf("%s: %v", tt.urls, err)
+		case tt.text != "" && (err == nil || !strings.Contains(err.Error(), tt.text)):
+			t.Errorf("%s: %v", tt.urls, err)
+		}
+	}
+	if leaked.Load() != 0 {
+		t.Error("another server got the user's password")
 	}
 }
 

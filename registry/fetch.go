@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/cache/content"
 )
 
 const (
@@ -162,6 +164,9 @@ func (b *blobReader) open() error {
 		q.header.Del("Range") // the range is one that the blob has, so the server has none
 		resp, err = b.repository.read(b.ctx, q, capPull)
 	}
+	if errdefs.IsNotFound(err) && content.IsForeign(b.desc.MediaType) && len(b.desc.URLs) > 0 {
+		resp, err = b.elsewhere(q.header)
+	}
 	if err != nil {
 		return err
 	}
@@ -192,6 +197,27 @@ func (b *blobReader) open() error {
 		return &networkError{host: b.repository.host, err: notEOF(err)}
 	}
 	return nil
+}
+
+// elsewhere asks the servers that may distribute the layer, where this registry may not. What holds for redirects holds
+// for them: they get no credentials.
+func (b *blobReader) elsewhere(header http.Header) (resp *http.Response, err error) {
+	h := b.repository.host
+	base, err := h.base(b.ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, address := range b.desc.URLs[:min(len(b.desc.URLs), maxRedirects)] {
+		q := request{method: http.MethodGet, header: header}
+		if q.url, err = redirectTarget(q, base, address, h.client.insecure); err == nil {
+			resp, err = h.do(b.ctx, q)
+		}
+		if err == nil {
+			return resp, nil
+		}
+		err = fmt.Errorf("%s does not have it, and %s: %w", h.name, printable(address), err)
+	}
+	return nil, err
 }
 
 // checkRange refuses an answer that begins elsewhere or is about another length.
