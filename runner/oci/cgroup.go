@@ -3,6 +3,8 @@ package oci
 import (
 	"fmt"
 	"path"
+	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -38,6 +40,7 @@ func (c *compiler) mountCgroup(dest string, o mountOptions) error {
 		c.moveMount(fd, launch.Result(target), "")
 		c.Call(unix.SYS_CLOSE, launch.Result(target))
 	}
+	c.placesAmong(dir, dest, host.Hierarchies())
 	c.setAttr(dir, 0, attr{set: uint64(attrs)})
 	c.placed = append(c.placed, placed{dest: dest, fd: dir})
 	return nil
@@ -80,10 +83,24 @@ func (c *compiler) bindCgroup(dest string, host *cgroup.Host, o mountOptions) er
 		c.moveMount(group(i), launch.Result(target), "")
 		c.Call(unix.SYS_CLOSE, launch.Result(target))
 	}
+	c.placesAmong(dir, dest, list)
 	c.setAttr(dir, 0, attrs)
 	if !own { // in a tree without a place attributes cannot be changed
 		c.place(dir, dest, unix.S_IFDIR|0o755, false)
 	}
 	c.placed = append(c.placed, placed{dest: dest, fd: dir})
 	return nil
+}
+
+// placesAmong makes the directories beside the hierarchies that mounts of the spec want, such as
+// podman's for a systemd in the container: later dir is read-only.
+func (c *compiler) placesAmong(dir launch.Ref, dest string, list []cgroup.Hierarchy) {
+	for _, m := range c.spec.Mounts {
+		name, below := strings.CutPrefix(destination(m), dest+"/")
+		if !below || strings.Contains(name, "/") || slices.ContainsFunc(list, func(h cgroup.Hierarchy) bool { return h.Name == name }) {
+			continue
+		}
+		target := c.Target(launch.Result(dir), name, unix.S_IFDIR|0o755)
+		c.Call(unix.SYS_CLOSE, launch.Result(target))
+	}
 }

@@ -268,6 +268,6 @@ func TestMountBesideHierarchies(t *testing.T) {
 	s := b.spec("cat /sys/fs/cgroup/systemd/secret; mkdir /sys/fs/cgroup/x 2>/dev/null || echo read-only", nil)
 	s.Mounts = append(s.Mounts, specs.Mount{Destination: "/sys/fs/cgroup/systemd", Type: "bind", Source: b.host, Options: []string{"bind", "rprivate"}})
 	if r := b.run(s); r.err != nil || r.out != "host secret\nread-only\n" {
-		t.Errorf("%+v", r)
+		t.Errorf("%q, %v", r.out, r.err)
 	}
 }
