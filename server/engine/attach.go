@@ -25,6 +25,7 @@ func attachStreams(r *request, c *runner.Container) keeper.AttachOptions {
 // attach answers POST /containers/ID/attach: the container's streams, now or from its
 // next start on.
 func (s *Server) attach(w http.ResponseWriter, r *request) error {
+	r.keepOn()
 	c, keys, err := s.attachable(r)
 	if err != nil {
 		return err

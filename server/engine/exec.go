@@ -41,6 +41,7 @@ func (s *Server) createExec(w http.ResponseWriter, r *request) error {
 // startExec answers POST /exec/ID/start. What cannot be started is an error before the
 // connection is taken over.
 func (s *Server) startExec(w http.ResponseWriter, r *request) error {
+	r.keepOn()
 	var body container.ExecStartRequest
 	if err := r.decode(&body); err != nil {
 		return err

@@ -139,6 +139,12 @@ func (r *request) stream() (context.Context, context.CancelFunc) {
 	return ctx, func() { stop(); cancel() }
 }
 
+// keepOn lets the request outlive the end of the client's input, which net/http takes for its leaving:
+// one whose connection is taken over may have said all it has to say with the request.
+func (r *request) keepOn() {
+	r.Request = r.WithContext(context.WithoutCancel(r.Context()))
+}
+
 func writeJSON(w http.ResponseWriter, status int, v any) error {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)

@@ -23,10 +23,13 @@ func TestUnreadInput(t *testing.T) {
 		}
 	}
 	id := strings.TrimSpace(w.run("docker", "inspect", "-f", "{{.Id}}", "box"))
-	_, made := w.api("POST", "/containers/"+id+"/exec", `{"AttachStdin":true,"AttachStdout":true,"Cmd":["echo","said"]}`)
-	_, exec, _ := strings.Cut(made, `"Id":"`)
-	exec, _, _ = strings.Cut(exec, `"`)
-	conn, resp, err := w.post("/v1.50/exec/"+exec+"/start", "Connection: Upgrade\r\nUpgrade: tcp\r\n", `{"Tty":true}`)
+	exec := func(command string) string {
+		_, made := w.api("POST", "/containers/"+id+"/exec", `{"AttachStdin":true,"AttachStdout":true,"Cmd":["sh","-c","`+command+`"]}`)
+		_, exec, _ := strings.Cut(made, `"Id":"`)
+		exec, _, _ = strings.Cut(exec, `"`)
+		return exec
+	}
+	conn, resp, err := w.post("/v1.50/exec/"+exec("echo said")+"/start", "Connection: Upgrade\r\nUpgrade: tcp\r\n", `{"Tty":true}`)
 	if err != nil {
 		t.Fatal(resp, err)
 	}
@@ -35,6 +38,25 @@ func TestUnreadInput(t *testing.T) {
 	if b, err := io.ReadAll(conn); err != nil {
 		t.Errorf("%q, %v", b, err)
 	}
+	// One that has nothing to say ends its input with the request, and reads on.
+	w.docker("run", "--name", "talker", "busybox", "echo", "said")
+	for path, body := range map[string]string{
+		"/exec/" + exec("cat; sleep 0.3; echo said") + "/start": "{}", "/containers/talker/attach?logs=1&stdout=1": "",
+	} {
+		conn, err := net.Dial("unix", w.socket())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", path, len(body), body)
+		if err := conn.(*net.UnixConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := io.ReadAll(conn); err != nil || !strings.HasSuffix(string(b), "\x01\x00\x00\x00\x00\x00\x00\x05said\n") {
+			t.Errorf("%s, half-closed: %q, %v", path, b, err)
+		}
+	}
+	w.docker("rm", "talker")
 	put, err := net.Dial("unix", w.socket())
 	if err != nil {
 		t.Fatal(err)
