@@ -60,6 +60,7 @@ type Engine struct {
 	Parts
 	network  *network.Manager
 	host     func() (*cgroup.Host, error) // looked for once
+	placing  sync.Once                    // of keepers
 	consoles sync.Map                     // exec ID -> *Exec, of those this process started
 	known    *known                       // what listings have read, or nil: see Remember
 
@@ -75,6 +76,27 @@ func Open(p Parts) *Engine {
 	e := &Engine{Parts: p, network: network.Open(p.Root, p.RunRoot), host: sync.OnceValues(cgroup.DetectOwned)}
 	e.network.Self = e.teu()
 	return e
+}
+
+// placedKeeper is Keeper for those that stay. On hosts with systemd they get a group of their
+// own: they outlive whoever starts them, and systemd ends what is in the group of a service
+// or a session with that.
+func (e *Engine) placedKeeper() (*keeper.Binary, error) {
+	b, err := e.Keeper()
+	if err != nil {
+		return nil, err
+	}
+	e.placing.Do(func() {
+		if _, err := os.Stat("/run/systemd/system"); err != nil { // sd_booted(3)
+			return
+		}
+		if h, err := e.host(); err == nil && h.Mode() == cgroup.V2 && !h.Denied() {
+			if g, _, err := h.Create("teu/keepers", nil); err == nil { // else they stay with their starter
+				b.BornIn(g.V2Dir())
+			}
+		}
+	})
+	return b, nil
 }
 
 // teu is a command line of teu on this engine's containers.
@@ -229,7 +251,7 @@ func (e *Engine) adopt(ctx context.Context, c *Container) error {
 }
 
 func (e *Engine) adoptRunning(ctx context.Context, id string) error {
-	b, err := e.Keeper()
+	b, err := e.placedKeeper()
 	if err != nil {
 		return err
 	}

@@ -14,7 +14,7 @@ func (e *Engine) newSpare(id string) *spare {
 	s := &spare{id: id, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
-		b, err := e.Keeper()
+		b, err := e.placedKeeper()
 		if err == nil {
 			s.k, err = b.Spare(e.runDir(id))
 		}

@@ -20,7 +20,18 @@ import (
 
 // Binary is the keeper's executable, open in a form that nobody can change, not even a
 // container that gets hold of /proc/PID/exe (CVE-2019-5736): see [Share] and [Seal].
-type Binary struct{ f *os.File }
+type Binary struct {
+	f     *os.File
+	group *os.File // see BornIn
+}
+
+// BornIn makes keepers begin their lives in a cgroup2 directory where that can be.
+func (b *Binary) BornIn(dir string) {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		b.group = os.NewFile(uintptr(fd), dir)
+	}
+}
 
 // seals forbid every change of the memfd, and further seals.
 const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
@@ -43,7 +54,7 @@ func Seal(elf []byte) (*Binary, error) {
 		f.Close()
 		return nil, fmt.Errorf("sealing the keeper: %w", err)
 	}
-	return &Binary{f}, nil
+	return &Binary{f: f}, nil
 }
 
 // Share returns the executable from a file below dir, a directory of root's, which is
@@ -83,11 +94,16 @@ func share(elf []byte, dir, self string) (*Binary, error) {
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: filepath.Join(home, sharedName), Err: err}
 	}
-	return &Binary{os.NewFile(uintptr(fd), sharedName)}, nil
+	return &Binary{f: os.NewFile(uintptr(fd), sharedName)}, nil
 }
 
 // Close closes the executable. Running keepers keep theirs.
-func (b *Binary) Close() error { return b.f.Close() }
+func (b *Binary) Close() error {
+	if b.group != nil {
+		b.group.Close()
+	}
+	return b.f.Close()
+}
 
 // environment is all of a keeper's: it must not inherit credentials. It starts without
 // garbage collection, see settle.
@@ -109,21 +125,31 @@ func (b *Binary) spawn(stderr *os.File, args ...string) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Cmd{
-		Path:        executable(b.f.Fd()),
-		Args:        append([]string{"teu-keeper"}, args...),
-		Env:         environment(),
-		Dir:         "/",
-		ExtraFiles:  []*os.File{theirs},
-		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
-	}
-	if stderr != nil {
-		cmd.Stderr = stderr
+	command := func() *exec.Cmd {
+		cmd := &exec.Cmd{
+			Path:        executable(b.f.Fd()),
+			Args:        append([]string{"teu-keeper"}, args...),
+			Env:         environment(),
+			Dir:         "/",
+			ExtraFiles:  []*os.File{theirs},
+			SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+		}
+		if stderr != nil {
+			cmd.Stderr = stderr
+		}
+		return cmd
 	}
 	// What this process inherited (the lock of a script, the pipe of a shell) is not the
 	// keeper's, which lives long. Before Linux 5.11 it is.
 	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
-	err = cmd.Start()
+	cmd := command()
+	if b.group != nil {
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(b.group.Fd())
+	}
+	if err = cmd.Start(); err != nil && b.group != nil { // whatever keeps it out of the group
+		cmd = command()
+		err = cmd.Start()
+	}
 	runtime.KeepAlive(b)
 	if err != nil {
 		end.Close()
