@@ -125,7 +125,11 @@ func jsonProblem(err error) string {
 // browsers out.
 func (r *request) checkType() error {
 	text := r.Header.Get("Content-Type")
-	if kind, _, err := mime.ParseMediaType(text); err == nil && kind == "application/json" {
+	kind, _, err := mime.ParseMediaType(text)
+	if err != nil {
+		return invalid("malformed Content-Type header (%s): %s", text, err)
+	}
+	if kind == "application/json" {
 		return nil
 	}
 	return invalid("unsupported Content-Type header (%s): must be 'application/json'", text)
