@@ -226,6 +226,7 @@ func (c *compiler) begin() error {
 	if !c.inside { // else the user could not write its own maps
 		c.hide()
 	}
+	c.guardNull()
 	if !c.opts.InCgroup {
 		c.joinCgroups(c.opts.CgroupProcs, c.opts.CgroupDir)
 	}

@@ -6,6 +6,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/teu-dev/teu/cache/mount"
 	"github.com/teu-dev/teu/runner/launch"
 )
 
@@ -63,6 +64,32 @@ func (c *compiler) useTerminal(peer launch.Ref) {
 		c.Call(unix.SYS_DUP3, launch.Result(peer), launch.Int(fd), launch.Int(0))
 	}
 	c.Call(unix.SYS_CLOSE, launch.Result(peer))
+}
+
+// guardNull puts the host's null device, where it is a standard file, behind a mount that is
+// read-only: the process could change its mode and owner otherwise. runc opens the container's
+// own instead, which an exec may not find any more.
+func (c *compiler) guardNull() {
+	if c.process.Terminal || c.opts.oldKernel || !mount.CanSetAttr() {
+		return
+	}
+	c.Note("guarding the null device")
+	any := []unix.Errno{launch.AnyError} // who has no right to this cannot give one away
+	when := func(r launch.Ref) launch.Cond { return launch.Cond{When: r, Ignore: any} }
+	node := c.CallIf(launch.Cond{Ignore: any}, unix.SYS_OPEN_TREE, launch.Int(atFDCWD), c.Str("/dev/null"), launch.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))
+	ro := c.Bytes(append(launch.Uint64(unix.MOUNT_ATTR_RDONLY), make([]byte, 24)...))
+	guarded := c.CallIf(when(node), unix.SYS_MOUNT_SETATTR, launch.Result(node), c.Str(""), launch.Int(unix.AT_EMPTY_PATH), ro, launch.Int(32))
+	held := c.CallIf(when(guarded), unix.SYS_DUP3, launch.Result(node), launch.Int(nullFD), launch.Int(cloexec))
+	for fd := range 3 {
+		known := c.CallIf(when(held), sysFstatat, launch.Int(fd), c.Str(""), c.stat, launch.Int(unix.AT_EMPTY_PATH))
+		device := c.checkMode(when(known), unix.S_IFCHR, unix.ENODEV)
+		null := c.Check(when(device), launch.Offset(c.stat, statRdev), 8, ^uint64(0), unix.Mkdev(1, 3), unix.ENODEV)
+		own := c.CallIf(when(null), unix.SYS_OPENAT, launch.Int(atFDCWD), c.Str(fmt.Sprintf("/proc/self/fd/%d", nullFD)), launch.Int(unix.O_RDWR|cloexec), launch.Int(0))
+		c.CallIf(when(own), unix.SYS_DUP3, launch.Result(own), launch.Int(fd), launch.Int(0))
+		c.CallIf(when(own), unix.SYS_CLOSE, launch.Result(own))
+	}
+	c.CallIf(when(held), unix.SYS_CLOSE, launch.Int(nullFD))
+	c.CallIf(when(node), unix.SYS_CLOSE, launch.Result(node))
 }
 
 // ownStdio gives pipes among the standard files to the user, so that /dev/stdout can be

@@ -237,6 +237,7 @@ const (
 	listenerFD = firstFD - 5
 	procFD     = firstFD - 6
 	coveredFD  = firstFD - 7
+	nullFD     = firstFD - 8
 )
 
 // hold finds a FIFO before the host's root, or the user that may reach it, is left.

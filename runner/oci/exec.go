@@ -73,6 +73,7 @@ func (c *compiler) beginExec(o ExecOptions) error {
 	c.DefaultSignals()
 	c.Call(unix.SYS_UMASK, launch.Int(0))
 	c.hide()
+	c.guardNull()
 	affinity := c.process.ExecCPUAffinity
 	if affinity != nil {
 		if err := c.setAffinity(affinity.Initial); err != nil {
