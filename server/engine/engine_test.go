@@ -55,6 +55,21 @@ func TestParseTime(t *testing.T) {
 	}
 }
 
+func TestEventMedia(t *testing.T) {
+	for _, c := range []struct {
+		accept string
+		v      version
+		want   string
+	}{
+		{"", 51, "application/json"}, {"", 52, "application/jsonl"}, {"application/json", 56, "application/jsonl"},
+		{"application/json-seq", 51, "application/json-seq"}, {"text/html, application/x-ndjson;q=0.5", 52, "application/x-ndjson"},
+	} {
+		if got := eventMedia([]string{c.accept}, c.v); got != c.want {
+			t.Errorf("%q in %s: %s, want %s", c.accept, c.v, got, c.want)
+		}
+	}
+}
+
 func withFilters(text string) *request {
 	r := &request{Request: httptest.NewRequest(http.MethodGet, "/", nil), query: map[string][]string{}}
 	r.query.Set("filters", text)

@@ -96,7 +96,7 @@ func (s *Server) events(w http.ResponseWriter, r *request) error {
 	}
 	ctx, cancel := r.stream()
 	defer cancel()
-	media := eventMedia(r.Header.Values("Accept"))
+	media := eventMedia(r.Header.Values("Accept"), r.version)
 	w.Header().Set("Content-Type", media)
 	flush := newFlusher(w)
 	enc := json.NewEncoder(flush)
@@ -137,13 +137,16 @@ func legacyEvent(e event.Event) eventJSON {
 }
 
 // eventMedia chooses the form of a stream of events (CHANGELOG, 1.52 and 1.53).
-func eventMedia(accept []string) string {
+func eventMedia(accept []string, v version) string {
 	for part := range strings.SplitSeq(strings.Join(accept, ","), ",") {
 		switch kind, _, err := mime.ParseMediaType(part); {
 		case err != nil:
 		case kind == types.MediaTypeJSONSequence, kind == types.MediaTypeNDJSON, kind == types.MediaTypeJSONLines:
 			return kind
 		}
+	}
+	if v >= 52 {
+		return types.MediaTypeJSONLines
 	}
 	return types.MediaTypeJSON
 }
