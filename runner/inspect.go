@@ -99,7 +99,7 @@ func (e *Engine) Inspect(ctx context.Context, ref string) (*Inspection, error) {
 		Name: "/" + c.Name, RestartCount: c.State.RestartCount, Driver: "overlayfs", Platform: "linux",
 		Mounts: inspectMounts(c.Mounts), Args: []string{},
 		Config:      c.inspectConfig(),
-		GraphDriver: InspectDriver{Name: "overlayfs"},
+		GraphDriver: InspectDriver{Name: "overlayfs"}, AppArmorProfile: c.Options.appArmor(),
 	}
 	if runs(c.State) {
 		in.ExecIDs = e.execIDs(c.ID)

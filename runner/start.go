@@ -275,7 +275,10 @@ func (e *Engine) specOn(root *rootfs.Dir, c *Container, ns joined) (*specs.Spec,
 	if c.UserIDs != nil {
 		so.UIDs, so.GIDs = c.UserIDs.UIDs, c.UserIDs.GIDs
 	}
-	so.AppArmor, so.OpenPaths, so.WritableCgroups = o.AppArmor, o.OpenPaths, o.Privileged
+	so.AppArmor, so.OpenPaths, so.WritableCgroups = o.appArmor(), o.OpenPaths, o.Privileged
+	if err := e.loadAppArmor(so.AppArmor); err != nil {
+		return nil, nil, err
+	}
 	if o.WritableCgroups != nil {
 		so.WritableCgroups = *o.WritableCgroups
 	}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/moby/moby/api/types/system"
 	"golang.org/x/sys/unix"
 
+	"github.com/teu-dev/teu/runner"
 	"github.com/teu-dev/teu/runner/keeper"
 	"github.com/teu-dev/teu/runner/userns"
 )
@@ -114,6 +116,9 @@ func (s *Server) getInfo(w http.ResponseWriter, r *request) error {
 	}
 	if userns.Inside() {
 		i.SecurityOptions = append(i.SecurityOptions, "name=rootless")
+	}
+	if runner.AppArmorSupported() {
+		i.SecurityOptions = slices.Insert(i.SecurityOptions, 0, "name=apparmor")
 	}
 	for _, c := range all {
 		switch c.State.Status {
