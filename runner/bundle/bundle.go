@@ -36,8 +36,9 @@ import (
 
 // Store is the directory of all containers.
 type Store struct {
-	root   string
-	keeper func() (*keeper.Binary, error)
+	root    string
+	keeper  func() (*keeper.Binary, error)
+	resctrl func() (mountpoint string, err error)
 }
 
 // Open refers to the containers below root. keeper is called when a process is started.
@@ -45,7 +46,7 @@ func Open(root string, keeper func() (*keeper.Binary, error)) *Store {
 	if abs, err := filepath.Abs(root); err == nil { // keepers have another working directory
 		root = abs
 	}
-	return &Store{root: root, keeper: keeper}
+	return &Store{root: root, keeper: keeper, resctrl: mountedResctrl}
 }
 
 // Record is what is kept of a container.
@@ -57,6 +58,7 @@ type Record struct {
 	Owner   string
 	Cgroup  string            // "" if it has none
 	Scope   systemd.Scope     // the unit that the control group is of, if systemd made it
+	RDT     rdt               `json:",omitzero"`
 	Init    statefile.Process // zero until there is one
 }
 

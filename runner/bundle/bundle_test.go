@@ -230,7 +230,7 @@ func TestFailures(t *testing.T) {
 	if _, err := p.create(t, "a", "", func(s *specs.Spec) { s.Process.Args = []string{"nosuch"} }); err == nil || !strings.Contains(err.Error(), "executable file not found in $PATH") {
 		t.Errorf("create of a missing command: %v", err)
 	}
-	if _, err := p.create(t, "a", "", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} }); !errdefs.IsNotImplemented(err) {
+	if _, err := p.create(t, "a", "", func(s *specs.Spec) { s.Linux.MountLabel = "x" }); !errdefs.IsNotImplemented(err) {
 		t.Errorf("create with what teu cannot do: %v", err)
 	}
 	if all, err := p.All(); len(all) != 0 || err != nil {

@@ -140,6 +140,9 @@ func (c *Container) create(ctx context.Context, l *keeper.Launcher, conf *specs.
 	if err != nil {
 		return nil, err
 	}
+	if err := c.claimRDT(conf.Linux.IntelRdt); err != nil {
+		return nil, err
+	}
 	if err := statefile.Write(filepath.Join(c.dir, configName), conf, statefile.WriteOptions{}); err != nil {
 		return nil, err
 	}
@@ -148,6 +151,9 @@ func (c *Container) create(ctx context.Context, l *keeper.Launcher, conf *specs.
 	}
 	opts, err := c.options(conf, o)
 	if err != nil {
+		return nil, err
+	}
+	if err := c.makeRDT(conf.Linux.IntelRdt); err != nil {
 		return nil, err
 	}
 	limit := func() error { return nil } // when the process is there
@@ -307,7 +313,7 @@ func (c *Container) launch(ctx context.Context, l *keeper.Launcher, p *launch.Pr
 		if err := c.save(); err != nil {
 			return err
 		}
-		if err := limit(); err != nil || (conf.Hooks == nil && len(conf.Linux.NetDevices) == 0) {
+		if err := errors.Join(limit(), c.joinRDT(id.PID)); err != nil || (conf.Hooks == nil && len(conf.Linux.NetDevices) == 0) {
 			return err
 		}
 		if err := c.moveDevices(conf); err != nil {

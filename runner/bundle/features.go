@@ -12,7 +12,7 @@ import (
 // Features says what Create accepts, as runtime-spec, features.md, wants it. What is not
 // named here is refused, never left out silently.
 func Features() *features.Features {
-	yes, no := new(bool), new(bool)
+	yes := new(bool)
 	*yes = true
 	var caps []string
 	for _, c := range capability.ListKnown() {
@@ -45,7 +45,7 @@ func Features() *features.Features {
 			},
 			Apparmor: &features.Apparmor{Enabled: yes},
 			Selinux:  &features.Selinux{Enabled: yes},
-			IntelRdt: &features.IntelRdt{Enabled: no},
+			IntelRdt: &features.IntelRdt{Enabled: yes, Schemata: yes, Monitoring: yes},
 			MemoryPolicy: &features.MemoryPolicy{
 				Modes: []string{"MPOL_BIND", "MPOL_DEFAULT", "MPOL_INTERLEAVE", "MPOL_LOCAL", "MPOL_PREFERRED", "MPOL_PREFERRED_MANY",
 					"MPOL_WEIGHTED_INTERLEAVE"},

@@ -272,7 +272,7 @@ func (c *Container) discard(ctx context.Context) error {
 			return fmt.Errorf("removing the control group of container %s: %w", c.ID, err)
 		}
 	}
-	if err := c.awaitEnd(ctx); err != nil {
+	if err := errors.Join(c.awaitEnd(ctx), c.leaveRDT()); err != nil {
 		return err
 	}
 	for _, name := range []string{gateName, fifoName, watchName, programName, configName, recordName} {

@@ -56,6 +56,9 @@ func (c *Container) Exec(p *specs.Process, o ExecOptions) (id statefile.Process,
 			return id, err
 		}
 	}
+	for _, dir := range c.RDT.dirs() {
+		opts.CgroupProcs = append(opts.CgroupProcs, filepath.Join(dir, "tasks")) // joined in the same way
+	}
 	program, err := oci.CompileExec(conf, p, opts)
 	if err != nil {
 		return id, err

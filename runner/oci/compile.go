@@ -150,9 +150,6 @@ func (c *compiler) supported() error {
 	if l := s.Linux.MountLabel; l != "" && !selinux() {
 		return fmt.Errorf("mountLabel %s: SELinux is not enabled on this host: %w", l, errdefs.ErrNotImplemented)
 	}
-	if s.Linux.IntelRdt != nil {
-		return fmt.Errorf("intelRdt: %w", errdefs.ErrNotImplemented)
-	}
 	if s.Linux.Seccomp != nil && s.Linux.Seccomp.ListenerPath != "" && c.opts.Listener == "" {
 		return fmt.Errorf("a seccomp monitor: %w", errdefs.ErrNotImplemented)
 	}

@@ -53,7 +53,6 @@ func TestCompileRefuses(t *testing.T) {
 		"mappings of mounts": func(s *specs.Spec) { s.Mounts[0].UIDMappings = []specs.LinuxIDMapping{{Size: 1}} },
 		"AppArmor":           func(s *specs.Spec) { s.Process.ApparmorProfile = "x" },
 		"SELinux":            func(s *specs.Spec) { s.Process.SelinuxLabel = "x" },
-		"intelRdt":           func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} },
 		"mount label":        func(s *specs.Spec) { s.Linux.MountLabel = "x" },
 		"listener":           func(s *specs.Spec) { s.Linux.Seccomp.ListenerPath = "/x" },
 		"no pts for a tty":   func(s *specs.Spec) { s.Mounts = s.Mounts[:2] },

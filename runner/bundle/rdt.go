@@ -1,0 +1,157 @@
+package bundle
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/runner/cgroup"
+)
+
+// rdt are the groups of resctrl that a container's processes are in: shares of caches and of
+// memory bandwidth; runtime-spec 1.3, config-linux.md, "IntelRdt", and the kernel's
+// Documentation/filesystems/resctrl.rst.
+type rdt struct {
+	Class   string `json:",omitempty"` // directory of the class of service
+	Own     bool   `json:",omitempty"` // the class is the container's alone
+	Monitor string `json:",omitempty"` // directory of its monitoring group
+}
+
+// claimRDT chooses the groups of a container, which are made by makeRDT.
+func (c *Container) claimRDT(r *specs.LinuxIntelRdt) error {
+	if r == nil {
+		return nil
+	}
+	root, err := c.store.resctrl()
+	if err != nil {
+		return err
+	}
+	class := cmp.Or(r.ClosID, c.ID)
+	if class != filepath.Base(class) || slices.Contains([]string{".", "..", "/", "info", "mon_data", "mon_groups"}, class) || strings.Contains(class, "\n") {
+		return fmt.Errorf("intelRdt: closID %q: %w", class, errdefs.ErrInvalidArgument)
+	}
+	c.RDT = rdt{Class: filepath.Join(root, class), Own: r.ClosID == ""}
+	if r.EnableMonitoring {
+		c.RDT.Monitor = filepath.Join(c.RDT.Class, "mon_groups", c.ID)
+	}
+	return nil
+}
+
+// makeRDT makes the groups. A class that is named and has no shares to be set is somebody
+// else's, who has made it.
+func (c *Container) makeRDT(r *specs.LinuxIntelRdt) error {
+	if r == nil {
+		return nil
+	}
+	lines := schemata(r)
+	if c.RDT.Own || len(lines) > 0 {
+		if err := os.Mkdir(c.RDT.Class, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("intelRdt: %w", err)
+		}
+	}
+	if _, err := os.Stat(c.RDT.Class); err != nil {
+		return fmt.Errorf("intelRdt: no such class of service: %w", err)
+	}
+	if len(lines) > 0 {
+		if err := c.writeRDT(c.RDT.Class, "schemata", strings.Join(lines, "\n")+"\n"); err != nil {
+			return err
+		}
+	}
+	if c.RDT.Monitor != "" {
+		if err := os.Mkdir(c.RDT.Monitor, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("intelRdt: %w", err)
+		}
+	}
+	return nil
+}
+
+// schemata are the lines to be written.
+func schemata(r *specs.LinuxIntelRdt) (lines []string) {
+	if len(r.Schemata) > 0 {
+		return r.Schemata
+	}
+	for line := range strings.SplitSeq(r.L3CacheSchema, "\n") {
+		// What is said of bandwidth elsewhere counts.
+		if line != "" && (r.MemBwSchema == "" || !strings.HasPrefix(line, "MB:")) {
+			lines = append(lines, line)
+		}
+	}
+	if r.MemBwSchema != "" {
+		lines = append(lines, r.MemBwSchema)
+	}
+	return lines
+}
+
+// dirs are the directories of the groups.
+func (r rdt) dirs() []string {
+	return slices.DeleteFunc([]string{r.Class, r.Monitor}, func(dir string) bool { return dir == "" })
+}
+
+// joinRDT puts the first process, which waits for its start, into the groups.
+func (c *Container) joinRDT(pid int) error {
+	for _, dir := range c.RDT.dirs() {
+		if err := c.writeRDT(dir, "tasks", strconv.Itoa(pid)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeRDT writes a file of a group. The kernel says in another file what it does not like.
+func (c *Container) writeRDT(dir, file, value string) error {
+	f, err := os.OpenFile(filepath.Join(dir, file), os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("intelRdt: %w", err)
+	}
+	_, err = f.WriteString(value)
+	if err = errors.Join(err, f.Close()); err == nil {
+		return nil
+	}
+	if root, e := c.store.resctrl(); e == nil {
+		if why, e := os.ReadFile(filepath.Join(root, "info/last_cmd_status")); e == nil {
+			err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(why)))
+		}
+	}
+	return fmt.Errorf("intelRdt: writing %q: %w", value, err)
+}
+
+// leaveRDT removes what is the container's own of its groups; the processes have ended.
+func (c *Container) leaveRDT() error {
+	own := []string{c.RDT.Monitor}
+	if c.RDT.Own {
+		own = append(own, c.RDT.Class)
+	}
+	for _, dir := range own {
+		if dir == "" {
+			continue
+		}
+		if err := unix.Rmdir(dir); err != nil && err != unix.ENOENT {
+			return fmt.Errorf("intelRdt: rmdir %s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+// mountedResctrl is where the host has resctrl.
+func mountedResctrl() (string, error) {
+	info, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(info)) {
+		before, after, _ := strings.Cut(line, " - ")
+		if f := strings.Fields(before); len(f) > 4 && strings.HasPrefix(after, "resctrl ") {
+			return cgroup.Unescape(f[4]), nil
+		}
+	}
+	return "", fmt.Errorf("intelRdt: no resctrl file system is mounted on this host: %w", errdefs.ErrNotImplemented)
+}
