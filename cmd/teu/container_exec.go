@@ -148,16 +148,17 @@ func copyExecInput(a *app, p *runner.Exec, keys []byte, detached chan<- struct{}
 }
 
 func followExecSize(a *app, p *runner.Exec) (stop func()) {
+	if !a.ui.OutTerminal() && !a.ui.InTerminal() {
+		return func() {}
+	}
 	changed := make(chan os.Signal, 1)
 	signal.Notify(changed, unix.SIGWINCH)
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {
-			if a.ui.OutTerminal() || a.ui.InTerminal() {
-				columns, rows := a.ui.Size()
-				p.Resize(uint16(columns), uint16(rows))
-			}
+			columns, rows := a.ui.Size()
+			p.Resize(uint16(columns), uint16(rows))
 			select {
 			case <-changed:
 			case <-done:

@@ -143,6 +143,8 @@ func (c *Container) create(ctx context.Context, l *keeper.Launcher, conf *specs.
 	if err := c.claimRDT(conf.Linux.IntelRdt); err != nil {
 		return nil, err
 	}
+	seccomp := conf.Linux.Seccomp
+	c.Plain = conf.Process != nil && conf.Hooks == nil && (seccomp == nil || seccomp.ListenerPath == "")
 	if err := statefile.Write(filepath.Join(c.dir, configName), conf, statefile.WriteOptions{}); err != nil {
 		return nil, err
 	}

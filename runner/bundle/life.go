@@ -43,13 +43,15 @@ func (c *Container) Start(ctx context.Context) (err error) {
 	default:
 		return fmt.Errorf("cannot start a container in the %s state: %w", status, errdefs.ErrFailedPrecondition)
 	}
-	code, err := os.ReadFile(filepath.Join(c.dir, programName))
+	p, err := c.program()
 	if err != nil {
 		return err
 	}
-	p := new(launch.Program)
-	if err := p.UnmarshalBinary(code); err != nil {
-		return fmt.Errorf("reading the launch program: %w", err)
+	if c.Plain {
+		if err := c.release(p, fifoName, nil); err != nil {
+			return errors.Join(err, c.abort())
+		}
+		return nil
 	}
 	conf, err := c.spec()
 	if err != nil {
@@ -77,6 +79,18 @@ func (c *Container) Start(ctx context.Context) (err error) {
 		return errors.Join(err, c.abort())
 	}
 	return nil
+}
+
+func (c *Container) program() (*launch.Program, error) {
+	code, err := os.ReadFile(filepath.Join(c.dir, programName))
+	if err != nil {
+		return nil, err
+	}
+	p := new(launch.Program)
+	if err := p.UnmarshalBinary(code); err != nil {
+		return nil, fmt.Errorf("reading the launch program: %w", err)
+	}
+	return p, nil
 }
 
 // whyStopped tells of a container that ended before its start what can be known of it.
@@ -242,6 +256,9 @@ func (c *Container) Delete(ctx context.Context, o DeleteOptions) (warnings []str
 	if !o.Force && status != specs.StateStopped && status != specs.StateCreated && status != specs.StateCreating {
 		return nil, fmt.Errorf("cannot delete container %s that is not stopped: %s: %w", c.ID, status, errdefs.ErrFailedPrecondition)
 	}
+	if c.Plain {
+		return nil, c.discard(context.WithoutCancel(ctx))
+	}
 	conf, specErr := c.spec() // none if it was never made whole
 	if err := c.discard(context.WithoutCancel(ctx)); err != nil || specErr != nil || conf.Hooks == nil {
 		return nil, err
@@ -264,7 +281,7 @@ func (c *Container) discard(ctx context.Context) error {
 	}
 	if g, err := c.group(); err != nil {
 		return err
-	} else if g != nil {
+	} else if g != nil && (c.Scope.Unit != "" || !g.RemoveEmpty()) {
 		if err := c.thawKilled(g, unix.SIGKILL); err != nil {
 			return err
 		}

@@ -166,18 +166,21 @@ func (g *Group) killOnce() (left int, err error) {
 // End kills what is left in the group and removes it with the groups below. A group that
 // does not exist is no error.
 func (g *Group) End(ctx context.Context) error {
-	busy := false
-	for _, hi := range g.host.inUse() {
-		switch err := unix.Rmdir(g.dir(hi)); err { // most are empty, and this says so for nothing
-		case nil, unix.ENOENT:
-		default:
-			busy = true
-		}
-	}
-	if !busy {
+	if g.RemoveEmpty() { // most are, and this says so for nothing
 		return nil
 	}
 	return errors.Join(g.Kill(ctx), g.Remove(ctx))
+}
+
+// RemoveEmpty removes the group where nothing is in it, and says whether it is gone.
+func (g *Group) RemoveEmpty() bool {
+	gone := true
+	for _, hi := range g.host.inUse() {
+		if err := unix.Rmdir(g.dir(hi)); err != nil && err != unix.ENOENT {
+			gone = false
+		}
+	}
+	return gone
 }
 
 // Remove removes the group and the groups below it. Processes that are just ending are
