@@ -116,7 +116,7 @@ func (r *report) String() string {
 		"rounds, losses too. Generated; do not edit.\n\n")
 	var uts unix.Utsname
 	unix.Uname(&uts)
-	fmt.Fprintf(&b, "Machine: %d cores, Linux %s, %s/%s. Data on a fresh ext4 with a journal, on a loop device in memory.\n",
+	fmt.Fprintf(&b, "Machine: %d cores, Linux %s, %s/%s. Data on a fresh ext4 with a journal, on a loop device in memory. teu is a copy, as a package would install it.\n",
 		runtime.NumCPU(), unix.ByteSliceToString(uts.Release[:]), runtime.GOOS, runtime.GOARCH)
 	b.WriteString("\nVersions: " + strings.Join(versions(), "; ") + ".\n")
 	for _, f := range figures {
