@@ -139,7 +139,7 @@ func (o *ociCommand) cgroups() (none, systemd bool, err error) {
 	case "cgroupfs", "systemd", "disabled":
 		return o.manager == "disabled", o.systemd || o.manager == "systemd", nil
 	}
-	return false, false, fmt.Errorf("--cgroup-manager %q: %w", o.manager, errdefs.ErrInvalidArgument)
+	return false, false, fmt.Errorf("--cgroup-manager %q: it is cgroupfs, systemd or disabled: %w", o.manager, errdefs.ErrInvalidArgument)
 }
 
 // isRootless says that control groups may be out of reach: we are not root, or only that
