@@ -28,6 +28,7 @@ func (e *Engine) Create(ctx context.Context, name string, o Options) (_ *Contain
 			return nil, err
 		}
 	}
+	o.limitSwap()
 	if err := o.check(); err != nil {
 		return nil, err
 	}

@@ -18,6 +18,18 @@ func refused(format string, args ...any) error {
 	return worded(errdefs.ErrInvalidArgument, format, args...)
 }
 
+// limitSwap gives a limit of memory one of memory and swap, docker's.
+func (o *Options) limitSwap() {
+	if r := o.Resources; r != nil && r.Memory != nil && value(r.Memory.Limit) > 0 && r.Memory.Swap == nil {
+		r.Memory.Swap = twice(r.Memory.Limit)
+	}
+}
+
+func twice(n *int64) *int64 {
+	m := 2 * *n
+	return &m
+}
+
 // checkLimits refuses what the kernel would, or what would limit nothing.
 func (o *Options) checkLimits() error {
 	if a := o.OOMScoreAdj; a != nil && (*a < -1000 || *a > 1000) {

@@ -88,8 +88,7 @@ func settleSwap(m *specs.LinuxMemory, id string) error {
 		return nil
 	}
 	if value(m.Swap) == 0 {
-		twice := 2 * *m.Limit
-		m.Swap = &twice
+		m.Swap = twice(m.Limit)
 	}
 	if *m.Swap > 0 && *m.Swap < *m.Limit {
 		return worded(errdefs.ErrConflict, "Cannot update container %s: Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time", id)

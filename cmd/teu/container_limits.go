@@ -38,10 +38,6 @@ func (c *containerFlags) setLimits(o *runner.Options) error {
 		*m.to = &n
 		r.Memory = memory
 	}
-	if c.memory != "" && c.memorySwap == "" && *memory.Limit > 0 { // docker's default
-		swap := 2 * *memory.Limit
-		memory.Swap = &swap
-	}
 	if c.shmSize != "" {
 		n, err := units.RAMInBytes(c.shmSize)
 		if err != nil {

@@ -92,23 +92,19 @@ called teu-oci (or runc).`,
 // commands are those below oci that the arguments may mean: all, unless one is named. To
 // make them all takes longer than most of them do.
 func (o *ociCommand) commands() (list []*cobra.Command) {
-	all := []struct {
+	type sub struct {
 		name string
 		make func() *cobra.Command
-	}{{"create", o.create}, {"start", o.start}, {"state", o.state}, {"kill", o.kill}, {"delete", o.delete},
+	}
+	all := []sub{{"create", o.create}, {"start", o.start}, {"state", o.state}, {"kill", o.kill}, {"delete", o.delete},
 		{"run", o.run}, {"exec", o.exec}, {"list", o.list}, {"ps", o.ps}, {"pause", o.pause}, {"resume", o.resume},
 		{"update", o.update}, {"events", o.events}, {"features", o.features}, {"spec", o.spec},
 		{"checkpoint", o.checkpoint}, {"restore", o.restore}}
+	named := slices.ContainsFunc(all, func(c sub) bool { return slices.Contains(o.a.words, c.name) })
 	for _, c := range all {
-		if slices.Contains(o.a.words, c.name) {
+		if !named || slices.Contains(o.a.words, c.name) {
 			list = append(list, c.make())
 		}
-	}
-	if len(list) > 0 {
-		return list
-	}
-	for _, c := range all {
-		list = append(list, c.make())
 	}
 	return list
 }

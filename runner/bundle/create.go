@@ -21,6 +21,7 @@ import (
 	"github.com/teu-dev/teu/runner/keeper"
 	"github.com/teu-dev/teu/runner/launch"
 	"github.com/teu-dev/teu/runner/oci"
+	"github.com/teu-dev/teu/runner/systemd"
 )
 
 // Stdio is what a process gets and where its identity goes.
@@ -136,10 +137,11 @@ func checkConsole(p *specs.Process, o Stdio) error {
 
 // create writes the record before it makes what the record leads to.
 func (c *Container) create(ctx context.Context, l *keeper.Launcher, conf *specs.Spec, o CreateOptions) (warnings []string, err error) {
-	h, err := c.claimGroup(ctx, conf, o)
+	h, m, err := c.claimGroup(ctx, conf, o)
 	if err != nil {
 		return nil, err
 	}
+	defer m.Close()
 	if err := c.claimRDT(conf.Linux.IntelRdt); err != nil {
 		return nil, err
 	}
@@ -160,8 +162,8 @@ func (c *Container) create(ctx context.Context, l *keeper.Launcher, conf *specs.
 	}
 	limit := func() error { return nil } // when the process is there
 	switch {
-	case c.Scope.Unit != "":
-		if err := c.startScope(ctx, l, conf); err != nil {
+	case m != nil:
+		if err := c.startScope(ctx, m, l, conf); err != nil {
 			return nil, err
 		}
 		opts.CgroupProcs, opts.InCgroup = h.Open(c.Cgroup).Joins(), true
@@ -169,7 +171,7 @@ func (c *Container) create(ctx context.Context, l *keeper.Launcher, conf *specs.
 			if warnings, err = c.makeGroup(h, conf, o); err != nil {
 				return err
 			}
-			return c.setScope(ctx, conf.Linux.Resources)
+			return m.Set(ctx, c.Scope, h.Files(conf.Linux.Resources))
 		}
 	case h != nil:
 		if warnings, err = c.makeGroup(h, conf, o); err != nil {
@@ -252,38 +254,43 @@ func (c *Container) makeGroup(h *cgroup.Host, conf *specs.Spec, o CreateOptions)
 	return warnings, err
 }
 
-// claimGroup chooses the control group, on no host if there is to be none. What is in it
-// will be killed with the container, so nothing may be in it now.
-func (c *Container) claimGroup(ctx context.Context, conf *specs.Spec, o CreateOptions) (*cgroup.Host, error) {
+// claimGroup chooses the control group, on no host if there is to be none, and says which
+// systemd makes it, if one does. What is in it will be killed with the container, so nothing
+// may be in it now.
+func (c *Container) claimGroup(ctx context.Context, conf *specs.Spec, o CreateOptions) (h *cgroup.Host, m *systemd.Manager, err error) {
 	if o.NoCgroup {
-		return nil, nil
+		return nil, nil, nil
 	}
-	h, err := cgroup.Detect()
-	if err != nil {
-		return nil, err
+	if h, err = cgroup.Detect(); err != nil {
+		return nil, nil, err
 	}
+	defer func() {
+		if err != nil {
+			m.Close()
+		}
+	}()
 	path := conf.Linux.CgroupsPath
 	switch {
 	case o.Systemd:
-		if path, err = c.claimScope(ctx, h, path); err != nil {
-			return nil, err
+		if path, m, err = c.claimScope(ctx, h, path); err != nil {
+			return nil, m, err
 		}
 	case path == "":
 		path = "/teu-oci/" + c.ID
 	}
 	g := h.Open(path)
 	if err := checkThawed(g); err != nil {
-		return nil, err
+		return nil, m, err
 	}
 	pids, err := g.Pids()
 	if err != nil {
-		return nil, err
+		return nil, m, err
 	}
 	if len(pids) > 0 {
-		return nil, fmt.Errorf("container's cgroup is not empty: %s: %w", path, errdefs.ErrFailedPrecondition)
+		return nil, m, fmt.Errorf("container's cgroup is not empty: %s: %w", path, errdefs.ErrFailedPrecondition)
 	}
 	c.Cgroup = path
-	return h, nil
+	return h, m, nil
 }
 
 // checkThawed refuses a group that is frozen, or below one: a process that joins it stops

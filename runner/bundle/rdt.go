@@ -126,12 +126,8 @@ func (c *Container) writeRDT(dir, file, value string) error {
 
 // leaveRDT removes what is the container's own of its groups; the processes have ended.
 func (c *Container) leaveRDT() error {
-	own := []string{c.RDT.Monitor}
-	if c.RDT.Own {
-		own = append(own, c.RDT.Class)
-	}
-	for _, dir := range own {
-		if dir == "" {
+	for _, dir := range slices.Backward(c.RDT.dirs()) {
+		if dir == c.RDT.Class && !c.RDT.Own {
 			continue
 		}
 		if err := unix.Rmdir(dir); err != nil && err != unix.ENOENT {

@@ -12,35 +12,33 @@ import (
 	"github.com/teu-dev/teu/runner/systemd"
 )
 
-// claimScope chooses the scope whose control group will be the container's.
-func (c *Container) claimScope(ctx context.Context, h *cgroup.Host, cgroupsPath string) (group string, err error) {
+// claimScope chooses the scope whose control group will be the container's, and the systemd
+// that will make it.
+func (c *Container) claimScope(ctx context.Context, h *cgroup.Host, cgroupsPath string) (group string, m *systemd.Manager, err error) {
 	if c.Scope, err = systemd.ParseScope(cgroupsPath, c.ID, systemd.User()); err != nil {
-		return "", err
+		return "", nil, err
 	}
 	if h.Mode() == cgroup.V1 {
-		return "", fmt.Errorf("control groups of version 1 made by systemd, which would undo their rules for devices; use the cgroupfs driver: %w", errdefs.ErrNotImplemented)
+		return "", nil, fmt.Errorf("control groups of version 1 made by systemd, which would undo their rules for devices; use the cgroupfs driver: %w", errdefs.ErrNotImplemented)
 	}
-	err = withSystemd(ctx, func(m *systemd.Manager) error {
+	if m, err = systemd.Dial(ctx); err == nil {
 		group, err = m.Group(ctx, c.Scope)
-		return err
-	})
-	return group, err
+	}
+	return group, m, err
 }
 
 // startScope has systemd make the container's control group, with the keeper in it that
 // will start the container's process there. Whoever is not in the part of the hierarchy that
 // is a user's own could not put it there.
-func (c *Container) startScope(ctx context.Context, l *keeper.Launcher, conf *specs.Spec) error {
+func (c *Container) startScope(ctx context.Context, m *systemd.Manager, l *keeper.Launcher, conf *specs.Spec) error {
 	pid, err := l.PID()
 	if err != nil {
 		return err
 	}
-	return withSystemd(ctx, func(m *systemd.Manager) error {
-		return m.Start(ctx, c.Scope, "Container "+c.ID+" of teu", pid, conf.Annotations)
-	})
+	return m.Start(ctx, c.Scope, "Container "+c.ID+" of teu", pid, conf.Annotations)
 }
 
-// setScope tells systemd of the limits of a container.
+// setScope tells systemd of new limits of a container.
 func (c *Container) setScope(ctx context.Context, r *specs.LinuxResources) error {
 	if c.Scope.Unit == "" {
 		return nil

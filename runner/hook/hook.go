@@ -94,9 +94,9 @@ func (c *Container) Run(ctx context.Context, at Point) error {
 	if err != nil {
 		return err
 	}
-	for i, h := range list {
-		if err := c.run(ctx, at, h, text); err != nil {
-			return fmt.Errorf("error running %s hook #%d: %s: %w", at, i, h.Path, err) // runc's words
+	for i := range list {
+		if err := c.run(ctx, at, i, text); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -108,9 +108,9 @@ func (c *Container) RunAll(ctx context.Context, at Point) (warnings []string) {
 	if err != nil {
 		return []string{err.Error()}
 	}
-	for i, h := range at.Of(c.Spec.Hooks) {
-		if err := c.run(ctx, at, h, text); err != nil {
-			warnings = append(warnings, fmt.Sprintf("error running %s hook #%d: %s: %v", at, i, h.Path, err))
+	for i := range at.Of(c.Spec.Hooks) {
+		if err := c.run(ctx, at, i, text); err != nil {
+			warnings = append(warnings, err.Error())
 		}
 	}
 	return warnings
@@ -125,16 +125,22 @@ func (c *Container) state(at Point) ([]byte, error) {
 	return json.Marshal(state)
 }
 
-func (c *Container) run(ctx context.Context, at Point, h specs.Hook, state []byte) error {
+// run runs the hook with a number of those of a point.
+func (c *Container) run(ctx context.Context, at Point, i int, state []byte) error {
+	h := at.Of(c.Spec.Hooks)[i]
 	ctx, cancel, err := hookTime(ctx, h)
+	if err == nil {
+		defer cancel()
+		if at == CreateContainer || at == StartContainer {
+			err = c.runInside(ctx, at, h, state)
+		} else {
+			err = runHere(ctx, h, c.Bundle, state)
+		}
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("error running %s hook #%d: %s: %w", at, i, h.Path, err) // runc's words
 	}
-	defer cancel()
-	if at == CreateContainer || at == StartContainer {
-		return c.runInside(ctx, at, h, state)
-	}
-	return runHere(ctx, h, c.Bundle, state)
+	return nil
 }
 
 func runHere(ctx context.Context, h specs.Hook, dir string, state []byte) error {

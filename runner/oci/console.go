@@ -6,7 +6,6 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
-	"github.com/teu-dev/teu/cache/mount"
 	"github.com/teu-dev/teu/runner/launch"
 )
 
@@ -70,15 +69,14 @@ func (c *compiler) useTerminal(peer launch.Ref) {
 // read-only: the process could change its mode and owner otherwise. runc opens the container's
 // own instead, which an exec may not find any more.
 func (c *compiler) guardNull() {
-	if c.process.Terminal || c.opts.oldKernel || !mount.CanSetAttr() {
+	if c.process.Terminal || !c.hasSetAttr {
 		return
 	}
 	c.Note("guarding the null device")
 	any := []unix.Errno{launch.AnyError} // who has no right to this cannot give one away
 	when := func(r launch.Ref) launch.Cond { return launch.Cond{When: r, Ignore: any} }
 	node := c.CallIf(launch.Cond{Ignore: any}, unix.SYS_OPEN_TREE, launch.Int(atFDCWD), c.Str("/dev/null"), launch.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))
-	ro := c.Bytes(append(launch.Uint64(unix.MOUNT_ATTR_RDONLY), make([]byte, 24)...))
-	guarded := c.CallIf(when(node), unix.SYS_MOUNT_SETATTR, launch.Result(node), c.Str(""), launch.Int(unix.AT_EMPTY_PATH), ro, launch.Int(32))
+	guarded := c.setAttrIf(when(node), node, 0, hostsNode())
 	held := c.CallIf(when(guarded), unix.SYS_DUP3, launch.Result(node), launch.Int(nullFD), launch.Int(cloexec))
 	for fd := range 3 {
 		known := c.CallIf(when(held), sysFstatat, launch.Int(fd), c.Str(""), c.stat, launch.Int(unix.AT_EMPTY_PATH))

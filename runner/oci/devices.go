@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/runner/launch"
+	"github.com/teu-dev/teu/runner/userns"
 )
 
 // makeDevices makes the device nodes and links of runtime-spec 1.3, config-linux.md,
@@ -25,7 +26,7 @@ func (c *compiler) makeDevices() error {
 		return nil
 	}
 	c.Note("making devices")
-	bound := c.user || inUserNamespace() // where no node can be made
+	bound := c.user || userns.Inside() // where no node can be made
 	for _, d := range c.allDevices() {
 		clean := path.Clean(d.Path)
 		dir, name := dev, strings.TrimPrefix(clean, "/dev/")

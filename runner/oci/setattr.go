@@ -28,9 +28,7 @@ type change struct {
 // hooks or the container can look at it.
 func (c *compiler) setAttr(fd launch.Ref, flags int, a attr) {
 	if c.canSetAttr(a) {
-		b := append(launch.Uint64(a.set), launch.Uint64(a.clear)...)
-		b = append(append(b, launch.Uint64(a.propagation)...), launch.Uint64(0)...)
-		c.Call(unix.SYS_MOUNT_SETATTR, launch.Result(fd), c.Str(""), launch.Int(unix.AT_EMPTY_PATH|flags), c.Bytes(b), launch.Int(len(b)))
+		c.setAttrIf(launch.Cond{}, fd, flags, a)
 		return
 	}
 	ch := change{a, flags&unix.AT_RECURSIVE != 0}
@@ -39,6 +37,12 @@ func (c *compiler) setAttr(fd launch.Ref, flags int, a attr) {
 		return
 	}
 	c.waiting[fd] = append(c.waiting[fd], ch)
+}
+
+// setAttrIf is mount_setattr(2), which the kernel has.
+func (c *compiler) setAttrIf(cond launch.Cond, fd launch.Ref, flags int, a attr) launch.Ref {
+	b := slices.Concat(launch.Uint64(a.set), launch.Uint64(a.clear), launch.Uint64(a.propagation), launch.Uint64(0))
+	return c.CallIf(cond, unix.SYS_MOUNT_SETATTR, launch.Result(fd), c.Str(""), launch.Int(unix.AT_EMPTY_PATH|flags), c.Bytes(b), launch.Int(len(b)))
 }
 
 // canSetAttr says that the kernel has mount_setattr(2), and knows the attributes.

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/runner/launch"
+	"github.com/teu-dev/teu/runner/userns"
 )
 
 // becomeUser turns the process into the one the spec describes, except for its program:
@@ -106,7 +107,7 @@ func (c *compiler) ids(caps capabilities) {
 		groups = append(groups, launch.Uint32(g)...)
 	}
 	cond := launch.Cond{}
-	if len(groups) == 0 && (c.user || inUserNamespace()) {
+	if len(groups) == 0 && (c.user || userns.Inside()) {
 		cond = ignore(unix.EPERM) // where setgroups is denied there is none to be lost
 	}
 	c.CallIf(cond, unix.SYS_SETGROUPS, launch.Int(len(u.AdditionalGids)), c.Bytes(groups))

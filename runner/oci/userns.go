@@ -229,9 +229,3 @@ func sharedMount(path string) bool {
 	}
 	return false
 }
-
-// inUserNamespace says that this process is not in the host's own user namespace.
-func inUserNamespace() bool {
-	b, err := os.ReadFile("/proc/self/uid_map")
-	return err == nil && strings.Join(strings.Fields(string(b)), " ") != "0 0 4294967295"
-}

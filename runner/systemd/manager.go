@@ -33,23 +33,23 @@ func Dial(ctx context.Context) (*Manager, error) {
 	if _, err := os.Stat("/run/systemd/system"); err != nil { // sd_booted(3)
 		return nil, fmt.Errorf("systemd does not run on this host, and cannot make control groups: %w", errdefs.ErrNotImplemented)
 	}
+	var doors []door
 	uid := os.Geteuid()
-	system, user := []door{{address: "unix:path=/run/systemd/private", uid: uid}}, []door{}
+	if uid == 0 {
+		doors = append(doors, door{address: "unix:path=/run/systemd/private", uid: uid})
+	}
 	if User() {
 		if userns.Inside() {
 			uid = userns.Owner()
 		}
 		run := cmp.Or(os.Getenv("XDG_RUNTIME_DIR"), fmt.Sprintf("/run/user/%d", uid))
-		user = []door{{address: "unix:path=" + run + "/systemd/private", uid: uid},
-			{address: cmp.Or(os.Getenv("DBUS_SESSION_BUS_ADDRESS"), "unix:path="+run+"/bus"), uid: uid, bus: true}}
+		doors = append(doors, door{address: "unix:path=" + run + "/systemd/private", uid: uid},
+			door{address: cmp.Or(os.Getenv("DBUS_SESSION_BUS_ADDRESS"), "unix:path="+run+"/bus"), uid: uid, bus: true})
 	} else {
-		system = append(system, door{address: "unix:path=/run/dbus/system_bus_socket", uid: uid, bus: true})
-	}
-	if os.Geteuid() != 0 {
-		system = nil
+		doors = append(doors, door{address: "unix:path=/run/dbus/system_bus_socket", uid: uid, bus: true})
 	}
 	var errs []error
-	for _, d := range append(system, user...) {
+	for _, d := range doors {
 		m, err := d.open(ctx)
 		if err == nil {
 			return m, nil
@@ -93,8 +93,13 @@ func (d door) open(ctx context.Context) (m *Manager, err error) {
 	return m, conn.AddMatchSignalContext(ctx, dbus.WithMatchInterface(managerInterface), dbus.WithMatchMember("JobRemoved"))
 }
 
-// Close ends the connection.
-func (m *Manager) Close() error { return m.conn.Close() }
+// Close ends the connection, if there is one.
+func (m *Manager) Close() error {
+	if m == nil {
+		return nil
+	}
+	return m.conn.Close()
+}
 
 const managerInterface = "org.freedesktop.systemd1.Manager"
 

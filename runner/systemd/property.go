@@ -20,6 +20,10 @@ type property struct {
 // limits are the properties that say the same as values in files of a v2 group. systemd
 // would undo what it does not know of whenever it applies its own (daemon-reload).
 func limits(files iter.Seq2[string, string]) []property {
+	numbers := map[string]string{
+		"memory.max": "MemoryMax", "memory.high": "MemoryHigh", "memory.low": "MemoryLow", "memory.min": "MemoryMin",
+		"memory.swap.max": "MemorySwapMax", "pids.max": "TasksMax", "cpu.weight": "CPUWeight", "io.weight": "IOWeight",
+	}
 	var list []property
 	for file, value := range files {
 		switch file {
@@ -30,10 +34,7 @@ func limits(files iter.Seq2[string, string]) []property {
 		case "cpuset.mems":
 			list = appendSet(list, "AllowedMemoryNodes", value)
 		default:
-			name, ok := map[string]string{
-				"memory.max": "MemoryMax", "memory.high": "MemoryHigh", "memory.low": "MemoryLow", "memory.min": "MemoryMin",
-				"memory.swap.max": "MemorySwapMax", "pids.max": "TasksMax", "cpu.weight": "CPUWeight", "io.weight": "IOWeight",
-			}[file]
+			name, ok := numbers[file]
 			if n, err := number(value); ok && err == nil {
 				list = append(list, property{name, dbus.MakeVariant(n)})
 			}

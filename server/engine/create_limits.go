@@ -98,10 +98,6 @@ func setLimits(b *createRequest, o *runner.Options) (err error) {
 	if o.Resources, err = resources(&h.Resources); err != nil {
 		return err
 	}
-	if m := o.Resources.Memory; h.Memory > 0 && m.Swap == nil { // docker's default
-		twice := 2 * h.Memory
-		m.Swap = &twice
-	}
 	if h.OomScoreAdj != 0 {
 		o.OOMScoreAdj = &h.OomScoreAdj
 	}

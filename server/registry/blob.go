@@ -18,7 +18,7 @@ func (g *Registry) getBlob(w http.ResponseWriter, r *http.Request, rt route) err
 	}
 	if r.Method == http.MethodHead {
 		if err := g.store.ConfirmBlob(r.Context(), rt.repo, d); err != nil {
-			return notFoundAs(err, codeBlobUnknown, "blob unknown to repository", nil)
+			return unknownBlob(err)
 		}
 	}
 	if s, ok := g.store.(redirector); ok && r.Method == http.MethodGet {
@@ -28,7 +28,7 @@ func (g *Registry) getBlob(w http.ResponseWriter, r *http.Request, rt route) err
 	}
 	f, err := g.store.OpenBlob(r.Context(), rt.repo, d)
 	if err != nil {
-		return notFoundAs(err, codeBlobUnknown, "blob unknown to repository", nil)
+		return unknownBlob(err)
 	}
 	defer f.Close()
 	h := w.Header()
@@ -53,7 +53,7 @@ func (g *Registry) getBlob(w http.ResponseWriter, r *http.Request, rt route) err
 func redirectBlob(w http.ResponseWriter, r *http.Request, s redirector, rt route, d digest.Digest) (done bool, err error) {
 	u, err := s.BlobURL(r.Context(), rt.repo, d)
 	if err != nil || u == "" {
-		return false, notFoundAs(err, codeBlobUnknown, "blob unknown to repository", nil)
+		return false, unknownBlob(err)
 	}
 	h := w.Header()
 	h.Set("Docker-Content-Digest", d.String())
@@ -73,7 +73,7 @@ func (g *Registry) deleteBlob(w http.ResponseWriter, r *http.Request, rt route) 
 		return err
 	}
 	if err := g.store.RemoveBlob(r.Context(), rt.repo, d); err != nil {
-		return notFoundAs(err, codeBlobUnknown, "blob unknown to repository", nil)
+		return unknownBlob(err)
 	}
 	w.WriteHeader(http.StatusAccepted)
 	return nil
@@ -147,3 +147,7 @@ type bodyError struct{ err error }
 
 func (e *bodyError) Error() string { return "reading the request body: " + e.err.Error() }
 func (e *bodyError) Unwrap() error { return e.err }
+
+func unknownBlob(err error) error {
+	return notFoundAs(err, codeBlobUnknown, "blob unknown to repository", nil)
+}

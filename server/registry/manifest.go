@@ -30,12 +30,12 @@ func (g *Registry) getManifest(w http.ResponseWriter, r *http.Request, rt route)
 	}
 	if r.Method == http.MethodHead && strings.Contains(rt.ref, ":") {
 		if err := g.store.ConfirmManifest(r.Context(), rt.repo, digest.Digest(rt.ref)); err != nil {
-			return notFoundAs(err, codeManifestUnknown, "manifest unknown", map[string]string{"reference": rt.ref})
+			return unknownManifest(err, rt)
 		}
 	}
 	m, err := g.store.GetManifest(r.Context(), rt.repo, rt.ref)
 	if err != nil {
-		return notFoundAs(err, codeManifestUnknown, "manifest unknown", map[string]string{"reference": rt.ref})
+		return unknownManifest(err, rt)
 	}
 	h := w.Header()
 	etag := `"` + string(m.digest) + `"`
@@ -165,9 +165,13 @@ func (g *Registry) deleteManifest(w http.ResponseWriter, r *http.Request, rt rou
 		err = g.store.RemoveTag(r.Context(), rt.repo, rt.ref)
 	}
 	if err != nil {
-		return notFoundAs(err, codeManifestUnknown, "manifest unknown", map[string]string{"reference": rt.ref})
+		return unknownManifest(err, rt)
 	}
 	g.notifyDelete(r, rt)
 	w.WriteHeader(http.StatusAccepted)
 	return nil
+}
+
+func unknownManifest(err error, rt route) error {
+	return notFoundAs(err, codeManifestUnknown, "manifest unknown", map[string]string{"reference": rt.ref})
 }
