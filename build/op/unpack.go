@@ -2,15 +2,11 @@ package op
 
 import (
 	"archive/tar"
-	"bufio"
-	"bytes"
-	"compress/bzip2"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -33,7 +29,7 @@ func unpack(ctx context.Context, src *source, path string, dst *rootfs.Dir, to s
 		return false, err
 	}
 	defer f.Close()
-	if ok, err := isArchive(ctx, f); !ok || err != nil {
+	if ok, err := isArchive(f); !ok || err != nil {
 		return false, err
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
@@ -49,7 +45,7 @@ func unpack(ctx context.Context, src *source, path string, dst *rootfs.Dir, to s
 	}
 	root := rootfs.FromFile(dir) // links in the archive mean the directory, as in docker's chroot
 	defer root.Close()
-	r, err := decompress(ctx, f)
+	r, err := content.Decompress(f, "")
 	if err != nil {
 		return false, err
 	}
@@ -90,82 +86,16 @@ func openRegular(src *source, path string) (*os.File, error) {
 	return f, nil
 }
 
-func isArchive(ctx context.Context, r io.Reader) (bool, error) {
-	plain, err := decompress(ctx, r)
-	if errors.Is(err, exec.ErrNotFound) {
-		return false, err
-	}
+// isArchive is an error only for what is compressed and cannot be read here.
+func isArchive(r io.Reader) (bool, error) {
+	plain, err := content.Decompress(r, "")
 	if err != nil {
 		return false, nil
 	}
 	defer plain.Close()
 	_, err = tar.NewReader(plain).Next()
+	if errdefs.IsOutOfRange(err) {
+		return false, err
+	}
 	return err == nil, nil
-}
-
-// decompress returns the plain bytes of r: gzip, zstd, bzip2, xz or none, by their magic.
-func decompress(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
-	b := bufio.NewReaderSize(r, 64<<10)
-	magic, err := b.Peek(6)
-	if err != nil && err != io.EOF {
-		return nil, err
-	}
-	switch {
-	case bytes.HasPrefix(magic, []byte("BZh")):
-		return io.NopCloser(bzip2.NewReader(b)), nil
-	case bytes.HasPrefix(magic, []byte("\xfd7zXZ\x00")):
-		return xz(ctx, b)
-	}
-	return content.Decompress(b, "")
-}
-
-// xz has no decoder in Go that we want to depend on; BuildKit too uses the program.
-func xz(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
-	path, err := exec.LookPath("xz")
-	if err != nil {
-		return nil, fmt.Errorf("unpacking xz needs the program xz: %w: %w", errdefs.ErrFailedPrecondition, err)
-	}
-	cmd := exec.CommandContext(ctx, path, "-d", "-c", "-q")
-	cmd.Stdin = r
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	return &program{cmd: cmd, out: out, stderr: &stderr}, nil
-}
-
-// A program is the output of a process; its failure is an error at the end of it.
-type program struct {
-	cmd    *exec.Cmd
-	out    io.ReadCloser
-	stderr *bytes.Buffer
-	waited bool
-}
-
-func (p *program) Read(b []byte) (int, error) {
-	n, err := p.out.Read(b)
-	if err == io.EOF && !p.waited {
-		p.waited = true
-		if werr := p.cmd.Wait(); werr != nil {
-			return n, fmt.Errorf("%s: %w: %s", p.cmd.Args[0], werr, p.stderr.String())
-		}
-	}
-	return n, err
-}
-
-// Close ends the process if it has not ended.
-func (p *program) Close() error {
-	if p.waited {
-		return nil
-	}
-	p.waited = true
-	_ = p.out.Close() // so that it cannot wait for us
-	_ = p.cmd.Process.Kill()
-	_ = p.cmd.Wait() // killed, so it fails
-	return nil
 }

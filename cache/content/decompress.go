@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"compress/bzip2"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -11,12 +12,17 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/therootcompany/xz"
 )
+
+// maxWindow is how far back, in bytes, compressed data may refer: what zstd --long makes, and twice what xz -9 does.
+// RFC 8878 asks for 8 MiB at least.
+const maxWindow = 128 << 20
 
 // Decompress returns the plain bytes of a layer. Magic numbers win over the media type,
 // which many tools get wrong. The caller closes the result, then r. Memory is bounded: a
-// window of at most 128 MiB for zstd, far less for gzip and bzip2. Bytes that are damaged are an
-// errdefs.ErrDataLoss.
+// window of at most maxWindow for zstd and xz, far less for gzip and bzip2. Bytes that are damaged are an
+// errdefs.ErrDataLoss, those that want a larger window an errdefs.ErrOutOfRange.
 func Decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 	src := &sourceReader{r: r}
 	br := bufio.NewReaderSize(src, 256<<10)
@@ -32,17 +38,21 @@ func Decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 		}
 		return &plainReader{r: gz, src: src, close: func() { gz.Close() }, kind: "gzip"}, nil
 	case isZstd(head) || strings.HasSuffix(mediaType, "zstd") && len(head) > 0:
-		const window = 128 << 20 // what zstd --long makes; RFC 8878 asks for 8 MiB at least
 		zr, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(window))
+			zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return nil, fmt.Errorf("zstd: %w", err)
 		}
 		return &plainReader{r: zr, src: src, close: zr.Close, kind: "zstd"}, nil
-	case isBzip2(head): // docker reads archives and layers of it too
+	case isBzip2(head): // docker reads archives and layers of it and of xz too
 		return &plainReader{r: bzip2.NewReader(br), src: src, close: func() {}, kind: "bzip2"}, nil
 	case bytes.HasPrefix(head, []byte("\xfd7zXZ\x00")):
-		return nil, fmt.Errorf("it is compressed by xz, decompress it first, as by `xz -dc`: %w", errdefs.ErrNotImplemented)
+		xr, err := xz.NewReader(br, maxWindow)
+		p := &plainReader{r: xr, src: src, close: func() {}, kind: "xz"}
+		if err != nil {
+			return nil, p.classed(err)
+		}
+		return p, nil
 	}
 	return io.NopCloser(br), nil
 }
@@ -86,13 +96,20 @@ type plainReader struct {
 
 func (p *plainReader) Read(b []byte) (int, error) {
 	n, err := p.r.Read(b)
-	switch {
-	case err == nil || err == io.EOF:
+	if err == nil || err == io.EOF {
 		return n, err
-	case p.src.err != nil:
-		return n, p.src.err
 	}
-	return n, fmt.Errorf("%s: %w: %w", p.kind, errdefs.ErrDataLoss, err)
+	return n, p.classed(err)
+}
+
+func (p *plainReader) classed(err error) error {
+	switch {
+	case p.src.err != nil:
+		return p.src.err
+	case errors.Is(err, xz.ErrMemlimit) || errors.Is(err, zstd.ErrWindowSizeExceeded):
+		return fmt.Errorf("%s: it needs a window of more than %d MiB: %w", p.kind, maxWindow>>20, errdefs.ErrOutOfRange)
+	}
+	return fmt.Errorf("%s: %w: %w", p.kind, errdefs.ErrDataLoss, err)
 }
 
 // Close has nothing to say: a gzip.Reader repeats here what Read said.

@@ -13,8 +13,8 @@ import (
 // TestDecompressForeign: what other tools than those that make layers compress.
 func TestDecompressForeign(t *testing.T) {
 	const text = "some bytes, more than the head of a file has"
-	compress := func(tool string) string {
-		cmd := exec.Command(tool, "-c")
+	compress := func(tool string, flags ...string) string {
+		cmd := exec.Command(tool, append(flags, "-c")...)
 		cmd.Stdin = strings.NewReader(text)
 		out, err := cmd.Output()
 		if err != nil {
@@ -22,7 +22,7 @@ func TestDecompressForeign(t *testing.T) {
 		}
 		return string(out)
 	}
-	bz := compress("bzip2")
+	bz, xz := compress("bzip2"), compress("xz")
 	for name, tc := range map[string]struct {
 		in, want string
 		err      error
@@ -30,7 +30,13 @@ func TestDecompressForeign(t *testing.T) {
 		"bzip2":            {in: bz, want: text},
 		"cut bzip2":        {in: bz[:len(bz)-6], err: errdefs.ErrDataLoss},
 		"a name like that": {in: "BZh91AY is a file's name", want: "BZh91AY is a file's name"},
-		"xz":               {in: compress("xz"), err: errdefs.ErrNotImplemented},
+		"xz":               {in: xz, want: text},
+		"two streams":      {in: xz + "\x00\x00\x00\x00" + compress("xz", "--check=sha256"), want: text + text},
+		"filters of xz":    {in: compress("xz", "--x86", "--delta=dist=4", "--lzma2=preset=9"), want: text},
+		"damaged xz":       {in: xz[:30] + "?" + xz[31:], err: errdefs.ErrDataLoss},
+		"cut xz":           {in: xz[:len(xz)-6], err: errdefs.ErrDataLoss},
+		"head of xz":       {in: xz[:8], err: errdefs.ErrDataLoss},
+		"much memory":      {in: compress("xz", "--lzma2=dict=192MiB"), err: errdefs.ErrOutOfRange},
 		"short":            {in: "BZh", want: "BZh"},
 	} {
 		r, err := Decompress(strings.NewReader(tc.in), "")

@@ -1,9 +1,7 @@
 package library
 
 import (
-	"bufio"
 	"bytes"
-	"compress/bzip2"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -31,7 +29,7 @@ type ImportOptions struct {
 	Created  time.Time         // zero: now
 }
 
-// Import makes an image of one layer out of the tar r, plain or compressed by gzip, zstd or bzip2,
+// Import makes an image of one layer out of the tar r, plain or compressed by gzip, zstd, bzip2 or xz,
 // and returns its ID.
 func (l *Library) Import(ctx context.Context, r io.Reader, o ImportOptions) (digest.Digest, error) {
 	name := ""
@@ -49,7 +47,7 @@ func (l *Library) Import(ctx context.Context, r io.Reader, o ImportOptions) (dig
 	if err != nil {
 		return "", err
 	}
-	plain, err := decompress(r)
+	plain, err := content.Decompress(r, "")
 	if err != nil {
 		return "", fmt.Errorf("importing: %w", err)
 	}
@@ -71,15 +69,6 @@ func (l *Library) Import(ctx context.Context, r io.Reader, o ImportOptions) (dig
 		return "", fmt.Errorf("importing: %w", err)
 	}
 	return id, nil
-}
-
-// decompress is content.Decompress that knows bzip2 too.
-func decompress(r io.Reader) (io.ReadCloser, error) {
-	br := bufio.NewReaderSize(r, 64<<10)
-	if head, _ := br.Peek(3); bytes.Equal(head, []byte("BZh")) {
-		return io.NopCloser(bzip2.NewReader(br)), nil
-	}
-	return content.Decompress(br, "")
 }
 
 // importedConfig is docker's: image-spec v1.1, config.md, and the comment beside it.

@@ -22,7 +22,7 @@ func newImportCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import [OPTIONS] FILE|URL|- [REPOSITORY[:TAG]]",
 		Short: "Make an image of a tar archive of files",
-		Long:  "Make an image of one layer of a tar archive of files: plain, gzip, zstd or bzip2. \"-\" is standard input.",
+		Long:  "Make an image of one layer of a tar archive of files: plain, gzip, zstd, bzip2 or xz. \"-\" is standard input.",
 		Example: `  teu import rootfs.tar.gz registry.example/base:1
   teu export web | teu import -c 'CMD ["/bin/sh"]' - web-files`,
 		Args: cobra.RangeArgs(1, 2),

@@ -91,7 +91,7 @@ func newLoadCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "load [OPTIONS]",
 		Short: "Read images from a tar archive",
-		Long:  "Read images from a tar archive of docker, podman, skopeo or teu, or of an OCI image layout; plain or compressed by gzip, zstd or bzip2.",
+		Long:  "Read images from a tar archive of docker, podman, skopeo or teu, or of an OCI image layout; plain or compressed by gzip, zstd, bzip2 or xz.",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return load(cmd.Context(), a, input, quiet) },
 	}

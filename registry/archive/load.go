@@ -30,7 +30,7 @@ type LoadOptions struct {
 	Progress content.Progress
 }
 
-// Load reads an archive, plain or compressed by gzip or zstd, from r, stores its blobs
+// Load reads an archive, plain or however compressed, from r, stores its blobs
 // in dst and returns its images in the order of the archive. Layers are not unpacked
 // and so the diffIDs of compressed ones not verified yet; everything else is. Blobs of an
 // archive that turns out to be bad stay in dst, unused.
