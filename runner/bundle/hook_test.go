@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -132,5 +133,36 @@ func TestStartContainerHookEnv(t *testing.T) {
 	}
 	if err := c.Start(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// Hooks that are programs of the host and have no environment have the runtime's, as with runc
+// and crun, and nothing of the container's.
+func TestHostHookEnv(t *testing.T) {
+	t.Setenv("OF_HOST", "1")
+	p := newPlace(t)
+	log := filepath.Join(t.TempDir(), "log")
+	c, err := p.create(t, "a", ":", func(s *specs.Spec) {
+		s.Process.Env = append(s.Process.Env, "OF_IMAGE=1")
+		hook := []specs.Hook{
+			{Path: "/bin/sh", Args: []string{"sh", "-c", `echo "$OF_HOST$OF_IMAGE" >>` + log}},
+			{Path: "/bin/sh", Env: []string{"OWN=1"}, Args: []string{"sh", "-c", `echo "own$OF_HOST" >>` + log}},
+		}
+		s.Hooks = &specs.Hooks{CreateRuntime: hook, CreateContainer: hook, Poststart: hook, Poststop: hook}
+		s.Hooks.Prestart = hook //lint:ignore SA1019 docker still uses them
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantStatus(t, c, specs.StateStopped)
+	if _, err := c.Delete(t.Context(), DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(log)
+	if want := strings.Repeat("1\nown\n", 5); err != nil || string(got) != want {
+		t.Errorf("%v: hooks found %q, want %q", err, got, want)
 	}
 }

@@ -143,15 +143,23 @@ func (c *Container) run(ctx context.Context, at Point, i int, state []byte) erro
 	return nil
 }
 
+// hostEnv is the environment of a hook that is a program of the host: without one of its own it has
+// ours, as with runc and crun; hooks that are scripts look for their programs in PATH. That of a
+// createContainer hook is ours as well, as with crun. With runc it is the container's, by which an
+// image chose what a program of the host loads (CVE-2025-23266).
+func hostEnv(h specs.Hook) []string {
+	if len(h.Env) == 0 {
+		return os.Environ()
+	}
+	return h.Env
+}
+
 func runHere(ctx context.Context, h specs.Hook, dir string, state []byte) error {
 	out := &limited{left: maxOutput}
 	cmd := exec.CommandContext(ctx, h.Path)
-	cmd.Args, cmd.Env, cmd.Dir = h.Args, h.Env, dir
+	cmd.Args, cmd.Env, cmd.Dir = h.Args, hostEnv(h), dir
 	if len(cmd.Args) == 0 {
 		cmd.Args = []string{h.Path}
-	}
-	if cmd.Env == nil {
-		cmd.Env = []string{} // not ours
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(state), out, out
 	cmd.WaitDelay = time.Second // something it left may hold its output

@@ -49,6 +49,7 @@ func (c *Container) runInside(ctx context.Context, at Point, h specs.Hook, state
 
 func (c *Container) program(at Point, h specs.Hook) (*launch.Program, error) {
 	if at == CreateContainer {
+		h.Env = hostEnv(h)
 		return oci.CompileHook(c.Spec, h, c.Rootfs) // where runc runs it
 	}
 	process := *c.Spec.Process
