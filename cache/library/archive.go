@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/image"
 	"github.com/teu-dev/teu/cache/listing"
@@ -19,8 +20,8 @@ import (
 
 // SaveOptions change how Save works.
 type SaveOptions struct {
-	Platform *ocispec.Platform // only this one's image; nil: all that are here
-	Progress content.Progress
+	Platforms []ocispec.Platform // only the images for these, of one without the index; nil: all that are here
+	Progress  content.Progress
 }
 
 // Save writes the images that refs mean into w, one archive. A repository without a tag
@@ -34,26 +35,43 @@ func (l *Library) Save(ctx context.Context, w io.Writer, refs []string, o SaveOp
 				return err
 			}
 			for _, r := range records {
-				target := r.Target
-				if o.Platform != nil {
-					img, err := listing.For(ctx, l.Store, ref, target, *o.Platform)
-					if err != nil {
-						return err
-					}
-					target = img.Descriptor
+				target, err := l.wanted(ctx, ref, r.Target, o.Platforms)
+				if err != nil {
+					return err
 				}
-				if err := l.hold(ctx, target); err != nil {
-					return fmt.Errorf("saving %s: %w", ref, err)
-				}
-				target, err := l.portable(ctx, target)
+				target, err = l.portable(ctx, target)
 				if err != nil {
 					return fmt.Errorf("saving %s: %w", ref, err)
 				}
 				images = collect(images, target, r.Name)
 			}
 		}
-		return archive.Save(ctx, w, l.Store.Content, images, archive.SaveOptions{Platform: o.Platform, Progress: o.Progress})
+		return archive.Save(ctx, w, l.Store.Content, images, archive.SaveOptions{Platforms: o.Platforms, Progress: o.Progress})
 	})
+}
+
+// wanted returns what of target, which ref means, is to be saved, and holds it.
+func (l *Library) wanted(ctx context.Context, ref string, target ocispec.Descriptor, platforms []ocispec.Platform) (ocispec.Descriptor, error) {
+	parts := []ocispec.Descriptor{target}
+	if len(platforms) > 0 {
+		parts = nil
+	}
+	for _, p := range platforms {
+		img, err := listing.For(ctx, l.Store, ref, target, p)
+		if err != nil {
+			return target, err
+		}
+		parts = append(parts, img.Descriptor)
+	}
+	for _, d := range parts {
+		if err := l.hold(ctx, d); err != nil {
+			return target, fmt.Errorf("saving %s: %w", ref, err)
+		}
+	}
+	if len(parts) == 1 {
+		return parts[0], nil
+	}
+	return target, nil
 }
 
 // named returns the records of a repository or a name, or the record of an ID, nameless.
@@ -94,7 +112,8 @@ func collect(images []archive.Image, target ocispec.Descriptor, name string) []a
 
 // LoadOptions change how Load works.
 type LoadOptions struct {
-	Progress content.Progress
+	Platforms []ocispec.Platform // only the images for these, all of which are unpacked; nil: all
+	Progress  content.Progress
 }
 
 // Loaded is an image that Load found.
@@ -108,14 +127,14 @@ type Loaded struct {
 func (l *Library) Load(ctx context.Context, r io.Reader, o LoadOptions) ([]Loaded, error) {
 	var out []Loaded
 	err := l.pinned(ctx, func() error {
-		images, err := archive.Load(ctx, l.Store.Content, r, archive.LoadOptions{Progress: o.Progress})
+		images, err := archive.Load(ctx, l.Store.Content, r, archive.LoadOptions{Platforms: o.Platforms, Progress: o.Progress})
 		if err != nil {
 			return err
 		}
 		var named []archive.Image
 		var artifact error
 		for _, img := range images {
-			id, err := l.unpack(ctx, img.Target)
+			id, err := l.unpackAll(ctx, img)
 			if errdefs.IsFailedPrecondition(err) {
 				artifact = fmt.Errorf("image %s: %w", img.Target.Digest, err)
 				continue // a signature or the like beside the image it is of
@@ -142,10 +161,31 @@ func (l *Library) Load(ctx context.Context, r io.Reader, o LoadOptions) ([]Loade
 		}
 		return nil
 	})
+	if err == nil && len(o.Platforms) > 0 { // the layers of others were stored before anybody knew whose they are
+		_, err = l.Store.GC(ctx, cache.GCOptions{})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("loading: %w", err)
 	}
 	return out, nil
+}
+
+// unpackAll has all that was chosen of img ready to run, else what suits this machine, and returns the digest of
+// the first config.
+func (l *Library) unpackAll(ctx context.Context, img archive.Image) (first digest.Digest, err error) {
+	if len(img.Chosen) == 0 {
+		return l.unpack(ctx, img.Target)
+	}
+	for _, d := range img.Chosen {
+		id, err := l.unpack(ctx, d)
+		if err != nil {
+			return "", err
+		}
+		if first == "" {
+			first = id
+		}
+	}
+	return first, nil
 }
 
 // unpack has the image of target ready to run, and returns the digest of its config. What is no image is an

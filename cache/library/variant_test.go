@@ -53,7 +53,7 @@ func TestVariants(t *testing.T) {
 	missing := "image with reference x:1 was found but does not provide the specified platform (linux/s390x)"
 	for what, err := range map[string]error{
 		"inspect": second(l.Inspect(ctx, "x:1", InspectOptions{Platform: absent.Platform})),
-		"save":    l.Save(ctx, &bytes.Buffer{}, []string{"x:1"}, SaveOptions{Platform: absent.Platform}),
+		"save":    l.Save(ctx, &bytes.Buffer{}, []string{"x:1"}, SaveOptions{Platforms: []ocispec.Platform{*absent.Platform}}),
 		"remove":  second(l.Remove(ctx, "x:1", RemoveOptions{Platforms: []ocispec.Platform{*absent.Platform}})),
 	} {
 		if !errdefs.IsNotFound(err) || err.Error() != missing {
@@ -93,3 +93,89 @@ func TestVariants(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+// TestSomePlatforms saves and loads some of the images that one name has, and leaves the others out.
+func TestSomePlatforms(t *testing.T) {
+	ctx := t.Context()
+	l := open(t)
+	third := ocispec.Platform{OS: "linux", Architecture: "s390x"}
+	mine, theirs := put(t, l, content.Host(), day, "a", "shared"), put(t, l, other, day, "b", "shared")
+	both := index(t, l, mine, theirs, put(t, l, third, day, "c"))
+	name(t, l, both, "docker.io/library/x:1")
+	save := func(platforms ...ocispec.Platform) *bytes.Buffer {
+		t.Helper()
+		var out bytes.Buffer
+		if err := l.Save(ctx, &out, []string{"x:1"}, SaveOptions{Platforms: platforms}); err != nil {
+			t.Fatal(err)
+		}
+		return &out
+	}
+	load := func(to *Library, in *bytes.Buffer, platforms ...ocispec.Platform) {
+		t.Helper()
+		got, err := to.Load(ctx, in, LoadOptions{Platforms: platforms})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got) != 1 || len(got[0].Names) != 1 || got[0].Names[0] != "docker.io/library/x:1" {
+			t.Errorf("loaded %+v", got)
+		}
+	}
+	has := func(in *Library, want ...bool) {
+		t.Helper()
+		record, err := in.Store.Lookup(ctx, "x:1")
+		if err != nil || record.Target.Digest != both.Digest {
+			t.Fatalf("%+v, %v, want the index", record, err)
+		}
+		list, err := listing.Variants(ctx, in.Store, record.Target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []bool
+		for _, v := range list {
+			got = append(got, v.ID != "" && v.Content > 0)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("variants: %s", diff)
+		}
+	}
+	blobs := func(in *Library) (n int) {
+		if err := in.Store.Content.Walk(ctx, func(content.Info) error { n++; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+
+	l2 := open(t)
+	load(l2, save(), other)
+	has(l2, false, true, false)
+	if n := blobs(l2); n != 5 { // index, manifest, config, two layers
+		t.Errorf("%d blobs of one platform", n)
+	}
+	if img, err := l2.Inspect(ctx, "x:1", InspectOptions{Platform: &other}); err != nil || img.Architecture != other.Architecture {
+		t.Errorf("%+v, %v", img, err)
+	}
+	load(l2, save(), content.Host(), other) // what is there stays
+	has(l2, true, true, false)
+
+	l3 := open(t)
+	load(l3, save(content.Host(), third))
+	has(l3, true, false, true)
+	err := second(l3.Load(ctx, save(content.Host(), third), LoadOptions{Platforms: []ocispec.Platform{content.Host(), other}}))
+	if !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "image x:1 does not provide the requested platform (linux/"+other.Architecture+")") {
+		t.Errorf("a platform that the archive has not: %v", err)
+	}
+	has(l3, true, false, true)
+
+	// One platform alone is saved without the index.
+	l4 := open(t)
+	if _, err := l4.Load(ctx, save(other), LoadOptions{Platforms: []ocispec.Platform{other}}); err != nil {
+		t.Fatal(err)
+	}
+	if record, err := l4.Store.Lookup(ctx, "x:1"); err != nil || record.Target.Digest != theirs.Digest {
+		t.Errorf("%+v, %v", record, err)
+	}
+	err = second(open(t).Load(ctx, save(other), LoadOptions{Platforms: []ocispec.Platform{content.Host()}}))
+	if !errdefs.IsNotFound(err) {
+		t.Errorf("the image of another platform: %v", err)
+	}
+}

@@ -18,6 +18,19 @@ func onePlatform(s string) (*ocispec.Platform, error) {
 	return &p, err
 }
 
+// manyPlatforms reads --platform of a command for several.
+func manyPlatforms(list []string) ([]ocispec.Platform, error) {
+	var out []ocispec.Platform
+	for _, s := range list {
+		p, err := parsePlatform(s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
 // parsePlatform reads what docker reads, such as linux/arm64, arm or windows(10.0.20348)/amd64, and
 // buildx's word for this machine.
 func parsePlatform(s string) (ocispec.Platform, error) {

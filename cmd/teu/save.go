@@ -18,7 +18,8 @@ import (
 )
 
 func newSaveCommand(a *app) *cobra.Command {
-	var output, platform string
+	var output string
+	var platforms []string
 	cmd := &cobra.Command{
 		Use:   "save [OPTIONS] IMAGE [IMAGE...]",
 		Short: "Write images into a tar archive",
@@ -27,15 +28,15 @@ func newSaveCommand(a *app) *cobra.Command {
   teu save app | ssh host teu load`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := onePlatform(platform)
+			p, err := manyPlatforms(platforms)
 			if err != nil {
 				return err
 			}
-			return save(cmd.Context(), a, output, args, library.SaveOptions{Platform: p})
+			return save(cmd.Context(), a, output, args, library.SaveOptions{Platforms: p})
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "file to write, instead of standard output")
-	cmd.Flags().StringVar(&platform, "platform", "", "save only the image of this platform")
+	cmd.Flags().StringSliceVar(&platforms, "platform", nil, "save only the images for these platforms")
 	return cmd
 }
 
@@ -88,19 +89,27 @@ func buffered(w io.Writer, fn func(io.Writer) error) error {
 func newLoadCommand(a *app) *cobra.Command {
 	var input string
 	var quiet bool
+	var platforms []string
 	cmd := &cobra.Command{
 		Use:   "load [OPTIONS]",
 		Short: "Read images from a tar archive",
 		Long:  "Read images from a tar archive of docker, podman, skopeo or teu, or of an OCI image layout; plain or compressed by gzip, zstd, bzip2 or xz.",
 		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return load(cmd.Context(), a, input, quiet) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p, err := manyPlatforms(platforms)
+			if err != nil {
+				return err
+			}
+			return load(cmd.Context(), a, input, library.LoadOptions{Platforms: p})
+		},
 	}
 	cmd.Flags().StringVarP(&input, "input", "i", "", "file to read, instead of standard input")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print nothing but the names")
+	cmd.Flags().StringSliceVar(&platforms, "platform", nil, "load only the images for these platforms")
 	return cmd
 }
 
-func load(ctx context.Context, a *app, input string, quiet bool) error {
+func load(ctx context.Context, a *app, input string, o library.LoadOptions) error {
 	in := a.ui.In
 	if input != "" && input != "-" {
 		f, err := os.Open(input)
@@ -116,7 +125,7 @@ func load(ctx context.Context, a *app, input string, quiet bool) error {
 	if err != nil {
 		return err
 	}
-	loaded, err := lib.Load(ctx, in, library.LoadOptions{})
+	loaded, err := lib.Load(ctx, in, o)
 	if err != nil {
 		return err
 	}

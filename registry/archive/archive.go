@@ -30,6 +30,7 @@ type Image struct {
 	Names  []string // canonical with a tag, "docker.io/library/x:latest"; none: known by digest only
 	Tag    string   // a bare tag, which only OCI archives have, in the place of names
 	Target ocispec.Descriptor
+	Chosen []ocispec.Descriptor // the manifests for LoadOptions.Platforms, in their order
 
 	Annotations map[string]string // of what index.json says of it, beside its names
 }

@@ -137,7 +137,7 @@ func TestSaveLoad(t *testing.T) {
 	images[2].Target.Platform = nil
 	var first, second bytes.Buffer
 	for _, out := range []*bytes.Buffer{&first, &second} {
-		if err := Save(ctx, out, src, images, SaveOptions{Platform: &amd64}); err != nil {
+		if err := Save(ctx, out, src, images, SaveOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -203,7 +203,7 @@ func TestSaveTellsDockerOfOnePlatform(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	err = Save(ctx, &out, src, []Image{{Names: []string{"docker.io/library/x:1"}, Target: index}}, SaveOptions{Platform: &arm64})
+	err = Save(ctx, &out, src, []Image{{Names: []string{"docker.io/library/x:1"}, Target: index}}, SaveOptions{Platforms: []ocispec.Platform{arm64}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +226,7 @@ func TestSavePartialIndex(t *testing.T) {
 	}))
 	images := []Image{{Names: []string{"docker.io/library/x:1"}, Target: index}}
 	var out bytes.Buffer
-	if err := Save(ctx, &out, src, images, SaveOptions{Platform: &arm64}); err != nil {
+	if err := Save(ctx, &out, src, images, SaveOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	entries, names := manifestJSON(t, out.Bytes())
@@ -432,6 +432,7 @@ func FuzzLoad(f *testing.F) {
 	f.Add(gzipped(f, old))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		dst := open(t)
+		_, _ = Load(t.Context(), open(t), bytes.NewReader(b), LoadOptions{Platforms: []ocispec.Platform{amd64}})
 		images, err := Load(t.Context(), dst, bytes.NewReader(b), LoadOptions{})
 		if err != nil {
 			return

@@ -27,19 +27,23 @@ const (
 
 // LoadOptions change how Load works.
 type LoadOptions struct {
-	Progress content.Progress
+	Platforms []ocispec.Platform // only the images for these; each image of the archive must have them
+	Progress  content.Progress
 }
 
 // Load reads an archive, plain or however compressed, from r, stores its blobs
 // in dst and returns its images in the order of the archive. Layers are not unpacked
 // and so the diffIDs of compressed ones not verified yet; everything else is. Blobs of an
-// archive that turns out to be bad stay in dst, unused.
+// archive that turns out to be bad stay in dst, unused, and so do layers of platforms nobody asked for.
 func Load(ctx context.Context, dst Sink, r io.Reader, o LoadOptions) ([]Image, error) {
 	plain, err := content.Decompress(r, "")
 	if err != nil {
 		return nil, fmt.Errorf("reading archive: %w", err)
 	}
 	defer plain.Close()
+	if len(o.Platforms) > 0 {
+		dst = &held{Sink: dst, documents: map[digest.Digest][]byte{}}
+	}
 	l := &loader{
 		dst: dst, progress: o.Progress,
 		documents: map[string][]byte{}, files: map[string]ocispec.Descriptor{}, links: map[string]string{},
@@ -51,6 +55,9 @@ func Load(ctx context.Context, dst Sink, r io.Reader, o LoadOptions) ([]Image, e
 		return nil, fmt.Errorf("reading archive: %w", err)
 	}
 	images, err := l.images(ctx)
+	if h, ok := dst.(*held); ok && err == nil {
+		images, err = h.choose(ctx, images, o.Platforms)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading archive: %w", err)
 	}

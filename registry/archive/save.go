@@ -24,18 +24,15 @@ const annotationImageName = "io.containerd.image.name"
 
 // SaveOptions change how Save works.
 type SaveOptions struct {
-	Platform *ocispec.Platform // manifest.json describes this one; nil means the host's
-	Progress content.Progress
+	Platforms []ocispec.Platform // only these of an index; nil: all that src has
+	Progress  content.Progress
 }
 
 // Save writes images and all they refer to into w. Images of an index that src does not
 // have are left out, as an index may be pulled for one platform only; an index with none
 // of its images is an errdefs.ErrNotFound.
 func Save(ctx context.Context, w io.Writer, src content.Fetcher, images []Image, o SaveOptions) error {
-	s := &saver{src: src, tar: tar.NewWriter(w), platform: content.Host(), progress: o.Progress, seen: map[digest.Digest]bool{}}
-	if o.Platform != nil {
-		s.platform = *o.Platform
-	}
+	s := &saver{src: src, tar: tar.NewWriter(w), platforms: o.Platforms, progress: o.Progress, seen: map[digest.Digest]bool{}}
 	for _, img := range images {
 		if err := s.add(ctx, img); err != nil {
 			return fmt.Errorf("saving %s: %w", img.Target.Digest, err)
@@ -55,10 +52,10 @@ type dockerManifest struct {
 }
 
 type saver struct {
-	src      content.Fetcher
-	tar      *tar.Writer
-	platform ocispec.Platform
-	progress content.Progress
+	src       content.Fetcher
+	tar       *tar.Writer
+	platforms []ocispec.Platform
+	progress  content.Progress
 
 	seen   map[digest.Digest]bool
 	blobs  []ocispec.Descriptor // in the order of the archive
@@ -129,6 +126,9 @@ func (s *saver) closure(ctx context.Context, root ocispec.Descriptor) ([]ocispec
 	if err != nil {
 		return nil, err
 	}
+	if content.IsIndex(root.MediaType) && s.platforms != nil {
+		children = content.SelectPlatforms(ocispec.Index{Manifests: children}, s.platforms)
+	}
 	var list []ocispec.Descriptor
 	for _, child := range children {
 		below, err := s.closure(ctx, child)
@@ -173,10 +173,9 @@ func (s *saver) require(ctx context.Context, d ocispec.Descriptor) error {
 	return r.Close()
 }
 
-// choose returns the image that manifest.json tells docker about: the wanted platform's,
-// or the first there is. It is nil if there is none that docker could run.
+// choose returns the image that manifest.json tells docker about: the host's, or the first there is. It is nil if there is none that docker could run.
 func (s *saver) choose(ctx context.Context, target ocispec.Descriptor, blobs []ocispec.Descriptor, have map[digest.Digest]bool) (*content.Image, error) {
-	img, err := content.Resolve(ctx, s.src, target, s.platform)
+	img, err := content.Resolve(ctx, s.src, target, content.Host())
 	if err == nil && have[img.Descriptor.Digest] {
 		return &img, nil
 	}
@@ -188,7 +187,7 @@ func (s *saver) choose(ctx context.Context, target ocispec.Descriptor, blobs []o
 	}
 	for _, d := range blobs {
 		if content.IsManifest(d.MediaType) && !content.IsAttestation(d) {
-			if img, err := content.Resolve(ctx, s.src, d, s.platform); err == nil {
+			if img, err := content.Resolve(ctx, s.src, d, content.Host()); err == nil {
 				return &img, nil
 			}
 		}

@@ -125,11 +125,18 @@ teu build -q --platform linux/amd64,linux/arm64 -t multi "$HOME/multi"`)
 	w.want(`^arm64 \[.*A=arm64\]$`, "image", "inspect", "--platform", "linux/arm64", "-f", "{{.Architecture}} {{.Config.Env}}", "multi")
 	w.want(`A=arm64`, "history", "--platform", "linux/arm64", "--format", "{{.CreatedBy}}", "--no-trunc", "multi")
 	w.fails(1, "does not provide the specified platform", "image", "inspect", "--platform", "linux/s390x", "multi")
+	w.run("sh", "-c", `docker save multi | docker load --platform linux/arm64`)
+	w.want(`^arm64$`, "image", "inspect", "--platform", "linux/arm64", "-f", "{{.Architecture}}", "multi")
+	w.run("sh", "-c", `docker save --platform linux/arm64 -o "$HOME/arm64.tar" multi`)
+	w.fails(1, "does not provide the requested platform", "load", "--platform", "linux/amd64", "-i", w.dir+"/arm64.tar")
 	const amd64 = `{"os":"linux","architecture":"amd64"}`
 	for path, want := range map[string]string{
 		"/images/multi/json?manifests=1":                                                      `"Available":true`,
 		"/images/multi/json?manifests=1&platform=" + url.QueryEscape(amd64):                   "cannot both be set",
 		"/images/multi/history?platform=linux/amd64&platform=linux/arm64":                     "only one platform value",
+		"/v1.51/images/multi/get?platform=linux/amd64&platform=linux/arm64":                   "use API version 1.52 or later",
+		"/images/multi/get?platform=linux/amd64&platform=linux/arm64":                         `"RepoTags":["multi:latest"]`,
+		"/images/multi/get?platform=linux/amd64&platform=linux/s390x":                         "does not provide the specified platform (linux/s390x)",
 		"/v1.47/images/multi/json?manifests=1&platform=" + url.QueryEscape(`{"os":"nosuch"}`): `"GraphDriver"`,
 	} {
 		if _, answer := w.api("GET", path, ""); !strings.Contains(answer, want) {

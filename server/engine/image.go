@@ -314,7 +314,7 @@ func (s *Server) saveImages(w http.ResponseWriter, r *request) error {
 	if len(refs) == 0 {
 		return invalid("no image names given")
 	}
-	platform, err := r.platform(48)
+	platforms, err := r.platforms()
 	if err != nil {
 		return err
 	}
@@ -324,7 +324,7 @@ func (s *Server) saveImages(w http.ResponseWriter, r *request) error {
 	}
 	w.Header().Set("Content-Type", "application/x-tar")
 	out := &counted{Writer: w}
-	err = images.Save(r.Context(), out, refs, library.SaveOptions{Platform: platform})
+	err = images.Save(r.Context(), out, refs, library.SaveOptions{Platforms: platforms})
 	if out.n > 0 {
 		return broken(err)
 	}
@@ -332,12 +332,16 @@ func (s *Server) saveImages(w http.ResponseWriter, r *request) error {
 }
 
 func (s *Server) loadImages(w http.ResponseWriter, r *request) error {
+	platforms, err := r.platforms()
+	if err != nil {
+		return err
+	}
 	images, err := s.images(r, nil)
 	if err != nil {
 		return err
 	}
 	p := &progressWriter{w: newFlusher(w)}
-	loaded, err := images.Load(r.Context(), r.Body, library.LoadOptions{})
+	loaded, err := images.Load(r.Context(), r.Body, library.LoadOptions{Platforms: platforms})
 	if err != nil {
 		return p.end(err)
 	}

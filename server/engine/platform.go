@@ -23,6 +23,26 @@ func (r *request) platform(since version) (*ocispec.Platform, error) {
 	return parsePlatform(list[0])
 }
 
+// platforms reads the parameter platform of a save or a load, which takes several of them since 1.52.
+func (r *request) platforms() (list []ocispec.Platform, err error) {
+	if r.version < 48 {
+		return nil, nil
+	}
+	if len(r.query["platform"]) > 1 && r.version < 52 {
+		return nil, invalid("multiple platform parameters are not supported in this API version; use API version 1.52 or later")
+	}
+	for _, text := range r.query["platform"] {
+		p, err := parsePlatform(text)
+		if err != nil {
+			return nil, err
+		}
+		if p != nil {
+			list = append(list, *p)
+		}
+	}
+	return list, nil
+}
+
 // manifests are the images for all platforms that target stands for.
 func (s *Server) manifests(r *request, target ocispec.Descriptor, users map[digest.Digest][]string) ([]image.ManifestSummary, error) {
 	store, err := s.Backend.Store()
