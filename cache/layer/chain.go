@@ -207,6 +207,11 @@ func (b *chainBuilder) copyEntry(ctx context.Context, dirfd int, name, from, to 
 		return err
 	}
 	defer unix.Close(fd)
+	if isWhiteout(&st) {
+		if err := markWhiteouts(fd, b.own.userXattr); err != nil {
+			return err
+		}
+	}
 	err = unix.Linkat(dirfd, name, fd, base, 0)
 	if isWhiteout(&st) && errors.Is(err, unix.EPERM) {
 		err = unix.Mknodat(fd, base, unix.S_IFCHR|0o600, 0)

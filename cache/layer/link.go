@@ -79,6 +79,9 @@ func (a *applier) whiteout(at place) error {
 	st, err := statAt(at.dir.fd, at.base)
 	switch {
 	case errors.Is(err, unix.ENOENT):
+		if err := markWhiteouts(at.dir.fd, a.o.UserXattr); err != nil {
+			return err
+		}
 		if err := unix.Mknodat(at.dir.fd, at.base, unix.S_IFCHR|0o600, 0); err != nil {
 			return &os.PathError{Op: "mknodat", Path: at.base, Err: err}
 		}

@@ -109,6 +109,17 @@ func fdPath(dirfd int, base string) string {
 	return fmt.Sprintf("/proc/self/fd/%d/%s", dirfd, base)
 }
 
+// markWhiteouts says that a directory has whiteouts. Overlayfs looks for them where it merges directories, and where
+// this attribute tells that it has once. In another directory, one that no layer below has or that hides those, a
+// whiteout would be listed, could not be looked up, and the directory could never be empty.
+func markWhiteouts(dirfd int, userXattr bool) error {
+	// Empty is what overlayfs writes where it copied up and cannot tell from where: fs/overlayfs/copy_up.c.
+	if err := unix.Lsetxattr(fdPath(dirfd, "."), overlayXattr(userXattr, "origin"), nil, 0); err != nil {
+		return fmt.Errorf("marking that it has whiteouts: %w", err)
+	}
+	return nil
+}
+
 // overlayXattr is the name of an attribute of overlayfs.
 func overlayXattr(userXattr bool, name string) string {
 	if userXattr {
