@@ -24,7 +24,6 @@ import (
 	"github.com/teu-dev/teu/build/op"
 	"github.com/teu-dev/teu/build/solver"
 	"github.com/teu-dev/teu/cache"
-	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/dockerfile"
 	"github.com/teu-dev/teu/registry"
@@ -41,8 +40,12 @@ type Builder struct {
 	CacheSize int64
 }
 
-// Options of a build. Only one of Context, ContextTar and DockerfileText is required.
+// Options of a build. Only one of Context, ContextTar, DockerfileText and Caller is required.
 type Options struct {
+	// Caller says what to build, and has the files, secrets and agents for it. What says so here, from
+	// Context to Limits, is for builds without.
+	Caller *Caller
+
 	Context    string    // a directory, or the URL of a git repository or of a tar archive
 	ContextTar io.Reader // the context instead, plain or compressed
 	Dockerfile string    // path, "" for Dockerfile in the context; inside the context if that is no directory
@@ -112,6 +115,8 @@ type Output struct {
 	Mirror bool
 	// Source is the directory of the result that tar and local write, "" for all of it.
 	Source string
+	// Deliver takes what is in Dest, a directory of local, when all of it is there; nil: it is for nobody else.
+	Deliver func(ctx context.Context) error
 	// Split gives each platform a directory, of tar and local; nil: if there are several.
 	Split *bool
 	// Writer takes what goes to no file; it is not closed.
@@ -233,6 +238,10 @@ func (b *Builder) start(ctx context.Context, o Options, names naming) (*run, err
 		Warn:         r.warnf,
 	}
 	r.env.FillCache = r.fillMount
+	if c := o.Caller; c != nil {
+		r.env.OpenLocal, r.env.FindSSH, r.env.HTTP = c.Local, c.SSH, c.HTTP
+		r.env.Secrets = c.Secrets
+	}
 	if err := r.openCache(ctx); err != nil {
 		return nil, errors.Join(err, r.close())
 	}
@@ -260,7 +269,7 @@ func (r *run) warnf(format string, args ...any) {
 }
 
 func (r *run) build(ctx context.Context) (Result, error) {
-	attrs, err := r.attrs(ctx)
+	compile, err := r.frontend(ctx)
 	if err != nil {
 		return Result{}, err
 	}
@@ -270,7 +279,7 @@ func (r *run) build(ctx context.Context) (Result, error) {
 		}
 		r.early.Source = r.b.Store.Content
 	}
-	compiled, err := dockerfile.Compile(ctx, (*backend)(r), dockerfile.Options{Attrs: attrs, Host: content.Host(), Name: r.o.DockerfileName})
+	compiled, err := compile(ctx, (*backend)(r))
 	if err != nil {
 		return Result{}, err
 	}

@@ -239,10 +239,13 @@ func (r *run) files(ctx context.Context, out Output, images []dockerfile.Image, 
 			taken, err := r.trees(ctx, c, out, images, states, func(root *rootfs.Dir, o export.TreeOptions) error {
 				return export.WriteDir(ctx, out.Dest, root, o)
 			})
-			if err != nil || !out.Mirror {
-				return err
+			if err == nil && out.Mirror {
+				err = export.RemoveOthers(ctx, out.Dest, taken)
 			}
-			return export.RemoveOthers(ctx, out.Dest, taken)
+			if err == nil && out.Deliver != nil {
+				err = out.Deliver(ctx)
+			}
+			return err
 		})
 	}
 	return r.step(ctx, "exporting to client tarball", func(c *solver.Console) error {

@@ -8,18 +8,12 @@ package dockerfile
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"maps"
-	"strconv"
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/moby/buildkit/exporter/containerimage/exptypes"
-	commonexptypes "github.com/moby/buildkit/exporter/exptypes"
 	"github.com/moby/buildkit/frontend/dockerfile/builder"
 	"github.com/moby/buildkit/frontend/gateway/client"
-	"github.com/moby/buildkit/frontend/subrequests/lint"
 	"github.com/moby/buildkit/solver/pb"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -39,6 +33,10 @@ type Options struct {
 	Host ocispec.Platform
 	// Name is what the answer to a check calls the Dockerfile; "": the last element of its path.
 	Name string
+	// Session is what local sources are marked with, for a caller with several; "": "teu".
+	Session string
+	// Inputs are definitions that Attrs refer to: a context "input:NAME".
+	Inputs map[string]*pb.Definition
 }
 
 // A Result is what a Dockerfile says.
@@ -120,6 +118,7 @@ type Warning struct {
 	Detail []string // what the rule is about
 	URL    string
 	Level  int      // as BuildKit counts: 1 is the least
+	Vertex string   // the digest of what it is about, if it says so
 	Where  Location // zero if it is not about a place
 }
 
@@ -145,24 +144,11 @@ func (e *Error) Unwrap() error { return e.Err }
 // Compile compiles the Dockerfile that the local source LocalDockerfile of b holds. If the
 // Dockerfile is to blame the error is an *Error.
 func Compile(ctx context.Context, b Backend, o Options) (*Result, error) {
-	attrs := maps.Clone(o.Attrs)
-	if attrs == nil {
-		attrs = map[string]string{}
-	}
-	g := newGateway(b, o.Host, attrs)
-	res, err := g.build(ctx)
+	reply, err := Ask(ctx, b, o)
 	if err != nil {
-		return nil, locate(err)
+		return nil, err
 	}
-	switch g.attrs["requestid"] {
-	case "":
-		return result(res)
-	case lint.SubrequestLintDefinition.Name:
-		if err := rename(res.Metadata, o.Name); err != nil {
-			return nil, err
-		}
-	}
-	return &Result{Answer: res.Metadata}, nil
+	return reply.Result()
 }
 
 // build runs the frontend. It was written to run in a process of its own, so a panic in it
@@ -174,38 +160,4 @@ func (g *gateway) build(ctx context.Context) (res *client.Result, err error) {
 		}
 	}()
 	return builder.Build(ctx, g)
-}
-
-// result takes the answer of the frontend apart.
-func result(res *client.Result) (*Result, error) {
-	list, err := exptypes.ParsePlatforms(res.Metadata)
-	if err != nil {
-		return nil, err
-	}
-	out := &Result{Index: len(res.Refs) > 0}
-	for _, p := range list.Platforms {
-		img := Image{
-			Platform:   p.Platform,
-			Config:     exptypes.ParseKey(res.Metadata, exptypes.ExporterImageConfigKey, &p),
-			BaseConfig: exptypes.ParseKey(res.Metadata, exptypes.ExporterImageBaseConfigKey, &p),
-			Definition: &pb.Definition{},
-		}
-		ref, ok := res.FindRef(p.ID)
-		if !ok {
-			return nil, errors.New("the Dockerfile frontend returned no result for " + p.ID)
-		}
-		if ref, ok := ref.(*reference); ok && ref != nil {
-			img.Definition = ref.def
-		}
-		if s := exptypes.ParseKey(res.Metadata, commonexptypes.ExporterEpochKey, &p); len(s) > 0 {
-			sec, err := strconv.ParseInt(string(s), 10, 64)
-			if err != nil {
-				return nil, fmt.Errorf("SOURCE_DATE_EPOCH: %w", err)
-			}
-			t := time.Unix(sec, 0).UTC()
-			img.Epoch = &t
-		}
-		out.Images = append(out.Images, img)
-	}
-	return out, nil
 }

@@ -24,6 +24,8 @@ type gateway struct {
 	host    ocispec.Platform
 	attrs   map[string]string
 	words   *expansion
+	session string
+	inputs  map[string]*pb.Definition
 }
 
 var _ client.Client = (*gateway)(nil)
@@ -35,14 +37,14 @@ func newGateway(b Backend, host ocispec.Platform, attrs map[string]string) *gate
 			args[name] = value
 		}
 	}
-	return &gateway{backend: b, host: host, attrs: attrs, words: &expansion{args: args}}
+	return &gateway{backend: b, host: host, attrs: attrs, words: &expansion{args: args}, session: "teu"}
 }
 
 // BuildOpts implements client.Client.
 func (g *gateway) BuildOpts() client.BuildOpts {
 	return client.BuildOpts{
 		Opts:      g.attrs, // shared: the frontend writes to it
-		SessionID: "teu",
+		SessionID: g.session,
 		Product:   "teu",
 		Workers:   []client.WorkerInfo{{Platforms: []ocispec.Platform{g.host}}},
 		// Without capabilities the frontend panics on a writable bind mount and silently
@@ -76,6 +78,7 @@ func (g *gateway) forward(ctx context.Context, req client.SolveRequest) (*client
 		return nil, fmt.Errorf("syntax=%s is a frontend that is not built in; docker/dockerfile is: %w", source, errdefs.ErrNotImplemented)
 	}
 	sub := newGateway(g.backend, g.host, req.FrontendOpt)
+	sub.session, sub.inputs = g.session, req.FrontendInputs
 	if sub.attrs["cmdline"] == "" {
 		sub.attrs["cmdline"] = source // or it would forward again
 	}
@@ -141,8 +144,18 @@ func (g *gateway) describe(ctx context.Context, op *pb.SourceOp, opt sourceresol
 	return res, nil
 }
 
-// Inputs implements client.Client: there are none, contexts are sources.
-func (g *gateway) Inputs(context.Context) (map[string]llb.State, error) { return nil, nil }
+// Inputs implements client.Client.
+func (g *gateway) Inputs(context.Context) (map[string]llb.State, error) {
+	states := map[string]llb.State{}
+	for name, def := range g.inputs {
+		op, err := llb.NewDefinitionOp(def)
+		if err != nil {
+			return nil, fmt.Errorf("input %s: %w: %w", name, err, errdefs.ErrInvalidArgument)
+		}
+		states[name] = llb.NewState(op)
+	}
+	return states, nil
+}
 
 // NewContainer implements client.Client.
 func (g *gateway) NewContainer(context.Context, client.NewContainerRequest) (client.Container, error) {
@@ -150,8 +163,8 @@ func (g *gateway) NewContainer(context.Context, client.NewContainerRequest) (cli
 }
 
 // Warn implements client.Client.
-func (g *gateway) Warn(_ context.Context, _ digest.Digest, msg string, o client.WarnOpts) error {
-	w := Warning{Text: msg, URL: o.URL, Level: o.Level, Where: location(o.SourceInfo, o.Range)}
+func (g *gateway) Warn(_ context.Context, vertex digest.Digest, msg string, o client.WarnOpts) error {
+	w := Warning{Vertex: vertex.String(), Text: msg, URL: o.URL, Level: o.Level, Where: location(o.SourceInfo, o.Range)}
 	for _, d := range o.Detail {
 		w.Detail = append(w.Detail, string(d))
 	}

@@ -24,7 +24,35 @@ func (g granted) Resolve(r authn.Resource) (authn.Authenticator, error) {
 	if !ok {
 		return authn.Anonymous, nil
 	}
+	return c.authenticator(), nil
+}
+
+// Asked is a keychain that asks f for credentials by domain ("docker.io"): of clients that give theirs when
+// they are needed. The zero Credential stands for none.
+func Asked(f func(ctx context.Context, domain string) (Credential, error)) authn.Keychain {
+	return asked(f)
+}
+
+type asked func(ctx context.Context, domain string) (Credential, error)
+
+var _ authn.ContextKeychain = asked(nil)
+
+// Resolve implements authn.Keychain.
+func (a asked) Resolve(r authn.Resource) (authn.Authenticator, error) {
+	return a.ResolveContext(context.Background(), r)
+}
+
+// ResolveContext implements authn.ContextKeychain.
+func (a asked) ResolveContext(ctx context.Context, r authn.Resource) (authn.Authenticator, error) {
+	c, err := a(ctx, Domain(r.RegistryStr()))
+	if err != nil || c == (Credential{}) {
+		return authn.Anonymous, err
+	}
+	return c.authenticator(), nil
+}
+
+func (c Credential) authenticator() authn.Authenticator {
 	return authn.FromConfig(authn.AuthConfig{
 		Username: c.Username, Password: c.Secret, IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken,
-	}), nil
+	})
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the Debian packages the tests need, if any is missing, and builds the BuildKit that
-# images are compared with, and crane.
+# images are compared with, crane and buildx.
 set -eu
 packages="docker.io busybox-static mmdebstrap skopeo podman buildah crun runc netavark aardvark-dns
 	uidmap e2fsprogs iproute2 nftables curl jq git procps attr libcap2-bin bzip2 xz-utils groff-base openssh-client systemd"
@@ -30,6 +30,11 @@ for tool in moby/buildkit/cmd/buildkitd moby/buildkit/cmd/buildctl google/go-con
 	(cd bench/tools && CGO_ENABLED=0 go build -ldflags='-s -w' -o ../../.cache/peers/ "github.com/$tool")
 done
 cp bench/tools/go.mod .cache/peers/
+if ! cmp -s test/clients/buildx/go.mod .cache/peers/buildx.mod || [ ! -x .cache/peers/buildx ]; then
+	echo "setup: building buildx"
+	(cd test/clients/buildx && CGO_ENABLED=0 go build -ldflags='-s -w' -o ../../../.cache/peers/ github.com/docker/buildx/cmd/buildx)
+	cp test/clients/buildx/go.mod .cache/peers/buildx.mod
+fi
 # A client of another language.
 if ! cmp -s test/clients/dockerode/package-lock.json .cache/dockerode/package-lock.json; then
 	echo "setup: installing dockerode"

@@ -1,6 +1,7 @@
 package op
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -17,8 +18,10 @@ import (
 // An SSHAgent is what commands can sign with: an agent of the user, or keys.
 type SSHAgent struct {
 	Socket string
-	Raw    bool                // everything that is said to the socket is passed on, whatever protocol it is
-	keys   agent.ExtendedAgent // instead of Socket
+	// Dial connects to it instead of Socket.
+	Dial func(ctx context.Context) (net.Conn, error)
+	Raw  bool                // everything that is said to the socket is passed on, whatever protocol it is
+	keys agent.ExtendedAgent // instead of Socket
 }
 
 const maxKey = 100 << 10 // bytes, as in BuildKit
@@ -78,6 +81,8 @@ type agentProxy struct {
 	listener net.Listener
 	target   SSHAgent
 	wg       sync.WaitGroup
+	ctx      context.Context // of its connections
+	cancel   context.CancelFunc
 
 	mu    sync.Mutex
 	conns map[net.Conn]bool // nil when closed
@@ -89,6 +94,7 @@ func listenAgent(path string, target SSHAgent) (*agentProxy, error) {
 		return nil, fmt.Errorf("ssh socket: %w", err)
 	}
 	p := &agentProxy{listener: l, target: target, conns: map[net.Conn]bool{}}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.wg.Go(p.serve)
 	return p, nil
 }
@@ -129,7 +135,13 @@ func (p *agentProxy) proxy(c net.Conn) {
 		_ = agent.ServeAgent(signer{p.target.keys}, c)
 		return
 	}
-	upstream, err := net.Dial("unix", p.target.Socket)
+	dial := p.target.Dial
+	if dial == nil {
+		dial = func(ctx context.Context) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", p.target.Socket)
+		}
+	}
+	upstream, err := dial(p.ctx)
 	if err != nil {
 		return // the command sees its agent hang up
 	}
@@ -152,7 +164,7 @@ func join(a, b net.Conn) {
 	for _, pair := range [][2]net.Conn{{a, b}, {b, a}} {
 		wg.Go(func() {
 			_, _ = io.Copy(pair[0], pair[1])
-			if half, ok := pair[0].(*net.UnixConn); ok {
+			if half, ok := pair[0].(interface{ CloseWrite() error }); ok {
 				_ = half.CloseWrite()
 			}
 		})
@@ -180,6 +192,7 @@ func (p *agentProxy) forget(c net.Conn) {
 }
 
 func (p *agentProxy) close() error {
+	p.cancel()
 	err := p.listener.Close()
 	p.mu.Lock()
 	for c := range p.conns {

@@ -93,9 +93,10 @@ func (r *execRun) run(ctx context.Context) error {
 		return nil
 	}
 	if err == nil {
-		return &ExitError{}
+		return &ExitError{Command: strings.Join(r.op.Meta.Args, " ")}
 	}
 	if exit != nil {
+		exit.Command = strings.Join(r.op.Meta.Args, " ")
 		exit.DiskFull = r.env.full() // now: what the command wrote goes with it
 	}
 	return err
@@ -229,7 +230,7 @@ func (r *execRun) mount(ctx context.Context, index int, m *pb.Mount) error {
 	case pb.MountType_SECRET:
 		return r.mountSecret(ctx, m)
 	case pb.MountType_SSH:
-		return r.mountSSH(index, m)
+		return r.mountSSH(ctx, index, m)
 	}
 	return fmt.Errorf("type %s: %w", m.MountType, errdefs.ErrNotImplemented)
 }

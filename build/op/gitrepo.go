@@ -120,10 +120,10 @@ func (o *gitOp) session(ctx context.Context) (r *gitRepo, err error) {
 		}
 	}
 	if o.ssh != "" {
-		if err := o.agent(r); err != nil {
+		if err := o.agent(ctx, r); err != nil {
 			return nil, errors.Join(err, r.close())
 		}
-		if _, ok := o.env.SSH[o.ssh]; !ok {
+		if _, ok := o.env.agent(ctx, o.ssh); !ok {
 			r.hint = "give the build your SSH agent or a key: `--ssh " + o.ssh + "`"
 		}
 	}
@@ -158,8 +158,8 @@ func (o *gitOp) session(ctx context.Context) (r *gitRepo, err error) {
 }
 
 // agent gives git the agent that the user gave.
-func (o *gitOp) agent(r *gitRepo) error {
-	a, ok := o.env.SSH[o.ssh]
+func (o *gitOp) agent(ctx context.Context, r *gitRepo) error {
+	a, ok := o.env.agent(ctx, o.ssh)
 	if !ok {
 		return nil
 	}

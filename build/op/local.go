@@ -59,11 +59,7 @@ func (o *once[T]) get(make func() (T, error)) (T, error) {
 }
 
 // local returns the directory behind a local:// source. Equal sources share one.
-func (e *Env) local(name string, attrs map[string]string) (*Local, error) {
-	dir, ok := e.Locals[name]
-	if !ok {
-		return nil, fmt.Errorf("local directory %q: %w", name, errdefs.ErrNotFound)
-	}
+func (e *Env) local(ctx context.Context, name string, attrs map[string]string) (*Local, error) {
 	var p localPatterns
 	for attr, list := range map[string]*[]string{
 		pb.AttrIncludePatterns: &p.Include,
@@ -76,24 +72,34 @@ func (e *Env) local(name string, attrs map[string]string) (*Local, error) {
 			}
 		}
 	}
-	id, err := json.Marshal([]any{name, p})
+	id, err := json.Marshal([]any{name, p, attrs[pb.AttrLocalSessionID], attrs[pb.AttrSharedKeyHint]})
 	if err != nil {
 		return nil, err
 	}
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	if l, ok := e.locals[string(id)]; ok {
-		return l, nil
-	}
-	l, err := e.openLocal(name, dir, p)
-	if err != nil {
-		return nil, err
-	}
 	if e.locals == nil {
-		e.locals = map[string]*Local{}
+		e.locals = map[string]*once[*Local]{}
 	}
-	e.locals[string(id)] = l
-	return l, nil
+	l := e.locals[string(id)]
+	if l == nil {
+		l = &once[*Local]{}
+		e.locals[string(id)] = l
+	}
+	e.mu.Unlock()
+	return l.get(func() (*Local, error) {
+		dir, ok := e.Locals[name]
+		switch {
+		case ok:
+		case e.OpenLocal == nil:
+			return nil, fmt.Errorf("local directory %q: %w", name, errdefs.ErrNotFound)
+		default:
+			var err error
+			if dir, err = e.OpenLocal(ctx, name, attrs); err != nil {
+				return nil, fmt.Errorf("local directory %q: %w", name, err)
+			}
+		}
+		return e.openLocal(name, dir, p)
+	})
 }
 
 func (e *Env) openLocal(name, dir string, p localPatterns) (*Local, error) {
@@ -248,7 +254,7 @@ func (o *localOp) ContentKeys(context.Context, *solver.Console, []Result) ([]dig
 
 // Run implements solver.Op.
 func (o *localOp) Run(ctx context.Context, c *solver.Console, _ []Result) ([]Result, error) {
-	l, err := o.env.local(o.name, o.attrs)
+	l, err := o.env.local(ctx, o.name, o.attrs)
 	if err != nil {
 		return nil, err
 	}
@@ -261,7 +267,9 @@ func (e *Env) closeLocals() error {
 	defer e.mu.Unlock()
 	var errs []error
 	for _, l := range e.locals {
-		errs = append(errs, l.tree.Close())
+		if l.done {
+			errs = append(errs, l.value.tree.Close())
+		}
 	}
 	e.locals = nil
 	return errors.Join(errs...)

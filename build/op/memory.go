@@ -148,7 +148,7 @@ func (r *execRun) mountSecret(ctx context.Context, m *pb.Mount) error {
 }
 
 // mountSSH shows a socket that leads to an agent of the user.
-func (r *execRun) mountSSH(index int, m *pb.Mount) error {
+func (r *execRun) mountSSH(ctx context.Context, index int, m *pb.Mount) error {
 	s := m.SSHOpt
 	if s == nil {
 		return fmt.Errorf("ssh mount without options: %w", errdefs.ErrInvalidArgument)
@@ -157,7 +157,7 @@ func (r *execRun) mountSSH(index int, m *pb.Mount) error {
 	if id == "" {
 		id = "default"
 	}
-	agent, ok := r.env.SSH[id]
+	agent, ok := r.env.agent(ctx, id)
 	if !ok {
 		if s.Optional {
 			return nil

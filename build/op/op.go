@@ -40,12 +40,16 @@ type Env struct {
 	// RunDir is volatile and private: where mounts and secrets of running commands are.
 	RunDir string
 
-	Registry     func(reference.Named) (Repository, error)
-	Locals       map[string]string // directories by the name of their local:// source
+	Registry func(reference.Named) (Repository, error)
+	Locals   map[string]string // directories by the name of their local:// source
+	// OpenLocal returns the directory of a local:// source that is not in Locals, which stays as it is until
+	// the end; nil: there are no others.
+	OpenLocal    func(ctx context.Context, name string, attrs map[string]string) (string, error)
 	OCILayouts   map[string]string // directories by the store name of their oci-layout:// source
 	Secrets      Secrets           // nil: there are none
 	SSH          map[string]SSHAgent
-	HTTP         *http.Client // nil: http.DefaultClient
+	FindSSH      func(ctx context.Context, id string) (SSHAgent, bool) // of those not in SSH; nil: there are no others
+	HTTP         *http.Client                                          // nil: http.DefaultClient
 	Executor     Executor
 	Entitlements []string                         // see CheckEntitlement
 	CDIDirs      []string                         // where files tell of devices, see runner/cdi
@@ -55,7 +59,7 @@ type Env struct {
 	FillCache func(ctx context.Context, key, dir string) error
 
 	mu     sync.Mutex
-	locals map[string]*Local
+	locals map[string]*once[*Local]
 	images map[string]*once[Image]
 	pulls  map[digest.Digest]*once[struct{}]
 	pruned map[string]bool
@@ -105,6 +109,15 @@ func (e *Env) warn(format string, args ...any) {
 	}
 }
 
+// agent returns the SSH agent id, if there is one.
+func (e *Env) agent(ctx context.Context, id string) (SSHAgent, bool) {
+	a, ok := e.SSH[id]
+	if !ok && e.FindSSH != nil {
+		return e.FindSSH(ctx, id)
+	}
+	return a, ok
+}
+
 // secret returns the secret id, or an errdefs.ErrNotFound.
 func (e *Env) secret(ctx context.Context, id string) ([]byte, error) {
 	if e.Secrets == nil {
@@ -119,7 +132,8 @@ func (e *Env) secret(ctx context.Context, id string) ([]byte, error) {
 
 // ExitError is a command that ran and failed.
 type ExitError struct {
-	Code      int // as a shell reports it
+	Code      int    // as a shell reports it
+	Command   string // with its arguments
 	OOMKilled bool
 	DiskFull  bool // there was no room left when it ended
 }

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/teu-dev/teu/build"
 )
@@ -137,7 +136,7 @@ func (f *buildFlags) parseOutput(a *app, o *build.Options, v map[string]string) 
 	default:
 		return fmt.Errorf("type %q is none of image, registry, oci, docker, tar, local and cacheonly", out.Type)
 	}
-	if err := exportOptions(v, o); err != nil {
+	if err := o.SetImage(v); err != nil {
 		return err
 	}
 	if v["name"] != "" {
@@ -209,68 +208,6 @@ func belowHere(dir string) (bool, error) {
 	}
 	rel, err := filepath.Rel(here, filepath.Join(real, rest))
 	return err == nil && rel != "." && filepath.IsLocal(rel), nil
-}
-
-// exportOptions takes what an output says of the image itself.
-func exportOptions(v map[string]string, o *build.Options) error {
-	if on(v["attestation-inline"]) {
-		return fmt.Errorf("attestations are not made")
-	}
-	o.ByDigest = o.ByDigest || on(v["push-by-digest"])
-	switch c := v["compression"]; c {
-	case "":
-	case "gzip", "zstd", "uncompressed":
-		if o.Compression != "" && o.Compression != c {
-			return fmt.Errorf("two outputs with different compressions")
-		}
-		o.Compression = c
-	default:
-		return fmt.Errorf("compression %q is none of gzip, zstd and uncompressed", c)
-	}
-	if epoch, ok := v["source-date-epoch"]; ok {
-		e, err := parseEpoch(epoch)
-		if err != nil {
-			return err
-		}
-		o.Epoch = e
-	}
-	if level := v["compression-level"]; level != "" {
-		if _, err := strconv.Atoi(level); err != nil {
-			return fmt.Errorf("compression-level %q is no number", level)
-		}
-	}
-	o.Rewritten = o.Rewritten || on(v["rewrite-timestamp"])
-	o.Recompress = o.Recompress || on(v["force-compression"])
-	if oci, ok := v["oci-mediatypes"]; ok {
-		o.DockerTypes = !on(oci)
-	}
-	for name, value := range v {
-		if key, ok := strings.CutPrefix(name, "annotation"); ok {
-			// annotation.NAME, annotation-index.NAME, annotation-manifest[linux/amd64].NAME
-			level, key, found := strings.Cut(key, ".")
-			if !found || key == "" {
-				return fmt.Errorf("%q names no annotation", name)
-			}
-			if level != "" {
-				key = strings.TrimPrefix(level, "-") + ":" + key
-			}
-			o.Annotations[key] = value
-		}
-	}
-	return nil
-}
-
-// parseEpoch parses seconds since 1970; "" stands for no epoch, whatever the Dockerfile says.
-func parseEpoch(text string) (*build.Epoch, error) {
-	if text == "" {
-		return &build.Epoch{}, nil
-	}
-	sec, err := strconv.ParseInt(text, 10, 64)
-	if err != nil {
-		return nil, fmt.Errorf("source-date-epoch %q is no number of seconds", text)
-	}
-	t := time.Unix(sec, 0).UTC()
-	return &build.Epoch{Time: &t}, nil
 }
 
 // on says whether the value of a setting means yes.

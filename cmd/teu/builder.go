@@ -5,10 +5,8 @@ package main
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/docker/go-units"
@@ -54,7 +52,7 @@ func newBuilderDuCommand(a *app) *cobra.Command {
 		Example: "  teu builder du\n  teu builder du --filter type=exec.cachemount\n  teu builder du --format json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			matches, err := cacheFilter(filters, time.Now())
+			matches, err := build.ParseCacheFilters(filters, time.Now())
 			if err != nil {
 				return &usageError{command: cmd.CommandPath(), err: err}
 			}
@@ -143,7 +141,7 @@ func newBuilderPruneCommand(a *app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o := build.PruneOptions{All: f.all}
 			var err error
-			if o.Matches, err = cacheFilter(f.filters, time.Now()); err == nil {
+			if o.Matches, err = build.ParseCacheFilters(f.filters, time.Now()); err == nil {
 				err = f.space(&o)
 			}
 			if err != nil {
@@ -224,53 +222,4 @@ func pruneBuilder(ctx context.Context, a *app, f builderPruneFlags, o build.Prun
 	}
 	a.ui.Printf("Total:\t%s\n", units.HumanSize(float64(total)))
 	return nil
-}
-
-// cacheFilter parses the filters of BuildKit's cache: NAME=VALUE, NAME!=VALUE, NAME~=REGEXP, and
-// until (or unused-for), the time since the last use.
-func cacheFilter(list []string, now time.Time) (func(build.CacheEntry) bool, error) {
-	var all []func(build.CacheEntry) bool
-	for _, text := range list {
-		name, value, ok := strings.Cut(text, "=")
-		name, not := strings.CutSuffix(name, "!")
-		name, like := strings.CutSuffix(name, "~")
-		if !ok {
-			value = "true" // shared, inuse
-		}
-		one, err := cachePredicate(name, value, like, now)
-		if err != nil {
-			return nil, fmt.Errorf("--filter %s: %w", text, err)
-		}
-		all = append(all, func(e build.CacheEntry) bool { return one(e) != not })
-	}
-	return func(e build.CacheEntry) bool {
-		return !slices.ContainsFunc(all, func(one func(build.CacheEntry) bool) bool { return !one(e) })
-	}, nil
-}
-
-func cachePredicate(name, value string, like bool, now time.Time) (func(build.CacheEntry) bool, error) {
-	text := map[string]func(build.CacheEntry) string{
-		"id":          func(e build.CacheEntry) string { return e.ID },
-		"type":        func(e build.CacheEntry) string { return e.Type },
-		"description": func(e build.CacheEntry) string { return e.Description },
-		"shared":      func(e build.CacheEntry) string { return strconv.FormatBool(e.Shared) },
-		"inuse":       func(e build.CacheEntry) string { return strconv.FormatBool(e.InUse) },
-		"private":     func(e build.CacheEntry) string { return strconv.FormatBool(!e.Shared) },
-		"mutable":     func(e build.CacheEntry) string { return strconv.FormatBool(e.Type == build.CacheMount) },
-		"immutable":   func(e build.CacheEntry) string { return strconv.FormatBool(e.Type != build.CacheMount) },
-	}
-	get := text[name]
-	switch {
-	case name == "until" || name == "unused-for":
-		d, err := time.ParseDuration(value)
-		return func(e build.CacheEntry) bool { return now.Sub(e.LastUsed) >= d }, err
-	case get == nil:
-		return nil, fmt.Errorf("%q is none of id, type, description, shared, private, inuse, mutable, immutable, until", name)
-	case like:
-		re, err := regexp.Compile(value)
-		return func(e build.CacheEntry) bool { return re.MatchString(get(e)) }, err
-	case name == "id":
-		return func(e build.CacheEntry) bool { return value != "" && strings.HasPrefix(e.ID, value) }, nil
-	}
-	return func(e build.CacheEntry) bool { return get(e) == value }, nil
 }

@@ -33,9 +33,9 @@ var layers = map[string]int{
 	"cache": 3, "runner/keeper": 3, "cmd/teu-keeper": 3, "cmd/teu-outlet": 1, "cmd/teu/pack": 0,
 	"build/op": 4, "build/export": 4, "runner": 4, "runner/bundle": 4, "runner/hook": 4, "cache/listing": 4,
 	"cache/library": 5, "build": 5, "build/remotecache": 3, "runner/cdi": 2, "runner/inspect": 5,
-	"server/engine": 6,
-	"cmd/teu/ui":    6,
-	"cmd/teu":       7,
+	"server/engine": 6, "server/engine/buildkit": 6,
+	"cmd/teu/ui": 6,
+	"cmd/teu":    7,
 
 	"test/privilege":    0,
 	"test/suite":        8,
@@ -48,6 +48,7 @@ var layers = map[string]int{
 var sideways = map[string]string{
 	"cmd/teu-keeper": "runner/keeper",
 	"runner":         "runner/hook",
+	"server/engine":  "server/engine/buildkit",
 	"runner/bundle":  "runner/hook",
 }
 

@@ -275,10 +275,22 @@ func (b *engineBackend) Containers() engine.Containers { return b.a.engine() }
 func (b *engineBackend) Store() (*cache.Store, error)  { return b.a.store() }
 
 func (b *engineBackend) Registry(credentials map[string]registry.Credential) *registry.Client {
-	return registry.New(registry.Options{
-		Insecure: b.a.config.InsecureRegistries, Mirrors: b.a.config.RegistryMirrors, UserAgent: "teu/" + version(),
-		Keychain: registry.Granted(credentials),
-	})
+	o := b.registryOptions()
+	o.Keychain = registry.Granted(credentials)
+	return registry.New(o)
+}
+
+func (b *engineBackend) RegistryAsking(ask func(context.Context, string) (registry.Credential, error)) *registry.Client {
+	if ask == nil {
+		return b.Registry(nil)
+	}
+	o := b.registryOptions()
+	o.Keychain = registry.Asked(ask)
+	return registry.New(o)
+}
+
+func (b *engineBackend) registryOptions() registry.Options {
+	return registry.Options{Insecure: b.a.config.InsecureRegistries, Mirrors: b.a.config.RegistryMirrors, UserAgent: "teu/" + version()}
 }
 
 func (b *engineBackend) Images(client *registry.Client) (engine.Images, error) {

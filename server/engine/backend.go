@@ -26,6 +26,8 @@ type Backend interface {
 	// Registry returns a client of registries with the credentials given, by domain
 	// ("docker.io"), or with none.
 	Registry(credentials map[string]registry.Credential) *registry.Client
+	// RegistryAsking returns one that asks for credentials when a registry wants some; nil: it has none.
+	RegistryAsking(ask func(ctx context.Context, domain string) (registry.Credential, error)) *registry.Client
 	// Builder returns a builder that pulls with such a client.
 	Builder(*registry.Client) (*build.Builder, error)
 	// Images returns the images of this machine, pulled and pushed by such a client; nil

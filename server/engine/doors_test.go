@@ -81,7 +81,8 @@ func TestRequests(t *testing.T) {
 		{"POST /containers/nosuch/wait?condition=never", "400", "invalid condition: \\\"never\\\""},
 		{"GET /exec/nosuch/json", "404", "No such exec instance: nosuch"},
 		{"GET /v1.24/swarm", "503", "This node is not a swarm manager"},
-		{"POST /session", "501", "not supported by teu"},
+		{"POST /session", "400", "a session without an ID"},
+		{"POST /grpc\nConnection: Upgrade\nUpgrade: tcp", "400", "can be upgraded to h2c, not to \\\"tcp\\\""},
 		{"GET /info\nX-Long: " + strings.Repeat("x", 100<<10), "431", ""},
 	} {
 		got := raw(t, w.socket(), c.send)

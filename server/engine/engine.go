@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/teu-dev/teu/runner"
+	"github.com/teu-dev/teu/server/engine/buildkit"
 )
 
 // Options are what a Server works with. All of Backend is required.
@@ -43,6 +44,7 @@ type Server struct {
 	started   time.Time
 	rest      rest
 	followers followers
+	buildKit  func() (*buildkit.Server, error)
 
 	closing   context.Context // done when streams that have no end must end
 	close     context.CancelFunc
@@ -58,6 +60,7 @@ func New(o Options) *Server {
 	s.closing, s.close = context.WithCancel(context.Background())
 	s.lives.all = map[string]*life{}
 	s.routes = s.table()
+	s.buildKit = s.newBuildKit()
 	return s
 }
 

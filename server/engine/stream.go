@@ -118,11 +118,10 @@ func hijack(w http.ResponseWriter, r *request, tty bool) (*hijacked, error) {
 			return nil, invalid("reading the request: %s", err)
 		}
 	}
-	conn, buffered, err := http.NewResponseController(w).Hijack()
+	h, err := takeOver(w)
 	if err != nil {
-		return nil, worded(errdefs.ErrInvalidArgument, "error attaching: the connection cannot be taken over: %s", err)
+		return nil, err
 	}
-	conn.SetDeadline(time.Time{})
 	head := "HTTP/1.1 200 OK\r\nContent-Type: " + types.MediaTypeRawStream + "\r\n"
 	if r.Header.Get("Upgrade") != "" {
 		media := types.MediaTypeRawStream
@@ -131,17 +130,27 @@ func hijack(w http.ResponseWriter, r *request, tty bool) (*hijacked, error) {
 		}
 		head = "HTTP/1.1 101 UPGRADED\r\nContent-Type: " + media + "\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
 	}
-	if _, err = io.WriteString(conn, head); err == nil {
+	if _, err = io.WriteString(h.Conn, head); err == nil {
 		w.Header().Del("Content-Type")
-		err = w.Header().Write(conn)
+		err = w.Header().Write(h.Conn)
 		if err == nil {
-			_, err = io.WriteString(conn, "\r\n")
+			_, err = io.WriteString(h.Conn, "\r\n")
 		}
 	}
 	if err != nil {
-		conn.Close()
+		h.Close()
 		return nil, fmt.Errorf("answering: %w", err)
 	}
+	return h, nil
+}
+
+// takeOver takes a connection from net/http, with what it has read of it already.
+func takeOver(w http.ResponseWriter) (*hijacked, error) {
+	conn, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return nil, worded(errdefs.ErrInvalidArgument, "error attaching: the connection cannot be taken over: %s", err)
+	}
+	conn.SetDeadline(time.Time{})
 	early, _ := buffered.Reader.Peek(buffered.Reader.Buffered())
 	return &hijacked{Conn: conn, early: early}, nil
 }

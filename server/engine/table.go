@@ -67,8 +67,8 @@ func (s *Server) table() []route {
 		{post, "/build", 0, s.build},
 		{post, "/build/prune", 31, s.pruneBuild},
 		{post, "/build/cancel", 39, s.cancelBuild},
-		{post, "/session", 31, unsupported("BuildKit's session protocol")},
-		{post, "/grpc", 39, unsupported("BuildKit's gRPC protocol")},
+		{post, "/session", 31, s.session},
+		{post, "/grpc", 39, s.grpc},
 	}
 	t = append(t, s.networkRoutes()...)
 	return append(t, swarmRoutes()...)

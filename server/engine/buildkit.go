@@ -1,0 +1,94 @@
+package engine
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/netip"
+	"sync"
+
+	"github.com/teu-dev/teu/build"
+	"github.com/teu-dev/teu/registry"
+	"github.com/teu-dev/teu/server/engine/buildkit"
+)
+
+// newBuildKit returns what makes BuildKit's API, which is not there before the first wants it.
+func (s *Server) newBuildKit() func() (*buildkit.Server, error) {
+	return sync.OnceValues(func() (*buildkit.Server, error) {
+		return buildkit.New(buildkit.Options{
+			Builder: func(ask func(context.Context, string) (registry.Credential, error)) (*build.Builder, error) {
+				return s.Backend.Builder(s.Backend.RegistryAsking(ask))
+			},
+			Gateway: s.stepGateway,
+			Named:   func(id, name string) { s.tell("tag", id, name) },
+			Version: s.Version,
+		})
+	})
+}
+
+// stepGateway returns the address of this machine in the network of builds, which is the default one.
+func (s *Server) stepGateway(ctx context.Context) (netip.Addr, error) {
+	n, err := s.Backend.Containers().InspectNetwork(ctx, "bridge")
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	for _, c := range n.IPAM.Config {
+		if c.Gateway.IsValid() {
+			return c.Gateway, nil
+		}
+	}
+	return netip.Addr{}, nil
+}
+
+// grpc answers POST /grpc: the connection becomes one of gRPC.
+func (s *Server) grpc(w http.ResponseWriter, r *request) error {
+	bk, err := s.buildKit()
+	if err != nil {
+		return err
+	}
+	conn, err := upgrade(w, r)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := r.stream()
+	defer cancel()
+	bk.Serve(ctx, conn)
+	return nil
+}
+
+// session answers POST /session: the connection becomes one of gRPC, at which the client serves.
+func (s *Server) session(w http.ResponseWriter, r *request) error {
+	bk, err := s.buildKit()
+	if err != nil {
+		return err
+	}
+	if err := bk.CheckSession(r.Context(), r.Header); err != nil {
+		return err
+	}
+	conn, err := upgrade(w, r)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := r.stream()
+	defer cancel()
+	_ = bk.Attach(ctx, conn, r.Header) // it has no answer any more
+	return nil
+}
+
+// upgrade takes the connection over for HTTP/2 without TLS (RFC 7540, 3.2, but the client's settings come
+// in its preface only, as with dockerd).
+func upgrade(w http.ResponseWriter, r *request) (*hijacked, error) {
+	if proto := r.Header.Get("Upgrade"); proto != "h2c" {
+		return nil, invalid("the connection can be upgraded to h2c, not to %q", proto)
+	}
+	r.keepOn()
+	h, err := takeOver(w)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := io.WriteString(h.Conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"); err != nil {
+		h.Close()
+		return nil, err
+	}
+	return h, nil
+}

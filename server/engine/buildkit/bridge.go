@@ -1,0 +1,470 @@
+package buildkit
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"path"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/buildkit/client/buildid"
+	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
+	"github.com/moby/buildkit/identity"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/apicaps"
+	capspb "github.com/moby/buildkit/util/apicaps/pb"
+	"github.com/moby/buildkit/util/grpcerrors"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/tonistiigi/fsutil/types"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/status"
+
+	"github.com/teu-dev/teu/cache/content"
+	"github.com/teu-dev/teu/dockerfile"
+)
+
+// A bridge is what a client sees that says itself what to build: it may solve, look into what it solved, and
+// in the end returns what the build is for.
+type bridge struct {
+	backend dockerfile.Backend
+	session string
+	returns chan answer // has room for the one
+
+	mu     sync.Mutex
+	refs   map[string]*ref
+	closed bool
+	calls  sync.WaitGroup
+	cancel context.CancelFunc // of the calls
+	ctx    context.Context
+}
+
+// A ref is a filesystem that the client knows by its ID.
+type ref struct {
+	def *pb.Definition
+
+	mu    sync.Mutex
+	files dockerfile.Files
+}
+
+type answer struct {
+	reply *dockerfile.Reply
+	err   error
+}
+
+// maxRefs is how many results a build may have.
+const maxRefs = 10_000
+
+// converse lets the client of j say what to build.
+func (j *job) converse(ctx context.Context, b dockerfile.Backend, session string) (*dockerfile.Reply, error) {
+	br := &bridge{backend: b, session: session, returns: make(chan answer, 1), refs: map[string]*ref{}}
+	br.ctx, br.cancel = context.WithCancel(ctx)
+	j.offer(br)
+	defer br.close()
+	select {
+	case a := <-br.returns:
+		return a.reply, a.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// close waits until no call uses the build any more.
+func (b *bridge) close() {
+	b.mu.Lock()
+	b.closed = true
+	b.mu.Unlock()
+	b.cancel()
+	b.calls.Wait()
+}
+
+// enter begins a call, whose context ends with the bridge too.
+func (b *bridge) enter(ctx context.Context) (context.Context, func(), error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return nil, nil, fmt.Errorf("the build has its result: %w", errdefs.ErrFailedPrecondition)
+	}
+	b.calls.Add(1)
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(b.ctx, cancel)
+	return ctx, func() { stop(); cancel(); b.calls.Done() }, nil
+}
+
+func (b *bridge) add(def *pb.Definition) (*gwpb.Ref, error) {
+	if def == nil {
+		return &gwpb.Ref{}, nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.refs) >= maxRefs {
+		return nil, fmt.Errorf("%d results: %w", maxRefs, errdefs.ErrResourceExhausted)
+	}
+	id := identity.NewID()
+	b.refs[id] = &ref{def: def}
+	return &gwpb.Ref{Id: id, Def: def}, nil
+}
+
+func (b *bridge) ref(id string) (*ref, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r := b.refs[id]
+	if r == nil {
+		return nil, fmt.Errorf("no such ref %q: %w", id, errdefs.ErrNotFound)
+	}
+	return r, nil
+}
+
+func (b *bridge) definition(id string) (*pb.Definition, error) {
+	if id == "" {
+		return nil, nil
+	}
+	r, err := b.ref(id)
+	if err != nil {
+		return nil, err
+	}
+	return r.def, nil
+}
+
+// open solves a ref, once.
+func (b *bridge) open(ctx context.Context, id string) (dockerfile.Files, error) {
+	r, err := b.ref(id)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.files == nil {
+		if r.files, err = b.backend.Files(ctx, r.def); err != nil {
+			return nil, err
+		}
+	}
+	return r.files, nil
+}
+
+// bridges finds the bridge of a call.
+type bridges struct {
+	gwpb.UnimplementedLLBBridgeServer
+	jobs *jobs
+}
+
+// call runs do with the bridge that the call is for.
+func (s bridges) call(ctx context.Context, do func(context.Context, *bridge) error) error {
+	j, err := s.jobs.get(buildid.FromIncomingContext(ctx), false)
+	if err != nil {
+		return err
+	}
+	b, err := j.wait(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, leave, err := b.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return outward(do(ctx, b))
+}
+
+// Ping implements gwpb.LLBBridgeServer.
+func (s bridges) Ping(ctx context.Context, _ *gwpb.PingRequest) (*gwpb.PongResponse, error) {
+	return &gwpb.PongResponse{FrontendAPICaps: without(gwpb.Caps.All(), unservedCalls()), LLBCaps: without(pb.Caps.All(), unservedOps()), Workers: workers(nil)}, nil
+}
+
+func without(all []*capspb.APICap, gone []apicaps.CapID) (left []*capspb.APICap) {
+	for _, c := range all {
+		keep := true
+		for _, id := range gone {
+			keep = keep && c.ID != string(id)
+		}
+		if keep {
+			left = append(left, c)
+		}
+	}
+	return left
+}
+
+// unservedCalls are what clients can find out that they may not call.
+func unservedCalls() []apicaps.CapID {
+	return []apicaps.CapID{
+		gwpb.CapGatewayExec, gwpb.CapGatewayExecExtraHosts, gwpb.CapGatewayExecSecretEnv, gwpb.CapGatewayExecSignals, gwpb.CapGatewayExecFilesystem,
+		gwpb.CapAttestations, gwpb.CapSourceMetaResolverImageAttestations, gwpb.CapSourceMetaResolverHTTPChecksumRequest,
+	}
+}
+
+// unservedOps are what clients can find out that a build cannot do.
+func unservedOps() []apicaps.CapID {
+	return []apicaps.CapID{
+		pb.CapAttestations, pb.CapSourcePolicy, pb.CapSourcePolicySession, pb.CapExecMetaNetworkProxy, pb.CapSessionExporter,
+		pb.CapRemoteCacheGHA, pb.CapRemoteCacheS3, pb.CapRemoteCacheAzBlob, pb.CapHistoryFilters,
+		pb.CapSourceHTTPSignatureVerify, pb.CapSourceMetadataTransfer, pb.CapSourceImageBlob,
+	}
+}
+
+// Solve implements gwpb.LLBBridgeServer. Nothing runs yet unless Evaluate asks for it.
+func (s bridges) Solve(ctx context.Context, req *gwpb.SolveRequest) (*gwpb.SolveResponse, error) {
+	res := &gwpb.Result{}
+	err := s.call(ctx, func(ctx context.Context, b *bridge) (err error) {
+		if len(req.SourcePolicies) > 0 {
+			return errPolicies
+		}
+		reply := &dockerfile.Reply{Ref: req.Definition}
+		if req.Frontend != "" {
+			if reply, err = ask(ctx, b.backend, req.Frontend, req.FrontendOpt, req.FrontendInputs, b.session); err != nil {
+				return err
+			}
+		}
+		res.Metadata = reply.Metadata
+		if reply.Refs == nil {
+			ref, err := b.add(reply.Ref)
+			if err != nil {
+				return err
+			}
+			res.Result = &gwpb.Result_Ref{Ref: ref}
+			return b.evaluate(ctx, req.Evaluate, ref)
+		}
+		refs := map[string]*gwpb.Ref{}
+		for id, def := range reply.Refs {
+			if refs[id], err = b.add(def); err != nil {
+				return err
+			}
+			if err := b.evaluate(ctx, req.Evaluate, refs[id]); err != nil {
+				return err
+			}
+		}
+		res.Result = &gwpb.Result_Refs{Refs: &gwpb.RefMap{Refs: refs}}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &gwpb.SolveResponse{Result: res}, nil
+}
+
+func (b *bridge) evaluate(ctx context.Context, wanted bool, r *gwpb.Ref) error {
+	if !wanted || r.Id == "" {
+		return nil
+	}
+	_, err := b.open(ctx, r.Id)
+	return err
+}
+
+// ask runs a frontend. There is one, which goes by two names.
+func ask(ctx context.Context, b dockerfile.Backend, name string, attrs map[string]string, inputs map[string]*pb.Definition, session string) (*dockerfile.Reply, error) {
+	if name != "dockerfile.v0" && name != "gateway.v0" {
+		return nil, fmt.Errorf("the frontend %s is not built in; dockerfile.v0 is: %w", name, errdefs.ErrNotImplemented)
+	}
+	return dockerfile.Ask(ctx, b, dockerfile.Options{Attrs: attrs, Host: content.Host(), Session: session, Inputs: inputs})
+}
+
+// Return implements gwpb.LLBBridgeServer.
+func (s bridges) Return(ctx context.Context, req *gwpb.ReturnRequest) (*gwpb.ReturnResponse, error) {
+	err := s.call(ctx, func(ctx context.Context, b *bridge) error {
+		a, err := b.answer(req)
+		if err != nil {
+			return err
+		}
+		select {
+		case b.returns <- a:
+			return nil
+		default:
+			return fmt.Errorf("the result is already set: %w", errdefs.ErrAlreadyExists)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &gwpb.ReturnResponse{}, nil
+}
+
+func (b *bridge) answer(req *gwpb.ReturnRequest) (a answer, err error) {
+	if e := req.Error; e != nil {
+		a.err = grpcerrors.FromGRPC(status.ErrorProto(&spb.Status{Code: e.Code, Message: e.Message, Details: e.Details}))
+		if a.err == nil {
+			return a, fmt.Errorf("an error that is none: %w", errdefs.ErrInvalidArgument)
+		}
+		return a, nil
+	}
+	res := req.Result
+	if res == nil {
+		return a, fmt.Errorf("neither a result nor an error: %w", errdefs.ErrInvalidArgument)
+	}
+	if len(res.Attestations) > 0 {
+		return a, errAttestations
+	}
+	a.reply = &dockerfile.Reply{Metadata: res.Metadata}
+	several := map[string]string{}
+	switch r := res.Result.(type) {
+	case *gwpb.Result_RefDeprecated:
+		a.reply.Ref, err = b.definition(r.RefDeprecated)
+	case *gwpb.Result_Ref:
+		a.reply.Ref, err = b.definition(r.Ref.GetId())
+	case *gwpb.Result_RefsDeprecated:
+		several = r.RefsDeprecated.GetRefs()
+	case *gwpb.Result_Refs:
+		for id, ref := range r.Refs.GetRefs() {
+			several[id] = ref.GetId()
+		}
+	}
+	for platform, id := range several {
+		if a.reply.Refs == nil {
+			a.reply.Refs = map[string]*pb.Definition{}
+		}
+		if a.reply.Refs[platform], err = b.definition(id); err != nil {
+			return a, err
+		}
+	}
+	return a, err
+}
+
+// Evaluate implements gwpb.LLBBridgeServer.
+func (s bridges) Evaluate(ctx context.Context, req *gwpb.EvaluateRequest) (*gwpb.EvaluateResponse, error) {
+	err := s.call(ctx, func(ctx context.Context, b *bridge) error {
+		_, err := b.open(ctx, req.Ref)
+		return err
+	})
+	return &gwpb.EvaluateResponse{}, err
+}
+
+// maxFile is the largest part of a file that is read at once.
+const maxFile = maxMessage - 1<<20
+
+// ReadFile implements gwpb.LLBBridgeServer.
+func (s bridges) ReadFile(ctx context.Context, req *gwpb.ReadFileRequest) (*gwpb.ReadFileResponse, error) {
+	res := &gwpb.ReadFileResponse{}
+	err := s.call(ctx, func(ctx context.Context, b *bridge) error {
+		files, err := b.open(ctx, req.Ref)
+		if err != nil {
+			return err
+		}
+		from, to := int64(0), int64(maxFile)
+		if r := req.Range; r != nil {
+			from = max(r.Offset, 0)
+			if r.Length > 0 {
+				to = from + min(r.Length, maxFile)
+			}
+		}
+		if to > maxFile {
+			return fmt.Errorf("more than %d bytes of a file: %w", maxFile, errdefs.ErrResourceExhausted)
+		}
+		data, err := files.ReadFile(ctx, req.FilePath, to)
+		if err == nil && req.Range == nil && len(data) == maxFile {
+			return fmt.Errorf("%s has more than %d bytes: %w", req.FilePath, maxFile, errdefs.ErrResourceExhausted)
+		}
+		res.Data = data[min(int(from), len(data)):]
+		return err
+	})
+	return res, err
+}
+
+// ReadDir implements gwpb.LLBBridgeServer.
+func (s bridges) ReadDir(ctx context.Context, req *gwpb.ReadDirRequest) (*gwpb.ReadDirResponse, error) {
+	res := &gwpb.ReadDirResponse{}
+	err := s.call(ctx, func(ctx context.Context, b *bridge) error {
+		files, err := b.open(ctx, req.Ref)
+		if err != nil {
+			return err
+		}
+		list, err := files.ReadDir(ctx, req.DirPath)
+		if err != nil {
+			return err
+		}
+		for _, i := range list {
+			if ok, err := matches(req.IncludePattern, i.Name); err != nil {
+				return err
+			} else if ok {
+				res.Entries = append(res.Entries, fileStat(i))
+			}
+		}
+		return nil
+	})
+	return res, err
+}
+
+// StatFile implements gwpb.LLBBridgeServer.
+func (s bridges) StatFile(ctx context.Context, req *gwpb.StatFileRequest) (*gwpb.StatFileResponse, error) {
+	res := &gwpb.StatFileResponse{}
+	err := s.call(ctx, func(ctx context.Context, b *bridge) error {
+		files, err := b.open(ctx, req.Ref)
+		if err != nil {
+			return err
+		}
+		i, err := files.Stat(ctx, req.Path)
+		if err == nil {
+			res.Stat = fileStat(i)
+		}
+		return err
+	})
+	return res, err
+}
+
+func fileStat(i dockerfile.FileInfo) *types.Stat {
+	s := &types.Stat{Path: i.Name, Mode: i.Mode, Uid: i.UID, Gid: i.GID, ModTime: i.ModTime.UnixNano(), Linkname: i.Linkname}
+	if fs.FileMode(i.Mode).IsRegular() {
+		s.Size = i.Size
+	}
+	return s
+}
+
+// ResolveImageConfig implements gwpb.LLBBridgeServer.
+func (s bridges) ResolveImageConfig(ctx context.Context, req *gwpb.ResolveImageConfigRequest) (*gwpb.ResolveImageConfigResponse, error) {
+	res := &gwpb.ResolveImageConfigResponse{}
+	err := s.call(ctx, func(ctx context.Context, b *bridge) error {
+		if len(req.SourcePolicies) > 0 {
+			return errPolicies
+		}
+		o := dockerfile.ImageOptions{Platform: platform(req.Platform), Mode: req.ResolveMode, Layout: req.StoreID}
+		img, err := b.backend.ResolveImage(ctx, logName(req.LogName, req.Ref), req.Ref, o)
+		res.Ref, res.Digest, res.Config = img.Ref, img.Digest, img.Config
+		return err
+	})
+	return res, err
+}
+
+func logName(name, what string) string {
+	if name == "" {
+		return "resolve " + what
+	}
+	return name
+}
+
+func platform(p *pb.Platform) *ocispec.Platform {
+	if p == nil {
+		return nil
+	}
+	s := p.Spec()
+	return &s
+}
+
+// Inputs implements gwpb.LLBBridgeServer: those of a frontend come with its Solve.
+func (s bridges) Inputs(context.Context, *gwpb.InputsRequest) (*gwpb.InputsResponse, error) {
+	return &gwpb.InputsResponse{}, nil
+}
+
+// Warn implements gwpb.LLBBridgeServer.
+func (s bridges) Warn(ctx context.Context, req *gwpb.WarnRequest) (*gwpb.WarnResponse, error) {
+	err := s.call(ctx, func(_ context.Context, b *bridge) error {
+		w := dockerfile.Warning{Text: string(req.Short), URL: req.Url, Level: int(req.Level), Vertex: req.Digest}
+		for _, d := range req.Detail {
+			w.Detail = append(w.Detail, string(d))
+		}
+		if r := req.Ranges; len(r) > 0 && req.Info != nil {
+			w.Where = dockerfile.Location{File: req.Info.Filename, Text: req.Info.Data, Start: int(r[0].GetStart().GetLine()), End: int(r[0].GetEnd().GetLine())}
+		}
+		b.backend.Warn(w)
+		return nil
+	})
+	return &gwpb.WarnResponse{}, err
+}
+
+// matches says whether a name is one that the client wants to see; "" stands for all.
+func matches(pattern, name string) (bool, error) {
+	if pattern == "" {
+		return true, nil
+	}
+	ok, err := path.Match(pattern, name)
+	if err != nil {
+		return false, fmt.Errorf("pattern %q: %w: %w", pattern, errdefs.ErrInvalidArgument, err)
+	}
+	return ok, nil
+}

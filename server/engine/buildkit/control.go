@@ -1,0 +1,198 @@
+package buildkit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime"
+	"time"
+
+	"github.com/containerd/errdefs"
+	controlapi "github.com/moby/buildkit/api/services/control"
+	apitypes "github.com/moby/buildkit/api/types"
+	"github.com/moby/buildkit/session/grpchijack"
+	"github.com/moby/buildkit/solver/pb"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/teu-dev/teu/build"
+	"github.com/teu-dev/teu/cache/content"
+	"github.com/teu-dev/teu/dockerfile"
+)
+
+// Solve implements controlapi.ControlServer: one build, from its question to its exports.
+func (s *Server) Solve(ctx context.Context, req *controlapi.SolveRequest) (*controlapi.SolveResponse, error) {
+	j, err := s.jobs.get(req.Ref, true)
+	if err != nil {
+		return nil, err
+	}
+	defer s.jobs.end(req.Ref, j)
+	response, err := s.solve(ctx, j, req)
+	if err != nil {
+		return nil, outward(err)
+	}
+	return &controlapi.SolveResponse{ExporterResponse: response}, nil
+}
+
+func (s *Server) solve(ctx context.Context, j *job, req *controlapi.SolveRequest) (_ map[string]string, err error) {
+	c := &caller{server: s, id: req.Session}
+	if c.builder, err = s.Builder(c.credential); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, c.close()) }()
+	w := &wish{c: c}
+	if err := w.read(req); err != nil {
+		return nil, err
+	}
+	w.o.Caller = &build.Caller{
+		Compile: func(ctx context.Context, b dockerfile.Backend) (*dockerfile.Result, error) {
+			reply, err := w.reply(ctx, j, b, req)
+			if err != nil {
+				return nil, err
+			}
+			return reply.Result()
+		},
+		Local: c.local, Secrets: c, SSH: c.agent, HTTP: &http.Client{Transport: c},
+	}
+	w.o.Events, w.o.Warn = j.feed.event, j.feed.warn
+	res, err := c.builder.Build(ctx, w.o)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.finish(); err != nil {
+		return nil, err
+	}
+	if s.Named != nil {
+		for _, name := range res.Names {
+			s.Named(res.Config.String(), name)
+		}
+	}
+	return w.response(res)
+}
+
+// reply finds out what to build: a frontend says it, or a definition, or the client in a conversation.
+func (w *wish) reply(ctx context.Context, j *job, b dockerfile.Backend, req *controlapi.SolveRequest) (*dockerfile.Reply, error) {
+	switch {
+	case req.Frontend != "" && req.Definition != nil:
+		return nil, fmt.Errorf("both a frontend and a definition: %w", errdefs.ErrInvalidArgument)
+	case req.Frontend != "":
+		return ask(ctx, b, req.Frontend, req.FrontendAttrs, req.FrontendInputs, req.Session)
+	case req.Definition != nil:
+		return &dockerfile.Reply{Ref: req.Definition}, nil
+	}
+	return j.converse(ctx, b, req.Session)
+}
+
+// Status implements controlapi.ControlServer.
+func (s *Server) Status(req *controlapi.StatusRequest, stream controlapi.Control_StatusServer) error {
+	j, err := s.jobs.get(req.Ref, false)
+	if err != nil {
+		return err
+	}
+	return j.feed.send(stream.Context(), stream.Send)
+}
+
+// Session implements controlapi.ControlServer: a session inside the connection for gRPC.
+func (s *Server) Session(stream controlapi.Control_SessionServer) error {
+	conn, closed, header := grpchijack.Hijack(stream)
+	defer conn.Close()
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	go func() {
+		select {
+		case <-closed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return s.Attach(ctx, conn, header)
+}
+
+// ListWorkers implements controlapi.ControlServer: there is one.
+func (s *Server) ListWorkers(ctx context.Context, _ *controlapi.ListWorkersRequest) (*controlapi.ListWorkersResponse, error) {
+	labels := map[string]string{
+		// By the first clients know that the store takes whole images: several platforms, OCI archives,
+		// shared caches.
+		"org.mobyproject.buildkit.worker.snapshotter": "overlayfs",
+		"org.mobyproject.buildkit.worker.executor":    "teu",
+	}
+	if a, err := s.Gateway(ctx); err == nil && a.IsValid() {
+		labels["org.mobyproject.buildkit.worker.moby.host-gateway-ip"] = a.String()
+	}
+	all := workers(labels)
+	all[0].BuildkitVersion = s.version()
+	return &controlapi.ListWorkersResponse{Record: all}, nil
+}
+
+func workers(labels map[string]string) []*apitypes.WorkerRecord {
+	return []*apitypes.WorkerRecord{{ID: "teu", Labels: labels, Platforms: pb.PlatformsFromSpec([]ocispec.Platform{content.Host()})}}
+}
+
+func (s *Server) version() *apitypes.BuildkitVersion {
+	return &apitypes.BuildkitVersion{Package: "github.com/teu-dev/teu", Version: bkVersion, Revision: s.Version + " " + runtime.Version()}
+}
+
+// bkVersion is the release of BuildKit whose API and frontend these are: clients compare it, and know nothing
+// of teu's own numbers.
+const bkVersion = "v0.34.2"
+
+// Info implements controlapi.ControlServer.
+func (s *Server) Info(context.Context, *controlapi.InfoRequest) (*controlapi.InfoResponse, error) {
+	return &controlapi.InfoResponse{BuildkitVersion: s.version()}, nil
+}
+
+// DiskUsage implements controlapi.ControlServer.
+func (s *Server) DiskUsage(ctx context.Context, req *controlapi.DiskUsageRequest) (*controlapi.DiskUsageResponse, error) {
+	b, err := s.Builder(nil)
+	if err != nil {
+		return nil, err
+	}
+	match, err := build.ParseCacheFilters(req.Filter, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	entries, err := b.Cache(ctx)
+	if err != nil {
+		return nil, err
+	}
+	res := &controlapi.DiskUsageResponse{}
+	for _, e := range entries {
+		if match(e) {
+			res.Record = append(res.Record, record(e))
+		}
+	}
+	return res, nil
+}
+
+func record(e build.CacheEntry) *controlapi.UsageRecord {
+	return &controlapi.UsageRecord{
+		ID: e.ID, Mutable: e.Type == build.CacheMount, InUse: e.InUse, Size: e.Size, Description: e.Description, Shared: e.Shared,
+		RecordType: e.Type, CreatedAt: timestamppb.New(e.Created), LastUsedAt: timestamppb.New(e.LastUsed), UsageCount: 1,
+	}
+}
+
+// Prune implements controlapi.ControlServer.
+func (s *Server) Prune(req *controlapi.PruneRequest, stream controlapi.Control_PruneServer) error {
+	b, err := s.Builder(nil)
+	if err != nil {
+		return err
+	}
+	o := build.PruneOptions{All: req.All, Keep: req.ReservedSpace, MaxUsed: req.MaxUsedSpace, MinFree: req.MinFreeSpace}
+	match, err := build.ParseCacheFilters(req.Filter, time.Now())
+	if err != nil {
+		return err
+	}
+	before := time.Now().Add(-time.Duration(req.KeepDuration))
+	o.Matches = func(e build.CacheEntry) bool { return match(e) && (req.KeepDuration == 0 || e.LastUsed.Before(before)) }
+	gone, err := b.Prune(stream.Context(), o)
+	if err != nil {
+		return err
+	}
+	for _, e := range gone {
+		if err := stream.Send(record(e)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

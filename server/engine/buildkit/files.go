@@ -1,0 +1,143 @@
+package buildkit
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/session/filesync"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/tonistiigi/fsutil"
+	"github.com/tonistiigi/fsutil/types"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+)
+
+// local brings what a local:// source selects of the client's files.
+func (c *caller) local(ctx context.Context, name string, attrs map[string]string) (string, error) {
+	s, err := c.of(ctx, attrs[pb.AttrLocalSessionID])
+	if err != nil {
+		return "", err
+	}
+	if !s.Supports(session.MethodURL(filesync.FileSync_ServiceDesc.ServiceName, "diffcopy")) {
+		return "", fmt.Errorf("the client offers no directories: %w", errdefs.ErrNotFound)
+	}
+	key := ""
+	if s.SharedKey() != "" {
+		key = fmt.Sprintf("%q %q %q", name, attrs[pb.AttrSharedKeyHint], s.SharedKey())
+	}
+	dir, release, err := c.builder.Mirror(key, func(dir string) error { return receive(ctx, s, name, attrs, dir) })
+	if err != nil {
+		return "", err
+	}
+	c.keep(release)
+	return dir, nil
+}
+
+// receive makes dir like the client's files. Those that are there with the same size, times and rights do
+// not come again.
+func receive(ctx context.Context, s session.Caller, name string, attrs map[string]string, dir string) error {
+	md := metadata.MD{"dir-name": {name}}
+	for key, attr := range map[string]string{
+		"include-patterns": pb.AttrIncludePatterns, "exclude-patterns": pb.AttrExcludePatterns, "followpaths": pb.AttrFollowPaths,
+	} {
+		var list []string
+		if text := attrs[attr]; text != "" {
+			if err := json.Unmarshal([]byte(text), &list); err != nil {
+				return fmt.Errorf("attribute %s: %w: %w", attr, errdefs.ErrInvalidArgument, err)
+			}
+		}
+		setList(md, key, list)
+	}
+	setList(md, "dir-name", []string{name})
+	opened, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	root := fsutil.NewRoot(opened)
+	defer root.Close()
+	if err := distrust(opened); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(s.Context(metadata.NewOutgoingContext(ctx, md)))
+	defer cancel()
+	stream, err := filesync.NewFileSyncClient(s.Conn()).DiffCopy(ctx)
+	if err != nil {
+		return err
+	}
+	// What is neither file, directory nor link is left where it is.
+	plain := func(_ string, st *types.Stat) bool {
+		return fs.FileMode(st.Mode)&(fs.ModeDevice|fs.ModeSocket|fs.ModeNamedPipe|fs.ModeIrregular) == 0
+	}
+	if err := fsutil.ReceiveRoot(ctx, &limited{ClientStream: stream}, root, fsutil.ReceiveOpt{Filter: plain}); err != nil {
+		return fmt.Errorf("transferring: %w", err)
+	}
+	return stream.CloseSend()
+}
+
+// setList sets a value of a call's metadata, which is ASCII.
+func setList(md metadata.MD, key string, list []string) {
+	coded := make([]string, len(list))
+	plain := true
+	for i, text := range list {
+		coded[i] = url.QueryEscape(text)
+		plain = plain && strings.IndexFunc(text, func(r rune) bool { return r > 0x7f }) < 0
+	}
+	switch {
+	case len(list) == 0:
+	case plain:
+		md[key] = list
+	default:
+		md[key], md[key+"-encoded"] = coded, []string{"1"}
+	}
+}
+
+// distrust removes the files whose time is in whole seconds. It was set by somebody, such as an unpacker of
+// archives, and says nothing about whether two files are the same, as all that a client tells of one must.
+func distrust(root *os.Root) error {
+	return fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		fi, err := d.Info()
+		if err != nil || fi.ModTime().Nanosecond() != 0 {
+			return err
+		}
+		return root.Remove(path)
+	})
+}
+
+// Limits of what a client sends.
+const (
+	maxFiles = 5_000_000
+	maxPath  = 4096
+)
+
+// limited holds a stream of files to the limits.
+type limited struct {
+	grpc.ClientStream
+	files int
+}
+
+func (l *limited) RecvMsg(m any) error {
+	if err := l.ClientStream.RecvMsg(m); err != nil {
+		return err
+	}
+	p, ok := m.(*types.Packet)
+	if !ok || p.Stat == nil {
+		return nil
+	}
+	if l.files++; l.files > maxFiles {
+		return fmt.Errorf("more than %d files: %w", maxFiles, errdefs.ErrResourceExhausted)
+	}
+	if len(p.Stat.Path) > maxPath || len(p.Stat.Linkname) > maxPath {
+		return fmt.Errorf("a path of %d bytes: %w", max(len(p.Stat.Path), len(p.Stat.Linkname)), errdefs.ErrInvalidArgument)
+	}
+	return nil
+}

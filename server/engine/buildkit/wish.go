@@ -1,0 +1,236 @@
+package buildkit
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	controlapi "github.com/moby/buildkit/api/services/control"
+	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	"github.com/moby/buildkit/session/filesync"
+	"github.com/tonistiigi/fsutil"
+
+	"github.com/teu-dev/teu/build"
+)
+
+// A wish is a client's request in the words of package build.
+type wish struct {
+	c     *caller
+	o     build.Options
+	files []*fileOutput
+	names []string
+}
+
+func unsupported(format string, args ...any) error {
+	return fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), errdefs.ErrNotImplemented)
+}
+
+// read takes what the request says beside what to build.
+func (w *wish) read(req *controlapi.SolveRequest) error {
+	if req.SourcePolicy != nil || req.SourcePolicySession != "" {
+		return errPolicies
+	}
+	if req.ProxyNetwork {
+		return unsupported("a network that only leads through a proxy")
+	}
+	if req.EnableSessionExporter {
+		return unsupported("outputs that the client chooses later")
+	}
+	if err := checkAttests(req.FrontendAttrs); err != nil {
+		return err
+	}
+	w.o.Entitlements = req.Entitlements
+	exporters := req.Exporters
+	if len(exporters) == 0 && req.ExporterDeprecated != "" {
+		exporters = []*controlapi.Exporter{{Type: req.ExporterDeprecated, Attrs: req.ExporterAttrsDeprecated}}
+	}
+	for id, e := range exporters {
+		if err := w.output(id, e.GetType(), e.GetAttrs()); err != nil {
+			return fmt.Errorf("exporter %s: %w", e.GetType(), err)
+		}
+	}
+	if len(exporters) == 0 {
+		w.o.Outputs = []build.Output{{Type: "cacheonly"}}
+	}
+	return w.caches(req.Cache)
+}
+
+// checkAttests refuses statements that were asked for. What clients add by themselves may be left out.
+func checkAttests(attrs map[string]string) error {
+	for name, value := range attrs {
+		if !strings.HasPrefix(name, "attest:") && !strings.HasPrefix(name, "build-arg:BUILDKIT_ATTEST_") {
+			continue
+		}
+		if settings := "," + value + ","; !strings.Contains(settings, ",inline-only=true,") && !strings.Contains(settings, ",disabled=true,") {
+			return errAttestations
+		}
+	}
+	return nil
+}
+
+func (w *wish) caches(c *controlapi.CacheOptions) error {
+	imports := c.GetImports()
+	for _, ref := range c.GetImportRefsDeprecated() {
+		imports = append(imports, &controlapi.CacheOptionsEntry{Type: "registry", Attrs: map[string]string{"ref": ref}})
+	}
+	for _, e := range imports {
+		if e.GetType() != "registry" {
+			return unsupported("importing a cache of type=%s; type=registry is there", e.GetType())
+		}
+		w.o.CacheFrom = append(w.o.CacheFrom, build.CacheRef{Type: e.Type, Args: e.Attrs})
+	}
+	exports := c.GetExports()
+	if ref := c.GetExportRefDeprecated(); ref != "" {
+		exports = append(exports, &controlapi.CacheOptionsEntry{Type: "registry", Attrs: map[string]string{"ref": ref}})
+	}
+	for _, e := range exports {
+		if t := e.GetType(); t != "registry" && t != "inline" {
+			return unsupported("exporting a cache of type=%s; type=registry and type=inline are there", t)
+		}
+		w.o.CacheTo = append(w.o.CacheTo, build.CacheRef{Type: e.Type, Args: e.Attrs})
+	}
+	return nil
+}
+
+// output adds the exporter that the client knows by id.
+func (w *wish) output(id int, kind string, attrs map[string]string) error {
+	out := build.Output{Type: kind}
+	if err := w.o.SetImage(attrs); err != nil {
+		return err
+	}
+	if names := attrs["name"]; names != "" {
+		out.Names = strings.Split(names, ",")
+		w.names = append(w.names, names)
+	}
+	switch kind {
+	case "moby", "image":
+		out.Type, out.Push = "image", yes(attrs["push"])
+		w.o.Load = w.o.Load || attrs["unpack"] != "false"
+	case "oci", "docker":
+		if tar, ok := attrs["tar"]; ok && !yes(tar) {
+			return unsupported("tar=false")
+		}
+		out.Writer = w.file(id)
+	case "tar":
+		out.Writer = w.file(id)
+	case "local":
+		dir, release, err := w.c.builder.Mirror("", func(string) error { return nil })
+		if err != nil {
+			return err
+		}
+		w.c.keep(release)
+		out.Dest = dir
+		out.Deliver = func(ctx context.Context) error { return w.deliver(ctx, id, dir, attrs) }
+	default:
+		return unsupported("it is none of image, oci, docker, tar and local")
+	}
+	if split, ok := attrs["platform-split"]; ok {
+		b, err := strconv.ParseBool(split)
+		if err != nil {
+			return fmt.Errorf("platform-split=%s: %w", split, errdefs.ErrInvalidArgument)
+		}
+		out.Split = &b
+	}
+	out.Source = attrs["src"]
+	w.o.Outputs = append(w.o.Outputs, out)
+	return nil
+}
+
+func yes(value string) bool {
+	v, err := strconv.ParseBool(value)
+	return err == nil && v
+}
+
+// deliver sends a directory to the client.
+func (w *wish) deliver(ctx context.Context, id int, dir string, attrs map[string]string) error {
+	s, err := w.c.of(ctx, "")
+	if err != nil {
+		return err
+	}
+	files, err := fsutil.NewFS(dir)
+	if err != nil {
+		return err
+	}
+	var opts []filesync.CopyToCallerOpt
+	if attrs["mode"] == "delete" {
+		opts = append(opts, filesync.WithExporterMultiPlatformTransfer()) // all is in this one transfer
+	}
+	return filesync.CopyToCaller(ctx, files, id, s, nil, opts...)
+}
+
+// A fileOutput is a file of the client.
+type fileOutput struct {
+	c      *caller
+	id     int
+	w      io.WriteCloser
+	cancel context.CancelFunc
+}
+
+func (w *wish) file(id int) *fileOutput {
+	f := &fileOutput{c: w.c, id: id}
+	w.files = append(w.files, f)
+	w.c.keep(func() error {
+		if f.cancel != nil {
+			f.cancel()
+		}
+		return nil
+	})
+	return f
+}
+
+// Write implements io.Writer. The file is opened by the first.
+func (f *fileOutput) Write(b []byte) (int, error) {
+	if f.w == nil {
+		ctx, cancel := context.WithCancel(context.Background())
+		f.cancel = cancel
+		s, err := f.c.of(ctx, "")
+		if err != nil {
+			return 0, err
+		}
+		if f.w, err = filesync.CopyFileWriter(ctx, nil, f.id, s); err != nil {
+			return 0, err
+		}
+	}
+	return f.w.Write(b)
+}
+
+// finish ends the files, which only a build that succeeded does.
+func (w *wish) finish() error {
+	var errs []error
+	for _, f := range w.files {
+		if f.w != nil {
+			errs = append(errs, f.w.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// response tells the client what was made, by the names of BuildKit's exporters.
+func (w *wish) response(res build.Result) (map[string]string, error) {
+	m := map[string]string{}
+	for name, value := range res.Answer {
+		m[name] = string(value)
+	}
+	if res.Target.Digest == "" {
+		return m, nil
+	}
+	desc, err := json.Marshal(res.Target)
+	if err != nil {
+		return nil, err
+	}
+	m[exptypes.ExporterImageDigestKey] = res.Target.Digest.String()
+	m[exptypes.ExporterImageDescriptorKey] = base64.StdEncoding.EncodeToString(desc)
+	if !res.Index {
+		m[exptypes.ExporterImageConfigDigestKey] = res.Config.String()
+	}
+	if len(w.names) > 0 {
+		m[exptypes.ExporterImageNameKey] = strings.Join(w.names, ",")
+	}
+	return m, nil
+}
