@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/runner/keeper"
 	"github.com/teu-dev/teu/runner/network"
 )
 
@@ -129,10 +130,7 @@ func (e *Engine) networkChanged(ctx context.Context, c *Container) error {
 	if err := e.writeFiles(ctx, c, s); err != nil {
 		return err
 	}
-	k, err := e.client(ctx, c)
-	if err == nil {
-		err = k.Network(ctx, e.keeperNetwork(c.ID, s))
-	}
+	err = e.ask(ctx, c, func(k *keeper.Client) error { return k.Network(ctx, e.keeperNetwork(c.ID, s)) })
 	if errors.Is(err, errdefs.ErrConflict) || errors.Is(err, errdefs.ErrUnavailable) {
 		return nil // it has just ended
 	}

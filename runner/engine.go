@@ -282,31 +282,19 @@ func (e *Engine) lock(ctx context.Context, id string) (func() error, error) {
 	return unlock, err
 }
 
-// client talks to the keeper of a container that goes on. If that keeper is just dying
-// it waits for the next.
-func (e *Engine) client(ctx context.Context, c *Container) (*keeper.Client, error) {
-	for try := 0; ; try++ {
-		if !c.State.Status.GoesOn() {
-			return nil, notRunning(c)
-		}
-		k, err := keeper.Dial(ctx, e.runDir(c.ID))
-		if !errors.Is(err, errdefs.ErrUnavailable) || try == 400 {
-			return k, err
-		}
-		if err := pause(ctx, 5*time.Millisecond); err != nil {
-			return nil, err
-		}
-		if c, err = e.current(ctx, c.ID); err != nil {
-			return nil, err
-		}
+// client talks to the keeper of a container that goes on.
+func (e *Engine) client(c *Container) (*keeper.Client, error) {
+	if !c.State.Status.GoesOn() {
+		return nil, notRunning(c)
 	}
+	return keeper.At(e.runDir(c.ID)), nil
 }
 
 // ask makes a request of the container's keeper, and if that died before it received the
 // request, of the next one.
 func (e *Engine) ask(ctx context.Context, c *Container, request func(*keeper.Client) error) error {
 	for try := 0; ; try++ {
-		k, err := e.client(ctx, c)
+		k, err := e.client(c)
 		if err == nil {
 			err = request(k)
 		}

@@ -79,20 +79,31 @@ func (e *Engine) ExecCreate(ctx context.Context, ref string, o ExecOptions, deta
 }
 
 func (e *Engine) readExec(id string) (x ExecInfo, err error) {
-	missing := worded(errdefs.ErrNotFound, "No such exec instance: %s", id)
 	if !isHex(id) || len(id) != 64 {
-		return x, missing
+		return x, noSuchExec(id)
 	}
 	containers, err := os.ReadDir(e.execs())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return x, err
 	}
 	for _, c := range containers {
-		if err := statefile.Read(e.execFile(c.Name(), id), &x); !errors.Is(err, fs.ErrNotExist) {
+		if x, err := e.readExecOf(c.Name(), id); !errdefs.IsNotFound(err) {
 			return x, err
 		}
 	}
-	return x, missing
+	return x, noSuchExec(id)
+}
+
+func (e *Engine) readExecOf(container, id string) (x ExecInfo, err error) {
+	err = statefile.Read(e.execFile(container, id), &x)
+	if errdefs.IsNotFound(err) {
+		err = noSuchExec(id)
+	}
+	return x, err
+}
+
+func noSuchExec(id string) error {
+	return worded(errdefs.ErrNotFound, "No such exec instance: %s", id)
 }
 
 // keepExec is how long the exit code of a command is kept, as in docker; every sweepOneIn-th
@@ -144,7 +155,7 @@ func (e *Engine) ExecStart(ctx context.Context, id string, o ExecStartOptions) (
 		return nil, worded(errdefs.ErrConflict, "exec command %s is being started", id)
 	}
 	defer unlock()
-	if x, err = e.readExec(id); err != nil {
+	if x, err = e.readExecOf(x.ContainerID, id); err != nil {
 		return nil, err
 	}
 	if x.Process.PID != 0 {

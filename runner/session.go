@@ -79,15 +79,11 @@ func (e *Engine) Attach(ctx context.Context, ref string, o keeper.AttachOptions)
 }
 
 func (s *Session) connect(ctx context.Context) error {
-	k, err := keeper.Dial(ctx, s.engine.runDir(s.id))
-	if err != nil {
-		return err
-	}
 	o := s.options
 	if old := s.current(); old != nil {
 		o.Resume, o.At = true, old.At()
 	}
-	stream, err := k.Attach(ctx, o)
+	stream, err := keeper.At(s.engine.runDir(s.id)).Attach(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -133,11 +129,7 @@ func (s *Session) CloseInput() error { return s.current().Stdin().Close() }
 
 // Resize sets the size of the container's terminal.
 func (s *Session) Resize(ctx context.Context, columns, rows uint16) error {
-	k, err := keeper.Dial(ctx, s.engine.runDir(s.id))
-	if err != nil {
-		return err
-	}
-	return k.Resize(ctx, columns, rows)
+	return keeper.At(s.engine.runDir(s.id)).Resize(ctx, columns, rows)
 }
 
 // Detach ends the session; Copy returns io.EOF and the container goes on.

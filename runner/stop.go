@@ -68,7 +68,7 @@ func (c *Container) stopSignal() string {
 // meanwhile, and sees that it is finished.
 func (e *Engine) end(ctx context.Context, c *Container, sig unix.Signal, timeout time.Duration) error {
 	for {
-		k, err := e.client(ctx, c)
+		k, err := e.client(c)
 		if err == nil {
 			err = k.Stop(ctx, sig, timeout)
 		}
@@ -230,7 +230,7 @@ func (e *Engine) Wait(ctx context.Context, ref string) (keeper.ExitStatus, error
 		if ended(c.State) {
 			return keeper.ExitStatus{Code: c.State.ExitCode, OOMKilled: c.State.OOMKilled, Error: c.State.Error, Final: true}, nil
 		}
-		k, err := e.client(ctx, c)
+		k, err := e.client(c)
 		if err == nil {
 			var s keeper.ExitStatus
 			if s, err = k.Wait(ctx, keeper.WaitOptions{}); err == nil {

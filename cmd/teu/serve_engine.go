@@ -95,7 +95,7 @@ func serveEngine(ctx context.Context, a *app, o serveEngineOptions) error {
 	api := engine.New(engine.Options{
 		Backend: &engineBackend{a}, Version: version(), Root: a.root, Debug: a.debug, Log: slog.Default(), InjectCDI: a.injectCDI,
 	})
-	debug.SetGCPercent(50) // unlike the commands, a server stays
+	debug.SetGCPercent(200) // unlike the commands, a server stays; what its heap has grown by goes when it rests
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	context.AfterFunc(ctx, api.Close)

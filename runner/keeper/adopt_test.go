@@ -68,10 +68,7 @@ func TestAdoptKeepsExitCode(t *testing.T) {
 	if err := Adopt(t.Context(), b, cfg.RunDir); err != nil {
 		t.Fatal(err)
 	}
-	k, err := Dial(t.Context(), cfg.RunDir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	k := At(cfg.RunDir)
 	s, err := k.Attach(t.Context(), AttachOptions{Stdin: true, Stdout: true})
 	if err != nil {
 		t.Fatal(err)
@@ -94,10 +91,7 @@ func TestAdoptKeepsTerminal(t *testing.T) {
 	if err := Adopt(t.Context(), b, cfg.RunDir); err != nil {
 		t.Fatal(err)
 	}
-	k, err := Dial(t.Context(), cfg.RunDir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	k := At(cfg.RunDir)
 	s, err := k.Attach(t.Context(), AttachOptions{Stdin: true, Stdout: true})
 	if err != nil {
 		t.Fatal(err)
@@ -195,10 +189,8 @@ func TestAdoptTellsClientsEverything(t *testing.T) {
 func reattach(t *testing.T, cfg Config, at [2]int64) (s *Stream) {
 	t.Helper()
 	if !await(func() bool {
-		k, err := Dial(t.Context(), cfg.RunDir)
-		if err == nil {
-			s, err = k.Attach(t.Context(), AttachOptions{Stdout: true, Stderr: true, Resume: true, At: at})
-		}
+		var err error
+		s, err = At(cfg.RunDir).Attach(t.Context(), AttachOptions{Stdout: true, Stderr: true, Resume: true, At: at})
 		return err == nil || readState(cfg).Status == Exited
 	}) {
 		t.Error("no keeper answers")

@@ -176,18 +176,12 @@ func (c *conn) answer(ctx context.Context) (reply, error) {
 	return r, err
 }
 
-// Client talks to the keeper of one container. It holds no connection.
+// Client talks to the keeper of one container, by a connection for each request. Where no keeper
+// lives, requests end with ErrNoAnswer.
 type Client struct{ runDir string }
 
-// Dial returns a client if a keeper lives there, else an errdefs.ErrUnavailable.
-func Dial(ctx context.Context, runDir string) (*Client, error) {
-	k := &Client{runDir}
-	c, err := k.connect()
-	if err != nil {
-		return nil, err
-	}
-	return k, c.Close()
-}
+// At returns the client of the keeper whose files are in runDir.
+func At(runDir string) *Client { return &Client{runDir} }
 
 func (k *Client) connect() (*conn, error) {
 	dir, err := unix.Open(k.runDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)

@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
@@ -113,9 +112,7 @@ func start(t *testing.T, b *Binary, cfg Config, p *launch.Program, o StartOption
 func end(cfg Config) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	if k, err := Dial(ctx, cfg.RunDir); err == nil {
-		k.Stop(ctx, unix.SIGKILL, 0)
-	}
+	At(cfg.RunDir).Stop(ctx, unix.SIGKILL, 0)
 	if st := readState(cfg); st.Init.Alive() {
 		unix.Kill(st.Init.PID, unix.SIGKILL)
 	}
@@ -264,8 +261,17 @@ func TestDetachedRunIsFinished(t *testing.T) {
 	if !await(func() bool { _, err := os.Stat(done); return err == nil }) {
 		t.Error("not finished")
 	}
-	if _, err := Dial(t.Context(), cfg.RunDir); !errors.Is(err, errdefs.ErrUnavailable) {
-		t.Errorf("dialling gives %v", err)
+	if _, err := At(cfg.RunDir).Wait(t.Context(), WaitOptions{}); !errors.Is(err, ErrNoAnswer) {
+		t.Errorf("a request gives %v", err)
+	}
+}
+
+func TestNameOfTheProcess(t *testing.T) {
+	b, cfg := sealed(t), config(t)
+	start(t, b, cfg, shell(t, 3, "sleep 1000"), StartOptions{})
+	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", readState(cfg).Keeper.PID))
+	if err != nil || string(name) != "teu-keeper\n" {
+		t.Errorf("the keeper is called %q, %v", name, err)
 	}
 }
 
@@ -318,10 +324,7 @@ func TestStopEndsARestartingContainer(t *testing.T) {
 	if !await(func() bool { return readState(cfg).RestartCount >= 2 }) {
 		t.Fatalf("state %+v", readState(cfg))
 	}
-	k, err := Dial(t.Context(), cfg.RunDir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	k := At(cfg.RunDir)
 	if err := k.Stop(t.Context(), unix.SIGTERM, time.Second); err != nil {
 		t.Fatal(err)
 	}
@@ -337,10 +340,7 @@ func TestStopKillsAfterTimeout(t *testing.T) {
 	if !await(func() bool { return len(logEntries(t, cfg)) > 0 }) {
 		t.Fatal("the program did not start")
 	}
-	k, err := Dial(t.Context(), cfg.RunDir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	k := At(cfg.RunDir)
 	if err := k.Stop(t.Context(), unix.SIGTERM, 100*time.Millisecond); err != nil {
 		t.Fatal(err)
 	}
@@ -352,10 +352,7 @@ func TestStopKillsAfterTimeout(t *testing.T) {
 func TestExec(t *testing.T) {
 	b, cfg := sealed(t), config(t)
 	start(t, b, cfg, shell(t, 3, "sleep 60"), StartOptions{})
-	k, err := Dial(t.Context(), cfg.RunDir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	k := At(cfg.RunDir)
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -379,10 +376,7 @@ func TestAttachLater(t *testing.T) {
 	b, cfg := sealed(t), config(t)
 	cfg.OpenStdin = true
 	start(t, b, cfg, shell(t, 3, `while read x; do echo "got $x"; [ "$x" = end ] && exit 4; done`), StartOptions{})
-	k, err := Dial(t.Context(), cfg.RunDir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	k := At(cfg.RunDir)
 	all := AttachOptions{Stdin: true, Stdout: true, Stderr: true}
 	first, err := k.Attach(t.Context(), all)
 	if err != nil {

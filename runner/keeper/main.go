@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -22,6 +23,7 @@ func Main(args []string) int {
 	if len(args) > 0 && args[0] == "--" {
 		return initMain(args[1:])
 	}
+	setName("teu-keeper") // it was started by a descriptor, whose number top(1) would show
 	// Caught, not ignored: an ignored signal would be so for the container too.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM,
 		unix.SIGTSTP, unix.SIGUSR1, unix.SIGUSR2, unix.SIGPIPE)
@@ -43,6 +45,13 @@ func Main(args []string) int {
 	}
 	fmt.Fprintln(os.Stderr, "unknown arguments", args)
 	return 2
+}
+
+// setName sets the name of the calling thread, of 15 bytes at most (PR_SET_NAME(2const)); the
+// main thread's is the process's.
+func setName(name string) {
+	b := append([]byte(name), 0)
+	unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&b[0])), 0, 0, 0)
 }
 
 // waitAndSupervise is the life of a keeper from before there is a container.
