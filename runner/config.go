@@ -109,6 +109,7 @@ type Options struct {
 	Rlimits                    []specs.POSIXRlimit       `json:",omitzero"`
 	OOMScoreAdj                *int                      `json:",omitzero"`
 	Resources                  *specs.LinuxResources     `json:",omitzero"`
+	QuotaSaid                  bool                      `json:",omitempty"` // the CPU quota of Resources was asked for as one, not as processors
 	Columns, Rows              uint16                    `json:",omitzero"`
 	Health                     *HealthCheck              `json:",omitempty"` // nil: the image's
 }

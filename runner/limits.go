@@ -20,7 +20,7 @@ func refused(format string, args ...any) error {
 
 // limitSwap gives a limit of memory one of memory and swap, docker's.
 func (o *Options) limitSwap() {
-	if r := o.Resources; r != nil && r.Memory != nil && value(r.Memory.Limit) > 0 && r.Memory.Swap == nil {
+	if r := o.Resources; r != nil && r.Memory != nil && value(r.Memory.Limit) > 0 && value(r.Memory.Swap) == 0 {
 		r.Memory.Swap = twice(r.Memory.Limit)
 	}
 }
@@ -147,11 +147,24 @@ func ParseRange(text string) (first, last uint16, ok bool) {
 	return uint16(n), uint16(m), e1 == nil && e2 == nil && n <= m
 }
 
+// Warnings are docker's about what was asked for and will not be, or should not.
+func (o *Options) Warnings() (list []string) {
+	if r := o.Resources; r != nil && r.Memory != nil && r.Memory.DisableOOMKiller != nil && *r.Memory.DisableOOMKiller && value(r.Memory.Limit) == 0 {
+		list = append(list, "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.")
+	}
+	if o.Network == "host" && len(o.Ports) > 0 {
+		list = append(list, "Published ports are discarded when using host network mode")
+	}
+	return list
+}
+
 // CPU limits processors in docker's numbers; 0 is no limit.
 type CPU struct {
 	Shares        int64 // weight
 	Period, Quota int64 // microseconds
 	Nano          int64 // billionths of a processor
+	// RealtimePeriod and RealtimeRuntime are microseconds for processes of the real-time classes.
+	RealtimePeriod, RealtimeRuntime int64
 }
 
 // Set writes the limits into cpu.
@@ -179,6 +192,13 @@ func (c CPU) Set(cpu *specs.LinuxCPU) error {
 	}
 	if c.Quota != 0 {
 		cpu.Quota = &c.Quota
+	}
+	if c.RealtimePeriod > 0 {
+		period := uint64(c.RealtimePeriod)
+		cpu.RealtimePeriod = &period
+	}
+	if c.RealtimeRuntime > 0 {
+		cpu.RealtimeRuntime = &c.RealtimeRuntime
 	}
 	return nil
 }

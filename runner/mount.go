@@ -143,8 +143,8 @@ func (e *Engine) mountPoint(ctx context.Context, store *cache.Store, id string, 
 			return p, err
 		}
 		p.Name, p.Source, p.Driver, p.Anonymous, p.Driven = v.Name, v.Mountpoint, "local", v.Anonymous, v.driven()
-		if p.Mode == "" {
-			p.Mode = "z"
+		if p.Mode == "" && (w.Source != "" || w.Long) {
+			p.Mode = "z" // docker's default, but for anonymous volumes of -v and images
 		}
 		if w.NoCopy || w.Subpath == "" && !made && !v.driven() && !isEmpty(v.Mountpoint) {
 			return p, nil

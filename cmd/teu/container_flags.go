@@ -46,6 +46,7 @@ type containerFlags struct {
 	ulimits, sysctls, devices, capAdd, capDrop, sopt []string
 	privileged, readOnly, init                       bool
 	ipc, pid, uts, cgroupns, userns, runtime         string
+	apiSocket                                        bool
 	noHealthcheck                                    bool
 	healthCmd, healthHTTP, healthTCP, healthUnix     string
 	healthOnFailure                                  string
@@ -163,7 +164,7 @@ func (c *containerFlags) addSecurity(f *pflag.FlagSet) {
 	f.StringVar(&c.runtime, "runtime", "", "runtime: there is teu, also called runc")
 	f.StringArrayVar(&c.deviceRules, "device-cgroup-rule", nil, "allow devices: TYPE MAJOR:MINOR ACCESS, such as 'c 189:* rwm'")
 	f.Bool("disable-content-trust", true, "accepted for docker's sake")
-	f.Bool("use-api-socket", false, "not there")
+	f.BoolVar(&c.apiSocket, "use-api-socket", false, "not there")
 	f.String("isolation", "", "accepted for docker's sake")
 	hide(f, "runtime", "disable-content-trust", "use-api-socket", "isolation")
 	c.addHealth(f)
@@ -186,13 +187,16 @@ func (c *containerFlags) options(f *pflag.FlagSet, image string, args []string) 
 	if err := runner.CheckRuntime(c.runtime); err != nil {
 		return o, err
 	}
+	if c.apiSocket {
+		return o, errors.New("--use-api-socket is not there: run `teu serve engine` and mount its socket, -v /run/teu/docker.sock:/var/run/docker.sock")
+	}
 	o = runner.Options{
 		Image: image, Args: args, WorkingDir: c.workdir, User: c.user, Groups: c.groups,
 		Hostname: c.hostname, Domainname: c.domainname, TTY: c.tty, OpenStdin: c.interactive,
 		PublishAll: c.publishAll, ExtraHosts: c.addHosts,
 		IPCMode: c.ipc, PIDMode: c.pid, UTSMode: c.uts, CgroupMode: c.cgroupns, CgroupParent: c.cgroupParent, UsernsMode: c.userns,
 		DNS: c.dns, DNSSearch: c.dnsSearch, DNSOptions: c.dnsOptions, AutoRemove: c.rm, StopSignal: c.stopSignal,
-		Privileged: c.privileged, ReadOnly: c.readOnly, Init: c.init, CapAdd: c.capAdd, CapDrop: c.capDrop,
+		Privileged: c.privileged, ReadOnly: c.readOnly, Init: c.init,
 	}
 	if f.Changed("entrypoint") {
 		o.ClearEntrypoint = c.entrypoint == ""

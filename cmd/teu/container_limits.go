@@ -2,8 +2,10 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -48,10 +50,10 @@ func (c *containerFlags) setLimits(o *runner.Options) error {
 	if err := c.setCPU(r); err != nil {
 		return err
 	}
-	if c.pidsLimit != 0 {
+	if c.pidsLimit > 0 {
 		r.Pids = &specs.LinuxPids{Limit: &c.pidsLimit}
 	}
-	o.Resources = r
+	o.Resources, o.QuotaSaid = r, c.cpuPeriod != 0 || c.cpuQuota != 0
 	if err := c.setMore(r); err != nil {
 		return err
 	}
@@ -60,14 +62,9 @@ func (c *containerFlags) setLimits(o *runner.Options) error {
 
 func (c *containerFlags) setCPU(r *specs.LinuxResources) error {
 	cpu := &specs.LinuxCPU{Cpus: c.cpusetCPUs, Mems: c.cpusetMems}
-	if c.cpuRTPeriod > 0 {
-		period := uint64(c.cpuRTPeriod)
-		cpu.RealtimePeriod = &period
+	n := runner.CPU{
+		Shares: c.cpuShares, Period: c.cpuPeriod, Quota: c.cpuQuota, RealtimePeriod: c.cpuRTPeriod, RealtimeRuntime: c.cpuRTRuntime,
 	}
-	if c.cpuRTRuntime > 0 {
-		cpu.RealtimeRuntime = &c.cpuRTRuntime
-	}
-	n := runner.CPU{Shares: c.cpuShares, Period: c.cpuPeriod, Quota: c.cpuQuota}
 	if c.cpus != "" {
 		all, err := strconv.ParseFloat(c.cpus, 64)
 		if err != nil || math.Abs(all) > 1e6 {
@@ -84,15 +81,18 @@ func (c *containerFlags) setCPU(r *specs.LinuxResources) error {
 	return nil
 }
 
+// setUlimits: the last of one name counts, and they are shown by name.
 func (c *containerFlags) setUlimits(o *runner.Options) error {
+	all := map[string]specs.POSIXRlimit{}
 	for _, text := range c.ulimits {
 		u, err := units.ParseUlimit(text)
 		if err != nil {
 			return err
 		}
-		o.Rlimits = append(o.Rlimits, specs.POSIXRlimit{
-			Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: uint64(u.Soft), Hard: uint64(u.Hard),
-		})
+		all[u.Name] = specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: uint64(u.Soft), Hard: uint64(u.Hard)}
+	}
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		o.Rlimits = append(o.Rlimits, all[name])
 	}
 	return nil
 }

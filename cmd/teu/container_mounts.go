@@ -65,7 +65,7 @@ func parseVolume(text string) (runner.MountRequest, error) {
 
 // parseMount understands --mount: a line of CSV with key=value pairs.
 func parseMount(text string) (runner.MountRequest, error) {
-	m := runner.MountRequest{Type: "volume"}
+	m := runner.MountRequest{Type: "volume", Long: true}
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("invalid argument %q for \"--mount\" flag: %s", text, fmt.Sprintf(format, args...))
 	}

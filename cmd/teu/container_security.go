@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/teu-dev/teu/runner"
@@ -69,8 +70,46 @@ func (c *containerFlags) setSecurity(o *runner.Options) error {
 		}
 		o.Devices = append(o.Devices, d)
 	}
+	o.CapAdd, o.CapDrop = effectiveCaps(c.capAdd, c.capDrop)
+	for _, text := range c.sysctls {
+		if !isContainersSysctl(text) {
+			return fmt.Errorf("invalid argument %q for \"--sysctl\" flag: sysctl '%s' is not allowed", text, text)
+		}
+	}
 	o.Sysctls = keyValues(c.sysctls)
 	return c.setDeviceRules(o)
+}
+
+// effectiveCaps are the lists as docker's command sends them: with CAP_, in order, each name
+// once, ALL alone in its list, and nothing dropped that is added.
+func effectiveCaps(add, drop []string) (_, _ []string) {
+	tidy := func(list []string) (out []string) {
+		for _, name := range list {
+			name = strings.ToUpper(strings.TrimSpace(name))
+			if name != "ALL" && !strings.HasPrefix(name, "CAP_") {
+				name = "CAP_" + name
+			}
+			out = append(out, name)
+		}
+		if slices.Contains(out, "ALL") {
+			return []string{"ALL"}
+		}
+		slices.Sort(out)
+		return slices.Compact(out)
+	}
+	add, drop = tidy(add), tidy(drop)
+	return add, slices.DeleteFunc(drop, func(name string) bool { return slices.Contains(add, name) })
+}
+
+// isContainersSysctl reports whether the kernel keeps NAME=VALUE per namespace, so that a
+// container may have one of its own (docker/cli opts.ValidateSysctl).
+func isContainersSysctl(text string) bool {
+	name, _, ok := strings.Cut(text, "=")
+	switch name {
+	case "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced":
+		return ok
+	}
+	return ok && (strings.HasPrefix(name, "net.") || strings.HasPrefix(name, "fs.mqueue."))
 }
 
 // isCDIName says whether a device is named as in the files of the Container Device Interface, and not by its path.

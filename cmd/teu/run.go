@@ -127,6 +127,9 @@ func createContainer(ctx context.Context, a *app, c *containerFlags, o runner.Op
 		}
 		made, err = a.engine().Create(ctx, c.name, o)
 	}
+	for _, w := range o.Warnings() {
+		a.ui.Warnf("%s", w)
+	}
 	if missing(err) && !errors.Is(err, runner.ErrPlatform) { // or somebody has removed it again
 		return nil, fmt.Errorf("No such image: %s", runner.WithTag(o.Image)) //lint:ignore ST1005 docker's words
 	}

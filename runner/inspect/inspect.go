@@ -247,6 +247,11 @@ func HostConfig(c *runner.Container) *container.HostConfig {
 		ReadonlyRootfs: o.ReadOnly, SecurityOpt: o.SecurityOpt, ShmSize: o.ShmSize, Sysctls: o.Sysctls, Runtime: "teu",
 		PortBindings: portBindings(o),
 	}
+	if o.Privileged || o.PIDMode == "host" || o.IPCMode == "host" {
+		if !slices.ContainsFunc(o.SecurityOpt, func(s string) bool { return strings.HasPrefix(s, "label=") }) {
+			h.SecurityOpt = append(slices.Clone(o.SecurityOpt), "label=disable") // as dockerd has it, with SELinux or without
+		}
+	}
 	h.CgroupParent = o.CgroupParent
 	if h.ShmSize == 0 {
 		h.ShmSize = 64 << 20

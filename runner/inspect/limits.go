@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/moby/moby/api/types/blkiodev"
@@ -22,6 +23,9 @@ func hostLimits(h *container.HostConfig, o *runner.Options) {
 	h.Devices = []container.DeviceMapping{}
 	for _, d := range o.Devices {
 		h.Devices = append(h.Devices, container.DeviceMapping{PathOnHost: d.Source, PathInContainer: d.Target, CgroupPermissions: d.Access})
+	}
+	for _, r := range o.DeviceRules {
+		h.DeviceCgroupRules = append(h.DeviceCgroupRules, ruleText(r))
 	}
 	if len(o.CDIDevices) > 0 {
 		h.DeviceRequests = []container.DeviceRequest{{Driver: "cdi", DeviceIDs: o.CDIDevices}}
@@ -43,8 +47,9 @@ func hostLimits(h *container.HostConfig, o *runner.Options) {
 	if c := r.CPU; c != nil {
 		h.CpusetCpus, h.CpusetMems = c.Cpus, c.Mems
 		h.CPUShares = int64(value(c.Shares))
+		h.CPURealtimePeriod, h.CPURealtimeRuntime = int64(value(c.RealtimePeriod)), value(c.RealtimeRuntime)
 		quota, period := value(c.Quota), int64(value(c.Period))
-		if quota > 0 && period == 100000 { // what --cpus makes
+		if quota > 0 && period == 100000 && !o.QuotaSaid { // what --cpus makes
 			h.NanoCPUs = quota * 1e9 / period
 		} else {
 			h.CPUQuota, h.CPUPeriod = quota, period
@@ -62,6 +67,17 @@ func hostLimits(h *container.HostConfig, o *runner.Options) {
 		h.BlkioDeviceReadBps, h.BlkioDeviceWriteBps = throttles(b.ThrottleReadBpsDevice), throttles(b.ThrottleWriteBpsDevice)
 		h.BlkioDeviceReadIOps, h.BlkioDeviceWriteIOps = throttles(b.ThrottleReadIOPSDevice), throttles(b.ThrottleWriteIOPSDevice)
 	}
+}
+
+// ruleText is a rule in the words of --device-cgroup-rule.
+func ruleText(r specs.LinuxDeviceCgroup) string {
+	number := func(n *int64) string {
+		if n == nil {
+			return "*"
+		}
+		return strconv.FormatInt(*n, 10)
+	}
+	return r.Type + " " + number(r.Major) + ":" + number(r.Minor) + " " + r.Access
 }
 
 func throttles(list []specs.LinuxThrottleDevice) (out []*blkiodev.ThrottleDevice) {

@@ -162,16 +162,10 @@ func options(b *createRequest) (o runner.Options, warnings []string, err error) 
 			return o, nil, err
 		}
 	}
-	return o, createWarnings(b), nil
+	return o, append(o.Warnings(), createWarnings(b)...), nil
 }
 
 func createWarnings(b *createRequest) (list []string) {
-	if b.HostConfig.OomKillDisable != nil && *b.HostConfig.OomKillDisable && b.HostConfig.Memory == 0 {
-		list = append(list, "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.")
-	}
-	if b.HostConfig.NetworkMode.IsHost() && len(b.HostConfig.PortBindings) > 0 {
-		list = append(list, "Published ports are discarded when using host network mode")
-	}
 	var empty []string
 	for port, bindings := range b.HostConfig.PortBindings {
 		if len(bindings) == 0 {
@@ -196,7 +190,6 @@ func refuse(b *createRequest, _ *runner.Options) error {
 		{h.Cgroup != "", "HostConfig.Cgroup"},
 		{len(h.StorageOpt) > 0, "HostConfig.StorageOpt"},
 		{slices.ContainsFunc(h.DeviceRequests, func(r container.DeviceRequest) bool { return r.Driver != "cdi" }), "HostConfig.DeviceRequests of a driver other than cdi"},
-		{h.CPURealtimePeriod != 0 || h.CPURealtimeRuntime != 0, "HostConfig.CpuRealtimePeriod"},
 		{h.CPUCount != 0 || h.CPUPercent != 0 || h.IOMaximumBandwidth != 0 || h.IOMaximumIOps != 0, "a limit of Windows"},
 	} {
 		if f.set {

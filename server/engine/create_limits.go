@@ -37,7 +37,11 @@ func resources(h *container.Resources) (*specs.LinuxResources, error) {
 		r.Memory = &m
 	}
 	cpu := specs.LinuxCPU{Cpus: h.CpusetCpus, Mems: h.CpusetMems}
-	if err := (runner.CPU{Shares: h.CPUShares, Period: h.CPUPeriod, Quota: h.CPUQuota, Nano: h.NanoCPUs}).Set(&cpu); err != nil {
+	n := runner.CPU{
+		Shares: h.CPUShares, Period: h.CPUPeriod, Quota: h.CPUQuota, Nano: h.NanoCPUs,
+		RealtimePeriod: h.CPURealtimePeriod, RealtimeRuntime: h.CPURealtimeRuntime,
+	}
+	if err := n.Set(&cpu); err != nil {
 		return nil, err
 	}
 	if cpu != (specs.LinuxCPU{}) {
@@ -98,6 +102,7 @@ func setLimits(b *createRequest, o *runner.Options) (err error) {
 	if o.Resources, err = resources(&h.Resources); err != nil {
 		return err
 	}
+	o.QuotaSaid = h.CPUPeriod != 0 || h.CPUQuota != 0
 	if h.OomScoreAdj != 0 {
 		o.OOMScoreAdj = &h.OomScoreAdj
 	}
