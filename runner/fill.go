@@ -15,7 +15,7 @@ import (
 // view opens the container's root filesystem as its image and its changes make it, for
 // reading only. It works whether the container runs or not.
 func view(sn snapshot.Snapshot) (*rootfs.Dir, error) {
-	o := mount.Overlay{Lowers: append([]string{sn.Upper}, sn.Lowers...)}
+	o := mount.Overlay{Lowers: append([]string{sn.Upper}, sn.Lowers...), UserXattr: sn.UserXattr}
 	f, err := o.Open()
 	if err != nil {
 		return nil, err
