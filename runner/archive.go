@@ -259,7 +259,11 @@ func (e *Engine) Export(ctx context.Context, ref string, w io.Writer) error {
 		return fmt.Errorf("opening the root filesystem: %w", err)
 	}
 	defer root.Close()
-	if err := archive.Write(ctx, w, root, ".", "", archive.WriteOptions{}); err != nil {
+	o := archive.WriteOptions{}
+	if c.UserIDs.copied() {
+		o.Owner = c.UserIDs.inside
+	}
+	if err := archive.Write(ctx, w, root, ".", "", o); err != nil {
 		return fmt.Errorf("exporting %s: %w", c.Name, err)
 	}
 	e.tell(c, "export", nil)

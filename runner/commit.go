@@ -174,7 +174,11 @@ func (e *Engine) commitLayer(ctx context.Context, store *cache.Store, c *Contain
 		fi, err := compare.upper.Lstat(p)
 		return err == nil && compare.ourOwn(p, fi)
 	}
-	err = layer.WriteTar(ctx, sn.Upper, io.MultiWriter(zw, h.Hash()), layer.TarOptions{UserXattr: mount.NeedsUserXattr(), Skip: skip})
+	to := layer.TarOptions{UserXattr: mount.NeedsUserXattr(), Skip: skip}
+	if c.UserIDs.copied() {
+		to.Owner = c.UserIDs.inside
+	}
+	err = layer.WriteTar(ctx, sn.Upper, io.MultiWriter(zw, h.Hash()), to)
 	if err = errors.Join(err, zw.Close()); err != nil {
 		return blob, "", fmt.Errorf("writing the changes of %s: %w", c.Name, err)
 	}

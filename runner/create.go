@@ -98,11 +98,14 @@ func (e *Engine) make(ctx context.Context, store *cache.Store, c *Container, nam
 	if err := e.makeDir(c.ID, c.Options.Starting); err != nil {
 		return err
 	}
-	if err := e.claimIDs(ctx, c); err != nil {
-		return err
-	}
 	lowers, err := store.Layers.Stack(ctx, layers)
 	if err != nil {
+		return err
+	}
+	if err := e.claimIDs(ctx, c, lowers); err != nil {
+		return err
+	}
+	if layers, lowers, err = e.ownLayers(ctx, store, c, layers, lowers); err != nil {
 		return err
 	}
 	if _, err := store.Snapshots.Prepare(ctx, c.ID, lowers, layers); err != nil {

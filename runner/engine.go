@@ -12,6 +12,7 @@
 //	ROOT/containers/ID/ids.json        the IDs of its user namespace that nobody else may have
 //	ROOT/containers/ID/lock            held for transitions only
 //	ROOT/ids.lock                      held to take such IDs
+//	ROOT/owners.lock                   held to copy an image for such IDs
 //	ROOT/names/NAME -> ID              made by link, so that a name is given once
 //	ROOT/volumes/NAME/{volume.json,_data/}
 //	RUNROOT/containers/ID/             the keeper's, gone when the container is not running

@@ -44,6 +44,12 @@ func (e *Engine) writeShared(c *Container, name string, data []byte) error {
 	if err := os.WriteFile(path, data, 0o644); err != nil {
 		return err
 	}
+	if c.UserIDs.copied() {
+		uid, gid := c.UserIDs.outside(0, 0)
+		if err := os.Chown(path, uid, gid); err != nil {
+			return err
+		}
+	}
 	return os.Chmod(path, 0o644)
 }
 

@@ -3,6 +3,7 @@ package runner
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -25,8 +26,8 @@ func view(sn snapshot.Snapshot) (*rootfs.Dir, error) {
 
 // fillVolume copies what the image has at target to an empty volume, with the directory's
 // own mode and owner, as docker does.
-func (e *Engine) fillVolume(store *cache.Store, id, target, dir string) error {
-	sn, err := store.Snapshots.Get(id)
+func (e *Engine) fillVolume(store *cache.Store, c *Container, target, dir string) error {
+	sn, err := store.Snapshots.Get(c.ID)
 	if err != nil {
 		return err
 	}
@@ -37,13 +38,17 @@ func (e *Engine) fillVolume(store *cache.Store, id, target, dir string) error {
 	defer root.Close()
 	f, err := root.OpenFile(target, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-		return nil
+		if !c.UserIDs.copied() {
+			return nil
+		}
+		uid, gid := c.UserIDs.outside(0, 0)
+		return os.Chown(dir, uid, gid)
 	}
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := rootfs.CopyTree(rootfs.FromFile(f), dir); err != nil {
+	if err := rootfs.CopyTree(rootfs.FromFile(f), dir, rootfs.CopyOptions{}); err != nil {
 		return fmt.Errorf("copying %s of the image to its volume: %w", target, err)
 	}
 	return nil

@@ -65,7 +65,7 @@ func (e *Engine) mountPoints(ctx context.Context, store *cache.Store, c *Contain
 		}
 	}
 	for _, w := range wishes {
-		p, err := e.mountPoint(ctx, store, c.ID, w)
+		p, err := e.mountPoint(ctx, store, c, w)
 		if err != nil {
 			return append(points, p), err
 		}
@@ -116,7 +116,7 @@ func (w *MountRequest) anonymous() bool {
 	return w.Type == "volume" && w.Source == "" && !w.Long
 }
 
-func (e *Engine) mountPoint(ctx context.Context, store *cache.Store, id string, w MountRequest) (MountPoint, error) {
+func (e *Engine) mountPoint(ctx context.Context, store *cache.Store, c *Container, w MountRequest) (MountPoint, error) {
 	p := MountPoint{
 		Type: w.Type, Source: w.Source, Destination: w.Target, RW: !w.ReadOnly, Propagation: w.Propagation, Mode: w.Mode,
 		MountDetails: MountDetails{
@@ -131,7 +131,7 @@ func (e *Engine) mountPoint(ctx context.Context, store *cache.Store, id string, 
 	case "tmpfs":
 		return p, nil
 	case "image":
-		return e.imageMount(ctx, store, id, w, p)
+		return e.imageMount(ctx, store, c, w, p)
 	case "bind":
 		if p.Propagation == "" {
 			p.Propagation = "rprivate"
@@ -149,13 +149,13 @@ func (e *Engine) mountPoint(ctx context.Context, store *cache.Store, id string, 
 		if w.NoCopy || w.Subpath == "" && !made && !v.driven() && !isEmpty(v.Mountpoint) {
 			return p, nil
 		}
-		return p, e.fillMounted(ctx, v, func() error { return e.fillEmpty(store, id, w, v.Mountpoint) })
+		return p, e.fillMounted(ctx, v, func() error { return e.fillEmpty(store, c, w, v.Mountpoint) })
 	}
 	return p, fmt.Errorf("mount type %q: %w", w.Type, errdefs.ErrInvalidArgument)
 }
 
 // imageMount mounts the files of another image, for reading.
-func (e *Engine) imageMount(ctx context.Context, store *cache.Store, id string, w MountRequest, p MountPoint) (MountPoint, error) {
+func (e *Engine) imageMount(ctx context.Context, store *cache.Store, c *Container, w MountRequest, p MountPoint) (MountPoint, error) {
 	img, layers, err := e.image(ctx, store, Options{Image: w.Source})
 	if errors.Is(err, errdefs.ErrNotFound) {
 		return p, worded(errdefs.ErrNotFound, "No such image: %s", WithTag(w.Source))
@@ -167,9 +167,12 @@ func (e *Engine) imageMount(ctx context.Context, store *cache.Store, id string, 
 	if p.Layers, err = store.Layers.Stack(ctx, layers); err != nil {
 		return p, err
 	}
+	if layers, p.Layers, err = e.ownLayers(ctx, store, c, layers, p.Layers); err != nil {
+		return p, err
+	}
 	p.RW = false
 	// The layers stay as long as the container does. The pin of Create protects them until then.
-	return p, store.Lease(ctx, imageLeaseName(id, w.Target), cache.Lease{Layers: layers})
+	return p, store.Lease(ctx, imageLeaseName(c.ID, w.Target), cache.Lease{Layers: layers})
 }
 
 // imageLeaseName is the lease of an image that is mounted at a place.
@@ -197,7 +200,7 @@ func bindSource(w MountRequest) error {
 func (e *Engine) specMounts(c *Container) []spec.Mount {
 	var mounts []spec.Mount
 	mapped := func(options []string) []string { // what teu made belongs to the container's users
-		if !c.UserIDs.shifted() || slices.ContainsFunc(options, isIDMap) {
+		if !c.UserIDs.mapped() || slices.ContainsFunc(options, isIDMap) {
 			return options
 		}
 		return append(slices.Clone(options), "idmap")
@@ -243,7 +246,7 @@ func giveToUser(c *Container, uid, gid int) error {
 			continue
 		}
 		owner, group := uid, gid
-		if p.Type == "bind" && !slices.ContainsFunc(p.Options, isIDMap) { // the host's, where nothing is mapped
+		if !slices.ContainsFunc(p.Options, isIDMap) && (p.Type == "bind" || c.UserIDs.copied()) { // where nothing is mapped
 			owner, group = c.UserIDs.outside(uid, gid)
 		}
 		if err := chownTree(p.Source, owner, group); err != nil {

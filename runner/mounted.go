@@ -24,8 +24,8 @@ type filesOptions struct {
 
 // withFiles calls fn with the root filesystem of a container as the container sees it,
 // with what is mounted in it. That of a container which does not run is mounted for the
-// time of the call, where nobody else sees it, with the owners it has on disk. Else fn is
-// told the container's user namespace, if it has one, by which the owners are translated.
+// time of the call, where nobody else sees it, with the owners it has on disk. Where those are not
+// the container's own, fn is told its user namespace, by which they are translated.
 func (e *Engine) withFiles(ctx context.Context, c *Container, o filesOptions, fn func(root *rootfs.Dir, ids *UserIDs) error) error {
 	root, c, err := e.runningRoot(ctx, c)
 	if err != nil {
@@ -55,7 +55,15 @@ func (e *Engine) withFiles(ctx context.Context, c *Container, o filesOptions, fn
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread and its mounts end with the goroutine
-		done <- e.mounted(c, o, func(root *rootfs.Dir) error { return fn(root, nil) })
+		done <- e.mounted(c, o, func(root *rootfs.Dir) error {
+			switch {
+			case !c.UserIDs.copied():
+				return fn(root, nil)
+			case o.Write:
+				return asContainerRoot(c.UserIDs, func() error { return fn(root, c.UserIDs) })
+			}
+			return fn(root, c.UserIDs)
+		})
 	}()
 	return <-done
 }

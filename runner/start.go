@@ -222,7 +222,7 @@ func (e *Engine) plan(ctx context.Context, c *Container, o StartOptions) (*plan,
 	if err := e.prepareHooks(c, p, &opts); err != nil {
 		return nil, err
 	}
-	p.program, err = oci.Compile(p.spec, oci.Rootfs{Overlay: sn.Overlay(), Mapped: c.UserIDs.shifted()}, opts)
+	p.program, err = oci.Compile(p.spec, oci.Rootfs{Overlay: sn.Overlay(), Mapped: c.UserIDs.mapped()}, opts)
 	return p, err
 }
 

@@ -64,7 +64,7 @@ func (p *MountPoint) openSubpath() (*os.File, error) {
 
 // fillEmpty copies what the image has at the place of a volume to the directory that is
 // mounted there, if that is empty.
-func (e *Engine) fillEmpty(store *cache.Store, id string, w MountRequest, volume string) error {
+func (e *Engine) fillEmpty(store *cache.Store, c *Container, w MountRequest, volume string) error {
 	dir := volume
 	if w.Subpath != "" {
 		p := MountPoint{Type: "volume", Source: volume, MountDetails: MountDetails{Subpath: w.Subpath}}
@@ -81,5 +81,5 @@ func (e *Engine) fillEmpty(store *cache.Store, id string, w MountRequest, volume
 	if !isEmpty(dir) {
 		return nil
 	}
-	return e.fillVolume(store, id, w.Target, dir)
+	return e.fillVolume(store, c, w.Target, dir)
 }

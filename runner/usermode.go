@@ -15,8 +15,9 @@ import (
 
 // usernsMode is what Options.UsernsMode asks for: podman's --userns.
 type usernsMode struct {
-	kind       string // "host", "auto" or "keep-id"
-	size       uint32 // auto: of IDs; 0: teu decides
+	kind       string  // "host", "auto", "keep-id" or "nomap"
+	size       uint32  // auto: of IDs; 0: teu decides
+	uid, gid   *uint32 // keep-id: who the user is inside; nil: who it is outside
 	uids, gids []specs.LinuxIDMapping
 }
 
@@ -24,8 +25,8 @@ type usernsMode struct {
 // name, nobody among them.
 const defaultIDs = 1 << 16
 
-// parseUserns understands host, auto[:size=N,uidmapping=INSIDE:OUTSIDE:SIZE,gidmapping=...]
-// and keep-id.
+// parseUserns understands host, auto[:size=N,uidmapping=INSIDE:OUTSIDE:SIZE,gidmapping=...],
+// keep-id[:uid=N,gid=N] and nomap.
 func parseUserns(text string) (m usernsMode, err error) {
 	kind, options, given := strings.Cut(text, ":")
 	m.kind = kind
@@ -33,21 +34,43 @@ func parseUserns(text string) (m usernsMode, err error) {
 	case text == "", text == "host":
 		m.kind = "host"
 		return m, nil
-	case kind == "nomap":
+	case kind == "nomap" && !userns.Inside():
 		return m, worded(errdefs.ErrInvalidArgument, "--userns nomap is for containers of ordinary users: as root say auto, which maps nobody of the host either")
-	case kind == "keep-id" && given:
+	case kind == "keep-id" && given && !userns.Inside():
 		return m, worded(errdefs.ErrInvalidArgument, "--userns %s: options of keep-id are for containers of ordinary users", text)
-	case kind == "keep-id", kind == "auto" && !given:
+	case !slices.Contains([]string{"auto", "keep-id", "nomap"}, kind), kind == "nomap" && given:
+		return m, worded(errdefs.ErrInvalidArgument, "--userns: invalid USER mode %q: it is host, auto[:OPTIONS], keep-id[:OPTIONS] or nomap", text)
+	case !given:
 		return m, nil
-	case kind != "auto":
-		return m, worded(errdefs.ErrInvalidArgument, "--userns: invalid USER mode %q: it is host, auto[:OPTIONS] or keep-id", text)
 	}
 	for option := range strings.SplitSeq(options, ",") {
-		if err := m.option(option); err != nil {
+		set := m.option
+		if kind == "keep-id" {
+			set = m.keepOption
+		}
+		if err := set(option); err != nil {
 			return m, fmt.Errorf("--userns %s: %w", text, err)
 		}
 	}
 	return m, nil
+}
+
+// keepOption understands uid=N and gid=N.
+func (m *usernsMode) keepOption(option string) error {
+	key, value, _ := strings.Cut(option, "=")
+	n, err := strconv.ParseUint(value, 10, 31)
+	id := uint32(n)
+	switch {
+	case err != nil:
+		return worded(errdefs.ErrInvalidArgument, "%q is no ID", value)
+	case key == "uid":
+		m.uid = &id
+	case key == "gid":
+		m.gid = &id
+	default:
+		return worded(errdefs.ErrInvalidArgument, "unknown option %q", key)
+	}
+	return nil
 }
 
 func (m *usernsMode) option(option string) error {
@@ -131,9 +154,18 @@ func gaps(own []specs.LinuxIDMapping, size uint32) (list []specs.LinuxIDMapping,
 // UserIDs are the IDs of a container's user namespace.
 type UserIDs struct {
 	UIDs, GIDs []specs.LinuxIDMapping
+	// OnDisk says that the container's files, and those in its volumes, have the owners outside
+	// on disk, as an ordinary user's must. Else they have those inside, and mounts map them.
+	OnDisk bool `json:",omitempty"`
 }
 
-// shifted says whether the owners of files have to be mapped: u is nil without a namespace.
+// mapped says whether mounts have to map the owners of files.
+func (u *UserIDs) mapped() bool { return u.shifted() && !u.OnDisk }
+
+// copied says whether the container's files are a copy of the image's with other owners.
+func (u *UserIDs) copied() bool { return u.shifted() && u.OnDisk }
+
+// shifted says whether anybody inside is somebody else outside: u is nil without a namespace.
 func (u *UserIDs) shifted() bool {
 	return u != nil && slices.ContainsFunc(slices.Concat(u.UIDs, u.GIDs), func(r specs.LinuxIDMapping) bool { return r.ContainerID != r.HostID })
 }
@@ -150,12 +182,20 @@ func (u *UserIDs) outside(uid, gid int) (int, int) {
 const overflowID = 65534
 
 func translate(list []specs.LinuxIDMapping, id int) int {
-	for _, r := range list {
-		if id >= int(r.ContainerID) && id < int(r.ContainerID)+int(r.Size) {
-			return id - int(r.ContainerID) + int(r.HostID)
-		}
+	if to, ok := find(list, id); ok {
+		return to
 	}
 	return overflowID
+}
+
+// find is who an ID is on the other side.
+func find(list []specs.LinuxIDMapping, id int) (to int, ok bool) {
+	for _, r := range list {
+		if id >= int(r.ContainerID) && id < int(r.ContainerID)+int(r.Size) {
+			return id - int(r.ContainerID) + int(r.HostID), true
+		}
+	}
+	return 0, false
 }
 
 // inside is the user and group of the container that the host's are.
@@ -178,10 +218,6 @@ func inverse(list []specs.LinuxIDMapping) (out []specs.LinuxIDMapping) {
 func (o *Options) checkUserns() error {
 	if o.UsernsMode == "" || o.UsernsMode == "host" {
 		return nil
-	}
-	if userns.Inside() {
-		return fmt.Errorf("--userns %s for the container of an ordinary user: Linux maps the owners of files (ID-mapped mounts) for the host's root only; "+
-			"the container has the user's namespace, see docs/rootless.md: %w", o.UsernsMode, errdefs.ErrNotImplemented)
 	}
 	m, err := parseUserns(o.UsernsMode)
 	if err == nil && strings.HasPrefix(o.PIDMode, "container:") {

@@ -30,7 +30,7 @@ func TestParseUserns(t *testing.T) {
 		}
 	}
 	for _, text := range []string{
-		"nomap", "private", "keep-id:uid=1", "host:x", "auto:", "auto:size=", "auto:size=0", "auto:size=4294967296", "auto:size=-1", "auto:x=1",
+		"nomap", "nomap:x", "private", "keep-id:uid=1", "host:x", "auto:", "auto:size=", "auto:size=0", "auto:size=4294967296", "auto:size=-1", "auto:x=1",
 		"auto:uidmapping=0:0", "auto:uidmapping=0:0:0", "auto:uidmapping=0:4294967295:1", "auto:uidmapping=0:1:2,uidmapping=1:9:1",
 		"auto:gidmapping=0:1:2,gidmapping=7:2:1", "ns:/proc/1/ns/user", "container:x",
 	} {
@@ -65,6 +65,40 @@ func FuzzParseUserns(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestAround holds that with keep-id everybody whom the user has is somebody inside, the user who
+// was asked for.
+func TestAround(t *testing.T) {
+	r := func(inside, outside, size uint32) specs.LinuxIDMapping {
+		return specs.LinuxIDMapping{ContainerID: inside, HostID: outside, Size: size}
+	}
+	for _, tc := range []struct {
+		own, others uint32
+		want        []specs.LinuxIDMapping
+	}{
+		{1000, 65536, []specs.LinuxIDMapping{r(0, 1, 1000), r(1000, 0, 1), r(1001, 1001, 64536)}},
+		{0, 65536, []specs.LinuxIDMapping{r(0, 0, 1), r(1, 1, 65536)}},
+		{1000, 1000, []specs.LinuxIDMapping{r(0, 1, 1000), r(1000, 0, 1)}},
+		{100000, 5, []specs.LinuxIDMapping{r(0, 1, 5), r(100000, 0, 1)}},
+	} {
+		if d := cmp.Diff(tc.want, around(tc.own, tc.others)); d != "" {
+			t.Errorf("%d among %d: %s", tc.own, tc.others, d)
+		}
+	}
+}
+
+func TestGiven(t *testing.T) {
+	ids := &UserIDs{UIDs: around(1000, 2000), GIDs: around(100, 2000), OnDisk: true}
+	if uid, gid, err := ids.given(0, 100); uid != 1 || gid != 0 || err != nil {
+		t.Errorf("%d:%d, %v", uid, gid, err)
+	}
+	if _, _, err := ids.given(0, 2001); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Errorf("a group the container does not have: %v", err)
+	}
+	if !ids.copied() || ids.mapped() {
+		t.Error("files are not copied, but mapped")
+	}
 }
 
 func TestMapIDs(t *testing.T) {

@@ -2,6 +2,8 @@ package layer
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,7 +19,23 @@ import (
 // Adopt makes the overlay upper directory a layer by renaming it. The upper must be
 // unmounted and on the filesystem of the store (else errdefs.ErrFailedPrecondition). The
 // layer's DiffID and Size are unknown until Seal.
-func (s *Store) Adopt(ctx context.Context, upper string) (_ Layer, err error) {
+func (s *Store) Adopt(ctx context.Context, upper string) (Layer, error) {
+	return s.adopt(ctx, upper, newID())
+}
+
+// Named is the ID of the layer that AdoptAs makes of a name.
+func Named(name string) string {
+	sum := sha256.Sum256([]byte(name))
+	return builtPrefix + hex.EncodeToString(sum[:16])
+}
+
+// AdoptAs is Adopt of a directory that is made again and again in the same way, and found by the ID
+// Named gives its name. The caller has a lock of that name, under which Get has not found it.
+func (s *Store) AdoptAs(ctx context.Context, upper, name string) (Layer, error) {
+	return s.adopt(ctx, upper, Named(name))
+}
+
+func (s *Store) adopt(ctx context.Context, upper, id string) (_ Layer, err error) {
 	if err := ctx.Err(); err != nil {
 		return Layer{}, context.Cause(ctx)
 	}
@@ -40,7 +58,7 @@ func (s *Store) Adopt(ctx context.Context, upper string) (_ Layer, err error) {
 	if err != nil {
 		return Layer{}, fmt.Errorf("adopting a layer: %w", err)
 	}
-	return s.publish(scratch, &record{id: newID()})
+	return s.publish(scratch, &record{id: id})
 }
 
 // Remove deletes the layer id. An absent one is not an error. No mount may use it.

@@ -63,18 +63,21 @@ type TarOptions struct {
 	// Skip, unless nil, leaves out the files it is true for, by their path from the root
 	// without a slash in front.
 	Skip func(path string) bool
+	// Owner, unless nil, translates the owners of files to those of the layer.
+	Owner func(uid, gid int) (int, int)
 }
 
 // WriteTar writes an overlay upper directory that is not in a store, and may be in use, as
 // the uncompressed OCI layer tar it would be.
 func WriteTar(ctx context.Context, dir string, w io.Writer, o TarOptions) error {
-	_, err := writeDir(ctx, dir, w, &differ{userXattr: o.UserXattr, skip: o.Skip})
+	_, err := writeDir(ctx, dir, w, &differ{userXattr: o.UserXattr, skip: o.Skip, owner: o.Owner})
 	return err
 }
 
 // A differ writes one overlay directory as a tar.
 type differ struct {
 	skip      func(path string) bool
+	owner     func(uid, gid int) (int, int)
 	tw        *tar.Writer
 	userXattr bool
 	epoch     *time.Time

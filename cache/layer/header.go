@@ -19,6 +19,9 @@ func (d *differ) header(it *item) (*tar.Header, error) {
 		Uid:  int(st.Uid), Gid: int(st.Gid),
 		ModTime: d.clamp(st.Mtim),
 	}
+	if d.owner != nil {
+		hdr.Uid, hdr.Gid = d.owner(hdr.Uid, hdr.Gid)
+	}
 	if len(it.path) > maxPath {
 		return nil, invalid("a name of %d bytes", len(it.path))
 	}

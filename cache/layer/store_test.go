@@ -491,6 +491,26 @@ func TestEqualLayersAreFound(t *testing.T) {
 	empty(t, filepath.Join(base, "layers"))
 }
 
+// TestAdoptAs: a directory that is made in the same way again is found by its name.
+func TestAdoptAs(t *testing.T) {
+	base := t.TempDir()
+	s := open(t, filepath.Join(base, "layers"))
+	if found, err := s.Touch(layer.Named("x")); found || err != nil {
+		t.Fatalf("found before it was there: %v, %v", found, err)
+	}
+	upper := filepath.Join(base, "upper")
+	if err := os.Mkdir(upper, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	l, err := s.AdoptAs(t.Context(), upper, "x")
+	if err != nil || l.ID != layer.Named("x") || l.ID == layer.Named("y") {
+		t.Fatalf("%+v, %v", l, err)
+	}
+	if found, err := s.Touch(layer.Named("x")); !found || err != nil {
+		t.Errorf("not found: %v", err)
+	}
+}
+
 func TestAdoptRefusals(t *testing.T) {
 	privilege.NeedRoot(t)
 	base := t.TempDir()

@@ -17,7 +17,7 @@ import (
 // of such users alone.
 func userScripts() (files []string) {
 	for _, name := range []string{
-		"user/rootless", "run_basics", "run_life", "run_tty", "run_volumes", "run_restart", "run_health", "networks",
+		"user/rootless", "user/userns", "run_basics", "run_life", "run_tty", "run_volumes", "run_restart", "run_health", "networks",
 		"build_stages", "build_mounts", "build_why", "images",
 	} {
 		files = append(files, filepath.Join("testdata/script", name+".txtar"))

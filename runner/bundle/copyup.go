@@ -88,7 +88,7 @@ func fill(f *os.File, root, dir string, keepMode bool) error {
 	if err != nil {
 		return err
 	}
-	if err := rootfs.CopyTree(rootfs.FromFile(from), fmt.Sprintf("/proc/self/fd/%d/.", f.Fd())); err != nil || !keepMode {
+	if err := rootfs.CopyTree(rootfs.FromFile(from), fmt.Sprintf("/proc/self/fd/%d/.", f.Fd()), rootfs.CopyOptions{}); err != nil || !keepMode {
 		return err
 	}
 	return os.Chmod(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), before.Mode())
