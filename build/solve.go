@@ -96,7 +96,7 @@ func (o sealedOp) Run(ctx context.Context, c *solver.Console, in []op.Result) ([
 
 // step does something that people may want to see as a step of its own.
 func (r *run) step(ctx context.Context, name string, do func(c *solver.Console) error) error {
-	id := digest.FromString(name)
+	id := digest.FromString(r.scratch.Path() + name) // builds that are shown together have steps of one name
 	c := solver.NewConsole(id, name, r.journal.event)
 	c.Begin()
 	err := do(c)

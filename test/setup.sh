@@ -32,7 +32,8 @@ done
 cp bench/tools/go.mod .cache/peers/
 if ! cmp -s test/clients/buildx/go.mod .cache/peers/buildx.mod || [ ! -x .cache/peers/buildx ]; then
 	echo "setup: building buildx"
-	(cd test/clients/buildx && CGO_ENABLED=0 go build -ldflags='-s -w' -o ../../../.cache/peers/ github.com/docker/buildx/cmd/buildx)
+	(cd test/clients/buildx && version=$(go list -m -f '{{.Version}}' github.com/docker/buildx) && # compose looks at it
+		CGO_ENABLED=0 go build -ldflags="-s -w -X github.com/docker/buildx/version.Version=$version" -o ../../../.cache/peers/ github.com/docker/buildx/cmd/buildx)
 	cp test/clients/buildx/go.mod .cache/peers/buildx.mod
 fi
 # A client of another language.

@@ -1,49 +1,20 @@
 package engine_test
 
 import (
-	"bufio"
 	"io"
 	"net"
-	"os"
 	"os/exec"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 
-	"golang.org/x/crypto/bcrypt"
 	"golang.org/x/net/websocket"
 )
 
 // TestRegistry pushes to a registry with a password and pulls again.
 func TestRegistry(t *testing.T) {
 	w := newWorld(t)
-	hash, err := bcrypt.GenerateFromPassword([]byte("secret"), bcrypt.MinCost)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(w.dir+"/users", []byte("user:"+string(hash)+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("nsenter", "--net="+w.dir+"/netns", w.teu, "serve", "registry", "--addr", "127.0.0.1:0", "--root", w.dir+"/registry", "--htpasswd", w.dir+"/users")
-	cmd.Env = w.env
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	out, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		cmd.Process.Signal(syscall.SIGTERM)
-		cmd.Wait()
-	}()
-	line, _ := bufio.NewReader(out).ReadString('\n')
-	m := regexp.MustCompile(`127\.0\.0\.1:\d+`).FindString(line)
-	if m == "" {
-		t.Fatalf("the registry said %q", line)
-	}
+	m := w.startRegistry()
 	name := m + "/some/image:tag"
 	w.docker("tag", "busybox", name)
 	w.fails(1, "(?i)denied|unauthorized|log in", "push", name)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"runtime"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -148,7 +150,7 @@ func (s *Server) DiskUsage(ctx context.Context, req *controlapi.DiskUsageRequest
 	if err != nil {
 		return nil, err
 	}
-	match, err := build.ParseCacheFilters(req.Filter, time.Now())
+	match, err := cacheFilter(req.Filter)
 	if err != nil {
 		return nil, err
 	}
@@ -179,7 +181,7 @@ func (s *Server) Prune(req *controlapi.PruneRequest, stream controlapi.Control_P
 		return err
 	}
 	o := build.PruneOptions{All: req.All, Keep: req.ReservedSpace, MaxUsed: req.MaxUsedSpace, MinFree: req.MinFreeSpace}
-	match, err := build.ParseCacheFilters(req.Filter, time.Now())
+	match, err := cacheFilter(req.Filter)
 	if err != nil {
 		return err
 	}
@@ -195,4 +197,30 @@ func (s *Server) Prune(req *controlapi.PruneRequest, stream controlapi.Control_P
 		}
 	}
 	return nil
+}
+
+// cacheFilter reads BuildKit's filters: an entry is meant that one of them matches, and one is a list of
+// conditions with commas between them, all of which have to hold.
+func cacheFilter(filters []string) (func(build.CacheEntry) bool, error) {
+	var any []func(build.CacheEntry) bool
+	for _, f := range filters {
+		var list []string
+		for condition := range strings.SplitSeq(f, ",") {
+			name, value, found := strings.Cut(condition, "==")
+			if found {
+				condition = name + "=" + value
+			}
+			if condition != "" {
+				list = append(list, condition)
+			}
+		}
+		match, err := build.ParseCacheFilters(list, time.Now())
+		if err != nil {
+			return nil, err
+		}
+		any = append(any, match)
+	}
+	return func(e build.CacheEntry) bool {
+		return len(any) == 0 || slices.ContainsFunc(any, func(match func(build.CacheEntry) bool) bool { return match(e) })
+	}, nil
 }

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/teu-dev/teu/build"
+	"github.com/teu-dev/teu/build/graph"
 	"github.com/teu-dev/teu/build/op"
 	"github.com/teu-dev/teu/dockerfile"
 )
@@ -34,16 +35,23 @@ func outward(err error) error {
 		if hint := b.Hint(); hint != "" {
 			text += " (" + hint + ")"
 		}
-		out := error(&worded{text, b.Err})
+		var where graph.Location
 		if len(b.Where) > 0 {
-			w := b.Where[0]
-			out = bkerrdefs.WithSource(out, &bkerrdefs.Source{Info: sourceInfo(w.File, w.Text), Ranges: ranges(w.Start, w.End)})
+			where = b.Where[0]
 		}
-		return out
+		return located(&worded{text, b.Err}, where)
 	case errors.As(err, &d):
-		return bkerrdefs.WithSource(d.Err, &bkerrdefs.Source{Info: sourceInfo(d.Where.File, d.Where.Text), Ranges: ranges(d.Where.Start, d.Where.End)})
+		return located(d.Err, graph.Location(d.Where))
 	}
 	return err
+}
+
+// located adds a place to err, unless it has one.
+func located(err error, w graph.Location) error {
+	if w.Start == 0 || len(bkerrdefs.Sources(err)) > 0 {
+		return err
+	}
+	return bkerrdefs.WithSource(err, &bkerrdefs.Source{Info: sourceInfo(w.File, w.Text), Ranges: ranges(w.Start, w.End)})
 }
 
 // process is BuildKit's message about a command that failed, which people and tools look for.

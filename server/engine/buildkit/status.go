@@ -68,6 +68,9 @@ func (f *feed) event(e solver.Event) {
 		v.Completed, v.Cached = at, e.Kind == solver.Cached
 		if e.Err != nil {
 			v.Error = e.Err.Error()
+			if text := process(e.Err); text != "" {
+				v.Error = text
+			}
 		}
 		f.tell(v)
 	case solver.Log:

@@ -25,6 +25,7 @@ type wish struct {
 	o     build.Options
 	files []*fileOutput
 	names []string
+	leave bool // something leaves this machine
 }
 
 func unsupported(format string, args ...any) error {
@@ -111,8 +112,10 @@ func (w *wish) output(id int, kind string, attrs map[string]string) error {
 	switch kind {
 	case "moby", "image":
 		out.Type, out.Push = "image", yes(attrs["push"])
+		w.leave = w.leave || out.Push
 		w.o.Load = w.o.Load || attrs["unpack"] != "false"
 	case "oci", "docker":
+		w.leave = true
 		if tar, ok := attrs["tar"]; ok && !yes(tar) {
 			return unsupported("tar=false")
 		}
@@ -225,6 +228,11 @@ func (w *wish) response(res build.Result) (map[string]string, error) {
 		return nil, err
 	}
 	m[exptypes.ExporterImageDigestKey] = res.Target.Digest.String()
+	if !w.leave && !res.Index {
+		// As with dockerd's older store of images, whose IDs are those of their configs: compose compares it
+		// with the ID of the image.
+		m[exptypes.ExporterImageDigestKey] = res.Config.String()
+	}
 	m[exptypes.ExporterImageDescriptorKey] = base64.StdEncoding.EncodeToString(desc)
 	if !res.Index {
 		m[exptypes.ExporterImageConfigDigestKey] = res.Config.String()
