@@ -268,6 +268,7 @@ func TestGetBlob(t *testing.T) {
 		"the last none": {"GET", "bytes=-0", 416, "", "bytes */10"},
 		"no numbers":    {"GET", "bytes=a-b", 416, "", "bytes */10"},
 		"one number":    {"GET", "bytes=3", 416, "", "bytes */10"},
+		"none of two":   {"GET", "bytes=10-,12-13", 416, "", "bytes */10"},
 		"more than all": {"GET", "bytes=-100", 206, "0123456789", "bytes 0-9/10"},
 		"other unit":    {"GET", "lines=1-2", 200, "0123456789", ""},
 	}
@@ -284,6 +285,9 @@ func TestGetBlob(t *testing.T) {
 			}
 			if test.status == 416 {
 				c.want(a, 416, codeSizeInvalid)
+				if a.header.Get("Cache-Control") != "" {
+					t.Errorf("an error may be cached: %v", a.header)
+				}
 			}
 			if got := a.header.Get("Content-Range"); got != test.contentRange {
 				t.Errorf("got Content-Range %q, want %q", got, test.contentRange)
