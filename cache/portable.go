@@ -36,18 +36,32 @@ func (s *Store) PlainLayer(ctx context.Context, l layer.Layer) (ocispec.Descript
 // The caller holds a pin.
 func (s *Store) Portable(ctx context.Context, target ocispec.Descriptor, mediaType string) (ocispec.Descriptor, error) {
 	p := portable{s: s, mediaType: mediaType}
-	switch {
-	case content.IsIndex(target.MediaType):
-		return p.index(ctx, target, 0)
-	case content.IsManifest(target.MediaType):
-		return p.manifest(ctx, target)
-	}
-	return target, nil
+	return p.target(ctx, target)
+}
+
+// Complete is Portable that also replaces the blobs of pulled layers that are not here: a layer that was
+// unpacked already, of an image that has it compressed in another way, is not fetched, and a store that is
+// held to a size drops blobs. What replaces them is the layer as another blob, so the result has another
+// digest than what was pulled. The caller holds a pin.
+func (s *Store) Complete(ctx context.Context, target ocispec.Descriptor, mediaType string) (ocispec.Descriptor, error) {
+	p := portable{s: s, mediaType: mediaType, pulled: true}
+	return p.target(ctx, target)
 }
 
 type portable struct {
 	s         *Store
 	mediaType string
+	pulled    bool // layers that are not plain, too
+}
+
+func (p *portable) target(ctx context.Context, d ocispec.Descriptor) (ocispec.Descriptor, error) {
+	switch {
+	case content.IsIndex(d.MediaType):
+		return p.index(ctx, d, 0)
+	case content.IsManifest(d.MediaType):
+		return p.manifest(ctx, d)
+	}
+	return d, nil
 }
 
 func (p *portable) index(ctx context.Context, d ocispec.Descriptor, depth int) (ocispec.Descriptor, error) {
@@ -97,7 +111,11 @@ func (p *portable) manifest(ctx context.Context, d ocispec.Descriptor) (ocispec.
 	m := img.Manifest
 	changed := false
 	for i, l := range m.Layers {
-		if i >= len(img.Config.RootFS.DiffIDs) || l.Digest != img.Config.RootFS.DiffIDs[i] {
+		if i >= len(img.Config.RootFS.DiffIDs) || content.IsForeign(l.MediaType) {
+			continue
+		}
+		diffID := img.Config.RootFS.DiffIDs[i]
+		if l.Digest != diffID && !p.pulled {
 			continue // not plain
 		}
 		if ok, err := p.s.Content.Exists(ctx, l); ok || err != nil {
@@ -106,11 +124,15 @@ func (p *portable) manifest(ctx context.Context, d ocispec.Descriptor) (ocispec.
 			}
 			continue
 		}
-		found, err := p.s.Layers.ByDiffID(l.Digest)
+		found, err := p.s.Layers.ByDiffID(diffID)
 		if err != nil {
 			return d, err
 		}
-		blob, err := p.s.CompressLayer(ctx, found.ID, p.mediaType)
+		mediaType := p.mediaType
+		if d.MediaType == content.MediaTypeDockerManifest {
+			mediaType = content.MediaTypeDockerLayerGzip // it has no others
+		}
+		blob, err := p.s.CompressLayer(ctx, found.ID, mediaType)
 		if err != nil {
 			return d, err
 		}

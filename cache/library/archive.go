@@ -39,7 +39,9 @@ func (l *Library) Save(ctx context.Context, w io.Writer, refs []string, o SaveOp
 				if err != nil {
 					return err
 				}
-				target, err = l.portable(ctx, target)
+				if target, err = l.portable(ctx, target); err == nil {
+					target, err = l.Store.Complete(ctx, target, ocispec.MediaTypeImageLayerGzip)
+				}
 				if err != nil {
 					return fmt.Errorf("saving %s: %w", ref, err)
 				}

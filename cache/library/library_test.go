@@ -3,6 +3,7 @@ package library
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -351,6 +352,72 @@ func TestPushPull(t *testing.T) {
 	}
 	if _, err := l3.Pull(ctx, tagged(t, host+"/team/x:2"), PullOptions{}); !errdefs.IsNotFound(err) {
 		t.Errorf("missing tag: %v", err)
+	}
+}
+
+// A layer that is unpacked is not fetched as another blob, of an image that has it compressed in another way. That
+// image can leave this machine all the same.
+func TestOtherCompression(t *testing.T) {
+	ctx := t.Context()
+	host := serve(t)
+	far := open(t)
+	plain := put(t, far, content.Host(), day, "a", "b")
+	img, err := content.Resolve(ctx, far.Store.Content, plain, content.Host())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, l := range img.Manifest.Layers {
+		data, err := content.ReadAll(ctx, far.Store.Content, l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var z bytes.Buffer
+		w := gzip.NewWriter(&z)
+		if _, err := w.Write(data); errors.Join(err, w.Close()) != nil {
+			t.Fatal(err)
+		}
+		img.Manifest.Layers[i] = blob(t, far, ocispec.MediaTypeImageLayerGzip, z.Bytes())
+	}
+	zipped := blob(t, far, ocispec.MediaTypeImageManifest, marshal(t, img.Manifest))
+	for ref, target := range map[string]ocispec.Descriptor{host + "/one:1": plain, host + "/two:1": zipped} {
+		name(t, far, target, ref)
+		if _, err := far.Push(ctx, tagged(t, ref), PushOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l := open(t)
+	for _, ref := range []string{host + "/one:1", host + "/two:1"} {
+		if _, err := l.Pull(ctx, tagged(t, ref), PullOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if ok, err := l.Store.Content.Exists(ctx, img.Manifest.Layers[0]); ok || err != nil {
+		t.Fatalf("the layer was fetched twice: %v, %v", ok, err)
+	}
+	id := idOf(t, l, host+"/two:1")
+
+	var saved bytes.Buffer
+	if err := l.Save(ctx, &saved, []string{host + "/two:1"}, SaveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := open(t).Load(ctx, &saved, LoadOptions{}); err != nil || len(got) != 1 || got[0].ID != id {
+		t.Errorf("%+v, %v", got, err)
+	}
+
+	// The registry that has it has it as it was pulled; another gets what is here.
+	if got, err := l.Push(ctx, tagged(t, host+"/two:1"), PushOptions{}); err != nil || got.Target.Digest != zipped.Digest {
+		t.Errorf("%+v, %v", got, err)
+	}
+	other := serve(t) + "/two:1"
+	if err := l.Tag(ctx, host+"/two:1", other); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Push(ctx, tagged(t, other), PushOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	l2 := open(t)
+	if _, err := l2.Pull(ctx, tagged(t, other), PullOptions{}); err != nil || idOf(t, l2, other) != id {
+		t.Errorf("pulled from the other registry: %v", err)
 	}
 }
 

@@ -115,7 +115,7 @@ func (l *Library) Push(ctx context.Context, ref reference.NamedTagged, o PushOpt
 		repo.Source = l.Store.Content
 		repo.MountFrom = l.mountSources(ctx, ref)
 		p := &push{library: l, repo: repo, options: o}
-		if result, err = p.run(ctx, record.Target); err != nil {
+		if result, err = p.complete(ctx, record); err != nil {
 			return err
 		}
 		manifest, err := content.ReadAll(ctx, l.Store.Content, result.Target)
@@ -145,6 +145,24 @@ type push struct {
 	library *Library
 	repo    *registry.Repository
 	options PushOptions
+}
+
+// complete sends the image of record. If it has blobs that neither side has, others of the same layers are sent,
+// and the name stands for the image with those.
+func (p *push) complete(ctx context.Context, record image.Image) (Pushed, error) {
+	result, err := p.run(ctx, record.Target)
+	if !errdefs.IsNotFound(err) {
+		return result, err
+	}
+	made, completeErr := p.library.Store.Complete(ctx, record.Target, ocispec.MediaTypeImageLayerGzip)
+	if completeErr != nil || made.Digest == record.Target.Digest {
+		return result, errors.Join(err, completeErr)
+	}
+	record.Target = made
+	if result, err = p.run(ctx, made); err != nil {
+		return result, err
+	}
+	return result, p.library.Store.Images.Put(ctx, record)
 }
 
 // run sends target, or what can be sent of it.
