@@ -27,10 +27,23 @@ type RemoveOptions struct {
 
 // Remove removes a container. One that runs is an errdefs.ErrConflict without Force.
 func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error {
-	c, err := e.Get(ctx, ref)
-	if err != nil {
-		return err
+	for {
+		c, err := e.Get(ctx, ref)
+		if err != nil {
+			return err
+		}
+		err = e.removeIfEnded(ctx, ref, c, o)
+		if !o.Force || !errors.Is(err, errStarted) {
+			return err
+		}
 	}
+}
+
+// errStarted is a container that another process started after it had been looked at, or killed.
+var errStarted = fmt.Errorf("started meanwhile: %w", errdefs.ErrConflict)
+
+// removeIfEnded ends the container, if it runs and that is wanted, and removes it unless it was started again.
+func (e *Engine) removeIfEnded(ctx context.Context, ref string, c *Container, o RemoveOptions) error {
 	if !ended(c.State) {
 		if !o.Force {
 			return worded(errdefs.ErrConflict, "cannot remove container %q: container is %s: stop the container before removing or force remove", ref, c.State.Status)
@@ -55,7 +68,7 @@ func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error 
 		return err
 	}
 	if !ended(now.State) {
-		return worded(errdefs.ErrConflict, "cannot remove container %q: it was started meanwhile", ref)
+		return worded(errStarted, "cannot remove container %q: it was started meanwhile", ref)
 	}
 	return e.unmake(ctx, now, o)
 }

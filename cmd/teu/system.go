@@ -289,6 +289,31 @@ var parts = []string{"boot", "boot.lock", "build", "compressed", "containers", "
 	"pins", "programs", "registry", "results", "snapshots", "volumes", "volumes.lock"}
 
 func systemReset(ctx context.Context, a *app) error {
+	// Others may be about to start a container that is not in the list yet, or to take one off its network.
+	const patience = 10 * time.Second
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		err := removeContainers(ctx, a)
+		if err == nil {
+			break
+		}
+		if !errdefs.IsConflict(err) || ctx.Err() != nil || time.Now().After(deadline) {
+			return err
+		}
+	}
+	var errs []error
+	for _, p := range parts {
+		errs = append(errs, os.RemoveAll(filepath.Join(a.root, p)))
+	}
+	for _, p := range []string{"build", "containers", "keepers", "network", "netns"} {
+		errs = append(errs, os.RemoveAll(filepath.Join(a.runRoot, p)))
+	}
+	// Last: the process that keeps a user's namespaces, when we are in them.
+	return errors.Join(append(errs, userns.End(a.runRoot))...)
+}
+
+// removeContainers removes all containers with their volumes, and the network. A container that came meanwhile is
+// an errdefs.ErrConflict.
+func removeContainers(ctx context.Context, a *app) error {
 	ids, err := a.engine().IDs()
 	if err != nil {
 		return err
@@ -305,15 +330,11 @@ func systemReset(ctx context.Context, a *app) error {
 	if err := network.Open(a.root, a.runRoot).Reset(ctx); err != nil {
 		return err
 	}
-	var errs []error
-	for _, p := range parts {
-		errs = append(errs, os.RemoveAll(filepath.Join(a.root, p)))
+	list, err := a.engine().List(ctx) // which leaves out what was never made to its end
+	if err == nil && len(list) > 0 {
+		err = fmt.Errorf("container %s was made meanwhile: %w", list[0].ID, errdefs.ErrConflict)
 	}
-	for _, p := range []string{"build", "containers", "keepers", "network", "netns"} {
-		errs = append(errs, os.RemoveAll(filepath.Join(a.runRoot, p)))
-	}
-	// Last: the process that keeps a user's namespaces, when we are in them.
-	return errors.Join(append(errs, userns.End(a.runRoot))...)
+	return err
 }
 
 func newInfoCommand(a *app) *cobra.Command {
