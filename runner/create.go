@@ -289,6 +289,9 @@ func (o *Options) checkMode() error {
 	if o.UTSMode == "host" && o.Hostname != "" {
 		return refuse("hostname and the UTS mode")
 	}
+	if o.UTSMode == "host" && o.Domainname != "" { // runc refuses it at the start
+		return refuse("domainname and the UTS mode")
+	}
 	if mode == "host" && o.MacAddress != "" {
 		return refuse("mac-address and the network mode")
 	}
