@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -130,19 +131,38 @@ func hijack(w http.ResponseWriter, r *request, tty bool) (*hijacked, error) {
 		}
 		head = "HTTP/1.1 101 UPGRADED\r\nContent-Type: " + media + "\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
 	}
-	if _, err = io.WriteString(h.Conn, head); err == nil {
-		w.Header().Del("Content-Type")
-		err = w.Header().Write(h.Conn)
-		if err == nil {
-			_, err = io.WriteString(h.Conn, "\r\n")
-		}
-	}
-	if err != nil {
+	w.Header().Del("Content-Type")
+	all := bytes.NewBufferString(head)
+	w.Header().Write(all)
+	all.WriteString("\r\n")
+	if _, err := h.Conn.Write(all.Bytes()); err != nil {
 		h.Close()
 		return nil, fmt.Errorf("answering: %w", err)
 	}
+	h.awaitRead()
 	return h, nil
 }
+
+// awaitRead waits until the client has read the head, for a moment. docker's client for Python
+// reads heads through a buffer and streams past it: what comes in one read with the head is
+// lost to it. dockerd is seldom fast enough to show it. Where the kernel does not know (it does
+// of UNIX sockets, unix(7) SIOCOUTQ), nothing is waited for.
+func (h *hijacked) awaitRead() {
+	raw, ok := rawConn(h.Conn)
+	if !ok {
+		return
+	}
+	for until := time.Now().Add(headTime); time.Now().Before(until); time.Sleep(50 * time.Microsecond) {
+		unread := 0
+		err := raw.Control(func(fd uintptr) { unread, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
+		if err != nil || unread == 0 {
+			return
+		}
+	}
+}
+
+// headTime is how long the client may take for the head of an answer.
+const headTime = 100 * time.Millisecond
 
 // takeOver takes a connection from net/http, with what it has read of it already.
 func takeOver(w http.ResponseWriter) (*hijacked, error) {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestUnreadInput: a client whose input nobody reads sees the end of the output and no reset
@@ -68,4 +69,40 @@ func TestUnreadInput(t *testing.T) {
 		t.Errorf("an archive: %q, %v", b, err)
 	}
 	w.docker("rm", "-f", "box")
+}
+
+// TestHeadIsAlone: nothing of a stream comes in one read with the head of the answer, however
+// late the client reads. docker's client for Python loses what does.
+func TestHeadIsAlone(t *testing.T) {
+	w := newWorld(t)
+	w.docker("run", "-d", "--name", "box", "busybox", "sh", "-c", "echo said; exec sleep 1000")
+	defer w.docker("rm", "-f", "box")
+	_, made := w.api("POST", "/containers/box/exec", `{"AttachStdout":true,"Cmd":["echo","said"]}`)
+	_, exec, _ := strings.Cut(made, `"Id":"`)
+	exec, _, _ = strings.Cut(exec, `"`)
+	for path, body := range map[string]string{
+		"/exec/" + exec + "/start": "{}", "/containers/box/attach?logs=1&stdout=1&stream=1": "",
+	} {
+		conn, err := net.Dial("unix", w.socket())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", path, len(body), body)
+		conn.SetReadDeadline(time.Now().Add(limit))
+		first := make([]byte, 1)
+		if _, err := io.ReadFull(conn, first); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(30 * time.Millisecond)
+		head := make([]byte, 8192)
+		n, err := conn.Read(head)
+		if err != nil || !strings.HasSuffix(string(head[:n]), "\r\n\r\n") {
+			t.Errorf("%s: with the head came %q, %v", path, head[:n], err)
+		}
+		stream := make([]byte, 13)
+		if _, err := io.ReadFull(conn, stream); err != nil || string(stream[8:]) != "said\n" {
+			t.Errorf("%s: then came %q, %v", path, stream, err)
+		}
+	}
 }
