@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,7 +19,7 @@ import (
 
 // attachNetwork gives the container its place in its networks and returns what its spec
 // says about the namespace.
-func (e *Engine) attachNetwork(ctx context.Context, c *Container, p *plan) (netns string, err error) {
+func (e *Engine) attachNetwork(ctx context.Context, c *Container, user string, p *plan) (netns string, err error) {
 	if other := c.Options.networkContainer(); other != "" {
 		return e.shareNetwork(ctx, c, other)
 	}
@@ -42,6 +43,12 @@ func (e *Engine) attachNetwork(ctx context.Context, c *Container, p *plan) (netn
 	}
 	if c.UserIDs != nil {
 		o.UIDs, o.GIDs = c.UserIDs.UIDs, c.UserIDs.GIDs
+	}
+	if user != "" {
+		if o.User, err = os.Open(user); err != nil {
+			return "", err
+		}
+		defer o.User.Close()
 	}
 	p.sandbox, err = e.network.Attach(ctx, c.ID, o)
 	if errors.Is(err, errdefs.ErrAlreadyExists) { // of a run whose finishing failed

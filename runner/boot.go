@@ -90,7 +90,7 @@ func (c *Container) dependencies(all []*Container) []dependency {
 		name, _, _ := strings.Cut(from, ":")
 		refs = append(refs, name)
 	}
-	for _, mode := range []string{c.Options.PIDMode, c.Options.IPCMode} {
+	for _, mode := range []string{c.Options.PIDMode, c.Options.IPCMode, c.Options.UsernsMode} {
 		if name, ok := strings.CutPrefix(mode, "container:"); ok {
 			refs = append(refs, name)
 		}

@@ -44,6 +44,13 @@ func (e *Engine) claimIDs(ctx context.Context, c *Container, lowers []string) er
 	}
 	inside := userns.Inside()
 	switch {
+	case m.kind == "container":
+		other, err := e.Get(ctx, m.container)
+		if err == nil && other.UserIDs != nil {
+			c.UserIDs = other.UserIDs
+			err = c.Options.checkShared()
+		}
+		return err
 	case inside && m.kind != "auto":
 		if c.UserIDs, err = ownersIDs(m); err != nil {
 			return err

@@ -17,6 +17,7 @@ import (
 // joined are the namespaces that a container shares: "" for its own, "host", or a path.
 type joined struct {
 	net, pid, ipc string
+	user          string // "" also where it has none
 	shm           string // /dev/shm of the container whose ipc is shared, seen from here
 }
 
@@ -48,7 +49,7 @@ func (o *Options) CheckNamespaces() error {
 
 // nameModes replaces the containers of container:NAME by their IDs, which they keep.
 func (e *Engine) nameModes(o *Options) error {
-	for _, mode := range []*string{&o.PIDMode, &o.IPCMode} {
+	for _, mode := range []*string{&o.PIDMode, &o.IPCMode, &o.UsernsMode} {
 		ref, ok := strings.CutPrefix(*mode, "container:")
 		if !ok {
 			continue
@@ -77,6 +78,23 @@ func (e *Engine) joinable(ctx context.Context, kind, ref string) (*Container, er
 	return other, nil
 }
 
+// joinUser says what a container's UsernsMode means now, if it is the namespace of another container.
+func (e *Engine) joinUser(ctx context.Context, c *Container, ns *joined, o *oci.Options) error {
+	ref, ok := strings.CutPrefix(c.Options.UsernsMode, "container:")
+	if !ok || c.UserIDs == nil {
+		return nil
+	}
+	other, err := e.joinable(ctx, "USER", ref)
+	if err != nil {
+		return err
+	}
+	ns.user, _, err = namespaceOf(other, "USER", o)
+	return err
+}
+
+// sharesUser says whether a container is in the user namespace of another.
+func (o *Options) sharesUser(other *Container) bool { return o.UsernsMode == "container:"+other.ID }
+
 // joinPID says what a container's PIDMode means now. The namespace of another container is
 // the one of its present run.
 func (e *Engine) joinPID(ctx context.Context, c *Container, ns *joined, o *oci.Options) error {
@@ -94,7 +112,7 @@ func (e *Engine) joinPID(ctx context.Context, c *Container, ns *joined, o *oci.O
 }
 
 // namespaceOf returns the path and the inode of a running container's namespace ("PID", "IPC",
-// "MNT"). By that path no other is entered, should the process have ended and its number be
+// "MNT", "USER"). By that path no other is entered, should the process have ended and its number be
 // another's.
 func namespaceOf(other *Container, kind string, o *oci.Options) (path string, inode uint64, err error) {
 	path = fmt.Sprintf("/proc/%d/ns/%s", other.State.Init.PID, strings.ToLower(kind))
@@ -130,7 +148,7 @@ func (e *Engine) joinIPC(ctx context.Context, c *Container, ns *joined, o *oci.O
 		return nil
 	case mode == "" || mode == "none" || other.ownShm():
 		return worded(errdefs.ErrInvalidArgument, "failed to join IPC namespace: container %s: non-shareable IPC (hint: use IpcMode:shareable for the donor container)", other.ID)
-	case other.UserIDs.shifted():
+	case other.UserIDs.shifted() && !c.Options.sharesUser(other):
 		return worded(errdefs.ErrInvalidArgument, "failed to join IPC namespace: container %s has a user namespace of its own", other.ID)
 	}
 	pid := other.State.Init.PID

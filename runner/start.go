@@ -178,11 +178,15 @@ func (e *Engine) plan(ctx context.Context, c *Container, o StartOptions) (*plan,
 	if err := e.mountVolumes(ctx, c); err != nil {
 		return nil, err
 	}
-	p := &plan{}
-	netns, err := e.attachNetwork(ctx, c, p)
+	p, ns, opts := &plan{}, joined{}, oci.Options{HoldSignals: c.Options.Init}
+	if err := e.joinUser(ctx, c, &ns, &opts); err != nil {
+		return nil, err
+	}
+	netns, err := e.attachNetwork(ctx, c, ns.user, p)
 	if err != nil {
 		return nil, err
 	}
+	ns.net = netns
 	if err := e.writeFiles(ctx, c, p.sandbox); err != nil {
 		return nil, err
 	}
@@ -195,7 +199,6 @@ func (e *Engine) plan(ctx context.Context, c *Container, o StartOptions) (*plan,
 	}
 	warn(p.warnings)
 	var warnings []string
-	ns, opts := joined{net: netns}, oci.Options{HoldSignals: c.Options.Init}
 	if err := errors.Join(e.joinPID(ctx, c, &ns, &opts), e.joinIPC(ctx, c, &ns, &opts)); err != nil {
 		return nil, err
 	}
@@ -218,7 +221,7 @@ func (e *Engine) plan(ctx context.Context, c *Container, o StartOptions) (*plan,
 	}
 	warn(warnings)
 	opts.CgroupProcs, opts.CgroupDir = p.group.Joins(), p.group.V2Dir()
-	opts.UserOfNetwork = c.UserIDs != nil && c.ownNetwork() && path.IsAbs(netns)
+	opts.UserOfNetwork = c.UserIDs != nil && ns.user == "" && c.ownNetwork() && path.IsAbs(netns)
 	if err := e.prepareHooks(c, p, &opts); err != nil {
 		return nil, err
 	}
@@ -273,6 +276,7 @@ func (e *Engine) specOn(root *rootfs.Dir, c *Container, ns joined) (*specs.Spec,
 		Files: root, SharedNet: !c.ownNetwork(),
 	}
 	if c.UserIDs != nil {
+		so.UserNS = ns.user
 		so.UIDs, so.GIDs = c.UserIDs.UIDs, c.UserIDs.GIDs
 	}
 	so.AppArmor, so.OpenPaths, so.WritableCgroups = o.appArmor(), o.OpenPaths, o.Privileged

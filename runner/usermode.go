@@ -15,7 +15,8 @@ import (
 
 // usernsMode is what Options.UsernsMode asks for: podman's --userns.
 type usernsMode struct {
-	kind       string  // "host", "auto", "keep-id" or "nomap"
+	kind       string  // "host", "auto", "keep-id", "nomap" or "container"
+	container  string  // whose namespace it is
 	size       uint32  // auto: of IDs; 0: teu decides
 	uid, gid   *uint32 // keep-id: who the user is inside; nil: who it is outside
 	uids, gids []specs.LinuxIDMapping
@@ -26,7 +27,7 @@ type usernsMode struct {
 const defaultIDs = 1 << 16
 
 // parseUserns understands host, auto[:size=N,uidmapping=INSIDE:OUTSIDE:SIZE,gidmapping=...],
-// keep-id[:uid=N,gid=N] and nomap.
+// keep-id[:uid=N,gid=N], nomap and container:NAME.
 func parseUserns(text string) (m usernsMode, err error) {
 	kind, options, given := strings.Cut(text, ":")
 	m.kind = kind
@@ -34,12 +35,15 @@ func parseUserns(text string) (m usernsMode, err error) {
 	case text == "", text == "host":
 		m.kind = "host"
 		return m, nil
+	case kind == "container" && options != "":
+		m.container = options
+		return m, nil
 	case kind == "nomap" && !userns.Inside():
 		return m, worded(errdefs.ErrInvalidArgument, "--userns nomap is for containers of ordinary users: as root say auto, which maps nobody of the host either")
 	case kind == "keep-id" && given && !userns.Inside():
 		return m, worded(errdefs.ErrInvalidArgument, "--userns %s: options of keep-id are for containers of ordinary users", text)
 	case !slices.Contains([]string{"auto", "keep-id", "nomap"}, kind), kind == "nomap" && given:
-		return m, worded(errdefs.ErrInvalidArgument, "--userns: invalid USER mode %q: it is host, auto[:OPTIONS], keep-id[:OPTIONS] or nomap", text)
+		return m, worded(errdefs.ErrInvalidArgument, "--userns: invalid USER mode %q: it is host, auto[:OPTIONS], keep-id[:OPTIONS], nomap or container:NAME", text)
 	case !given:
 		return m, nil
 	}
@@ -220,6 +224,9 @@ func (o *Options) checkUserns() error {
 		return nil
 	}
 	m, err := parseUserns(o.UsernsMode)
+	if m.kind == "container" { // what else of it is shared is in the same namespace
+		return err
+	}
 	if err == nil && strings.HasPrefix(o.PIDMode, "container:") {
 		err = worded(errdefs.ErrInvalidArgument, "conflicting options: --pid %s and --userns %s: Linux shows the processes of another user namespace to nobody in this one; say --userns host or --pid host", o.PIDMode, m.kind)
 	}
@@ -227,4 +234,15 @@ func (o *Options) checkUserns() error {
 		err = worded(errdefs.ErrInvalidArgument, "conflicting options: --ipc %s and --userns %s: the IPC namespace belongs to another user namespace; say --userns host", o.IPCMode, m.kind)
 	}
 	return err
+}
+
+// checkShared refuses to share the namespaces of another container than that whose user namespace
+// is shared, which would be of another user namespace.
+func (o *Options) checkShared() error {
+	for _, mode := range []struct{ name, of string }{{"pid", o.PIDMode}, {"ipc", o.IPCMode}} {
+		if strings.HasPrefix(mode.of, "container:") && mode.of != o.UsernsMode {
+			return worded(errdefs.ErrInvalidArgument, "conflicting options: --%s %s and --userns %s: they are of different user namespaces", mode.name, mode.of, o.UsernsMode)
+		}
+	}
+	return nil
 }

@@ -22,6 +22,7 @@ func TestParseUserns(t *testing.T) {
 		"auto":         {kind: "auto"},
 		"auto:size=10": {kind: "auto", size: 10},
 		"keep-id":      {kind: "keep-id"},
+		"container:x":  {kind: "container", container: "x"},
 		"auto:size=8,uidmapping=0:1000:1,gidmapping=5:6:7": {kind: "auto", size: 8, uids: m(0, 1000, 1), gids: m(5, 6, 7)},
 	} {
 		got, err := parseUserns(text)
@@ -32,7 +33,7 @@ func TestParseUserns(t *testing.T) {
 	for _, text := range []string{
 		"nomap", "nomap:x", "private", "keep-id:uid=1", "host:x", "auto:", "auto:size=", "auto:size=0", "auto:size=4294967296", "auto:size=-1", "auto:x=1",
 		"auto:uidmapping=0:0", "auto:uidmapping=0:0:0", "auto:uidmapping=0:4294967295:1", "auto:uidmapping=0:1:2,uidmapping=1:9:1",
-		"auto:gidmapping=0:1:2,gidmapping=7:2:1", "ns:/proc/1/ns/user", "container:x",
+		"auto:gidmapping=0:1:2,gidmapping=7:2:1", "ns:/proc/1/ns/user", "container:",
 	} {
 		if got, err := parseUserns(text); !errors.Is(err, errdefs.ErrInvalidArgument) {
 			t.Errorf("%q: %+v, %v", text, got, err)

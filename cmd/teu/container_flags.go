@@ -160,7 +160,7 @@ func (c *containerFlags) addSecurity(f *pflag.FlagSet) {
 	f.StringVar(&c.pid, "pid", "", "PID namespace: host or container:NAME")
 	f.StringVar(&c.uts, "uts", "", "UTS namespace: host")
 	f.StringVar(&c.cgroupns, "cgroupns", "", "cgroup namespace: private or host")
-	f.StringVar(&c.userns, "userns", "", "user namespace: host, auto[:size=N,uidmapping=..,gidmapping=..], keep-id[:uid=N,gid=N] or nomap")
+	f.StringVar(&c.userns, "userns", "", "user namespace: host, auto[:size=N,uidmapping=..,gidmapping=..], keep-id[:uid=N,gid=N], nomap or container:NAME")
 	f.StringVar(&c.runtime, "runtime", "", "runtime: there is teu, also called runc")
 	f.StringArrayVar(&c.deviceRules, "device-cgroup-rule", nil, "allow devices: TYPE MAJOR:MINOR ACCESS, such as 'c 189:* rwm'")
 	f.Bool("disable-content-trust", true, "accepted for docker's sake")

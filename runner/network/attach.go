@@ -57,7 +57,7 @@ func (m *Manager) attach(ctx context.Context, id string, o Options) (s Sandbox, 
 	if err := m.save(s, present); err != nil {
 		return Sandbox{}, err
 	}
-	err = m.build(s, plan, entering{fresh: true, uids: o.UIDs, gids: o.GIDs})
+	err = m.build(s, plan, entering{fresh: true, uids: o.UIDs, gids: o.GIDs, user: o.User})
 	if err == nil {
 		err = m.publish(s, present, len(s.Ports) > 0 || anyMade(plan))
 	}

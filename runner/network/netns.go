@@ -25,7 +25,8 @@ type entering struct {
 	fresh  bool                   // it is made first
 	uids   []specs.LinuxIDMapping // of the user namespace it is made in; none: ours
 	gids   []specs.LinuxIDMapping
-	oneWay bool // the thread cannot return and ends, see grounded
+	user   *os.File // or in this user namespace
+	oneWay bool     // the thread cannot return and ends, see grounded
 }
 
 // enter runs f on a thread inside the namespace at path.
@@ -55,10 +56,13 @@ func enter(path string, o entering, f func(*scene) error) error {
 func enterHere(path string, o entering, hostNS int, f func(*scene) error) error {
 	sc := &scene{}
 	var err error
-	if o.fresh && len(o.uids) > 0 {
-		err = userns.Make(unix.CLONE_NEWNET, o.uids, o.gids, func(pid int) error {
-			return holdNetNS(fmt.Sprintf("/proc/%d/ns/net", pid), path)
-		})
+	if o.fresh && (o.user != nil || len(o.uids) > 0) {
+		hold := func(pid int) error { return holdNetNS(fmt.Sprintf("/proc/%d/ns/net", pid), path) }
+		if o.user != nil {
+			err = userns.Join(o.user, unix.CLONE_NEWNET, hold)
+		} else {
+			err = userns.Make(unix.CLONE_NEWNET, o.uids, o.gids, hold)
+		}
 		if err != nil {
 			return err
 		}

@@ -97,6 +97,8 @@ type Options struct {
 	// UIDs and GIDs are the IDs of a user namespace that is made for the network namespace
 	// to belong to; none: it belongs to ours.
 	UIDs, GIDs []specs.LinuxIDMapping
+	// User, unless nil, is the user namespace it belongs to instead.
+	User *os.File
 }
 
 // Attachment is one network a container is to be in.

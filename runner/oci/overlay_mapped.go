@@ -116,9 +116,9 @@ func (c *compiler) hostRoot() (uid, gid uint32, err error) {
 }
 
 // mountSysfs mounts the container's sysfs in its network before its user namespace is
-// entered, if the network does not belong to that: the kernel would refuse it there.
+// entered, if the network may not belong to that: the kernel would refuse it there.
 func (c *compiler) mountSysfs() error {
-	if !c.newNamespace(specs.UserNamespace) || c.newNamespace(specs.NetworkNamespace) || c.opts.UserOfNetwork {
+	if c.newNamespace(specs.NetworkNamespace) || c.opts.UserOfNetwork {
 		return nil
 	}
 	for i, m := range c.spec.Mounts {

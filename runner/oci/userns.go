@@ -156,6 +156,7 @@ func (c *compiler) prepare() error {
 		c.Call(unix.SYS_WRITE, launch.Result(fd), c.Str(text), launch.Int(len(text)))
 		c.Call(unix.SYS_CLOSE, launch.Result(fd))
 	}
+	c.takeMounts()
 	if err := c.prepareMounts(func(m specs.Mount, o mountOptions) bool { return o.isBind(m) }); err != nil {
 		return err
 	}

@@ -72,6 +72,7 @@ type Options struct {
 	// UIDs and GIDs are the IDs of a user namespace of the container's own; none: it has
 	// none. SharedNet says that NetNS does not belong to that namespace.
 	UIDs, GIDs []specs.LinuxIDMapping
+	UserNS     string // its path, if it is another container's
 	SharedNet  bool
 
 	Files Files // the root filesystem; nil: users and groups must be numbers
@@ -159,7 +160,7 @@ func (m *maker) namespaces() error {
 		}
 	}
 	if len(m.o.UIDs) > 0 {
-		list = append(list, specs.LinuxNamespace{Type: specs.UserNamespace})
+		list = append(list, specs.LinuxNamespace{Type: specs.UserNamespace, Path: m.o.UserNS})
 		m.spec.Linux.UIDMappings, m.spec.Linux.GIDMappings = m.o.UIDs, m.o.GIDs
 	}
 	m.spec.Linux.Namespaces = list

@@ -15,6 +15,24 @@ import (
 // gives it a byte only when the process is on record, leaves none that nobody knows of.
 func Sleep() []byte { return sleep }
 
+// SleepIn is the code of a process that joins the user namespace behind a descriptor, becomes root
+// there, makes the namespaces of flags (clone(2)), which belong to it, and says so by a byte on
+// standard output; then it is Sleep. When a call fails it says so on standard error and ends with the
+// errno as its exit code.
+func SleepIn(user int, flags uintptr) []byte {
+	code := append([]byte(nil), failure...)
+	for _, call := range [][]uint32{
+		{unix.SYS_SETNS, uint32(user), unix.CLONE_NEWUSER},
+		{unix.SYS_SETRESGID, 0, 0, 0},
+		{unix.SYS_SETRESUID, 0, 0, 0},
+		{unix.SYS_UNSHARE, uint32(flags)},
+		{unix.SYS_WRITE, 1, base, 1},
+	} {
+		code = appendCall(code, call[0], call[1:]...)
+	}
+	return append(code, sleep...)
+}
+
 // complaint is what Enter says before it ends with an errno; a multiple of four bytes.
 const complaint = "teu: joining the user's namespaces failed, see docs/rootless.md\n"
 
@@ -59,9 +77,12 @@ func Memfd(name string, code []byte) (int, error) {
 	return fd, nil
 }
 
+// base is where an executable is in memory.
+const base = 0x400000
+
 // image is an ELF header, one segment, and the code; elf(5).
 func image(code []byte, entry uint64) []byte {
-	const base, headers = 0x400000, 64 + 56
+	const headers = 64 + 56
 	size := uint64(headers + len(code))
 	elf := []byte("\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00")
 	half := func(v ...uint16) { elf, _ = binary.Append(elf, binary.LittleEndian, v) }

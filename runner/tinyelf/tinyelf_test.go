@@ -3,6 +3,7 @@ package tinyelf
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"syscall"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/test/privilege"
 )
 
 func executable(t *testing.T, code []byte) string {
@@ -105,5 +108,72 @@ func TestExecute(t *testing.T) {
 		if !errors.As(err, &exit) || exit.ExitCode() != int(unix.ENOENT) {
 			t.Errorf("%v ended with %v, want the code %d", args, err, unix.ENOENT)
 		}
+	}
+}
+
+// TestSleepIn holds that the process is root of the user namespace it joins, with a namespace of its
+// own that belongs to that, and that a call that fails is told.
+func TestSleepIn(t *testing.T) {
+	privilege.NeedRoot(t)
+	owner := exec.Command("sleep", "1000")
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 70000, Size: 10}}
+	owner.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids, Credential: &syscall.Credential{}}
+	if err := owner.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		owner.Process.Kill()
+		owner.Wait()
+	}()
+	user, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", owner.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer user.Close()
+	start := func(flags uintptr) (cmd *exec.Cmd, stop func(), said []byte) {
+		cmd = exec.Command(executable(t, SleepIn(3, flags)))
+		cmd.ExtraFiles = []*os.File{user}
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := cmd.StdoutPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		said = make([]byte, 1)
+		n, _ := io.ReadFull(out, said)
+		return cmd, func() { in.Close() }, said[:n]
+	}
+	cmd, stop, said := start(syscall.CLONE_NEWNET)
+	if len(said) != 1 {
+		t.Fatal("it has not said that it is there")
+	}
+	link := func(pid int, name string) string {
+		s, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, name))
+		if err != nil {
+			t.Error(err)
+		}
+		return s
+	}
+	if a, b := link(cmd.Process.Pid, "user"), link(owner.Process.Pid, "user"); a != b {
+		t.Errorf("it is in %s, want %s", a, b)
+	}
+	if a, b := link(cmd.Process.Pid, "net"), link(os.Getpid(), "net"); a == b {
+		t.Errorf("it is in our network %s", a)
+	}
+	if err := cmd.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Error(err)
+	}
+	stop()
+	cmd.Wait()
+	cmd, stop, said = start(1) // no flag of unshare's
+	defer stop()
+	var exit *exec.ExitError
+	if err := cmd.Wait(); len(said) != 0 || !errors.As(err, &exit) || exit.ExitCode() == 0 {
+		t.Errorf("it said %q and ended with %v", said, err)
 	}
 }

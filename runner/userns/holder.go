@@ -73,7 +73,11 @@ func cannotMake(err error) error {
 // sleeper is a process that only sleeps, in a session of its own. It executes a descriptor
 // of its own table: /proc/PID of its parent is closed to it in another user namespace.
 func sleeper(in *os.File) (cmd *exec.Cmd, release func(), err error) {
-	fd, err := tinyelf.Memfd("teu-holder", tinyelf.Sleep())
+	return sleeping(in, tinyelf.Sleep())
+}
+
+func sleeping(in *os.File, code []byte) (cmd *exec.Cmd, release func(), err error) {
+	fd, err := tinyelf.Memfd("teu-holder", code)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -1,13 +1,18 @@
 package userns
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/runner/tinyelf"
 )
 
 // Make makes a user namespace with the IDs of a container and in it the namespaces of
@@ -31,6 +36,44 @@ func Make(flags uintptr, uids, gids []specs.LinuxIDMapping, hold func(pid int) e
 	cmd.SysProcAttr.GidMappingsEnableSetgroups = true
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("making a user namespace: %w", cannotMake(err))
+	}
+	defer func() {
+		err = errors.Join(err, cmd.Process.Kill())
+		cmd.Wait() // it was killed
+	}()
+	return hold(cmd.Process.Pid)
+}
+
+// Join is Make in the user namespace behind a descriptor.
+func Join(user *os.File, flags uintptr, hold func(pid int) error) (err error) {
+	in, stay, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	defer stay.Close()
+	const number = 4 // sleeper has 3
+	cmd, release, err := sleeping(in, tinyelf.SleepIn(number, flags))
+	if err != nil {
+		return err
+	}
+	defer release()
+	cmd.ExtraFiles = append(cmd.ExtraFiles, user)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		return fmt.Errorf("joining a user namespace: %w", err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, 1)); err != nil {
+		err = cmd.Wait()
+		if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+			err = syscall.Errno(exit.ExitCode())
+		}
+		return fmt.Errorf("joining a user namespace: %w", err)
 	}
 	defer func() {
 		err = errors.Join(err, cmd.Process.Kill())
