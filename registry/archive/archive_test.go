@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -296,6 +297,47 @@ func legacy(t testing.TB, layers ...[]byte) (archive []byte, configDigest digest
 		entry{name: "repositories", body: "{}"},
 		entry{name: dockerManifestFile, body: string(marshal(t, []dockerManifest{m}))})
 	return tarball(t, entries...), digest.FromBytes(cfg)
+}
+
+// What docker's archives have in the place of layer.tar may be compressed in any way that docker reads.
+func TestLoadCompressedLayers(t *testing.T) {
+	plain := plainLayer(t, "a")
+	compressed := func(tool string) []byte {
+		cmd := exec.Command(tool, "-c")
+		cmd.Stdin = bytes.NewReader(plain)
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	cfg := config(t, amd64, plain)
+	for _, tool := range []string{"gzip", "zstd", "bzip2", "xz"} {
+		m := dockerManifest{Config: "c.json", RepoTags: []string{"x:1"}, Layers: []string{"layer"}}
+		raw := tarball(t, entry{name: "c.json", body: string(cfg)}, entry{name: "layer", body: string(compressed(tool))},
+			entry{name: dockerManifestFile, body: string(marshal(t, []dockerManifest{m}))})
+		dst := open(t)
+		got, err := Load(t.Context(), dst, bytes.NewReader(raw), LoadOptions{})
+		if err != nil || len(got) != 1 {
+			t.Errorf("%s: %+v, %v", tool, got, err)
+			continue
+		}
+		img, err := content.Resolve(t.Context(), dst, got[0].Target, amd64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		layer := img.Manifest.Layers[0]
+		if kind := strings.TrimPrefix(layer.MediaType, ocispec.MediaTypeImageLayer); kind != map[string]string{"gzip": "+gzip", "zstd": "+zstd"}[tool] {
+			t.Errorf("%s: %s", tool, layer.MediaType)
+		}
+		cfg2 := config(t, amd64, []byte("other"))
+		raw = tarball(t, entry{name: "c.json", body: string(cfg2)}, entry{name: "layer", body: string(compressed(tool))},
+			entry{name: dockerManifestFile, body: string(marshal(t, []dockerManifest{m}))})
+		_, err = Load(t.Context(), open(t), bytes.NewReader(raw), LoadOptions{})
+		if wrong := tool == "bzip2" || tool == "xz"; wrong != errdefs.IsDataLoss(err) { // others are verified when they are unpacked
+			t.Errorf("%s: a layer of another diffID: %v", tool, err)
+		}
+	}
 }
 
 func TestLoadLegacy(t *testing.T) {

@@ -130,6 +130,12 @@ func (l *loader) layer(ctx context.Context, file string, diffID digest.Digest) (
 		d.MediaType = ocispec.MediaTypeImageLayerGzip
 	case bytes.Equal(magic[:], []byte{0x28, 0xb5, 0x2f, 0xfd}):
 		d.MediaType = ocispec.MediaTypeImageLayerZstd
+	case bytes.HasPrefix(magic[:], []byte("BZh")), bytes.HasPrefix(magic[:], []byte("\xfd7zX")):
+		plain, err := l.plain(ctx, d, diffID)
+		if err != nil {
+			return ocispec.Descriptor{}, fmt.Errorf("layer %.300q: %w", file, err)
+		}
+		return plain, nil
 	default:
 		d.MediaType = ocispec.MediaTypeImageLayer
 		if d.Digest != diffID {
@@ -149,4 +155,32 @@ func (l *loader) small(ctx context.Context, d ocispec.Descriptor) (_ []byte, err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 	return io.ReadAll(r)
+}
+
+// plain stores the tar of a layer that is compressed in a way no media type stands for, as docker does.
+func (l *loader) plain(ctx context.Context, d ocispec.Descriptor, diffID digest.Digest) (_ ocispec.Descriptor, err error) {
+	r, err := l.dst.Fetch(ctx, d)
+	if err != nil {
+		return d, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	plain, err := content.Decompress(r, "")
+	if err != nil {
+		return d, err
+	}
+	defer plain.Close()
+	w, err := l.dst.Writer(ctx)
+	if err != nil {
+		return d, err
+	}
+	defer w.Close()
+	const limit = 1 << 40 // bytes, as of a layer that is unpacked
+	if _, err := io.Copy(w, io.LimitReader(&contextReader{ctx, plain}, limit)); err != nil {
+		return d, err
+	}
+	made, err := w.Commit(ctx, ocispec.MediaTypeImageLayer)
+	if err == nil && made.Digest != diffID {
+		err = fmt.Errorf("it is %s, the config says %s: %w", made.Digest, diffID, errdefs.ErrDataLoss)
+	}
+	return made, err
 }
