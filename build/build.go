@@ -42,8 +42,8 @@ type Builder struct {
 
 // Options of a build. Only one of Context, ContextTar, DockerfileText and Caller is required.
 type Options struct {
-	// Caller says what to build, and has the files, secrets and agents for it. What says so here, from
-	// Context to Limits, is for builds without.
+	// Caller has files, secrets and agents, and may say itself what to build. Then what says so here, from
+	// Context to Limits, is not looked at.
 	Caller *Caller
 
 	Context    string    // a directory, or the URL of a git repository or of a tar archive
@@ -239,7 +239,7 @@ func (b *Builder) start(ctx context.Context, o Options, names naming) (*run, err
 	}
 	r.env.FillCache = r.fillMount
 	if c := o.Caller; c != nil {
-		r.env.OpenLocal, r.env.FindSSH, r.env.HTTP = c.Local, c.SSH, c.HTTP
+		r.env.OpenLocal, r.env.FindLayout, r.env.FindSSH, r.env.HTTP = c.Local, c.Layout, c.SSH, c.HTTP
 		r.env.Secrets = c.Secrets
 	}
 	if err := r.openCache(ctx); err != nil {

@@ -9,14 +9,18 @@ import (
 	"github.com/teu-dev/teu/dockerfile"
 )
 
-// A Caller is somebody elsewhere whom a build is made for. Compile is required, nil stands for having
-// nothing in the other fields.
+// A Caller is somebody elsewhere whom a build is made for. nil stands for having nothing.
 type Caller struct {
-	// Compile says what to build, instead of the Dockerfile and contexts of Options.
+	// Compile says what to build, instead of the Dockerfile and contexts of Options; nil: they do. Without a
+	// context in Options it is the caller's, as is the Dockerfile: local directories of dockerfile's names.
 	Compile func(context.Context, dockerfile.Backend) (*dockerfile.Result, error)
 	// Local returns a directory with what a local:// source selects of the caller's files. It stays as it
 	// is until the build ends.
-	Local   func(ctx context.Context, name string, attrs map[string]string) (dir string, err error)
+	Local func(ctx context.Context, name string, attrs map[string]string) (dir string, err error)
+	// Layout returns the directory of an OCI layout of the caller that Compile has brought.
+	Layout func(name string) (dir string, ok bool)
+	// Session is what such directories are marked with.
+	Session string
 	Secrets op.Secrets
 	SSH     func(ctx context.Context, id string) (op.SSHAgent, bool)
 	HTTP    *http.Client
@@ -24,14 +28,18 @@ type Caller struct {
 
 // frontend returns who says what to build.
 func (r *run) frontend(ctx context.Context) (func(context.Context, dockerfile.Backend) (*dockerfile.Result, error), error) {
-	if r.o.Caller != nil {
-		return r.o.Caller.Compile, nil
+	session := ""
+	if c := r.o.Caller; c != nil {
+		if c.Compile != nil {
+			return c.Compile, nil
+		}
+		session = c.Session
 	}
 	attrs, err := r.attrs(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return func(ctx context.Context, b dockerfile.Backend) (*dockerfile.Result, error) {
-		return dockerfile.Compile(ctx, b, dockerfile.Options{Attrs: attrs, Host: content.Host(), Name: r.o.DockerfileName})
+		return dockerfile.Compile(ctx, b, dockerfile.Options{Attrs: attrs, Host: content.Host(), Name: r.o.DockerfileName, Session: session})
 	}, nil
 }

@@ -26,6 +26,12 @@ func (r *run) mainContext(ctx context.Context, attrs map[string]string) error {
 		}
 		return nil
 	}
+	if r.o.Caller != nil && r.o.Context == "" && r.o.ContextTar == nil {
+		if r.o.Dockerfile != "" {
+			attrs["filename"] = r.o.Dockerfile
+		}
+		return nil
+	}
 	dir, err := r.contextDir(ctx)
 	if err != nil {
 		return fmt.Errorf("build context: %w", err)

@@ -20,13 +20,14 @@ import (
 // Types of cache entries, in BuildKit's words.
 const (
 	CacheRegular = "regular"         // the result of a step
+	CacheLocal   = "source.local"    // files that a client of the engine sent
 	CacheMount   = "exec.cachemount" // the directory of a RUN --mount=type=cache
 )
 
 // A CacheEntry is something the build cache keeps.
 type CacheEntry struct {
 	ID          string // 25 hex digits
-	Type        string // CacheRegular or CacheMount
+	Type        string // CacheRegular, CacheLocal or CacheMount
 	Description string
 	Size        int64 // bytes that go with it
 	Created     time.Time
@@ -34,8 +35,9 @@ type CacheEntry struct {
 	InUse       bool // a step works with it now, so it cannot go
 	Shared      bool // an image or a container needs its bytes too
 
-	key digest.Digest // of a result
-	dir string        // of a cache mount
+	key    digest.Digest // of a result
+	dir    string        // of a cache mount
+	mirror string        // of files that were sent
 }
 
 func shortKey(hex string) string { return hex[:min(25, len(hex))] }
@@ -67,6 +69,11 @@ func (b *Builder) Cache(ctx context.Context) ([]CacheEntry, error) {
 			Created: m.LastUsed, LastUsed: m.LastUsed, InUse: m.InUse, dir: m.Key,
 		})
 	}
+	mirrors, err := b.mirrorEntries(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list = append(list, mirrors...)
 	slices.SortStableFunc(list, func(a, b CacheEntry) int { return a.LastUsed.Compare(b.LastUsed) })
 	return list, nil
 }
@@ -117,6 +124,10 @@ func (b *Builder) remove(ctx context.Context, gone []CacheEntry) error {
 	var keys []digest.Digest
 	var errs []error
 	for _, e := range gone {
+		if e.mirror != "" {
+			errs = append(errs, b.removeMirror(e.mirror))
+			continue
+		}
 		if e.dir != "" {
 			errs = append(errs, b.mounts().RemoveCacheMount(ctx, e.dir))
 			continue

@@ -130,8 +130,13 @@ func describe(ctx context.Context, s *content.Store, d digest.Digest) (ocispec.D
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	desc := ocispec.Descriptor{Digest: d, Size: info.Size}
-	data, err := content.ReadAll(ctx, s, desc)
+	return DescribeManifest(ctx, s, ocispec.Descriptor{Digest: d, Size: info.Size})
+}
+
+// DescribeManifest reads the manifest or index desc, of which only digest and size are known, and returns it
+// with its media type.
+func DescribeManifest(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor) (ocispec.Descriptor, error) {
+	data, err := content.ReadAll(ctx, from, desc)
 	if err != nil {
 		return desc, err
 	}
@@ -140,7 +145,7 @@ func describe(ctx context.Context, s *content.Store, d digest.Digest) (ocispec.D
 		Manifests []json.RawMessage `json:"manifests"`
 	}
 	if err := json.Unmarshal(data, &doc); err != nil {
-		return desc, fmt.Errorf("manifest %s: %w: %w", d, errdefs.ErrInvalidArgument, err)
+		return desc, fmt.Errorf("manifest %s: %w: %w", desc.Digest, errdefs.ErrInvalidArgument, err)
 	}
 	switch {
 	case doc.MediaType != "":
@@ -351,9 +356,9 @@ func (o *imageOp) layers() []Layer {
 
 // ResolveLayoutImage finds the image ref, NAME@DIGEST, of the OCI layout that OCILayouts has under name.
 func (e *Env) ResolveLayoutImage(ctx context.Context, name, ref string, p ocispec.Platform) (Image, error) {
-	dir, ok := e.OCILayouts[name]
-	if !ok {
-		return Image{}, fmt.Errorf("OCI layout %q: %w", name, errdefs.ErrNotFound)
+	dir, err := e.layout(name)
+	if err != nil {
+		return Image{}, err
 	}
 	return e.resolveLayout(ctx, dir, ref, p)
 }

@@ -44,9 +44,11 @@ type Env struct {
 	Locals   map[string]string // directories by the name of their local:// source
 	// OpenLocal returns the directory of a local:// source that is not in Locals, which stays as it is until
 	// the end; nil: there are no others.
-	OpenLocal    func(ctx context.Context, name string, attrs map[string]string) (string, error)
-	OCILayouts   map[string]string // directories by the store name of their oci-layout:// source
-	Secrets      Secrets           // nil: there are none
+	OpenLocal  func(ctx context.Context, name string, attrs map[string]string) (string, error)
+	OCILayouts map[string]string // directories by the store name of their oci-layout:// source
+	// FindLayout returns the directory of an OCI layout that is not in OCILayouts; nil: there are no others.
+	FindLayout   func(name string) (dir string, ok bool)
+	Secrets      Secrets // nil: there are none
 	SSH          map[string]SSHAgent
 	FindSSH      func(ctx context.Context, id string) (SSHAgent, bool) // of those not in SSH; nil: there are no others
 	HTTP         *http.Client                                          // nil: http.DefaultClient
@@ -107,6 +109,18 @@ func (e *Env) warn(format string, args ...any) {
 	if e.Warn != nil {
 		e.Warn(format, args...)
 	}
+}
+
+// layout returns the directory of an OCI layout.
+func (e *Env) layout(name string) (string, error) {
+	dir, ok := e.OCILayouts[name]
+	if !ok && e.FindLayout != nil {
+		dir, ok = e.FindLayout(name)
+	}
+	if !ok {
+		return "", fmt.Errorf("OCI layout %q: %w", name, errdefs.ErrNotFound)
+	}
+	return dir, nil
 }
 
 // agent returns the SSH agent id, if there is one.

@@ -25,9 +25,9 @@ func (e *Env) sourceOp(v *graph.Vertex, s *pb.SourceOp) (solver.Op[Result], erro
 	case "docker-image":
 		return newImageOp(e, v, ref, s.Attrs), nil
 	case "oci-layout":
-		dir, ok := e.OCILayouts[s.Attrs[pb.AttrOCILayoutStoreID]]
-		if !ok {
-			return nil, fmt.Errorf("OCI layout %q: %w", s.Attrs[pb.AttrOCILayoutStoreID], errdefs.ErrNotFound)
+		dir, err := e.layout(s.Attrs[pb.AttrOCILayoutStoreID])
+		if err != nil {
+			return nil, err
 		}
 		o := newImageOp(e, v, ref, s.Attrs)
 		o.layout = dir

@@ -25,6 +25,9 @@ import (
 
 // build answers POST /build, the classic builder's operation: the context is the body.
 func (s *Server) build(w http.ResponseWriter, r *request) error {
+	if r.param("version") == string(buildtypes.BuilderBuildKit) {
+		return s.buildInSession(w, r)
+	}
 	o, err := buildOptions(r)
 	if err != nil {
 		return err
@@ -82,15 +85,14 @@ func (s *Server) cancelBuild(w http.ResponseWriter, r *request) error {
 
 // buildOptions reads the query of POST /build.
 func buildOptions(r *request) (o build.Options, err error) {
-	if v := r.param("version"); v != "" && v != string(buildtypes.BuilderV1) {
-		return o, notImplemented("building with BuildKit's session (set DOCKER_BUILDKIT=0, or use teu build)")
-	}
 	o = build.Options{
 		Context: r.param("remote"), Dockerfile: r.param("dockerfile"), Target: r.param("target"),
 		NoCache: r.flag("nocache"), Pull: r.flag("pull"), Network: r.param("networkmode"), Tags: r.query["t"], CgroupParent: r.param("cgroupparent"),
 	}
-	if o.Context == "" || o.Context == "client-session" {
+	if o.Context == "" || o.Context == uploadedContext {
 		o.Context, o.ContextTar = "", r.Body
+	} else if o.Context == sessionContext && r.param("session") != "" {
+		o.Context = ""
 	} else if !build.IsRemoteContext(o.Context) { // a directory of the server is none of a client
 		return o, invalid("remoteURL (%s) could not be recognized as URL", o.Context)
 	}

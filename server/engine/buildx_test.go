@@ -87,7 +87,7 @@ func TestBuildx(t *testing.T) {
 	for name, part := range map[string]func(*testing.T, *world){
 		"build": testBuildxBuild, "session": testBuildxSession, "outputs": testBuildxOutputs, "contexts": testBuildxContexts,
 		"failures": testBuildxFailures, "bake": testBuildxBake, "cancel": testBuildxCancel, "at once": testBuildxAtOnce,
-		"registry": testBuildxRegistry,
+		"registry": testBuildxRegistry, "docker 20.10": testBuildSession,
 	} {
 		t.Run(name, func(t *testing.T) { w.t = t; part(t, w) })
 		w.t = t
@@ -200,6 +200,10 @@ func testBuildxContexts(t *testing.T, w *world) {
 tar -cz -C tarred . | docker buildx build --progress plain -t tarred - && [ "$(docker run --rm tarred cat /x)" = "in the archive" ]`)
 	w.run("sh", "-c", `git init -q repo && cp -r ctx/sub repo/ && printf 'FROM busybox\nCOPY sub/f /f\n' >repo/Dockerfile && cd repo && git add . &&
 git -c user.name=a -c user.email=a@b commit -qm 1 && git clone -q --bare . ../repo.git && cd ../repo.git && git update-server-info`)
+	w.write(map[string]string{"lay/Base": "FROM busybox\nRUN echo from the layout >/l\n", "lay/Dockerfile": "FROM lay\nRUN cat /l\n"})
+	w.buildx("build", "-f", "lay/Base", "-o", "type=oci,dest=lay.tar", "lay")
+	w.run("sh", "-c", "mkdir layout && tar -x -C layout -f lay.tar")
+	says(t, w.buildx("build", "--progress", "plain", "--build-context", "lay=oci-layout://layout", "lay"), " from the layout\n")
 	web := exec.Command("nsenter", "--net="+w.dir+"/netns", "busybox", "httpd", "-f", "-p", "127.0.0.1:8123", "-h", w.dir)
 	web.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := web.Start(); err != nil {
@@ -222,9 +226,11 @@ git -c user.name=a -c user.email=a@b commit -qm 1 && git clone -q --bare . ../re
 	}
 }
 
+const badRun = "FROM busybox\n# a comment\nRUN echo the reason; exit 3\nRUN true\n"
+
 func testBuildxFailures(t *testing.T, w *world) {
 	w.write(map[string]string{
-		"bad/Run":  "FROM busybox\n# a comment\nRUN echo the reason; exit 3\nRUN true\n",
+		"bad/Run":  badRun,
 		"bad/Word": "FROM busybox\nRUNN x\n",
 		"bad/Copy": "FROM busybox\nCOPY nosuch /\n",
 		"bad/Base": "FROM 127.0.0.1:1/nosuch\n",
@@ -244,6 +250,28 @@ func testBuildxFailures(t *testing.T, w *world) {
 	says(t, w.buildxFails("build", "--check", "-f", "bad/Lint", "bad"), "Check complete, 2 warnings have been found!", "   2 | >>> ENV a b\n")
 	says(t, w.buildx("build", "--call", "targets", "-f", "bad/Lint", "bad"), "TARGET")
 	says(t, w.buildxFails("build", "--target", "none", "-f", "bad/Run", "bad"), `target stage "none" could not be found`)
+}
+
+// testBuildSession builds with Debian's docker, which has a client of BuildKit's sessions but not of its gRPC API.
+func testBuildSession(t *testing.T, w *world) {
+	const docker = "/usr/bin/docker"
+	if out := w.run(docker, "--version"); !strings.Contains(out, " 20.10.") {
+		t.Fatalf("%s is %s", docker, out)
+	}
+	w.write(map[string]string{"old/Dockerfile": "FROM busybox AS a\nRUN --mount=type=secret,id=s cat /run/secrets/s\nCOPY f /f\nFROM scratch\nCOPY f /f\n", "old/f": "f\n", "old/s": "hush\n", "bad/Run": badRun})
+	_, stderr, code := w.try("env", "DOCKER_BUILDKIT=1", docker, "build", "--progress", "plain", "--secret", "id=s,src=old/s", "--target", "a", "-t", "old", "old")
+	if code != 0 {
+		t.Fatal(stderr)
+	}
+	says(t, stderr, " hush\n", "naming to docker.io/library/old")
+	w.want("^f$", "run", "--rm", "old", "cat", "/f")
+	w.run("sh", "-c", "unset DOCKER_BUILDKIT; "+docker+" build -o old/out old && cmp old/f old/out/f")
+	w.run("sh", "-c", "unset DOCKER_BUILDKIT; tar -c -C old . | "+docker+" build -q --target a - >old/id && [ $("+docker+" run --rm $(cat old/id) cat /f) = f ]")
+	_, stderr, code = w.try("env", "DOCKER_BUILDKIT=1", docker, "build", "--progress", "plain", "-f", "bad/Run", "bad")
+	if code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	says(t, stderr, " the reason\n", "did not complete successfully: exit code: 3")
 }
 
 func testBuildxBake(t *testing.T, w *world) {

@@ -65,6 +65,47 @@ func compose(t *testing.T, w *world) func(args ...string) string {
 	}
 }
 
+// TestComposeBuild builds by docker compose, which leaves it to buildx.
+func TestComposeBuild(t *testing.T) {
+	w := newBuildxWorld(t)
+	w.env = append(w.env, "DOCKER_BUILDKIT=1")
+	c := compose(t, w)
+	w.write(map[string]string{
+		"app/f": "f\n", "token": "hush",
+		"compose.yaml": `name: built
+services:
+  one:
+    build:
+      context: app
+      dockerfile_inline: |
+        FROM busybox
+        RUN --mount=type=secret,id=token cp /run/secrets/token /t
+        COPY f /f
+      secrets: [token]
+    command: sleep 1000
+  two:
+    build: {context: app, dockerfile_inline: "FROM busybox\nARG WHO\nRUN echo $$WHO >/who", args: {WHO: me}}
+    image: two:tagged
+    command: sleep 1000
+secrets: {token: {file: token}}
+`})
+	c("build")
+	w.want("^hush$", "run", "--rm", "built-one", "cat", "/t")
+	w.want("^me$", "run", "--rm", "two:tagged", "cat", "/who")
+	c("up", "-d", "--build")
+	ids := c("ps", "-q")
+	c("up", "-d") // an image whose ID is another one than was told would make new containers
+	if got := c("ps", "-q"); got != ids || len(strings.Fields(ids)) != 2 {
+		t.Errorf("containers %q became %q", ids, got)
+	}
+	w.write(map[string]string{"app/f": "changed\n"})
+	c("up", "-d", "--build")
+	if got := c("exec", "-T", "one", "cat", "/f"); got != "changed" {
+		t.Errorf("after a change: %q", got)
+	}
+	c("down", "-t", "0")
+}
+
 // TestCompose runs a stack by docker compose: order, names, scale, logs, exec, profiles.
 func TestCompose(t *testing.T) {
 	w := newWorld(t)

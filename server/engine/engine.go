@@ -40,6 +40,7 @@ type Server struct {
 	Options
 	routes    []route
 	lives     lives
+	uploads   uploads
 	builds    sync.Map // context.CancelFunc by the ID a client gave its build
 	started   time.Time
 	rest      rest

@@ -39,9 +39,8 @@ func (s *Server) ping(w http.ResponseWriter, r *request) error {
 	return ignoreWrite(err)
 }
 
-// builderVersion says that POST /build is the classic builder's; 2 would be BuildKit's
-// sessions.
-const builderVersion = "1"
+// builderVersion says that clients may build by BuildKit's sessions; 1 would be the classic builder alone.
+const builderVersion = "2"
 
 // dockerVersion is the release of docker whose API this is: clients compare it, and
 // know nothing of teu's own numbers.

@@ -28,7 +28,7 @@ import (
 // in the end returns what the build is for.
 type bridge struct {
 	backend dockerfile.Backend
-	session string
+	caller  *caller
 	returns chan answer // has room for the one
 
 	mu     sync.Mutex
@@ -56,8 +56,8 @@ type answer struct {
 const maxRefs = 10_000
 
 // converse lets the client of j say what to build.
-func (j *job) converse(ctx context.Context, b dockerfile.Backend, session string) (*dockerfile.Reply, error) {
-	br := &bridge{backend: b, session: session, returns: make(chan answer, 1), refs: map[string]*ref{}}
+func (j *job) converse(ctx context.Context, b dockerfile.Backend, c *caller) (*dockerfile.Reply, error) {
+	br := &bridge{backend: b, caller: c, returns: make(chan answer, 1), refs: map[string]*ref{}}
 	br.ctx, br.cancel = context.WithCancel(ctx)
 	j.offer(br)
 	defer br.close()
@@ -210,7 +210,7 @@ func (s bridges) Solve(ctx context.Context, req *gwpb.SolveRequest) (*gwpb.Solve
 		}
 		reply := &dockerfile.Reply{Ref: req.Definition}
 		if req.Frontend != "" {
-			if reply, err = ask(ctx, b.backend, req.Frontend, req.FrontendOpt, req.FrontendInputs, b.session); err != nil {
+			if reply, err = ask(ctx, b.backend, req.Frontend, req.FrontendOpt, req.FrontendInputs, b.caller); err != nil {
 				return err
 			}
 		}
@@ -250,11 +250,14 @@ func (b *bridge) evaluate(ctx context.Context, wanted bool, r *gwpb.Ref) error {
 }
 
 // ask runs a frontend. There is one, which goes by two names.
-func ask(ctx context.Context, b dockerfile.Backend, name string, attrs map[string]string, inputs map[string]*pb.Definition, session string) (*dockerfile.Reply, error) {
+func ask(ctx context.Context, b dockerfile.Backend, name string, attrs map[string]string, inputs map[string]*pb.Definition, c *caller) (*dockerfile.Reply, error) {
 	if name != "dockerfile.v0" && name != "gateway.v0" {
 		return nil, fmt.Errorf("the frontend %s is not built in; dockerfile.v0 is: %w", name, errdefs.ErrNotImplemented)
 	}
-	return dockerfile.Ask(ctx, b, dockerfile.Options{Attrs: attrs, Host: content.Host(), Session: session, Inputs: inputs})
+	if err := c.bringLayouts(ctx, attrs); err != nil {
+		return nil, err
+	}
+	return dockerfile.Ask(ctx, b, dockerfile.Options{Attrs: attrs, Host: content.Host(), Session: c.id, Inputs: inputs})
 }
 
 // Return implements gwpb.LLBBridgeServer.

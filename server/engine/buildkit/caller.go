@@ -26,8 +26,11 @@ type caller struct {
 
 	mu       sync.Mutex
 	releases []func() error
-	uploads  map[string]bool // paths that were pulled
+	uploads  map[string]bool   // paths that were pulled
+	layouts  map[string]string // directories of OCI layouts that were brought, by the client's name
 }
+
+var errNoSession = fmt.Errorf("the client has no session: %w", errdefs.ErrUnavailable)
 
 // sessionComes is how long the session of a build may come after it.
 const sessionComes = 10 * time.Second
@@ -38,7 +41,7 @@ func (c *caller) of(ctx context.Context, id string) (session.Caller, error) {
 		id = c.id
 	}
 	if id == "" {
-		return nil, fmt.Errorf("the client has no session: %w", errdefs.ErrUnavailable)
+		return nil, errNoSession
 	}
 	ctx, cancel := context.WithTimeout(ctx, sessionComes)
 	defer cancel()
@@ -71,7 +74,7 @@ func (c *caller) close() error {
 // credential asks the client for its credentials of a registry.
 func (c *caller) credential(ctx context.Context, domain string) (cred registry.Credential, err error) {
 	s, err := c.of(ctx, "")
-	if errdefs.IsUnavailable(err) && c.id == "" {
+	if errors.Is(err, errNoSession) {
 		return cred, nil
 	}
 	if err != nil {
@@ -96,7 +99,7 @@ func (c *caller) credential(ctx context.Context, domain string) (cred registry.C
 // Secret implements op.Secrets.
 func (c *caller) Secret(ctx context.Context, id string) ([]byte, error) {
 	s, err := c.of(ctx, "")
-	if errdefs.IsUnavailable(err) && c.id == "" {
+	if errors.Is(err, errNoSession) {
 		return nil, errdefs.ErrNotFound
 	}
 	if err != nil {

@@ -47,30 +47,35 @@ func (s *Server) solve(ctx context.Context, j *job, req *controlapi.SolveRequest
 	if err := w.read(req); err != nil {
 		return nil, err
 	}
-	w.o.Caller = &build.Caller{
-		Compile: func(ctx context.Context, b dockerfile.Backend) (*dockerfile.Result, error) {
-			reply, err := w.reply(ctx, j, b, req)
-			if err != nil {
-				return nil, err
-			}
-			return reply.Result()
-		},
-		Local: c.local, Secrets: c, SSH: c.agent, HTTP: &http.Client{Transport: c},
-	}
-	w.o.Events, w.o.Warn = j.feed.event, j.feed.warn
-	res, err := c.builder.Build(ctx, w.o)
+	res, err := w.build(ctx, &j.feed, func(ctx context.Context, b dockerfile.Backend) (*dockerfile.Result, error) {
+		reply, err := w.reply(ctx, j, b, req)
+		if err != nil {
+			return nil, err
+		}
+		return reply.Result()
+	})
 	if err != nil {
 		return nil, err
 	}
-	if err := w.finish(); err != nil {
-		return nil, err
+	return w.response(res)
+}
+
+// build builds what compile says, or the options where it is nil.
+func (w *wish) build(ctx context.Context, f *feed, compile func(context.Context, dockerfile.Backend) (*dockerfile.Result, error)) (build.Result, error) {
+	w.o.Caller = &build.Caller{
+		Compile: compile, Session: w.c.id, Local: w.c.local, Layout: w.c.layout, Secrets: w.c, SSH: w.c.agent, HTTP: &http.Client{Transport: w.c},
 	}
-	if s.Named != nil {
+	w.o.Events, w.o.Warn = f.event, f.warn
+	res, err := w.c.builder.Build(ctx, w.o)
+	if err == nil {
+		err = w.finish()
+	}
+	if err == nil && w.c.server.Named != nil {
 		for _, name := range res.Names {
-			s.Named(res.Config.String(), name)
+			w.c.server.Named(res.Config.String(), name)
 		}
 	}
-	return w.response(res)
+	return res, err
 }
 
 // reply finds out what to build: a frontend says it, or a definition, or the client in a conversation.
@@ -79,11 +84,11 @@ func (w *wish) reply(ctx context.Context, j *job, b dockerfile.Backend, req *con
 	case req.Frontend != "" && req.Definition != nil:
 		return nil, fmt.Errorf("both a frontend and a definition: %w", errdefs.ErrInvalidArgument)
 	case req.Frontend != "":
-		return ask(ctx, b, req.Frontend, req.FrontendAttrs, req.FrontendInputs, req.Session)
+		return ask(ctx, b, req.Frontend, req.FrontendAttrs, req.FrontendInputs, w.c)
 	case req.Definition != nil:
 		return &dockerfile.Reply{Ref: req.Definition}, nil
 	}
-	return j.converse(ctx, b, req.Session)
+	return j.converse(ctx, b, w.c)
 }
 
 // Status implements controlapi.ControlServer.

@@ -15,13 +15,15 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/tonistiigi/fsutil"
 	"github.com/tonistiigi/fsutil/types"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 )
 
 // local brings what a local:// source selects of the client's files.
 func (c *caller) local(ctx context.Context, name string, attrs map[string]string) (string, error) {
-	s, err := c.of(ctx, attrs[pb.AttrLocalSessionID])
+	if c.id == "" {
+		return "", errNoSession
+	}
+	s, err := c.of(ctx, attrs[pb.AttrLocalSessionID]) // another one's, if the definition is another build's
 	if err != nil {
 		return "", err
 	}
@@ -32,7 +34,7 @@ func (c *caller) local(ctx context.Context, name string, attrs map[string]string
 	if s.SharedKey() != "" {
 		key = fmt.Sprintf("%q %q %q", name, attrs[pb.AttrSharedKeyHint], s.SharedKey())
 	}
-	dir, release, err := c.builder.Mirror(key, func(dir string) error { return receive(ctx, s, name, attrs, dir) })
+	dir, release, err := c.builder.Mirror(key, "local source for "+name, func(dir string) error { return receive(ctx, s, name, attrs, dir) })
 	if err != nil {
 		return "", err
 	}
@@ -56,6 +58,21 @@ func receive(ctx context.Context, s session.Caller, name string, attrs map[strin
 		setList(md, key, list)
 	}
 	setList(md, "dir-name", []string{name})
+	ctx, cancel := context.WithCancel(s.Context(metadata.NewOutgoingContext(ctx, md)))
+	defer cancel()
+	stream, err := filesync.NewFileSyncClient(s.Conn()).DiffCopy(ctx)
+	if err != nil {
+		return err
+	}
+	if err := receiveTree(ctx, stream, dir); err != nil {
+		return fmt.Errorf("transferring: %w", err)
+	}
+	return stream.CloseSend()
+}
+
+// receiveTree makes dir what a stream of fsutil's packets says. Nothing outside of it is touched, whatever
+// the paths and links in the stream are.
+func receiveTree(ctx context.Context, stream fsutil.Stream, dir string) error {
 	opened, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
@@ -65,20 +82,11 @@ func receive(ctx context.Context, s session.Caller, name string, attrs map[strin
 	if err := distrust(opened); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(s.Context(metadata.NewOutgoingContext(ctx, md)))
-	defer cancel()
-	stream, err := filesync.NewFileSyncClient(s.Conn()).DiffCopy(ctx)
-	if err != nil {
-		return err
-	}
 	// What is neither file, directory nor link is left where it is.
 	plain := func(_ string, st *types.Stat) bool {
 		return fs.FileMode(st.Mode)&(fs.ModeDevice|fs.ModeSocket|fs.ModeNamedPipe|fs.ModeIrregular) == 0
 	}
-	if err := fsutil.ReceiveRoot(ctx, &limited{ClientStream: stream}, root, fsutil.ReceiveOpt{Filter: plain}); err != nil {
-		return fmt.Errorf("transferring: %w", err)
-	}
-	return stream.CloseSend()
+	return fsutil.ReceiveRoot(ctx, &limited{Stream: stream, left: maxFiles}, root, fsutil.ReceiveOpt{Filter: plain})
 }
 
 // setList sets a value of a call's metadata, which is ASCII.
@@ -121,19 +129,19 @@ const (
 
 // limited holds a stream of files to the limits.
 type limited struct {
-	grpc.ClientStream
-	files int
+	fsutil.Stream
+	left int // files
 }
 
 func (l *limited) RecvMsg(m any) error {
-	if err := l.ClientStream.RecvMsg(m); err != nil {
+	if err := l.Stream.RecvMsg(m); err != nil {
 		return err
 	}
 	p, ok := m.(*types.Packet)
 	if !ok || p.Stat == nil {
 		return nil
 	}
-	if l.files++; l.files > maxFiles {
+	if l.left--; l.left < 0 {
 		return fmt.Errorf("more than %d files: %w", maxFiles, errdefs.ErrResourceExhausted)
 	}
 	if len(p.Stat.Path) > maxPath || len(p.Stat.Linkname) > maxPath {

@@ -123,7 +123,7 @@ func (w *wish) output(id int, kind string, attrs map[string]string) error {
 	case "tar":
 		out.Writer = w.file(id)
 	case "local":
-		dir, release, err := w.c.builder.Mirror("", func(string) error { return nil })
+		dir, release, err := w.c.builder.Mirror("", "", func(string) error { return nil })
 		if err != nil {
 			return err
 		}
