@@ -71,6 +71,10 @@ func (x *Containers) connect(ctx context.Context, id string, n Network, self sta
 	case NetworkNone:
 		return "", nothing, nil
 	}
+	if err := network.Possible(); err != nil {
+		x.warn([]string{"steps use the network of this machine: " + err.Error()})
+		return "host", nothing, nil
+	}
 	ep, err := x.Network.Attach(ctx, id, network.Options{Owner: &self})
 	if err != nil {
 		return "", nil, fmt.Errorf("network of the step: %w", err)

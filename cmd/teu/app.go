@@ -27,6 +27,7 @@ type app struct {
 	noColor    bool
 	logFormat  string
 	words      []string // of the command line from the command's name on
+	confined   error    // why this root, who lacks capabilities, is not root of a user namespace
 
 	opened       *cache.Store
 	whole        wholeParts

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cmd/teu/ui"
+	"github.com/teu-dev/teu/runner/userns"
 )
 
 // Exit codes, docker's. A flag that is not there gives 125, other wrong command lines 1.
@@ -36,6 +37,33 @@ func (e *exitError) Error() string {
 }
 
 func (e *exitError) Unwrap() error { return e.err }
+
+// confinedError is an error of a process that may do less than others of its user.
+type confinedError struct {
+	err error
+	how string
+}
+
+func (e *confinedError) Error() string { return e.err.Error() }
+func (e *confinedError) Unwrap() error { return e.err }
+func (e *confinedError) Hint() string  { return e.how }
+
+// explain says of an error whether it comes from where this process is.
+func (a *app) explain(err error) error {
+	var fs unix.Statfs_t
+	switch {
+	case errors.Is(err, unix.EINVAL) && unix.Statfs(a.root, &fs) == nil && fs.Type == unix.OVERLAYFS_SUPER_MAGIC:
+		return &confinedError{err, "the store " + a.root + " is on an overlay, as all is in a container, and no container can be on top of one: " +
+			"put a volume or a tmpfs there, or choose another directory with --root"}
+	case !errors.Is(err, unix.EPERM):
+		return err
+	case a.confined != nil:
+		return &confinedError{err, "this root has no CAP_SYS_ADMIN: " + a.confined.Error()}
+	case userns.Filtered():
+		return &confinedError{err, "a seccomp filter is in force: if this is in a container, start that with --security-opt seccomp=unconfined"}
+	}
+	return err
+}
 
 // withExitCode returns err carrying code, or nil for a nil err.
 func withExitCode(code int, err error) error {

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/teu-dev/teu/cmd/teu/ui"
+	"github.com/teu-dev/teu/runner/userns"
 )
 
 // command is a top-level command before it is made.
@@ -113,8 +114,12 @@ func execute(ctx context.Context, u *ui.UI, args []string) int {
 	}
 	line := readCommandLine(args)
 	a.words = line.words
-	if os.Geteuid() != 0 && line.entersNamespace() {
-		return report(u, a.becomeRoot(untilSignal(ctx), line))
+	if line.entersNamespace() && userns.Needed() {
+		err := a.becomeRoot(untilSignal(ctx), line)
+		if os.Geteuid() != 0 {
+			return report(u, err)
+		}
+		a.confined = err // root can do some things all the same
 	}
 	if line.handsOver() {
 		if line.root != "" {
@@ -128,7 +133,7 @@ func execute(ctx context.Context, u *ui.UI, args []string) int {
 	}
 	root := newRootCommand(a, wanted)
 	root.SetArgs(args)
-	return report(u, cmp.Or(root.ExecuteContext(ctx), u.WriteError()))
+	return report(u, a.explain(cmp.Or(root.ExecuteContext(ctx), u.WriteError())))
 }
 
 func newRootCommand(a *app, commands []command) *cobra.Command {

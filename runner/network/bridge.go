@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/runner/userns"
 )
 
 // subnetLock keeps two stores on one host from choosing the same subnet at once.
@@ -154,6 +155,9 @@ func (m *Manager) lockSubnets() (func() error, error) {
 	if m.Ground() != "" { // where nobody else chooses
 		path = filepath.Join(m.dir(), "subnet.lock")
 	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { // images need not have /run
+		return nil, err
+	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
@@ -205,6 +209,9 @@ func (m *Manager) used() (list []netip.Prefix, mtu int, err error) {
 
 // makeBridge makes the interface with its addresses. Rules are the caller's.
 func (m *Manager) makeBridge(br bridge) (err error) {
+	if err := Possible(); err != nil {
+		return err
+	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = br.Name, br.MTU
 	// The address of a bridge changes with its ports unless it is set.
@@ -276,6 +283,15 @@ func routes() (used []netip.Prefix, mtu int, err error) {
 		}
 	}
 	return used, mtu, nil
+}
+
+// Possible says why there can be no networks but "host" and "none" here; nil: there can.
+func Possible() error {
+	if userns.ProcCovered() {
+		return fmt.Errorf("/proc/sys is read-only: use the network host or none, or start the container that this is in "+
+			"with --security-opt systempaths=unconfined or --privileged: %w", unix.EROFS)
+	}
+	return nil
 }
 
 // disableIPv6 turns IPv6 off on an interface of the current namespace, so that a network

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/runner/launch"
+	"github.com/teu-dev/teu/runner/userns"
 )
 
 // makeWorkingDir makes the working directory inside the root if it is missing, as docker
@@ -102,7 +103,11 @@ func (c *compiler) names() error {
 			return fmt.Errorf("%s name without a UTS namespace: %w", n.what, errdefs.ErrInvalidArgument)
 		}
 		c.Note("setting the %s name", n.what)
-		c.Call(n.nr, c.Str(n.value), launch.Int(len(n.value)))
+		cond := launch.Cond{}
+		if userns.Inside() && userns.Filtered() { // podman's filter lets its containers make all but names
+			cond = ignore(unix.EPERM)
+		}
+		c.CallIf(cond, n.nr, c.Str(n.value), launch.Int(len(n.value)))
 	}
 	return nil
 }

@@ -2,12 +2,15 @@ package spec
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/teu-dev/teu/runner/userns"
 )
 
 // mappedGroups is how many groups from 0 on there are in this process's user namespace; in
@@ -71,10 +74,14 @@ func (m *maker) fitUserNamespace() error {
 	if _, given := m.o.Sysctls[ping]; !given && m.spec.Linux.Sysctl[ping] != "" {
 		m.spec.Linux.Sysctl[ping] = "0 " + strconv.FormatUint(min(count-1, 1<<31-1), 10)
 	}
-	if m.o.NetNS == "host" && !own {
+	covered := userns.ProcCovered()
+	if covered { // what there is must do, and no sysctl of the container's namespaces can be set
+		maps.DeleteFunc(m.spec.Linux.Sysctl, func(name, _ string) bool { _, given := m.o.Sysctls[name]; return !given })
+	}
+	if m.o.NetNS == "host" && !own || covered {
 		m.bindSys()
 	}
-	if own && m.o.PIDNS == "host" {
+	if own && m.o.PIDNS == "host" || covered {
 		m.bindProc()
 	}
 	if !hasID(groups, 5) { // the group of terminals
@@ -116,7 +123,7 @@ func (m *maker) bindSys() {
 }
 
 // bindProc shows a container with the host's processes the host's /proc, which only the
-// host's root may mount anew.
+// host's root may mount anew. Where that is covered, any container gets it.
 func (m *maker) bindProc() {
 	for i, s := range m.spec.Mounts {
 		if s.Destination == "/proc" && s.Type == "proc" {

@@ -26,14 +26,17 @@ func newHolder(ctx context.Context, in *os.File, warn func(string)) (statefile.P
 		return statefile.Process{}, err
 	}
 	p, err := holderWith(ctx, in, ids)
-	if err != nil && len(ids.UIDs) > 0 && ctx.Err() == nil {
-		if warn != nil {
-			warn(fmt.Sprintf("containers have one user only: %v", err))
-		}
-		ids.UIDs, ids.GIDs = nil, nil
-		p, err = holderWith(ctx, in, ids)
+	if err == nil || len(ids.UIDs) == 0 && !ids.Same || ctx.Err() != nil {
+		return p, err
 	}
-	return p, err
+	p, single := holderWith(ctx, in, Mapping{UID: ids.UID, GID: ids.GID})
+	if single != nil {
+		return p, err
+	}
+	if warn != nil {
+		warn(fmt.Sprintf("containers have one user only: %v", err))
+	}
+	return p, nil
 }
 
 func holderWith(ctx context.Context, in *os.File, ids Mapping) (statefile.Process, error) {
@@ -64,10 +67,20 @@ func cannotMake(err error) error {
 	case errors.Is(err, unix.ENOSPC):
 		return fmt.Errorf("%w; raise the sysctl user.max_user_namespaces", err)
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		if Filtered() {
+			return fmt.Errorf("%w; no user namespaces can be made here: start the container that this is in with --security-opt seccomp=unconfined "+
+				"--security-opt systempaths=unconfined, or with --privileged", err)
+		}
 		return fmt.Errorf("%w; this host does not let ordinary users make user namespaces: see the sysctls kernel.unprivileged_userns_clone "+
 			"and kernel.apparmor_restrict_unprivileged_userns", err)
 	}
 	return err
+}
+
+// Filtered says whether a seccomp filter decides what this process may do, as in a container.
+func Filtered() bool {
+	mode, err := unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0)
+	return err == nil && mode == 2 // SECCOMP_MODE_FILTER
 }
 
 // sleeper is a process that only sleeps, in a session of its own. It executes a descriptor

@@ -6,12 +6,21 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 // Inside says that this process is not in the host's own user namespace.
 func Inside() bool {
 	b, err := os.ReadFile("/proc/self/uid_map")
 	return err == nil && strings.Join(strings.Fields(string(b)), " ") != "0 0 4294967295"
+}
+
+// ProcCovered says that parts of /proc are covered or read-only, as in a container that is not
+// privileged: no network can be set up, and a user namespace may not mount another procfs
+// (mount_namespaces(7), locked mounts).
+func ProcCovered() bool {
+	var fs unix.Statfs_t
+	return unix.Statfs("/proc/sys", &fs) == nil && fs.Flags&unix.ST_RDONLY != 0
 }
 
 // Owner is the user outside who is root in this process's user namespace.

@@ -24,12 +24,18 @@ type Range struct{ Start, Count uint32 }
 type Mapping struct {
 	UID, GID   uint32
 	UIDs, GIDs []Range // none: root is the only one
+	Same       bool    // every ID is the same outside, which takes a root with CAP_SETUID and CAP_SETGID
 }
 
 // UserMapping is the mapping of this process's user. Without subordinate IDs of either
-// kind, or the programs that may map them, it has one ID only; Lacking says what lacks.
+// kind, or the programs that may map them, it has one ID only; Lacking says what lacks. Root has
+// the IDs that it has.
 func UserMapping() (Mapping, error) {
 	m := Mapping{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
+	if m.UID == 0 {
+		m.Same = true
+		return m, nil
+	}
 	name := userName(m.UID)
 	uids, err := Subordinate("/etc/subuid", name, m.UID)
 	if err != nil {
@@ -121,6 +127,9 @@ func arguments(root uint32, ranges []Range) []string {
 
 // apply gives the user namespace of a process its mapping.
 func (m Mapping) apply(ctx context.Context, pid int) error {
+	if m.Same {
+		return applySame(pid)
+	}
 	if len(m.UIDs) == 0 {
 		return m.applySingle(pid)
 	}
@@ -134,6 +143,36 @@ func (m Mapping) apply(ctx context.Context, pid int) error {
 		}
 	}
 	return nil
+}
+
+// applySame maps all IDs of this process's namespace to themselves.
+func applySame(pid int) error {
+	for _, name := range []string{"uid_map", "gid_map"} {
+		own, err := os.ReadFile("/proc/self/" + name)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(fmt.Sprintf("/proc/%d/%s", pid, name), []byte(sameMap(string(own))), 0); err != nil {
+			return fmt.Errorf("mapping users takes CAP_SETUID, CAP_SETGID and CAP_SETFCAP: %w", err)
+		}
+	}
+	return nil
+}
+
+// sameMap is the map of a namespace that has the IDs of one with the map own. The last of all IDs is left
+// out: it is no user (setreuid(2)), and only the host's own namespace has a map that is whole (Inside).
+func sameMap(own string) string {
+	var b strings.Builder
+	for line := range strings.Lines(own) {
+		var inside, outside, count uint64
+		if _, err := fmt.Sscan(line, &inside, &outside, &count); err != nil {
+			continue
+		}
+		if count = min(count, 1<<32-2-inside); count > 0 {
+			fmt.Fprintf(&b, "%d %d %d\n", inside, inside, count)
+		}
+	}
+	return b.String()
 }
 
 // applySingle maps the user alone, which needs nobody's permission if groups cannot be set.

@@ -43,6 +43,19 @@ func TestArguments(t *testing.T) {
 	}
 }
 
+func TestSameMap(t *testing.T) {
+	for own, want := range map[string]string{
+		"         0          0 4294967295\n":                  "0 0 4294967294\n",
+		"         0     100000      65536\n":                  "0 0 65536\n",
+		"         0       1000          1\n 1 100000 65536\n": "0 0 1\n1 1 65536\n",
+		"4294967294 7 1\n":                                    "",
+	} {
+		if got := sameMap(own); got != want {
+			t.Errorf("%q: %q, want %q", own, got, want)
+		}
+	}
+}
+
 // FuzzSubordinate holds that no line of the file makes a range the kernel would refuse.
 func FuzzSubordinate(f *testing.F) {
 	f.Add("ann:100000:65536\nann:1:1\n")

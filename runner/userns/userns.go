@@ -46,6 +46,20 @@ type Options struct {
 	Env  []string
 }
 
+// Needed says whether this process can do what teu does in a user namespace only: its user is not
+// root, or a root who may not mount or not change networks, as in most containers.
+func Needed() bool {
+	if os.Geteuid() != 0 {
+		return true
+	}
+	var caps [2]unix.CapUserData
+	if unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &caps[0]) != nil {
+		return false
+	}
+	const needed = 1<<unix.CAP_SYS_ADMIN | 1<<unix.CAP_NET_ADMIN
+	return caps[0].Effective&needed != needed
+}
+
 // Enter executes a program as root of the user's namespaces, in place of this process. It
 // returns only with an error.
 func Enter(ctx context.Context, o Options) error {
