@@ -22,7 +22,7 @@ func TestParseOptions(t *testing.T) {
 		want    mountOptions
 	}{
 		{nil, mountOptions{}},
-		{[]string{"ro", "nosuid", "rw"}, mountOptions{here: attr{set: unix.MOUNT_ATTR_NOSUID, clear: unix.MOUNT_ATTR_RDONLY}}},
+		{[]string{"", "ro", "nosuid", "rw", ""}, mountOptions{here: attr{set: unix.MOUNT_ATTR_NOSUID, clear: unix.MOUNT_ATTR_RDONLY}}},
 		{[]string{"rbind", "rro", "rslave"}, mountOptions{below: attr{set: unix.MOUNT_ATTR_RDONLY}, bind: true, recursive: true, propagation: []string{"rslave"}}},
 		{[]string{"bind", "noatime"}, mountOptions{here: attr{set: unix.MOUNT_ATTR_NOATIME, clear: unix.MOUNT_ATTR__ATIME}, bind: true}},
 		{[]string{"strictatime", "relatime", "size=5", "sync"}, mountOptions{here: attr{clear: unix.MOUNT_ATTR__ATIME}, data: []string{"size=5", "sync"}}},

@@ -29,7 +29,10 @@ type mountOptions struct {
 func parseOptions(options []string) (mountOptions, error) {
 	var o mountOptions
 	for _, opt := range options {
-		if opt == "" || len(opt) > 4000 {
+		if opt == "" { // runc and crun pass over it
+			continue
+		}
+		if len(opt) > 4000 {
 			return o, fmt.Errorf("mount option of %d bytes: %w", len(opt), errdefs.ErrInvalidArgument)
 		}
 		if o.attribute(opt) {
