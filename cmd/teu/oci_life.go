@@ -45,7 +45,7 @@ func (o *ociCommand) createContainer(ctx context.Context, id string, f *ociCreat
 	stdio.Terminal = terminal
 	c, warnings, err := o.store().Create(ctx, id, f.bundle, bundle.CreateOptions{
 		Stdio: stdio, Env: env, NoCgroup: none, Systemd: systemd, Rootless: o.isRootless(), Owner: strconv.Itoa(os.Geteuid()),
-		NoPivot: f.noPivot, SharedKeyring: f.noNewKeyring})
+		Notify: os.Getenv("NOTIFY_SOCKET") != "", NoPivot: f.noPivot, SharedKeyring: f.noNewKeyring})
 	o.warn(warnings)
 	return c, err
 }
@@ -63,7 +63,7 @@ func (o *ociCommand) create() *cobra.Command {
 
 func (o *ociCommand) start() *cobra.Command {
 	return o.simple("start", "Execute the command of a created container",
-		func(ctx context.Context, c *bundle.Container) error { return c.Start(ctx) })
+		func(ctx context.Context, c *bundle.Container) error { return startAndNotify(ctx, c, true) })
 }
 
 func (o *ociCommand) run() *cobra.Command {
@@ -79,7 +79,7 @@ func (o *ociCommand) run() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return o.startOrDelete(ctx, c)
+			return o.startOrDelete(ctx, c, true)
 		}}
 	f.flags(cmd)
 	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "do not wait for the container")
@@ -87,8 +87,25 @@ func (o *ociCommand) run() *cobra.Command {
 	return cmd
 }
 
-func (o *ociCommand) startOrDelete(ctx context.Context, c *bundle.Container) error {
-	if err := c.Start(ctx); err != nil {
+// startAndNotify starts a container and passes on to systemd that it is ready, which it waits for or
+// does beside.
+func startAndNotify(ctx context.Context, c *bundle.Container, wait bool) error {
+	n, err := c.Notifier(os.Getenv("NOTIFY_SOCKET"))
+	if err == nil {
+		err = c.Start(ctx)
+	}
+	switch {
+	case err == nil && n != nil && !wait:
+		go n.Pass(ctx) // to our end, which is that of the container
+		return nil
+	case err == nil && n != nil:
+		err = n.Pass(ctx)
+	}
+	return errors.Join(err, n.Close())
+}
+
+func (o *ociCommand) startOrDelete(ctx context.Context, c *bundle.Container, wait bool) error {
+	if err := startAndNotify(ctx, c, wait); err != nil {
 		return errors.Join(err, o.remove(ctx, c))
 	}
 	return nil
@@ -112,7 +129,7 @@ func (o *ociCommand) foreground(ctx context.Context, id string, f *ociCreate, ke
 	if err != nil {
 		return err
 	}
-	if err := o.startOrDelete(ctx, c); err != nil {
+	if err := o.startOrDelete(ctx, c, false); err != nil {
 		return err
 	}
 	code, err := fg.wait(c.Init)

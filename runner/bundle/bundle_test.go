@@ -36,6 +36,7 @@ type place struct {
 	*Store
 	bundle string
 	out    *os.File
+	notify bool
 }
 
 func newPlace(t *testing.T) *place {
@@ -115,7 +116,7 @@ func (p *place) create(t *testing.T, id, script string, change func(*specs.Spec)
 	if err := os.WriteFile(p.bundle+"/config.json", b, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	c, _, err := p.Create(t.Context(), id, p.bundle, CreateOptions{Stdio: p.stdio()})
+	c, _, err := p.Create(t.Context(), id, p.bundle, CreateOptions{Notify: p.notify, Stdio: p.stdio()})
 	return c, err
 }
 

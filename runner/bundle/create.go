@@ -47,6 +47,8 @@ type CreateOptions struct {
 	// Rootless makes a container without a control group where none may be made.
 	Rootless bool
 	Owner    string
+	// Notify gives it a socket to say that it is ready, see Notifier.
+	Notify bool
 	// NoPivot and SharedKeyring are those of oci.Options.
 	NoPivot, SharedKeyring bool
 }
@@ -87,6 +89,11 @@ func (s *Store) Create(ctx context.Context, id, dir string, o CreateOptions) (c 
 			err = errors.Join(err, c.discard(context.WithoutCancel(ctx)))
 		}
 	}()
+	if o.Notify && conf.Process != nil {
+		if err := c.addNotify(conf); err != nil {
+			return nil, nil, err
+		}
+	}
 	warnings, err = c.create(ctx, l, conf, o)
 	return c, append(oci.Ungrantable(conf.Process), warnings...), err
 }
