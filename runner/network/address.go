@@ -93,7 +93,7 @@ func chooseAddresses(ep *Endpoint, n Network, br bridge, a Attachment, present m
 			return err
 		}
 		*address = got
-		if !n.Internal && n.Options["com.docker.network.bridge.gateway_mode_ipv4"] != "isolated" {
+		if !n.Internal {
 			*gateway = c.Gateway
 		}
 	}

@@ -27,8 +27,10 @@ const subnetLock = "/run/teu-subnet.lock"
 // bridge is a bridge as it is on this host.
 type bridge struct {
 	Name     string
-	Subnet   netip.Prefix // the gateway's address with the prefix length; zero without IPv4
+	Subnet   netip.Prefix // the gateway's address, or the subnet's if there is none, with the prefix length; zero without IPv4
 	Subnet6  netip.Prefix `json:",omitzero"`
+	Bare     bool         `json:",omitempty"` // the host has no IPv4 address in it
+	Bare6    bool         `json:",omitempty"`
 	MTU      int
 	Internal bool       `json:",omitempty"`
 	Closed   bool       `json:",omitempty"` // no traffic between its containers
@@ -53,6 +55,22 @@ func (m *Manager) builtinID(name string) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// Options of docker's bridge driver about the host's own addresses in a network.
+const (
+	gatewayMode4 = "com.docker.network.bridge.gateway_mode_ipv4"
+	gatewayMode6 = "com.docker.network.bridge.gateway_mode_ipv6"
+	inhibitIPv4  = "com.docker.network.bridge.inhibit_ipv4"
+)
+
+// hasGateway says whether an address of a subnet is kept for the host. It is not where nothing
+// would use it, so that a /31 has room for two containers.
+func (n Network) hasGateway(subnet netip.Prefix) bool {
+	if subnet.Addr().Is6() {
+		return n.Options[gatewayMode6] != "isolated"
+	}
+	return n.Options[gatewayMode4] != "isolated" && !(n.Internal && n.Options[inhibitIPv4] == "true")
+}
+
 // bridgeOf is the bridge of a network that is defined.
 func bridgeOf(n Network) bridge {
 	br := bridge{Name: n.Options["com.docker.network.bridge.name"], Internal: n.Internal}
@@ -61,6 +79,9 @@ func bridgeOf(n Network) bridge {
 	}
 	for _, c := range n.IPAM.Config {
 		gateway := netip.PrefixFrom(c.Gateway, c.Subnet.Bits())
+		if !c.Gateway.IsValid() {
+			gateway = c.Subnet
+		}
 		if c.Subnet.Addr().Is4() && !br.Subnet.IsValid() {
 			br.Subnet = gateway
 		} else if c.Subnet.Addr().Is6() && !br.Subnet6.IsValid() {
@@ -69,7 +90,9 @@ func bridgeOf(n Network) bridge {
 	}
 	br.MTU, _ = strconv.Atoi(n.Options["com.docker.network.driver.mtu"])
 	br.Closed = n.Options["com.docker.network.bridge.enable_icc"] == "false"
-	br.Plain = n.Options["com.docker.network.bridge.enable_ip_masquerade"] == "false" || n.Options["com.docker.network.bridge.gateway_mode_ipv4"] == "routed"
+	br.Plain = n.Options["com.docker.network.bridge.enable_ip_masquerade"] == "false" || n.Options[gatewayMode4] == "routed"
+	br.Bare = n.Options[inhibitIPv4] == "true" || n.Options[gatewayMode4] == "isolated"
+	br.Bare6 = n.Options[gatewayMode6] == "isolated"
 	br.HostIP, _ = netip.ParseAddr(n.Options["com.docker.network.bridge.host_binding_ipv4"])
 	return br
 }
@@ -220,6 +243,9 @@ func (m *Manager) makeBridge(br bridge) (err error) {
 		subnet = br.Subnet6
 	}
 	attrs.HardwareAddr = macOf(subnet.Addr())
+	if br.Bare || br.Bare6 {
+		attrs.HardwareAddr[1]++ // a container may have the address, and so its hardware address
+	}
 	link := &netlink.Bridge{LinkAttrs: attrs}
 	if err := netlink.LinkAdd(link); err != nil {
 		return fmt.Errorf("adding it: %w", err)
@@ -229,15 +255,16 @@ func (m *Manager) makeBridge(br bridge) (err error) {
 			err = errors.Join(err, removeLink(br.Name))
 		}
 	}()
-	if br.Subnet6.IsValid() {
+	if br.Subnet6.IsValid() && !br.Bare6 {
 		err = enableForwarding6(br.Name)
 	} else {
 		err = disableIPv6(br.Name)
 	}
-	for _, subnet := range []netip.Prefix{br.Subnet, br.Subnet6} {
-		if err == nil && subnet.Addr().IsValid() {
-			err = addAddress(netlink.AddrAdd, link, subnet)
-		}
+	if err == nil && br.Subnet.IsValid() && !br.Bare {
+		err = addAddress(netlink.AddrAdd, link, br.Subnet)
+	}
+	if err == nil && br.Subnet6.IsValid() && !br.Bare6 {
+		err = addAddress(netlink.AddrAdd, link, br.Subnet6)
 	}
 	if err == nil {
 		err = netlink.LinkSetUp(link)

@@ -354,7 +354,12 @@ func (n *Network) checkOptions() error {
 		case "com.docker.network.driver.mtu":
 			mtu, err := strconv.Atoi(value)
 			invalid = err != nil || mtu < 0 || mtu > 65535
-		case "com.docker.network.bridge.enable_icc", "com.docker.network.bridge.enable_ip_masquerade":
+		case gatewayMode4, gatewayMode6:
+			invalid = !slices.Contains([]string{"", "nat", "nat-unprotected", "routed", "isolated"}, value)
+			if value == "isolated" && !n.Internal {
+				return worded(errdefs.ErrInvalidArgument, "gateway mode 'isolated' can only be used for an internal network")
+			}
+		case "com.docker.network.bridge.enable_icc", "com.docker.network.bridge.enable_ip_masquerade", inhibitIPv4:
 			_, err := strconv.ParseBool(value)
 			n.Options[key] = strings.ToLower(value)
 			invalid = err != nil
@@ -448,7 +453,7 @@ func (m *Manager) chooseSubnets(n *Network, o CreateOptions) error {
 	}
 	for i := range n.IPAM.Config {
 		c := &n.IPAM.Config[i]
-		if c.Gateway.IsValid() {
+		if c.Gateway.IsValid() || n.Driver == "bridge" && !n.hasGateway(c.Subnet) {
 			continue
 		}
 		within := c.Subnet

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -317,4 +318,41 @@ func testHealthTold(t *testing.T, w *world) {
 	if !strings.HasPrefix(told, "Health check exceeded timeout (300ms): begun") {
 		t.Errorf("it told %q", told)
 	}
+}
+
+// testGateways: the host has no address in a network that wants none, so that a /31 has room for
+// two containers (moby's TestPointToPoint and TestIsolated); since 1.52 addresses are counted.
+func testGateways(t *testing.T, w *world) {
+	addresses := func(more ...string) string { // in the server's own network namespace
+		return w.run("nsenter", append([]string{"-t", fmt.Sprint(w.server.Process.Pid), "-n", "ip", "-o", "addr", "show", "dev", "teu-apart"}, more...)...)
+	}
+	w.fails(1, "gateway mode 'isolated' can only be used for an internal network", "network", "create", "-o", "com.docker.network.bridge.gateway_mode_ipv4=isolated", "apart")
+	w.fails(1, "invalid value", "network", "create", "-o", "com.docker.network.bridge.gateway_mode_ipv4=nosuch", "apart")
+	for _, option := range []string{"inhibit_ipv4=true", "gateway_mode_ipv4=isolated"} {
+		w.docker("network", "create", "--internal", "--subnet", "192.168.135.0/31", "-o", "com.docker.network.bridge."+option, "-o", "com.docker.network.bridge.name=teu-apart", "apart")
+		w.docker("run", "-d", "--name", "peer", "--network", "apart", "busybox", "sleep", "1000")
+		w.want(`^192\.168\.135\.0$`, "inspect", "-f", "{{.NetworkSettings.Networks.apart.IPAddress}}", "peer")
+		if out := addresses("scope", "global"); strings.TrimSpace(out) != "" {
+			t.Errorf("%s: the host has the address %s", option, out)
+		}
+		w.want("1 packets received", "run", "--rm", "--network", "apart", "busybox", "ping", "-c1", "-W3", "peer")
+		_, told := w.api("GET", "/v1.52/networks/apart", "")
+		if want := `"Status":{"IPAM":{"Subnets":{"192.168.135.0/31":{"IPsInUse":1,"DynamicIPsAvailable":1}}}}`; !strings.Contains(told, want) {
+			t.Errorf("%s: %s, want %s", option, told, want)
+		}
+		if _, told := w.api("GET", "/v1.51/networks/apart", ""); strings.Contains(told, `"Status"`) {
+			t.Errorf("1.51 has a status: %s", told)
+		}
+		w.docker("rm", "-f", "peer")
+		w.docker("network", "rm", "apart")
+	}
+	w.docker("network", "create", "--ipv6", "--internal", "-o", "com.docker.network.bridge.gateway_mode_ipv4=isolated", "-o", "com.docker.network.bridge.gateway_mode_ipv6=isolated",
+		"-o", "com.docker.network.bridge.name=teu-apart", "apart")
+	w.docker("run", "-d", "--name", "peer", "--network", "apart", "busybox", "sleep", "1000")
+	if out := addresses(); strings.TrimSpace(out) != "" {
+		t.Errorf("the host has the address %s", out)
+	}
+	w.want("1 packets received", "run", "--rm", "--network", "apart", "busybox", "ping", "-6", "-c1", "-W3", "peer")
+	w.docker("rm", "-f", "peer")
+	w.docker("network", "rm", "apart")
 }

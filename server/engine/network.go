@@ -17,6 +17,30 @@ type networkJSON struct {
 	network.Network
 	EnableIPv4 *bool `json:",omitempty"`
 	Containers map[string]runner.NetworkMember
+	Status     *networkStatus `json:",omitempty"`
+}
+
+// networkStatus is in the answer to an inspection since 1.52.
+type networkStatus struct {
+	IPAM struct {
+		Subnets map[netip.Prefix]network.SubnetStatus `json:",omitempty"`
+	}
+}
+
+func statusOf(n network.Network, members map[string]runner.NetworkMember) *networkStatus {
+	var used []netip.Addr
+	for _, m := range members {
+		for _, text := range []string{m.IPv4Address, m.IPv6Address} {
+			if p, err := netip.ParsePrefix(text); err == nil {
+				used = append(used, p.Addr())
+			}
+		}
+	}
+	s := &networkStatus{}
+	if s.IPAM.Subnets = n.Status(used); len(s.IPAM.Subnets) == 0 {
+		return nil
+	}
+	return s
 }
 
 func networkOf(n network.Network, members map[string]runner.NetworkMember, v version) networkJSON {
@@ -69,7 +93,11 @@ func (s *Server) inspectNetwork(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, networkOf(in.Network, in.Containers, r.version))
+	out := networkOf(in.Network, in.Containers, r.version)
+	if r.version >= 52 {
+		out.Status = statusOf(in.Network, in.Containers)
+	}
+	return writeJSON(w, http.StatusOK, out)
 }
 
 // createNetworkRequest: CheckDuplicate was there until 1.44, names are always unique here.
