@@ -37,6 +37,19 @@ func (a *app) injectCDI(o *runner.Options) error {
 	return nil
 }
 
+// listCDI tells where devices with CDI names are looked up, and their names.
+func (a *app) listCDI() (dirs, names []string) {
+	dirs = a.cdiDirs()
+	known, err := cdi.Load(dirs)
+	if err != nil {
+		return dirs, nil
+	}
+	for _, d := range known.Devices() {
+		names = append(names, d.Name)
+	}
+	return dirs, names
+}
+
 func (a *app) cdiDirs() []string {
 	if a.config.CDISpecDirs != nil {
 		return a.config.CDISpecDirs

@@ -93,7 +93,7 @@ func serveEngine(ctx context.Context, a *app, o serveEngineOptions) error {
 		doors = append(doors, more...)
 	}
 	api := engine.New(engine.Options{
-		Backend: &engineBackend{a}, Version: version(), Root: a.root, Debug: a.debug, Log: slog.Default(), InjectCDI: a.injectCDI,
+		Backend: &engineBackend{a}, Version: version(), Root: a.root, Debug: a.debug, Log: slog.Default(), InjectCDI: a.injectCDI, CDI: a.listCDI,
 	})
 	// Unlike the commands, a server stays. Its heap is about 1 MB: with less, each exec is a collection of its
 	// own. What it has grown by goes when the server rests.

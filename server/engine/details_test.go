@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -355,4 +357,35 @@ func testGateways(t *testing.T, w *world) {
 	w.want("1 packets received", "run", "--rm", "--network", "apart", "busybox", "ping", "-6", "-c1", "-W3", "peer")
 	w.docker("rm", "-f", "peer")
 	w.docker("network", "rm", "apart")
+}
+
+// testLoadGarbage: what cannot be loaded is an error in the stream, as with dockerd.
+func testLoadGarbage(t *testing.T, w *world) {
+	if status, answer := w.api("POST", "/images/load", "garbage"); status != http.StatusOK || !strings.HasPrefix(answer, `{"errorDetail":{"message":`) {
+		t.Errorf("loading garbage: %d %s", status, answer)
+	}
+}
+
+// TestDiscoveredDevices: GET /info names the devices of CDI files, since 1.50.
+func TestDiscoveredDevices(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"vendor.json": `{"cdiVersion":"0.6.0","kind":"vendor.com/device","devices":[{"name":"one","containerEdits":{"env":["A=b"]}}],"containerEdits":{}}`,
+		"config.json": fmt.Sprintf(`{"cdi-spec-dirs":[%q]}`, dir),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("TEU_CONFIG", filepath.Join(dir, "config.json"))
+	w := newWorld(t)
+	_, told := w.api("GET", "/v1.50/info", "")
+	for _, want := range []string{`"DiscoveredDevices":[{"Source":"cdi","ID":"vendor.com/device=one"}]`, fmt.Sprintf(`"CDISpecDirs":[%q]`, dir)} {
+		if !strings.Contains(told, want) {
+			t.Errorf("%s does not contain %s", told, want)
+		}
+	}
+	if _, told := w.api("GET", "/v1.49/info", ""); strings.Contains(told, `"DiscoveredDevices":`) {
+		t.Errorf("1.49 has them: %s", told)
+	}
 }

@@ -33,6 +33,8 @@ type Options struct {
 	Log   *slog.Logger
 	// InjectCDI gives a container what its devices with CDI names need; nil: there are none.
 	InjectCDI func(*runner.Options) error
+	// CDI tells where devices with CDI names are looked up, and the names there are; nil: there are none.
+	CDI func() (dirs, names []string)
 }
 
 // Server is the API. It is safe for concurrent use.

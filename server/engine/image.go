@@ -343,6 +343,8 @@ func (s *Server) loadImages(w http.ResponseWriter, r *request) error {
 	p := &progressWriter{w: newFlusher(w)}
 	loaded, err := images.Load(r.Context(), r.Body, library.LoadOptions{Platforms: platforms})
 	if err != nil {
+		p.begun = true // dockerd has begun by then: clients look for the error in the messages
+		w.Header().Set("Content-Type", "application/json")
 		return p.end(err)
 	}
 	for _, l := range loaded {

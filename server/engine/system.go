@@ -119,6 +119,13 @@ func (s *Server) getInfo(w http.ResponseWriter, r *request) error {
 	if runner.AppArmorSupported() {
 		i.SecurityOptions = slices.Insert(i.SecurityOptions, 0, "name=apparmor")
 	}
+	if s.CDI != nil {
+		dirs, names := s.CDI()
+		i.CDISpecDirs = append(i.CDISpecDirs, dirs...)
+		for _, name := range names {
+			i.DiscoveredDevices = append(i.DiscoveredDevices, system.DeviceInfo{Source: "cdi", ID: name})
+		}
+	}
 	for _, c := range all {
 		switch c.State.Status {
 		case keeper.Running, keeper.Restarting:
@@ -130,6 +137,7 @@ func (s *Server) getInfo(w http.ResponseWriter, r *request) error {
 		}
 	}
 	if r.version < 50 {
+		i.DiscoveredDevices = nil
 		return writeJSON(w, http.StatusOK, info{Info: i, BridgeNfIptables: true, BridgeNfIP6tables: true})
 	}
 	return writeJSON(w, http.StatusOK, i)
