@@ -170,10 +170,14 @@ func (m *search) fits(c *Container) bool {
 		hasLabels(c.Labels(), m.filters) && hasLabels(c.Options.Annotations, map[string][]string{"label": m.filters["annotation"]})
 }
 
-// HealthName is docker's word for how healthy a container is.
+// HealthName is docker's word for how healthy a container is. One that has no processes is
+// unhealthy, whatever its last check said (moby daemon/container/health.go, CloseMonitorChannel).
 func HealthName(s keeper.State) string {
-	if s.Health == nil {
+	switch {
+	case s.Health == nil:
 		return "none"
+	case !runs(s):
+		return keeper.HealthUnhealthy
 	}
 	return s.Health.Status
 }

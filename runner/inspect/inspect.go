@@ -139,7 +139,7 @@ func health(c *runner.Container) *container.Health {
 	if h == nil {
 		return nil
 	}
-	out := &container.Health{Status: container.HealthStatus(h.Status), FailingStreak: h.FailingStreak, Log: []*container.HealthcheckResult{}}
+	out := &container.Health{Status: container.HealthStatus(runner.HealthName(c.State)), FailingStreak: h.FailingStreak, Log: []*container.HealthcheckResult{}}
 	for _, l := range h.Log {
 		out.Log = append(out.Log, &container.HealthcheckResult{Start: l.Start, End: l.End, ExitCode: l.ExitCode, Output: l.Output})
 	}
