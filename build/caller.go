@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/teu-dev/teu/build/op"
+	"github.com/teu-dev/teu/build/solver"
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/dockerfile"
 )
@@ -15,8 +16,8 @@ type Caller struct {
 	// context in Options it is the caller's, as is the Dockerfile: local directories of dockerfile's names.
 	Compile func(context.Context, dockerfile.Backend) (*dockerfile.Result, error)
 	// Local returns a directory with what a local:// source selects of the caller's files. It stays as it
-	// is until the build ends.
-	Local func(ctx context.Context, name string, attrs map[string]string) (dir string, err error)
+	// is until the build ends. How it goes is told on c.
+	Local func(ctx context.Context, c *solver.Console, name string, attrs map[string]string) (dir string, err error)
 	// Layout returns the directory of an OCI layout of the caller that Compile has brought.
 	Layout func(name string) (dir string, ok bool)
 	// Session is what such directories are marked with.

@@ -28,6 +28,9 @@ var _ dockerfile.Backend = (*backend)(nil)
 func (b *backend) Files(ctx context.Context, def *pb.Definition) (dockerfile.Files, error) {
 	r := (*run)(b)
 	state, err := r.solve(ctx, def, sealing{})
+	if err != nil && r.o.Caller != nil {
+		err = r.explain(err) // it may have asked for all of the build, and tells people itself
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -74,8 +74,8 @@ func (g *gateway) Solve(ctx context.Context, req client.SolveRequest) (*client.R
 // forward answers a "# syntax" line. Every released docker/dockerfile is this one frontend.
 func (g *gateway) forward(ctx context.Context, req client.SolveRequest) (*client.Result, error) {
 	source := req.FrontendOpt["source"]
-	if !builtin(source) {
-		return nil, fmt.Errorf("syntax=%s is a frontend that is not built in; docker/dockerfile is: %w", source, errdefs.ErrNotImplemented)
+	if err := checkFrontend(source); err != nil {
+		return nil, err
 	}
 	sub := newGateway(g.backend, g.host, req.FrontendOpt)
 	sub.session, sub.inputs = g.session, req.FrontendInputs
@@ -83,6 +83,14 @@ func (g *gateway) forward(ctx context.Context, req client.SolveRequest) (*client
 		sub.attrs["cmdline"] = source // or it would forward again
 	}
 	return sub.build(ctx)
+}
+
+// checkFrontend refuses an image with a frontend that is not the one we have.
+func checkFrontend(source string) error {
+	if builtin(source) {
+		return nil
+	}
+	return fmt.Errorf("syntax=%s is a frontend that is not built in; docker/dockerfile is: %w", source, errdefs.ErrNotImplemented)
 }
 
 // builtin says whether the image named by a "# syntax" line is the frontend we have, on Docker Hub or on a

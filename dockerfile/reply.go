@@ -30,6 +30,11 @@ func Ask(ctx context.Context, b Backend, o Options) (*Reply, error) {
 	if attrs == nil {
 		attrs = map[string]string{}
 	}
+	if source := attrs["source"]; source != "" { // a caller that chose the frontend itself
+		if err := checkFrontend(source); err != nil {
+			return nil, err
+		}
+	}
 	g := newGateway(b, o.Host, attrs)
 	g.inputs = o.Inputs
 	if o.Session != "" {

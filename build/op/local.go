@@ -59,7 +59,7 @@ func (o *once[T]) get(make func() (T, error)) (T, error) {
 }
 
 // local returns the directory behind a local:// source. Equal sources share one.
-func (e *Env) local(ctx context.Context, name string, attrs map[string]string) (*Local, error) {
+func (e *Env) local(ctx context.Context, c *solver.Console, name string, attrs map[string]string) (*Local, error) {
 	var p localPatterns
 	for attr, list := range map[string]*[]string{
 		pb.AttrIncludePatterns: &p.Include,
@@ -94,7 +94,7 @@ func (e *Env) local(ctx context.Context, name string, attrs map[string]string) (
 			return nil, fmt.Errorf("local directory %q: %w", name, errdefs.ErrNotFound)
 		default:
 			var err error
-			if dir, err = e.OpenLocal(ctx, name, attrs); err != nil {
+			if dir, err = e.OpenLocal(ctx, c, name, attrs); err != nil {
 				return nil, fmt.Errorf("local directory %q: %w", name, err)
 			}
 		}
@@ -254,7 +254,7 @@ func (o *localOp) ContentKeys(context.Context, *solver.Console, []Result) ([]dig
 
 // Run implements solver.Op.
 func (o *localOp) Run(ctx context.Context, c *solver.Console, _ []Result) ([]Result, error) {
-	l, err := o.env.local(ctx, o.name, o.attrs)
+	l, err := o.env.local(ctx, c, o.name, o.attrs)
 	if err != nil {
 		return nil, err
 	}

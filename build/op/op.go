@@ -44,7 +44,7 @@ type Env struct {
 	Locals   map[string]string // directories by the name of their local:// source
 	// OpenLocal returns the directory of a local:// source that is not in Locals, which stays as it is until
 	// the end; nil: there are no others.
-	OpenLocal  func(ctx context.Context, name string, attrs map[string]string) (string, error)
+	OpenLocal  func(ctx context.Context, c *solver.Console, name string, attrs map[string]string) (string, error)
 	OCILayouts map[string]string // directories by the store name of their oci-layout:// source
 	// FindLayout returns the directory of an OCI layout that is not in OCILayouts; nil: there are no others.
 	FindLayout   func(name string) (dir string, ok bool)

@@ -55,7 +55,7 @@ func reads(operation solver.Op[Result], input int) []selector {
 // HiddenBy returns the pattern that keeps the file p, which is there, out of the local:// source name with
 // these attributes.
 func (e *Env) HiddenBy(name string, attrs map[string]string, p string) (pattern string, hidden bool) {
-	l, err := e.local(context.Background(), name, attrs) // it was opened before
+	l, err := e.local(context.Background(), solver.NewConsole("", "", nil), name, attrs) // it was opened before
 	if err != nil {
 		return "", false
 	}

@@ -101,18 +101,21 @@ func testBuildxBuild(t *testing.T, w *world) {
 	w.write(map[string]string{
 		"app/Dockerfile":    "FROM busybox AS made\nCOPY src /src\nRUN cat /src/a /src/b >/made; echo from the step\nFROM busybox\nCOPY --from=made /made /made\nLABEL who=buildx\n",
 		"app/.dockerignore": "hidden\n", "app/src/a": "a\n", "app/src/b": "b\n", "app/hidden": "x",
+		"app/src/large": strings.Repeat("large", 100_000),
 	})
 	first := w.buildx("build", "--progress", "plain", "-t", "app:1", "app")
 	ran := regexp.MustCompile(`(?m)^#\d+ [\d.]+ from the step$`)
 	if !ran.MatchString(first) {
 		t.Errorf("the first build does not show what a step printed:\n%s", first)
 	}
-	says(t, first, "naming to docker.io/library/app:1", "[internal] load build context", "DONE")
+	says(t, first, "naming to docker.io/library/app:1", "[internal] load build context", " transferring context: ", "DONE")
 	if got := w.docker("run", "--rm", "app:1", "cat", "/made"); got != "a\nb" {
 		t.Errorf("the image has %q", got)
 	}
 	if again := w.buildx("build", "--progress", "plain", "-t", "app:1", "app"); !strings.Contains(again, " CACHED") || ran.MatchString(again) {
 		t.Errorf("the second build ran a step:\n%s", again)
+	} else if !regexp.MustCompile(`transferring context: \d+B `).MatchString(again) {
+		t.Errorf("what has not changed travelled again:\n%s", again)
 	}
 	w.write(map[string]string{"app/src/b": "c\n"})
 	id := strings.TrimSpace(w.buildx("build", "-q", "-t", "app:1", "app"))
@@ -249,6 +252,8 @@ func testBuildxFailures(t *testing.T, w *world) {
 	says(t, w.buildx("build", "--progress", "plain", "-f", "bad/Lint", "bad"), "2 warnings found", "- FromAsCasing: ", "(line 1)")
 	says(t, w.buildxFails("build", "--check", "-f", "bad/Lint", "bad"), "Check complete, 2 warnings have been found!", "   2 | >>> ENV a b\n")
 	says(t, w.buildx("build", "--call", "targets", "-f", "bad/Lint", "bad"), "TARGET")
+	says(t, w.buildxFails("build", "--build-arg", "BUILDKIT_SYNTAX=other/frontend", "-f", "bad/Lint", "bad"), "syntax=other/frontend is a frontend that is not built in")
+	says(t, w.buildxFails("history", "ls"), "no history of builds is kept")
 	says(t, w.buildxFails("build", "--target", "none", "-f", "bad/Run", "bad"), `target stage "none" could not be found`)
 }
 
@@ -293,8 +298,14 @@ target "side" {
   dockerfile-inline = "FROM busybox\nCOPY f /side\n"
   tags = ["bake:side"]
 }
+target "bad" {
+  context = "bake"
+  dockerfile-inline = "FROM busybox\nRUN exit 5\n"
+}
 `})
 	says(t, w.buildx("bake", "--progress", "plain", "-f", "bake/docker-bake.hcl"), "[top] naming to docker.io/library/bake:top", "[side] exporting to image", "[top] exporting to image")
+	says(t, w.buildxFails("bake", "-f", "bake/docker-bake.hcl", "-j", "defer-output", "top", "bad"),
+		"   2 | >>> RUN exit 5\n", `process "/bin/sh -c exit 5" did not complete successfully: exit code: 5`)
 	w.want("^f$", "run", "--rm", "bake:top", "cat", "/top")
 	w.want("^f$", "run", "--rm", "bake:side", "cat", "/side")
 }

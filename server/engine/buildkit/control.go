@@ -2,6 +2,7 @@ package buildkit
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -15,7 +16,10 @@ import (
 	apitypes "github.com/moby/buildkit/api/types"
 	"github.com/moby/buildkit/session/grpchijack"
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/system"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/teu-dev/teu/build"
@@ -52,12 +56,31 @@ func (s *Server) solve(ctx context.Context, j *job, req *controlapi.SolveRequest
 		if err != nil {
 			return nil, err
 		}
-		return reply.Result()
+		res, err := reply.Result()
+		if err != nil {
+			return nil, err
+		}
+		return res, configure(res.Images)
 	})
 	if err != nil {
 		return nil, err
 	}
 	return w.response(res)
+}
+
+// configure gives the images a config that have none, as what a definition makes.
+func configure(images []dockerfile.Image) (err error) {
+	for i := range images {
+		img := &images[i]
+		if len(img.Config) > 0 {
+			continue
+		}
+		config := ocispec.Image{Platform: img.Platform, Config: ocispec.ImageConfig{Env: []string{"PATH=" + system.DefaultPathEnvUnix}, WorkingDir: "/"}}
+		if img.Config, err = json.Marshal(config); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // build builds what compile says, or the options where it is nil.
@@ -147,6 +170,19 @@ const bkVersion = "v0.34.2"
 // Info implements controlapi.ControlServer.
 func (s *Server) Info(context.Context, *controlapi.InfoRequest) (*controlapi.InfoResponse, error) {
 	return &controlapi.InfoResponse{BuildkitVersion: s.version()}, nil
+}
+
+// errHistory has the code by which clients find out that there is no history.
+var errHistory = status.Error(codes.Unimplemented, "no history of builds is kept")
+
+// ListenBuildHistory implements controlapi.ControlServer.
+func (s *Server) ListenBuildHistory(*controlapi.BuildHistoryRequest, controlapi.Control_ListenBuildHistoryServer) error {
+	return errHistory
+}
+
+// UpdateBuildHistory implements controlapi.ControlServer.
+func (s *Server) UpdateBuildHistory(context.Context, *controlapi.UpdateBuildHistoryRequest) (*controlapi.UpdateBuildHistoryResponse, error) {
+	return nil, errHistory
 }
 
 // DiskUsage implements controlapi.ControlServer.

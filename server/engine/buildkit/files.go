@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/session"
@@ -16,10 +17,12 @@ import (
 	"github.com/tonistiigi/fsutil"
 	"github.com/tonistiigi/fsutil/types"
 	"google.golang.org/grpc/metadata"
+
+	"github.com/teu-dev/teu/build/solver"
 )
 
 // local brings what a local:// source selects of the client's files.
-func (c *caller) local(ctx context.Context, name string, attrs map[string]string) (string, error) {
+func (c *caller) local(ctx context.Context, out *solver.Console, name string, attrs map[string]string) (string, error) {
 	if c.id == "" {
 		return "", errNoSession
 	}
@@ -34,7 +37,7 @@ func (c *caller) local(ctx context.Context, name string, attrs map[string]string
 	if s.SharedKey() != "" {
 		key = fmt.Sprintf("%q %q %q", name, attrs[pb.AttrSharedKeyHint], s.SharedKey())
 	}
-	dir, release, err := c.builder.Mirror(key, "local source for "+name, func(dir string) error { return receive(ctx, s, name, attrs, dir) })
+	dir, release, err := c.builder.Mirror(key, "local source for "+name, func(dir string) error { return receive(ctx, s, name, attrs, dir, transferring(out, name)) })
 	if err != nil {
 		return "", err
 	}
@@ -42,9 +45,21 @@ func (c *caller) local(ctx context.Context, name string, attrs map[string]string
 	return dir, nil
 }
 
+// transferring shows on c how much has come.
+func transferring(c *solver.Console, name string) func(bytes int, last bool) {
+	const often = 100 * time.Millisecond
+	var told time.Time
+	return func(bytes int, last bool) {
+		if now := time.Now(); last || now.Sub(told) > often {
+			told = now
+			c.Status(solver.Status{ID: "transferring " + name + ":", Current: int64(bytes), Done: last})
+		}
+	}
+}
+
 // receive makes dir like the client's files. Those that are there with the same size, times and rights do
 // not come again.
-func receive(ctx context.Context, s session.Caller, name string, attrs map[string]string, dir string) error {
+func receive(ctx context.Context, s session.Caller, name string, attrs map[string]string, dir string, progress func(bytes int, last bool)) error {
 	md := metadata.MD{"dir-name": {name}}
 	for key, attr := range map[string]string{
 		"include-patterns": pb.AttrIncludePatterns, "exclude-patterns": pb.AttrExcludePatterns, "followpaths": pb.AttrFollowPaths,
@@ -64,7 +79,7 @@ func receive(ctx context.Context, s session.Caller, name string, attrs map[strin
 	if err != nil {
 		return err
 	}
-	if err := receiveTree(ctx, stream, dir); err != nil {
+	if err := receiveTree(ctx, stream, dir, progress); err != nil {
 		return fmt.Errorf("transferring: %w", err)
 	}
 	return stream.CloseSend()
@@ -72,7 +87,7 @@ func receive(ctx context.Context, s session.Caller, name string, attrs map[strin
 
 // receiveTree makes dir what a stream of fsutil's packets says. Nothing outside of it is touched, whatever
 // the paths and links in the stream are.
-func receiveTree(ctx context.Context, stream fsutil.Stream, dir string) error {
+func receiveTree(ctx context.Context, stream fsutil.Stream, dir string, progress func(bytes int, last bool)) error {
 	opened, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
@@ -86,7 +101,7 @@ func receiveTree(ctx context.Context, stream fsutil.Stream, dir string) error {
 	plain := func(_ string, st *types.Stat) bool {
 		return fs.FileMode(st.Mode)&(fs.ModeDevice|fs.ModeSocket|fs.ModeNamedPipe|fs.ModeIrregular) == 0
 	}
-	return fsutil.ReceiveRoot(ctx, &limited{Stream: stream, left: maxFiles}, root, fsutil.ReceiveOpt{Filter: plain})
+	return fsutil.ReceiveRoot(ctx, &limited{Stream: stream, left: maxFiles}, root, fsutil.ReceiveOpt{Filter: plain, ProgressCb: progress})
 }
 
 // setList sets a value of a call's metadata, which is ASCII.

@@ -133,7 +133,7 @@ func TestHostileFiles(t *testing.T) {
 			if err := os.Symlink("../outside", filepath.Join(home, "tree", "old")); err != nil {
 				t.Fatal(err)
 			}
-			err := receiveTree(t.Context(), stream(t.Context(), c.stats...), filepath.Join(home, "tree"))
+			err := receiveTree(t.Context(), stream(t.Context(), c.stats...), filepath.Join(home, "tree"), nil)
 			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}
@@ -165,7 +165,7 @@ func TestUnasked(t *testing.T) {
 	home, sentinel := outside(t)
 	p := stream(t.Context(), file("a"))
 	p.list = append([]*types.Packet{{Type: types.PACKET_DATA, ID: 7, Data: []byte("x")}}, p.list...)
-	if err := receiveTree(t.Context(), p, filepath.Join(home, "tree")); err == nil {
+	if err := receiveTree(t.Context(), p, filepath.Join(home, "tree"), nil); err == nil {
 		t.Error("data that nobody asked for was taken")
 	}
 	untouched(t, sentinel)
@@ -197,7 +197,7 @@ func FuzzReceive(f *testing.F) {
 				stats = append(stats, file(path))
 			}
 		}
-		_ = receiveTree(t.Context(), stream(t.Context(), stats...), filepath.Join(home, "tree"))
+		_ = receiveTree(t.Context(), stream(t.Context(), stats...), filepath.Join(home, "tree"), nil)
 		untouched(t, sentinel)
 	})
 }

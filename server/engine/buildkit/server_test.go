@@ -32,6 +32,8 @@ import (
 
 	"github.com/teu-dev/teu/build"
 	"github.com/teu-dev/teu/cache"
+	"github.com/teu-dev/teu/cache/content"
+	"github.com/teu-dev/teu/dockerfile"
 	"github.com/teu-dev/teu/registry"
 )
 
@@ -409,5 +411,19 @@ func TestGarbage(t *testing.T) {
 		case <-time.After(10 * time.Second):
 			t.Fatalf("%q: it is still served", text)
 		}
+	}
+}
+
+// TestConfigure: what a definition makes has a config, for an image needs one.
+func TestConfigure(t *testing.T) {
+	images := []dockerfile.Image{{Platform: content.Host()}, {Config: []byte(`{"os":"its own"}`)}}
+	if err := configure(images); err != nil {
+		t.Fatal(err)
+	}
+	if got := string(images[0].Config); !strings.Contains(got, `"os":"linux"`) || !strings.Contains(got, `"PATH=/`) {
+		t.Errorf("the config that was made is %s", got)
+	}
+	if got := string(images[1].Config); got != `{"os":"its own"}` {
+		t.Errorf("a config became %s", got)
 	}
 }
