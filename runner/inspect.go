@@ -11,6 +11,7 @@ import (
 
 	"github.com/teu-dev/teu/runner/keeper"
 	"github.com/teu-dev/teu/runner/network"
+	"github.com/teu-dev/teu/runner/spec"
 )
 
 // Inspection is a container in the shape of docker's API (1.51, ContainerInspectResponse), but for what it was created
@@ -171,7 +172,7 @@ func (c *Container) inspectConfig() InspectConfig {
 		Hostname: c.Hostname, Domainname: o.Domainname, User: cmp.Or(o.User, img.User),
 		AttachStdin: o.AttachStdin, AttachStdout: o.AttachStdout, AttachStderr: o.AttachStderr,
 		Tty: o.TTY, OpenStdin: o.OpenStdin, StdinOnce: o.StdinOnce,
-		Env: mergeEnv(img.Env, o.Env), Cmd: img.Cmd, Image: o.Image, Volumes: img.Volumes,
+		Env: spec.MergeEnv(o.Env, img.Env), Cmd: img.Cmd, Image: o.Image, Volumes: img.Volumes,
 		WorkingDir: cmp.Or(o.WorkingDir, img.WorkingDir), Entrypoint: img.Entrypoint, Labels: c.Labels(),
 		StopSignal: cmp.Or(o.StopSignal, img.StopSignal), StopTimeout: o.StopTimeout, ExposedPorts: map[string]struct{}{},
 		Healthcheck: c.health(),
@@ -190,22 +191,6 @@ func (c *Container) inspectConfig() InspectConfig {
 		in.ExposedPorts[p] = struct{}{}
 	}
 	return in
-}
-
-// mergeEnv replaces and adds variables, in docker's order.
-func mergeEnv(base, more []string) []string {
-	env := slices.Clone(base)
-	for _, kv := range more {
-		key, _, _ := strings.Cut(kv, "=")
-		i := slices.IndexFunc(env, func(s string) bool { return strings.HasPrefix(s, key+"=") })
-		switch {
-		case i >= 0:
-			env[i] = kv
-		case strings.Contains(kv, "="):
-			env = append(env, kv)
-		}
-	}
-	return env
 }
 
 func portName(p network.Port) string { return fmt.Sprintf("%d/%s", p.Container, p.Protocol) }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
+
+	"github.com/teu-dev/teu/runner/spec"
 )
 
 // SetLog chooses the log driver and its options, in docker's words: json-file and local,
@@ -96,7 +98,7 @@ func (c *Container) logDetails() string {
 		}
 	})
 	add(o["env"], o["env-regex"], func(yield func(k, v string)) {
-		for _, kv := range mergeEnv(c.ImageConfig.Env, c.Options.Env) {
+		for _, kv := range spec.MergeEnv(c.Options.Env, c.ImageConfig.Env) {
 			k, v, _ := strings.Cut(kv, "=")
 			yield(k, v)
 		}

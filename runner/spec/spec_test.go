@@ -156,11 +156,18 @@ func mustNew(t *testing.T, img ocispec.ImageConfig, o Options) *specs.Spec {
 	return s
 }
 
+func TestMergeEnv(t *testing.T) {
+	got := MergeEnv([]string{"B=mine", "GONE", "A=1"}, []string{"PATH=/x", "GONE=2", "B=theirs", "C=3"})
+	if diff := cmp.Diff([]string{"B=mine", "GONE", "A=1", "PATH=/x", "C=3"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestEnvironment(t *testing.T) {
 	t.Setenv("HOST_SECRET", "secret")
 	img := ocispec.ImageConfig{Env: []string{"HOST_SECRET", "*", "A=", "=x", "B=1", "B=2", "PATH=/x", "C=3"}}
 	got := mustNew(t, img, Options{TTY: true, Hostname: "h", Env: []string{"C", "D=a=b", "HOST_SECRET"}, Files: accounts()}).Process.Env
-	want := []string{"PATH=/x", "HOSTNAME=h", "TERM=xterm", "A=", "B=2", "D=a=b", "HOME=/root"}
+	want := []string{"PATH=/x", "HOSTNAME=h", "TERM=xterm", "D=a=b", "A=", "B=2", "HOME=/root"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

@@ -42,7 +42,7 @@ func (m *maker) user() error {
 	if m.o.TTY {
 		env = append(env, "TERM=xterm")
 	}
-	m.spec.Process.Env, err = environment(env, home, m.img.Env, m.o.Env)
+	m.spec.Process.Env, err = environment(env, home, MergeEnv(m.o.Env, m.img.Env))
 	return err
 }
 
@@ -121,28 +121,39 @@ func classify(what string, err error) error {
 	return fmt.Errorf("%s: %w: %w", what, err, errdefs.ErrInvalidArgument)
 }
 
-// environment is base, changed by the image's and then by the user's variables. A name
+// MergeEnv is the environment of a container's configuration: the user's variables, and those of the
+// image that have no name of these (moby daemon/commit.go, merge).
+func MergeEnv(user, image []string) []string {
+	env := slices.Clone(user)
+	for _, kv := range image {
+		name, _, _ := strings.Cut(kv, "=")
+		if !slices.ContainsFunc(user, func(u string) bool { n, _, _ := strings.Cut(u, "="); return n == name }) {
+			env = append(env, kv)
+		}
+	}
+	return env
+}
+
+// environment is base, changed by the variables of changes. A name
 // without a value removes the variable; it never means a variable of ours
 // (CVE-2026-57231). HOME stands last if it is ours, so that an exec as another user can
 // tell it from one that was asked for.
-func environment(base []string, home string, changes ...[]string) ([]string, error) {
+func environment(base []string, home string, changes []string) ([]string, error) {
 	env := slices.Clone(base)
-	for _, list := range changes {
-		for _, kv := range list {
-			name, _, set := strings.Cut(kv, "=")
-			if strings.IndexByte(kv, 0) >= 0 {
-				return nil, invalid("environment variable %q has a NUL", name)
-			}
-			i := slices.IndexFunc(env, func(e string) bool { return strings.HasPrefix(e, name+"=") })
-			switch {
-			case name == "": // "=x" is no variable
-			case set && i >= 0:
-				env[i] = kv
-			case set:
-				env = append(env, kv)
-			case i >= 0:
-				env = slices.Delete(env, i, i+1)
-			}
+	for _, kv := range changes {
+		name, _, set := strings.Cut(kv, "=")
+		if strings.IndexByte(kv, 0) >= 0 {
+			return nil, invalid("environment variable %q has a NUL", name)
+		}
+		i := slices.IndexFunc(env, func(e string) bool { return strings.HasPrefix(e, name+"=") })
+		switch {
+		case name == "": // "=x" is no variable
+		case set && i >= 0:
+			env[i] = kv
+		case set:
+			env = append(env, kv)
+		case i >= 0:
+			env = slices.Delete(env, i, i+1)
 		}
 	}
 	return withHome(env, home), nil
