@@ -73,6 +73,9 @@ func (r *run) openPlace(ctx context.Context, c CacheRef, write bool) (remotecach
 		}
 		return remotecache.InRegistry(repo, named.Name(), tagged.Tag()), nil
 	case "local":
+		if r.o.Caller != nil {
+			return r.o.Caller.Cache(ctx, c, write)
+		}
 		name := map[bool]string{false: "src", true: "dest"}[write]
 		if c.Args[name] == "" {
 			return nil, invalidf("type=local needs %s=DIRECTORY", name)

@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/teu-dev/teu/build/op"
+	"github.com/teu-dev/teu/build/remotecache"
 	"github.com/teu-dev/teu/build/solver"
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/dockerfile"
@@ -20,6 +21,8 @@ type Caller struct {
 	Local func(ctx context.Context, c *solver.Console, name string, attrs map[string]string) (dir string, err error)
 	// Layout returns the directory of an OCI layout of the caller that Compile has brought.
 	Layout func(name string) (dir string, ok bool)
+	// Cache opens a place of type=local, which is a directory of the caller.
+	Cache func(ctx context.Context, ref CacheRef, write bool) (remotecache.Place, error)
 	// Session is what such directories are marked with.
 	Session string
 	Secrets op.Secrets

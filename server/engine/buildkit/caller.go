@@ -26,6 +26,7 @@ type caller struct {
 
 	mu       sync.Mutex
 	releases []func() error
+	written  *clientCache      // the one that the build sends its cache to, if it is the client's
 	uploads  map[string]bool   // paths that were pulled
 	layouts  map[string]string // directories of OCI layouts that were brought, by the client's name
 }

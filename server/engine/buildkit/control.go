@@ -65,7 +65,11 @@ func (s *Server) solve(ctx context.Context, j *job, req *controlapi.SolveRequest
 	if err != nil {
 		return nil, err
 	}
-	return w.response(res)
+	response, err := w.response(res)
+	if p := c.written; err == nil && p != nil {
+		response["cache.manifest"], err = p.finish(ctx)
+	}
+	return response, err
 }
 
 // configure gives the images a config that have none, as what a definition makes.
@@ -86,7 +90,7 @@ func configure(images []dockerfile.Image) (err error) {
 // build builds what compile says, or the options where it is nil.
 func (w *wish) build(ctx context.Context, f *feed, compile func(context.Context, dockerfile.Backend) (*dockerfile.Result, error)) (build.Result, error) {
 	w.o.Caller = &build.Caller{
-		Compile: compile, Session: w.c.id, Local: w.c.local, Layout: w.c.layout, Secrets: w.c, SSH: w.c.agent, HTTP: &http.Client{Transport: w.c},
+		Compile: compile, Session: w.c.id, Local: w.c.local, Layout: w.c.layout, Cache: w.c.cache, Secrets: w.c, SSH: w.c.agent, HTTP: &http.Client{Transport: w.c},
 	}
 	w.o.Events, w.o.Warn = f.event, f.warn
 	res, err := w.c.builder.Build(ctx, w.o)

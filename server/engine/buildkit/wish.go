@@ -81,18 +81,23 @@ func (w *wish) caches(c *controlapi.CacheOptions) error {
 		imports = append(imports, &controlapi.CacheOptionsEntry{Type: "registry", Attrs: map[string]string{"ref": ref}})
 	}
 	for _, e := range imports {
-		if e.GetType() != "registry" {
-			return unsupported("importing a cache of type=%s; type=registry is there", e.GetType())
+		if t := e.GetType(); t != "registry" && t != "local" {
+			return unsupported("importing a cache of type=%s; type=registry and type=local are there", t)
 		}
 		w.o.CacheFrom = append(w.o.CacheFrom, build.CacheRef{Type: e.Type, Args: e.Attrs})
 	}
-	exports := c.GetExports()
+	exports, locals := c.GetExports(), 0
 	if ref := c.GetExportRefDeprecated(); ref != "" {
 		exports = append(exports, &controlapi.CacheOptionsEntry{Type: "registry", Attrs: map[string]string{"ref": ref}})
 	}
 	for _, e := range exports {
-		if t := e.GetType(); t != "registry" && t != "inline" {
-			return unsupported("exporting a cache of type=%s; type=registry and type=inline are there", t)
+		if t := e.GetType(); t != "registry" && t != "inline" && t != "local" {
+			return unsupported("exporting a cache of type=%s; type=registry, type=local and type=inline are there", t)
+		}
+		if e.Type == "local" {
+			if locals++; locals > 1 {
+				return unsupported("exporting two caches of type=local") // clients take the name of one
+			}
 		}
 		w.o.CacheTo = append(w.o.CacheTo, build.CacheRef{Type: e.Type, Args: e.Attrs})
 	}
