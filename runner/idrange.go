@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -24,7 +25,8 @@ import (
 //
 // from before its config is written until its directory is renamed to be removed; whoever
 // takes IDs holds the lock ROOT/ids.lock and looks at all of them. So no two containers of a
-// store have an ID in common, and a process that dies leaves what [Engine.sweep] removes.
+// store have an ID in common but those that share a user namespace, which have all (shareIDs), and a
+// process that dies leaves what [Engine.sweep] removes.
 
 const idsName = "ids.json"
 
@@ -45,12 +47,7 @@ func (e *Engine) claimIDs(ctx context.Context, c *Container, lowers []string) er
 	inside := userns.Inside()
 	switch {
 	case m.kind == "container":
-		other, err := e.Get(ctx, m.container)
-		if err == nil && other.UserIDs != nil {
-			c.UserIDs = other.UserIDs
-			err = c.Options.checkShared()
-		}
-		return err
+		return e.shareIDs(ctx, c, m.container)
 	case inside && m.kind != "auto":
 		if c.UserIDs, err = ownersIDs(m); err != nil {
 			return err
@@ -92,7 +89,35 @@ func (e *Engine) claimIDs(ctx context.Context, c *Container, lowers []string) er
 		return err
 	}
 	c.UserIDs = ids
-	return statefile.Write(filepath.Join(e.dir(c.ID), idsName), ids, statefile.WriteOptions{Durable: !c.Options.AutoRemove})
+	return e.recordIDs(c)
+}
+
+func (e *Engine) recordIDs(c *Container) error {
+	return statefile.Write(filepath.Join(e.dir(c.ID), idsName), c.UserIDs, statefile.WriteOptions{Durable: !c.Options.AutoRemove})
+}
+
+// shareIDs gives the container the IDs of another. Those that are on record are so for both: the
+// other may be removed while this one has processes and files.
+func (e *Engine) shareIDs(ctx context.Context, c *Container, ref string) error {
+	unlock, err := statefile.Lock(ctx, filepath.Join(e.Root, "ids.lock"), statefile.LockOptions{})
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	other, err := e.Get(ctx, ref)
+	if err != nil || other.UserIDs == nil {
+		return err
+	}
+	if err := c.Options.checkShared(); err != nil {
+		return err
+	}
+	c.UserIDs = other.UserIDs
+	if _, err := os.Lstat(filepath.Join(e.dir(other.ID), idsName)); errors.Is(err, fs.ErrNotExist) {
+		return nil // they are the user's, and everybody's
+	} else if err != nil {
+		return err
+	}
+	return e.recordIDs(c)
 }
 
 // fewIDs is how many IDs a container of an ordinary user gets at least, who has not many.

@@ -77,6 +77,38 @@ func TestAutoIDsDisjoint(t *testing.T) {
 	}
 }
 
+// TestSharedIDsStayTaken removes the container whose user namespace another shares: nobody else gets the
+// IDs, which the other still has, until that is removed too.
+func TestSharedIDsStayTaken(t *testing.T) {
+	e := newEngine(t)
+	create := func(mode string) *Container {
+		t.Helper()
+		o := sh("true")
+		o.UsernsMode = mode
+		c, err := e.Create(t.Context(), "", o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	remove := func(c *Container) {
+		t.Helper()
+		if err := e.Remove(t.Context(), c.ID, RemoveOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one := create("auto")
+	two := create("container:" + one.ID)
+	remove(one)
+	if three := create("auto"); three.UserIDs.UIDs[0].HostID == two.UserIDs.UIDs[0].HostID {
+		t.Errorf("%+v are given again", three.UserIDs.UIDs)
+	}
+	remove(two)
+	if four := create("auto"); four.UserIDs.UIDs[0].HostID != two.UserIDs.UIDs[0].HostID {
+		t.Errorf("got %+v, want %+v again", four.UserIDs.UIDs, two.UserIDs.UIDs)
+	}
+}
+
 // TestUserNamespaceRootIsNobody is what the namespace is for: with all that --privileged and
 // the host's processes give, root inside has no right over what is the host's.
 func TestUserNamespaceRootIsNobody(t *testing.T) {
