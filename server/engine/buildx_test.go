@@ -171,6 +171,8 @@ func testBuildxOutputs(t *testing.T, w *world) {
 		w.buildx("build", "-t", "made:"+kind, "-o", "type="+kind+",dest=made."+kind, "out")
 		says(t, w.docker("load", "-i", "made."+kind), "made:"+kind)
 	}
+	w.buildx("build", "-t", "made:dir", "-o", "type=oci,tar=false,dest=made.dir", "out")
+	w.run("sh", "-c", "tar -c -C made.dir . >made.dir.tar && docker load -i made.dir.tar && docker run --rm --entrypoint /nosuch made:dir; [ $? = 127 ]")
 	w.buildx("build", "-t", "made:iid", "--iidfile", "iid", "--metadata-file", "meta", "out")
 	iid, err := os.ReadFile(w.dir + "/iid")
 	if err != nil {

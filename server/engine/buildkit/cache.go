@@ -5,14 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"sync"
 
-	containerd "github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/errdefs"
-	sessioncontent "github.com/moby/buildkit/session/content"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -28,12 +25,11 @@ const keyAnnotation = "dev.teu.cache.key"
 // A clientCache is a cache in a directory of the client: an OCI layout, where one index refers to the manifests
 // of all entries. The client puts the index into index.json, under its tag, and says what it finds there.
 type clientCache struct {
-	clientStore
+	*clientStore
 	dir string
 
 	mu      sync.Mutex
 	entries map[string]ocispec.Descriptor // by the name of the entry
-	sending map[digest.Digest]*sync.Mutex
 }
 
 var _ remotecache.Place = (*clientCache)(nil)
@@ -45,7 +41,7 @@ func (c *caller) cache(ctx context.Context, ref build.CacheRef, write bool) (rem
 	if err != nil {
 		return nil, err
 	}
-	p := &clientCache{clientStore: clientStore{sessioncontent.NewCallerStore(s, "local:"+dir)}, dir: dir, entries: map[string]ocispec.Descriptor{}, sending: map[digest.Digest]*sync.Mutex{}}
+	p := &clientCache{clientStore: newClientStore(s, "local:"+dir), dir: dir, entries: map[string]ocispec.Descriptor{}}
 	if write {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -86,29 +82,6 @@ func (p *clientCache) read(ctx context.Context, d digest.Digest) error {
 
 // String implements remotecache.Place.
 func (p *clientCache) String() string { return p.dir }
-
-// Exists implements content.Pusher.
-func (p *clientCache) Exists(ctx context.Context, d ocispec.Descriptor) (bool, error) {
-	_, err := p.Info(ctx, d.Digest)
-	if errdefs.IsNotFound(err) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// Push implements content.Pusher. The client takes a blob once at a time, and complains of another.
-func (p *clientCache) Push(ctx context.Context, d ocispec.Descriptor, r io.Reader) error {
-	p.mu.Lock()
-	one := p.sending[d.Digest]
-	if one == nil {
-		one = &sync.Mutex{}
-		p.sending[d.Digest] = one
-	}
-	p.mu.Unlock()
-	one.Lock()
-	defer one.Unlock()
-	return containerd.WriteBlob(ctx, p.Store, "teu-"+d.Digest.String(), r, d)
-}
 
 // Get implements remotecache.Place.
 func (p *clientCache) Get(ctx context.Context, name string) ([]byte, error) {

@@ -95,7 +95,7 @@ func (w *wish) build(ctx context.Context, f *feed, compile func(context.Context,
 	w.o.Events, w.o.Warn = f.event, f.warn
 	res, err := w.c.builder.Build(ctx, w.o)
 	if err == nil {
-		err = w.finish()
+		err = w.finish(ctx, res)
 	}
 	if err == nil && w.c.server.Named != nil {
 		for _, name := range res.Names {

@@ -3,18 +3,13 @@ package buildkit
 import (
 	"context"
 	"fmt"
-	"io"
 	"strings"
 
-	containerd "github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
-	sessioncontent "github.com/moby/buildkit/session/content"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/teu-dev/teu/build/op"
 	"github.com/teu-dev/teu/cache/content"
 )
 
@@ -59,7 +54,7 @@ func (c *caller) bringLayout(ctx context.Context, ref string, wanted []ocispec.P
 	if err != nil {
 		return err
 	}
-	from := clientStore{sessioncontent.NewCallerStore(s, "oci:"+image.Name())}
+	from := newClientStore(s, "oci:"+image.Name())
 	root, err := from.describe(ctx, image.Digest())
 	if err != nil {
 		return err
@@ -90,30 +85,4 @@ func (c *caller) layout(store string) (dir string, ok bool) {
 	defer c.mu.Unlock()
 	dir, ok = c.layouts[store]
 	return dir, ok
-}
-
-// clientStore are the blobs of a client.
-type clientStore struct{ containerd.Store }
-
-var _ content.Fetcher = clientStore{}
-
-// Fetch implements content.Fetcher.
-func (s clientStore) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
-	at, err := s.ReaderAt(ctx, d)
-	if err != nil {
-		return nil, err
-	}
-	return content.Verify(struct {
-		io.Reader
-		io.Closer
-	}{io.NewSectionReader(at, 0, d.Size), at}, d)
-}
-
-// describe finds out what the manifest d is.
-func (s clientStore) describe(ctx context.Context, d digest.Digest) (desc ocispec.Descriptor, err error) {
-	info, err := s.Info(ctx, d)
-	if err != nil {
-		return desc, err
-	}
-	return op.DescribeManifest(ctx, s, ocispec.Descriptor{Digest: d, Size: info.Size})
 }

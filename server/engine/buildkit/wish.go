@@ -17,15 +17,17 @@ import (
 	"github.com/tonistiigi/fsutil"
 
 	"github.com/teu-dev/teu/build"
+	"github.com/teu-dev/teu/cache/content"
 )
 
 // A wish is a client's request in the words of package build.
 type wish struct {
-	c     *caller
-	o     build.Options
-	files []*fileOutput
-	names []string
-	leave bool // something leaves this machine
+	c      *caller
+	o      build.Options
+	files  []*fileOutput
+	names  []string
+	layout string // the directory of an image that the client wants as such; "": there is none
+	leave  bool   // something leaves this machine
 }
 
 func unsupported(format string, args ...any) error {
@@ -122,7 +124,13 @@ func (w *wish) output(id int, kind string, attrs map[string]string) error {
 	case "oci", "docker":
 		w.leave = true
 		if tar, ok := attrs["tar"]; ok && !yes(tar) {
-			return unsupported("tar=false")
+			dir, release, err := w.c.builder.Mirror("", "", func(string) error { return nil })
+			if err != nil {
+				return err
+			}
+			w.c.keep(release)
+			out.Dest, out.Dir, w.layout = dir, true, dir
+			break
 		}
 		out.Writer = w.file(id)
 	case "tar":
@@ -208,15 +216,31 @@ func (f *fileOutput) Write(b []byte) (int, error) {
 	return f.w.Write(b)
 }
 
-// finish ends the files, which only a build that succeeded does.
-func (w *wish) finish() error {
+// finish ends the files, which only a build that succeeded does, and sends the layout.
+func (w *wish) finish(ctx context.Context, res build.Result) error {
 	var errs []error
+	if w.layout != "" {
+		errs = append(errs, w.sendLayout(ctx, res))
+	}
 	for _, f := range w.files {
 		if f.w != nil {
 			errs = append(errs, f.w.Close())
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// sendLayout brings the image into the one store of blobs that clients have for it. They make index.json.
+func (w *wish) sendLayout(ctx context.Context, res build.Result) error {
+	s, err := w.c.of(ctx, "")
+	if err != nil {
+		return err
+	}
+	from, err := content.Open(w.layout)
+	if err != nil {
+		return err
+	}
+	return content.Copy(ctx, newClientStore(s, "export"), from, res.Target, content.CopyOptions{Foreign: true})
 }
 
 // response tells the client what was made, by the names of BuildKit's exporters.
