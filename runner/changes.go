@@ -68,7 +68,7 @@ func compareUpper(sn snapshot.Snapshot) (*comparison, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := mount.Overlay{Lowers: sn.Lowers}.Open()
+	f, err := mount.Overlay{Lowers: sn.Lowers, UserXattr: sn.UserXattr}.Open()
 	if err != nil {
 		upper.Close()
 		return nil, err

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache"
+	"github.com/teu-dev/teu/cache/mount"
 	"github.com/teu-dev/teu/runner/spec"
 )
 
@@ -228,7 +229,11 @@ func (e *Engine) specMounts(c *Container) []spec.Mount {
 		case "tmpfs":
 			m.Type, m.Source = "tmpfs", ""
 		case "image":
-			m.Type, m.Source, m.Options = "overlay", "", mapped([]string{"ro", "lowerdir=" + strings.Join(p.Layers, ":")})
+			options := []string{"ro", "lowerdir=" + strings.Join(p.Layers, ":")}
+			if mount.NeedsUserXattr() {
+				options = append(options, "userxattr")
+			}
+			m.Type, m.Source, m.Options = "overlay", "", mapped(options)
 		case "volume":
 			m.Options = mapped(p.Options)
 		case "bind":

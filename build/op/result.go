@@ -194,7 +194,9 @@ func (e *Env) view(ctx context.Context, c *solver.Console, r Result) (*rootfs.Di
 	return rootfs.FromFile(f), nil
 }
 
-func openOverlay(lowers []string) (*os.File, error) { return mount.Overlay{Lowers: lowers}.Open() }
+func openOverlay(lowers []string) (*os.File, error) {
+	return mount.Overlay{Lowers: lowers, UserXattr: mount.NeedsUserXattr()}.Open()
+}
 
 // A mutable is a state being changed: a snapshot whose upper becomes a layer.
 type mutable struct {
