@@ -7,8 +7,9 @@ const machine = 183 // EM_AARCH64
 var sleep = words(nil,
 	0xd10043e1,                                      // sub x1, sp, 16
 	move(0, 0), move(2, 1), move(8, 63), supervisor, // read
-	0xf100041f,                                                              // cmp x0, 1
-	0x54000101,                                                              // b.ne exit
+	0xf100041f,                                       // cmp x0, 1
+	0x54000181,                                       // b.ne exit
+	move(0, 4), move(1, 0), move(8, 167), supervisor, // prctl: PR_SET_DUMPABLE, 0
 	move(0, 0), move(1, 0), move(2, 0), move(3, 0), move(8, 73), supervisor, // ppoll
 	0x17fffffa,                          // b to it
 	move(0, 0), move(8, 94), supervisor, // exit: exit_group

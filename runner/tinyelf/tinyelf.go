@@ -13,6 +13,9 @@ import (
 // Sleep is the code of a process that reads a byte from its standard input and then sleeps
 // for ever. It ends if no byte can come any more: who starts it with the end of a pipe, and
 // gives it a byte only when the process is on record, leaves none that nobody knows of.
+//
+// It has no capabilities. So that nobody else in its user namespace gets at its root directory
+// by /proc, which takes no more than the same user, it is not dumpable (ptrace(2), PR_SET_DUMPABLE(2const)).
 func Sleep() []byte { return sleep }
 
 // SleepIn is the code of a process that joins the user namespace behind a descriptor, becomes root

@@ -55,6 +55,52 @@ func TestSleep(t *testing.T) {
 	}
 }
 
+// TestSleepIsClosed holds that the process lets nobody in who has not the right to trace it.
+func TestSleepIsClosed(t *testing.T) {
+	privilege.NeedRoot(t)
+	fd, err := Memfd("tiny", Sleep())
+	if err != nil {
+		t.Fatal(err)
+	}
+	code := os.NewFile(uintptr(fd), "tiny")
+	defer code.Close()
+	const user = 1234
+	cmd := exec.Command("/proc/self/fd/3")
+	cmd.ExtraFiles = []*os.File{code}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
+	in, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	}()
+	owner := func() uint32 { // root, of a process that is not dumpable; proc(5)
+		info, err := os.Stat(fmt.Sprintf("/proc/%d/environ", cmd.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Sys().(*syscall.Stat_t).Uid
+	}
+	if got := owner(); got != user {
+		t.Fatalf("before its byte it belongs to %d", got)
+	}
+	if _, err := in.Write([]byte{1}); err != nil {
+		t.Fatal(err)
+	}
+	for range 1000 {
+		if owner() == 0 {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Error("it is dumpable")
+}
+
 // TestSleepWithoutByte holds that the process ends when nobody can give it its byte, or
 // there is no standard input.
 func TestSleepWithoutByte(t *testing.T) {
