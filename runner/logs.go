@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/teu-dev/teu/runner/keeper"
+	"github.com/teu-dev/teu/runner/watch"
 )
 
 // LogOptions choose what Logs shows.
@@ -110,12 +111,14 @@ func seekTail(f *os.File, n int) (int, error) {
 	return lines, err
 }
 
-// followInterval is how often a followed log is looked at.
-const followInterval = 50 * time.Millisecond
+// followPause is how long a followed log is left alone after it was read, for more to come.
+const followPause = 10 * time.Millisecond
 
 // follow prints what is added to the log of c until it has ended, or the run that c tells of, and all is said.
 func (e *Engine) follow(ctx context.Context, c *Container, p *logPrinter, f *os.File) error {
 	id, run := c.ID, c.State.StartedAt
+	changes := watch.New(e.dir(id)) // of the log, and of the state beside it
+	defer changes.Close()
 	defer func() {
 		if f != nil {
 			f.Close()
@@ -143,7 +146,10 @@ func (e *Engine) follow(ctx context.Context, c *Container, p *logPrinter, f *os.
 		if over || p.past {
 			return nil
 		}
-		if err := pause(ctx, followInterval); err != nil {
+		if err := changes.Wait(ctx); err != nil {
+			return err
+		}
+		if err := pause(ctx, followPause); err != nil {
 			return err
 		}
 	}
@@ -202,6 +208,7 @@ type logPrinter struct {
 	last []byte  // the time of the last entry
 	info string  // shown before each line: details
 	text []byte  // of parseOwn
+	buf  []byte  // for reading
 }
 
 func newLogWriters(stdout, stderr io.Writer) [2]*bufio.Writer {
@@ -210,7 +217,10 @@ func newLogWriters(stdout, stderr io.Writer) [2]*bufio.Writer {
 
 // print prints the whole lines from f's position to its end.
 func (p *logPrinter) print(ctx context.Context, f *os.File) error {
-	buf := make([]byte, 256<<10)
+	if p.buf == nil {
+		p.buf = make([]byte, 256<<10)
+	}
+	buf := p.buf
 	for !p.past {
 		if err := ctx.Err(); err != nil {
 			return err

@@ -21,6 +21,7 @@ var layers = map[string]int{
 	"cache/statefile": -2, // documents and locks, below everything
 	"runner/tinyelf":  -2,
 	"runner/userns":   -1,
+	"runner/watch":    -1,
 	"cache/program":   0,
 	"cache/content":   0, "cache/mount": 0, "cache/rootfs": 0,
 	"dockerfile": 0, "build/graph": 0, "build/solver": 0,

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/teu-dev/teu/cache/coldjson"
+	"github.com/teu-dev/teu/runner/watch"
 )
 
 // Range chooses events by their time.
@@ -20,13 +21,17 @@ type Range struct {
 	Begun func()    // called as soon as whatever happens from then on will be told; may be nil
 }
 
-// interval is how often a journal is looked at.
-const interval = 20 * time.Millisecond
-
 // Follow calls fn for the events of a range in the order they were written, and returns
 // fn's first error, or nil when the range or ctx has ended. A line that is no event is
 // passed over.
 func (j Journal) Follow(ctx context.Context, r Range, fn func(Event) error) error {
+	if !r.Until.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, r.Until)
+		defer cancel()
+	}
+	changes := watch.New(j.Dir)
+	defer changes.Close()
 	f := &follower{j: j, r: r, fn: fn}
 	defer f.close()
 	if err := f.begin(); err != nil {
@@ -36,7 +41,7 @@ func (j Journal) Follow(ctx context.Context, r Range, fn func(Event) error) erro
 		r.Begun()
 	}
 	for {
-		over := !r.Until.IsZero() && !time.Now().Before(r.Until) || ctx.Err() != nil
+		over := ctx.Err() != nil // before reading: what was written before then is there
 		if err := f.read(); err != nil {
 			return err
 		}
@@ -50,10 +55,7 @@ func (j Journal) Follow(ctx context.Context, r Range, fn func(Event) error) erro
 		if over {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(interval):
-		}
+		changes.Wait(ctx) // a context that ends is seen above
 	}
 }
 
@@ -150,6 +152,6 @@ func (f *follower) next() (bool, error) {
 			return false, err
 		}
 	}
-	// Two rotations within one interval would take 16 MB of events.
+	// Two rotations before this one is seen would take 16 MB of events.
 	return true, f.use(f.j.current())
 }

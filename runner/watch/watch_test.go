@@ -1,0 +1,81 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// wait says whether Wait returns well before it would without a change.
+func wait(t *testing.T, d *Dir) bool {
+	t.Helper()
+	begin := time.Now()
+	if err := d.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return time.Since(begin) < watching*3/4
+}
+
+func TestChanges(t *testing.T) {
+	dir := t.TempDir()
+	d := New(dir)
+	defer d.Close()
+	file, other := filepath.Join(dir, "file"), filepath.Join(t.TempDir(), "other")
+	f, err := os.Create(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, change := range []struct {
+		what string
+		do   func() error
+	}{
+		{"made", func() error { return nil }},
+		{"written to", func() error { _, err := f.WriteString("x"); return err }},
+		{"replaced", func() error { return errors.Join(os.WriteFile(other, nil, 0o600), os.Rename(other, file)) }},
+		{"removed", func() error { return os.Remove(file) }},
+	} {
+		if err := change.do(); err != nil {
+			t.Fatal(err)
+		}
+		if !wait(t, d) {
+			t.Errorf("nothing is heard of a file that was %s", change.what)
+		}
+	}
+	if wait(t, d) {
+		t.Error("something has changed that nobody changed")
+	}
+}
+
+// TestLater waits for a directory that is made later, as one whose first file somebody is about to write.
+func TestLater(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "dir")
+	d := New(dir)
+	defer d.Close()
+	if d.f != nil || !wait(t, d) {
+		t.Error("a directory that is not there is watched")
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, d)
+	if d.f == nil {
+		t.Error("a directory that was made is not watched")
+	}
+}
+
+func TestEndOfContext(t *testing.T) {
+	for _, dir := range []string{t.TempDir(), "/nonexistent"} {
+		d := New(dir)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		begin := time.Now()
+		if err := d.Wait(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) > watching*3/4 {
+			t.Errorf("%s: %v after %v", dir, err, time.Since(begin))
+		}
+		cancel()
+		d.Close()
+	}
+}
