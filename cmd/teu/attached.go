@@ -35,7 +35,9 @@ func errEscaped() error { return withExitCode(exitFailure, errors.New("read esca
 // run copies streams until the container ends or the user detaches, and returns the
 // container's exit code as an error.
 func (t *attached) run(ctx context.Context) error {
-	ctx = context.WithoutCancel(ctx) // signals are the container's
+	if t.signals != nil || t.tty {
+		ctx = context.WithoutCancel(ctx) // signals are the container's; else they detach
+	}
 	restore, err := t.raw()
 	if err != nil {
 		return err
@@ -58,6 +60,8 @@ func (t *attached) run(ctx context.Context) error {
 		return errEscaped()
 	case errors.Is(err, io.EOF): // detached
 		return nil
+	case ctx.Err() != nil: // by a signal
+		return &exitError{code: exitInterrupted}
 	case err != nil:
 		return err
 	case status.Code != 0:

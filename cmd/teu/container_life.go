@@ -24,6 +24,9 @@ func forEach(a *app, refs []string, f func(ref string) error) error {
 		if errors.Is(err, errWasGone) {
 			continue
 		}
+		if errors.Is(err, context.Canceled) {
+			return context.Canceled
+		}
 		if err != nil {
 			a.ui.Error(err)
 			failed = true
@@ -226,6 +229,9 @@ func newWaitCommand(a *app) *cobra.Command {
 			failed := false
 			for _, ref := range args {
 				status, err := a.engine().Wait(cmd.Context(), ref)
+				if errors.Is(err, context.Canceled) {
+					return context.Canceled
+				}
 				if err != nil {
 					a.ui.Error(err)
 					failed = true

@@ -108,7 +108,7 @@ func exitCode(err error) int {
 func report(u *ui.UI, err error) int {
 	code := exitCode(err)
 	var exit *exitError
-	if err == nil || (errors.As(err, &exit) && exit.err == nil) {
+	if err == nil || (errors.As(err, &exit) && exit.err == nil) || err == context.Canceled { // who interrupts knows it
 		return code
 	}
 	if errors.Is(err, unix.ENOSPC) {
