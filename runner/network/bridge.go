@@ -44,8 +44,8 @@ func (m *Manager) Default() Network {
 		Name: "bridge", ID: m.builtinID("bridge"), Driver: "bridge", Scope: "local", EnableIPv4: true,
 		IPAM:   IPAM{Driver: "default"},
 		Labels: map[string]string{}, Options: map[string]string{
-			"com.docker.network.bridge.default_bridge": "true", "com.docker.network.bridge.enable_icc": "true",
-			"com.docker.network.bridge.enable_ip_masquerade": "true", "com.docker.network.bridge.name": m.name,
+			"com.docker.network.bridge.default_bridge": "true", enableICC: "true",
+			enableMasquerade: "true", "com.docker.network.bridge.name": m.name,
 		},
 	}
 }
@@ -55,12 +55,23 @@ func (m *Manager) builtinID(name string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Options of docker's bridge driver about the host's own addresses in a network.
+// Options of docker's bridge driver.
 const (
+	enableICC        = "com.docker.network.bridge.enable_icc"
+	enableMasquerade = "com.docker.network.bridge.enable_ip_masquerade"
+
+	// The host's own addresses in a network.
 	gatewayMode4 = "com.docker.network.bridge.gateway_mode_ipv4"
 	gatewayMode6 = "com.docker.network.bridge.gateway_mode_ipv6"
 	inhibitIPv4  = "com.docker.network.bridge.inhibit_ipv4"
 )
+
+// is says whether an option has a truth value, in any of the words docker takes, such as 1 and False.
+// One that is not given has none.
+func (n Network) is(option string, want bool) bool {
+	b, err := strconv.ParseBool(n.Options[option])
+	return err == nil && b == want
+}
 
 // hasGateway says whether an address of a subnet is kept for the host. It is not where nothing
 // would use it, so that a /31 has room for two containers.
@@ -68,7 +79,7 @@ func (n Network) hasGateway(subnet netip.Prefix) bool {
 	if subnet.Addr().Is6() {
 		return n.Options[gatewayMode6] != "isolated"
 	}
-	return n.Options[gatewayMode4] != "isolated" && !(n.Internal && n.Options[inhibitIPv4] == "true")
+	return n.Options[gatewayMode4] != "isolated" && !(n.Internal && n.is(inhibitIPv4, true))
 }
 
 // bridgeOf is the bridge of a network that is defined.
@@ -89,9 +100,9 @@ func bridgeOf(n Network) bridge {
 		}
 	}
 	br.MTU, _ = strconv.Atoi(n.Options["com.docker.network.driver.mtu"])
-	br.Closed = n.Options["com.docker.network.bridge.enable_icc"] == "false"
-	br.Plain = n.Options["com.docker.network.bridge.enable_ip_masquerade"] == "false" || n.Options[gatewayMode4] == "routed"
-	br.Bare = n.Options[inhibitIPv4] == "true" || n.Options[gatewayMode4] == "isolated"
+	br.Closed = n.is(enableICC, false)
+	br.Plain = n.is(enableMasquerade, false) || n.Options[gatewayMode4] == "routed"
+	br.Bare = n.is(inhibitIPv4, true) || n.Options[gatewayMode4] == "isolated"
 	br.Bare6 = n.Options[gatewayMode6] == "isolated"
 	br.HostIP, _ = netip.ParseAddr(n.Options["com.docker.network.bridge.host_binding_ipv4"])
 	return br

@@ -359,9 +359,8 @@ func (n *Network) checkOptions() error {
 			if value == "isolated" && !n.Internal {
 				return worded(errdefs.ErrInvalidArgument, "gateway mode 'isolated' can only be used for an internal network")
 			}
-		case "com.docker.network.bridge.enable_icc", "com.docker.network.bridge.enable_ip_masquerade", inhibitIPv4:
+		case enableICC, enableMasquerade, inhibitIPv4:
 			_, err := strconv.ParseBool(value)
-			n.Options[key] = strings.ToLower(value)
 			invalid = err != nil
 		case "com.docker.network.bridge.host_binding_ipv4":
 			_, err := netip.ParseAddr(value)

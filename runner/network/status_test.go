@@ -29,3 +29,22 @@ func TestStatus(t *testing.T) {
 		t.Errorf("without members: %+v", got)
 	}
 }
+
+// TestBooleanOptions: what docker takes for true and false is so here too, and is not taken for neither.
+func TestBooleanOptions(t *testing.T) {
+	for word, yes := range map[string]bool{"1": true, "T": true, "True": true, "true": true, "0": false, "f": false, "FALSE": false, "false": false} {
+		n := Network{ID: "0123456789abcdef", Driver: "bridge", Internal: true, Options: map[string]string{enableICC: word, enableMasquerade: word, inhibitIPv4: word}}
+		if err := n.checkOptions(); err != nil {
+			t.Fatalf("%s: %v", word, err)
+		}
+		if br := bridgeOf(n); br.Closed == yes || br.Plain == yes || br.Bare != yes || n.hasGateway(netip.MustParsePrefix("10.0.0.0/24")) == yes {
+			t.Errorf("%s: %+v", word, br)
+		}
+	}
+	for _, word := range []string{"", "2", "yes"} {
+		n := Network{Driver: "bridge", Options: map[string]string{enableICC: word}}
+		if err := n.checkOptions(); err == nil {
+			t.Errorf("%q is no truth value", word)
+		}
+	}
+}
