@@ -173,7 +173,8 @@ func (s *saver) require(ctx context.Context, d ocispec.Descriptor) error {
 	return r.Close()
 }
 
-// choose returns the image that manifest.json tells docker about: the host's, or the first there is. It is nil if there is none that docker could run.
+// choose returns the image that manifest.json tells docker about: the host's, or the first there is.
+// It is nil if there is none that docker could run.
 func (s *saver) choose(ctx context.Context, target ocispec.Descriptor, blobs []ocispec.Descriptor, have map[digest.Digest]bool) (*content.Image, error) {
 	img, err := content.Resolve(ctx, s.src, target, content.Host())
 	if err == nil && have[img.Descriptor.Digest] {

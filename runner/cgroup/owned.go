@@ -12,9 +12,9 @@ import (
 )
 
 // DetectOwned is Detect for who may not be root of the host, or only of a container that cannot
-// write to its groups. Where root's groups are out of reach it finds the part of the unified hierarchy that was delegated to the user, by
-// systemd or by the administrator; without any the host counts as one without control
-// groups. A process may be moved within the delegated part only (cgroups(7), "Delegation"):
+// write to its groups. Where root's groups are out of reach it finds the part of the unified
+// hierarchy that was delegated to the user, by systemd or by the administrator; without any the
+// host counts as one without control groups. A process may be moved within the delegated part only (cgroups(7), "Delegation"):
 // one that is elsewhere can look after groups there, and makes none.
 func DetectOwned() (*Host, error) {
 	h, err := Detect()

@@ -1,7 +1,6 @@
 package userns
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -59,8 +58,6 @@ func Join(user *os.File, flags uintptr, hold func(pid int) error) (err error) {
 	}
 	defer release()
 	cmd.ExtraFiles = append(cmd.ExtraFiles, user)
-	var said bytes.Buffer
-	cmd.Stderr = &said
 	out, err := cmd.StdoutPipe()
 	if err == nil {
 		err = cmd.Start()
