@@ -281,6 +281,12 @@ func (p *logPrinter) entry(line []byte) error {
 			return err
 		}
 	}
+	// A line comes in one write, unless it is longer than the buffer: the reader may take a write for a message.
+	if w.Available() < len(l.time)+len(p.info)+len(l.text)+2 {
+		if err := w.Flush(); err != nil {
+			return err
+		}
+	}
 	p.last = append(p.last[:0], l.time...)
 	if !*part {
 		if p.o.Timestamps {

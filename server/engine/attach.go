@@ -88,7 +88,7 @@ func (s *Server) attached(r *request, c *runner.Container, cl *client, v convers
 	defer cancel()
 	o := attachStreams(r, c)
 	if r.flag("logs") {
-		err := s.Backend.Containers().Logs(ctx, c.ID, runner.LogOptions{Tail: -1}, v.out.stream(streamStdout), v.out.stream(streamStderr))
+		err := s.Backend.Containers().Logs(ctx, c.ID, runner.LogOptions{Tail: -1}, v.out.logs(streamStdout), v.out.logs(streamStderr))
 		if err != nil {
 			return
 		}

@@ -3,6 +3,7 @@ package engine_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -265,6 +267,34 @@ func testInspected(t *testing.T, w *world) {
 	w.want(`^ *0 +\d{10} +1000$`, "exec", alone, "cat", "/proc/self/uid_map")
 	if _, names := w.api("GET", "/containers/"+id+"/archive?path=/.", ""); !strings.Contains(names, "\x00./etc/passwd\x00") {
 		t.Errorf("the archive of /. has no ./etc/passwd, it begins with %.1000q", names)
+	}
+}
+
+// testLogFrames: each line of a log is a frame, also where many of them come at once.
+func testLogFrames(t *testing.T, w *world) {
+	w.docker("run", "--name", "lines", "busybox", "sh", "-c", "for i in $(seq 200); do printf '%01000d\\n' $i; done; printf unended")
+	defer w.docker("rm", "-f", "lines")
+	want := []string{}
+	for i := range 200 {
+		want = append(want, fmt.Sprintf("%01000d\n", i+1))
+	}
+	want = append(want, "unended")
+	frames := func(path string) (all []string) {
+		_, out := w.api("GET", path, "")
+		for len(out) >= 8 {
+			size := int(binary.BigEndian.Uint32([]byte(out[4:8])))
+			if out[0] != 1 || len(out) < 8+size {
+				t.Fatalf("%s: a frame begins with %q", path, out[:8])
+			}
+			all, out = append(all, out[8:8+size]), out[8+size:]
+		}
+		return all
+	}
+	if got := frames("/containers/lines/logs?stdout=1"); !slices.Equal(got, want) {
+		t.Errorf("a log of %d lines came in %d frames", len(want), len(got))
+	}
+	if got := frames("/containers/lines/logs?stdout=1&timestamps=1&tail=3"); len(got) != 3 || !strings.HasSuffix(got[1], "Z "+want[199]) {
+		t.Errorf("with times it came as %.60q", got)
 	}
 }
 

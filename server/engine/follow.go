@@ -61,7 +61,7 @@ func (s *Server) logs(w http.ResponseWriter, r *request) error {
 		if !wanted {
 			return io.Discard
 		}
-		return out.stream(kind)
+		return out.logs(kind)
 	}
 	if err := s.Backend.Containers().Logs(ctx, c.ID, o, pick(stdout, streamStdout), pick(stderr, streamStderr)); err != nil && !isGone(err) {
 		s.Log.Debug("logs ended early", "container", c.ID, "error", err)

@@ -33,33 +33,41 @@ type output struct {
 
 func newOutput(w io.Writer, raw bool) output { return output{w: w, mu: &sync.Mutex{}, raw: raw} }
 
-func (o output) stream(kind byte) io.Writer { return frames{o, kind} }
+func (o output) stream(kind byte) io.Writer { return frames{output: o, kind: kind} }
+
+// logs is a stream that has each line in a frame of its own, as dockerd's logs have: clients
+// take a frame for a message.
+func (o output) logs(kind byte) io.Writer { return frames{output: o, kind: kind, lines: true} }
 
 type frames struct {
 	output
-	kind byte
+	kind  byte
+	lines bool
 }
 
 // maxFrame keeps frames small enough for clients that read one into memory.
 const maxFrame = 64 << 10
 
-func (f frames) Write(b []byte) (n int, err error) {
+func (f frames) Write(b []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.raw {
 		return f.w.Write(b)
 	}
-	for len(b) > 0 {
-		part := b[:min(len(b), maxFrame)]
-		frame := make([]byte, 8, 8+len(part))
-		frame[0] = f.kind
-		binary.BigEndian.PutUint32(frame[4:], uint32(len(part)))
-		if _, err := f.w.Write(append(frame, part...)); err != nil {
-			return n, err
+	all := make([]byte, 0, len(b)+8)
+	for rest := b; len(rest) > 0; {
+		part := rest[:min(len(rest), maxFrame)]
+		if end := bytes.IndexByte(part, '\n'); f.lines && end >= 0 {
+			part = part[:end+1]
 		}
-		b, n = b[len(part):], n+len(part)
+		all = binary.BigEndian.AppendUint32(append(all, f.kind, 0, 0, 0), uint32(len(part)))
+		all = append(all, part...)
+		rest = rest[len(part):]
 	}
-	return n, nil
+	if _, err := f.w.Write(all); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }
 
 // flusher sends every write at once.
