@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -21,23 +20,30 @@ type CopyOptions struct {
 	Owner func(uid, gid int) (int, int, error)
 }
 
-// CopyTree copies everything below the root of from to the directory dir, which only root
-// can change meanwhile. Sockets are left out, and files with several names stay such.
+// CopyTree copies everything below the root of from to the directory dir. Others may change that
+// meanwhile: what is outside of it stays as it is, whatever they put in the place of the copies.
+// Sockets are left out, and files with several names stay such.
 func CopyTree(from *Dir, dir string, o CopyOptions) error {
-	c := &copier{from: from, owner: o.Owner, links: map[[2]uint64]string{}}
+	to, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+	c := &copier{from: from, to: FromFile(to), owner: o.Owner, links: map[[2]uint64]string{}}
 	if c.owner == nil {
 		c.owner = func(uid, gid int) (int, int, error) { return uid, gid, nil }
 	}
-	return c.dir(".", dir)
+	return c.dir(".", to)
 }
 
 type copier struct {
-	from  *Dir
-	owner func(uid, gid int) (int, int, error)
-	links map[[2]uint64]string // the copies of files that have several names
+	from, to *Dir
+	owner    func(uid, gid int) (int, int, error)
+	links    map[[2]uint64]string // the first copies of files that have several names
 }
 
-func (c *copier) dir(name, to string) error {
+// dir copies the directory name to the one that is open.
+func (c *copier) dir(name string, to *os.File) error {
 	f, err := c.from.OpenFile(name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
@@ -49,80 +55,108 @@ func (c *copier) dir(name, to string) error {
 		return err
 	}
 	for _, d := range entries {
-		if err := c.entry(path.Join(name, d.Name()), filepath.Join(to, d.Name())); err != nil {
-			return err
+		if err := c.entry(path.Join(name, d.Name()), to); err != nil {
+			return fmt.Errorf("copying %s: %w", path.Join(name, d.Name()), err)
 		}
 	}
-	dst, err := os.Open(to)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(c.xattrs(f, dst), dst.Close()); err != nil {
+	if err := c.xattrs(f, to); err != nil {
 		return err
 	}
 	return c.dress(to, info)
 }
 
-func (c *copier) entry(name, to string) error {
+// entry copies name to the open copy of the directory it is in.
+func (c *copier) entry(name string, to *os.File) error {
 	info, err := c.from.Lstat(name)
 	if err != nil {
 		return err
 	}
 	st := info.Sys().(*syscall.Stat_t)
 	key := [2]uint64{uint64(st.Dev), st.Ino}
+	dir, base := int(to.Fd()), path.Base(name)
 	if first, ok := c.links[key]; ok {
-		return os.Link(first, to)
+		return c.link(first, dir, base)
 	}
+	how := unix.O_PATH
 	switch info.Mode().Type() {
 	case fs.ModeDir:
-		if err := os.Mkdir(to, 0o700); err != nil {
+		if err := unix.Mkdirat(dir, base, 0o700); err != nil {
 			return err
 		}
-		return c.dir(name, to)
+		made, err := openBelow(dir, base, unix.O_RDONLY|unix.O_DIRECTORY)
+		if err != nil {
+			return err
+		}
+		return errors.Join(c.dir(name, made), made.Close())
 	case 0:
-		err = c.file(name, to)
+		how = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL
 	case fs.ModeSymlink:
 		var text string
 		if text, err = c.from.Readlink(name); err == nil {
-			err = os.Symlink(text, to)
+			err = unix.Symlinkat(text, dir, base)
 		}
 	case fs.ModeNamedPipe, fs.ModeDevice, fs.ModeDevice | fs.ModeCharDevice:
-		err = unix.Mknod(to, st.Mode, int(st.Rdev))
+		err = unix.Mknodat(dir, base, st.Mode, int(st.Rdev))
 	default:
 		return nil
 	}
+	if err != nil {
+		return err
+	}
+	made, err := openBelow(dir, base, how)
+	if err != nil {
+		return err
+	}
+	if info.Mode().IsRegular() {
+		err = c.fill(name, made)
+	}
 	if err == nil {
-		err = c.dress(to, info)
+		err = c.dress(made, info)
 	}
 	if err == nil && st.Nlink > 1 {
-		c.links[key] = to
+		c.links[key] = name
 	}
-	return err
+	return errors.Join(err, made.Close())
 }
 
-func (c *copier) file(name, to string) error {
+// openBelow opens what has a name in a directory; it follows no link.
+func openBelow(dir int, name string, flags int) (*os.File, error) {
+	fd, err := unix.Openat(dir, name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// link gives the copy first another name.
+func (c *copier) link(first string, dir int, base string) error {
+	in, err := c.to.OpenFile(path.Dir(first), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Linkat(int(in.Fd()), path.Base(first), dir, base, 0), in.Close())
+}
+
+// fill copies what a file has in it, and its attributes.
+func (c *copier) fill(name string, dst *os.File) error {
 	src, err := c.from.OpenFile(name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
 	if _, err := io.Copy(dst, src); err != nil {
-		dst.Close()
 		return err
 	}
 	// The owner before the capabilities: changing it takes them away.
 	info, err := src.Stat()
-	if err == nil {
-		var uid, gid int
-		if uid, gid, err = c.ownerOf(info); err == nil {
-			err = errors.Join(dst.Chown(uid, gid), c.xattrs(src, dst))
-		}
+	if err != nil {
+		return err
 	}
-	return errors.Join(err, dst.Close())
+	uid, gid, err := c.ownerOf(info)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dst.Chown(uid, gid), c.xattrs(src, dst))
 }
 
 // xattrs copies extended attributes, file capabilities among them.
@@ -178,24 +212,25 @@ func (c *copier) translateACL(acl []byte) error {
 }
 
 // dress gives a copy the owner (files have theirs), mode and time of the original.
-func (c *copier) dress(to string, info fs.FileInfo) error {
-	st := info.Sys().(*syscall.Stat_t)
+func (c *copier) dress(made *os.File, info fs.FileInfo) error {
+	st, fd := info.Sys().(*syscall.Stat_t), int(made.Fd())
 	if !info.Mode().IsRegular() {
 		uid, gid, err := c.ownerOf(info)
 		if err == nil {
-			err = os.Lchown(to, uid, gid)
+			err = unix.Fchownat(fd, "", uid, gid, unix.AT_EMPTY_PATH)
 		}
 		if err != nil {
 			return err
 		}
 	}
+	self := fmt.Sprintf("/proc/self/fd/%d", fd) // O_PATH is enough for that
 	if info.Mode().Type() != fs.ModeSymlink {
-		if err := unix.Fchmodat(unix.AT_FDCWD, to, st.Mode&0o7777, 0); err != nil {
-			return &os.PathError{Op: "chmod", Path: to, Err: err}
+		if err := unix.Chmod(self, st.Mode&0o7777); err != nil {
+			return &os.PathError{Op: "chmod", Path: made.Name(), Err: err}
 		}
 	}
 	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: st.Mtim.Sec, Nsec: st.Mtim.Nsec}}
-	return unix.UtimesNanoAt(unix.AT_FDCWD, to, times, unix.AT_SYMLINK_NOFOLLOW)
+	return unix.UtimesNanoAt(fd, "", times, unix.AT_EMPTY_PATH)
 }
 
 func (c *copier) ownerOf(info fs.FileInfo) (uid, gid int, err error) {

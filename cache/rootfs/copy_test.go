@@ -1,8 +1,11 @@
 package rootfs
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -66,5 +69,69 @@ func TestCopyTree(t *testing.T) {
 	n, err := unix.Getxattr(filepath.Join(to, "d"), "system.posix_acl_access", value)
 	if err != nil || n != len(acl) || value[16] != 107 || value[32] != 208 {
 		t.Errorf("the access control list is %v, %v", value[:max(n, 0)], err)
+	}
+}
+
+// TestCopyTreeBesideOthers changes the copy while it is made, as a container may that has the volume: what
+// the links lead to stays as it is.
+func TestCopyTreeBesideOthers(t *testing.T) {
+	privilege.NeedRoot(t)
+	from, outside := t.TempDir(), t.TempDir()
+	for i := range 20 {
+		dir := filepath.Join(from, "d", strconv.Itoa(i))
+		if err := os.MkdirAll(dir, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(os.Chown(dir, 5, 6), os.WriteFile(filepath.Join(dir, "file"), []byte("x"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"first", "second"} { // of one file
+		if err := os.Link(filepath.Join(from, "d/0/file"), filepath.Join(from, "d", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(outside, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d, err := Open(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	swapped := 0
+	for round := range 100 {
+		to, done := t.TempDir(), make(chan struct{})
+		var others sync.WaitGroup
+		others.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				name := filepath.Join(to, "d", strconv.Itoa(i%20))
+				if i%50 == 0 {
+					name = filepath.Join(to, "d")
+				}
+				if os.Rename(name, filepath.Join(to, "away"+strconv.Itoa(i))) == nil && os.Symlink(outside, name) == nil {
+					swapped++
+				}
+			}
+		})
+		CopyTree(d, to, CopyOptions{}) // may fail
+		close(done)
+		others.Wait()
+		entries, err := os.ReadDir(outside)
+		var st syscall.Stat_t
+		if err := errors.Join(err, syscall.Stat(outside, &st)); err != nil {
+			t.Fatal(err)
+		}
+		if len(entries) > 0 || st.Mode&0o7777 != 0o700 || st.Uid != 0 || st.Gid != 0 {
+			t.Fatalf("round %d has changed what is outside: %v, mode %o, owner %d:%d", round, entries, st.Mode&0o7777, st.Uid, st.Gid)
+		}
+	}
+	if swapped == 0 {
+		t.Error("nobody was fast enough")
 	}
 }
