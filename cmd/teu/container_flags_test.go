@@ -63,10 +63,10 @@ func TestParseVolume(t *testing.T) {
 
 func TestParseMount(t *testing.T) {
 	for text, want := range map[string]runner.MountRequest{
-		"type=bind,src=/a,dst=/b,readonly":       {Type: "bind", Source: "/a", Target: "/b", ReadOnly: true},
-		"source=v,target=/b,volume-nocopy=true":  {Type: "volume", Source: "v", Target: "/b", NoCopy: true},
-		`type=tmpfs,dst=/t,"tmpfs-size=1m"`:      {Type: "tmpfs", Target: "/t", Options: []string{"size=1048576"}},
-		"type=bind,src=/a,dst=/b,readonly=false": {Type: "bind", Source: "/a", Target: "/b"},
+		"type=bind,src=/a,dst=/b,readonly":       {Type: "bind", Source: "/a", Target: "/b", ReadOnly: true, Long: true},
+		"source=v,target=/b,volume-nocopy=true":  {Type: "volume", Source: "v", Target: "/b", NoCopy: true, Long: true},
+		`type=tmpfs,dst=/t,"tmpfs-size=1m"`:      {Type: "tmpfs", Target: "/t", Options: []string{"size=1048576"}, Long: true},
+		"type=bind,src=/a,dst=/b,readonly=false": {Type: "bind", Source: "/a", Target: "/b", Long: true},
 	} {
 		got, err := parseMount(text)
 		if diff := cmp.Diff(want, got); diff != "" || err != nil {
