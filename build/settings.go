@@ -9,10 +9,10 @@ import (
 // SetImage takes what the settings of an output say of the image itself, by the names of BuildKit's
 // exporters. Those it does not know are not for it.
 func (o *Options) SetImage(v map[string]string) error {
-	if yes(v["attestation-inline"]) {
+	if Yes(v["attestation-inline"]) {
 		return invalidf("attestations are not made")
 	}
-	o.ByDigest = o.ByDigest || yes(v["push-by-digest"])
+	o.ByDigest = o.ByDigest || Yes(v["push-by-digest"])
 	switch c := v["compression"]; c {
 	case "":
 	case "gzip", "zstd", "uncompressed":
@@ -35,10 +35,10 @@ func (o *Options) SetImage(v map[string]string) error {
 			return invalidf("compression-level %q is no number", level)
 		}
 	}
-	o.Rewritten = o.Rewritten || yes(v["rewrite-timestamp"])
-	o.Recompress = o.Recompress || yes(v["force-compression"])
+	o.Rewritten = o.Rewritten || Yes(v["rewrite-timestamp"])
+	o.Recompress = o.Recompress || Yes(v["force-compression"])
 	if oci, ok := v["oci-mediatypes"]; ok {
-		o.DockerTypes = !yes(oci)
+		o.DockerTypes = !Yes(oci)
 	}
 	for name, value := range v {
 		if key, ok := strings.CutPrefix(name, "annotation"); ok {
@@ -72,8 +72,8 @@ func parseEpoch(text string) (*Epoch, error) {
 	return &Epoch{Time: &t}, nil
 }
 
-// yes says whether the value of a setting means yes.
-func yes(value string) bool {
+// Yes says whether the value of a setting means yes.
+func Yes(value string) bool {
 	v, err := strconv.ParseBool(value)
 	return err == nil && v
 }

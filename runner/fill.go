@@ -8,7 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache"
-	"github.com/teu-dev/teu/cache/mount"
 	"github.com/teu-dev/teu/cache/rootfs"
 	"github.com/teu-dev/teu/cache/snapshot"
 )
@@ -16,8 +15,7 @@ import (
 // view opens the container's root filesystem as its image and its changes make it, for
 // reading only. It works whether the container runs or not.
 func view(sn snapshot.Snapshot) (*rootfs.Dir, error) {
-	o := mount.Overlay{Lowers: append([]string{sn.Upper}, sn.Lowers...), UserXattr: sn.UserXattr}
-	f, err := o.Open()
+	f, err := sn.View().Open()
 	if err != nil {
 		return nil, err
 	}

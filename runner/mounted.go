@@ -120,7 +120,7 @@ func (e *Engine) mounted(c *Container, o filesOptions, fn func(root *rootfs.Dir)
 	}
 	over := sn.Overlay()
 	if !o.Write || c.Options.ReadOnly {
-		over = mount.Overlay{Lowers: append([]string{sn.Upper}, sn.Lowers...), UserXattr: sn.UserXattr}
+		over = sn.View()
 	}
 	f, err := over.Open()
 	if err != nil {

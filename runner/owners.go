@@ -61,7 +61,7 @@ func (e *Engine) ownLayers(ctx context.Context, store *cache.Store, c *Container
 }
 
 func (e *Engine) copyWithOwners(ctx context.Context, store *cache.Store, c *Container, lowers []string, name string) error {
-	f, err := mount.Overlay{Lowers: lowers, UserXattr: mount.NeedsUserXattr()}.Open()
+	f, err := mount.View(lowers)
 	if err != nil {
 		return err
 	}

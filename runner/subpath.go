@@ -44,7 +44,7 @@ func (p *MountPoint) openSubpath() (*os.File, error) {
 	base, name := p.Source, p.Subpath
 	open := func() (*os.File, error) { return os.OpenFile(base, unix.O_PATH|unix.O_DIRECTORY, 0) }
 	if p.Type == "image" { // base is a name
-		open = (&mount.Overlay{Lowers: p.Layers, UserXattr: mount.NeedsUserXattr()}).Open
+		open = func() (*os.File, error) { return mount.View(p.Layers) }
 	}
 	dir, err := open()
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/teu-dev/teu/build/solver"
 	"github.com/teu-dev/teu/cache/content"
+	"github.com/teu-dev/teu/cache/mount"
 )
 
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -264,7 +265,7 @@ func (r *execRun) mountRoot(ctx context.Context, m *pb.Mount, in Result) error {
 		return err
 	}
 	r.process.ReadOnly = m.Readonly
-	f, err := openOverlay(root.snap.Lowers)
+	f, err := mount.View(root.snap.Lowers)
 	if err != nil {
 		return err
 	}

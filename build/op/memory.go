@@ -13,6 +13,7 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	"golang.org/x/sys/unix"
 
+	"github.com/teu-dev/teu/cache/mount"
 	"github.com/teu-dev/teu/cache/rootfs"
 	"github.com/teu-dev/teu/runner/network"
 )
@@ -22,7 +23,7 @@ func newDir(f *os.File) *rootfs.Dir { return rootfs.FromFile(f) }
 // openMutable opens the overlay of m, or a read-only one of lowers if m is nil.
 func openMutable(m *mutable, lowers []string) (*os.File, error) {
 	if m == nil {
-		return openOverlay(lowers)
+		return mount.View(lowers)
 	}
 	over, err := m.overlay()
 	if err != nil {

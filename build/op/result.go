@@ -187,15 +187,11 @@ func (e *Env) view(ctx context.Context, c *solver.Console, r Result) (*rootfs.Di
 	if err != nil {
 		return nil, err
 	}
-	f, err := openOverlay(lowers)
+	f, err := mount.View(lowers)
 	if err != nil {
 		return nil, err
 	}
 	return rootfs.FromFile(f), nil
-}
-
-func openOverlay(lowers []string) (*os.File, error) {
-	return mount.Overlay{Lowers: lowers, UserXattr: mount.NeedsUserXattr()}.Open()
 }
 
 // A mutable is a state being changed: a snapshot whose upper becomes a layer.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/teu-dev/teu/build/solver"
 	"github.com/teu-dev/teu/cache/contenthash"
+	"github.com/teu-dev/teu/cache/mount"
 	"github.com/teu-dev/teu/cache/rootfs"
 )
 
@@ -140,7 +141,7 @@ func (e *Env) tree(ctx context.Context, c *solver.Console, r Result) (t *content
 	if err != nil {
 		return nil, nil, err
 	}
-	f, err := openOverlay(lowers)
+	f, err := mount.View(lowers)
 	if err != nil {
 		return nil, nil, err
 	}

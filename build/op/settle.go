@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/cache/mount"
 )
 
 // A settler takes out of an upper what is no change to the tree below it, so that the layer
@@ -33,7 +35,7 @@ func (m *mutable) settle() (err error) {
 	if len(m.base) == 0 {
 		return nil
 	}
-	lower, err := openOverlay(m.snap.Lowers)
+	lower, err := mount.View(m.snap.Lowers)
 	if err != nil {
 		return err
 	}

@@ -14,3 +14,9 @@ func NeedsUserXattr() bool {
 	ids, err := os.ReadFile("/proc/self/uid_map")
 	return err == nil && strings.Join(strings.Fields(string(ids)), " ") != "0 0 4294967295"
 }
+
+// View opens the union of layers, top first, for reading, with the attributes by which this process marks
+// what they hide.
+func View(layers []string) (*os.File, error) {
+	return Overlay{Lowers: layers, UserXattr: NeedsUserXattr()}.Open()
+}

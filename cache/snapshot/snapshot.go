@@ -38,6 +38,11 @@ func (sn Snapshot) Overlay() mount.Overlay {
 	return mount.Overlay{Lowers: sn.Lowers, Upper: sn.Upper, Work: sn.Work, UserXattr: sn.UserXattr}
 }
 
+// View describes a mount of what the snapshot is now, for reading: it goes beside one of the snapshot itself.
+func (sn Snapshot) View() mount.Overlay {
+	return mount.Overlay{Lowers: append([]string{sn.Upper}, sn.Lowers...), UserXattr: sn.UserXattr}
+}
+
 // A Store keeps snapshots in a directory of its own. Any number of processes may use one directory.
 // A Store may be used by many goroutines.
 type Store struct {

@@ -228,7 +228,7 @@ func writeMetadata(path string, res build.Result, remarks []dockerfile.Warning) 
 	if len(res.Names) > 0 {
 		m["image.name"] = strings.Join(res.Names, ",")
 	}
-	if on(os.Getenv("BUILDX_METADATA_WARNINGS")) && len(remarks) > 0 {
+	if build.Yes(os.Getenv("BUILDX_METADATA_WARNINGS")) && len(remarks) > 0 {
 		m["buildx.build.warnings"] = ui.RawWarnings(remarks)
 	}
 	return writeJSON(path, m)

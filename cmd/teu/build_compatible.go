@@ -84,7 +84,7 @@ func (a attests) check() error {
 		if err != nil {
 			return err
 		}
-		if on(v["disabled"]) {
+		if build.Yes(v["disabled"]) {
 			continue
 		}
 		wanted["--attest type="+v["type"]] = "true"

@@ -89,12 +89,8 @@ func (f *buildFlags) options(a *app, dir string) (build.Options, error) {
 			return o, fmt.Errorf("--shm-size %s: %w", f.shmSize, err)
 		}
 	}
-	for _, p := range f.platforms {
-		platform, err := parsePlatform(p)
-		if err != nil {
-			return o, err
-		}
-		o.Platforms = append(o.Platforms, platform)
+	if o.Platforms, err = manyPlatforms(f.platforms); err != nil {
+		return o, err
 	}
 	if o.Secrets, err = parseSecrets(f.secrets); err != nil {
 		return o, err
@@ -167,7 +163,7 @@ func (f *buildFlags) question(o *build.Options) error {
 		if err != nil {
 			return err
 		}
-		f.format, f.ignore = v["format"], on(v["ignorestatus"])
+		f.format, f.ignore = v["format"], build.Yes(v["ignorestatus"])
 	}
 	if f.format != "" && f.format != "json" && f.format != "text" {
 		return fmt.Errorf("--call %s: the format is text or json", f.call)
@@ -191,7 +187,7 @@ func refusePolicies(flags []string) error {
 		if err != nil {
 			return err
 		}
-		if !on(v["disabled"]) {
+		if !build.Yes(v["disabled"]) {
 			return fmt.Errorf("--policy %s: policies are not enforced; leave the flag away, or say disabled=true", s)
 		}
 	}
@@ -220,7 +216,7 @@ func contextNames(list []string) (map[string]string, error) {
 
 // inlineCache takes the build argument by which older tools ask for --cache-to type=inline.
 func inlineCache(f *buildFlags, args map[string]string) error {
-	if on(args["BUILDKIT_INLINE_CACHE"]) {
+	if build.Yes(args["BUILDKIT_INLINE_CACHE"]) {
 		f.cacheTo = append(f.cacheTo, "type=inline")
 	}
 	if syntax, ok := args["BUILDKIT_SYNTAX"]; ok && strings.TrimSpace(syntax) == "" {

@@ -142,8 +142,8 @@ func (f *buildFlags) parseOutput(a *app, o *build.Options, v map[string]string) 
 	if v["name"] != "" {
 		out.Names = strings.Split(v["name"], ",")
 	}
-	out.Push = out.Type == "image" && on(v["push"])
-	if tar, ok := v["tar"]; ok && !on(tar) {
+	out.Push = out.Type == "image" && build.Yes(v["push"])
+	if tar, ok := v["tar"]; ok && !build.Yes(tar) {
 		if out.Type != "oci" && out.Type != "docker" || out.Dest == "" {
 			return fmt.Errorf("tar=false is for type=oci or docker and dest=DIRECTORY")
 		}
@@ -208,10 +208,4 @@ func belowHere(dir string) (bool, error) {
 	}
 	rel, err := filepath.Rel(here, filepath.Join(real, rest))
 	return err == nil && rel != "." && filepath.IsLocal(rel), nil
-}
-
-// on says whether the value of a setting means yes.
-func on(value string) bool {
-	yes, err := strconv.ParseBool(value)
-	return err == nil && yes
 }

@@ -22,12 +22,9 @@ func newRmiCommand(a *app) *cobra.Command {
 		Short: "Remove images",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			for _, s := range platforms {
-				p, err := parsePlatform(s)
-				if err != nil {
-					return err
-				}
-				o.Platforms = append(o.Platforms, p)
+			var err error
+			if o.Platforms, err = manyPlatforms(platforms); err != nil {
+				return err
 			}
 			return removeImages(cmd.Context(), a, o, args)
 		},

@@ -104,7 +104,7 @@ func (c *compiler) names() error {
 		}
 		c.Note("setting the %s name", n.what)
 		cond := launch.Cond{}
-		if userns.Inside() && userns.Filtered() { // podman's filter lets its containers make all but names
+		if userns.Filtered() && userns.Inside() { // podman's filter lets its containers make all but names
 			cond = ignore(unix.EPERM)
 		}
 		c.CallIf(cond, n.nr, c.Str(n.value), launch.Int(len(n.value)))

@@ -23,6 +23,19 @@ import (
 	"github.com/teu-dev/teu/dockerfile"
 )
 
+// cancellable returns the context of a build, which POST /build/cancel ends too if the client gave the build an
+// ID. end is called at the end.
+func (s *Server) cancellable(w http.ResponseWriter, r *request) (ctx context.Context, end func()) {
+	http.NewResponseController(w).EnableFullDuplex() // a client reads while it sends the context
+	ctx, cancel := r.stream()
+	id := r.param("buildid")
+	if id == "" {
+		return ctx, cancel
+	}
+	s.builds.Store(id, cancel)
+	return ctx, func() { s.builds.Delete(id); cancel() }
+}
+
 // build answers POST /build, the classic builder's operation: the context is the body.
 func (s *Server) build(w http.ResponseWriter, r *request) error {
 	if r.param("version") == string(buildtypes.BuilderBuildKit) {
@@ -36,14 +49,8 @@ func (s *Server) build(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := r.stream()
-	defer cancel()
-	if id := r.param("buildid"); id != "" {
-		s.builds.Store(id, cancel)
-		defer s.builds.Delete(id)
-	}
-	// A client reads while it sends the context.
-	http.NewResponseController(w).EnableFullDuplex()
+	ctx, end := s.cancellable(w, r)
+	defer end()
 	p := &progressWriter{w: newFlusher(w)}
 	printer := &buildPrinter{p: p, quiet: r.flag("q")}
 	o.Events, o.Warn = printer.event, printer.warn

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -42,21 +41,16 @@ func (s *Server) buildInSession(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := r.stream()
-	defer cancel()
-	if id := r.param("buildid"); id != "" {
-		s.builds.Store(id, cancel)
-		defer s.builds.Delete(id)
-		if r.param("remote") == uploadedContext {
-			body, done, err := s.uploads.take(ctx, id)
-			if err != nil {
-				return err
-			}
-			defer done()
-			o.ContextTar = body
+	ctx, end := s.cancellable(w, r)
+	defer end()
+	if id := r.param("buildid"); id != "" && r.param("remote") == uploadedContext {
+		body, done, err := s.uploads.take(ctx, id)
+		if err != nil {
+			return err
 		}
+		defer done()
+		o.ContextTar = body
 	}
-	http.NewResponseController(w).EnableFullDuplex()
 	p := &progressWriter{w: newFlusher(w)}
 	send := func(id string, aux any) error {
 		return p.send(struct {
@@ -106,7 +100,7 @@ func sessionBuildOptions(r *request, o *build.Options) ([]buildkit.Export, error
 	for _, ref := range from {
 		o.CacheFrom = append(o.CacheFrom, build.CacheRef{Type: "registry", Args: map[string]string{"ref": ref}})
 	}
-	if inline, err := strconv.ParseBool(o.Args["BUILDKIT_INLINE_CACHE"]); err == nil && inline {
+	if build.Yes(o.Args["BUILDKIT_INLINE_CACHE"]) {
 		o.CacheTo = append(o.CacheTo, build.CacheRef{Type: "inline"})
 	}
 	if o.Network == "host" {

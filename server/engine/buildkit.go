@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"sync"
@@ -46,14 +47,7 @@ func (s *Server) grpc(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	conn, err := upgrade(w, r)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := r.stream()
-	defer cancel()
-	bk.Serve(ctx, conn)
-	return nil
+	return upgrade(w, r, func(ctx context.Context, conn net.Conn) { bk.Serve(ctx, conn) })
 }
 
 // session answers POST /session: the connection becomes one of gRPC, at which the client serves.
@@ -65,30 +59,28 @@ func (s *Server) session(w http.ResponseWriter, r *request) error {
 	if err := bk.CheckSession(r.Context(), r.Header); err != nil {
 		return err
 	}
-	conn, err := upgrade(w, r)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := r.stream()
-	defer cancel()
-	_ = bk.Attach(ctx, conn, r.Header) // it has no answer any more
-	return nil
+	return upgrade(w, r, func(ctx context.Context, conn net.Conn) {
+		_ = bk.Attach(ctx, conn, r.Header) // it has no answer any more
+	})
 }
 
 // upgrade takes the connection over for HTTP/2 without TLS (RFC 7540, 3.2, but the client's settings come
-// in its preface only, as with dockerd).
-func upgrade(w http.ResponseWriter, r *request) (*hijacked, error) {
+// in its preface only, as with dockerd), and has it served.
+func upgrade(w http.ResponseWriter, r *request, serve func(context.Context, net.Conn)) error {
 	if proto := r.Header.Get("Upgrade"); proto != "h2c" {
-		return nil, invalid("the connection can be upgraded to h2c, not to %q", proto)
+		return invalid("the connection can be upgraded to h2c, not to %q", proto)
 	}
 	r.keepOn()
 	h, err := takeOver(w)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if _, err := io.WriteString(h.Conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"); err != nil {
 		h.Close()
-		return nil, err
+		return err
 	}
-	return h, nil
+	ctx, cancel := r.stream()
+	defer cancel()
+	serve(ctx, h)
+	return nil
 }

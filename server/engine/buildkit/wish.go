@@ -118,12 +118,12 @@ func (w *wish) output(id int, kind string, attrs map[string]string) error {
 	}
 	switch kind {
 	case "moby", "image":
-		out.Type, out.Push = "image", yes(attrs["push"])
+		out.Type, out.Push = "image", build.Yes(attrs["push"])
 		w.leave = w.leave || out.Push
 		w.o.Load = w.o.Load || attrs["unpack"] != "false"
 	case "oci", "docker":
 		w.leave = true
-		if tar, ok := attrs["tar"]; ok && !yes(tar) {
+		if tar, ok := attrs["tar"]; ok && !build.Yes(tar) {
 			dir, release, err := w.c.builder.Mirror("", "", func(string) error { return nil })
 			if err != nil {
 				return err
@@ -156,11 +156,6 @@ func (w *wish) output(id int, kind string, attrs map[string]string) error {
 	out.Source = attrs["src"]
 	w.o.Outputs = append(w.o.Outputs, out)
 	return nil
-}
-
-func yes(value string) bool {
-	v, err := strconv.ParseBool(value)
-	return err == nil && v
 }
 
 // deliver sends a directory to the client.
