@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -57,7 +58,14 @@ func (s *Store) Pull(ctx context.Context, src content.Fetcher, root ocispec.Desc
 // Unpack returns the layers of img, lowest first, unpacking from local blobs what is not unpacked.
 // The caller holds a pin. A blob that is neither unpacked nor local is an errdefs.ErrNotFound.
 func (s *Store) Unpack(ctx context.Context, img content.Image) (layerIDs []string, err error) {
-	return s.unpack(ctx, img, nil, PullOptions{})
+	return s.UnpackFrom(ctx, img, nil, nil)
+}
+
+// UnpackFrom is Unpack that has what is neither unpacked nor local fetched from src, and stored, as Pull
+// does. A nil src is Unpack.
+func (s *Store) UnpackFrom(ctx context.Context, img content.Image, src content.Fetcher, p content.Progress) (layerIDs []string, err error) {
+	// Nobody waits for a network, so one layer more than there are processors is enough, for when one is synced.
+	return s.unpack(ctx, img, src, PullOptions{Progress: p, Concurrency: min(4, 1+runtime.GOMAXPROCS(0))})
 }
 
 // unpack has all layers of img unpacked, from src if they are not local. A nil src means nowhere.
@@ -112,8 +120,11 @@ func (s *Store) layer(ctx context.Context, diffID digest.Digest, d ocispec.Descr
 		return id, err
 	}
 	id, err = s.fromBlob(ctx, diffID, d, p)
-	if src != nil && (errdefs.IsNotFound(err) || errdefs.IsDataLoss(err)) {
-		id, err = s.fromSource(ctx, diffID, d, src, errdefs.IsDataLoss(err), p)
+	if local := err; src != nil && (errdefs.IsNotFound(local) || errdefs.IsDataLoss(local)) {
+		id, err = s.fromSource(ctx, diffID, d, src, errdefs.IsDataLoss(local), p)
+		if errdefs.IsNotFound(err) && errdefs.IsDataLoss(local) {
+			err = fmt.Errorf("%w; fetching it again: %v", local, err)
+		}
 	}
 	if err != nil {
 		return "", err

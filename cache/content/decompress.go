@@ -19,6 +19,8 @@ import (
 // RFC 8878 asks for 8 MiB at least.
 const maxWindow = 128 << 20
 
+const xzMagic = "\xfd7zXZ\x00"
+
 // Decompress returns the plain bytes of a layer. Magic numbers win over the media type,
 // which many tools get wrong. The caller closes the result, then r. Memory is bounded: a
 // window of at most maxWindow for zstd and xz, far less for gzip and bzip2. Bytes that are damaged are an
@@ -46,7 +48,7 @@ func Decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 		return &plainReader{r: zr, src: src, close: zr.Close, kind: "zstd"}, nil
 	case isBzip2(head): // docker reads archives and layers of it and of xz too
 		return &plainReader{r: bzip2.NewReader(br), src: src, close: func() {}, kind: "bzip2"}, nil
-	case bytes.HasPrefix(head, []byte("\xfd7zXZ\x00")):
+	case bytes.HasPrefix(head, []byte(xzMagic)):
 		xr, err := xz.NewReader(br, maxWindow)
 		p := &plainReader{r: xr, src: src, close: func() {}, kind: "xz"}
 		if err != nil {
@@ -55,6 +57,12 @@ func Decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 		return p, nil
 	}
 	return io.NopCloser(br), nil
+}
+
+// Compressed says whether Decompress would do something to bytes that begin with head, ten of them if there
+// are as many.
+func Compressed(head []byte) bool {
+	return bytes.HasPrefix(head, []byte{0x1f, 0x8b, 8}) || isZstd(head) || isBzip2(head) || bytes.HasPrefix(head, []byte(xzMagic))
 }
 
 // isBzip2 knows the header with its level and the number that begins a block, which a name in a tar

@@ -10,6 +10,7 @@ import (
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cache/content"
@@ -129,14 +130,14 @@ type Loaded struct {
 func (l *Library) Load(ctx context.Context, r io.Reader, o LoadOptions) ([]Loaded, error) {
 	var out []Loaded
 	err := l.pinned(ctx, func() error {
-		images, err := archive.Load(ctx, l.Store.Content, r, archive.LoadOptions{Platforms: o.Platforms, Progress: o.Progress})
+		src, images, err := archive.Open(ctx, l.Store.Content, r, archive.LoadOptions{Platforms: o.Platforms, Progress: o.Progress})
 		if err != nil {
 			return err
 		}
 		var named []archive.Image
 		var artifact error
 		for _, img := range images {
-			id, err := l.unpackAll(ctx, img)
+			id, err := l.unpackAll(ctx, img, src, o.Progress)
 			if errdefs.IsFailedPrecondition(err) {
 				artifact = fmt.Errorf("image %s: %w", img.Target.Digest, err)
 				continue // a signature or the like beside the image it is of
@@ -172,14 +173,15 @@ func (l *Library) Load(ctx context.Context, r io.Reader, o LoadOptions) ([]Loade
 	return out, nil
 }
 
-// unpackAll has all that was chosen of img ready to run, else what suits this machine, and returns the digest of
-// the first config.
-func (l *Library) unpackAll(ctx context.Context, img archive.Image) (first digest.Digest, err error) {
-	if len(img.Chosen) == 0 {
-		return l.unpack(ctx, img.Target)
+// unpackAll has all that was chosen of img ready to run, else what suits this machine, and what is left of it in
+// src stored. It returns the digest of the first config.
+func (l *Library) unpackAll(ctx context.Context, img archive.Image, src archive.Source, p content.Progress) (first digest.Digest, err error) {
+	chosen := img.Chosen
+	if len(chosen) == 0 {
+		chosen = []ocispec.Descriptor{img.Target}
 	}
-	for _, d := range img.Chosen {
-		id, err := l.unpack(ctx, d)
+	for _, d := range chosen {
+		id, err := l.unpack(ctx, d, src, p)
 		if err != nil {
 			return "", err
 		}
@@ -187,16 +189,29 @@ func (l *Library) unpackAll(ctx context.Context, img archive.Image) (first diges
 			first = id
 		}
 	}
-	return first, nil
+	return first, l.storeRest(ctx, img.Blobs, src, p)
 }
 
-// unpack has the image of target ready to run, and returns the digest of its config. What is no image is an
-// errdefs.ErrFailedPrecondition.
-func (l *Library) unpack(ctx context.Context, target ocispec.Descriptor) (digest.Digest, error) {
+// unpack has the image of target ready to run, with what only src has of it if
+// that is not nil, and returns the digest of its config. What is no image is an errdefs.ErrFailedPrecondition.
+func (l *Library) unpack(ctx context.Context, target ocispec.Descriptor, src archive.Source, p content.Progress) (digest.Digest, error) {
 	img, err := l.Store.Resolve(ctx, target)
 	if err != nil {
 		return "", err
 	}
-	_, err = l.Store.Unpack(ctx, img)
+	_, err = l.Store.UnpackFrom(ctx, img, src, p)
 	return img.Manifest.Config.Digest, err
+}
+
+// storeRest stores those of blobs that unpacking has not stored: of other platforms, and of layers that were
+// unpacked before.
+func (l *Library) storeRest(ctx context.Context, blobs []ocispec.Descriptor, src archive.Source, p content.Progress) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(4)
+	for _, d := range blobs {
+		g.Go(func() error {
+			return content.Copy(ctx, l.Store.Content, src, d, content.CopyOptions{Foreign: true, Progress: p})
+		})
+	}
+	return g.Wait()
 }

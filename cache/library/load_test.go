@@ -4,11 +4,13 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -96,5 +98,62 @@ func TestLoadArtifacts(t *testing.T) {
 	}
 	if list := tags(t, l); len(list) != 1 || !strings.Contains(list[0], "x:1") {
 		t.Errorf("there are the names %v", list)
+	}
+}
+
+// TestLoadFromFile: a file, in which one can seek, comes to the same as a stream, and a layer that is another
+// than the archive says is refused before anything has a name.
+func TestLoadFromFile(t *testing.T) {
+	ctx := t.Context()
+	l := open(t)
+	both := index(t, l, put(t, l, content.Host(), day, "a", "shared"), put(t, l, other, day, "b", "shared"))
+	name(t, l, both, "docker.io/library/x:1")
+	var saved bytes.Buffer
+	if err := l.Save(ctx, &saved, []string{"x:1"}, SaveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	blobs := func(l *Library) map[digest.Digest]int64 {
+		list := map[digest.Digest]int64{}
+		if err := l.Store.Content.Walk(ctx, func(i content.Info) error { list[i.Digest] = i.Size; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	streamed := open(t)
+	want, err := streamed.Load(ctx, io.MultiReader(bytes.NewReader(saved.Bytes())), LoadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	filed := open(t)
+	for range 2 { // the second time all of it is there
+		got, err := filed.Load(ctx, bytes.NewReader(saved.Bytes()), LoadOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got) + cmp.Diff(blobs(streamed), blobs(filed)); diff != "" {
+			t.Error(diff)
+		}
+	}
+	if problems, err := filed.Store.Check(ctx); err != nil || len(problems) > 0 {
+		t.Errorf("check: %v, %v", problems, err)
+	}
+	for what, file := range map[string]string{"of this machine": "a", "of another": "b"} {
+		// The layer's only file holds its own name.
+		at := bytes.LastIndex(saved.Bytes(), []byte("\x00"+file+"\x00\x00\x00"))
+		if at < 0 {
+			t.Fatal("no such layer in the archive")
+		}
+		bad := bytes.Clone(saved.Bytes())
+		bad[at+1] = 'z'
+		l := open(t)
+		if got, err := l.Load(ctx, bytes.NewReader(bad), LoadOptions{}); !errdefs.IsDataLoss(err) {
+			t.Errorf("a bad layer %s: got %v, %v", what, got, err)
+		}
+		if list := tags(t, l); len(list) > 0 {
+			t.Errorf("a bad layer %s: there are the names %v", what, list)
+		}
+		if problems, err := l.Store.Check(ctx); err != nil || len(problems) > 0 {
+			t.Errorf("check: %v, %v", problems, err)
+		}
 	}
 }

@@ -11,7 +11,8 @@
 //
 // Load also reads docker's older archives, whose layers are plain tars under any name,
 // possibly symbolic links to each other, and whose order is arbitrary. Both only stream:
-// nothing but manifests and configs is held in memory.
+// nothing but manifests and configs is held in memory. Open does the same with a file, whose
+// layers it leaves where they are.
 package archive
 
 import (
@@ -31,6 +32,7 @@ type Image struct {
 	Tag    string   // a bare tag, which only OCI archives have, in the place of names
 	Target ocispec.Descriptor
 	Chosen []ocispec.Descriptor // the manifests for LoadOptions.Platforms, in their order
+	Blobs  []ocispec.Descriptor // what Open left in the archive
 
 	Annotations map[string]string // of what index.json says of it, beside its names
 }

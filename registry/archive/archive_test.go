@@ -369,6 +369,82 @@ func TestLoadLegacy(t *testing.T) {
 	}
 }
 
+// loadInPlace is Load by Open of a file.
+func loadInPlace(ctx context.Context, dst *content.Store, raw []byte, o LoadOptions) ([]Image, error) {
+	src, images, err := Open(ctx, dst, bytes.NewReader(raw), o)
+	for i := range images {
+		for _, d := range images[i].Blobs {
+			if err == nil {
+				err = content.Copy(ctx, dst, src, d, content.CopyOptions{Foreign: true})
+			}
+		}
+		images[i].Blobs = nil
+	}
+	return images, err
+}
+
+// TestOpen: what is left in a file for later is the same in the end as what is stored at once.
+func TestOpen(t *testing.T) {
+	src := open(t)
+	one, two := image(t, src, amd64, "a", "b"), image(t, src, arm64, "b", "c")
+	index := put(t, src, ocispec.MediaTypeImageIndex, marshal(t, ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{one, two},
+	}))
+	var saved bytes.Buffer
+	if err := Save(t.Context(), &saved, src, []Image{{Names: []string{"docker.io/library/x:1"}, Target: index}}, SaveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	a, b := plainLayer(t, "a"), plainLayer(t, "b")
+	old, _ := legacy(t, a, b, a)
+	cfg := config(t, amd64, a, b, a)
+	mixed := tarball(t, entry{name: "a.tar.gz", body: string(gzipped(t, a))}, entry{name: "b.tar", body: string(b)}, entry{name: "c.json", body: string(cfg)},
+		entry{name: "a2", kind: tar.TypeSymlink, link: "a.tar.gz"},
+		entry{name: dockerManifestFile, body: string(marshal(t, []dockerManifest{{Config: "c.json", RepoTags: []string{"x:1"}, Layers: []string{"a.tar.gz", "b.tar", "a2"}}}))})
+	for name, tt := range map[string]struct {
+		raw   []byte
+		left  int // layers that stay where they are at first
+		wants []ocispec.Platform
+	}{
+		"a layout":              {saved.Bytes(), 3, nil},
+		"one platform of it":    {saved.Bytes(), 2, []ocispec.Platform{arm64}},
+		"of old":                {old, 2, nil},
+		"with gzip":             {mixed, 2, nil},
+		"which is gzip":         {gzipped(t, old), 0, nil},
+		"of old, of a platform": {old, 2, []ocispec.Platform{amd64}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := LoadOptions{Platforms: tt.wants}
+			dst := open(t)
+			_, images, err := Open(t.Context(), dst, bytes.NewReader(tt.raw), o)
+			if err != nil || len(images) != 1 || len(images[0].Blobs) != tt.left {
+				t.Fatalf("%+v, %v, want an image with %d blobs", images, err, tt.left)
+			}
+			for _, d := range images[0].Blobs {
+				if _, err := dst.Stat(t.Context(), d.Digest); !errdefs.IsNotFound(err) {
+					t.Errorf("%s is stored: %v", d.Digest, err)
+				}
+			}
+			streamed := open(t)
+			want, err := Load(t.Context(), streamed, bytes.NewReader(tt.raw), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := loadInPlace(t.Context(), dst, tt.raw, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+			for _, img := range got {
+				if err := content.Copy(t.Context(), open(t), dst, img.Target, content.CopyOptions{Platforms: tt.wants}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}
+
 func TestLoadRefuses(t *testing.T) {
 	layer := string(plainLayer(t, "a"))
 	cfg := string(config(t, amd64, []byte(layer)))
@@ -405,6 +481,13 @@ func TestLoadRefuses(t *testing.T) {
 			got, err := Load(t.Context(), open(t), bytes.NewReader(tt.archive), LoadOptions{})
 			if err == nil || !strings.Contains(err.Error(), tt.text) {
 				t.Errorf("got %v, %v", got, err)
+			}
+			if tt.text == "entry" {
+				tt.text = "holds no image" // it looks at nothing that no image needs
+			}
+			got, err = loadInPlace(t.Context(), open(t), tt.archive, LoadOptions{})
+			if err == nil || !strings.Contains(err.Error(), tt.text) && !errdefs.IsDataLoss(err) {
+				t.Errorf("in place: got %v, %v", got, err)
 			}
 		})
 	}
@@ -484,5 +567,10 @@ func FuzzLoad(f *testing.F) {
 				t.Errorf("image %s is not stored: %v", img.Target.Digest, err)
 			}
 		}
+		again, err := loadInPlace(t.Context(), open(t), b, LoadOptions{})
+		if diff := cmp.Diff(images, again); diff != "" || err != nil {
+			t.Errorf("in place: %v: %s", err, diff)
+		}
+		_, _ = loadInPlace(t.Context(), open(t), b, LoadOptions{Platforms: []ocispec.Platform{amd64}})
 	})
 }

@@ -112,6 +112,9 @@ func (l *loader) manifest(ctx context.Context, config ocispec.Descriptor, files 
 
 // layer finds out how a layer is compressed. A plain one must be what the config says.
 func (l *loader) layer(ctx context.Context, file string, diffID digest.Digest) (_ ocispec.Descriptor, err error) {
+	if d, ok, err := l.plainInPlace(file, diffID); ok || err != nil {
+		return d, err
+	}
 	d, err := l.lookup(ctx, file)
 	if err != nil {
 		return ocispec.Descriptor{}, err
@@ -143,6 +146,25 @@ func (l *loader) layer(ctx context.Context, file string, diffID digest.Digest) (
 		}
 	}
 	return d, nil
+}
+
+// plainInPlace takes a plain layer that stays where it is for what the config says; whoever fetches it finds out.
+func (l *loader) plainInPlace(file string, diffID digest.Digest) (_ ocispec.Descriptor, ok bool, err error) {
+	at, err := l.follow(file)
+	if err != nil {
+		return ocispec.Descriptor{}, false, err
+	}
+	s, ok := l.spans[at]
+	if !ok || diffID.Validate() != nil {
+		return ocispec.Descriptor{}, false, nil
+	}
+	var head [10]byte
+	n, err := l.place.section(s).ReadAt(head[:], 0)
+	if err != nil && err != io.EOF || content.Compressed(head[:n]) {
+		return ocispec.Descriptor{}, false, nil // as a look at all of it will tell
+	}
+	l.place.blobs[diffID] = s
+	return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: diffID, Size: s.size}, true, nil
 }
 
 func (l *loader) small(ctx context.Context, d ocispec.Descriptor) (_ []byte, err error) {

@@ -23,6 +23,7 @@ const (
 	maxNames    = 16 << 20 // bytes of all file names that have to be remembered
 	maxEntries  = 1 << 20
 	maxLinks    = 16 // of one to the next
+	maxDepth    = 4  // of indexes in indexes
 )
 
 // LoadOptions change how Load works.
@@ -41,37 +42,48 @@ func Load(ctx context.Context, dst Sink, r io.Reader, o LoadOptions) ([]Image, e
 		return nil, fmt.Errorf("reading archive: %w", err)
 	}
 	defer plain.Close()
-	if len(o.Platforms) > 0 {
-		dst = &held{Sink: dst, documents: map[digest.Digest][]byte{}}
-	}
-	l := &loader{
-		dst: dst, progress: o.Progress,
-		documents: map[string][]byte{}, files: map[string]ocispec.Descriptor{}, links: map[string]string{},
-	}
-	if err := l.read(ctx, tar.NewReader(plain)); err != nil {
-		return nil, fmt.Errorf("reading archive: %w", err)
-	}
-	if _, err := io.Copy(io.Discard, plain); err != nil { // what compressors check is at their end
-		return nil, fmt.Errorf("reading archive: %w", err)
-	}
-	images, err := l.images(ctx)
-	if h, ok := dst.(*held); ok && err == nil {
-		images, err = h.choose(ctx, images, o.Platforms)
-	}
+	images, err := load(ctx, dst, &loader{progress: o.Progress}, plain, o.Platforms)
 	if err != nil {
 		return nil, fmt.Errorf("reading archive: %w", err)
 	}
 	return images, nil
 }
 
+// load has l read r, a plain tar, into dst.
+func load(ctx context.Context, dst Sink, l *loader, r io.Reader, platforms []ocispec.Platform) ([]Image, error) {
+	var kept *held
+	if len(platforms) > 0 {
+		kept = &held{Sink: dst, documents: map[digest.Digest][]byte{}}
+		dst = kept
+	}
+	l.dst, l.documents, l.files = dst, map[string][]byte{}, map[string]ocispec.Descriptor{}
+	l.links, l.spans, l.checked = map[string]string{}, map[string]span{}, map[digest.Digest]error{}
+	if err := l.read(ctx, tar.NewReader(r)); err != nil {
+		return nil, err
+	}
+	if l.place == nil {
+		if _, err := io.Copy(io.Discard, r); err != nil { // what compressors check is at their end
+			return nil, err
+		}
+	}
+	images, err := l.images(ctx)
+	if kept != nil && err == nil {
+		images, err = kept.choose(ctx, images, platforms)
+	}
+	return images, err
+}
+
 type loader struct {
 	dst      Sink
+	place    *inPlace // for an archive whose blobs stay where they are, else nil
 	progress content.Progress
 
 	documents map[string][]byte             // the files that say what the others are
 	files     map[string]ocispec.Descriptor // others by name, without media type
+	spans     map[string]span               // others whose digest nobody has asked for, by name
 	links     map[string]string             // name -> name
 	names     int                           // bytes of these names
+	checked   map[digest.Digest]error       // what came of looking whether all of a manifest or index is there
 }
 
 // read stores every file of the archive that may be a blob.
@@ -116,13 +128,39 @@ func (l *loader) entry(ctx context.Context, h *tar.Header, r io.Reader) error {
 	}
 	if d, ok := blobOf(name); ok {
 		d.Size = h.Size
+		if left, err := l.leave(d.Digest, name, h); left || err != nil {
+			return err
+		}
 		if err := l.dst.Push(ctx, d, l.progress.Reader(r, d)); err != nil {
 			return err
 		}
 		l.done(d)
 		return nil
 	}
+	if l.place != nil {
+		s, err := l.place.here(h)
+		if err != nil {
+			return err
+		}
+		l.spans[name] = s
+		delete(l.links, name)
+		delete(l.files, name)
+		return l.remember(name)
+	}
 	return l.file(ctx, name, h.Size, r)
+}
+
+// leave notes where a blob is, if it can stay there. Of more than can be noted the rest is stored.
+func (l *loader) leave(dgst digest.Digest, name string, h *tar.Header) (bool, error) {
+	if l.place == nil || l.names > maxNames/2 {
+		return false, nil
+	}
+	s, err := l.place.here(h)
+	if _, twice := l.place.blobs[dgst]; !twice && err == nil {
+		l.place.blobs[dgst] = s
+		err = l.remember(name)
+	}
+	return true, err
 }
 
 // inside makes a name relative to the archive, which it cannot leave.
@@ -154,6 +192,7 @@ func (l *loader) link(name, target, raw string) error {
 	}
 	l.links[name] = target
 	delete(l.files, name)
+	delete(l.spans, name)
 	return l.remember(name, target)
 }
 
@@ -202,23 +241,43 @@ func (l *loader) done(d ocispec.Descriptor) {
 	}
 }
 
-// lookup returns the blob that a file of the archive was stored as.
+// lookup returns the blob that a file of the archive is.
 func (l *loader) lookup(ctx context.Context, name string) (ocispec.Descriptor, error) {
+	at, err := l.follow(name)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	if s, ok := l.spans[at]; ok {
+		d, err := l.place.identify(ctx, s)
+		if err == nil {
+			l.files[at] = d
+			delete(l.spans, at)
+		}
+		return d, err
+	}
+	if d, ok := l.files[at]; ok {
+		return d, nil
+	}
+	d, _ := blobOf(at)
+	return l.stat(ctx, d)
+}
+
+// follow returns the name under which a file of the archive, or possibly a blob, is kept.
+func (l *loader) follow(name string) (string, error) {
 	at := inside(name)
 	for range maxLinks {
-		if d, ok := l.files[at]; ok {
-			return d, nil
-		}
-		if d, ok := blobOf(at); ok {
-			return l.stat(ctx, d)
+		_, read := l.files[at]
+		_, lies := l.spans[at]
+		if _, blob := blobOf(at); read || lies || blob {
+			return at, nil
 		}
 		next, ok := l.links[at]
 		if !ok {
-			return ocispec.Descriptor{}, fmt.Errorf("file %.300q is missing: %w", name, errdefs.ErrInvalidArgument)
+			return "", fmt.Errorf("file %.300q is missing: %w", name, errdefs.ErrInvalidArgument)
 		}
 		at = next
 	}
-	return ocispec.Descriptor{}, fmt.Errorf("file %.300q: too many links: %w", name, errdefs.ErrInvalidArgument)
+	return "", fmt.Errorf("file %.300q: too many links: %w", name, errdefs.ErrInvalidArgument)
 }
 
 // stat finds the size of a blob known by digest only.
@@ -279,10 +338,19 @@ func (l *loader) layout(ctx context.Context, raw []byte) ([]Image, error) {
 
 // whole checks that everything below d is there. Of an index one image is enough.
 func (l *loader) whole(ctx context.Context, d ocispec.Descriptor, depth int) error {
+	if err, done := l.checked[d.Digest]; done {
+		return err
+	}
+	err := l.check(ctx, d, depth)
+	l.checked[d.Digest] = err
+	return err
+}
+
+func (l *loader) check(ctx context.Context, d ocispec.Descriptor, depth int) error {
 	if err := d.Digest.Validate(); err != nil {
 		return fmt.Errorf("digest %.100q: %w: %w", d.Digest, errdefs.ErrInvalidArgument, err)
 	}
-	if depth > 4 {
+	if depth > maxDepth {
 		return fmt.Errorf("indexes in indexes: %w", errdefs.ErrOutOfRange)
 	}
 	children, err := content.Children(ctx, l.dst, d)
