@@ -147,10 +147,13 @@ func (e *Engine) mountPoint(ctx context.Context, store *cache.Store, c *Containe
 		if p.Mode == "" && (w.Source != "" || w.Long) {
 			p.Mode = "z" // docker's default, but for anonymous volumes of -v and images
 		}
+		if err := e.finishFilling(ctx, v.Name); err != nil {
+			return p, err
+		}
 		if w.NoCopy || w.Subpath == "" && !made && !v.driven() && !isEmpty(v.Mountpoint) {
 			return p, nil
 		}
-		return p, e.fillMounted(ctx, v, func() error { return e.fillEmpty(store, c, w, v.Mountpoint) })
+		return p, e.fillMounted(ctx, v, func() error { return e.fillEmpty(ctx, store, c, w, v) })
 	}
 	return p, fmt.Errorf("mount type %q: %w", w.Type, errdefs.ErrInvalidArgument)
 }

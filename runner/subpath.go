@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"context"
 	"fmt"
 	"os"
 
@@ -64,10 +65,10 @@ func (p *MountPoint) openSubpath() (*os.File, error) {
 
 // fillEmpty copies what the image has at the place of a volume to the directory that is
 // mounted there, if that is empty.
-func (e *Engine) fillEmpty(store *cache.Store, c *Container, w MountRequest, volume string) error {
-	dir := volume
+func (e *Engine) fillEmpty(ctx context.Context, store *cache.Store, c *Container, w MountRequest, v Volume) error {
+	dir := v.Mountpoint
 	if w.Subpath != "" {
-		p := MountPoint{Type: "volume", Source: volume, MountDetails: MountDetails{Subpath: w.Subpath}}
+		p := MountPoint{Type: "volume", Source: dir, MountDetails: MountDetails{Subpath: w.Subpath}}
 		f, err := p.openSubpath()
 		if err != nil {
 			return nil // the start tells
@@ -81,5 +82,5 @@ func (e *Engine) fillEmpty(store *cache.Store, c *Container, w MountRequest, vol
 	if !isEmpty(dir) {
 		return nil
 	}
-	return e.fillVolume(store, c, w.Target, dir)
+	return e.fillVolume(ctx, store, c, w.Target, v, w.Subpath, dir)
 }

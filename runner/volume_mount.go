@@ -147,6 +147,14 @@ func resolveServer(kind, data string) (string, error) {
 
 // mountVolumes mounts what a container that starts needs.
 func (e *Engine) mountVolumes(ctx context.Context, c *Container) error {
+	for _, p := range c.Mounts {
+		if p.Type != "volume" {
+			continue
+		}
+		if err := e.finishFilling(ctx, p.Name); err != nil {
+			return err
+		}
+	}
 	if !slices.ContainsFunc(c.Mounts, func(p MountPoint) bool { return p.Driven }) {
 		return nil
 	}
@@ -210,7 +218,7 @@ func (e *Engine) unfinished(id string) bool {
 	return err == nil && !c.State.Finished || err != nil && !errors.Is(err, fs.ErrNotExist)
 }
 
-// fillMounted is fillVolume of a volume that may have to be mounted for it.
+// fillMounted is fillEmpty of a volume that may have to be mounted for it.
 func (e *Engine) fillMounted(ctx context.Context, v Volume, fill func() error) error {
 	if !v.driven() {
 		return fill()
