@@ -7,7 +7,6 @@ import (
 	"math"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"syscall"
@@ -125,40 +124,49 @@ func (b *Binary) spawn(stderr *os.File, args ...string) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	command := func() *exec.Cmd {
-		cmd := &exec.Cmd{
-			Path:        executable(b.f.Fd()),
-			Args:        append([]string{"teu-keeper"}, args...),
-			Env:         environment(),
-			Dir:         "/",
-			ExtraFiles:  []*os.File{theirs},
-			SysProcAttr: &syscall.SysProcAttr{Setsid: true},
-		}
-		if stderr != nil {
-			cmd.Stderr = stderr
-		}
-		return cmd
+	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		end.Close()
+		return nil, &os.PathError{Op: "open", Path: "/dev/null", Err: err}
+	}
+	defer unix.Close(null)
+	files := []uintptr{uintptr(null), uintptr(null), uintptr(null), theirs.Fd()}
+	if stderr != nil {
+		files[2] = stderr.Fd()
 	}
 	// What this process inherited (the lock of a script, the pipe of a shell) is not the
 	// keeper's, which lives long. Before Linux 5.11 it is.
 	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
-	cmd := command()
+	args = append([]string{"teu-keeper"}, args...)
+	attr := syscall.ProcAttr{Dir: "/", Env: environment(), Files: files, Sys: &syscall.SysProcAttr{Setsid: true}}
 	if b.group != nil {
-		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(b.group.Fd())
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(b.group.Fd())
 	}
-	if err = cmd.Start(); err != nil && b.group != nil { // whatever keeps it out of the group
-		cmd = command()
-		err = cmd.Start()
+	// Not os.StartProcess: the first one of a process has a child made to see what pidfds can do.
+	pid, err := syscall.ForkExec(executable(b.f.Fd()), args, &attr)
+	if err != nil && b.group != nil { // whatever keeps it out of the group
+		attr.Sys.UseCgroupFD = false
+		pid, err = syscall.ForkExec(executable(b.f.Fd()), args, &attr)
 	}
 	runtime.KeepAlive(b)
+	runtime.KeepAlive(stderr)
 	if err != nil {
 		end.Close()
 		return nil, fmt.Errorf("starting a keeper: %w", err)
 	}
-	go cmd.Wait()
+	go reap(pid)
 	c := newConn(end.(*net.UnixConn))
-	c.pid = cmd.Process.Pid
+	c.pid = pid
 	return c, nil
+}
+
+// reap waits for the end of a child.
+func reap(pid int) {
+	for {
+		if _, err := syscall.Wait4(pid, nil, 0, nil); err != syscall.EINTR {
+			return
+		}
+	}
 }
 
 // executable is the path by which a child executes the file behind a descriptor of this
