@@ -54,7 +54,7 @@ func newFrontImageCommand(a *app) *cobra.Command {
 // handsOver says that the arguments are for the whole of teu.
 func (l commandLine) handsOver() bool {
 	if len(l.words) == 0 {
-		return true
+		return !l.version
 	}
 	switch l.words[0] {
 	case "container":

@@ -61,10 +61,11 @@ type commandLine struct {
 	root    string   // value of --root, or empty
 	runRoot string   // the same of --run-root
 	words   []string // from the name of the command on
+	version bool     // teu --version, and nothing else
 }
 
 func readCommandLine(args []string) commandLine {
-	var l commandLine
+	l := commandLine{version: len(args) == 1 && (args[0] == "--version" || args[0] == "-v")}
 	for i := 0; i < len(args); i++ {
 		name, value, ok := strings.Cut(args[i], "=")
 		if !strings.HasPrefix(name, "-") {
