@@ -111,6 +111,7 @@ func (c *Container) load(dir string) (*specs.Spec, error) {
 	if conf.Root == nil || conf.Root.Path == "" || conf.Linux == nil {
 		return nil, fmt.Errorf("config.json without root or linux: %w", errdefs.ErrInvalidArgument)
 	}
+	hook.KeepEmptyEnv(conf.Hooks)
 	if r := conf.Linux.Resources; r != nil {
 		r.Devices = allowDefaults(r.Devices)
 	}

@@ -137,7 +137,7 @@ func TestStartContainerHookEnv(t *testing.T) {
 }
 
 // Hooks that are programs of the host and have no environment have the runtime's, as with runc
-// and crun, and nothing of the container's.
+// and crun, and nothing of the container's. An environment that is an empty list is empty.
 func TestHostHookEnv(t *testing.T) {
 	t.Setenv("OF_HOST", "1")
 	p := newPlace(t)
@@ -147,6 +147,7 @@ func TestHostHookEnv(t *testing.T) {
 		hook := []specs.Hook{
 			{Path: "/bin/sh", Args: []string{"sh", "-c", `echo "$OF_HOST$OF_IMAGE" >>` + log}},
 			{Path: "/bin/sh", Env: []string{"OWN=1"}, Args: []string{"sh", "-c", `echo "own$OF_HOST" >>` + log}},
+			{Path: "/bin/sh", Env: []string{"EMPTY"}, Args: []string{"sh", "-c", `echo "empty$OF_HOST$OF_IMAGE" >>` + log}},
 		}
 		s.Hooks = &specs.Hooks{CreateRuntime: hook, CreateContainer: hook, Poststart: hook, Poststop: hook}
 		s.Hooks.Prestart = hook //lint:ignore SA1019 docker still uses them
@@ -162,7 +163,7 @@ func TestHostHookEnv(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := os.ReadFile(log)
-	if want := strings.Repeat("1\nown\n", 5); err != nil || string(got) != want {
+	if want := strings.Repeat("1\nown\nempty\n", 5); err != nil || string(got) != want {
 		t.Errorf("%v: hooks found %q, want %q", err, got, want)
 	}
 }

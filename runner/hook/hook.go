@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -148,10 +149,28 @@ func (c *Container) run(ctx context.Context, at Point, i int, state []byte) erro
 // createContainer hook is ours as well, as with crun. With runc it is the container's, by which an
 // image chose what a program of the host loads (CVE-2025-23266).
 func hostEnv(h specs.Hook) []string {
-	if len(h.Env) == 0 {
+	if h.Env == nil {
 		return os.Environ()
 	}
-	return h.Env
+	return ownEnv(h)
+}
+
+// KeepEmptyEnv makes hooks whose environment is an empty list, and not absent, keep it through
+// JSON, which leaves an empty list out: as one empty string, which is no variable.
+func KeepEmptyEnv(h *specs.Hooks) {
+	for _, at := range []Point{Prestart, CreateRuntime, CreateContainer, StartContainer, Poststart, Poststop} {
+		list := at.Of(h)
+		for i := range list {
+			if list[i].Env != nil && len(list[i].Env) == 0 {
+				list[i].Env = []string{""}
+			}
+		}
+	}
+}
+
+// ownEnv is the environment a hook has of its own. It may be empty and is not nil.
+func ownEnv(h specs.Hook) []string {
+	return slices.DeleteFunc(append([]string{}, h.Env...), func(v string) bool { return v == "" })
 }
 
 func runHere(ctx context.Context, h specs.Hook, dir string, state []byte) error {

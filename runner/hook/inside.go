@@ -53,7 +53,7 @@ func (c *Container) program(at Point, h specs.Hook) (*launch.Program, error) {
 		return oci.CompileHook(c.Spec, h, c.Rootfs) // where runc runs it
 	}
 	process := *c.Spec.Process
-	process.Args, process.Env, process.Terminal = h.Args, h.Env, false
+	process.Args, process.Env, process.Terminal = h.Args, ownEnv(h), false
 	if h.Env == nil { // then the command's, as it always was with runc
 		process.Env = c.Env
 	}
