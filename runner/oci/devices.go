@@ -52,7 +52,7 @@ func (c *compiler) makeDevices() error {
 // allDevices are the default devices and those of the spec, except those that are made
 // from the terminal and a link.
 func (c *compiler) allDevices() []specs.LinuxDevice {
-	seen := map[string]bool{"/dev/console": true, "/dev/ptmx": true}
+	seen := map[string]bool{"/dev/console": c.process.Terminal, "/dev/ptmx": true}
 	var all []specs.LinuxDevice
 	for _, d := range slices.Backward(append(defaultDevices(), c.spec.Linux.Devices...)) { // the last of a name counts
 		if name := path.Clean(d.Path); !seen[name] {
@@ -134,9 +134,9 @@ func defaultDevices() []specs.LinuxDevice {
 	}
 }
 
-// makeDevice makes a node below dev. A node of the spec with the name of a default one
-// replaces it, and so does any node what the image has there. Where nodes cannot be made
-// the host's is bound.
+// makeDevice makes a node below dev. One of the spec with the name of a default one replaces
+// it. A default one replaces what the image has there; for others that has to be the same
+// device (config-linux.md, "Devices"). Where nodes cannot be made the host's is bound.
 func (c *compiler) makeDevice(dev launch.Ref, name string, d specs.LinuxDevice, bound bool) error {
 	var kind uint32
 	switch d.Type {
@@ -170,12 +170,27 @@ func (c *compiler) makeDevice(dev launch.Ref, name string, d specs.LinuxDevice, 
 	if i := strings.LastIndexByte(name, '/'); i >= 0 {
 		dir, base = c.Target(launch.Result(dev), name[:i], unix.S_IFDIR|0o755), name[i+1:]
 	}
-	c.CallIf(ignore(unix.ENOENT), unix.SYS_UNLINKAT, launch.Result(dir), c.Str(base), launch.Int(0))
-	c.Call(unix.SYS_MKNODAT, launch.Result(dir), c.Str(base), launch.Int(kind|perm), launch.Int(unix.Mkdev(uint32(d.Major), uint32(d.Minor))))
+	number := unix.Mkdev(uint32(d.Major), uint32(d.Minor))
+	if c.isDefault(d) {
+		c.CallIf(ignore(unix.ENOENT), unix.SYS_UNLINKAT, launch.Result(dir), c.Str(base), launch.Int(0))
+	}
+	made := c.CallIf(ignore(unix.EEXIST), unix.SYS_MKNODAT, launch.Result(dir), c.Str(base), launch.Int(kind|perm), launch.Int(number))
+	there := c.CallIf(launch.Cond{Unless: made}, unix.SYS_OPENAT, launch.Result(dir), c.Str(base), launch.Int(unix.O_PATH|unix.O_NOFOLLOW|cloexec), launch.Int(0))
+	known := c.fstat(launch.Cond{When: there}, there, c.stat)
+	c.checkMode(launch.Cond{When: known}, uint64(kind), unix.EEXIST)
+	if kind != unix.S_IFIFO {
+		c.Check(launch.Cond{When: known}, launch.Offset(c.stat, statRdev), 8, ^uint64(0), number, unix.EEXIST)
+	}
+	c.CallIf(launch.Cond{When: there}, unix.SYS_CLOSE, launch.Result(there))
 	if (d.UID != nil && *d.UID != 0) || (d.GID != nil && *d.GID != 0) {
-		c.Call(unix.SYS_FCHOWNAT, launch.Result(dir), c.Str(base), launch.Int(deref(d.UID)), launch.Int(deref(d.GID)), launch.Int(unix.AT_SYMLINK_NOFOLLOW))
+		c.CallIf(launch.Cond{When: made}, unix.SYS_FCHOWNAT, launch.Result(dir), c.Str(base), launch.Int(deref(d.UID)), launch.Int(deref(d.GID)), launch.Int(unix.AT_SYMLINK_NOFOLLOW))
 	}
 	return nil
+}
+
+// isDefault says that nobody asked for a device of this path.
+func (c *compiler) isDefault(d specs.LinuxDevice) bool {
+	return !slices.ContainsFunc(c.spec.Linux.Devices, func(s specs.LinuxDevice) bool { return path.Clean(s.Path) == path.Clean(d.Path) })
 }
 
 func deref(v *uint32) uint32 {
