@@ -27,6 +27,9 @@ type change struct {
 // done right after it has one (settle), before anything but the kernel's own filesystems,
 // hooks or the container can look at it.
 func (c *compiler) setAttr(fd launch.Ref, flags int, a attr) {
+	if a.set&unix.MOUNT_ATTR__ATIME != 0 { // one of several values: mount_setattr(2) wants to be told
+		a.clear |= unix.MOUNT_ATTR__ATIME
+	}
 	if c.canSetAttr(a) {
 		c.setAttrIf(launch.Cond{}, fd, flags, a)
 		return

@@ -51,7 +51,8 @@ func TestMountsWithoutSetattr(t *testing.T) {
 	bind("/file", "/file", "bind", "nosuid")
 	bind("/other", "/again", "bind", "noexec", "ro")
 	bind("/other", "/again", "remount", "bind", "rw", "relatime")
-	s.Mounts = append(s.Mounts, specs.Mount{Type: "tmpfs", Destination: "/tmpfs", Options: []string{"ro", "nosymfollow", "size=1m"}})
+	s.Mounts = append(s.Mounts, specs.Mount{Type: "tmpfs", Destination: "/tmpfs", Options: []string{"ro", "nosymfollow", "size=1m"}},
+		specs.Mount{Type: "tmpfs", Destination: "/noatime", Options: []string{"noatime"}})
 	var got [2]string
 	for i, old := range []bool{false, true} {
 		p, err := Compile(s, Rootfs{Path: b.root}, Options{oldKernel: old})
@@ -72,7 +73,7 @@ func TestMountsWithoutSetattr(t *testing.T) {
 		}
 		got[i] = strings.Join(lines, "\n")
 	}
-	if got[0] != got[1] || !strings.Contains(got[0], "/all/sub/a\\040b ro,nosuid,noatime") {
+	if got[0] != got[1] || !strings.Contains(got[0], "/all/sub/a\\040b ro,nosuid,noatime") || !strings.Contains(got[0], "/noatime rw,noatime") {
 		t.Errorf("with mount_setattr:\n%s\nwithout:\n%s", got[0], got[1])
 	}
 }
