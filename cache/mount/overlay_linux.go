@@ -196,6 +196,9 @@ func (o Overlay) fsmount(d directories) (*os.File, error) {
 		return nil, fmt.Errorf("fsopen overlay: %w", err)
 	}
 	defer unix.Close(fs)
+	if err := unix.FsconfigSetString(fs, "source", "overlay"); err != nil { // as mount(8) does: scripts look for it
+		return nil, explain(fs, "source", err)
+	}
 	for _, lower := range d.lowers {
 		if err := unix.FsconfigSetString(fs, "lowerdir+", name(lower)); err != nil {
 			return nil, explain(fs, "lower directory "+lower.Name(), err)

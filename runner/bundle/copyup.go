@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -42,6 +43,9 @@ func (c *Container) filledTmpfs(m specs.Mount) (*os.File, error) {
 		return nil, fmt.Errorf("fsopen: %w", err)
 	}
 	defer unix.Close(fs)
+	if err := unix.FsconfigSetString(fs, "source", cmp.Or(m.Source, m.Type)); err != nil {
+		return nil, fmt.Errorf("source %s: %w", m.Source, err)
+	}
 	mode := false
 	for _, opt := range m.Options {
 		key, value, _ := strings.Cut(opt, "=")

@@ -37,6 +37,7 @@ func (c *compiler) overlay(o mount.Overlay) (launch.Ref, error) {
 		return c.classicOverlay(o, lowers)
 	}
 	fs := c.Call(unix.SYS_FSOPEN, c.Str("overlay"), launch.Int(unix.FSOPEN_CLOEXEC))
+	c.configure1(fs, "source", "overlay") // as mount(8) and every other engine: scripts look for it
 	for i, dir := range lowers {
 		c.configure1(fs, "lowerdir+", c.shortPath(dir, firstFD+i))
 	}

@@ -65,7 +65,7 @@ func TestOverlayRoot(t *testing.T) {
 			name, script, want string
 			o                  mount.Overlay
 		}{
-			{"with upper", "cat /layer /far; echo mine > /file && cat /file; grep -c overlay /proc/mounts", "top\nfar\nmine\n1\n", full},
+			{"with upper", "cat /layer /far; echo mine > /file && cat /file; grep -c '^overlay / overlay' /proc/mounts", "top\nfar\nmine\n1\n", full},
 			{"one lower", "exec 2>/dev/null; echo x > /file || echo refused; ls / | grep -c bin", "refused\n1\n", single},
 		} {
 			r := b.runRootfs(b.spec(tt.script, nil), Rootfs{Overlay: tt.o}, Options{oldKernel: old})
