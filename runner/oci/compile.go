@@ -197,6 +197,13 @@ func checkProcess(p *specs.Process) error {
 			return fmt.Errorf("user or group %d: %w", id, errdefs.ErrInvalidArgument)
 		}
 	}
+	if a := p.ExecCPUAffinity; a != nil { // of commands executed later: it is now that somebody looks
+		for _, list := range []string{a.Initial, a.Final} {
+			if _, err := parseSet(list); err != nil {
+				return fmt.Errorf("processors of execCPUAffinity: %w", err)
+			}
+		}
+	}
 	return checkLabels(p)
 }
 
