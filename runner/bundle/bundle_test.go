@@ -444,3 +444,36 @@ func TestFrozenGroup(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A bundle without rules for devices gets those every container has, and not the host's.
+func TestDevicesWithoutRules(t *testing.T) {
+	h, err := cgroup.Detect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.Mode() == cgroup.None {
+		t.Skip("no control groups here")
+	}
+	deny := specs.LinuxDeviceCgroup{Allow: false, Type: "c", Access: "r"}
+	for name, r := range map[string]*specs.LinuxResources{"none": nil, "empty": {}, "one": {Devices: []specs.LinuxDeviceCgroup{deny}}} {
+		p := newPlace(t)
+		const script = `for d in 1:5 10:200 10:229 7:128; do busybox mknod /dev/x c ${d%:*} ${d#*:} &&
+{ busybox head -c 0 /dev/x 2>&1 | grep -q 'not permitted' && echo $d denied; busybox rm /dev/x; }; done; echo done`
+		c, err := p.create(t, "a", script, func(s *specs.Spec) {
+			caps := []string{"CAP_MKNOD", "CAP_DAC_OVERRIDE"}
+			s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/dev", Type: "tmpfs", Source: "tmpfs"})
+			s.Linux.Resources = r
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		wantStatus(t, c, specs.StateStopped)
+		if got, want := p.output(t), "10:229 denied\n7:128 denied\ndone\n"; got != want {
+			t.Errorf("%s: got %q, want %q", name, got, want)
+		}
+	}
+}

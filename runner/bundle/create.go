@@ -71,6 +71,7 @@ func (s *Store) Create(ctx context.Context, id, dir string, o CreateOptions) (c 
 	if conf.Process != nil {
 		conf.Process.Env = append(conf.Process.Env, o.Env...)
 	}
+	restrictDevices(conf.Linux, o.Rootless)
 	if err := os.MkdirAll(s.root, 0o700); err != nil {
 		return nil, nil, err
 	}
@@ -112,9 +113,6 @@ func (c *Container) load(dir string) (*specs.Spec, error) {
 		return nil, fmt.Errorf("config.json without root or linux: %w", errdefs.ErrInvalidArgument)
 	}
 	hook.KeepEmptyEnv(conf.Hooks)
-	if r := conf.Linux.Resources; r != nil {
-		r.Devices = allowDefaults(r.Devices)
-	}
 	within := func(path string) string {
 		if filepath.IsAbs(path) {
 			return path
