@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/test/privilege"
 )
@@ -184,5 +185,22 @@ func TestPeriodBelowAQuota(t *testing.T) {
 	defer child.Remove(t.Context())
 	if _, err := child.Update(&specs.LinuxResources{CPU: &specs.LinuxCPU{Period: &period, Quota: number(3000)}}); err != nil {
 		t.Error(err)
+	}
+}
+
+// A limit of a device there is not is an error, and not something the host cannot do.
+func TestLimitOfNoDevice(t *testing.T) {
+	h := detect(t)
+	g := newGroup(t, h, nil)
+	none := specs.LinuxThrottleDevice{Rate: 1000}
+	none.Major, none.Minor = 1, 3
+	warnings, err := g.Update(&specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{none}}})
+	if len(warnings) == 0 && !errors.Is(err, unix.ENODEV) { // a warning where there are no such limits
+		t.Errorf("%q, %v", warnings, err)
+	}
+	for _, w := range warnings {
+		if !strings.Contains(w, "io.max is missing") {
+			t.Errorf("warning %q", w)
+		}
 	}
 }

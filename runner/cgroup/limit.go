@@ -59,7 +59,7 @@ func (g *Group) Update(r *specs.LinuxResources) (warnings []string, err error) {
 				err = g.apply(s)
 			}
 		}
-		if absent(err) {
+		if errors.Is(err, os.ErrNotExist) { // and not ENODEV, which is about a block device there is not
 			warnings = append(warnings, "this host cannot limit "+s.limit+" ("+s.file+" is missing): the limit has no effect")
 			continue
 		}
@@ -96,11 +96,17 @@ func (h *Host) Files(r *specs.LinuxResources) iter.Seq2[string, string] {
 	}
 }
 
+// unset is docker's swappiness of -1: that of the group above.
+const unset = math.MaxUint64
+
 // check refuses what the kernel's own message would not explain.
 func (g *Group) check(r *specs.LinuxResources) error {
 	if m := r.Memory; m != nil {
 		if m.Limit != nil && m.Swap != nil && *m.Limit > 0 && *m.Swap > 0 && *m.Swap < *m.Limit {
 			return fmt.Errorf("limit of memory and swap is less than that of memory: %w", errdefs.ErrInvalidArgument)
+		}
+		if s := m.Swappiness; s != nil && *s > 100 && *s != unset {
+			return fmt.Errorf("swappiness %d is more than 100: %w", *s, errdefs.ErrInvalidArgument)
 		}
 		if m.CheckBeforeUpdate != nil && *m.CheckBeforeUpdate && m.Limit != nil && *m.Limit > 0 {
 			if now, err := g.Stats(); err == nil && now.MemoryUsage > uint64(*m.Limit) {
@@ -161,7 +167,7 @@ func settingsV1(r *specs.LinuxResources) []setting {
 		if m.Reservation != nil && *m.Reservation != 0 {
 			c.add("memory", "memory.soft_limit_in_bytes", "reserved memory", *m.Reservation)
 		}
-		if m.Swappiness != nil && *m.Swappiness <= 100 {
+		if m.Swappiness != nil && *m.Swappiness != unset {
 			c.add("memory", "memory.swappiness", "swappiness", *m.Swappiness)
 		}
 		if m.DisableOOMKiller != nil && *m.DisableOOMKiller {

@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"errors"
+	"math"
 	"slices"
 	"testing"
 
@@ -73,6 +74,15 @@ func TestUnified(t *testing.T) {
 		g := (&Host{mode: tt.mode}).Open("x")
 		if err := g.check(&specs.LinuxResources{Unified: map[string]string{tt.file: "1"}}); (err == nil) != tt.ok {
 			t.Errorf("%v %s: %v", tt.mode, tt.file, err)
+		}
+	}
+}
+
+func TestSwappinessRange(t *testing.T) {
+	for value, ok := range map[uint64]bool{0: true, 100: true, 101: false, math.MaxUint64 - 1: false, math.MaxUint64: true} {
+		g := (&Host{mode: V1}).Open("x")
+		if err := g.check(&specs.LinuxResources{Memory: &specs.LinuxMemory{Swappiness: &value}}); (err == nil) != ok {
+			t.Errorf("%d: %v", value, err)
 		}
 	}
 }
