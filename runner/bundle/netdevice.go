@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -47,9 +48,16 @@ func (c *Container) moveDevices(conf *specs.Spec) error {
 	return nil
 }
 
+// moveDevice moves one device. Until the kernel has moved it, nothing changes: one that cannot be
+// moved, such as lo, stays up. It goes down by being moved.
 func moveDevice(host, inside *netlink.Handle, ns int, name, to string) error {
-	if len(to) >= unix.IFNAMSIZ {
+	if !deviceName(to) {
 		return fmt.Errorf("name %q: %w", to, errdefs.ErrInvalidArgument)
+	}
+	for _, taken := range []string{name, to} { // it arrives by its old name
+		if _, err := inside.LinkByName(taken); err == nil {
+			return fmt.Errorf("%s is in the container's namespace: %w", taken, errdefs.ErrAlreadyExists)
+		}
 	}
 	link, err := host.LinkByName(name)
 	if err != nil {
@@ -58,9 +66,6 @@ func moveDevice(host, inside *netlink.Handle, ns int, name, to string) error {
 	addresses, err := host.AddrList(link, netlink.FAMILY_ALL)
 	if err != nil {
 		return fmt.Errorf("reading the addresses: %w", err)
-	}
-	if err := host.LinkSetDown(link); err != nil {
-		return err
 	}
 	if err := host.LinkSetNsFd(link, ns); err != nil {
 		return fmt.Errorf("moving it: %w", err)
@@ -84,4 +89,9 @@ func moveDevice(host, inside *netlink.Handle, ns int, name, to string) error {
 		}
 	}
 	return inside.LinkSetUp(moved)
+}
+
+// deviceName says that the kernel takes a name; net/core/dev.c, dev_valid_name.
+func deviceName(s string) bool {
+	return s != "" && s != "." && s != ".." && len(s) < unix.IFNAMSIZ && !strings.ContainsAny(s, "/: \t\n\v\f\r\u00a0%")
 }
