@@ -177,7 +177,7 @@ func (e *Engine) VolumeUsers() (map[string][]string, error) {
 			return nil, err
 		}
 		for _, p := range c.Mounts {
-			if p.Type == "volume" {
+			if p.Type == "volume" && !slices.Contains(users[p.Name], id) {
 				users[p.Name] = append(users[p.Name], id)
 			}
 		}

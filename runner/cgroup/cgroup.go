@@ -38,6 +38,7 @@ type Group struct {
 type Stats struct {
 	MemoryUsage, MemoryLimit, MemoryPeak, MemoryCache uint64 // bytes
 	OOMKills                                          uint64
+	Memory                                            map[string]uint64 // all of memory.stat, in the kernel's names
 	CPU, CPUUser, CPUSystem, Throttled                time.Duration
 	Pids, PidsLimit                                   uint64
 	ReadBytes, WriteBytes                             uint64

@@ -55,8 +55,8 @@ func (g *Group) statsV1() Stats {
 		s.MemoryUsage, _ = readUint(dir, "memory.usage_in_bytes")
 		s.MemoryLimit, _ = readUint(dir, "memory.limit_in_bytes")
 		s.MemoryPeak, _ = readUint(dir, "memory.max_usage_in_bytes")
-		stat, _ := readKeys(dir, "memory.stat")
-		s.MemoryCache = stat["total_inactive_file"]
+		s.Memory, _ = readKeys(dir, "memory.stat")
+		s.MemoryCache = s.Memory["total_inactive_file"]
 		oom, _ := readKeys(dir, "memory.oom_control")
 		s.OOMKills = oom["oom_kill"]
 	})
@@ -98,8 +98,8 @@ func (g *Group) statsV2() Stats {
 	s.MemoryUsage, _ = readUint(dir, "memory.current")
 	s.MemoryLimit, _ = readUint(dir, "memory.max")
 	s.MemoryPeak, _ = readUint(dir, "memory.peak")
-	memory, _ := readKeys(dir, "memory.stat")
-	s.MemoryCache = memory["inactive_file"]
+	s.Memory, _ = readKeys(dir, "memory.stat")
+	s.MemoryCache = s.Memory["inactive_file"]
 	events, _ := readKeys(dir, "memory.events")
 	s.OOMKills = events["oom_kill"]
 	cpu, _ := readKeys(dir, "cpu.stat")

@@ -111,6 +111,10 @@ func testNetworksAndVolumes(t *testing.T, w *world) {
 	w.docker("rm", "-f", "server")
 	w.docker("create", "--name", "server", "busybox")
 	w.docker("volume", "rm", "vol1")
+	w.docker("create", "--name", "twice", "-v", "twice:/a", "-v", "twice:/b", "busybox")
+	w.fails(1, `in use - \[[0-9a-f]{64}\]`, "volume", "rm", "twice")
+	w.docker("rm", "twice")
+	w.docker("volume", "rm", "twice")
 	w.docker("network", "rm", "net1")
 }
 
@@ -147,6 +151,10 @@ func testEvents(t *testing.T, w *world) {
 		"--filter", "type=container", "--filter", "label=watched=1", "--format", "{{.Action}}")
 	if got := strings.Fields(out); strings.Join(got, " ") != "create start die destroy" {
 		t.Errorf("events: %q", got)
+	}
+	// A filter that there is not chooses nothing.
+	if status, text := w.api("GET", `/events?since=1&until=2&filters={"nosuch":["x"]}`, ""); status != 200 {
+		t.Errorf("events with an unknown filter: %d %s", status, text)
 	}
 	// What a container joins and leaves, and an image; an end alone means all before it.
 	w.docker("run", "--rm", "--name", "joins", "-v", "watched:/v", "busybox", "true")

@@ -89,7 +89,11 @@ func (s *Server) restartContainer(w http.ResponseWriter, r *request) error {
 }
 
 func (s *Server) killContainer(w http.ResponseWriter, r *request) error {
-	if err := s.Backend.Containers().Kill(r.Context(), r.name, r.param("signal")); err != nil {
+	err := s.Backend.Containers().Kill(r.Context(), r.name, r.param("signal"))
+	if errdefs.IsNotFound(err) {
+		return worded(errdefs.ErrNotFound, "cannot kill container: %s: %s", r.name, message(err))
+	}
+	if err != nil {
 		return err
 	}
 	return noContent(w)
@@ -148,7 +152,7 @@ func (s *Server) pruneContainers(w http.ResponseWriter, r *request) error {
 
 func (s *Server) update(w http.ResponseWriter, r *request) error {
 	var body container.UpdateConfig
-	if err := r.need(&body); err != nil {
+	if err := r.decode(&body); err != nil {
 		return err
 	}
 	if r.version < 40 {

@@ -23,7 +23,7 @@ type usage struct {
 
 func (s *Server) usage(r *request) (u usage, err error) {
 	for _, kind := range r.query["type"] {
-		if !slices.Contains([]string{"container", "image", "volume", "build-cache"}, kind) {
+		if r.version >= 42 && !slices.Contains([]string{"container", "image", "volume", "build-cache"}, kind) {
 			return u, invalid("unknown object type: %s", kind)
 		}
 	}
@@ -69,7 +69,7 @@ func (s *Server) imageUsage(r *request, u *usage) error {
 		return err
 	}
 	for _, i := range all {
-		one := summaryOf(i)
+		one := summaryOf(i, r.version)
 		one.Containers = int64(len(users[i.ID]))
 		u.images = append(u.images, one)
 	}
@@ -119,14 +119,14 @@ func record(e core.CacheEntry) build.CacheRecord {
 	}
 }
 
-// legacyUsage is system/df before 1.52.
+// legacyUsage is system/df before 1.52; nil is what was not asked for.
 type legacyUsage struct {
-	LayersSize  int64
-	Images      []imageSummary
-	Containers  []summary
-	Volumes     []volume.Volume
-	BuildCache  []build.CacheRecord
-	BuilderSize *int64 `json:",omitempty"`
+	LayersSize  int64               `json:",omitempty"`
+	Images      []imageSummary      `json:",omitzero"`
+	Containers  []summary           `json:",omitzero"`
+	Volumes     []volume.Volume     `json:",omitzero"`
+	BuildCache  []build.CacheRecord `json:",omitzero"`
+	BuilderSize *int64              `json:",omitempty"`
 }
 
 func (u usage) legacy(r *request) legacyUsage {
@@ -160,7 +160,8 @@ func (u usage) legacy(r *request) legacyUsage {
 	return out
 }
 
-// currentUsage is system/df since 1.52: sums, and with verbose=1 what they are of.
+// currentUsage is system/df since 1.52: sums and what they are of, without verbose=1 in the older form too.
+// dockerd tells the parts in any case, although swagger.yaml has them with verbose=1 only.
 type currentUsage struct {
 	ImageUsage      *image.DiskUsage  `json:",omitempty"`
 	ContainerUsage  *containerUsage   `json:",omitempty"`
@@ -175,7 +176,6 @@ type containerUsage struct {
 }
 
 func (u usage) current(r *request) (out currentUsage) {
-	verbose := r.flag("verbose")
 	if wanted(r, "image") {
 		d := &image.DiskUsage{TotalCount: int64(len(u.images)), TotalSize: u.imageBytes}
 		for _, i := range u.images {
@@ -186,9 +186,7 @@ func (u usage) current(r *request) (out currentUsage) {
 			}
 		}
 		d.Reclaimable = min(d.Reclaimable, d.TotalSize)
-		if verbose {
-			d.Items = u.images
-		}
+		d.Items = u.images
 		out.ImageUsage = d
 	}
 	if wanted(r, "container") {
@@ -201,9 +199,7 @@ func (u usage) current(r *request) (out currentUsage) {
 				d.Reclaimable += c.SizeRw
 			}
 		}
-		if verbose {
-			d.Items = u.containers
-		}
+		d.Items = u.containers
 		out.ContainerUsage = d
 	}
 	if wanted(r, "volume") {
@@ -216,9 +212,7 @@ func (u usage) current(r *request) (out currentUsage) {
 				d.Reclaimable += v.UsageData.Size
 			}
 		}
-		if verbose {
-			d.Items = u.volumes
-		}
+		d.Items = u.volumes
 		out.VolumeUsage = d
 	}
 	if wanted(r, "build-cache") {
@@ -231,12 +225,10 @@ func (u usage) current(r *request) (out currentUsage) {
 				d.Reclaimable += c.Size
 			}
 		}
-		if verbose {
-			d.Items = u.cache
-		}
+		d.Items = u.cache
 		out.BuildCacheUsage = d
 	}
-	if r.version == 52 && !verbose { // CHANGELOG, 1.52: both, for the transition
+	if !r.flag("verbose") { // as dockerd: clients that name no version, as docker's for Python, look for the older form
 		l := u.legacy(r)
 		out.legacyUsage = &l
 	}

@@ -73,7 +73,7 @@ func TestRequests(t *testing.T) {
 		{"POST /containers/create\nContent-Type: application/json\n\n{\"Image\":\"x\"} {}", "400", "unexpected content after JSON"},
 		{"POST /containers/create\nContent-Type: application/json\n\n{", "400", "invalid JSON"},
 		{"POST /containers/create\nContent-Type: application/json\n\n{}", "400", "config"},
-		{"POST /containers/create", "400", "invalid JSON: got EOF while reading request body"},
+		{"POST /containers/create", "400", "invalid JSON: EOF"},
 		{"GET /containers/json?filters=%7B", "400", "invalid filter"},
 		{"GET /containers/json?filters=%7B%22nosuch%22:%5B%221%22%5D%7D", "400", "invalid filter 'nosuch'"},
 		{"GET /containers/nosuch/json", "404", "No such container: nosuch"},

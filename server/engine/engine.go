@@ -83,6 +83,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	h := w.Header()
 	h.Set("Server", "teu/"+s.Version+" (linux)")
 	h.Set("Api-Version", newestVersion.String())
+	h.Set("Docker-Experimental", "false")
 	h.Set("Ostype", "linux")
 	handle, err := s.route(r)
 	if err == nil {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,7 +28,7 @@ func (s *Server) logs(w http.ResponseWriter, r *request) error {
 	}
 	stdout, stderr := r.flag("stdout"), r.flag("stderr")
 	if !stdout && !stderr {
-		return invalid("Bad parameters: you must choose at least one stream")
+		return invalid("must specify at least one of 'stdout' or 'stderr'")
 	}
 	// Clients ask again when the container is started again (docker compose up): dockerd's answer ends with the run.
 	o := runner.LogOptions{Follow: r.flag("follow"), OneRun: true, Timestamps: r.flag("timestamps"), Details: r.flag("details"), Tail: -1}
@@ -90,10 +92,10 @@ func (s *Server) events(w http.ResponseWriter, r *request) error {
 	if !o.Since.IsZero() && !o.Until.IsZero() && o.Until.Before(o.Since) {
 		return invalid("`since` time (%s) cannot be after `until` time (%s)", r.param("since"), r.param("until"))
 	}
-	known := []string{"config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope", "secret", "service", "type", "volume"}
-	if o.Filters, err = r.filters(known...); err != nil {
+	if o.Filters, err = r.filters(); err != nil {
 		return err
 	}
+	maps.DeleteFunc(o.Filters, func(name string, _ []string) bool { return !slices.Contains(eventFilters, name) })
 	ctx, cancel := r.stream()
 	defer cancel()
 	media := eventMedia(r.Header.Values("Accept"), r.version)
@@ -136,6 +138,9 @@ func legacyEvent(e event.Event) eventJSON {
 	return out
 }
 
+// eventFilters are those that choose among events. Another one chooses nothing, and is no error.
+var eventFilters = []string{"config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope", "secret", "service", "type", "volume"}
+
 // eventMedia chooses the form of a stream of events (CHANGELOG, 1.52 and 1.53).
 func eventMedia(accept []string, v version) string {
 	for part := range strings.SplitSeq(strings.Join(accept, ","), ",") {
@@ -168,7 +173,7 @@ func (s *Server) stats(w http.ResponseWriter, r *request) error {
 	flush := newFlusher(w)
 	flush.c.Flush()
 	enc := json.NewEncoder(flush)
-	return ignoreWrite(engine.StatsStream(ctx, c.ID, func(before, now runner.Stats) error { return enc.Encode(statsJSON(before, now, r.version)) }))
+	return ignoreWrite(engine.StatsStream(ctx, c.ID, func(before, now runner.Stats) error { return enc.Encode(statsJSON(before, now)) }))
 }
 
 // statsOnce: without one-shot docker waits for a second reading, so that a share of the
@@ -189,29 +194,21 @@ func (s *Server) statsOnce(ctx context.Context, w http.ResponseWriter, r *reques
 			return err
 		}
 	}
-	return writeJSON(w, http.StatusOK, statsJSON(before, now, r.version))
+	return writeJSON(w, http.StatusOK, statsJSON(before, now))
 }
 
-func statsJSON(before, now runner.Stats, v version) container.StatsResponse {
+func statsJSON(before, now runner.Stats) container.StatsResponse {
 	out := container.StatsResponse{
 		ID: now.ID, Name: "/" + strings.TrimPrefix(now.Name, "/"), Read: now.Read, PreRead: before.Read,
-		CPUStats: cpuStats(now), PreCPUStats: cpuStats(before),
-	}
-	if v >= 52 {
-		out.OSType = "linux"
+		CPUStats: cpuStats(now), PreCPUStats: cpuStats(before), OSType: "linux",
 	}
 	if now.Read.IsZero() {
 		return out
 	}
 	out.PidsStats = container.PidsStats{Current: now.Pids, Limit: now.PidsLimit}
-	out.MemoryStats = container.MemoryStats{
-		Usage: now.MemoryUsage, Limit: memoryLimit(now.MemoryLimit),
-		Stats: map[string]uint64{"inactive_file": now.MemoryCache, "total_inactive_file": now.MemoryCache},
-	}
+	out.MemoryStats = container.MemoryStats{Usage: now.MemoryUsage, Limit: memoryLimit(now.MemoryLimit), Stats: now.Memory}
 	if cgroupVersion() == "1" {
 		out.MemoryStats.MaxUsage = now.MemoryPeak
-	} else {
-		delete(out.MemoryStats.Stats, "total_inactive_file")
 	}
 	out.BlkioStats.IoServiceBytesRecursive = []container.BlkioStatEntry{
 		{Op: "read", Value: now.ReadBytes}, {Op: "write", Value: now.WriteBytes},

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"encoding/json"
 	"net/http"
 	"slices"
 	"strconv"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/teu-dev/teu/cache/library"
 	"github.com/teu-dev/teu/cache/listing"
-	"github.com/teu-dev/teu/runner/inspect"
 )
 
 // imageSummary has VirtualSize, which was dropped in 1.44.
@@ -51,7 +49,7 @@ func (s *Server) listImages(w http.ResponseWriter, r *request) error {
 	}
 	list := []imageSummary{}
 	for _, i := range all {
-		one := imageSummary{Summary: summaryOf(i)}
+		one := imageSummary{Summary: summaryOf(i, r.version)}
 		one.Containers = -1
 		if r.version >= 51 {
 			one.Containers = int64(len(users[i.ID]))
@@ -59,7 +57,7 @@ func (s *Server) listImages(w http.ResponseWriter, r *request) error {
 		if r.version < 44 {
 			one.VirtualSize = &one.Size
 		}
-		if r.version >= 47 && r.flag("manifests") && len(i.Records) > 0 {
+		if r.version >= 47 && r.flag("manifests") {
 			if one.Manifests, err = s.manifests(r, i.Records[0].Target, users); err != nil {
 				return err
 			}
@@ -69,11 +67,18 @@ func (s *Server) listImages(w http.ResponseWriter, r *request) error {
 	return writeJSON(w, http.StatusOK, list)
 }
 
-func summaryOf(i listing.Image) image.Summary {
-	return image.Summary{
+func summaryOf(i listing.Image, v version) image.Summary {
+	if i.Labels == nil {
+		i.Labels = map[string]string{}
+	}
+	out := image.Summary{
 		ID: i.ID.String(), RepoTags: familiar(i.Tags), RepoDigests: familiar(i.Digests), Created: unixSeconds(i.Created), Size: i.Size,
 		SharedSize: -1, Labels: i.Labels, Containers: -1,
 	}
+	if v >= 48 {
+		out.Descriptor = &i.Records[0].Target
+	}
+	return out
 }
 
 func familiar(names []string) []string {
@@ -92,48 +97,6 @@ func (s *Server) imageUsers(r *request) (map[digest.Digest][]string, error) {
 		users[c.ImageID] = append(users[c.ImageID], c.ID)
 	}
 	return users, err
-}
-
-// imageJSON adds what older versions had.
-func imageJSON(d library.Description, manifests []image.ManifestSummary, v version) any {
-	d.RepoTags, d.RepoDigests = inspect.List(d.RepoTags), inspect.List(d.RepoDigests)
-	if v >= 52 {
-		return struct {
-			library.Description
-			Manifests []image.ManifestSummary `json:",omitempty"`
-		}{d, manifests}
-	}
-	var config map[string]any
-	if json.Unmarshal(d.Config, &config) == nil && config != nil {
-		for _, name := range []string{"Cmd", "Entrypoint", "Env", "Labels", "OnBuild", "Volumes"} {
-			if _, ok := config[name]; !ok {
-				config[name] = nil
-			}
-		}
-		for _, name := range []string{"User", "WorkingDir"} {
-			if _, ok := config[name]; !ok {
-				config[name] = ""
-			}
-		}
-		if b, err := json.Marshal(config); err == nil {
-			d.Config = b
-		}
-	}
-	out := struct {
-		library.Description
-		Parent, DockerVersion, Comment, Author string
-		VirtualSize                            *int64                  `json:",omitempty"`
-		Manifests                              []image.ManifestSummary `json:",omitempty"`
-		GraphDriver                            struct {
-			Name string
-			Data map[string]string
-		}
-	}{Description: d, Comment: d.Comment, Author: d.Author, Manifests: manifests}
-	out.GraphDriver.Name = "overlayfs"
-	if v < 44 {
-		out.VirtualSize = &d.Size
-	}
-	return out
 }
 
 func (s *Server) history(w http.ResponseWriter, r *request) error {
@@ -380,7 +343,7 @@ func (s *Server) diskUsage(w http.ResponseWriter, r *request) error {
 
 // wanted says whether a part of system/df is asked for; type= may be repeated (1.42).
 func wanted(r *request, kind string) bool {
-	return len(r.query["type"]) == 0 || slices.Contains(r.query["type"], kind)
+	return r.version < 42 || len(r.query["type"]) == 0 || slices.Contains(r.query["type"], kind)
 }
 
 // parseRef reads a name of an image with an optional tag parameter beside it.

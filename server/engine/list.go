@@ -2,13 +2,19 @@ package engine
 
 import (
 	"cmp"
+	"context"
 	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/storage"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/teu-dev/teu/cache"
+	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/runner"
 	"github.com/teu-dev/teu/runner/inspect"
 )
@@ -27,11 +33,60 @@ func (s *Server) inspectContainer(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	out := inspect.New(in, int(r.version))
+	out := inspection{Container: inspect.New(in, int(r.version))}
+	if r.version >= 52 {
+		out.Storage = &storage.Storage{RootFS: &storage.RootFSStorage{Snapshot: &storage.RootFSStorageSnapshot{Name: out.GraphDriver.Name}}}
+	}
+	if r.version >= 48 {
+		out.ImageManifestDescriptor = s.newManifestFinder(r).find(in.Container)
+	}
 	if r.flag("size") {
 		out.SetSizes(engine.RootSizes(in.ID))
 	}
 	return writeJSON(w, http.StatusOK, out)
+}
+
+// inspection is docker's container, with what only the API tells.
+type inspection struct {
+	*inspect.Container
+	ImageManifestDescriptor *ocispec.Descriptor `json:",omitempty"`
+	Storage                 *storage.Storage    `json:",omitempty"` // beside GraphDriver, which tells the directories too
+}
+
+// manifestFinder finds the manifests of containers' images, of each image once.
+type manifestFinder struct {
+	ctx   context.Context
+	store *cache.Store
+	known map[digest.Digest]*ocispec.Descriptor
+}
+
+func (s *Server) newManifestFinder(r *request) *manifestFinder {
+	f := &manifestFinder{ctx: r.Context(), known: map[digest.Digest]*ocispec.Descriptor{}}
+	f.store, _ = s.Backend.Store() // without it there is nothing to be found
+	return f
+}
+
+// find returns nil if the manifest is gone.
+func (f *manifestFinder) find(c *runner.Container) *ocispec.Descriptor {
+	d, ok := f.known[c.Manifest]
+	if !ok && f.store != nil {
+		d = f.read(c.Manifest)
+		f.known[c.Manifest] = d
+	}
+	return d
+}
+
+func (f *manifestFinder) read(name digest.Digest) *ocispec.Descriptor {
+	info, err := f.store.Content.Stat(f.ctx, name)
+	if err != nil {
+		return nil
+	}
+	img, err := content.Resolve(f.ctx, f.store.Content, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: name, Size: info.Size}, content.Host())
+	if err != nil {
+		return nil
+	}
+	platform := img.Platform()
+	return &ocispec.Descriptor{MediaType: cmp.Or(img.Manifest.MediaType, ocispec.MediaTypeImageManifest), Digest: name, Size: info.Size, Platform: &platform}
 }
 
 func (s *Server) listContainers(w http.ResponseWriter, r *request) error {
@@ -49,8 +104,12 @@ func (s *Server) listContainers(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	list := make([]summary, len(all))
+	manifests := s.newManifestFinder(r)
 	for i, in := range engine.NetworkSettings(all...) {
 		list[i] = s.summary(r, all[i], in)
+		if r.version >= 48 {
+			list[i].ImageManifestDescriptor = manifests.find(all[i])
+		}
 	}
 	return writeJSON(w, http.StatusOK, list)
 }

@@ -12,12 +12,11 @@ import (
 	"github.com/teu-dev/teu/runner/network"
 )
 
-// networkJSON is docker's network; Containers is left out of listings since 1.28.
+// networkJSON is docker's network; in listings Containers is empty since 1.28, and left out since 1.52.
 type networkJSON struct {
 	network.Network
-	EnableIPv4 *bool `json:",omitempty"`
-	Containers map[string]runner.NetworkMember
-	Status     *networkStatus `json:",omitempty"`
+	Containers map[string]runner.NetworkMember `json:",omitzero"`
+	Status     *networkStatus                  `json:",omitempty"`
 }
 
 // networkStatus is in the answer to an inspection since 1.52.
@@ -37,16 +36,11 @@ func statusOf(n network.Network, members map[string]runner.NetworkMember) *netwo
 		}
 	}
 	s := &networkStatus{}
-	if s.IPAM.Subnets = n.Status(used); len(s.IPAM.Subnets) == 0 {
-		return nil
-	}
+	s.IPAM.Subnets = n.Status(used)
 	return s
 }
 
 func networkOf(n network.Network, members map[string]runner.NetworkMember, v version) networkJSON {
-	if members == nil {
-		members = map[string]runner.NetworkMember{}
-	}
 	if n.Options == nil {
 		n.Options = map[string]string{}
 	}
@@ -56,11 +50,10 @@ func networkOf(n network.Network, members map[string]runner.NetworkMember, v ver
 	if n.IPAM.Config == nil {
 		n.IPAM.Config = []network.IPAMConfig{}
 	}
-	out := networkJSON{Network: n, Containers: members}
-	if v >= 47 {
-		out.EnableIPv4 = &n.EnableIPv4
+	if members == nil && v < 52 {
+		members = map[string]runner.NetworkMember{}
 	}
-	return out
+	return networkJSON{Network: n, Containers: members}
 }
 
 func (s *Server) listNetworks(w http.ResponseWriter, r *request) error {

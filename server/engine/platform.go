@@ -1,13 +1,10 @@
 package engine
 
 import (
-	"net/http"
-
 	"github.com/moby/moby/api/types/image"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/teu-dev/teu/cache/library"
 	"github.com/teu-dev/teu/cache/listing"
 )
 
@@ -66,35 +63,4 @@ func (s *Server) manifests(r *request, target ocispec.Descriptor, users map[dige
 		list = append(list, one)
 	}
 	return list, nil
-}
-
-// inspectImage answers GET /images/NAME/json.
-func (s *Server) inspectImage(w http.ResponseWriter, r *request) error {
-	manifests := r.version >= 48 && r.flag("manifests")
-	platform, err := r.platform(49)
-	if err != nil {
-		return err
-	}
-	if manifests && platform != nil {
-		return invalid("conflicting options: manifests and platform options cannot both be set")
-	}
-	images, err := s.images(r, nil)
-	if err != nil {
-		return err
-	}
-	d, err := images.Inspect(r.Context(), r.name, library.InspectOptions{Platform: platform})
-	if err != nil {
-		return err
-	}
-	var list []image.ManifestSummary
-	if manifests {
-		users, err := s.imageUsers(r)
-		if err != nil {
-			return err
-		}
-		if list, err = s.manifests(r, *d.Descriptor, users); err != nil {
-			return err
-		}
-	}
-	return writeJSON(w, http.StatusOK, imageJSON(d, list, r.version))
 }

@@ -63,7 +63,7 @@ func (r *request) number(key string, missing int) (int, error) {
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil {
-		return 0, invalid("invalid value %q for parameter %s: it must be a number", text, key)
+		return 0, invalid("%s", err)
 	}
 	return n, nil
 }
@@ -82,7 +82,7 @@ func (r *request) decode(v any) error {
 func (r *request) need(v any) error {
 	body, err := r.body(v)
 	if err == nil && !body {
-		err = invalid("invalid JSON: got EOF while reading request body")
+		err = invalid("invalid JSON: EOF")
 	}
 	return err
 }
@@ -113,7 +113,7 @@ func (r *request) body(v any) (present bool, err error) {
 
 func jsonProblem(err error) string {
 	if errors.Is(err, io.EOF) {
-		return "got EOF while reading request body"
+		return "EOF"
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return "unexpected EOF"

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -27,6 +26,8 @@ type route struct {
 	since   version // 0: always
 	handle  handler
 }
+
+func (t route) String() string { return t.method + " " + t.pattern }
 
 // match returns the variable part of a path.
 func (t route) match(path string) (name string, ok bool) {
@@ -67,7 +68,12 @@ func (s *Server) route(r *request) (handler, error) {
 		if t.method != r.Method {
 			continue
 		}
-		if name, ok := t.match(path); ok && r.version >= t.since {
+		name, ok := t.match(path)
+		switch {
+		case !ok:
+		case r.version < t.since: // not 404, by which clients of some operations know that a thing is missing
+			return nil, invalid("%s requires minimum API version %s", strings.Replace(t.String(), "{name...}", "{name:.*}", 1), t.since)
+		default:
 			r.name = name
 			return t.handle, nil
 		}
@@ -97,7 +103,7 @@ func (r *request) negotiate(text string) error {
 func (s *Server) Operations() []string {
 	var all []string
 	for _, t := range s.routes {
-		all = append(all, fmt.Sprintf("%s %s", t.method, t.pattern))
+		all = append(all, t.String())
 	}
 	return all
 }

@@ -27,7 +27,6 @@ func (s *Server) ping(w http.ResponseWriter, r *request) error {
 	h.Set("Cache-Control", "no-cache, no-store, must-revalidate")
 	h.Set("Pragma", "no-cache")
 	h.Set("Builder-Version", builderVersion)
-	h.Set("Docker-Experimental", "false")
 	h.Set("Swarm", string(swarm.LocalNodeStateInactive))
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	if r.Method == http.MethodHead {
@@ -102,7 +101,7 @@ func (s *Server) getInfo(w http.ResponseWriter, r *request) error {
 		CgroupVersion: cgroupVersion(), KernelVersion: kernelVersion(), OperatingSystem: osRelease("PRETTY_NAME"),
 		OSVersion: osRelease("VERSION_ID"), OSType: "linux", Architecture: machine(),
 		IndexServerAddress: "https://index.docker.io/v1/",
-		RegistryConfig: &registry.ServiceConfig{InsecureRegistryCIDRs: []netip.Prefix{}, Mirrors: []string{}, IndexConfigs: map[string]*registry.IndexInfo{
+		RegistryConfig: &registry.ServiceConfig{InsecureRegistryCIDRs: loopback(), Mirrors: []string{}, IndexConfigs: map[string]*registry.IndexInfo{
 			"docker.io": {Name: "docker.io", Mirrors: []string{}, Secure: true, Official: true},
 		}},
 		NCPU: runtime.NumCPU(), MemTotal: memoryTotal(), DockerRootDir: s.Root, Name: host, Labels: []string{},
@@ -112,6 +111,9 @@ func (s *Server) getInfo(w http.ResponseWriter, r *request) error {
 		LiveRestoreEnabled: true, SecurityOptions: []string{"name=seccomp,profile=builtin", "name=cgroupns"},
 		CDISpecDirs: []string{}, Warnings: nil,
 		HTTPProxy: masked("HTTP_PROXY"), HTTPSProxy: masked("HTTPS_PROXY"), NoProxy: os.Getenv("NO_PROXY"),
+	}
+	if r.version >= 49 && !userns.Inside() {
+		i.FirewallBackend = &system.FirewallInfo{Driver: "nftables"}
 	}
 	if userns.Inside() {
 		i.SecurityOptions = append(i.SecurityOptions, "name=rootless")
@@ -141,6 +143,11 @@ func (s *Server) getInfo(w http.ResponseWriter, r *request) error {
 		return writeJSON(w, http.StatusOK, info{Info: i, BridgeNfIptables: true, BridgeNfIP6tables: true})
 	}
 	return writeJSON(w, http.StatusOK, i)
+}
+
+// loopback is where registries may speak plain HTTP.
+func loopback() []netip.Prefix {
+	return []netip.Prefix{netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("127.0.0.0/8")}
 }
 
 // masked is a proxy of the environment without its password.
