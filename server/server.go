@@ -18,6 +18,8 @@ import (
 type Options struct {
 	// TLS makes the server speak HTTPS (and HTTP/2). It needs a certificate.
 	TLS *tls.Config
+	// PlainHTTP2 takes HTTP/2 without TLS too, from clients that speak it from the first byte.
+	PlainHTTP2 bool
 	// Drain is how long requests that are running may take to finish after the end
 	// of the context. 0 means 30 seconds, a negative value does not wait.
 	Drain time.Duration
@@ -69,6 +71,12 @@ func newServer(ctx context.Context, handler http.Handler, o Options) *http.Serve
 		ConnContext:       limitUnsent,
 		// Requests outlive ctx by the drain time.
 		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
+	}
+	if o.PlainHTTP2 {
+		s.Protocols = new(http.Protocols)
+		s.Protocols.SetHTTP1(true)
+		s.Protocols.SetHTTP2(true)
+		s.Protocols.SetUnencryptedHTTP2(true)
 	}
 	log := o.Log
 	if log == nil {

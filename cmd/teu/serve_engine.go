@@ -105,7 +105,7 @@ func serveEngine(ctx context.Context, a *app, o serveEngineOptions) error {
 	var serving sync.WaitGroup
 	for _, d := range doors {
 		serving.Go(func() {
-			err := server.Serve(ctx, d.Listener, api, server.Options{TLS: d.tls, Log: slog.Default(), Drain: engineDrain})
+			err := server.Serve(ctx, d.Listener, api, server.Options{TLS: d.tls, Log: slog.Default(), Drain: engineDrain, PlainHTTP2: true})
 			failed <- err
 			stop() // one door that breaks closes all
 		})

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 
 	"github.com/teu-dev/teu/build"
@@ -48,6 +49,23 @@ func (s *Server) grpc(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	return upgrade(w, r, func(ctx context.Context, conn net.Conn) { bk.Serve(ctx, conn) })
+}
+
+// isCall says whether a request is a call of gRPC, for which HTTP/2 has been chosen before the first byte.
+func isCall(r *http.Request) bool {
+	return r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
+}
+
+// call answers a call of BuildKit's API.
+func (s *Server) call(w http.ResponseWriter, r *request) error {
+	bk, err := s.buildKit()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := r.stream()
+	defer cancel()
+	bk.ServeHTTP(w, r.WithContext(ctx))
+	return nil
 }
 
 // session answers POST /session: the connection becomes one of gRPC, at which the client serves.

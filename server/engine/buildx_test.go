@@ -87,7 +87,7 @@ func TestBuildx(t *testing.T) {
 	for name, part := range map[string]func(*testing.T, *world){
 		"build": testBuildxBuild, "session": testBuildxSession, "outputs": testBuildxOutputs, "contexts": testBuildxContexts,
 		"failures": testBuildxFailures, "bake": testBuildxBake, "cancel": testBuildxCancel, "at once": testBuildxAtOnce,
-		"registry": testBuildxRegistry, "docker 20.10": testBuildSession,
+		"registry": testBuildxRegistry, "docker 20.10": testBuildSession, "remote": testBuildxRemote,
 	} {
 		t.Run(name, func(t *testing.T) { w.t = t; part(t, w) })
 		w.t = t

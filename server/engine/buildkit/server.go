@@ -7,6 +7,9 @@
 //	                                         LLBBridge.*        the client is the frontend: asks, and returns
 //	                                         Control.Status     how it goes
 //
+// Clients that speak HTTP/2 from the first byte (buildctl, buildx's driver "remote") need neither request: they call
+// the same services, and Control.Session instead of POST /session.
+//
 // Each Solve is one build of package build. Nothing of BuildKit's solver, cache or worker is here.
 package buildkit
 
@@ -50,6 +53,7 @@ type Server struct {
 	controlapi.UnimplementedControlServer
 	sessions *session.Manager
 	jobs     jobs
+	requests *grpc.Server // of ServeHTTP
 }
 
 // New returns a Server.
@@ -58,14 +62,16 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{Options: o, sessions: sessions, jobs: jobs{all: map[string]*job{}}}, nil
+	s := &Server{Options: o, sessions: sessions, jobs: jobs{all: map[string]*job{}}}
+	s.requests = s.newGRPC()
+	return s, nil
 }
 
 // maxMessage is how long a message of a client may be. A definition is the largest.
 const maxMessage = 16 << 20
 
-// Serve answers the client behind conn until it goes, or ctx ends.
-func (s *Server) Serve(ctx context.Context, conn net.Conn) {
+// newGRPC returns a server of all services.
+func (s *Server) newGRPC() *grpc.Server {
 	g := grpc.NewServer(
 		grpc.ChainUnaryInterceptor(grpcerrors.UnaryServerInterceptor, unaryRecovered),
 		grpc.ChainStreamInterceptor(grpcerrors.StreamServerInterceptor, streamRecovered),
@@ -74,6 +80,15 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn) {
 	controlapi.RegisterControlServer(g, s)
 	gwpb.RegisterLLBBridgeServer(g, bridges{jobs: &s.jobs})
 	grpc_health_v1.RegisterHealthServer(g, health.NewServer())
+	return g
+}
+
+// ServeHTTP answers a call that came as a request of HTTP/2.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.requests.ServeHTTP(w, r) }
+
+// Serve answers the client behind conn until it goes, or ctx ends.
+func (s *Server) Serve(ctx context.Context, conn net.Conn) {
+	g := s.newGRPC()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	l := newOneConn(conn)
