@@ -99,6 +99,7 @@ func upgrade(w http.ResponseWriter, r *request, serve func(context.Context, net.
 	}
 	ctx, cancel := r.stream()
 	defer cancel()
+	h.started = true // HTTP/2 has frames of its own
 	serve(ctx, h)
 	return nil
 }

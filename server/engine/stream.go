@@ -86,10 +86,22 @@ func (f flusher) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// hijacked is a connection that was HTTP and is now a stream in both directions.
+// hijacked is a connection that was HTTP and is now a stream in both directions. Writes come one at a time.
 type hijacked struct {
 	net.Conn
-	early []byte // that came with the request
+	early   []byte // that came with the request
+	started bool   // something has been written behind the head
+}
+
+// Write waits before its first byte until the client has read the head of the answer; by then it mostly has.
+// docker's client for Python reads heads through a buffer and streams past it: what comes in one read with the
+// head is lost to it. dockerd is seldom fast enough to show it.
+func (h *hijacked) Write(b []byte) (int, error) {
+	if !h.started {
+		h.started = true
+		h.awaitRead()
+	}
+	return h.Conn.Write(b)
 }
 
 // Read reads past net/http's own reader: that one ends the request's context at the end
@@ -147,14 +159,11 @@ func hijack(w http.ResponseWriter, r *request, tty bool) (*hijacked, error) {
 		h.Close()
 		return nil, fmt.Errorf("answering: %w", err)
 	}
-	h.awaitRead()
 	return h, nil
 }
 
-// awaitRead waits until the client has read the head, for a moment. docker's client for Python
-// reads heads through a buffer and streams past it: what comes in one read with the head is
-// lost to it. dockerd is seldom fast enough to show it. Where the kernel does not know (it does
-// of UNIX sockets, unix(7) SIOCOUTQ), nothing is waited for.
+// awaitRead waits until the client has read all that was written, for a moment. Where the kernel does not
+// know (it does of UNIX sockets, unix(7) SIOCOUTQ), nothing is waited for.
 func (h *hijacked) awaitRead() {
 	raw, ok := rawConn(h.Conn)
 	if !ok {
