@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -328,5 +329,94 @@ func TestOurNamespace(t *testing.T) {
 	runtime.UnlockOSThread()
 	if theirs || !own {
 		t.Errorf("the host's: %v, its own: %v", theirs, own)
+	}
+}
+
+// While containers start, their image exchanges what they mount on, mask and make devices in for
+// links to the host (CVE-2025-31133, CVE-2025-52565, CVE-2025-52881, CVE-2019-19921).
+func TestImageSwappedWhileStarting(t *testing.T) {
+	b := newBundle(t)
+	if err := os.MkdirAll(b.host+"/sys/kernel", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{"null", "console", "hidden", "sys/kernel/domainname"} {
+		if err := os.WriteFile(filepath.Join(b.host, file), []byte("host secret\n"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{"proc", "sys", "dev/pts", "etc/hide", "run/sub"} {
+		b.mkdir(dir)
+	}
+	b.write("dev/null", "", 0o666)
+	b.write("dev/console", "", 0o666)
+	b.write("etc/hidden", "not masked\n", 0o644)
+	up := "/../../../../../../../.."
+	for path, target := range map[string]string{
+		"proc": b.host, "sys": "/proc/self/root" + b.host, "dev": b.host, "dev/pts": up + b.host, "dev/null": "/proc/sys/kernel/core_pattern",
+		"dev/console": up + b.host + "/console", "etc/hidden": up + b.host + "/hidden", "etc/hide": b.host, "run/sub": "/proc/self/fd", "run": b.host,
+	} {
+		b.symlink(target, path+".link")
+	}
+	pattern, err := os.ReadFile("/proc/sys/kernel/core_pattern")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := b.hostState()
+	for _, withDev := range []bool{true, false} {
+		for _, path := range []string{"proc", "sys", "dev", "dev/pts", "dev/null", "dev/console", "etc/hidden", "etc/hide", "run/sub", "run"} {
+			s := b.spec(`cat /etc/hidden; ls /etc/hide; cat /proc/sys/kernel/domainname; stat -c %F:%t:%T /dev/null; echo x >/dev/null; stat -f -c %T /proc /sys`, func(o *spec.Options) {
+				o.TTY = path == "dev/console" && withDev
+			})
+			s.Mounts = append(s.Mounts, specs.Mount{Type: "tmpfs", Destination: "/run/sub/deep"})
+			s.Linux.MaskedPaths = append(s.Linux.MaskedPaths, "/etc/hidden", "/etc/hide", "/proc/kcore")
+			s.Linux.ReadonlyPaths = append(s.Linux.ReadonlyPaths, "/run/sub")
+			s.Linux.Sysctl = map[string]string{"kernel.domainname": "own"}
+			s.Linux.Devices = append(s.Linux.Devices, specs.LinuxDevice{Path: "/run/sub/null", Type: "c", Major: 1, Minor: 3})
+			if !withDev {
+				s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool { return strings.HasPrefix(m.Destination, "/dev") })
+			}
+			stop, done := make(chan bool), make(chan int)
+			go exchange(filepath.Join(b.root, path), filepath.Join(b.root, path+".link"), stop, done)
+			started := 0
+			for begin := time.Now(); time.Since(begin) < 150*time.Millisecond || started == 0 && time.Since(begin) < 5*time.Second; {
+				c, out, err := b.start(s, Options{})
+				r := finish(t, c, out, err)
+				if err != nil {
+					continue
+				}
+				started++
+				// A directory may be exchanged with what is mounted on it: then the container has no /proc.
+				whole := path == "proc" || path == "sys" || strings.Contains(r.out, "own\n") && strings.Contains(r.out, "proc\nsysfs\n")
+				if strings.Contains(r.out, "host secret") || !whole {
+					t.Errorf("%s: the container saw %q", path, r.out)
+				}
+			}
+			close(stop)
+			if turns := <-done; started == 0 || turns < 100 {
+				t.Errorf("%s: %d starts, %d exchanges", path, started, turns)
+			}
+		}
+	}
+	if after := b.hostState(); after != before {
+		t.Errorf("the host has changed from\n%s\nto\n%s", before, after)
+	}
+	if now, err := os.ReadFile("/proc/sys/kernel/core_pattern"); err != nil || string(now) != string(pattern) {
+		t.Errorf("core_pattern is %q, %v, it was %q", now, err, pattern)
+	}
+}
+
+// exchange swaps two paths until it is told to stop, says how often, and leaves them as they were.
+func exchange(x, y string, stop <-chan bool, done chan<- int) {
+	for n := 0; ; n++ {
+		select {
+		case <-stop:
+			if n%2 == 1 {
+				unix.Renameat2(unix.AT_FDCWD, x, unix.AT_FDCWD, y, unix.RENAME_EXCHANGE)
+			}
+			done <- n
+			return
+		default:
+			unix.Renameat2(unix.AT_FDCWD, x, unix.AT_FDCWD, y, unix.RENAME_EXCHANGE)
+		}
 	}
 }
