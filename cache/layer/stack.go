@@ -46,6 +46,9 @@ func (s *Store) StackOn(ctx context.Context, lowers, ids []string, n int) ([]str
 		if err != nil {
 			return nil, err
 		}
+		if i > 0 && r.UserXattr != s.userXattr { // the lowest hides nothing
+			return nil, &marksError{id, r.UserXattr}
+		}
 		own := []string{s.Path(id)}
 		if i > 0 && r.Needs {
 			if own, err = s.chain(ctx, r, ids[:i], lowers); err != nil {
@@ -60,6 +63,27 @@ func (s *Store) StackOn(ctx context.Context, lowers, ids []string, n int) ([]str
 		lowers = append(own, without(lowers, own)...)
 	}
 	return lowers, nil
+}
+
+// marksError refuses a layer that marks what it hides of those below in a way this process does
+// not see: what the image has removed would come back.
+type marksError struct {
+	id   string
+	user bool // user.overlay.* and not trusted.overlay.*
+}
+
+func (e *marksError) Error() string {
+	who := "root with all rights"
+	if e.user {
+		who = "a user, or by root without CAP_SYS_ADMIN"
+	}
+	return fmt.Sprintf("layer %s was unpacked by %s and is not to be had with other rights: %s", e.id, who, errdefs.ErrFailedPrecondition)
+}
+
+func (e *marksError) Unwrap() error { return errdefs.ErrFailedPrecondition }
+
+func (e *marksError) Hint() string {
+	return "set TEU_ROOT to a directory that only processes with the same rights use"
 }
 
 // without returns list without what is in gone. A layer can be in an image twice, above all the empty one

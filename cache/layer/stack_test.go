@@ -310,3 +310,24 @@ func change(t *testing.T, rnd *rand.Rand, root string) {
 	}
 	_ = err // most of it makes no sense most of the time, and is refused
 }
+
+// Layers that were unpacked with other rights mark what they hide in another way. Stacked, they
+// would show it, so they are refused, and the error says what to do.
+func TestStackOfOtherMarks(t *testing.T) {
+	privilege.NeedRoot(t)
+	s := open(t, t.TempDir())
+	a := put(t, s, f("gone", ""), f("d/old", ""))
+	b := put(t, s, wh("gone"), d("d"), opq("d"), f("d/new", ""))
+	path := filepath.Join(filepath.Dir(s.Path(b.ID)), "layer.json")
+	text, err := os.ReadFile(path)
+	must(t, err)
+	must(t, os.WriteFile(path, bytes.Replace(text, []byte("{"), []byte(`{"userXattr":true,`), 1), 0o600))
+	_, err = s.Stack(t.Context(), []string{a.ID, b.ID})
+	var hint interface{ Hint() string }
+	if !errors.Is(err, errdefs.ErrFailedPrecondition) || !errors.As(err, &hint) || !strings.Contains(hint.Hint(), "TEU_ROOT") {
+		t.Errorf("%v, %v", err, hint)
+	}
+	if _, err := s.Stack(t.Context(), []string{b.ID}); err != nil { // nothing is below it
+		t.Error(err)
+	}
+}
