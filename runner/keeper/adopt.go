@@ -9,6 +9,10 @@ import (
 // adopt goes on with a container whose keeper died.
 func (s *supervisor) adopt(c *conn) bool {
 	switch s.state.Status {
+	case Running, Paused, Restarting:
+		s.rec.beginSending(false)
+	}
+	switch s.state.Status {
 	case Running, Paused:
 		s.resumeRun()
 	case Restarting:

@@ -35,6 +35,20 @@ func (l *jsonLog) compressOldest() {
 	}()
 }
 
+// sent compresses a file that was rotated and has now been sent, if it is the last one; an older
+// one stays plain.
+func (l *jsonLog) sent(f *os.File) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now, err := os.Stat(l.name(1))
+	if err != nil {
+		return
+	}
+	if st, err := f.Stat(); err == nil && os.SameFile(st, now) {
+		l.compressOldest()
+	}
+}
+
 // compress writes what is in f compressed, and gives it the place of f, wherever that has
 // been rotated to meanwhile.
 func (l *jsonLog) compress(f *os.File) error {

@@ -57,7 +57,7 @@ func FuzzLog(f *testing.F) {
 	f.Add([]byte("plain"))
 	f.Add([]byte("\x00\x1b[1m\"quoted\"\\ \xff\xc3 \u2028 é\r\n\t"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		line := append(appendEscaped([]byte{'"'}, b), '"')
+		line := append(appendEscaped([]byte{'"'}, b, false), '"')
 		var got string
 		if err := json.Unmarshal(line, &got); err != nil {
 			t.Fatalf("%q: %v", line, err)

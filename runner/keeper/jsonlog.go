@@ -51,7 +51,7 @@ func (l *jsonLog) use(f *os.File) error {
 func (l *jsonLog) add(line, end []byte) (before int) {
 	before = len(l.buf)
 	l.buf = append(l.buf, `{"log":"`...)
-	l.buf = appendEscaped(l.buf, line)
+	l.buf = appendEscaped(l.buf, line, l.cfg.Send != nil)
 	l.buf = append(l.buf, end...)
 	if l.cfg.MaxSize > 0 && l.size+int64(len(l.buf)) > l.cfg.MaxSize {
 		return before
@@ -112,7 +112,9 @@ func (l *jsonLog) rotate() error {
 		f.Close()
 		return err
 	}
-	l.compressOldest()
+	if l.cfg.Send == nil { // else when it is sent
+		l.compressOldest()
+	}
 	return old.Close()
 }
 
@@ -140,8 +142,8 @@ func plain(x uint64) bool {
 const hexDigits = "0123456789abcdef"
 
 // appendEscaped appends s as the inside of a JSON string. Bytes that are no UTF-8 become
-// U+FFFD, as encoding/json has it.
-func appendEscaped(b, s []byte) []byte {
+// U+FFFD, as encoding/json has it, unless they are to be kept for whoever gets the lines.
+func appendEscaped(b, s []byte, keep bool) []byte {
 	start := 0
 	for i := 0; i < len(s); {
 		for i+8 <= len(s) && plain(binary.LittleEndian.Uint64(s[i:])) {
@@ -174,7 +176,7 @@ func appendEscaped(b, s []byte) []byte {
 			continue
 		}
 		r, n := utf8.DecodeRune(s[i:])
-		if r == utf8.RuneError && n == 1 {
+		if r == utf8.RuneError && n == 1 && !keep {
 			b = append(append(b, s[start:i]...), `\ufffd`...)
 			i++
 			start = i

@@ -29,6 +29,7 @@
 //	keeper.err    what a crashed keeper said
 //	holder.PID    symbolic link: start time and boot of a holder, see there
 //	stdin, stdout, stderr   FIFOs of a container without a terminal
+//	log           output that is only sent, see Sender
 package keeper
 
 import (
@@ -65,9 +66,10 @@ type Config struct {
 // Log says where output is kept. An empty Path keeps nothing.
 type Log struct {
 	Path     string
-	MaxSize  int64 // bytes of one file before it is rotated; 0: never
-	MaxFiles int   // files kept, the current one included
-	Compress bool  // the older ones
+	MaxSize  int64   // bytes of one file before it is rotated; 0: never
+	MaxFiles int     // files kept, the current one included
+	Compress bool    // the older ones
+	Send     *Sender `json:",omitempty"` // nil: it goes nowhere else
 }
 
 // Gate is a point in the start of a container at which something else is to be done.

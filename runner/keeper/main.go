@@ -187,6 +187,10 @@ func (s *supervisor) fresh(c *conn, q request) bool {
 		s.subs[sub] = true
 	}
 	s.state.RestartCount = 0
+	if err := s.rec.beginSending(true); err != nil {
+		c.writeJSON(frameReply, failure(err))
+		return false
+	}
 	if err := s.launch(); err != nil {
 		s.mu.Lock()
 		s.state.ExitCode, s.state.Error = codeOf(err), err.Error()

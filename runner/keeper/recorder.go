@@ -20,6 +20,7 @@ var streamNames = [2]string{"stdout", "stderr"}
 type recorder struct {
 	mu     sync.Mutex
 	log    *jsonLog // nil: no lines are kept
+	send   *sender  // nil: they go nowhere else
 	cur    *cursor
 	tail   []byte // of the lines at present, see appendEnd
 	failed bool   // the last write failed and was reported
@@ -43,6 +44,12 @@ func openRecorder(cfg Log, cursorPath string) (*recorder, error) {
 		r.undo()
 	}
 	cur.note.inode, cur.note.size = r.log.inode, r.log.size
+	if cfg.Send != nil {
+		if r.send, err = openSender(cfg.Send, r.log); err != nil {
+			r.Close()
+			return nil, fmt.Errorf("opening the log to be sent: %w", err)
+		}
+	}
 	if err := cur.save(); err != nil {
 		r.Close()
 		return nil, fmt.Errorf("writing the log's cursor: %w", err)
@@ -82,6 +89,9 @@ func (r *recorder) record(index int, chunk []byte) {
 	if len(chunk) == 0 {
 		return
 	}
+	if r.send != nil {
+		r.send.room()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.next(index)
@@ -93,11 +103,11 @@ func (r *recorder) record(index int, chunk []byte) {
 	carry := &r.cur.note.carry[index]
 	rest := chunk
 	for {
-		i := bytes.IndexByte(rest, '\n')
-		if i < 0 {
+		n := r.cut(rest, len(*carry))
+		if n == 0 {
 			break
 		}
-		line := rest[:i+1]
+		line := rest[:n]
 		if len(*carry) > 0 {
 			line = append(*carry, line...)
 			*carry = (*carry)[:0]
@@ -107,10 +117,13 @@ func (r *recorder) record(index int, chunk []byte) {
 			// the log finds the files by their times.
 			r.log.buf = r.log.buf[:whole]
 			r.commit(index, chunk[:len(chunk)-len(rest)])
+			if r.send != nil {
+				r.send.room()
+			}
 			r.tail = appendEnd(r.tail[:0], streamNames[index], time.Now())
 			r.log.add(line, r.tail)
 		}
-		rest = rest[i+1:]
+		rest = rest[n:]
 	}
 	if len(*carry)+len(rest) > maxLine {
 		r.log.add(append(*carry, rest...), r.tail)
@@ -118,6 +131,16 @@ func (r *recorder) record(index int, chunk []byte) {
 	}
 	*carry = append(*carry, rest...)
 	r.commit(index, chunk)
+}
+
+// cut returns the length of what goes into the next entry of the log after what was carried; 0 means that more
+// must come. It is a line, or a part of one that is as long as a message may be.
+func (r *recorder) cut(rest []byte, carried int) int {
+	n := bytes.IndexByte(rest, '\n') + 1
+	if room := maxPart - carried; r.send != nil && (n > room || n == 0 && len(rest) >= room) {
+		return room
+	}
+	return n
 }
 
 // consumed notes that the chunk that was recorded last waits no more: what comes next may be the same
@@ -149,6 +172,9 @@ func (r *recorder) commit(index int, chunk []byte) {
 	}
 	note.n[index], note.sum[index] = len(chunk), chunkSum(chunk)
 	r.save()
+	if r.send != nil { // not before: a keeper that adopts the container undoes what was not noted
+		r.send.commit(note.inode, note.size)
+	}
 }
 
 func (r *recorder) save() {
@@ -170,7 +196,32 @@ func (r *recorder) end(index int) {
 	r.commit(index, nil)
 }
 
+// beginSending lets lines be sent, see [sender.begin].
+func (r *recorder) beginSending(fresh bool) error {
+	if r.send == nil {
+		return nil
+	}
+	return r.send.begin(fresh)
+}
+
+// limit says whether the container waits for the server that gets its lines.
+func (r *recorder) limit(wait bool) {
+	if r.send != nil {
+		r.send.limit(wait)
+	}
+}
+
+// flush waits for the lines to be sent.
+func (r *recorder) flush() {
+	if r.send != nil {
+		r.send.flush()
+	}
+}
+
 func (r *recorder) Close() {
+	if r.send != nil {
+		r.send.Close()
+	}
 	if r.log != nil {
 		r.log.Close()
 	}

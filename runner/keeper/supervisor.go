@@ -156,6 +156,7 @@ func (s *supervisor) started(p *process, streams *stdio, oom uint64) {
 // enter makes p the present run and lets its output flow. mu is held.
 func (s *supervisor) enter(p *process, streams *stdio) {
 	s.proc, s.io = p, streams
+	s.rec.limit(true)
 	s.beginHealth(p)
 	go s.watchHolder(p, streams.holder)
 	pumped := make(chan struct{})
@@ -219,6 +220,7 @@ func (s *supervisor) drain() {
 	<-s.pumped
 	s.rec.end(0)
 	s.rec.end(1)
+	s.rec.flush()
 }
 
 // exit records the end of a run and tells the clients. It reports whether there will be
@@ -365,6 +367,7 @@ func (s *supervisor) unlimit() {
 	s.mu.Lock()
 	subs := s.subscribers()
 	s.mu.Unlock()
+	s.rec.limit(false)
 	for _, sub := range subs {
 		sub.unlimit()
 	}
