@@ -190,4 +190,5 @@ type MountDetails struct {
 const (
 	defaultLogSize  = 10 << 20
 	defaultLogFiles = 3
+	unreadLogSize   = 1 << 20 // of a log that is only sent
 )

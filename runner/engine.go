@@ -6,7 +6,7 @@
 //	ROOT/containers/ID/config.json     what was created; never changes
 //	ROOT/containers/ID/name            its name, which can
 //	ROOT/containers/ID/state.json      what became of it; written by its keeper
-//	ROOT/containers/ID/ID-json.log     output, with older files .1, .2
+//	ROOT/containers/ID/ID-json.log     output, with older files .1, .2; .sent says how much of it a log server has
 //	ROOT/containers/ID/networks.json   its networks, once they are others than it was created with
 //	ROOT/containers/ID/{hosts,hostname,resolv.conf}
 //	ROOT/containers/ID/ids.json        the IDs of its user namespace that nobody else may have

@@ -96,7 +96,7 @@ func (e *Engine) Inspect(ctx context.Context, ref string) (*Inspection, error) {
 		Container: c,
 		ID:        c.ID, Created: c.Created.Format(time.RFC3339Nano), State: inspectState(c.State),
 		Image: c.ImageID.String(), ResolvConfPath: e.dir(c.ID) + "/resolv.conf",
-		HostnamePath: e.dir(c.ID) + "/hostname", HostsPath: e.dir(c.ID) + "/hosts", LogPath: e.logFile(c.ID),
+		HostnamePath: e.dir(c.ID) + "/hostname", HostsPath: e.dir(c.ID) + "/hosts",
 		Name: "/" + c.Name, RestartCount: c.State.RestartCount, Driver: "overlayfs", Platform: "linux",
 		Mounts: inspectMounts(c.Mounts), Args: []string{},
 		Config:      c.inspectConfig(),
@@ -104,6 +104,9 @@ func (e *Engine) Inspect(ctx context.Context, ref string) (*Inspection, error) {
 	}
 	if runs(c.State) {
 		in.ExecIDs = e.execIDs(c.ID)
+	}
+	if d := c.Options.LogDriver; d == "" || d == "json-file" { // docker tells of no other file
+		in.LogPath = e.logFile(c.ID)
 	}
 	if len(argv) > 0 {
 		in.Path, in.Args = argv[0], argv[1:]

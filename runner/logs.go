@@ -32,7 +32,7 @@ func (e *Engine) Logs(ctx context.Context, ref string, o LogOptions, stdout, std
 	if err != nil {
 		return err
 	}
-	if c.Options.LogDriver == "none" {
+	if !c.Options.ReadsLog() {
 		return worded(errdefs.ErrNotImplemented, "configured logging driver does not support reading")
 	}
 	files, err := openLogs(e.logFile(c.ID))

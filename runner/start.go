@@ -132,6 +132,9 @@ func (e *Engine) begin(ctx context.Context, c *Container, keeps *spare, o StartO
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Log.Send, err = e.logSender(ctx, c); err != nil {
+		return nil, err
+	}
 	k, err := keeps.keeper()
 	if err != nil {
 		return nil, err
@@ -334,6 +337,12 @@ func (e *Engine) keeperConfig(c *Container, p *plan, o StartOptions) (keeper.Con
 	}
 	if cfg.Log.MaxFiles == 0 {
 		cfg.Log.MaxFiles = defaultLogFiles
+	}
+	if opts.sendsLog() {
+		cfg.Log.MaxFiles = max(2, cfg.Log.MaxFiles) // what is sent may be in the file before
+		if !opts.ReadsLog() {                       // then only what waits to be sent is kept, in memory
+			cfg.Log = keeper.Log{Path: filepath.Join(e.runDir(c.ID), "log"), MaxSize: unreadLogSize, MaxFiles: 3}
+		}
 	}
 	return cfg, nil
 }

@@ -45,16 +45,21 @@ if ! cmp -s test/clients/dockerode/package-lock.json .cache/dockerode/package-lo
 	(cd .cache/dockerode.new && npm ci --ignore-scripts --omit=optional --no-audit --no-fund --loglevel=error)
 	mv .cache/dockerode.new .cache/dockerode
 fi
-# sshd is unpacked, not installed: an installed one starts by itself.
-if [ ! -x .cache/sshd/usr/sbin/sshd ]; then
-	echo "setup: unpacking sshd"
-	rm -rf .cache/sshd .cache/sshd.new
-	mkdir .cache/sshd.new
-	download() { (cd .cache/sshd.new && apt-get download -qq openssh-server libwrap0); }
-	{ download || { apt-get update -qq && download; }; } >/tmp/teu-setup.log 2>&1 || {
+# unpack DIRECTORY PACKAGE... puts the files of packages below .cache. Daemons are not installed: they would start
+# by themselves.
+unpack() {
+	dir=.cache/$1
+	shift
+	echo "setup: unpacking $1"
+	rm -rf "$dir" "$dir.new"
+	mkdir "$dir.new"
+	download() { (cd "$dir.new" && apt-get download -qq "$@"); }
+	{ download "$@" || { apt-get update -qq && download "$@"; }; } >/tmp/teu-setup.log 2>&1 || {
 		tail -20 /tmp/teu-setup.log >&2
 		exit 1
 	}
-	for deb in .cache/sshd.new/*.deb; do dpkg-deb -x "$deb" .cache/sshd.new; done
-	mv .cache/sshd.new .cache/sshd
-fi
+	for deb in "$dir.new"/*.deb; do dpkg-deb -x "$deb" "$dir.new"; done
+	mv "$dir.new" "$dir"
+}
+[ -x .cache/sshd/usr/sbin/sshd ] || unpack sshd openssh-server libwrap0
+[ -x .cache/rsyslog/usr/sbin/rsyslogd ] || unpack rsyslog rsyslog libestr0 libfastjson4

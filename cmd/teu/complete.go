@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/teu-dev/teu/cache/listing"
+	"github.com/teu-dev/teu/runner"
 	"github.com/teu-dev/teu/runner/keeper"
 )
 
@@ -47,7 +48,7 @@ func flagSuggestions() map[string]suggester {
 	return map[string]suggester{
 		"network": networks, "net": networks, "volumes-from": containers(),
 		"restart": words(nil, "no", "on-failure", "always", "unless-stopped"), "pull": words(nil, "missing", "always", "never"),
-		"log-driver": words(nil, "json-file", "none"), "health-on-failure": words(nil, "none", "restart", "stop", "kill"),
+		"log-driver": words(nil, append(runner.LogDrivers(), "none")...), "health-on-failure": words(nil, "none", "restart", "stop", "kill"),
 		"signal": words(nil, "HUP", "INT", "QUIT", "KILL", "USR1", "USR2", "TERM"), "progress": words(nil, "auto", "plain", "tty", "json"),
 		"format": words(nil, "json", "table"), "cap-add": words(nil, "ALL", "NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "SYS_TIME"),
 		"driver": words(nil, "bridge", "macvlan", "ipvlan"), "log-format": words(nil, "text", "json"),

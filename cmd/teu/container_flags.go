@@ -112,8 +112,8 @@ func (c *containerFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&c.restart, "restart", "no", "restart policy: no, on-failure[:MAX], always or unless-stopped")
 	f.StringVar(&c.stopSignal, "stop-signal", "", "signal that stops the container")
 	f.IntVar(&c.stopTimeout, "stop-timeout", -1, "seconds until a container that is stopped is killed")
-	f.StringVar(&c.logDriver, "log-driver", "json-file", "json-file or none")
-	f.StringArrayVar(&c.logOpts, "log-opt", nil, "option of the log: max-size=SIZE (10m), max-file=N (3), compress=BOOL, labels=, env=")
+	f.StringVar(&c.logDriver, "log-driver", "json-file", "json-file, local, syslog, journald, fluentd, gelf or none")
+	f.StringArrayVar(&c.logOpts, "log-opt", nil, "option of the log driver, as in docker: max-size=SIZE (10m), max-file=N (3), tag=, labels=, env=, syslog-address=")
 	c.addLimits(f)
 	c.addSecurity(f)
 }
@@ -365,5 +365,8 @@ func (c *containerFlags) setRestart(o *runner.Options) error {
 }
 
 func (c *containerFlags) setLog(o *runner.Options) error {
+	if c.logDriver == "none" && len(c.logOpts) > 0 { // docker's client says so, its server does not
+		return errors.New("invalid logging opts for driver none")
+	}
 	return o.SetLog(c.logDriver, keyValues(c.logOpts))
 }

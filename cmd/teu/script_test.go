@@ -253,6 +253,11 @@ func (w *world) setup(e *testscript.Env) error {
 	e.Setenv("BUSYBOX", w.registry+"/busybox")
 	e.Setenv("DEBIAN", w.registry+"/debian")
 	e.Setenv("STORE", store)
+	rsyslog, err := filepath.Abs("../../.cache/rsyslog") // test/setup.sh unpacks it
+	if err != nil {
+		return err
+	}
+	e.Setenv("RSYSLOG", rsyslog)
 	// Other tools keep their state here; podman wants a path of at most 50 characters.
 	peer, err := os.MkdirTemp(filepath.Dir(w.tmp), "p")
 	if err != nil {

@@ -43,7 +43,7 @@ func (s *Server) logs(w http.ResponseWriter, r *request) error {
 	if o.Until, err = parseTime(r.param("until")); err != nil {
 		return err
 	}
-	if c.Options.LogDriver == "none" {
+	if !c.Options.ReadsLog() {
 		return worded(errdefs.ErrNotImplemented, "configured logging driver does not support reading")
 	}
 	ctx, cancel := r.stream()

@@ -93,7 +93,7 @@ func (s *Server) getInfo(w http.ResponseWriter, r *request) error {
 		ID: s.hostID(), Containers: len(all), Images: len(list), Driver: "overlayfs",
 		DriverStatus: [][2]string{{"driver-type", "teu"}},
 		Plugins: system.PluginsInfo{
-			Volume: []string{"local"}, Network: networkDrivers(), Log: []string{"json-file", "none"},
+			Volume: []string{"local"}, Network: networkDrivers(), Log: runner.LogDrivers(),
 		},
 		MemoryLimit: true, SwapLimit: true, CPUCfsPeriod: true, CPUCfsQuota: true, CPUShares: true, CPUSet: true,
 		PidsLimit: true, IPv4Forwarding: true, OomKillDisable: true, Debug: s.Debug, NFd: openFiles(), NGoroutines: runtime.NumGoroutine(),
