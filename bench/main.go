@@ -23,9 +23,10 @@ import (
 
 // bench is one run.
 type bench struct {
-	teu    string // the binary
-	peers  string // directory of peers built from source
-	dir    string // on a journaled ext4 of its own, see disk.go
+	teu    string   // the binary
+	peers  string   // directory of peers built from source
+	dir    string   // on a journaled ext4 of its own, see disk.go
+	env    []string // added to that of tools
 	rounds int
 	report *report
 
@@ -43,7 +44,7 @@ var figures = []struct {
 	{"storm", measureStorm},
 	{"pull", measurePull},
 	{"pullmemory", measurePullMemory},
-	{"slowpull", measureSlowPull},
+	{"slowpull", inOwnNetwork(measureSlowPull)},
 	{"push", measurePush},
 	{"save", measureSave},
 	{"zstd", measureZstd},

@@ -52,6 +52,11 @@ func (b *bench) distributionServer(ctx context.Context, program, config string) 
 	if address, err = freePort(); err != nil {
 		return "", nil, err
 	}
+	return b.distributionAt(ctx, address, program, config)
+}
+
+// distributionAt starts it on an address.
+func (b *bench) distributionAt(ctx context.Context, address, program, config string) (_ string, stop func(), err error) {
 	text := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage:\n  filesystem: {rootdirectory: %s}\n  delete: {enabled: true}\n  cache: {blobdescriptor: inmemory}\nhttp: {addr: %s}\n",
 		strings.TrimSuffix(config, ".yml"), address)
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {

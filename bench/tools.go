@@ -19,6 +19,7 @@ func (b *bench) command(ctx context.Context, name string, args ...string) *exec.
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), "TEU_ROOT="+filepath.Join(b.dir, "teu"), "TEU_RUN_ROOT="+filepath.Join(b.dir, "teu-run"),
 		"DOCKER_HOST=unix://"+filepath.Join(b.dir, "docker.sock"), "DOCKER_CONFIG="+filepath.Join(b.dir, "docker-config"))
+	cmd.Env = append(cmd.Env, b.env...)
 	return cmd
 }
 
@@ -175,7 +176,7 @@ func (b *bench) dockerd(ctx context.Context, network ...string) (stop func(), er
 	socket := filepath.Join(b.dir, "docker.sock")
 	args := []string{"dockerd",
 		"--host", "unix://" + socket, "--data-root", filepath.Join(b.dir, "docker"), "--exec-root", filepath.Join(b.dir, "docker-run"),
-		"--pidfile", filepath.Join(b.dir, "docker.pid"), "--storage-driver", "overlay2"}
+		"--pidfile", filepath.Join(b.dir, "docker.pid"), "--storage-driver", "overlay2", "--insecure-registry", farAddress + "/32"}
 	if len(network) == 0 {
 		args = append(args, "--bridge", "none", "--iptables=false", "--ip-masq=false")
 	}
