@@ -80,13 +80,16 @@ func (h *host) transport() http.RoundTripper {
 	return h.client.verified
 }
 
+func dialer() net.Dialer { return net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second} }
+
 // newTransport goes through the proxies of HTTP_PROXY, HTTPS_PROXY and NO_PROXY as they are now.
-func newTransport(config *tls.Config) http.RoundTripper {
+func newTransport(config *tls.Config) *http.Transport {
 	proxy := httpproxy.FromEnvironment().ProxyFunc()
+	d := dialer()
 	return &http.Transport{
 		TLSClientConfig:       config,
 		Proxy:                 func(q *http.Request) (*url.URL, error) { return proxy(q.URL) },
-		DialContext:           (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext:           d.DialContext,
 		TLSHandshakeTimeout:   10 * time.Second,
 		MaxIdleConnsPerHost:   16,
 		IdleConnTimeout:       90 * time.Second,
@@ -96,6 +99,13 @@ func newTransport(config *tls.Config) http.RoundTripper {
 		ReadBufferSize:        64 << 10,
 		ExpectContinueTimeout: time.Second,
 	}
+}
+
+// newLaxTransport is that of registries that may have no TLS. They are near, so what is on the way lets early bytes pass.
+func newLaxTransport() *http.Transport {
+	t := newTransport(&tls.Config{InsecureSkipVerify: true})
+	t.DialContext = newEarlyDialer(dialer()).dial
+	return t
 }
 
 // insecureHosts are the registries that need no verified TLS.

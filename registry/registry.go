@@ -13,7 +13,6 @@ package registry
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net/http"
 	"runtime"
@@ -81,7 +80,7 @@ func New(o Options) *Client {
 		options:  o,
 		insecure: parseInsecure(o.Insecure),
 		verified: newTransport(nil),
-		lax:      newTransport(&tls.Config{InsecureSkipVerify: true}),
+		lax:      newLaxTransport(),
 		sleep:    sleep,
 		now:      time.Now,
 		stall:    time.Minute,

@@ -168,7 +168,7 @@ func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
 	if err != nil {
 		return err
 	}
-	ln, err := net.Listen("tcp", o.addr)
+	ln, err := server.Listen(ctx, o.addr)
 	if err != nil {
 		return err
 	}
