@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/teu-dev/teu/build/op"
+	"github.com/teu-dev/teu/build/provenance"
 	"github.com/teu-dev/teu/build/solver"
 	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cache/statefile"
@@ -86,6 +87,12 @@ type Options struct {
 	Epoch       *Epoch
 	DockerTypes bool // docker's media types instead of OCI's; not with annotations, which they have not
 
+	// Provenance is stated of what is built; nil: nothing is.
+	Provenance *provenance.Options
+	// StatementsAsImage puts statements beside an image as if they were one, for registries that know no
+	// artifacts; FileStatements into archives of images too that are for images in registries only.
+	StatementsAsImage, FileStatements bool
+
 	Limits map[string]string // of commands, by the frontend's names: memory, cpushares, ...
 
 	Question string // instead of building, ask the frontend: "frontend.outline", "frontend.targets", "frontend.lint"
@@ -115,6 +122,8 @@ type Output struct {
 	Mirror bool
 	// Source is the directory of the result that tar and local write, "" for all of it.
 	Source string
+	// StatementPrefix begins the names of the files with statements, of tar and local.
+	StatementPrefix string
 	// Deliver takes what is in Dest, a directory of local, when all of it is there; nil: it is for nobody else.
 	Deliver func(ctx context.Context) error
 	// Split gives each platform a directory, of tar and local; nil: if there are several.
@@ -195,6 +204,9 @@ type run struct {
 	early   *registry.Repository // the first that the image is pushed to; nil: it is not
 	history *historian
 	journal *journal
+	record  *provenance.Record // nil: nothing is stated
+	steps   steps
+	made    map[bool]madeImage // images that were made, by whether they have statements
 	sealer  sealer
 	scratch *statefile.Scratch // volatile
 	disk    *statefile.Scratch // for contexts that come as a stream; nil until needed
@@ -238,6 +250,9 @@ func (b *Builder) start(ctx context.Context, o Options, names naming) (*run, err
 		Warn:         r.warnf,
 	}
 	r.env.FillCache = r.fillMount
+	if o.Provenance != nil {
+		r.record = provenance.NewRecord()
+	}
 	if c := o.Caller; c != nil {
 		r.env.OpenLocal, r.env.FindLayout, r.env.FindSSH, r.env.HTTP = c.Local, c.Layout, c.SSH, c.HTTP
 		r.env.Secrets = c.Secrets
@@ -309,7 +324,7 @@ func (r *run) build(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	r.journal.unneeded()
-	res, err := r.export(ctx, compiled.Images, states)
+	res, err := r.export(ctx, compiled, states)
 	if err != nil {
 		return res, err
 	}

@@ -27,6 +27,7 @@ var _ dockerfile.Backend = (*backend)(nil)
 // Files implements dockerfile.Backend.
 func (b *backend) Files(ctx context.Context, def *pb.Definition) (dockerfile.Files, error) {
 	r := (*run)(b)
+	r.record.Read(def)
 	state, err := r.solve(ctx, def, sealing{})
 	if err != nil && r.o.Caller != nil {
 		err = r.explain(err) // it may have asked for all of the build, and tells people itself
@@ -61,6 +62,7 @@ func (b *backend) ResolveImage(ctx context.Context, name, ref string, o dockerfi
 	if err != nil {
 		return dockerfile.ImageConfig{}, err
 	}
+	r.record.Image(ref, o.Platform, img.Target.Digest, o.Layout != "")
 	return dockerfile.ImageConfig{Ref: ref, Digest: img.Target.Digest.String(), Config: img.RawConfig}, nil
 }
 

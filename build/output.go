@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -30,23 +29,27 @@ import (
 )
 
 // export gives the user what was asked for.
-func (r *run) export(ctx context.Context, images []dockerfile.Image, states []op.Result) (Result, error) {
+func (r *run) export(ctx context.Context, c *dockerfile.Result, states []op.Result) (Result, error) {
 	res := Result{}
 	for i, out := range outputsOf(r.o) {
 		names := r.names.outputs[i]
 		var err error
 		switch out.Type {
 		case "image":
-			if err = r.image(ctx, &res, images, states); err == nil {
+			if err = r.image(ctx, &res, c, states, r.stated(false)); err == nil {
 				err = r.name(ctx, &res, states, names)
 			}
 		case "oci", "docker":
-			if err = r.image(ctx, &res, images, states); err == nil {
-				err = r.archive(ctx, res, out, names)
+			archived := res
+			if err = r.image(ctx, &archived, c, states, r.stated(true) || r.o.FileStatements && r.stated(false)); err == nil {
+				err = r.archive(ctx, archived, out, names)
+			}
+			if res.Target.Digest == "" {
+				res = archived
 			}
 		case "cacheonly":
 		case "tar", "local":
-			err = r.files(ctx, out, images, states)
+			err = r.files(ctx, out, c, states)
 		default:
 			err = invalidf("unknown output type %q", out.Type)
 		}
@@ -55,7 +58,7 @@ func (r *run) export(ctx context.Context, images []dockerfile.Image, states []op
 		}
 	}
 	if len(r.names.push) > 0 {
-		if err := r.image(ctx, &res, images, states); err != nil {
+		if err := r.image(ctx, &res, c, states, r.stated(false)); err != nil {
 			return res, err
 		}
 		return res, r.push(ctx, res, states)
@@ -71,20 +74,44 @@ func (r *run) needsBytes() bool {
 	return r.o.Load || stays || r.o.Recompress || written
 }
 
-// image makes the image in the store, unless that was done.
-func (r *run) image(ctx context.Context, res *Result, images []dockerfile.Image, states []op.Result) error {
-	if res.Target.Digest != "" {
-		return nil
+// image makes the image in the store, with statements about it or without, unless that was done.
+func (r *run) image(ctx context.Context, res *Result, c *dockerfile.Result, states []op.Result, stated bool) error {
+	made, ok := r.made[stated]
+	if !ok {
+		var err error
+		if made, err = r.makeImage(ctx, c, states, stated); err != nil {
+			return err
+		}
+		if r.made == nil {
+			r.made = map[bool]madeImage{}
+		}
+		r.made[stated] = made
 	}
+	res.Target, res.Config, res.Index = made.target, made.config, made.index
+	return nil
+}
+
+// A madeImage is an image in the store.
+type madeImage struct {
+	target ocispec.Descriptor // with annotations, where it leaves
+	config digest.Digest      // of the first platform
+	index  bool
+}
+
+func (r *run) makeImage(ctx context.Context, compiled *dockerfile.Result, states []op.Result, stated bool) (made madeImage, err error) {
+	images := compiled.Images
 	notes, err := parseAnnotations(r.o.Annotations)
 	if err != nil {
-		return err
+		return made, err
 	}
 	if err := notes.match(images); err != nil {
-		return err
+		return made, err
+	}
+	if stated && r.o.DockerTypes {
+		return made, invalidf("statements about an image need OCI's media types: leave oci-mediatypes=false away, or --provenance")
 	}
 	index := r.index || notes.needIndex()
-	return r.step(ctx, "exporting to image", func(c *solver.Console) error {
+	err = r.step(ctx, "exporting to image", func(c *solver.Console) error {
 		sources := make([]export.Source, len(images))
 		for i, img := range images {
 			layers, err := r.layers(states[i])
@@ -102,21 +129,31 @@ func (r *run) image(ctx context.Context, res *Result, images []dockerfile.Image,
 				Config: config, BaseConfig: img.BaseConfig, Epoch: img.Epoch,
 				Annotations: notes.at("manifest", img.Platform), DescriptorAnnotations: notes.at("manifest-descriptor", img.Platform),
 			}
+			if !stated {
+				continue
+			}
+			sources[i].Statements = func(layers []ocispec.Descriptor) ([]export.Statement, error) {
+				return r.statements(compiled, i, states[i], layers)
+			}
+			if sources[i].Subjects, err = r.subjects(img.Platform); err != nil {
+				return err
+			}
 		}
-		made, err := export.Commit(ctx, r.b.Store, sources, export.Options{
+		img, err := export.Commit(ctx, r.b.Store, sources, export.Options{
 			Compression: r.compression(),
 			Index:       index, Rewritten: r.o.Rewritten,
 			Recompress: r.o.Recompress, DockerTypes: r.o.DockerTypes && len(notes.list) == 0,
-			IndexAnnotations: notes.at("index", ocispec.Platform{}),
-			Status:           func(text string) { c.Status(solver.Status{ID: text, Done: true}) },
+			IndexAnnotations: notes.at("index", ocispec.Platform{}), StatementsAsImage: r.o.StatementsAsImage,
+			Status: func(text string) { c.Status(solver.Status{ID: text, Done: true}) },
 		})
 		if err != nil {
 			return err
 		}
-		res.Target, res.Config, res.Index = made.Target, made.Config, index
-		res.Target.Annotations = notes.at("index-descriptor", ocispec.Platform{})
+		made = madeImage{img.Target, img.Config, index || stated}
+		made.target.Annotations = notes.at("index-descriptor", ocispec.Platform{})
 		return nil
 	})
+	return made, err
 }
 
 // compression is what the layers that were built need: none to stay here.
@@ -125,7 +162,8 @@ func (r *run) compression() string {
 	for _, out := range r.o.Outputs {
 		travels = travels || out.Type == "oci" || out.Type == "docker"
 	}
-	travels = travels || r.o.DockerTypes || r.o.Recompress
+	// What is stated of an image is of its digest, which compressing its layers later would change.
+	travels = travels || r.o.DockerTypes || r.o.Recompress || r.stated(false)
 	if r.o.Compression == "" && travels {
 		return "gzip"
 	}
@@ -230,15 +268,15 @@ func (r *run) archive(ctx context.Context, res Result, out Output, names []refer
 }
 
 // files writes the filesystems themselves; those of several platforms into directories.
-func (r *run) files(ctx context.Context, out Output, images []dockerfile.Image, states []op.Result) error {
+func (r *run) files(ctx context.Context, out Output, compiled *dockerfile.Result, states []op.Result) error {
 	if out.Type == "local" && (out.Dest == "" || out.Dest == "-") {
 		return invalidf("output type=local needs dest=DIRECTORY")
 	}
 	if out.Type == "local" {
 		return r.step(ctx, "exporting to client directory", func(c *solver.Console) error {
-			taken, err := r.trees(ctx, c, out, images, states, func(root *rootfs.Dir, o export.TreeOptions) error {
+			taken, err := r.trees(ctx, c, out, compiled, states, func(root *rootfs.Dir, o export.TreeOptions) error {
 				return export.WriteDir(ctx, out.Dest, root, o)
-			})
+			}, func(f export.StatementFile) error { return f.WriteDir(out.Dest) })
 			if err == nil && out.Mirror {
 				err = export.RemoveOthers(ctx, out.Dest, taken)
 			}
@@ -251,9 +289,9 @@ func (r *run) files(ctx context.Context, out Output, images []dockerfile.Image, 
 	return r.step(ctx, "exporting to client tarball", func(c *solver.Console) error {
 		return writeTo(out, func(w io.Writer) error {
 			tw := tar.NewWriter(w)
-			_, err := r.trees(ctx, c, out, images, states, func(root *rootfs.Dir, o export.TreeOptions) error {
+			_, err := r.trees(ctx, c, out, compiled, states, func(root *rootfs.Dir, o export.TreeOptions) error {
 				return export.WriteTar(ctx, tw, root, o)
-			})
+			}, func(f export.StatementFile) error { return f.WriteTar(tw) })
 			if err != nil {
 				return err
 			}
@@ -262,23 +300,30 @@ func (r *run) files(ctx context.Context, out Output, images []dockerfile.Image, 
 	})
 }
 
-// trees calls write with the filesystem of each image, and returns the paths of all files.
-func (r *run) trees(ctx context.Context, c *solver.Console, out Output, images []dockerfile.Image, states []op.Result, write func(*rootfs.Dir, export.TreeOptions) error) (map[string]bool, error) {
+// trees calls write with the filesystem of each image, and state with what is stated of it. It returns the
+// paths of all files.
+func (r *run) trees(ctx context.Context, c *solver.Console, out Output, compiled *dockerfile.Result, states []op.Result, write func(*rootfs.Dir, export.TreeOptions) error, state func(export.StatementFile) error) (map[string]bool, error) {
 	split := r.index
 	if out.Split != nil {
 		split = *out.Split
 	}
 	taken := map[string]bool{}
-	for i, img := range images {
+	for i, img := range compiled.Images {
 		o := export.TreeOptions{Epoch: img.Epoch, Taken: taken}
 		if split {
-			o.Prefix = strings.NewReplacer("/", "_", `\`, "_", ":", "_").Replace(platformName(img.Platform))
+			o.Prefix = platformDir(img.Platform)
 		}
 		view, err := r.env.View(ctx, c, states[i])
 		if err != nil {
 			return nil, err
 		}
-		if err := errors.Join(writeBelow(view.Dir, out.Source, o, write), view.Close()); err != nil {
+		err = writeBelow(view.Dir, out.Source, o, func(root *rootfs.Dir, o export.TreeOptions) error {
+			if err := write(root, o); err != nil || !r.stated(true) {
+				return err
+			}
+			return r.fileStatements(ctx, compiled, i, states[i], root, out, o, split, state)
+		})
+		if err := errors.Join(err, view.Close()); err != nil {
 			return nil, err
 		}
 	}

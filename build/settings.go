@@ -1,16 +1,23 @@
 package build
 
 import (
+	"encoding/csv"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/teu-dev/teu/build/provenance"
 )
 
 // SetImage takes what the settings of an output say of the image itself, by the names of BuildKit's
 // exporters. Those it does not know are not for it.
 func (o *Options) SetImage(v map[string]string) error {
-	if Yes(v["attestation-inline"]) {
-		return invalidf("attestations are not made")
+	o.FileStatements = o.FileStatements || Yes(v["attestation-inline"])
+	if artifact, ok := v["oci-artifact"]; ok {
+		o.StatementsAsImage = !Yes(artifact)
 	}
 	o.ByDigest = o.ByDigest || Yes(v["push-by-digest"])
 	switch c := v["compression"]; c {
@@ -54,6 +61,40 @@ func (o *Options) SetImage(v map[string]string) error {
 				o.Annotations = map[string]string{}
 			}
 			o.Annotations[key] = value
+		}
+	}
+	return nil
+}
+
+// StatementKind returns the kind of the statement that settings, NAME=VALUE,..., are about.
+func StatementKind(settings string) (string, error) {
+	parts, err := csv.NewReader(strings.NewReader(settings)).Read()
+	if err != nil {
+		return "", invalidf("%v", err)
+	}
+	for _, part := range parts {
+		if name, kind, _ := strings.Cut(part, "="); strings.EqualFold(strings.TrimSpace(name), "type") && kind != "" {
+			return kind, nil
+		}
+	}
+	return "", invalidf("no type of statement; type=provenance is one")
+}
+
+// SetStatements takes what is to be stated about the result: settings by the kind of statement.
+func (o *Options) SetStatements(settings map[string]string) (err error) {
+	for kind, text := range settings {
+		switch kind {
+		case "provenance":
+			if o.Provenance, err = provenance.Parse(text); err != nil {
+				return err
+			}
+		case "sbom":
+			if list, err := provenance.Parse(text); err == nil && list == nil {
+				continue // disabled
+			}
+			return fmt.Errorf("lists of what is in an image (SBOM) are not made; leave --sbom away, or say false: %w", errdefs.ErrNotImplemented)
+		default:
+			return invalidf("attestation type %q is none of provenance and sbom", kind)
 		}
 	}
 	return nil

@@ -40,6 +40,9 @@ func (r *run) solve(ctx context.Context, def *pb.Definition, s sealing) (op.Resu
 			return op.Result{}, &solver.VertexError{Vertex: v.Digest, Name: v.Name, Err: err}
 		}
 		operation = r.history.watch(v, operation)
+		if r.record != nil && v.Op.GetSource() != nil {
+			operation = pinnedOp{Op: operation, record: r.record, id: v.Digest}
+		}
 		if spine[v] {
 			operation = sealedOp{Op: operation, seal: func(res op.Result) { r.sealer.seal(res, s.epoch) }}
 		}
@@ -49,6 +52,9 @@ func (r *run) solve(ctx context.Context, def *pb.Definition, s sealing) (op.Resu
 		}
 		made[v] = sv
 		r.journal.add(v)
+	}
+	if s.spine {
+		r.noteSteps(made)
 	}
 	return r.solver.Solve(ctx, solver.Edge[op.Result]{Vertex: made[g.Root.Vertex], Index: g.Root.Index})
 }

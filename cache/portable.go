@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -81,6 +82,8 @@ func (p *portable) index(ctx context.Context, d ocispec.Descriptor, depth int) (
 	for i, child := range index.Manifests {
 		made := child
 		switch {
+		case content.IsAttestation(child):
+			continue
 		case content.IsIndex(child.MediaType):
 			made, err = p.index(ctx, child, depth+1)
 		case content.IsManifest(child.MediaType):
@@ -100,6 +103,11 @@ func (p *portable) index(ctx context.Context, d ocispec.Descriptor, depth int) (
 	if len(changed) == 0 {
 		return d, nil
 	}
+	// What is stated of an image is not stated of one like it.
+	index.Manifests = slices.DeleteFunc(index.Manifests, func(child ocispec.Descriptor) bool {
+		_, ok := changed[content.AboutOf(child)]
+		return ok && content.IsAttestation(child)
+	})
 	return p.put(ctx, d, index)
 }
 

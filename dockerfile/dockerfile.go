@@ -43,6 +43,9 @@ type Options struct {
 type Result struct {
 	Images []Image
 	Index  bool // the images are those of an index, even if it is one image
+	// Frontend is what made them of Attrs, by BuildKit's name; "" if nothing did.
+	Frontend string
+	Attrs    map[string]string
 	// Answer holds the answer to a question (Attrs["requestid"]) instead of images:
 	// "result.json" and "result.txt".
 	Answer map[string][]byte

@@ -21,7 +21,10 @@ type Reply struct {
 	Metadata map[string][]byte
 	Ref      *pb.Definition            // nil: the empty filesystem
 	Refs     map[string]*pb.Definition // instead of Ref
-	question string                    // that Metadata answers
+	// Frontend and Attrs are what was asked; "" and nil if a definition was there already.
+	Frontend string
+	Attrs    map[string]string
+	question string // that Metadata answers
 }
 
 // Ask runs the frontend as Compile does.
@@ -44,7 +47,7 @@ func Ask(ctx context.Context, b Backend, o Options) (*Reply, error) {
 	if err != nil {
 		return nil, locate(err)
 	}
-	reply := &Reply{Metadata: res.Metadata, question: g.attrs["requestid"]}
+	reply := &Reply{Metadata: res.Metadata, Frontend: "dockerfile.v0", Attrs: o.Attrs, question: g.attrs["requestid"]}
 	if reply.question == lint.SubrequestLintDefinition.Name {
 		if err := rename(res.Metadata, o.Name); err != nil {
 			return nil, err
@@ -76,7 +79,7 @@ func (r *Reply) Result() (*Result, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	out := &Result{Index: len(r.Refs) > 0}
+	out := &Result{Index: len(r.Refs) > 0, Frontend: r.Frontend, Attrs: r.Attrs}
 	for _, p := range list.Platforms {
 		img := Image{
 			Platform:   p.Platform,

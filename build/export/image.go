@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -41,6 +42,10 @@ type Source struct {
 
 	Annotations           map[string]string // of the manifest
 	DescriptorAnnotations map[string]string // of the manifest's entry in the index
+
+	// Statements makes what is stated about the image, which has these layers; nil: nothing is.
+	Statements func(layers []ocispec.Descriptor) ([]Statement, error)
+	Subjects   []string // what the image is called in its statements
 }
 
 // Options of an image.
@@ -55,7 +60,9 @@ type Options struct {
 	IndexAnnotations map[string]string // only with Index
 	// Rewritten marks layers whose times were held to the epoch, as BuildKit's rewrite-timestamp does.
 	Rewritten bool
-	Status    func(text string) // told what goes on; may be nil
+	// StatementsAsImage gives the manifest of statements the config of an image instead of the type of an artifact.
+	StatementsAsImage bool
+	Status            func(text string) // told what goes on; may be nil
 }
 
 // An Image is what was put into the store.
@@ -73,8 +80,9 @@ func Commit(ctx context.Context, s *cache.Store, sources []Source, o Options) (I
 		o.Status = func(string) {}
 	}
 	var img Image
+	var statements []ocispec.Descriptor
 	for i, src := range sources {
-		manifest, config, err := commit(ctx, s, src, o)
+		manifest, config, layers, err := commit(ctx, s, src, o)
 		if err != nil {
 			return Image{}, err
 		}
@@ -82,14 +90,26 @@ func Commit(ctx context.Context, s *cache.Store, sources []Source, o Options) (I
 			img.Config = config
 		}
 		img.Manifests = append(img.Manifests, manifest)
+		if src.Statements == nil {
+			continue
+		}
+		list, err := src.Statements(layers)
+		if err != nil {
+			return Image{}, err
+		}
+		d, err := commitStatements(ctx, s, manifest, src, list, o)
+		if err != nil {
+			return Image{}, err
+		}
+		statements = append(statements, d)
 	}
-	if len(img.Manifests) == 1 && !o.Index {
+	if len(img.Manifests) == 1 && !o.Index && len(statements) == 0 {
 		img.Target = img.Manifests[0]
 		return img, nil
 	}
 	mediaType := o.mediaType(ocispec.MediaTypeImageIndex)
 	target, err := put(ctx, s, mediaType, ocispec.Index{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: mediaType, Manifests: img.Manifests, Annotations: o.IndexAnnotations,
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: mediaType, Manifests: slices.Concat(img.Manifests, statements), Annotations: o.IndexAnnotations,
 	})
 	if err != nil {
 		return Image{}, err
@@ -100,27 +120,27 @@ func Commit(ctx context.Context, s *cache.Store, sources []Source, o Options) (I
 }
 
 // commit makes the image of one platform.
-func commit(ctx context.Context, s *cache.Store, src Source, o Options) (manifest ocispec.Descriptor, config digest.Digest, err error) {
+func commit(ctx context.Context, s *cache.Store, src Source, o Options) (manifest ocispec.Descriptor, config digest.Digest, layers []ocispec.Descriptor, err error) {
 	o.Status("exporting layers")
 	infos, blobs, err := finishLayers(ctx, s, src, o)
 	if err != nil {
-		return manifest, "", err
+		return manifest, "", nil, err
 	}
 	raw, err := finishConfig(src.Config, src.BaseConfig, infos, src.Epoch)
 	if err != nil {
-		return manifest, "", err
+		return manifest, "", nil, err
 	}
 	for i := range blobs {
 		blobs[i].MediaType = o.mediaType(blobs[i].MediaType)
 	}
 	if o.Rewritten && src.Epoch != nil && !o.DockerTypes {
 		if err := markRewritten(blobs, infos, src); err != nil {
-			return manifest, "", err
+			return manifest, "", nil, err
 		}
 	}
 	configDesc, err := putBytes(ctx, s, o.mediaType(ocispec.MediaTypeImageConfig), raw)
 	if err != nil {
-		return manifest, "", err
+		return manifest, "", nil, err
 	}
 	mediaType := o.mediaType(ocispec.MediaTypeImageManifest)
 	manifest, err = put(ctx, s, mediaType, ocispec.Manifest{
@@ -128,13 +148,13 @@ func commit(ctx context.Context, s *cache.Store, src Source, o Options) (manifes
 		Config: configDesc, Layers: blobs, Annotations: src.Annotations,
 	})
 	if err != nil {
-		return manifest, "", err
+		return manifest, "", nil, err
 	}
 	platform := src.Platform
 	manifest.Platform, manifest.Annotations = &platform, src.DescriptorAnnotations
 	o.Status("exporting manifest " + manifest.Digest.String())
 	o.Status("exporting config " + configDesc.Digest.String())
-	return manifest, configDesc.Digest, nil
+	return manifest, configDesc.Digest, blobs, nil
 }
 
 // markRewritten notes the epoch on the layers that do not come from the base image.

@@ -170,8 +170,7 @@ func SelectPlatforms(index ocispec.Index, platforms []ocispec.Platform) []ocispe
 	}
 	var out []ocispec.Descriptor
 	for _, d := range index.Manifests {
-		about := digest.Digest(d.Annotations[annotationReferenceDigest])
-		if best[d.Digest] || IsAttestation(d) && best[about] || d.Platform == nil && !IsAttestation(d) {
+		if best[d.Digest] || IsAttestation(d) && best[AboutOf(d)] || d.Platform == nil && !IsAttestation(d) {
 			out = append(out, d)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 )
@@ -171,6 +172,11 @@ func PlatformString(p ocispec.Platform) string {
 func IsAttestation(d ocispec.Descriptor) bool {
 	return d.Annotations[annotationReferenceType] == "attestation-manifest" ||
 		d.Platform != nil && d.Platform.OS == "unknown" && d.Platform.Architecture == "unknown"
+}
+
+// AboutOf returns the image that the attestation d of an index is about; "" if it does not say.
+func AboutOf(d ocispec.Descriptor) digest.Digest {
+	return digest.Digest(d.Annotations[annotationReferenceDigest])
 }
 
 const (

@@ -67,35 +67,36 @@ func (f *buildFlags) registerCompatible(cmd *cobra.Command) {
 	s.StringArrayVar(&f.policies, "policy", nil, "")
 	s.StringVar(&f.call, "print", f.call, "")
 	s.BoolVar(&f.squash, "squash", false, "")
-	s.StringArrayVar(&f.attests.attest, "attest", nil, "")
-	s.StringVar(&f.attests.provenance, "provenance", "", "")
+	s.StringArrayVar(&f.attests.attest, "attest", nil, "say something about the image beside it: type=provenance,mode=min|max,...")
+	s.StringVar(&f.attests.provenance, "provenance", "", "say how the image was built: true, false or settings of --attest")
 	s.StringVar(&f.attests.sbom, "sbom", "", "")
-	for _, name := range []string{"squash", "attest", "policy", "print", "resource", "provenance", "sbom", "memory", "memory-swap", "cpu-shares", "cpu-period", "cpu-quota", "cpuset-cpus", "cpuset-mems"} {
+	for _, name := range []string{"squash", "policy", "print", "resource", "sbom", "memory", "memory-swap", "cpu-shares", "cpu-period", "cpu-quota", "cpuset-cpus", "cpuset-mems"} {
 		_ = s.MarkHidden(name) // it was just made
 	}
 }
 
-// check refuses to make statements that nobody makes: an image without them must not look as if it
-// had been asked for.
-func (a attests) check() error {
-	wanted := map[string]string{"--provenance": a.provenance, "--sbom": a.sbom}
-	for _, s := range a.attest {
-		v, err := fields("--attest", s, "type", "disabled?", "mode", "builder-id", "generator", "reproducible?", "inline-only?", "version", "filename", "*")
+// set takes what is to be stated about the build. Of two wishes of one kind the first counts, as with buildx.
+func (a attests) set(o *build.Options) error {
+	list := a.attest
+	for kind, value := range map[string]string{"provenance": a.provenance, "sbom": a.sbom} {
+		if yes, err := strconv.ParseBool(value); err == nil {
+			value = fmt.Sprintf("disabled=%t", !yes)
+		}
+		if value != "" {
+			list = append(list, "type="+kind+","+value)
+		}
+	}
+	wanted := map[string]string{}
+	for _, s := range list {
+		kind, err := build.StatementKind(s)
 		if err != nil {
-			return err
+			return fmt.Errorf("--attest %s: %w", s, err)
 		}
-		if build.Yes(v["disabled"]) {
-			continue
+		if _, twice := wanted[kind]; !twice {
+			wanted[kind] = s
 		}
-		wanted["--attest type="+v["type"]] = "true"
 	}
-	for flag, value := range wanted {
-		if no, err := strconv.ParseBool(value); value == "" || err == nil && !no || strings.Contains(","+value+",", ",disabled=true,") {
-			continue
-		}
-		return fmt.Errorf("%s: attestations are not made; leave the flag away, or say false", flag)
-	}
-	return nil
+	return o.SetStatements(wanted)
 }
 
 // add takes the limits of --resource, which are called as the flags of their own.

@@ -36,7 +36,7 @@ func (f *buildFlags) options(a *app, dir string) (build.Options, error) {
 	if f.squash {
 		return o, fmt.Errorf("--squash is not supported; FROM scratch and COPY --from=STAGE / / makes one layer of a stage")
 	}
-	if err := f.attests.check(); err != nil {
+	if err := f.attests.set(&o); err != nil {
 		return o, err
 	}
 	if err := f.limits.set(&o); err != nil {

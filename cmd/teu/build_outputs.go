@@ -125,7 +125,7 @@ func (f *buildFlags) parseOutput(a *app, o *build.Options, v map[string]string) 
 		if src, ok := v["src"]; ok && src == "" {
 			return errors.New("src without a value; leave it away for the whole filesystem")
 		}
-		out.Source = v["src"]
+		out.Source, out.StatementPrefix = v["src"], v["attestation-prefix"]
 		if out.Type == "local" {
 			if err := f.mirror(&out, v["mode"]); err != nil {
 				return err

@@ -33,7 +33,7 @@ var layers = map[string]int{
 	"cache/result": 2, "runner/oci": 2, "registry/transfer": 2, "registry/manifestlist": 2,
 	"cache": 3, "runner/keeper": 3, "cmd/teu-keeper": 3, "cmd/teu-outlet": 1, "cmd/teu/pack": 0,
 	"build/op": 4, "build/export": 4, "runner": 4, "runner/bundle": 4, "runner/hook": 4, "cache/listing": 4,
-	"cache/library": 5, "build": 5, "build/remotecache": 3, "runner/cdi": 2, "runner/inspect": 5,
+	"cache/library": 5, "build": 5, "build/remotecache": 3, "build/provenance": 1, "runner/cdi": 2, "runner/inspect": 5,
 	"server/engine": 6, "server/engine/buildkit": 6,
 	"cmd/teu/ui": 6,
 	"cmd/teu":    7,
@@ -59,8 +59,8 @@ var fences = []struct {
 	imports string
 	allowed []string
 }{
-	{"github.com/moby/buildkit/solver/pb", []string{"dockerfile", "build", "build/graph", "build/solver", "build/op", "build/export", "server/engine/buildkit"}},
-	{"github.com/moby/buildkit", []string{"dockerfile", "server/engine/buildkit"}},
+	{"github.com/moby/buildkit/solver/pb", []string{"dockerfile", "build", "build/graph", "build/solver", "build/op", "build/export", "build/provenance", "server/engine/buildkit"}},
+	{"github.com/moby/buildkit", []string{"dockerfile", "build/provenance", "server/engine/buildkit"}},
 	{"github.com/google/go-containerregistry", []string{"registry"}},
 	{"github.com/moby/moby", []string{"server/engine", "runner/inspect"}},
 	{"github.com/spf13/cobra", []string{"cmd/teu"}},

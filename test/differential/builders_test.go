@@ -173,7 +173,7 @@ func (w *world) buildPeer(ctx context.Context, s *sample, archive string) (strin
 	if s.hasEpoch() {
 		output += ",rewrite-timestamp=true" // which teu does then without being asked
 	}
-	args = append([]string{"build", "--progress=plain", "--no-cache", "--output", output}, args...)
+	args = append([]string{"build", "--progress=plain", "--no-cache", "--output", output, "--opt", "attest:provenance="}, args...)
 	return buildctl(args...)
 }
 

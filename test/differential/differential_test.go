@@ -16,7 +16,7 @@ import (
 )
 
 // TestAgainstBuildKit builds the corpus with both and compares the images: the tree of every layer,
-// the tree of all together, config and history. Reasons for what may differ are in
+// the tree of all together, config and history, and what is stated of how they were built. Reasons for what may differ are in
 // docs/dockerfile.md; the corpus has none of it.
 func TestAgainstBuildKit(t *testing.T) {
 	privilege.NeedRoot(t)
@@ -53,7 +53,7 @@ func (w *world) compare(t *testing.T, s *sample) {
 		}
 	}()
 	_, theirs := w.buildPeer(t.Context(), s, files["buildkit"])
-	out, ours := w.buildTeu(t.Context(), s, "--output=type=oci,dest="+files["teu"])
+	out, ours := w.buildTeu(t.Context(), s, "--provenance=true", "--output=type=oci,dest="+files["teu"])
 	switch {
 	case s.fails != "":
 		if theirs == nil || ours == nil || !strings.Contains(out, s.fails) {
@@ -76,6 +76,9 @@ func (w *world) compare(t *testing.T, s *sample) {
 
 func compareImages(t *testing.T, want, got *image) {
 	t.Helper()
+	if diff := cmp.Diff(want.provenance, got.provenance); diff != "" && len(want.layers) > 0 { // BuildKit states nothing of nothing
+		t.Errorf("provenance (-buildkit +teu):\n%s", diff)
+	}
 	if diff := cmp.Diff(want.config, got.config); diff != "" {
 		t.Errorf("config (-buildkit +teu):\n%s", diff)
 	}

@@ -20,8 +20,9 @@ import (
 
 // An image is what an OCI archive holds.
 type image struct {
-	layers []tree
-	config map[string]any
+	layers     []tree
+	config     map[string]any
+	provenance map[string]any // what is stated of it
 }
 
 // A tree maps paths to descriptions of what is there.
@@ -65,7 +66,11 @@ func readManifest(files map[string][]byte, d ocispec.Descriptor, began time.Time
 		if err := json.Unmarshal(blob(files, d), &index); err != nil {
 			return nil, err
 		}
-		return readManifest(files, index.Manifests[0], began)
+		img, err := readManifest(files, index.Manifests[0], began)
+		if err == nil && len(index.Manifests) > 1 {
+			img.provenance, err = readProvenance(files, index.Manifests[1])
+		}
+		return img, err
 	}
 	var m ocispec.Manifest
 	if err := json.Unmarshal(blob(files, d), &m); err != nil {

@@ -153,7 +153,7 @@ func (w *wish) output(id int, kind string, attrs map[string]string) error {
 		}
 		out.Split = &b
 	}
-	out.Source = attrs["src"]
+	out.Source, out.StatementPrefix = attrs["src"], attrs["attestation-prefix"]
 	w.o.Outputs = append(w.o.Outputs, out)
 	return nil
 }

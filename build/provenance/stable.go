@@ -1,0 +1,64 @@
+package provenance
+
+import (
+	"fmt"
+
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/opencontainers/go-digest"
+)
+
+// sessionAttrs are the attributes of a directory that say who has it now, and nothing of the build.
+var sessionAttrs = [...]string{"local.session", "local.unique"}
+
+// stabilise returns def without what is random in it, so that one build has one digest, and the digests of its
+// operations, by those that they have in def. Operations that stand on others come after them.
+func stabilise(def *pb.Definition) (*pb.Definition, map[digest.Digest]digest.Digest, error) {
+	out := &pb.Definition{Metadata: map[string]*pb.OpMetadata{}}
+	digests := map[digest.Digest]digest.Digest{}
+	for _, raw := range def.Def {
+		var op pb.Op
+		if err := op.Unmarshal(raw); err != nil {
+			return nil, nil, fmt.Errorf("operation of a definition: %w", err)
+		}
+		if s := op.GetSource(); s != nil {
+			for _, name := range sessionAttrs {
+				delete(s.Attrs, name)
+			}
+		}
+		for _, in := range op.Inputs {
+			is, ok := digests[digest.Digest(in.Digest)]
+			if !ok {
+				return nil, nil, fmt.Errorf("operation of a definition stands before %s, which it needs", in.Digest)
+			}
+			in.Digest = is.String()
+		}
+		stable, err := op.Marshal()
+		if err != nil {
+			return nil, nil, err
+		}
+		is := digest.FromBytes(stable)
+		digests[digest.FromBytes(raw)] = is
+		out.Def = append(out.Def, stable)
+	}
+	if def.Source == nil {
+		return out, digests, nil
+	}
+	out.Source = &pb.Source{Locations: map[string]*pb.Locations{}}
+	for was, where := range def.Source.Locations {
+		if is, ok := digests[digest.Digest(was)]; ok {
+			out.Source.Locations[is.String()] = where
+		}
+	}
+	for _, info := range def.Source.Infos {
+		stable := &pb.SourceInfo{Filename: info.Filename, Data: info.Data, Language: info.Language}
+		if d := info.Definition; d != nil {
+			inner, _, err := stabilise(&pb.Definition{Def: d.Def})
+			if err != nil {
+				return nil, nil, err
+			}
+			stable.Definition = inner
+		}
+		out.Source.Infos = append(out.Source.Infos, stable)
+	}
+	return out, digests, nil
+}

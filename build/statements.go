@@ -1,0 +1,168 @@
+package build
+
+import (
+	"context"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/build/export"
+	"github.com/teu-dev/teu/build/graph"
+	"github.com/teu-dev/teu/build/op"
+	"github.com/teu-dev/teu/build/provenance"
+	"github.com/teu-dev/teu/build/solver"
+	"github.com/teu-dev/teu/cache/rootfs"
+	"github.com/teu-dev/teu/dockerfile"
+)
+
+// stated says whether something is stated of what an output gets: an image in a registry or the store, or, with
+// file, anything else.
+func (r *run) stated(file bool) bool {
+	p := r.o.Provenance
+	return p != nil && (!file || !p.InlineOnly)
+}
+
+// A pinnedOp is a source of which it is noted what it stands for.
+type pinnedOp struct {
+	solver.Op[op.Result]
+	id     digest.Digest
+	record *provenance.Record
+}
+
+// Key implements solver.Op.
+func (o pinnedOp) Key(ctx context.Context) (solver.Key, error) {
+	key, err := o.Op.Key(ctx)
+	if err == nil {
+		o.record.Pin(o.id, op.Pin(o.Op))
+	}
+	return key, err
+}
+
+// steps are the operations of the images, by their digest.
+type steps struct {
+	mu   sync.Mutex
+	made map[digest.Digest]*solver.Vertex[op.Result]
+}
+
+// noteSteps notes operations of which something will be stated.
+func (r *run) noteSteps(made map[*graph.Vertex]*solver.Vertex[op.Result]) {
+	if r.record == nil {
+		return
+	}
+	r.steps.mu.Lock()
+	defer r.steps.mu.Unlock()
+	if r.steps.made == nil {
+		r.steps.made = map[digest.Digest]*solver.Vertex[op.Result]{}
+	}
+	for v, sv := range made {
+		r.steps.made[v.Digest] = sv
+	}
+}
+
+// statements returns what is stated of the image i, which is the state with these layers.
+func (r *run) statements(c *dockerfile.Result, i int, state op.Result, layers []ocispec.Descriptor) ([]export.Statement, error) {
+	img := c.Images[i]
+	b := provenance.Build{
+		Frontend: c.Frontend, Args: c.Attrs, Definition: img.Definition, Platform: img.Platform,
+		Timeless: img.Epoch != nil,
+		Layers:   func(id digest.Digest, output int) []ocispec.Descriptor { return r.layersOf(id, output, state, layers) },
+	}
+	for _, other := range c.Images {
+		b.All = append(b.All, other.Platform)
+	}
+	kind, predicate, err := r.record.Predicate(b, *r.o.Provenance)
+	if err != nil {
+		return nil, err
+	}
+	name := r.o.Provenance.Filename
+	if name == "" {
+		name = "provenance.json"
+	}
+	return []export.Statement{{Kind: kind, Predicate: predicate, Name: name}}, nil
+}
+
+// layersOf returns the blobs behind an output of an operation: layers that state, which has these, has too, or
+// that came as blobs.
+func (r *run) layersOf(id digest.Digest, output int, state op.Result, layers []ocispec.Descriptor) []ocispec.Descriptor {
+	r.steps.mu.Lock()
+	v := r.steps.made[id]
+	r.steps.mu.Unlock()
+	if v == nil {
+		return nil
+	}
+	res, ok := r.solver.Known(solver.Edge[op.Result]{Vertex: v, Index: output})
+	if !ok || res.Local != nil {
+		return nil
+	}
+	of := map[string]ocispec.Descriptor{}
+	for i, d := range layers {
+		of[layerKey(state.Layers[i])] = d
+	}
+	var list []ocispec.Descriptor
+	for _, l := range res.Layers {
+		d, ok := of[layerKey(l)]
+		switch {
+		case ok:
+			list = append(list, d)
+		case l.Blob != nil:
+			list = append(list, *l.Blob)
+		default:
+			return nil
+		}
+	}
+	return list
+}
+
+func layerKey(l op.Layer) string { return l.ID + " " + l.DiffID.String() }
+
+// subjects are what statements call an image, by all names that it gets.
+func (r *run) subjects(p ocispec.Platform) ([]string, error) {
+	var list []string
+	for _, n := range append(slices.Concat(r.names.outputs...), r.names.push...) {
+		name, err := provenance.PackageURL(reference.FamiliarString(n), p)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(list, name) {
+			list = append(list, name)
+		}
+	}
+	return list, nil
+}
+
+// fileStatements writes what is stated of the files of image i.
+func (r *run) fileStatements(ctx context.Context, c *dockerfile.Result, i int, state op.Result, root *rootfs.Dir, out Output, o export.TreeOptions, split bool, write func(export.StatementFile) error) error {
+	list, err := r.statements(c, i, state, nil)
+	if err != nil {
+		return err
+	}
+	files, err := export.Files(ctx, root)
+	if err != nil {
+		return err
+	}
+	for _, st := range list {
+		st.Name = out.StatementPrefix + st.Name
+		if c.Index && !split { // all platforms have one directory
+			ext := path.Ext(st.Name)
+			st.Name = strings.TrimSuffix(st.Name, ext) + "." + platformDir(c.Images[i].Platform) + ext
+		}
+		f, err := export.NewStatementFile(st, files, o)
+		if err == nil {
+			err = write(f)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// platformDir is what the directory of one of several platforms is called.
+func platformDir(p ocispec.Platform) string {
+	return strings.NewReplacer("/", "_", `\`, "_", ":", "_").Replace(platformName(p))
+}
