@@ -185,8 +185,32 @@ func testBuildxOutputs(t *testing.T, w *world) {
 	}
 	says(t, string(meta), `"containerimage.digest": "`+string(iid), `"image.name": "made:iid"`, `"containerimage.descriptor"`)
 	w.buildx("build", "--platform", "linux/amd64,linux/arm64", "-t", "made:both", "out")
-	says(t, w.buildxFails("build", "--provenance=true", "out"), "Attestations are not supported")
 	says(t, w.buildxFails("build", "--cache-to", "type=azblob,name=x,account_url=https://127.0.0.1:1,secret_access_key=x", "out"), "exporting a cache of type=azblob")
+}
+
+// testBuildxProvenance: what buildx adds by itself is stated of images that are pushed.
+func testBuildxProvenance(t *testing.T, w *world, repo string) {
+	w.write(map[string]string{"said/Dockerfile": "FROM scratch\nARG SAID\nCOPY f /dir/f\n", "said/f": "file\n"})
+	provenance := func(tag string) string {
+		return w.run("nsenter", "--net="+w.dir+"/netns", "docker", "buildx", "imagetools", "inspect", repo+":"+tag, "--format", "{{json .Provenance}}")
+	}
+	w.buildx("build", "--push", "-t", repo+":unasked", "--build-arg", "SAID=nothing", "said")
+	if got := provenance("unasked"); !strings.Contains(got, `"frontend": "dockerfile.v0"`) || strings.Contains(got, "SAID") || strings.Contains(got, "llbDefinition") {
+		t.Errorf("what buildx adds by itself: %s", got)
+	}
+	w.buildx("build", "--push", "--provenance=mode=max", "-t", repo+":max", "--build-arg", "SAID=all", "said")
+	says(t, provenance("max"), `"build-arg:SAID": "all"`, "llbDefinition", `"resolvedDependencies"`)
+	w.buildx("build", "--push", "--provenance=false", "-t", repo+":none", "said")
+	if got := provenance("none"); strings.Contains(got, "SLSA") {
+		t.Errorf("--provenance=false: %s", got)
+	}
+	w.buildx("build", "--attest", "type=provenance,version=v0.2", "-o", "made.stated", "said")
+	says(t, w.run("cat", "made.stated/provenance.json"), `"predicateType": "https://slsa.dev/provenance/v0.2"`, `"name": "dir/f"`)
+	w.buildx("build", "-t", "stays", "said")
+	if got := w.run("docker", "save", "stays"); strings.Contains(got, "in-toto") {
+		t.Error("an image that stays has statements")
+	}
+	says(t, w.buildxFails("build", "--sbom=true", "said"), "SBOM")
 }
 
 func testBuildxContexts(t *testing.T, w *world) {
@@ -421,4 +445,5 @@ func testBuildxRegistry(t *testing.T, w *world) {
 	w.docker("rmi", "-f", r+"/p/i:1")
 	w.write(map[string]string{"private/Dockerfile": "FROM " + r + "/p/i:1\nRUN cat /f\n"})
 	w.buildx("build", "--pull", "private")
+	testBuildxProvenance(t, w, r+"/p/stated")
 }

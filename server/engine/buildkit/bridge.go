@@ -33,6 +33,7 @@ type bridge struct {
 
 	mu     sync.Mutex
 	refs   map[string]*ref
+	asked  *dockerfile.Reply // the last of the frontend
 	closed bool
 	calls  sync.WaitGroup
 	cancel context.CancelFunc // of the calls
@@ -188,14 +189,15 @@ func without(all []*capspb.APICap, gone []apicaps.CapID) (left []*capspb.APICap)
 func unservedCalls() []apicaps.CapID {
 	return []apicaps.CapID{
 		gwpb.CapGatewayExec, gwpb.CapGatewayExecExtraHosts, gwpb.CapGatewayExecSecretEnv, gwpb.CapGatewayExecSignals, gwpb.CapGatewayExecFilesystem,
-		gwpb.CapAttestations, gwpb.CapSourceMetaResolverImageAttestations, gwpb.CapSourceMetaResolverHTTPChecksumRequest,
+		gwpb.CapAttestations, // of the client's own making
+		gwpb.CapSourceMetaResolverImageAttestations, gwpb.CapSourceMetaResolverHTTPChecksumRequest,
 	}
 }
 
 // unservedOps are what clients can find out that a build cannot do.
 func unservedOps() []apicaps.CapID {
 	return []apicaps.CapID{
-		pb.CapAttestations, pb.CapSourcePolicy, pb.CapSourcePolicySession, pb.CapExecMetaNetworkProxy, pb.CapSessionExporter,
+		pb.CapSourcePolicy, pb.CapSourcePolicySession, pb.CapExecMetaNetworkProxy, pb.CapSessionExporter,
 		pb.CapRemoteCacheGHA, pb.CapRemoteCacheS3, pb.CapRemoteCacheAzBlob, pb.CapHistoryFilters,
 		pb.CapSourceHTTPSignatureVerify, pb.CapSourceMetadataTransfer, pb.CapSourceImageBlob,
 	}
@@ -213,6 +215,9 @@ func (s bridges) Solve(ctx context.Context, req *gwpb.SolveRequest) (*gwpb.Solve
 			if reply, err = ask(ctx, b.backend, req.Frontend, req.FrontendOpt, req.FrontendInputs, b.caller); err != nil {
 				return err
 			}
+			b.mu.Lock()
+			b.asked = reply
+			b.mu.Unlock()
 		}
 		res.Metadata = reply.Metadata
 		if reply.Refs == nil {
@@ -296,6 +301,11 @@ func (b *bridge) answer(req *gwpb.ReturnRequest) (a answer, err error) {
 		return a, errAttestations
 	}
 	a.reply = &dockerfile.Reply{Metadata: res.Metadata}
+	b.mu.Lock()
+	if b.asked != nil {
+		a.reply.Frontend, a.reply.Attrs = b.asked.Frontend, b.asked.Attrs
+	}
+	b.mu.Unlock()
 	several := map[string]string{}
 	switch r := res.Result.(type) {
 	case *gwpb.Result_RefDeprecated:

@@ -17,7 +17,7 @@ import (
 
 var (
 	errPolicies     = fmt.Errorf("source policies are not enforced here; build without: %w", errdefs.ErrNotImplemented)
-	errAttestations = fmt.Errorf("attestations are not made here; build with --provenance=false --sbom=false: %w", errdefs.ErrNotImplemented)
+	errAttestations = fmt.Errorf("attestations that a client makes are not taken: %w", errdefs.ErrNotImplemented)
 )
 
 // outward gives err the form in which clients of BuildKit show where in the Dockerfile it comes from.

@@ -283,8 +283,8 @@ func TestConversation(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range ping.LLBCaps {
-		if c.ID == string(pb.CapAttestations) {
-			t.Error("attestations are promised")
+		if c.ID == string(pb.CapSourcePolicy) {
+			t.Error("source policies are promised")
 		}
 	}
 	res, err := bridge.Solve(ctx, &gwpb.SolveRequest{})

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -45,9 +46,6 @@ func (w *wish) read(req *controlapi.SolveRequest) error {
 	if req.EnableSessionExporter {
 		return unsupported("outputs that the client chooses later")
 	}
-	if err := checkAttests(req.FrontendAttrs); err != nil {
-		return err
-	}
 	w.o.Entitlements = req.Entitlements
 	exporters := req.Exporters
 	if len(exporters) == 0 && req.ExporterDeprecated != "" {
@@ -61,20 +59,34 @@ func (w *wish) read(req *controlapi.SolveRequest) error {
 	if len(exporters) == 0 {
 		w.o.Outputs = []build.Output{{Type: "cacheonly"}}
 	}
+	if err := w.statements(req.FrontendAttrs); err != nil {
+		return err
+	}
 	return w.caches(req.Cache)
 }
 
-// checkAttests refuses statements that were asked for. What clients add by themselves may be left out.
-func checkAttests(attrs map[string]string) error {
-	for name, value := range attrs {
-		if !strings.HasPrefix(name, "attest:") && !strings.HasPrefix(name, "build-arg:BUILDKIT_ATTEST_") {
-			continue
+// unasked is the statement that buildx adds by itself to whatever it builds.
+const unasked = "mode=min,inline-only=true"
+
+// statements takes what is to be stated about the result. What clients add by themselves is for images that
+// leave this machine: those that stay keep the digests and IDs that they have without.
+func (w *wish) statements(attrs map[string]string) error {
+	wanted := map[string]string{}
+	for name, settings := range attrs {
+		kind, ok := strings.CutPrefix(name, "attest:")
+		if !ok {
+			kind, ok = strings.CutPrefix(name, "build-arg:BUILDKIT_ATTEST_")
 		}
-		if settings := "," + value + ","; !strings.Contains(settings, ",inline-only=true,") && !strings.Contains(settings, ",disabled=true,") {
-			return errAttestations
+		kind = strings.ToLower(kind)
+		if ok && (kind != "provenance" || settings != unasked || w.pushes()) {
+			wanted[kind] = settings
 		}
 	}
-	return nil
+	return w.o.SetStatements(wanted)
+}
+
+func (w *wish) pushes() bool {
+	return slices.ContainsFunc(w.o.Outputs, func(o build.Output) bool { return o.Push })
 }
 
 func (w *wish) caches(c *controlapi.CacheOptions) error {
