@@ -66,6 +66,9 @@ func (r *run) attrs(ctx context.Context) (map[string]string, error) {
 	for k, v := range o.Args {
 		attrs["build-arg:"+k] = v
 	}
+	if o.SBOM != nil {
+		attrs["attest:sbom"] = *o.SBOM
+	}
 	for k, v := range o.Limits {
 		attrs[k] = v
 	}

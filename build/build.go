@@ -89,6 +89,9 @@ type Options struct {
 
 	// Provenance is stated of what is built; nil: nothing is.
 	Provenance *provenance.Options
+	// SBOM asks for what is in the images, which a scanner finds: an image that is run, generator=IMAGE, and
+	// others of its settings. nil: nobody asks.
+	SBOM *string
 	// StatementsAsImage puts statements beside an image as if they were one, for registries that know no
 	// artifacts; FileStatements into archives of images too that are for images in registries only.
 	StatementsAsImage, FileStatements bool

@@ -133,7 +133,7 @@ func (r *run) makeImage(ctx context.Context, compiled *dockerfile.Result, states
 				continue
 			}
 			sources[i].Statements = func(layers []ocispec.Descriptor) ([]export.Statement, error) {
-				return r.statements(compiled, i, states[i], layers)
+				return r.statements(ctx, c, compiled, i, states[i], layers)
 			}
 			if sources[i].Subjects, err = r.subjects(img.Platform); err != nil {
 				return err
@@ -321,7 +321,7 @@ func (r *run) trees(ctx context.Context, c *solver.Console, out Output, compiled
 			if err := write(root, o); err != nil || !r.stated(true) {
 				return err
 			}
-			return r.fileStatements(ctx, compiled, i, states[i], root, out, o, split, state)
+			return r.fileStatements(ctx, c, compiled, i, states[i], root, out, o, split, state)
 		})
 		if err := errors.Join(err, view.Close()); err != nil {
 			return nil, err

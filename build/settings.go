@@ -2,12 +2,10 @@ package build
 
 import (
 	"encoding/csv"
-	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/containerd/errdefs"
 
 	"github.com/teu-dev/teu/build/provenance"
 )
@@ -89,15 +87,24 @@ func (o *Options) SetStatements(settings map[string]string) (err error) {
 				return err
 			}
 		case "sbom":
-			if list, err := provenance.Parse(text); err == nil && list == nil {
-				continue // disabled
+			if disabled(text) {
+				continue
 			}
-			return fmt.Errorf("lists of what is in an image (SBOM) are not made; leave --sbom away, or say false: %w", errdefs.ErrNotImplemented)
+			o.SBOM = &text
 		default:
 			return invalidf("attestation type %q is none of provenance and sbom", kind)
 		}
 	}
 	return nil
+}
+
+// disabled says whether settings of a statement say that it is not wanted.
+func disabled(settings string) bool {
+	parts, _ := csv.NewReader(strings.NewReader(settings)).Read() // what is wrong is met again
+	return slices.ContainsFunc(parts, func(part string) bool {
+		name, value, _ := strings.Cut(part, "=")
+		return name == "disabled" && Yes(value)
+	})
 }
 
 // parseEpoch parses seconds since 1970; "" stands for no epoch, whatever the Dockerfile says.

@@ -2,6 +2,8 @@ package build
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -24,7 +26,7 @@ import (
 // file, anything else.
 func (r *run) stated(file bool) bool {
 	p := r.o.Provenance
-	return p != nil && (!file || !p.InlineOnly)
+	return r.o.SBOM != nil || p != nil && (!file || !p.InlineOnly)
 }
 
 // A pinnedOp is a source of which it is noted what it stands for.
@@ -64,9 +66,13 @@ func (r *run) noteSteps(made map[*graph.Vertex]*solver.Vertex[op.Result]) {
 	}
 }
 
-// statements returns what is stated of the image i, which is the state with these layers.
-func (r *run) statements(c *dockerfile.Result, i int, state op.Result, layers []ocispec.Descriptor) ([]export.Statement, error) {
+// statements returns what is stated of the image i, which is the state with these layers; nil for files.
+func (r *run) statements(ctx context.Context, console *solver.Console, c *dockerfile.Result, i int, state op.Result, layers []ocispec.Descriptor) ([]export.Statement, error) {
 	img := c.Images[i]
+	list, err := r.scanned(ctx, console, img)
+	if err != nil || r.o.Provenance == nil || r.o.Provenance.InlineOnly && layers == nil {
+		return list, err
+	}
 	b := provenance.Build{
 		Frontend: c.Frontend, Args: c.Attrs, Definition: img.Definition, Platform: img.Platform,
 		Timeless: img.Epoch != nil,
@@ -83,7 +89,33 @@ func (r *run) statements(c *dockerfile.Result, i int, state op.Result, layers []
 	if name == "" {
 		name = "provenance.json"
 	}
-	return []export.Statement{{Kind: kind, Predicate: predicate, Name: name}}, nil
+	return append(list, export.Statement{Kind: kind, Predicate: predicate, Name: name}), nil
+}
+
+// scanned returns what scanners state of an image.
+func (r *run) scanned(ctx context.Context, c *solver.Console, img dockerfile.Image) (list []export.Statement, err error) {
+	if r.o.SBOM == nil {
+		return nil, nil
+	}
+	if len(img.Attestations) == 0 {
+		return nil, invalidf("nobody said how to list what is in the image (SBOM): that is for Dockerfiles")
+	}
+	for _, a := range img.Attestations {
+		res, err := r.solve(ctx, a.Definition, sealing{})
+		if err != nil {
+			return nil, err
+		}
+		view, err := r.env.View(ctx, c, res)
+		if err != nil {
+			return nil, err
+		}
+		found, err := export.ReadStatements(view.Dir, a.Dir, a.Kind, a.Core)
+		if err := errors.Join(err, view.Close()); err != nil {
+			return nil, fmt.Errorf("what the scanner wrote: %w", err)
+		}
+		list = append(list, found...)
+	}
+	return list, nil
 }
 
 // layersOf returns the blobs behind an output of an operation: layers that state, which has these, has too, or
@@ -136,8 +168,8 @@ func (r *run) subjects(p ocispec.Platform) ([]string, error) {
 }
 
 // fileStatements writes what is stated of the files of image i.
-func (r *run) fileStatements(ctx context.Context, c *dockerfile.Result, i int, state op.Result, root *rootfs.Dir, out Output, o export.TreeOptions, split bool, write func(export.StatementFile) error) error {
-	list, err := r.statements(c, i, state, nil)
+func (r *run) fileStatements(ctx context.Context, console *solver.Console, c *dockerfile.Result, i int, state op.Result, root *rootfs.Dir, out Output, o export.TreeOptions, split bool, write func(export.StatementFile) error) error {
+	list, err := r.statements(ctx, console, c, i, state, nil)
 	if err != nil {
 		return err
 	}

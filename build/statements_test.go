@@ -51,10 +51,27 @@ type stated struct {
 	}
 }
 
-// statement returns the image and the statement of the index target.
+// statement returns the image and the one statement of the index target.
 func (b *bench) statement(target ocispec.Descriptor) (image ocispec.Descriptor, raw []byte, st stated) {
 	b.t.Helper()
-	read := func(d ocispec.Descriptor, into any) []byte {
+	image, m := b.statements(target)
+	if len(m.Layers) != 1 {
+		b.t.Fatalf("there are %d statements", len(m.Layers))
+	}
+	raw, err := content.ReadAll(b.t.Context(), b.Store.Content, m.Layers[0])
+	if err != nil || json.Unmarshal(raw, &st) != nil {
+		b.t.Fatalf("%s: %v", raw, err)
+	}
+	if st.Kind != m.Layers[0].Annotations["in-toto.io/predicate-type"] {
+		b.t.Errorf("the statement is %s, its layer %v", st.Kind, m.Layers[0].Annotations)
+	}
+	return image, raw, st
+}
+
+// statements returns the image and the manifest of statements of the index target.
+func (b *bench) statements(target ocispec.Descriptor) (image ocispec.Descriptor, m ocispec.Manifest) {
+	b.t.Helper()
+	read := func(d ocispec.Descriptor, into any) {
 		raw, err := content.ReadAll(b.t.Context(), b.Store.Content, d)
 		if err != nil {
 			b.t.Fatal(err)
@@ -62,7 +79,6 @@ func (b *bench) statement(target ocispec.Descriptor) (image ocispec.Descriptor, 
 		if err := json.Unmarshal(raw, into); err != nil {
 			b.t.Fatal(err)
 		}
-		return raw
 	}
 	var index ocispec.Index
 	read(target, &index)
@@ -73,16 +89,11 @@ func (b *bench) statement(target ocispec.Descriptor) (image ocispec.Descriptor, 
 	if got := index.Manifests[1].Annotations["vnd.docker.reference.digest"]; got != image.Digest.String() {
 		b.t.Errorf("the statements are about %s, the image is %s", got, image.Digest)
 	}
-	var m ocispec.Manifest
 	read(index.Manifests[1], &m)
-	if len(m.Layers) != 1 || m.Subject == nil || m.Subject.Digest != image.Digest || m.Layers[0].MediaType != "application/vnd.in-toto+json" {
+	if len(m.Layers) == 0 || m.Subject == nil || m.Subject.Digest != image.Digest || m.Layers[0].MediaType != "application/vnd.in-toto+json" {
 		b.t.Errorf("the manifest of statements is %+v", m)
 	}
-	raw = read(m.Layers[0], &st)
-	if st.Kind != m.Layers[0].Annotations["in-toto.io/predicate-type"] {
-		b.t.Errorf("the statement is %s, its layer %v", st.Kind, m.Layers[0].Annotations)
-	}
-	return image, raw, st
+	return image, m
 }
 
 var statedLines = []string{"FROM busybox", "ARG WORD", "COPY f /f", "RUN --mount=type=secret,id=key echo $WORD >/word"}
@@ -233,6 +244,57 @@ func TestProvenanceOfOutputs(t *testing.T) {
 	_, _, err = b.build(Options{Provenance: &provenance.Options{Complete: true}}, "FROM scratch", "COPY f /")
 	if err == nil || !strings.Contains(err.Error(), "files of this machine") {
 		t.Errorf("complete-materials: %v", err)
+	}
+}
+
+// TestSBOM: a scanner looks at the result and at the stages that it is told to, and says what is there.
+func TestSBOM(t *testing.T) {
+	b := newBench(t)
+	b.write(map[string]string{"f": "file\n", "scan": `#!/bin/sh
+set -e
+touch "$BUILDKIT_SCAN_SOURCE/x" 2>/dev/null && exit 3
+say() { echo "{\"predicateType\":\"https://spdx.dev/Document\",\"predicate\":{\"files\":\"$(cd $1; echo *) $BUILDKIT_SCAN_WORD\"}}"; }
+say $BUILDKIT_SCAN_SOURCE >$BUILDKIT_SCAN_DESTINATION/sbom.spdx.json
+for extra in $BUILDKIT_SCAN_SOURCE_EXTRAS/*; do say $extra >$BUILDKIT_SCAN_DESTINATION/$(echo $extra | cut -d/ -f5).spdx.json; done
+`})
+	if err := os.Chmod(filepath.Join(b.dir, "scan"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b.must(Options{Tags: []string{"scanner"}}, "FROM busybox", "COPY scan /scan", `ENTRYPOINT ["/scan"]`)
+	settings := "type=sbom,generator=scanner,WORD=told"
+	lines := []string{"FROM busybox AS made", "ARG BUILDKIT_SBOM_SCAN_STAGE=true", "RUN touch /made", "FROM scratch", "COPY --from=made /made /", "COPY f /dir/f"}
+	var files bytes.Buffer
+	o := Options{SBOM: &settings, Provenance: &provenance.Options{Min: true}, Outputs: []Output{{Type: "tar", Writer: &files}, {Type: "image"}}}
+	res, _ := b.must(o, lines...)
+	if diff := cmp.Diff([]string{"dir/", "dir/f", "made", "sbom.spdx.json", "sbom-made.spdx.json", "provenance.json"}, names(t, &files)); diff != "" {
+		t.Errorf("tar (-want +got):\n%s", diff)
+	}
+	_, manifest := b.statements(res.Target)
+	var got []string
+	for _, l := range manifest.Layers {
+		data, err := content.ReadAll(t.Context(), b.Store.Content, l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var doc struct {
+			Kind      string `json:"predicateType"`
+			Predicate struct{ Files string }
+		}
+		if err := json.Unmarshal(data, &doc); err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, doc.Kind+" "+doc.Predicate.Files)
+	}
+	want := []string{"https://spdx.dev/Document dir made told", "https://spdx.dev/Document bin dev etc made proc root sys tmp usr told", "https://slsa.dev/provenance/v1 "}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("statements (-want +got):\n%s", diff)
+	}
+	for generator, want := range map[string]string{"nosuch.invalid/scanner": "nosuch.invalid", "failing": "exit code: 3"} {
+		b.must(Options{Tags: []string{"failing"}}, "FROM busybox", `CMD ["sh", "-c", "exit 3"]`)
+		settings := "generator=" + generator
+		if _, _, err := b.build(Options{SBOM: &settings}, lines...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("generator=%s: %v", generator, err)
+		}
 	}
 }
 

@@ -58,6 +58,16 @@ type Image struct {
 	Config     []byte         // JSON; rootfs and times are the exporter's duty
 	BaseConfig []byte         // JSON of the base image; nil for scratch
 	Epoch      *time.Time     // SOURCE_DATE_EPOCH
+	// Attestations are what is to be stated of the image: what a scanner finds in it.
+	Attestations []Attestation
+}
+
+// An Attestation is a directory with statements in in-toto's form.
+type Attestation struct {
+	Definition *pb.Definition
+	Dir        string // in what the definition makes
+	Kind       string // the predicate's type that each must have; "": any
+	Core       string // what the one that others belong to is called, up to a dot; "": none is
 }
 
 // A Backend answers what the frontend asks while it compiles. It is used by several

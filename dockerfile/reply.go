@@ -11,8 +11,10 @@ import (
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	commonexptypes "github.com/moby/buildkit/exporter/exptypes"
 	"github.com/moby/buildkit/frontend/gateway/client"
+	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/frontend/subrequests/lint"
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/solver/result"
 )
 
 // A Reply is what the frontend said, in BuildKit's own form: one definition, or several by the IDs of
@@ -21,6 +23,8 @@ type Reply struct {
 	Metadata map[string][]byte
 	Ref      *pb.Definition            // nil: the empty filesystem
 	Refs     map[string]*pb.Definition // instead of Ref
+	// Attestations are what is to be stated of each, by the IDs of the platforms.
+	Attestations map[string][]Attestation
 	// Frontend and Attrs are what was asked; "" and nil if a definition was there already.
 	Frontend string
 	Attrs    map[string]string
@@ -60,6 +64,19 @@ func Ask(ctx context.Context, b Backend, o Options) (*Reply, error) {
 			reply.Refs[id] = definition(ref)
 		}
 	}
+	for id, list := range res.Attestations {
+		for _, a := range list {
+			if a.Kind != gwpb.AttestationKind_Bundle {
+				return nil, fmt.Errorf("an attestation that is no directory: %w", errdefs.ErrNotImplemented)
+			}
+			if reply.Attestations == nil {
+				reply.Attestations = map[string][]Attestation{}
+			}
+			reply.Attestations[id] = append(reply.Attestations[id], Attestation{
+				Definition: definition(a.Ref), Dir: a.Path, Kind: a.InToto.PredicateType, Core: string(a.Metadata[result.AttestationSBOMCore]),
+			})
+		}
+	}
 	return reply, nil
 }
 
@@ -82,10 +99,11 @@ func (r *Reply) Result() (*Result, error) {
 	out := &Result{Index: len(r.Refs) > 0, Frontend: r.Frontend, Attrs: r.Attrs}
 	for _, p := range list.Platforms {
 		img := Image{
-			Platform:   p.Platform,
-			Config:     exptypes.ParseKey(r.Metadata, exptypes.ExporterImageConfigKey, &p),
-			BaseConfig: exptypes.ParseKey(r.Metadata, exptypes.ExporterImageBaseConfigKey, &p),
-			Definition: &pb.Definition{},
+			Platform:     p.Platform,
+			Config:       exptypes.ParseKey(r.Metadata, exptypes.ExporterImageConfigKey, &p),
+			BaseConfig:   exptypes.ParseKey(r.Metadata, exptypes.ExporterImageBaseConfigKey, &p),
+			Definition:   &pb.Definition{},
+			Attestations: r.Attestations[p.ID],
 		}
 		def, ok := r.Refs[p.ID]
 		if !ok && len(r.Refs) > 0 {

@@ -69,8 +69,8 @@ func (f *buildFlags) registerCompatible(cmd *cobra.Command) {
 	s.BoolVar(&f.squash, "squash", false, "")
 	s.StringArrayVar(&f.attests.attest, "attest", nil, "say something about the image beside it: type=provenance,mode=min|max,...")
 	s.StringVar(&f.attests.provenance, "provenance", "", "say how the image was built: true, false or settings of --attest")
-	s.StringVar(&f.attests.sbom, "sbom", "", "")
-	for _, name := range []string{"squash", "policy", "print", "resource", "sbom", "memory", "memory-swap", "cpu-shares", "cpu-period", "cpu-quota", "cpuset-cpus", "cpuset-mems"} {
+	s.StringVar(&f.attests.sbom, "sbom", "", "list what is in the image, by a scanner: true, false or generator=IMAGE")
+	for _, name := range []string{"squash", "policy", "print", "resource", "memory", "memory-swap", "cpu-shares", "cpu-period", "cpu-quota", "cpuset-cpus", "cpuset-mems"} {
 		_ = s.MarkHidden(name) // it was just made
 	}
 }

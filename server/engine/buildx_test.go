@@ -210,7 +210,13 @@ func testBuildxProvenance(t *testing.T, w *world, repo string) {
 	if got := w.run("docker", "save", "stays"); strings.Contains(got, "in-toto") {
 		t.Error("an image that stays has statements")
 	}
-	says(t, w.buildxFails("build", "--sbom=true", "said"), "SBOM")
+	w.write(map[string]string{"scan/Dockerfile": "FROM busybox\nCOPY scan.sh /\nCMD [\"sh\", \"/scan.sh\"]\n",
+		"scan/scan.sh": `echo "{\"predicateType\":\"https://spdx.dev/Document\",\"predicate\":{\"SPDXID\":\"$(ls $BUILDKIT_SCAN_SOURCE)\"}}" >$BUILDKIT_SCAN_DESTINATION/sbom.json`})
+	w.buildx("build", "-t", "scan", "scan")
+	w.buildx("build", "--push", "--sbom=generator=scan", "-t", repo+":sbom", "said")
+	if got := w.run("nsenter", "--net="+w.dir+"/netns", "docker", "buildx", "imagetools", "inspect", repo+":sbom", "--format", "{{json .SBOM}}"); !strings.Contains(got, `"SPDXID": "dir"`) {
+		t.Errorf("the SBOM is %s", got)
+	}
 }
 
 func testBuildxContexts(t *testing.T, w *world) {

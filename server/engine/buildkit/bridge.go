@@ -12,6 +12,7 @@ import (
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/identity"
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/solver/result"
 	"github.com/moby/buildkit/util/apicaps"
 	capspb "github.com/moby/buildkit/util/apicaps/pb"
 	"github.com/moby/buildkit/util/grpcerrors"
@@ -189,7 +190,6 @@ func without(all []*capspb.APICap, gone []apicaps.CapID) (left []*capspb.APICap)
 func unservedCalls() []apicaps.CapID {
 	return []apicaps.CapID{
 		gwpb.CapGatewayExec, gwpb.CapGatewayExecExtraHosts, gwpb.CapGatewayExecSecretEnv, gwpb.CapGatewayExecSignals, gwpb.CapGatewayExecFilesystem,
-		gwpb.CapAttestations, // of the client's own making
 		gwpb.CapSourceMetaResolverImageAttestations, gwpb.CapSourceMetaResolverHTTPChecksumRequest,
 	}
 }
@@ -220,6 +220,9 @@ func (s bridges) Solve(ctx context.Context, req *gwpb.SolveRequest) (*gwpb.Solve
 			b.mu.Unlock()
 		}
 		res.Metadata = reply.Metadata
+		if res.Attestations, err = b.promise(reply.Attestations); err != nil {
+			return err
+		}
 		if reply.Refs == nil {
 			ref, err := b.add(reply.Ref)
 			if err != nil {
@@ -297,10 +300,10 @@ func (b *bridge) answer(req *gwpb.ReturnRequest) (a answer, err error) {
 	if res == nil {
 		return a, fmt.Errorf("neither a result nor an error: %w", errdefs.ErrInvalidArgument)
 	}
-	if len(res.Attestations) > 0 {
-		return a, errAttestations
-	}
 	a.reply = &dockerfile.Reply{Metadata: res.Metadata}
+	if a.reply.Attestations, err = b.promised(res.Attestations); err != nil {
+		return a, err
+	}
 	b.mu.Lock()
 	if b.asked != nil {
 		a.reply.Frontend, a.reply.Attrs = b.asked.Frontend, b.asked.Attrs
@@ -328,6 +331,51 @@ func (b *bridge) answer(req *gwpb.ReturnRequest) (a answer, err error) {
 		}
 	}
 	return a, err
+}
+
+// promise tells the client what is to be stated of a result, by platforms.
+func (b *bridge) promise(all map[string][]dockerfile.Attestation) (map[string]*gwpb.Attestations, error) {
+	out := map[string]*gwpb.Attestations{}
+	for id, list := range all {
+		out[id] = &gwpb.Attestations{}
+		for _, a := range list {
+			ref, err := b.add(a.Definition)
+			if err != nil {
+				return nil, err
+			}
+			out[id].Attestation = append(out[id].Attestation, &gwpb.Attestation{
+				Kind: gwpb.AttestationKind_Bundle, Ref: ref, Path: a.Dir, InTotoPredicateType: a.Kind,
+				Metadata: map[string][]byte{result.AttestationReasonKey: []byte(result.AttestationReasonSBOM), result.AttestationSBOMCore: []byte(a.Core)},
+			})
+		}
+	}
+	return out, nil
+}
+
+// promised is the reverse of promise.
+func (b *bridge) promised(all map[string]*gwpb.Attestations) (map[string][]dockerfile.Attestation, error) {
+	var out map[string][]dockerfile.Attestation
+	for id, list := range all {
+		for _, a := range list.GetAttestation() {
+			if a.GetKind() != gwpb.AttestationKind_Bundle || len(a.GetInTotoSubjects()) > 0 {
+				return nil, errAttestations
+			}
+			def, err := b.definition(a.Ref.GetId())
+			if err != nil {
+				return nil, err
+			}
+			if def == nil {
+				return nil, fmt.Errorf("an attestation without a ref: %w", errdefs.ErrInvalidArgument)
+			}
+			if out == nil {
+				out = map[string][]dockerfile.Attestation{}
+			}
+			out[id] = append(out[id], dockerfile.Attestation{
+				Definition: def, Dir: a.Path, Kind: a.InTotoPredicateType, Core: string(a.Metadata[result.AttestationSBOMCore]),
+			})
+		}
+	}
+	return out, nil
 }
 
 // Evaluate implements gwpb.LLBBridgeServer.

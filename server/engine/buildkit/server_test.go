@@ -253,7 +253,7 @@ func TestCalls(t *testing.T) {
 		},
 		"not here": func() error { _, err := bridge.NewContainer(ctx, &gwpb.NewContainerRequest{}); return err },
 		"attestations": func() error {
-			_, err := control.Solve(ctx, &controlapi.SolveRequest{Ref: "a", FrontendAttrs: map[string]string{"attest:sbom": ""}})
+			_, err := control.Solve(ctx, &controlapi.SolveRequest{Ref: "a", FrontendAttrs: map[string]string{"attest:vsa": ""}})
 			return err
 		},
 	} {
