@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -296,6 +297,27 @@ func TestReasons(t *testing.T) {
 	}
 	if err == nil || !strings.Contains(err.Error(), "memory limit too low?") {
 		t.Errorf("a page of memory: %v", err)
+	}
+}
+
+// A command that is not the first of a PID namespace gets the time to install its handler, too.
+func TestSignalToYoungProcess(t *testing.T) {
+	p := newPlace(t)
+	c, err := p.create(t, "a", "sleep 0.05; trap 'echo handled; exit' USR1; while :; do sleep 0.01; done", func(s *specs.Spec) {
+		s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.PIDNamespace })
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Kill(unix.SIGUSR1, KillOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	wantStatus(t, c, specs.StateStopped)
+	if out := p.output(t); out != "handled\n" {
+		t.Errorf("output %q", out)
 	}
 }
 

@@ -190,21 +190,22 @@ func (c *Container) sharesPIDs() bool {
 }
 
 // awaitHandler gives a command that was executed moments ago the time to install its
-// handler: a signal that the first process of a PID namespace does not handle is lost.
+// handler: a signal that the first process of a PID namespace does not handle is lost, and any
+// other process is ended by it that would have ended by itself, as in a pod that shares its
+// PID namespace.
 func (c *Container) awaitHandler(sig unix.Signal) {
 	const young = 200 * time.Millisecond
 	info, err := os.Stat(c.dir) // changed last when start removed the FIFO
 	if err != nil || sig == 0 || sig == unix.SIGKILL || sig == unix.SIGSTOP {
 		return
 	}
-	for time.Since(info.ModTime()) < young && lost(c.Init.PID, sig) {
+	for time.Since(info.ModTime()) < young && unready(c.Init.PID, sig) {
 		time.Sleep(5 * time.Millisecond)
 	}
 }
 
-// lost says that pid is the first of a PID namespace and does nothing about sig;
-// proc_pid_status(5).
-func lost(pid int, sig unix.Signal) bool {
+// unready says that pid does nothing about sig, which ends it or is lost; proc_pid_status(5).
+func unready(pid int, sig unix.Signal) bool {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return false
@@ -221,7 +222,7 @@ func lost(pid int, sig unix.Signal) bool {
 			handled = handled || err != nil || mask&(1<<(sig-1)) != 0
 		}
 	}
-	return first && !handled
+	return (first || ends(sig)) && !handled
 }
 
 // KillOptions say who gets the signal.
