@@ -44,6 +44,9 @@ func (s *Server) stepGateway(ctx context.Context) (netip.Addr, error) {
 
 // grpc answers POST /grpc: the connection becomes one of gRPC.
 func (s *Server) grpc(w http.ResponseWriter, r *request) error {
+	if err := checkUpgrade(r); err != nil {
+		return err
+	}
 	bk, err := s.buildKit()
 	if err != nil {
 		return err
@@ -70,6 +73,9 @@ func (s *Server) call(w http.ResponseWriter, r *request) error {
 
 // session answers POST /session: the connection becomes one of gRPC, at which the client serves.
 func (s *Server) session(w http.ResponseWriter, r *request) error {
+	if err := checkUpgrade(r); err != nil {
+		return err
+	}
 	bk, err := s.buildKit()
 	if err != nil {
 		return err
@@ -82,12 +88,21 @@ func (s *Server) session(w http.ResponseWriter, r *request) error {
 	})
 }
 
+// checkUpgrade says whether a client asks for the one protocol there is.
+func checkUpgrade(r *request) error {
+	switch proto := r.Header.Get("Upgrade"); proto {
+	case "":
+		return invalid("no upgrade proto in request")
+	case "h2c":
+		return nil
+	default:
+		return invalid("protocol %s not supported", proto)
+	}
+}
+
 // upgrade takes the connection over for HTTP/2 without TLS (RFC 7540, 3.2, but the client's settings come
 // in its preface only, as with dockerd), and has it served.
 func upgrade(w http.ResponseWriter, r *request, serve func(context.Context, net.Conn)) error {
-	if proto := r.Header.Get("Upgrade"); proto != "h2c" {
-		return invalid("the connection can be upgraded to h2c, not to %q", proto)
-	}
 	r.keepOn()
 	h, err := takeOver(w)
 	if err != nil {

@@ -81,8 +81,12 @@ func TestRequests(t *testing.T) {
 		{"POST /containers/nosuch/wait?condition=never", "400", "invalid condition: \\\"never\\\""},
 		{"GET /exec/nosuch/json", "404", "No such exec instance: nosuch"},
 		{"GET /v1.24/swarm", "503", "This node is not a swarm manager"},
-		{"POST /session", "400", "a session without an ID"},
-		{"POST /grpc\nConnection: Upgrade\nUpgrade: tcp", "400", "can be upgraded to h2c, not to \\\"tcp\\\""},
+		{"POST /session", "400", "no upgrade proto in request"},
+		{"POST /session\nConnection: Upgrade\nUpgrade: h2c", "400", "a session without an ID"},
+		{"POST /grpc\nConnection: Upgrade\nUpgrade: tcp", "400", "protocol tcp not supported"},
+		{"GET /images/busybox/attestations?platform=nosuch", "400", "nosuch"},
+		{"GET /images/busybox/attestations?platform=linux/mips", "404", "does not provide the specified platform"},
+		{"GET /images/json?filters=%7B%22dangling%22:%5B%22true%22,%22false%22%5D%7D", "400", "invalid filter 'dangling=[true false]'"},
 		{"GET /info\nX-Long: " + strings.Repeat("x", 100<<10), "431", ""},
 	} {
 		got := raw(t, w.socket(), c.send)

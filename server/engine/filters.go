@@ -49,17 +49,14 @@ func anyOf(filters map[string][]string, name string, fits func(string) bool) boo
 	return len(filters[name]) == 0 || slices.ContainsFunc(filters[name], fits)
 }
 
-// boolFilter is a filter that is true or false; given says whether there is one.
+// boolFilter is a filter that is true or false, not both; given says whether there is one.
 func boolFilter(filters map[string][]string, name string) (value, given bool, err error) {
 	for _, v := range filters[name] {
-		switch v {
-		case "1", "true":
-			value, given = true, true
-		case "0", "false":
-			given = true
-		default:
-			return false, false, invalid("invalid filter '%s=%s'", name, v)
+		yes := v == "1" || v == "true"
+		if !yes && v != "0" && v != "false" || given && yes != value {
+			return false, false, invalid("invalid filter '%s=%s'", name, filters[name])
 		}
+		value, given = yes, true
 	}
 	return value, given, nil
 }

@@ -27,6 +27,9 @@ func (s *Server) listImages(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
+	if _, _, err := boolFilter(filters, "dangling"); err != nil {
+		return err
+	}
 	if r.flag("identity") && !r.flag("manifests") {
 		return invalid("conflicting options: identity requires manifests=1")
 	}
@@ -258,11 +261,15 @@ func (s *Server) searchImages(w http.ResponseWriter, r *request) error {
 
 // attestations: none are kept apart from the images they belong to.
 func (s *Server) attestations(w http.ResponseWriter, r *request) error {
+	platform, err := r.platform(55)
+	if err != nil {
+		return err
+	}
 	images, err := s.images(r, nil)
 	if err != nil {
 		return err
 	}
-	if _, err := images.Inspect(r.Context(), r.name, library.InspectOptions{}); err != nil {
+	if _, err := images.Inspect(r.Context(), r.name, library.InspectOptions{Platform: platform}); err != nil {
 		return err
 	}
 	return writeJSON(w, http.StatusOK, []struct{}{})
