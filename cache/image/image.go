@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -65,7 +66,13 @@ func (s *Store) danglingPath(target digest.Digest) string {
 // Put records img, durably. If its name stood for another target that no other name
 // stands for, that target stays as a dangling image. An empty name records a dangling image,
 // unless a name stands for it. A zero Created means now.
-func (s *Store) Put(ctx context.Context, img Image) (err error) {
+func (s *Store) Put(ctx context.Context, img Image) error { return s.put(ctx, img, false) }
+
+// Keep is Put that leaves the record of a name as it is that stands for the very target already: to sync what has
+// been synced costs little, to write it again does not.
+func (s *Store) Keep(ctx context.Context, img Image) error { return s.put(ctx, img, true) }
+
+func (s *Store) put(ctx context.Context, img Image, keep bool) (err error) {
 	if err := check(img); err != nil {
 		return err
 	}
@@ -95,7 +102,13 @@ func (s *Store) Put(ctx context.Context, img Image) (err error) {
 			return fmt.Errorf("naming image %s: %w", img.Name, err)
 		}
 	}
-	if err := statefile.Write(s.namePath(img.Name), img, statefile.WriteOptions{Durable: true}); err != nil {
+	path := s.namePath(img.Name)
+	if keep && err == nil && reflect.DeepEqual(old.Target, img.Target) {
+		err = statefile.SyncDir(filepath.Dir(path)) // whoever wrote it may have died before
+	} else {
+		err = statefile.Write(path, img, statefile.WriteOptions{Durable: true})
+	}
+	if err != nil {
 		return fmt.Errorf("naming image %s: %w", img.Name, err)
 	}
 	return s.remove(s.danglingPath(img.Target.Digest)) // it has a name now

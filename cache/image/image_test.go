@@ -83,6 +83,39 @@ func TestNames(t *testing.T) {
 
 func list[T any](v ...T) []T { return v }
 
+// TestKeep: a record that says the same is not written again, any other is.
+func TestKeep(t *testing.T) {
+	s, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	keep := func(of string) Image {
+		t.Helper()
+		if err := s.Keep(t.Context(), Image{Name: "a:1", Target: target(of)}); err != nil {
+			t.Fatal(err)
+		}
+		img, err := s.Get("a:1")
+		if err != nil || img.Target.Digest != target(of).Digest {
+			t.Fatalf("%+v, %v", img, err)
+		}
+		return img
+	}
+	first := keep("1")
+	if again := keep("1"); !again.Created.Equal(first.Created) {
+		t.Errorf("it was written again at %s", again.Created)
+	}
+	if other := keep("2"); !other.Created.After(first.Created) {
+		t.Errorf("another target was not written: %+v", other)
+	}
+	if diff := cmp.Diff([]string{"a:1=2", "-=1"}, names(t, s)); diff != "" {
+		t.Error(diff)
+	}
+	if err := os.Truncate(s.namePath("a:1"), 0); err != nil {
+		t.Fatal(err)
+	}
+	keep("2")
+}
+
 func TestGet(t *testing.T) {
 	s, err := Open(t.TempDir())
 	if err != nil {

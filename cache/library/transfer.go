@@ -59,7 +59,7 @@ func (l *Library) Pull(ctx context.Context, ref reference.Named, o PullOptions) 
 			return listing.Worded(errdefs.ErrNotFound, "the image is for %s, not for %s",
 				content.PlatformString(img.Platform()), content.PlatformString(*o.Platform))
 		}
-		return l.Store.Images.Put(ctx, image.Image{Name: ref.String(), Target: result.Target})
+		return l.Store.Images.Keep(ctx, image.Image{Name: ref.String(), Target: result.Target})
 	})
 	if err != nil {
 		return Pulled{}, fmt.Errorf("pulling %s: %w", reference.FamiliarString(ref), err)
