@@ -59,7 +59,11 @@ func (g *Group) Update(r *specs.LinuxResources) (warnings []string, err error) {
 				err = g.apply(s)
 			}
 		}
-		if errors.Is(err, os.ErrNotExist) { // and not ENODEV, which is about a block device there is not
+		if errors.Is(err, unix.ENODEV) {
+			warnings = append(warnings, "there is no such device: the limit of "+s.limit+" to "+s.value+" has no effect")
+			continue
+		}
+		if absent(err) {
 			warnings = append(warnings, "this host cannot limit "+s.limit+" ("+s.file+" is missing): the limit has no effect")
 			continue
 		}

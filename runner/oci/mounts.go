@@ -229,9 +229,6 @@ func (c *compiler) place(fd launch.Ref, dest string, mode uint32, follow bool) {
 
 // bind makes a bind mount of a path of the host, or places one that came as a file.
 func (c *compiler) bind(i int, m specs.Mount, dest string, o mountOptions) error {
-	if bad := o.foreign(); bad != "" {
-		return fmt.Errorf("option %s of a bind mount: %w", bad, errdefs.ErrInvalidArgument)
-	}
 	mode := uint32(unix.S_IFDIR | 0o755)
 	fd := c.sources[i]
 	if d, ok := c.opts.Detached[dest]; ok {

@@ -75,19 +75,6 @@ func (o *mountOptions) sets(key string) bool {
 	return slices.ContainsFunc(o.data, func(d string) bool { return strings.HasPrefix(d, key+"=") })
 }
 
-// foreign is an option of a bind mount that would be the filesystem's, which is mounted already,
-// and that nothing would come of. Those of mount(2) that bind mounts pass over are none.
-func (o *mountOptions) foreign() string {
-	for _, d := range o.data {
-		switch d {
-		case "sync", "dirsync", "mand", "lazytime":
-		default:
-			return d
-		}
-	}
-	return ""
-}
-
 // shared says that the mount stays, or becomes, a peer of others.
 func (o *mountOptions) shared() bool {
 	return slices.Contains(o.propagation, "shared") || slices.Contains(o.propagation, "rshared")
