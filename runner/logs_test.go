@@ -120,3 +120,18 @@ func (w *endingWriter) Write(b []byte) (int, error) {
 	}
 	return w.Buffer.Write(b)
 }
+
+// TestTailOfOneStream: as in dockerd the last lines are those of both streams, of which the other one is left out.
+func TestTailOfOneStream(t *testing.T) {
+	e := newEngine(t)
+	detached(t, e, "box", sh("echo out1; sleep 0.1; echo err1 >&2; sleep 0.1; echo out2; sleep 0.1; echo err2 >&2"))
+	if _, err := e.Wait(t.Context(), "box"); err != nil {
+		t.Fatal(err)
+	}
+	for n, want := range []string{"", "", "out2\n", "out2\n", "out1\nout2\n"} {
+		var stdout, stderr bytes.Buffer
+		if err := e.Logs(t.Context(), "box", LogOptions{Tail: n}, &stdout, &stderr); err != nil || stdout.String() != want {
+			t.Errorf("tail %d: %q, %v, want %q", n, stdout.String(), err, want)
+		}
+	}
+}

@@ -51,6 +51,7 @@ type sender struct {
 	cfg  *Sender
 	log  *jsonLog
 	note *os.File
+	word []byte // of save
 	sock socket
 	most int64         // bytes that may wait
 	stop chan struct{} // closed: it shall end at once
@@ -158,12 +159,13 @@ func readSent(f *os.File) (st sentState, ok bool) {
 }
 
 func (s *sender) save() {
-	b := make([]byte, 4, 4+7*8)
+	b := append(s.word[:0], 0, 0, 0, 0)
 	st := &s.state
 	for _, w := range [...]uint64{st.inode, uint64(st.at), st.ordinal, uint64(st.parts[0]), uint64(st.parts[1]), uint64(st.since[0]), uint64(st.since[1])} {
 		b = binary.LittleEndian.AppendUint64(b, w)
 	}
 	binary.LittleEndian.PutUint32(b, crc32.ChecksumIEEE(b[4:]))
+	s.word = b
 	s.note.WriteAt(b, 0) // if it cannot be, some lines may be sent again
 }
 

@@ -451,6 +451,7 @@ func TestSenderGELF(t *testing.T) {
 	done := func() bool {
 		all, _ := srv.all()
 		texts = nil
+		clear(chunks)
 		for _, b := range all {
 			if b[0] == 0x1e {
 				if b[1] != 0x0f || len(b) > chunkDatagram {
@@ -642,4 +643,28 @@ func FuzzSent(f *testing.F) {
 			t.Errorf("%+v", st)
 		}
 	})
+}
+
+// TestFluentMessage: the bytes are those that dockerd's client sends, but for the order of the pairs, which is none there.
+func TestFluentMessage(t *testing.T) {
+	when := time.Unix(1795370885, 5).UTC()
+	static := AppendPackedPair([]byte{0, 1}, "container_name", "/web")
+	s := &sender{cfg: &Sender{Driver: "fluentd", Tag: "tag", Static: static}}
+	record := "\xa6source\xa6stdout\xa3log\xa4text\xaecontainer_name\xa4/web"
+	if got, want := string(s.message(nil, logEntry{text: []byte("text"), time: when}, &sentState{})), "\x94\xa3tag\xd2\x6b\x03\x2f\x85\x83"+record+"\x80"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	s.cfg.Precise = true
+	if got, want := string(s.message(nil, logEntry{text: []byte("text"), time: when}, &sentState{})), "\x94\xa3tag\xd7\x00\x6b\x03\x2f\x85\x00\x00\x00\x05\x83"+record+"\x80"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	s.cfg.Static[1] = 13
+	part := string(s.message(nil, logEntry{text: bytes.Repeat([]byte("x"), maxPart), time: when, part: true}, &sentState{}))
+	for _, want := range []string{
+		"\xde\x00\x13\xa6source", "\xa3log\xda\x40\x00xxx", "\xafpartial_message\xa4true\xaapartial_id\xd9\x40", "\xafpartial_ordinal\xa11", "\xacpartial_last\xa5false\x80",
+	} {
+		if !strings.Contains(part, want) {
+			t.Errorf("a part has no %q", want)
+		}
+	}
 }
