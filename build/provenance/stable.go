@@ -2,16 +2,18 @@ package provenance
 
 import (
 	"fmt"
+	"net/url"
 
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/urlutil"
 	"github.com/opencontainers/go-digest"
 )
 
 // sessionAttrs are the attributes of a directory that say who has it now, and nothing of the build.
 var sessionAttrs = [...]string{"local.session", "local.unique"}
 
-// stabilise returns def without what is random in it, so that one build has one digest, and the digests of its
-// operations, by those that they have in def. Operations that stand on others come after them.
+// stabilise returns def without what is random in it, so that one build has one digest, and without credentials in
+// URLs, and the digests of its operations, by those that they have in def. Operations that stand on others come after them.
 func stabilise(def *pb.Definition) (*pb.Definition, map[digest.Digest]digest.Digest, error) {
 	out := &pb.Definition{Metadata: map[string]*pb.OpMetadata{}}
 	digests := map[digest.Digest]digest.Digest{}
@@ -23,6 +25,10 @@ func stabilise(def *pb.Definition) (*pb.Definition, map[digest.Digest]digest.Dig
 		if s := op.GetSource(); s != nil {
 			for _, name := range sessionAttrs {
 				delete(s.Attrs, name)
+			}
+			s.Identifier = mask(s.Identifier)
+			if full, ok := s.Attrs[pb.AttrFullRemoteURL]; ok {
+				s.Attrs[pb.AttrFullRemoteURL] = mask(full)
 			}
 		}
 		for _, in := range op.Inputs {
@@ -61,4 +67,13 @@ func stabilise(def *pb.Definition) (*pb.Definition, map[digest.Digest]digest.Dig
 		out.Source.Infos = append(out.Source.Infos, stable)
 	}
 	return out, digests, nil
+}
+
+// mask hides who asks in a URL of the web: CI puts a token there. A name for ssh is part of the address.
+func mask(address string) string {
+	u, err := url.Parse(address)
+	if err != nil || u.User == nil || u.Scheme != "http" && u.Scheme != "https" {
+		return address
+	}
+	return urlutil.RedactCredentials(address)
 }
