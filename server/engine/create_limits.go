@@ -26,8 +26,11 @@ func resources(h *container.Resources) (*specs.LinuxResources, error) {
 	set(&m.Limit, h.Memory)
 	set(&m.Swap, h.MemorySwap)
 	set(&m.Reservation, h.MemoryReservation)
-	if h.MemorySwappiness != nil && *h.MemorySwappiness >= 0 {
-		n := uint64(*h.MemorySwappiness)
+	if s := h.MemorySwappiness; s != nil && *s != -1 {
+		if *s < 0 {
+			return nil, invalid("Invalid value: %d, valid memory swappiness range is 0-100", *s)
+		}
+		n := uint64(*s)
 		m.Swappiness = &n
 	}
 	if h.OomKillDisable != nil && *h.OomKillDisable {
@@ -50,23 +53,25 @@ func resources(h *container.Resources) (*specs.LinuxResources, error) {
 	if h.PidsLimit != nil && *h.PidsLimit > 0 {
 		r.Pids = &specs.LinuxPids{Limit: h.PidsLimit}
 	}
-	r.BlockIO = blockIO(h)
-	return r, nil
+	var err error
+	r.BlockIO, err = blockIO(h)
+	return r, err
 }
 
-func blockIO(h *container.Resources) *specs.LinuxBlockIO {
+func blockIO(h *container.Resources) (*specs.LinuxBlockIO, error) {
 	b := &specs.LinuxBlockIO{}
 	used := false
 	if h.BlkioWeight > 0 {
 		b.Weight, used = &h.BlkioWeight, true
 	}
 	for _, w := range h.BlkioWeightDevice {
-		major, minor, ok := deviceNumber(w.Path)
-		if ok {
-			d := specs.LinuxWeightDevice{Weight: &w.Weight}
-			d.Major, d.Minor = major, minor
-			b.WeightDevice, used = append(b.WeightDevice, d), true
+		major, minor, err := deviceNumber(w.Path)
+		if err != nil {
+			return nil, err
 		}
+		d := specs.LinuxWeightDevice{Weight: &w.Weight}
+		d.Major, d.Minor = major, minor
+		b.WeightDevice, used = append(b.WeightDevice, d), true
 	}
 	for _, t := range []struct {
 		from []*blkiodev.ThrottleDevice
@@ -76,25 +81,27 @@ func blockIO(h *container.Resources) *specs.LinuxBlockIO {
 		{h.BlkioDeviceReadIOps, &b.ThrottleReadIOPSDevice}, {h.BlkioDeviceWriteIOps, &b.ThrottleWriteIOPSDevice},
 	} {
 		for _, l := range t.from {
-			if major, minor, ok := deviceNumber(l.Path); ok {
-				d := specs.LinuxThrottleDevice{Rate: l.Rate}
-				d.Major, d.Minor = major, minor
-				*t.to, used = append(*t.to, d), true
+			major, minor, err := deviceNumber(l.Path)
+			if err != nil {
+				return nil, err
 			}
+			d := specs.LinuxThrottleDevice{Rate: l.Rate}
+			d.Major, d.Minor = major, minor
+			*t.to, used = append(*t.to, d), true
 		}
 	}
 	if !used {
-		return nil
+		return nil, nil
 	}
-	return b
+	return b, nil
 }
 
-func deviceNumber(path string) (major, minor int64, ok bool) {
+func deviceNumber(path string) (major, minor int64, err error) {
 	var st unix.Stat_t
-	if unix.Stat(path, &st) != nil {
-		return 0, 0, false
+	if err := unix.Stat(path, &st); err != nil {
+		return 0, 0, invalid("device %s: %s", path, err)
 	}
-	return int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev)), true
+	return int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev)), nil
 }
 
 func setLimits(b *createRequest, o *runner.Options) (err error) {

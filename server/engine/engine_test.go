@@ -182,7 +182,7 @@ func TestLinks(t *testing.T) {
 func TestRefused(t *testing.T) {
 	for host, word := range map[string]string{
 		`"Runtime":"nvidia"`: "nvidia", `"DeviceRequests":[{"Driver":"x"}]`: "DeviceRequests", `"Isolation":"hyperv"`: "Isolation",
-		`"LogConfig":{"Type":"syslog"}`: "syslog", `"Binds":["a:b"]`: "absolute", `"Binds":["/a:/"]`: "destination can't be '/'",
+		`"LogConfig":{"Type":"splunk"}`: "splunk", `"Binds":["a:b"]`: "absolute", `"Binds":["/a:/"]`: "destination can't be '/'",
 		`"Binds":["/a:/b:ro,rw"]`: "invalid mode: ro,rw", `"Binds":["vol:/b:shared"]`: "invalid mode: shared", `"Binds":["vol:/b:copy"]`: "invalid mode: copy",
 		`"Mounts":[{"Type":"bind","Source":"/a","Target":"/x","BindOptions":{"Propagation":"all"}}]`: "invalid propagation mode: all",
 		`"Mounts":[{"Type":"tmpfs","Target":"/x","VolumeOptions":{}}]`:                               "field VolumeOptions must not be specified",
@@ -190,6 +190,8 @@ func TestRefused(t *testing.T) {
 		`"Mounts":[{"Type":"volume","Target":"/x","VolumeOptions":{"Subpath":"a"}}]`:                 "must not set Subpath",
 		`"RestartPolicy":{"MaximumRetryCount":1}`:                                                    "only be used with 'on-failure'",
 		`"PidMode":"x"`: "invalid PID mode", `"DeviceCgroupRules":["x"]`: "device cgroup rule", `"SecurityOpt":["nosuch=1"]`: "security-opt",
+		`"MemorySwappiness":-5`: "valid memory swappiness range is 0-100", `"BlkioDeviceReadBps":[{"Path":"/dev/nosuch","Rate":5}]`: "device /dev/nosuch",
+		`"BlkioWeightDevice":[{"Path":"/dev/nosuch","Weight":500}]`: "device /dev/nosuch", `"Memory":0},"Hostname":"` + strings.Repeat("h", 65) + `","Labels":{`: "too long (maximum 64 bytes)",
 		`"Mounts":[{"Type":"npipe","Target":"/x"}]`: "mount type unknown", `"RestartPolicy":{"Name":"sometimes"}`: "unknown policy",
 	} {
 		var b createRequest
