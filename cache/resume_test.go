@@ -194,8 +194,11 @@ func TestPullGoesOnWhereAKilledOneStopped(t *testing.T) {
 	c.forget(cut)
 	u := startPuller(t, dir, c)
 	// The server sends no more than cut, so this ends when all of it has arrived.
-	for partials(t, dir)[name] < cut {
-		time.Sleep(time.Millisecond)
+	for late := time.Now().Add(time.Minute); partials(t, dir)[name] < cut; time.Sleep(time.Millisecond) {
+		if time.Now().After(late) {
+			u.Process.Kill()
+			t.Fatalf("after a minute the pull has %d bytes of %d: %v", partials(t, dir)[name], cut, u.Wait())
+		}
 	}
 	if err := u.Process.Kill(); err != nil {
 		t.Fatal(err)
