@@ -11,12 +11,12 @@ import (
 // There is at most one compressor; a file that is rotated while it is busy stays plain, so
 // that a container which floods its log is never held up.
 
-// compressOldest compresses the file that was just rotated. mu is held.
-func (l *jsonLog) compressOldest() {
+// compressFile compresses file i, if that is wanted and none is being compressed. mu is held.
+func (l *jsonLog) compressFile(i int) {
 	if !l.cfg.Compress || l.busy {
 		return
 	}
-	f, err := os.Open(l.name(1))
+	f, err := os.Open(l.name(i))
 	if err != nil {
 		return
 	}
@@ -35,18 +35,27 @@ func (l *jsonLog) compressOldest() {
 	}()
 }
 
-// sent compresses a file that was rotated and has now been sent, if it is the last one; an older
-// one stays plain.
+// sent compresses a file that was rotated and has now been sent, wherever it has been rotated to.
 func (l *jsonLog) sent(f *os.File) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now, err := os.Stat(l.name(1))
+	if i := l.rotated(f); i > 0 {
+		l.compressFile(i)
+	}
+}
+
+// rotated returns the number that the rotated file behind f has by now, 0 if it was dropped. mu is held.
+func (l *jsonLog) rotated(f *os.File) int {
+	st, err := f.Stat()
 	if err != nil {
-		return
+		return 0
 	}
-	if st, err := f.Stat(); err == nil && os.SameFile(st, now) {
-		l.compressOldest()
+	for i := 1; i < l.cfg.MaxFiles; i++ {
+		if now, err := os.Stat(l.name(i)); err == nil && os.SameFile(now, st) {
+			return i
+		}
 	}
+	return 0
 }
 
 // compress writes what is in f compressed, and gives it the place of f, wherever that has
@@ -66,21 +75,16 @@ func (l *jsonLog) compress(f *os.File) error {
 		os.Remove(tmp)
 		return err
 	}
-	plain, err := f.Stat()
-	if err != nil {
-		return err
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for i := 1; i < l.cfg.MaxFiles; i++ {
-		if now, err := os.Stat(l.name(i)); err == nil && os.SameFile(now, plain) {
-			if err := os.Rename(tmp, l.name(i)+".gz"); err != nil {
-				return err
-			}
-			return os.Remove(l.name(i))
-		}
+	i := l.rotated(f)
+	if i == 0 {
+		return os.Remove(tmp) // it was dropped
 	}
-	return os.Remove(tmp) // it was dropped
+	if err := os.Rename(tmp, l.name(i)+".gz"); err != nil {
+		return err
+	}
+	return os.Remove(l.name(i))
 }
 
 // name is the path of a file of the log, 0 for the current one.

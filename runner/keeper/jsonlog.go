@@ -113,7 +113,7 @@ func (l *jsonLog) rotate() error {
 		return err
 	}
 	if l.cfg.Send == nil { // else when it is sent
-		l.compressOldest()
+		l.compressFile(1)
 	}
 	return old.Close()
 }
