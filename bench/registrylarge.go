@@ -187,8 +187,9 @@ func (b *bench) measureUploads(ctx context.Context, servers []*registryServer) e
 				blobs[i][0], blobs[i][1] = byte(round), byte(kind)
 				digests[i] = digest.FromBytes(blobs[i])
 			}
-			for _, s := range servers {
-				unix.Sync() // what the one before has not written is not this one's to wait for
+			for i := range servers {
+				s := servers[(i+round)%len(servers)] // who comes first finds the disk as the removal has left it
+				unix.Sync()                          // what the one before has not written is not this one's to wait for
 				start := time.Now()
 				err := each(ctx, s.address, uploadClients, func(c *httpConn, i int) error {
 					repo := fmt.Sprint("bench/up", i)
