@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -207,7 +208,7 @@ type logPrinter struct {
 	part [2]bool // the last entry of the stream had no end of line
 	last []byte  // the time of the last entry
 	info string  // shown before each line: details
-	text []byte  // of parseOwn
+	text []byte  // of ParseLogLine
 	buf  []byte  // for reading
 }
 
@@ -252,10 +253,17 @@ func (p *logPrinter) print(ctx context.Context, f *os.File) error {
 	return nil
 }
 
+// parseAny parses a line that is JSON of another form.
+func parseAny(line []byte) (keeper.LogLine, error) {
+	var l struct{ Log, Stream, Time string }
+	err := json.Unmarshal(line, &l)
+	return keeper.LogLine{Text: []byte(l.Log), Stream: []byte(l.Stream), Time: []byte(l.Time)}, err
+}
+
 // entry prints one line. A line that is no log line, which a disk that was full can
 // leave, is passed over.
 func (p *logPrinter) entry(line []byte) error {
-	l, ok := parseOwn(line, &p.text)
+	l, ok := keeper.ParseLogLine(line, &p.text)
 	if !ok {
 		var err error
 		if l, err = parseAny(line); err != nil {
@@ -263,7 +271,7 @@ func (p *logPrinter) entry(line []byte) error {
 		}
 	}
 	if !p.o.Since.IsZero() || !p.o.Until.IsZero() {
-		t, err := time.Parse(time.RFC3339Nano, string(l.time))
+		t, err := time.Parse(time.RFC3339Nano, string(l.Time))
 		if err != nil || t.Before(p.o.Since) {
 			return nil
 		}
@@ -273,7 +281,7 @@ func (p *logPrinter) entry(line []byte) error {
 		}
 	}
 	w, other, part := p.w[0], p.w[1], &p.part[0]
-	if string(l.stream) == "stderr" {
+	if string(l.Stream) == "stderr" {
 		w, other, part = other, w, &p.part[1]
 	}
 	if other.Buffered() > 0 { // lines appear in their order on a terminal
@@ -282,22 +290,22 @@ func (p *logPrinter) entry(line []byte) error {
 		}
 	}
 	// A line comes in one write, unless it is longer than the buffer: the reader may take a write for a message.
-	if w.Available() < len(l.time)+len(p.info)+len(l.text)+2 {
+	if w.Available() < len(l.Time)+len(p.info)+len(l.Text)+2 {
 		if err := w.Flush(); err != nil {
 			return err
 		}
 	}
-	p.last = append(p.last[:0], l.time...)
+	p.last = append(p.last[:0], l.Time...)
 	if !*part {
 		if p.o.Timestamps {
-			w.Write(l.time)
+			w.Write(l.Time)
 			w.WriteByte(' ')
 		}
 		w.WriteString(p.info)
 	}
-	*part = !l.newline && !bytes.HasSuffix(l.text, []byte("\n"))
-	_, err := w.Write(l.text)
-	if l.newline {
+	*part = !l.Newline && !bytes.HasSuffix(l.Text, []byte("\n"))
+	_, err := w.Write(l.Text)
+	if l.Newline {
 		err = w.WriteByte('\n')
 	}
 	return err

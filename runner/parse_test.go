@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/runner/keeper"
 )
 
 // The fast way of reading a log line says what encoding/json says.
@@ -17,7 +19,7 @@ func FuzzLogLine(f *testing.F) {
 	f.Add([]byte(`{"log":"x\",\"stream\":\"","stream":"stdout","attrs":{"a":"b"},"time":"x"}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		var scratch []byte
-		got, ok := parseOwn(line, &scratch)
+		got, ok := keeper.ParseLogLine(line, &scratch)
 		if !ok {
 			return
 		}
@@ -25,13 +27,13 @@ func FuzzLogLine(f *testing.F) {
 		if err != nil {
 			return // bytes that our keeper does not write
 		}
-		text := bytes.Clone(got.text)
-		if got.newline {
+		text := bytes.Clone(got.Text)
+		if got.Newline {
 			text = append(text, '\n')
 		}
 		text = []byte(string([]rune(string(text)))) // as encoding/json has what is no UTF-8
-		if !bytes.Equal(text, want.text) {
-			t.Errorf("%q: text %q, want %q", line, text, want.text)
+		if !bytes.Equal(text, want.Text) {
+			t.Errorf("%q: text %q, want %q", line, text, want.Text)
 		}
 	})
 }

@@ -11,9 +11,9 @@ import (
 	"io"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"time"
-	"unicode/utf8"
 )
 
 // maxPart is how long a message can be: a longer line becomes several, as in dockerd
@@ -28,62 +28,17 @@ type logEntry struct {
 	part   bool // its line goes on
 }
 
-const entryTail = `","stream":"stdout","time":"2006-01-02T15:04:05.000000000Z"}`
-
-// parseEntry undoes what the recorder has written. The text is in scratch.
+// parseEntry reads a line of the log. The text is in it or in scratch.
 func parseEntry(line []byte, scratch *[]byte) (e logEntry, ok bool) {
-	line = bytes.TrimSuffix(line, []byte{'\n'})
-	rest, ok := bytes.CutPrefix(line, []byte(`{"log":"`))
-	if !ok || len(rest) < len(entryTail) {
+	l, ok := ParseLogLine(bytes.TrimSuffix(line, []byte{'\n'}), scratch)
+	if !ok {
 		return e, false
 	}
-	text, tail := rest[:len(rest)-len(entryTail)], rest[len(rest)-len(entryTail):]
-	const stream, clock = len(`","stream":"`), len(`","stream":"stdout","time":"`)
-	switch string(tail[:clock]) {
-	case `","stream":"stdout","time":"`:
-	case `","stream":"stderr","time":"`:
-		e.stream = 1
-	default:
-		return e, false
-	}
+	e.stream = slices.Index(streamNames[:], string(l.Stream))
 	var err error
-	if e.time, err = time.Parse(time.RFC3339Nano, string(tail[clock:len(tail)-2])); err != nil || string(tail[len(tail)-2:]) != `"}` {
-		return e, false
-	}
-	b := (*scratch)[:0]
-	for {
-		i := bytes.IndexByte(text, '\\')
-		if i < 0 || i+1 == len(text) {
-			b = append(b, text...)
-			break
-		}
-		b = append(b, text[:i]...)
-		c := text[i+1]
-		text = text[i+2:]
-		switch c {
-		case 'n':
-			c = '\n'
-		case 'r':
-			c = '\r'
-		case 't':
-			c = '\t'
-		case 'u':
-			if len(text) < 4 {
-				return e, false
-			}
-			n, err := strconv.ParseUint(string(text[:4]), 16, 16)
-			if err != nil {
-				return e, false
-			}
-			b, text = utf8.AppendRune(b, rune(n)), text[4:]
-			continue
-		}
-		b = append(b, c)
-	}
-	*scratch = b
-	e.text, e.part = bytes.CutSuffix(b, []byte{'\n'})
-	e.part = !e.part
-	return e, true
+	e.time, err = time.Parse(time.RFC3339Nano, string(l.Time))
+	e.text, e.part = l.Text, !l.Newline
+	return e, err == nil && e.stream >= 0
 }
 
 // partial is what is said of a part of a line.

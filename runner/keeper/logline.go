@@ -1,29 +1,22 @@
-package runner
+package keeper
 
 import (
 	"bytes"
-	"encoding/json"
 	"strconv"
 	"unicode/utf16"
 	"unicode/utf8"
 )
 
-// logLine is a line of the log. The fields are parts of it.
-type logLine struct {
-	text, stream, time []byte
-	newline            bool // text ends with one that is not in it
+// LogLine is a line of the log. The fields are parts of it.
+type LogLine struct {
+	Text, Stream, Time []byte
+	Newline            bool // Text ends with one that is not in it
 }
 
-func parseAny(line []byte) (logLine, error) {
-	var l struct{ Log, Stream, Time string }
-	err := json.Unmarshal(line, &l)
-	return logLine{text: []byte(l.Log), stream: []byte(l.Stream), time: []byte(l.Time)}, err
-}
-
-// parseOwn parses a line as our keeper and docker write it, many times as fast as
+// ParseLogLine parses a line as a keeper and docker write it, many times as fast as
 // encoding/json does. A text with escapes is undone into scratch. ok says whether it was
 // such a line.
-func parseOwn(line []byte, scratch *[]byte) (l logLine, ok bool) {
+func ParseLogLine(line []byte, scratch *[]byte) (l LogLine, ok bool) {
 	rest, ok := bytes.CutPrefix(line, []byte(`{"log":"`))
 	if !ok {
 		return l, false
@@ -32,21 +25,20 @@ func parseOwn(line []byte, scratch *[]byte) (l logLine, ok bool) {
 	if rest, ok = bytes.CutSuffix(rest, []byte(`"}`)); !ok {
 		return l, false
 	}
-	if rest, l.time, ok = cutLast(rest, `","time":"`); !ok {
+	if rest, l.Time, ok = cutLast(rest, `","time":"`); !ok {
 		return l, false
 	}
-	if l.text, l.stream, ok = cutLast(rest, `","stream":"`); !ok {
+	if l.Text, l.Stream, ok = cutLast(rest, `","stream":"`); !ok {
 		return l, false
 	}
-	l.text, l.newline = bytes.CutSuffix(l.text, []byte(`\n`))
-	if l.newline && endsInBackslash(l.text) { // it was an escaped backslash, then an n
-		return l, false
+	if text, cut := bytes.CutSuffix(l.Text, []byte(`\n`)); cut && !endsInBackslash(text) { // else it is an escaped backslash, then an n
+		l.Text, l.Newline = text, true
 	}
-	if bytes.IndexByte(l.text, '\\') < 0 {
-		return l, bytes.IndexByte(l.text, '"') < 0
+	if bytes.IndexByte(l.Text, '\\') < 0 {
+		return l, bytes.IndexByte(l.Text, '"') < 0
 	}
-	*scratch, ok = unescape((*scratch)[:0], l.text)
-	l.text = *scratch
+	*scratch, ok = unescape((*scratch)[:0], l.Text)
+	l.Text = *scratch
 	return l, ok
 }
 
