@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,11 +86,7 @@ func (r *run) statements(ctx context.Context, console *solver.Console, c *docker
 	if err != nil {
 		return nil, err
 	}
-	name := r.o.Provenance.Filename
-	if name == "" {
-		name = "provenance.json"
-	}
-	return append(list, export.Statement{Kind: kind, Predicate: predicate, Name: name}), nil
+	return append(list, export.Statement{Kind: kind, Predicate: predicate, Name: cmp.Or(r.o.Provenance.Filename, "provenance.json")}), nil
 }
 
 // scanned returns what scanners state of an image.

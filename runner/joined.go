@@ -79,16 +79,11 @@ func (e *Engine) joinable(ctx context.Context, kind, ref string) (*Container, er
 }
 
 // joinUser says what a container's UsernsMode means now, if it is the namespace of another container.
-func (e *Engine) joinUser(ctx context.Context, c *Container, ns *joined, o *oci.Options) error {
+func (e *Engine) joinUser(ctx context.Context, c *Container, ns *joined, o *oci.Options) (err error) {
 	ref, ok := strings.CutPrefix(c.Options.UsernsMode, "container:")
-	if !ok || c.UserIDs == nil {
-		return nil
+	if ok && c.UserIDs != nil {
+		ns.user, err = e.join(ctx, "USER", ref, o)
 	}
-	other, err := e.joinable(ctx, "USER", ref)
-	if err != nil {
-		return err
-	}
-	ns.user, _, err = namespaceOf(other, "USER", o)
 	return err
 }
 
@@ -97,18 +92,21 @@ func (o *Options) sharesUser(other *Container) bool { return o.UsernsMode == "co
 
 // joinPID says what a container's PIDMode means now. The namespace of another container is
 // the one of its present run.
-func (e *Engine) joinPID(ctx context.Context, c *Container, ns *joined, o *oci.Options) error {
+func (e *Engine) joinPID(ctx context.Context, c *Container, ns *joined, o *oci.Options) (err error) {
 	ns.pid = c.Options.PIDMode
-	ref, ok := strings.CutPrefix(c.Options.PIDMode, "container:")
-	if !ok {
-		return nil
+	if ref, ok := strings.CutPrefix(ns.pid, "container:"); ok {
+		ns.pid, err = e.join(ctx, "PID", ref, o)
 	}
-	other, err := e.joinable(ctx, "PID", ref)
-	if err != nil {
-		return err
-	}
-	ns.pid, _, err = namespaceOf(other, "PID", o)
 	return err
+}
+
+// join returns the path of a namespace of the running container ref, see namespaceOf.
+func (e *Engine) join(ctx context.Context, kind, ref string, o *oci.Options) (path string, err error) {
+	other, err := e.joinable(ctx, kind, ref)
+	if err == nil {
+		path, _, err = namespaceOf(other, kind, o)
+	}
+	return path, err
 }
 
 // namespaceOf returns the path and the inode of a running container's namespace ("PID", "IPC",

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"compress/flate"
 	"errors"
 	"fmt"
@@ -146,15 +147,9 @@ func fluentdAddress(address string) (a logAddress, err error) {
 	if u.Path != "" {
 		return a, errors.New("should not contain a path element")
 	}
-	host, port := "127.0.0.1", "24224"
-	if h := u.Hostname(); h != "" {
-		host = h
-	}
-	if p := u.Port(); p != "" {
-		if _, err := strconv.ParseUint(p, 10, 16); err != nil {
-			return a, fmt.Errorf("invalid port: %w", err)
-		}
-		port = p
+	host, port := cmp.Or(u.Hostname(), "127.0.0.1"), cmp.Or(u.Port(), "24224")
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return a, fmt.Errorf("invalid port: %w", err)
 	}
 	return logAddress{network: "tcp", host: net.JoinHostPort(host, port)}, nil
 }

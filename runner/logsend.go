@@ -287,25 +287,20 @@ func setFluentd(s *keeper.Sender, c *Container) error {
 func setGELF(s *keeper.Sender, c *Container) (err error) {
 	o := c.Options.LogOptions
 	s.Format, s.Level = cmp.Or(o["gelf-compression-type"], "gzip"), 1
-	for k, to := range map[string]*int{"gelf-compression-level": &s.Level, "gelf-tcp-max-reconnect": &s.Retries} {
+	var seconds int // before the second try, on TCP
+	tcp := strings.HasPrefix(o["gelf-address"], "tcp:")
+	if tcp {
+		s.Retries, seconds = 3, 1
+	}
+	for k, to := range map[string]*int{"gelf-compression-level": &s.Level, "gelf-tcp-max-reconnect": &s.Retries, "gelf-tcp-reconnect-delay": &seconds} {
 		if v, ok := o[k]; ok {
 			if *to, err = strconv.Atoi(v); err != nil {
 				return err
 			}
 		}
 	}
-	if strings.HasPrefix(o["gelf-address"], "tcp:") {
-		s.RetryMillis = 1000
-		if _, ok := o["gelf-tcp-max-reconnect"]; !ok {
-			s.Retries = 3
-		}
-		if v, ok := o["gelf-tcp-reconnect-delay"]; ok {
-			seconds, err := strconv.Atoi(v)
-			if err != nil {
-				return err
-			}
-			s.RetryMillis = int64(seconds) * 1000
-		}
+	if tcp {
+		s.RetryMillis = int64(seconds) * 1000
 	}
 	s.Retries = max(1, s.Retries)
 	extra := map[string]any{

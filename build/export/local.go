@@ -78,14 +78,14 @@ func (c *copier) copy(e entry) error {
 		if err != nil {
 			return err
 		}
-		if err := c.clear(dir, base, e); err != nil {
+		if err := vacate(dir, base, e.path); err != nil {
 			return err
 		}
 		if err := unix.Symlinkat(target, dir, base); err != nil {
 			return fmt.Errorf("symlink %s: %w", e.path, err)
 		}
 	case unix.S_IFIFO:
-		if err := c.clear(dir, base, e); err != nil {
+		if err := vacate(dir, base, e.path); err != nil {
 			return err
 		}
 		if err := unix.Mknodat(dir, base, unix.S_IFIFO|e.permissions(), 0); err != nil {
@@ -112,7 +112,7 @@ func (c *copier) link(dir int, base string, e entry, first string) error {
 		return err
 	}
 	defer parent.Close()
-	if err := c.clear(dir, base, e); err != nil {
+	if err := vacate(dir, base, e.path); err != nil {
 		return err
 	}
 	if err := unix.Linkat(int(parent.Fd()), old, dir, base, 0); err != nil {
@@ -146,7 +146,7 @@ func (c *copier) mkdir(dir int, base string, e entry) error {
 	if err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		return nil
 	}
-	if err := c.clear(dir, base, e); err != nil {
+	if err := vacate(dir, base, e.path); err != nil {
 		return err
 	}
 	// Writable for us, whatever it is in the image, or nothing could be put into it.
@@ -162,25 +162,33 @@ func (c *copier) file(dir int, base string, e entry) (err error) {
 		return err
 	}
 	defer src.Close()
-	if err := c.clear(dir, base, e); err != nil {
+	dst, err := create(dir, base, e.path, e.stat.Mode&0o777|0o200)
+	if err != nil {
 		return err
 	}
-	fd, err := unix.Openat(dir, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, e.stat.Mode&0o777|0o200)
-	if err != nil {
-		return fmt.Errorf("create %s: %w", e.path, err)
-	}
-	dst := os.NewFile(uintptr(fd), e.path)
 	_, err = io.Copy(dst, src)
-	if err := errors.Join(err, unix.Fchmod(fd, e.permissions()), dst.Close()); err != nil {
+	if err := errors.Join(err, unix.Fchmod(int(dst.Fd()), e.permissions()), dst.Close()); err != nil {
 		return fmt.Errorf("writing %s: %w", e.path, err)
 	}
 	return nil
 }
 
-// clear removes what stands where e goes: a whole directory if e is none, as docker does.
-func (c *copier) clear(dir int, base string, e entry) error {
+// create makes a file in the place of what stands there.
+func create(dir int, base, path string, mode uint32) (*os.File, error) {
+	if err := vacate(dir, base, path); err != nil {
+		return nil, err
+	}
+	fd, err := unix.Openat(dir, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
+	if err != nil {
+		return nil, fmt.Errorf("create %s: %w", path, err)
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// vacate removes what stands where path goes: a whole directory if path is none, as docker does.
+func vacate(dir int, base, path string) error {
 	if err := statefile.RemoveAllAt(dir, base); err != nil {
-		return fmt.Errorf("replacing %s: %w", e.path, err)
+		return fmt.Errorf("replacing %s: %w", path, err)
 	}
 	return nil
 }

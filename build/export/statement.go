@@ -18,7 +18,6 @@ import (
 
 	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cache/rootfs"
-	"github.com/teu-dev/teu/cache/statefile"
 )
 
 // A Statement says something of the outcome of a build: how it was made, what is in it. In an image it is a
@@ -189,14 +188,10 @@ func (f StatementFile) WriteDir(dir string) (err error) {
 		return err
 	}
 	defer parent.Close()
-	if err := statefile.RemoveAllAt(int(parent.Fd()), base); err != nil {
-		return fmt.Errorf("replacing %s: %w", f.path, err)
-	}
-	fd, err := unix.Openat(int(parent.Fd()), base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	file, err := create(int(parent.Fd()), base, f.path, 0o600)
 	if err != nil {
-		return fmt.Errorf("create %s: %w", f.path, err)
+		return err
 	}
-	file := os.NewFile(uintptr(fd), f.path)
 	_, err = file.Write(f.data)
 	t := unix.NsecToTimespec(f.time.UnixNano())
 	err = errors.Join(err, unix.UtimesNanoAt(int(parent.Fd()), base, []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW), file.Close())

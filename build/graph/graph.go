@@ -130,7 +130,7 @@ func (l *loader) vertex(id string) (*Vertex, error) {
 		v.Metadata = &pb.OpMetadata{}
 	}
 	if op.Platform != nil {
-		v.Platform = op.Platform.Spec()
+		v.Platform = *Platform(op.Platform)
 	}
 	for _, in := range op.Inputs {
 		e, err := l.edge(in)
@@ -167,4 +167,13 @@ func (l *loader) locations(id string) []Location {
 		}
 	}
 	return list
+}
+
+// Platform is a platform in OCI's form; nil stands for none.
+func Platform(p *pb.Platform) *ocispec.Platform {
+	if p == nil {
+		return nil
+	}
+	spec := p.Spec()
+	return &spec
 }

@@ -57,7 +57,7 @@ func (r *Record) source(c *bkprovenance.Capture, v *graph.Vertex, s *pb.SourceOp
 			}
 			ref = reference.TagNameOnly(named).String()
 		}
-		c.AddImage(types.ImageSource{Ref: ref, Platform: platform(v.Op.Platform), Digest: d, Local: scheme == "oci-layout"})
+		c.AddImage(types.ImageSource{Ref: ref, Platform: graph.Platform(v.Op.Platform), Digest: d, Local: scheme == "oci-layout"})
 	case "http", "https":
 		d, err := digest.Parse(pin)
 		if err != nil {
@@ -72,14 +72,6 @@ func (r *Record) source(c *bkprovenance.Capture, v *graph.Vertex, s *pb.SourceOp
 		c.IncompleteMaterials = true
 	}
 	return nil
-}
-
-func platform(p *pb.Platform) *ocispec.Platform {
-	if p == nil {
-		return nil
-	}
-	spec := p.Spec()
-	return &spec
 }
 
 // repository adds a source in git, by the URL that the user gave.

@@ -86,9 +86,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	h.Set("Docker-Experimental", "false")
 	h.Set("Ostype", "linux")
 	handle, err := s.route(r)
-	if isCall(hr) {
-		handle, err = s.call, nil
-	}
 	if err == nil {
 		err = handle(w, r)
 	}

@@ -51,6 +51,9 @@ func (t route) match(path string) (name string, ok bool) {
 // route finds the handler of a request and its version. Unknown paths and methods are the
 // same to dockerd: "page not found".
 func (s *Server) route(r *request) (handler, error) {
+	if isCall(r.Request) {
+		return s.call, nil
+	}
 	path := r.URL.Path
 	if rest, ok := strings.CutPrefix(path, "/v"); ok {
 		if text, tail, ok := strings.Cut(rest, "/"); ok && text != "" && strings.Trim(text, "0123456789.") == "" {

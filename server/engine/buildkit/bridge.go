@@ -1,6 +1,7 @@
 package buildkit
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io/fs"
@@ -16,11 +17,11 @@ import (
 	"github.com/moby/buildkit/util/apicaps"
 	capspb "github.com/moby/buildkit/util/apicaps/pb"
 	"github.com/moby/buildkit/util/grpcerrors"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/tonistiigi/fsutil/types"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/status"
 
+	"github.com/teu-dev/teu/build/graph"
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/dockerfile"
 )
@@ -474,27 +475,12 @@ func (s bridges) ResolveImageConfig(ctx context.Context, req *gwpb.ResolveImageC
 		if len(req.SourcePolicies) > 0 {
 			return errPolicies
 		}
-		o := dockerfile.ImageOptions{Platform: platform(req.Platform), Mode: req.ResolveMode, Layout: req.StoreID}
-		img, err := b.backend.ResolveImage(ctx, logName(req.LogName, req.Ref), req.Ref, o)
+		o := dockerfile.ImageOptions{Platform: graph.Platform(req.Platform), Mode: req.ResolveMode, Layout: req.StoreID}
+		img, err := b.backend.ResolveImage(ctx, cmp.Or(req.LogName, "resolve "+req.Ref), req.Ref, o)
 		res.Ref, res.Digest, res.Config = img.Ref, img.Digest, img.Config
 		return err
 	})
 	return res, err
-}
-
-func logName(name, what string) string {
-	if name == "" {
-		return "resolve " + what
-	}
-	return name
-}
-
-func platform(p *pb.Platform) *ocispec.Platform {
-	if p == nil {
-		return nil
-	}
-	s := p.Spec()
-	return &s
 }
 
 // Inputs implements gwpb.LLBBridgeServer: those of a frontend come with its Solve.
