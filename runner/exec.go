@@ -17,6 +17,7 @@ import (
 
 	"github.com/teu-dev/teu/cache/snapshot"
 	"github.com/teu-dev/teu/runner/keeper"
+	"github.com/teu-dev/teu/runner/launch"
 	"github.com/teu-dev/teu/runner/oci"
 	"github.com/teu-dev/teu/runner/spec"
 )
@@ -240,7 +241,7 @@ func (x *Exec) CopyOutput(ended <-chan struct{}, stdout, stderr io.Writer) {
 		from *os.File
 	}{{stdout, x.Stdout}, {stderr, x.Stderr}} {
 		if s.from != nil {
-			wg.Go(func() { copyOutput(s.to, s.from) })
+			wg.Go(func() { x.copyOutput(s.to, s.from) })
 		}
 	}
 	copied := make(chan struct{})
@@ -261,10 +262,14 @@ func (x *Exec) CopyOutput(ended <-chan struct{}, stdout, stderr io.Writer) {
 	<-copied
 }
 
-// copyOutput copies until the end, which is an error of a terminal, or until the time is over:
-// then what is there, for whoever reads it may have been slow.
-func copyOutput(to io.Writer, from *os.File) {
-	if _, err := io.Copy(to, from); !errors.Is(err, os.ErrDeadlineExceeded) {
+// copyOutput copies until the end, or until the time is over: then what is there, for whoever
+// reads it may have been slow.
+func (x *Exec) copyOutput(to io.Writer, from *os.File) {
+	var all io.Reader = from
+	if from == x.Console {
+		all = launch.ConsoleReader{Master: from}
+	}
+	if _, err := io.Copy(to, all); !errors.Is(err, os.ErrDeadlineExceeded) {
 		return
 	}
 	raw, err := from.SyscallConn()

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/teu-dev/teu/runner/bundle"
+	"github.com/teu-dev/teu/runner/launch"
 )
 
 // ociExec are the flags of exec.
@@ -207,7 +208,7 @@ func newConsole(a *app, master *os.File) *console {
 		c.resize()
 	}
 	go io.Copy(master, c.in) // not waited for: input has no end of its own
-	c.out.Go(func() { io.Copy(a.ui.OutFile(), master) })
+	c.out.Go(func() { io.Copy(a.ui.OutFile(), launch.ConsoleReader{Master: master}) })
 	return c
 }
 

@@ -1,12 +1,13 @@
 package keeper
 
 import (
-	"errors"
 	"io"
 	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/runner/launch"
 )
 
 const chunkSize = 64 << 10
@@ -121,17 +122,18 @@ func consume(raw syscall.RawConn, null, n int) (err error) {
 func pumpConsole(f *os.File, s sink) error {
 	buf := make([]byte, chunkSize/2)
 	_, at := s.begin(0, nil)
+	console := launch.ConsoleReader{Master: f}
 	for {
-		n, err := f.Read(buf)
+		n, err := console.Read(buf)
 		if n > 0 {
 			s.record(0, buf[:n])
 			s.broadcast(0, at, buf[:n])
 			at += int64(n)
 		}
-		switch {
-		case errors.Is(err, unix.EIO), err == io.EOF: // nobody has the terminal open any more
+		if err == io.EOF {
 			return nil
-		case err != nil:
+		}
+		if err != nil {
 			return err
 		}
 	}
