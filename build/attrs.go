@@ -3,6 +3,7 @@ package build
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -79,7 +80,13 @@ func (r *run) attrs(ctx context.Context) (map[string]string, error) {
 	if err := r.mainContext(ctx, attrs); err != nil {
 		return nil, err
 	}
-	return attrs, r.namedContexts(attrs)
+	if err := r.namedContexts(attrs); err != nil {
+		return nil, err
+	}
+	if o.Repository != nil {
+		maps.Copy(attrs, o.Repository.attrs(r.env.Locals))
+	}
+	return attrs, nil
 }
 
 // hosts returns AddHosts with addresses only.

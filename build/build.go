@@ -89,6 +89,8 @@ type Options struct {
 
 	// Provenance is stated of what is built; nil: nothing is.
 	Provenance *provenance.Options
+	// Repository is where the context comes from, which Provenance says; nil: it does not.
+	Repository *Repository
 	// SBOM asks for what is in the images, which a scanner finds: an image that is run, generator=IMAGE, and
 	// others of its settings. nil: nobody asks.
 	SBOM *string

@@ -77,3 +77,6 @@ func mask(address string) string {
 	}
 	return urlutil.RedactCredentials(address)
 }
+
+// Redact hides who asks in any URL, as buildx does with what it tells of a repository.
+func Redact(address string) string { return urlutil.RedactCredentials(address) }

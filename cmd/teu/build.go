@@ -127,6 +127,9 @@ func runBuild(ctx context.Context, a *app, f buildFlags, dir string) (err error)
 	if err != nil {
 		return err
 	}
+	if err := addRepository(ctx, &o); err != nil {
+		return err
+	}
 	res, err := builder.Build(ctx, o)
 	printer.Close()
 	if f.why {
