@@ -15,7 +15,7 @@ help: ## list the targets
 build: keeper outlet ## bin/teu, static and reproducible
 	$(BUILD) -o bin/teu-whole ./cmd/teu
 	@[ $(WHOLE) -nt bin/teu-whole ] || $(GO) run ./cmd/teu/pack bin/teu-whole $(WHOLE)
-	$(BUILD) -tags front -o bin/teu ./cmd/teu
+	$(BUILD) -ldflags='-s -w -E teu_slack' -tags front -o bin/teu ./cmd/teu
 
 keeper: # the supervisor that bin/teu carries inside
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags='-s -w -buildid= -E teu_start' -o $(KEEPER) ./cmd/teu-keeper

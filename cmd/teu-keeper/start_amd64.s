@@ -87,5 +87,7 @@ exit:
 child:
 	ADDQ	$16, SP
 
-program:
 	JMP	_rt0_amd64_linux(SB)
+
+program:
+	JMP	teu_slack(SB)

@@ -81,5 +81,7 @@ exit:
 child:
 	ADD	$16, RSP
 
-program:
 	JMP	_rt0_arm64_linux(SB)
+
+program:
+	JMP	teu_slack(SB)

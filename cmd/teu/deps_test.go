@@ -20,6 +20,7 @@ var layers = map[string]int{
 	"cache/coldjson":  -3,
 	"cache/statefile": -2, // documents and locks, below everything
 	"runner/tinyelf":  -2,
+	"runner/slack":    -2,
 	"runner/userns":   -1,
 	"runner/watch":    -1,
 	"cache/program":   0,

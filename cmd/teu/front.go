@@ -20,6 +20,7 @@ import (
 
 	"github.com/teu-dev/teu/cache/program"
 	"github.com/teu-dev/teu/runner"
+	"github.com/teu-dev/teu/runner/slack"
 )
 
 // bin/teu is two programs in one file. The front has the commands that live for
@@ -93,14 +94,15 @@ func (a *app) becomeWhole() error {
 	exe, err := program.Executable(filepath.Join(a.root, "programs"), a.self.identity, "teu", unpacking(wholeELF))
 	if err == nil {
 		env := append(os.Environ(), selfVariable+"="+a.self.identity+" "+a.self.path)
-		err = unix.Exec(exe, os.Args, env)
+		execute := func() { slack.Usual(func() { err = unix.Exec(exe, os.Args, env) }) }
+		execute()
 		// A keeper that was being started while the file was written has it open until it executes.
 		for range 500 {
 			if err != unix.ETXTBSY {
 				break
 			}
 			time.Sleep(2 * time.Millisecond)
-			err = unix.Exec(exe, os.Args, env)
+			execute()
 		}
 	}
 	return fmt.Errorf("executing the whole of teu: %w", err)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/teu-dev/teu/runner/cgroup"
 	"github.com/teu-dev/teu/runner/keeper"
+	"github.com/teu-dev/teu/runner/slack"
 )
 
 // Point is where in a container's life hooks run.
@@ -182,7 +183,11 @@ func runHere(ctx context.Context, h specs.Hook, dir string, state []byte) error 
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(state), out, out
 	cmd.WaitDelay = time.Second // something it left may hold its output
-	err := cmd.Run()
+	var err error
+	slack.Usual(func() { err = cmd.Start() })
+	if err == nil {
+		err = cmd.Wait()
+	}
 	if err == nil || errors.Is(err, exec.ErrWaitDelay) {
 		return nil
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/teu-dev/teu/cache/mount"
 	"github.com/teu-dev/teu/cache/program"
+	"github.com/teu-dev/teu/runner/slack"
 )
 
 // Binary is the keeper's executable, open in a form that nobody can change, not even a
@@ -143,11 +144,14 @@ func (b *Binary) spawn(stderr *os.File, args ...string) (*conn, error) {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(b.group.Fd())
 	}
 	// Not os.StartProcess: the first one of a process has a child made to see what pidfds can do.
-	pid, err := syscall.ForkExec(executable(b.f.Fd()), args, &attr)
-	if err != nil && b.group != nil { // whatever keeps it out of the group
-		attr.Sys.UseCgroupFD = false
+	var pid int
+	slack.Usual(func() {
 		pid, err = syscall.ForkExec(executable(b.f.Fd()), args, &attr)
-	}
+		if err != nil && b.group != nil { // whatever keeps it out of the group
+			attr.Sys.UseCgroupFD = false
+			pid, err = syscall.ForkExec(executable(b.f.Fd()), args, &attr)
+		}
+	})
 	runtime.KeepAlive(b)
 	runtime.KeepAlive(stderr)
 	if err != nil {

@@ -122,9 +122,7 @@ func (w *watcher) repair() error {
 	if there || err != nil {
 		return err
 	}
-	p, err := os.StartProcess(w.firewall.Repair[0], w.firewall.Repair, &os.ProcAttr{
-		Dir: "/", Env: w.env, Files: []*os.File{nil, nil, os.Stderr},
-	})
+	p, err := startProcess(w.firewall.Repair, &os.ProcAttr{Dir: "/", Env: w.env, Files: []*os.File{nil, nil, os.Stderr}})
 	if err != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ func (s *supervisor) runGate(g Gate, pid int) error {
 	args := append(slices.Clip(g.Command), strconv.Itoa(pid))
 	var p *os.Process
 	s.oom.normal(func() {
-		p, err = os.StartProcess(args[0], args, &os.ProcAttr{Dir: "/", Env: s.cfg.Env, Files: []*os.File{nil, nil, w}})
+		p, err = startProcess(args, &os.ProcAttr{Dir: "/", Env: s.cfg.Env, Files: []*os.File{nil, nil, w}})
 	})
 	w.Close()
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/teu-dev/teu/cache/coldjson"
 	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/launch"
+	"github.com/teu-dev/teu/runner/slack"
 )
 
 // Main is the keeper process; it returns its exit code. args are the process's own
@@ -235,6 +236,12 @@ func (s *supervisor) retire() {
 	s.work.Wait()
 }
 
+// startProcess starts a program with what this process was started with.
+func startProcess(args []string, attr *os.ProcAttr) (p *os.Process, err error) {
+	slack.Usual(func() { p, err = os.StartProcess(args[0], args, attr) })
+	return p, err
+}
+
 // finish lets teu clean up after the container.
 func (s *supervisor) finish() {
 	if len(s.cfg.Finish) == 0 {
@@ -243,9 +250,7 @@ func (s *supervisor) finish() {
 	var p *os.Process
 	var err error
 	s.oom.normal(func() {
-		p, err = os.StartProcess(s.cfg.Finish[0], s.cfg.Finish, &os.ProcAttr{
-			Dir: "/", Env: s.cfg.Env, Files: []*os.File{nil, nil, os.Stderr},
-		})
+		p, err = startProcess(s.cfg.Finish, &os.ProcAttr{Dir: "/", Env: s.cfg.Env, Files: []*os.File{nil, nil, os.Stderr}})
 	})
 	if err == nil {
 		_, err = p.Wait()

@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/runner/slack"
 )
 
 // Child is a process that has been started and not yet waited for.
@@ -122,11 +124,15 @@ func (p *Program) fork(fds []int32, control int) (*Child, error) {
 			pidfd: uint64(uintptr(unsafe.Pointer(&req.pidfd))), cgroup: uint64(dir)}
 	}
 	syscall.ForkLock.Lock()
-	pid, errno := fork(im, req)
-	if errno != 0 && im.born { // no clone3, not a cgroup2 directory, or not allowed there
-		im.born, req.args.cgroup = false, 0
+	var pid uintptr
+	var errno syscall.Errno
+	slack.Usual(func() {
 		pid, errno = fork(im, req)
-	}
+		if errno != 0 && im.born { // no clone3, not a cgroup2 directory, or not allowed there
+			im.born, req.args.cgroup = false, 0
+			pid, errno = fork(im, req)
+		}
+	})
 	syscall.ForkLock.Unlock()
 	runtime.KeepAlive(data)
 	runtime.KeepAlive(ops)

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/runner/slack"
 )
 
 // outletRecord is of the process that passes on what leaves a user's network, RUNROOT/network/outlet.json.
@@ -100,7 +101,7 @@ func (m *Manager) startOutlet(ctx context.Context, ground string) (p statefile.P
 	cmd := exec.Command(m.Self[0], args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = "/", says, says, &syscall.SysProcAttr{Setsid: true}
 	cmd.ExtraFiles = []*os.File{packets}
-	err = cmd.Start()
+	slack.Usual(func() { err = cmd.Start() })
 	says.Close()
 	if err != nil {
 		return p, err

@@ -31,6 +31,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/runner/slack"
 	"github.com/teu-dev/teu/runner/tinyelf"
 )
 
@@ -215,6 +216,8 @@ func (ns namespaces) execute(dir, path string, args, env []string) error {
 			return err
 		}
 	}
-	err = unix.Exec(fmt.Sprintf("/proc/self/fd/%d", step), append([]string{path, dir}, args...), env)
+	slack.Usual(func() {
+		err = unix.Exec(fmt.Sprintf("/proc/self/fd/%d", step), append([]string{path, dir}, args...), env)
+	})
 	return fmt.Errorf("execve: %w", err)
 }
