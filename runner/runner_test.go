@@ -195,6 +195,45 @@ func TestVolumes(t *testing.T) {
 	}
 }
 
+// Who dies while a volume is removed leaves nothing to the next volume of its name, and what is left goes with a prune.
+func TestVolumeThatIsHalfRemoved(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	v, err := e.CreateVolume(ctx, VolumeOptions{Name: "old"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stays := filepath.Join(v.Mountpoint, "stays")
+	if err := errors.Join(os.Mkdir(stays, 0o700), unix.Mount("tmpfs", stays, "tmpfs", 0, "")); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.RemoveVolume(ctx, "old", false); !errors.Is(err, unix.EBUSY) {
+		t.Fatalf("removing what cannot be removed: %v", err)
+	}
+	left, err := filepath.Glob(filepath.Join(e.volumes(), "*/_data/stays"))
+	if err != nil || len(left) != 1 {
+		t.Fatalf("%v, %v", left, err)
+	}
+	if err := unix.Unmount(left[0], 0); err != nil {
+		t.Fatal(err)
+	}
+	if v, err = e.CreateVolume(ctx, VolumeOptions{Name: "old"}); err != nil || !isEmpty(v.Mountpoint) {
+		t.Errorf("the next volume of the name has the old one's files (%v)", err)
+	}
+	made, foreign := filepath.Join(e.volumes(), "made", "_data"), filepath.Join(e.volumes(), "foreign", "_data", "file")
+	if err := errors.Join(os.MkdirAll(made, 0o755), os.MkdirAll(foreign, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := e.PruneVolumes(ctx, PruneVolumesOptions{All: true}); err != nil {
+		t.Error(err)
+	}
+	if all, err := filepath.Glob(filepath.Join(e.volumes(), "*")); err != nil || len(all) != 1 || filepath.Base(all[0]) != "foreign" {
+		t.Errorf("left after a prune: %v, %v", all, err)
+	}
+	if err := os.RemoveAll(filepath.Join(e.volumes(), "foreign")); err != nil {
+		t.Error(err)
+	}
+}
+
 // A container whose keeper is killed goes on; whoever looks next finds another keeper.
 func TestKeeperIsKilled(t *testing.T) {
 	e, ctx := newEngine(t), t.Context()

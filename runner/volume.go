@@ -209,18 +209,37 @@ func (e *Engine) RemoveVolume(ctx context.Context, name string, force bool) erro
 	return e.dropVolume(name)
 }
 
-// dropVolume removes the record first: without it the directory is no volume.
+// dropVolume gives the volume another name first: whoever is killed while its files are removed leaves none
+// of them to the next volume of the name.
 func (e *Engine) dropVolume(name string) error {
 	v := Volume{Name: name, Mountpoint: filepath.Join(e.volumeDir(name), "_data")}
 	if err := v.unmount(); err != nil {
 		return err
 	}
-	err := os.Remove(filepath.Join(e.volumeDir(name), "volume.json"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	gone := filepath.Join(e.volumes(), removedPrefix+newID())
+	if err := os.Rename(e.volumeDir(name), gone); err != nil {
 		return err
 	}
 	e.Emit("volume", "destroy", name, map[string]string{"driver": "local"})
-	return statefile.RemoveAll(e.volumeDir(name))
+	return statefile.RemoveAll(gone)
+}
+
+// sweepVolumes removes what those have left that died while they removed a volume, or made one. What is not a volume's
+// is not touched. The volumes are locked.
+func (e *Engine) sweepVolumes() error {
+	entries, err := os.ReadDir(e.volumes())
+	var errs []error
+	for _, d := range entries {
+		dir := e.volumeDir(d.Name())
+		if strings.HasPrefix(d.Name(), removedPrefix) {
+			errs = append(errs, statefile.RemoveAll(dir))
+			continue
+		}
+		if _, err := os.Lstat(filepath.Join(dir, "volume.json")); errors.Is(err, fs.ErrNotExist) && checkName(d.Name()) == nil && os.Remove(filepath.Join(dir, "_data")) == nil {
+			os.Remove(dir) // unless somebody has put something there
+		}
+	}
+	return errors.Join(append(errs, err)...)
 }
 
 // PruneVolumes removes the volumes that no container uses: the anonymous ones, or all.
@@ -241,6 +260,9 @@ func (e *Engine) PruneVolumes(ctx context.Context, o PruneVolumesOptions) (names
 		return nil, 0, err
 	}
 	defer unlock()
+	if err := e.sweepVolumes(); err != nil {
+		return nil, 0, err
+	}
 	users, err := e.VolumeUsers()
 	if err != nil {
 		return nil, 0, err
