@@ -8,40 +8,52 @@ import (
 )
 
 // Rotated files are compressed beside the container's life: path.1 becomes path.1.gz.
-// There is at most one compressor; a file that is rotated while it is busy stays plain, so
-// that a container which floods its log is never held up.
+// There is at most one compressor, so that a container which floods its log is never held up. What is rotated
+// while it is busy comes after, the newest first: the oldest may be dropped before its turn.
 
-// compressFile compresses file i, if that is wanted and none is being compressed. mu is held.
-func (l *jsonLog) compressFile(i int) {
-	if !l.cfg.Compress || l.busy {
+// compressNext compresses the newest file that is to be, if none is being compressed. mu is held.
+func (l *jsonLog) compressNext() {
+	if !l.cfg.Compress || l.busy || l.closing {
 		return
 	}
-	f, err := os.Open(l.name(i))
-	if err != nil {
-		return
-	}
-	l.busy = true
-	l.work.Add(1)
-	go func() {
-		defer l.work.Done()
-		defer f.Close()
-		err := l.compress(f)
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.busy = false
+	for i := l.done; i < l.cfg.MaxFiles; i++ {
+		f, err := os.Open(l.name(i))
 		if err != nil {
-			fmt.Fprintln(os.Stderr, "compressing the log:", err)
+			continue // compressed, or not there
 		}
-	}()
+		l.busy = true
+		l.work.Go(func() {
+			defer f.Close()
+			err := l.compress(f)
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.busy = false
+			if err != nil { // the next rotation tries again
+				fmt.Fprintln(os.Stderr, "compressing the log:", err)
+				return
+			}
+			l.compressNext()
+		})
+		return
+	}
 }
 
-// sent compresses a file that was rotated and has now been sent, wherever it has been rotated to.
+// sent tells that a file that was rotated has now been sent, and those before it.
 func (l *jsonLog) sent(f *os.File) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if i := l.rotated(f); i > 0 {
-		l.compressFile(i)
+		l.done = i
+		l.compressNext()
 	}
+}
+
+// sentBefore tells that the files with higher numbers than i have been sent.
+func (l *jsonLog) sentBefore(i int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.done = i + 1
+	l.compressNext()
 }
 
 // rotated returns the number that the rotated file behind f has by now, 0 if it was dropped. mu is held.
@@ -68,7 +80,7 @@ func (l *jsonLog) compress(f *os.File) error {
 	}
 	zw, _ := gzip.NewWriterLevel(out, gzip.BestSpeed)
 	_, err = io.Copy(zw, f)
-	for _, e := range []error{zw.Close(), out.Close()} {
+	for _, e := range []error{zw.Close(), out.Sync(), out.Close()} { // the plain one is removed
 		err = errOr(err, e)
 	}
 	if err != nil {

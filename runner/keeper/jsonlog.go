@@ -18,9 +18,11 @@ type jsonLog struct {
 	size  int64
 	buf   []byte
 
-	work sync.WaitGroup
-	mu   sync.Mutex // the names of the files; and
-	busy bool       // somebody compresses
+	work    sync.WaitGroup
+	mu      sync.Mutex // the names of the files; and
+	busy    bool       // somebody compresses
+	closing bool       // nobody begins to
+	done    int        // the number of the newest rotated file that nobody needs as it is
 }
 
 func openLog(cfg Log) (*jsonLog, error) {
@@ -28,11 +30,17 @@ func openLog(cfg Log) (*jsonLog, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &jsonLog{cfg: cfg}
+	l := &jsonLog{cfg: cfg, done: 1}
 	if err := l.use(f); err != nil {
 		f.Close()
 		return nil, err
 	}
+	if cfg.Send != nil {
+		l.done = cfg.MaxFiles // until openSender knows
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.compressNext() // what an earlier keeper has not
 	return l, nil
 }
 
@@ -112,14 +120,18 @@ func (l *jsonLog) rotate() error {
 		f.Close()
 		return err
 	}
-	if l.cfg.Send == nil { // else when it is sent
-		l.compressFile(1)
+	if l.cfg.Send != nil { // it has to be sent first
+		l.done++
 	}
+	l.compressNext()
 	return old.Close()
 }
 
-// Close waits for a file that is being compressed.
+// Close waits for a file that is being compressed. Others wait for the next keeper.
 func (l *jsonLog) Close() error {
+	l.mu.Lock()
+	l.closing = true
+	l.mu.Unlock()
 	l.work.Wait()
 	return l.f.Close()
 }

@@ -67,6 +67,51 @@ func TestRecorderKeepsFilesSmall(t *testing.T) {
 
 // TestRecorderKnowsWhatWaits: a line that waits in the FIFO was recorded by the keeper before; the same line
 // behind it was not.
+// plainFiles are the rotated files that are not compressed soon.
+func plainFiles(dir string) (left []string) {
+	await(func() bool {
+		left = nil
+		all, _ := filepath.Glob(filepath.Join(dir, "log.[0-9]*"))
+		for _, name := range all {
+			if filepath.Ext(name) != ".gz" {
+				left = append(left, name)
+			}
+		}
+		return len(left) == 0
+	})
+	return left
+}
+
+// TestRecorderCompresses: files that are rotated while others are being compressed are compressed too, and those that
+// an earlier keeper has left.
+func TestRecorderCompresses(t *testing.T) {
+	dir := t.TempDir()
+	cfg := Log{Path: filepath.Join(dir, "log"), MaxSize: 5000, MaxFiles: 6, Compress: true}
+	for _, name := range []string{"log.4", "log.5", "log.5.gz"} { // log.5 was compressed, but not removed
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := openRecorder(cfg, filepath.Join(dir, "cursor"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if left := plainFiles(dir); len(left) > 0 {
+		t.Errorf("not compressed: %v", left)
+	}
+	for i := range 2000 {
+		r.record(0, fmt.Appendf(nil, "line %d\n", i))
+	}
+	if left := plainFiles(dir); len(left) > 0 {
+		t.Errorf("not compressed: %v", left)
+	}
+	all, err := filepath.Glob(filepath.Join(dir, "log*"))
+	if err != nil || len(all) != cfg.MaxFiles {
+		t.Errorf("%v, %v, want %d files", all, err, cfg.MaxFiles)
+	}
+}
+
 func TestRecorderKnowsWhatWaits(t *testing.T) {
 	dir := t.TempDir()
 	cfg := Log{Path: filepath.Join(dir, "log"), MaxSize: 5000, MaxFiles: 4}

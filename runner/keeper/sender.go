@@ -117,6 +117,9 @@ func openSender(cfg *Sender, l *jsonLog) (*sender, error) {
 			f.Close() // older than what the note speaks of
 			continue
 		}
+		if len(s.files) == 0 {
+			l.sentBefore(i)
+		}
 		s.files = append(s.files, &sentFile{f: f, inode: inode, size: st.Size()})
 		s.waiting += st.Size()
 	}
