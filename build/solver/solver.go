@@ -130,9 +130,12 @@ func (n node[R]) output(i int) (R, error) {
 
 // A flight is a vertex that is being resolved, or was.
 type flight[R any] struct {
-	done chan struct{} // closed when node and err are set
+	done chan struct{} // closed when the rest is set
 	node node[R]
 	err  error
+	// givenUp: the call that led ended before the vertex was resolved, and the next one that wants it leads. An
+	// operation may fail with context.Canceled too, as when a client goes that it fetches from; that is a failure.
+	givenUp bool
 }
 
 // resolve returns the node of v; the first to ask does the work. fail ends the whole call.
@@ -148,10 +151,9 @@ func (s *Solver[R]) resolve(ctx context.Context, fail context.CancelCauseFunc, v
 			return node[R]{}, context.Cause(ctx)
 		case <-f.done:
 		}
-		if f.err == nil || !errors.Is(f.err, context.Canceled) || ctx.Err() != nil {
+		if !f.givenUp || ctx.Err() != nil {
 			return f.node, f.err
 		}
-		// The call that led was given up, which is no reason for this one to fail.
 	}
 }
 
@@ -186,7 +188,7 @@ func (s *Solver[R]) lead(ctx context.Context, fail context.CancelCauseFunc, v *V
 		s.mu.Lock()
 		delete(s.flights, v.ID)
 		s.mu.Unlock()
-		f.err = context.Canceled
+		f.err, f.givenUp = context.Canceled, true
 		return
 	}
 	f.err = err

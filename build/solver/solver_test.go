@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
@@ -370,6 +371,36 @@ func TestCancelledCallDoesNotFailAnother(t *testing.T) {
 	})
 	cancel()
 	wg.Wait()
+}
+
+// TestCanceledOperation: an operation that fails with context.Canceled by itself, as what it asked somebody for was
+// given up there, has failed for all who want its result.
+func TestCanceledOperation(t *testing.T) {
+	runs := 0
+	v := &Vertex[string]{ID: digest.FromString("v"), Name: "v", Op: funcOp(func(context.Context) ([]string, error) {
+		runs++
+		return nil, fmt.Errorf("asking: %w", context.Canceled)
+	})}
+	s := New[string](newMemory(), Options{Parallel: 1})
+	for range 2 {
+		done := make(chan error, 1)
+		go func() {
+			_, err := s.Solve(t.Context(), Edge[string]{Vertex: v})
+			done <- err
+		}()
+		select {
+		case err := <-done:
+			var failed *VertexError
+			if !errors.As(err, &failed) || !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("it is waited for without end")
+		}
+	}
+	if runs != 1 {
+		t.Errorf("it ran %d times", runs)
+	}
 }
 
 func TestParallelIsBounded(t *testing.T) {
