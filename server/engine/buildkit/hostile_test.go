@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -19,6 +20,8 @@ type packets struct {
 	ctx  context.Context
 	list []*types.Packet
 	reqs chan uint32
+	fin  chan struct{} // closed when the receiver is done; what it asked for may still come
+	once sync.Once
 	// ended says that the end was answered.
 	ended bool
 }
@@ -34,7 +37,7 @@ func (p *packets) SendMsg(m any) error {
 		default:
 		}
 	case types.PACKET_FIN, types.PACKET_ERR:
-		close(p.reqs)
+		p.once.Do(func() { close(p.fin) })
 	}
 	return nil
 }
@@ -48,17 +51,20 @@ func (p *packets) RecvMsg(m any) error {
 		return nil
 	}
 	// All is said; what is asked for is empty.
+	data := func(id uint32) error { out.Type, out.ID = types.PACKET_DATA, id; return nil }
 	select {
-	case id, ok := <-p.reqs:
-		if !ok && p.ended {
+	case id := <-p.reqs:
+		return data(id)
+	default:
+	}
+	select {
+	case id := <-p.reqs:
+		return data(id)
+	case <-p.fin:
+		if p.ended {
 			return io.EOF
 		}
-		if !ok {
-			p.ended = true
-			out.Type = types.PACKET_FIN
-			return nil
-		}
-		out.Type, out.ID = types.PACKET_DATA, id
+		p.ended, out.Type = true, types.PACKET_FIN
 		return nil
 	case <-p.ctx.Done():
 		return context.Cause(p.ctx)
@@ -67,7 +73,7 @@ func (p *packets) RecvMsg(m any) error {
 
 // stream sends stats, and then that there are no more.
 func stream(ctx context.Context, stats ...*types.Stat) *packets {
-	p := &packets{ctx: ctx, reqs: make(chan uint32, 1000)}
+	p := &packets{ctx: ctx, reqs: make(chan uint32, 1000), fin: make(chan struct{})}
 	for _, s := range stats {
 		p.list = append(p.list, &types.Packet{Type: types.PACKET_STAT, Stat: s})
 	}
