@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/teu-dev/teu/build/op"
 	"github.com/teu-dev/teu/build/remotecache"
 	"github.com/teu-dev/teu/build/solver"
@@ -19,8 +21,8 @@ type Caller struct {
 	// Local returns a directory with what a local:// source selects of the caller's files. It stays as it
 	// is until the build ends. How it goes is told on c.
 	Local func(ctx context.Context, c *solver.Console, name string, attrs map[string]string) (dir string, err error)
-	// Layout returns the directory of an OCI layout of the caller that Compile has brought.
-	Layout func(name string) (dir string, ok bool)
+	// Layout returns a directory with the image ref, NAME@DIGEST, for p of an OCI layout that the caller has.
+	Layout func(ctx context.Context, name, ref string, p ocispec.Platform) (dir string, err error)
 	// Cache opens a place of type=local, which is a directory of the caller.
 	Cache func(ctx context.Context, ref CacheRef, write bool) (remotecache.Place, error)
 	// Session is what such directories are marked with.

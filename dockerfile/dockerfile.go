@@ -9,10 +9,12 @@ package dockerfile
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/frontend/dockerfile/builder"
+	"github.com/moby/buildkit/frontend/dockerfile/version"
 	"github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -23,6 +25,9 @@ const (
 	LocalContext    = "context"    // the build context
 	LocalDockerfile = "dockerfile" // the directory of the Dockerfile
 )
+
+// Version is the version of the language: "1.28.0". The frontend adds "-dev" where it is not linked by its own makers.
+func Version() string { return strings.TrimSuffix(version.Version(), "-dev") }
 
 // Options of a compilation.
 type Options struct {

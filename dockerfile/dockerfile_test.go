@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -231,6 +232,26 @@ func TestQuestion(t *testing.T) {
 	}
 	if !strings.Contains(string(res.Answer["result.json"]), `"name": "two"`) {
 		t.Errorf("got %s", res.Answer["result.json"])
+	}
+}
+
+// TestAskedBySource: a caller that names the frontend as the source of another one gets what the frontend was asked.
+func TestAskedBySource(t *testing.T) {
+	b := &fake{files: map[string]string{"Dockerfile": "FROM scratch\nLABEL a=b\n"}}
+	asked := map[string]string{"source": "dockerfile.v0", "cmdline": "dockerfile.v0", "label:c": "d"}
+	reply, err := Ask(t.Context(), b, Options{Attrs: asked, Host: host})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := map[string]string{"label:c": "d"}; reply.Frontend != "dockerfile.v0" || !maps.Equal(reply.Attrs, want) || len(asked) != 3 {
+		t.Errorf("got %s of %v", reply.Frontend, reply.Attrs)
+	}
+}
+
+// TestVersion: the version of the language is one that clients can compare.
+func TestVersion(t *testing.T) {
+	if v := Version(); strings.Count(v, ".") != 2 || strings.Contains(v, "-") {
+		t.Errorf("got %q", v)
 	}
 }
 

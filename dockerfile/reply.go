@@ -52,6 +52,11 @@ func Ask(ctx context.Context, b Backend, o Options) (*Reply, error) {
 		return nil, locate(err)
 	}
 	reply := &Reply{Metadata: res.Metadata, Frontend: "dockerfile.v0", Attrs: o.Attrs, question: g.attrs["requestid"]}
+	if attrs["source"] != "" { // of a frontend that was to be run by another, which is not what happened
+		reply.Attrs = maps.Clone(o.Attrs)
+		delete(reply.Attrs, "source")
+		delete(reply.Attrs, "cmdline")
+	}
 	if reply.question == lint.SubrequestLintDefinition.Name {
 		if err := rename(res.Metadata, o.Name); err != nil {
 			return nil, err

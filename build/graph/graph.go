@@ -41,6 +41,8 @@ type Location struct {
 	File       string
 	Text       []byte // the whole file
 	Start, End int    // lines, from 1, both included
+	// Definition is how a client gets the file again; nil if it is not known.
+	Definition *pb.Definition
 }
 
 // A Graph is a definition whose vertices are known to be sound.
@@ -163,7 +165,7 @@ func (l *loader) locations(id string) []Location {
 			if start < 1 || end < start {
 				continue
 			}
-			list = append(list, Location{File: src.Infos[i].Filename, Text: src.Infos[i].Data, Start: start, End: end})
+			list = append(list, Location{File: src.Infos[i].Filename, Text: src.Infos[i].Data, Start: start, End: end, Definition: src.Infos[i].Definition})
 		}
 	}
 	return list

@@ -273,12 +273,13 @@ func openLayout(dir string) (*content.Store, error) {
 type imageOp struct {
 	env      *Env
 	ref      string
-	layout   string // directory, for oci-layout
 	attrs    map[string]string
 	platform ocispec.Platform
+	inLayout bool
 
-	image Image
-	limit int // number of layers used
+	layout string // its directory
+	image  Image
+	limit  int // number of layers used
 }
 
 func newImageOp(e *Env, v *graph.Vertex, ref string, attrs map[string]string) *imageOp {
@@ -289,8 +290,10 @@ func newImageOp(e *Env, v *graph.Vertex, ref string, attrs map[string]string) *i
 // name and manifest, but for an image that disagrees with another of this build about their blobs.
 func (o *imageOp) Key(ctx context.Context) (solver.Key, error) {
 	var err error
-	if o.layout != "" {
-		o.image, err = o.env.resolveLayout(ctx, o.layout, o.ref, o.platform)
+	if o.inLayout {
+		if o.layout, err = o.env.layout(ctx, o.attrs[pb.AttrOCILayoutStoreID], o.ref, o.platform); err == nil {
+			o.image, err = o.env.resolveLayout(ctx, o.layout, o.ref, o.platform)
+		}
 	} else {
 		o.image, err = o.env.ResolveImage(ctx, o.ref, ResolveMode(o.attrs[pb.AttrImageResolveMode]), o.platform)
 	}
@@ -356,7 +359,7 @@ func (o *imageOp) layers() []Layer {
 
 // ResolveLayoutImage finds the image ref, NAME@DIGEST, of the OCI layout that OCILayouts has under name.
 func (e *Env) ResolveLayoutImage(ctx context.Context, name, ref string, p ocispec.Platform) (Image, error) {
-	dir, err := e.layout(name)
+	dir, err := e.layout(ctx, name, ref, p)
 	if err != nil {
 		return Image{}, err
 	}

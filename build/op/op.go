@@ -46,8 +46,9 @@ type Env struct {
 	// the end; nil: there are no others.
 	OpenLocal  func(ctx context.Context, c *solver.Console, name string, attrs map[string]string) (string, error)
 	OCILayouts map[string]string // directories by the store name of their oci-layout:// source
-	// FindLayout returns the directory of an OCI layout that is not in OCILayouts; nil: there are no others.
-	FindLayout   func(name string) (dir string, ok bool)
+	// FindLayout returns a directory with the image ref, NAME@DIGEST, for p of an OCI layout that is not in
+	// OCILayouts; nil: there are no others.
+	FindLayout   func(ctx context.Context, name, ref string, p ocispec.Platform) (dir string, err error)
 	Secrets      Secrets // nil: there are none
 	SSH          map[string]SSHAgent
 	FindSSH      func(ctx context.Context, id string) (SSHAgent, bool) // of those not in SSH; nil: there are no others
@@ -111,16 +112,15 @@ func (e *Env) warn(format string, args ...any) {
 	}
 }
 
-// layout returns the directory of an OCI layout.
-func (e *Env) layout(name string) (string, error) {
-	dir, ok := e.OCILayouts[name]
-	if !ok && e.FindLayout != nil {
-		dir, ok = e.FindLayout(name)
+// layout returns the directory of the OCI layout name, in which the image ref for p is wanted.
+func (e *Env) layout(ctx context.Context, name, ref string, p ocispec.Platform) (string, error) {
+	if dir, ok := e.OCILayouts[name]; ok {
+		return dir, nil
 	}
-	if !ok {
-		return "", fmt.Errorf("OCI layout %q: %w", name, errdefs.ErrNotFound)
+	if e.FindLayout != nil {
+		return e.FindLayout(ctx, name, ref, p)
 	}
-	return dir, nil
+	return "", fmt.Errorf("OCI layout %q: %w", name, errdefs.ErrNotFound)
 }
 
 // agent returns the SSH agent id, if there is one.

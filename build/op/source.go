@@ -25,12 +25,8 @@ func (e *Env) sourceOp(v *graph.Vertex, s *pb.SourceOp) (solver.Op[Result], erro
 	case "docker-image":
 		return newImageOp(e, v, ref, s.Attrs), nil
 	case "oci-layout":
-		dir, err := e.layout(s.Attrs[pb.AttrOCILayoutStoreID])
-		if err != nil {
-			return nil, err
-		}
 		o := newImageOp(e, v, ref, s.Attrs)
-		o.layout = dir
+		o.inLayout = true
 		return o, nil
 	case "local":
 		return &localOp{e, ref, s.Attrs}, nil

@@ -344,6 +344,9 @@ func TestUnknownSources(t *testing.T) {
 	for _, id := range []string{"git://github.com/a/b.git", "docker-image+blob://x", "nothing", "local://unknown", "oci-layout://x@y"} {
 		op, err := e.Op(vertex(&pb.Op{Op: &pb.Op_Source{Source: &pb.SourceOp{Identifier: id}}}, 0))
 		if err == nil {
+			_, err = op.Key(t.Context())
+		}
+		if err == nil {
 			_, err = op.Run(t.Context(), console(), nil)
 		}
 		if err == nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -20,6 +21,7 @@ import (
 	"github.com/tonistiigi/fsutil/types"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/teu-dev/teu/build/graph"
 	"github.com/teu-dev/teu/cache/content"
@@ -213,7 +215,7 @@ func (s bridges) Solve(ctx context.Context, req *gwpb.SolveRequest) (*gwpb.Solve
 		}
 		reply := &dockerfile.Reply{Ref: req.Definition}
 		if req.Frontend != "" {
-			if reply, err = ask(ctx, b.backend, req.Frontend, req.FrontendOpt, req.FrontendInputs, b.caller); err != nil {
+			if reply, err = ask(ctx, b.backend, req.Frontend, req.FrontendOpt, req.FrontendInputs, b.caller.id); err != nil {
 				return err
 			}
 			b.mu.Lock()
@@ -259,14 +261,11 @@ func (b *bridge) evaluate(ctx context.Context, wanted bool, r *gwpb.Ref) error {
 }
 
 // ask runs a frontend. There is one, which goes by two names.
-func ask(ctx context.Context, b dockerfile.Backend, name string, attrs map[string]string, inputs map[string]*pb.Definition, c *caller) (*dockerfile.Reply, error) {
+func ask(ctx context.Context, b dockerfile.Backend, name string, attrs map[string]string, inputs map[string]*pb.Definition, session string) (*dockerfile.Reply, error) {
 	if name != "dockerfile.v0" && name != "gateway.v0" {
 		return nil, fmt.Errorf("the frontend %s is not built in; dockerfile.v0 is: %w", name, errdefs.ErrNotImplemented)
 	}
-	if err := c.bringLayouts(ctx, attrs); err != nil {
-		return nil, err
-	}
-	return dockerfile.Ask(ctx, b, dockerfile.Options{Attrs: attrs, Host: content.Host(), Session: c.id, Inputs: inputs})
+	return dockerfile.Ask(ctx, b, dockerfile.Options{Attrs: attrs, Host: content.Host(), Session: session, Inputs: inputs})
 }
 
 // Return implements gwpb.LLBBridgeServer.
@@ -481,6 +480,67 @@ func (s bridges) ResolveImageConfig(ctx context.Context, req *gwpb.ResolveImageC
 		return err
 	})
 	return res, err
+}
+
+// ResolveSourceMeta implements gwpb.LLBBridgeServer. The answer's source is the one that was asked about: teu follows
+// no policy that would make another of it.
+func (s bridges) ResolveSourceMeta(ctx context.Context, req *gwpb.ResolveSourceMetaRequest) (*gwpb.ResolveSourceMetaResponse, error) {
+	res := &gwpb.ResolveSourceMetaResponse{Source: req.Source}
+	err := s.call(ctx, func(ctx context.Context, b *bridge) (err error) {
+		switch {
+		case len(req.SourcePolicies) > 0:
+			return errPolicies
+		case req.Source == nil:
+			return fmt.Errorf("no source: %w", errdefs.ErrInvalidArgument)
+		case req.Image.GetAttestationChain() || len(req.Image.GetResolveAttestations()) > 0:
+			return unsupported("the attestations of an image")
+		case req.HTTP.GetChecksumRequest() != nil:
+			return unsupported("checksums of a download with something behind it")
+		}
+		scheme, ref, _ := strings.Cut(req.Source.Identifier, "://")
+		switch scheme {
+		case "docker-image", "oci-layout":
+			o := dockerfile.ImageOptions{Platform: graph.Platform(req.Platform), Mode: req.ResolveMode, Layout: req.Source.Attrs[pb.AttrOCILayoutStoreID]}
+			if scheme == "oci-layout" && o.Layout == "" {
+				return fmt.Errorf("%s names no layout: %w", req.Source.Identifier, errdefs.ErrInvalidArgument)
+			}
+			res.Image, err = b.resolveImage(ctx, cmp.Or(req.LogName, "resolve "+ref), ref, o)
+		default:
+			var info dockerfile.SourceInfo
+			info, err = b.backend.DescribeSource(ctx, cmp.Or(req.LogName, "resolve "+req.Source.Identifier), req.Source)
+			res.Git, res.HTTP = gitMeta(info), httpMeta(info)
+		}
+		return err
+	})
+	return res, err
+}
+
+func (b *bridge) resolveImage(ctx context.Context, name, ref string, o dockerfile.ImageOptions) (*gwpb.ResolveSourceImageResponse, error) {
+	img, err := b.backend.ResolveImage(ctx, name, ref, o)
+	if err != nil {
+		return nil, err
+	}
+	return &gwpb.ResolveSourceImageResponse{Digest: img.Digest, Config: img.Config}, nil
+}
+
+// gitMeta tells of a source in git; nil: it is none.
+func gitMeta(info dockerfile.SourceInfo) *gwpb.ResolveSourceGitResponse {
+	if info.Commit == "" {
+		return nil
+	}
+	return &gwpb.ResolveSourceGitResponse{Checksum: info.Commit, CommitObject: info.Object}
+}
+
+// httpMeta tells of a download; nil: it is none.
+func httpMeta(info dockerfile.SourceInfo) *gwpb.ResolveSourceHTTPResponse {
+	if info.Digest == "" {
+		return nil
+	}
+	res := &gwpb.ResolveSourceHTTPResponse{Checksum: info.Digest, Filename: info.Filename}
+	if info.Modified != nil {
+		res.LastModified = timestamppb.New(*info.Modified)
+	}
+	return res
 }
 
 // Inputs implements gwpb.LLBBridgeServer: those of a frontend come with its Solve.

@@ -26,9 +26,11 @@ type caller struct {
 
 	mu       sync.Mutex
 	releases []func() error
-	written  *clientCache      // the one that the build sends its cache to, if it is the client's
-	uploads  map[string]bool   // paths that were pulled
-	layouts  map[string]string // directories of OCI layouts that were brought, by the client's name
+	written  *clientCache    // the one that the build sends its cache to, if it is the client's
+	uploads  map[string]bool // paths that were pulled
+
+	bringing sync.Mutex
+	layouts  map[string]string // directories of OCI layouts that were brought, by name, digest and platform
 }
 
 var errNoSession = fmt.Errorf("the client has no session: %w", errdefs.ErrUnavailable)

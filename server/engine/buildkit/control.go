@@ -111,7 +111,7 @@ func (w *wish) reply(ctx context.Context, j *job, b dockerfile.Backend, req *con
 	case req.Frontend != "" && req.Definition != nil:
 		return nil, fmt.Errorf("both a frontend and a definition: %w", errdefs.ErrInvalidArgument)
 	case req.Frontend != "":
-		return ask(ctx, b, req.Frontend, req.FrontendAttrs, req.FrontendInputs, w.c)
+		return ask(ctx, b, req.Frontend, req.FrontendAttrs, req.FrontendInputs, w.c.id)
 	case req.Definition != nil:
 		return &dockerfile.Reply{Ref: req.Definition}, nil
 	}
@@ -164,7 +164,7 @@ func workers(labels map[string]string) []*apitypes.WorkerRecord {
 }
 
 func (s *Server) version() *apitypes.BuildkitVersion {
-	return &apitypes.BuildkitVersion{Package: "github.com/teu-dev/teu", Version: bkVersion, Revision: s.Version + " " + runtime.Version()}
+	return &apitypes.BuildkitVersion{Package: "github.com/teu-dev/teu", Version: bkVersion, Revision: s.Version + " " + runtime.Version(), DockerfileVersion: dockerfile.Version()}
 }
 
 // bkVersion is the release of BuildKit whose API and frontend these are: clients compare it, and know nothing

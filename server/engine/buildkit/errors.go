@@ -35,23 +35,26 @@ func outward(err error) error {
 		if hint := b.Hint(); hint != "" {
 			text += " (" + hint + ")"
 		}
-		var where graph.Location
-		if len(b.Where) > 0 {
-			where = b.Where[0]
-		}
-		return located(&worded{text, b.Err}, where)
+		return located(&worded{text, b.Err}, b.Where)
 	case errors.As(err, &d):
-		return located(d.Err, graph.Location(d.Where))
+		return located(d.Err, []graph.Location{{File: d.Where.File, Text: d.Where.Text, Start: d.Where.Start, End: d.Where.End}})
 	}
 	return err
 }
 
-// located adds a place to err, unless it has one.
-func located(err error, w graph.Location) error {
-	if w.Start == 0 || len(bkerrdefs.Sources(err)) > 0 {
+// located adds a place to err, unless it has one: the lines of where that are in its first file.
+func located(err error, where []graph.Location) error {
+	if len(where) == 0 || where[0].Start == 0 || len(bkerrdefs.Sources(err)) > 0 {
 		return err
 	}
-	return bkerrdefs.WithSource(err, &bkerrdefs.Source{Info: sourceInfo(w.File, w.Text), Ranges: ranges(w.Start, w.End)})
+	src := &bkerrdefs.Source{Info: sourceInfo(where[0].File, where[0].Text)}
+	src.Info.Definition = where[0].Definition
+	for _, w := range where[:min(len(where), maxLines)] {
+		if w.File == where[0].File {
+			src.Ranges = append(src.Ranges, ranges(w.Start, w.End)...)
+		}
+	}
+	return bkerrdefs.WithSource(err, src)
 }
 
 // process is BuildKit's message about a command that failed, which people and tools look for.

@@ -3,6 +3,7 @@ package buildkit
 import (
 	"bytes"
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -88,7 +89,8 @@ func (f *feed) progress(vertex string, at *timestamppb.Timestamp, s solver.Statu
 	if f.statuss[key] == nil {
 		f.statuss[key] = at
 	}
-	v := &controlapi.VertexStatus{ID: s.ID, Vertex: vertex, Current: s.Current, Total: s.Total, Timestamp: at, Started: f.statuss[key]}
+	name, _, _ := strings.Cut(s.ID, " ")
+	v := &controlapi.VertexStatus{ID: s.ID, Name: name, Vertex: vertex, Current: s.Current, Total: s.Total, Timestamp: at, Started: f.statuss[key]}
 	if s.Done {
 		v.Completed = at
 		v.Current = max(v.Current, v.Total)
@@ -124,8 +126,18 @@ func sourceInfo(file string, text []byte) *pb.SourceInfo {
 	return &pb.SourceInfo{Filename: file, Data: text, Language: "Dockerfile"}
 }
 
-func ranges(start, end int) []*pb.Range {
-	return []*pb.Range{{Start: &pb.Position{Line: int32(start)}, End: &pb.Position{Line: int32(end)}}}
+// maxLines is how many lines a place may have that are told one by one.
+const maxLines = 1000
+
+// ranges returns lines as BuildKit tells them, each by itself.
+func ranges(start, end int) (list []*pb.Range) {
+	if end-start > maxLines {
+		return []*pb.Range{{Start: &pb.Position{Line: int32(start)}, End: &pb.Position{Line: int32(end)}}}
+	}
+	for line := int32(start); line <= int32(end); line++ {
+		list = append(list, &pb.Range{Start: &pb.Position{Line: line}, End: &pb.Position{Line: line}})
+	}
+	return list
 }
 
 // Events are sent together that come within this time.

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	"github.com/moby/buildkit/session/filesync"
@@ -62,7 +63,11 @@ func (w *wish) read(req *controlapi.SolveRequest) error {
 	if err := w.statements(req.FrontendAttrs); err != nil {
 		return err
 	}
-	return w.caches(req.Cache)
+	var from []string
+	if refs := req.FrontendAttrs["cache-from"]; refs != "" {
+		from = strings.Split(refs, ",")
+	}
+	return w.caches(req.Cache, from)
 }
 
 // unasked is the statement that buildx adds by itself to whatever it builds.
@@ -89,9 +94,11 @@ func (w *wish) pushes() bool {
 	return slices.ContainsFunc(w.o.Outputs, func(o build.Output) bool { return o.Push })
 }
 
-func (w *wish) caches(c *controlapi.CacheOptions) error {
+// caches takes which caches are meant: those of the request, and the references that older clients of the
+// frontend name.
+func (w *wish) caches(c *controlapi.CacheOptions, from []string) error {
 	imports := c.GetImports()
-	for _, ref := range c.GetImportRefsDeprecated() {
+	for _, ref := range append(c.GetImportRefsDeprecated(), from...) {
 		imports = append(imports, &controlapi.CacheOptionsEntry{Type: "registry", Attrs: map[string]string{"ref": ref}})
 	}
 	for _, e := range imports {
@@ -126,7 +133,17 @@ func (w *wish) output(id int, kind string, attrs map[string]string) error {
 	}
 	if names := attrs["name"]; names != "" {
 		out.Names = strings.Split(names, ",")
-		w.names = append(w.names, names)
+		if kind == "oci" || kind == "docker" {
+			// The client writes them into index.json, as they are.
+			for i, name := range out.Names {
+				named, err := reference.ParseNormalizedNamed(name)
+				if err != nil {
+					return fmt.Errorf("name %q: %w: %w", name, errdefs.ErrInvalidArgument, err)
+				}
+				out.Names[i] = reference.TagNameOnly(named).String()
+			}
+		}
+		w.names = append(w.names, out.Names...)
 	}
 	switch kind {
 	case "moby", "image":
