@@ -133,10 +133,7 @@ func (e *Engine) describe(ctx context.Context, store *cache.Store, c *Container,
 	if c.Mounts, err = e.mountPoints(ctx, store, c); err != nil {
 		return err
 	}
-	if c.Name, err = e.claimName(ctx, c.ID, name); err != nil {
-		return err
-	}
-	if err := e.setName(c.ID, c.Name); err != nil {
+	if c.Name, err = e.claimName(ctx, c.ID, name, ""); err != nil {
 		return err
 	}
 	c.State = keeper.State{Status: keeper.Created, Finished: true}

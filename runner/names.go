@@ -61,7 +61,7 @@ func (e *Engine) resolve(ref string) (string, error) {
 	}
 	if checkName(ref) == nil {
 		if id, err := os.Readlink(filepath.Join(e.names(), ref)); err == nil {
-			if _, err := os.Lstat(e.dir(id)); err == nil {
+			if _, err := os.Lstat(e.dir(id)); err == nil && e.nameOf(id) == ref {
 				return id, nil
 			}
 		}
@@ -107,16 +107,34 @@ func checkName(name string) error {
 	return nil
 }
 
-// claimName gives a free name to a container, durably, or a random one if name is empty.
-func (e *Engine) claimName(ctx context.Context, id, name string) (string, error) {
+func (e *Engine) lockNames(ctx context.Context) (func() error, error) {
 	if err := os.MkdirAll(e.names(), 0o700); err != nil {
-		return "", err
+		return nil, err
 	}
-	unlock, err := statefile.Lock(ctx, filepath.Join(e.Root, "names.lock"), statefile.LockOptions{})
+	return statefile.Lock(ctx, filepath.Join(e.Root, "names.lock"), statefile.LockOptions{})
+}
+
+// claimName gives a free name to a container, durably, or a random one if name is empty, in place of the old one, if any.
+func (e *Engine) claimName(ctx context.Context, id, name, old string) (string, error) {
+	unlock, err := e.lockNames(ctx)
 	if err != nil {
 		return "", err
 	}
 	defer unlock()
+	if name, err = e.linkName(ctx, id, name); err != nil {
+		return "", err
+	}
+	if err := e.setName(id, name); err != nil {
+		return "", err
+	}
+	if old != "" {
+		err = os.Remove(filepath.Join(e.names(), old))
+	}
+	return name, err
+}
+
+// linkName makes the link of a name that is free. The names are locked.
+func (e *Engine) linkName(ctx context.Context, id, name string) (string, error) {
 	for try := 0; ; try++ {
 		chosen := name
 		if name == "" {
@@ -155,6 +173,29 @@ func (e *Engine) link(id, name string) error {
 	}
 }
 
+// sweepNames removes links to containers that are gone or do not call themselves so: whoever gave or took the name has died.
+func (e *Engine) sweepNames(ctx context.Context) error {
+	unlock, err := e.lockNames(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	links, err := os.ReadDir(e.names())
+	errs := []error{err}
+	for _, d := range links {
+		path := filepath.Join(e.names(), d.Name())
+		owner, err := os.Readlink(path)
+		if err != nil {
+			continue
+		}
+		_, err = os.Lstat(e.dir(owner))
+		if own := e.nameOf(owner); errors.Is(err, fs.ErrNotExist) || own != "" && own != d.Name() {
+			errs = append(errs, os.Remove(path))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // setName writes the container's own record of its name.
 func (e *Engine) setName(id, name string) error {
 	path := filepath.Join(e.dir(id), "name")
@@ -186,14 +227,8 @@ func (e *Engine) Rename(ctx context.Context, ref, name string) error {
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("Error when allocating new name: %w", err)
 	}
-	if _, err := e.claimName(ctx, id, name); err != nil {
+	if _, err := e.claimName(ctx, id, name, old); err != nil {
 		return fmt.Errorf("Error when allocating new name: %w", err)
-	}
-	if err := e.setName(id, name); err != nil {
-		return err
-	}
-	if err := os.Remove(filepath.Join(e.names(), old)); err != nil {
-		return err
 	}
 	if c, err := e.load(id); err == nil {
 		e.tell(c, "rename", map[string]string{"oldName": "/" + old})

@@ -162,7 +162,7 @@ type PruneOptions struct {
 // Prune removes the containers that do not run, but for those that are just being run, and
 // returns their IDs and the bytes of what they had written.
 func (e *Engine) Prune(ctx context.Context, o PruneOptions) (ids []string, size int64, err error) {
-	if err := e.sweep(ctx); err != nil {
+	if err := errors.Join(e.sweep(ctx), e.sweepNames(ctx)); err != nil {
 		return nil, 0, err
 	}
 	all, err := e.List(ctx)

@@ -195,6 +195,65 @@ func TestVolumes(t *testing.T) {
 	}
 }
 
+// Who dies while a container is renamed, or made, leaves a link that leads nowhere: no other name of the container, and
+// nothing that stays.
+func TestNamesThatWereLeft(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	c, err := e.Create(ctx, "now", sh("true"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, to := range map[string]string{"before": c.ID, "gone": newID()} {
+		if err := os.Symlink(to, filepath.Join(e.names(), name)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := e.Get(ctx, name); !errors.Is(err, errdefs.ErrNotFound) {
+			t.Errorf("a container is called %s: %v", name, err)
+		}
+	}
+	if _, _, err := e.Prune(ctx, PruneOptions{Filters: map[string][]string{"label": {"none"}}}); err != nil {
+		t.Error(err)
+	}
+	if left, err := filepath.Glob(filepath.Join(e.names(), "*")); err != nil || len(left) != 1 || filepath.Base(left[0]) != "now" {
+		t.Errorf("%v, %v", left, err)
+	}
+}
+
+// A name that one container gives up while others want it is in the end the name of one.
+func TestNamesThatChangeHands(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	var ids []string
+	for i := range 3 {
+		c, err := e.Create(ctx, fmt.Sprint("own-", i), sh("true"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, c.ID)
+	}
+	var all sync.WaitGroup
+	for i, id := range ids {
+		all.Go(func() {
+			for range 200 {
+				for _, name := range []string{"wanted", fmt.Sprint("own-", i)} {
+					if err := e.Rename(ctx, id, name); err != nil && !errors.Is(err, errdefs.ErrConflict) && !errors.Is(err, errdefs.ErrInvalidArgument) {
+						t.Errorf("%s: %v", name, err)
+					}
+					if name := e.nameOf(id); e.linkedTo(name) != id {
+						t.Errorf("%s leads to %q, want %q", name, e.linkedTo(name), id)
+						return
+					}
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+func (e *Engine) linkedTo(name string) string {
+	id, _ := os.Readlink(filepath.Join(e.names(), name))
+	return id
+}
+
 // Who dies while a volume is removed leaves nothing to the next volume of its name, and what is left goes with a prune.
 func TestVolumeThatIsHalfRemoved(t *testing.T) {
 	e, ctx := newEngine(t), t.Context()
