@@ -116,7 +116,7 @@ func TestPushBlobDigests(t *testing.T) {
 func TestPushBlobErrors(t *testing.T) {
 	c := serve(t)
 	good := digest.FromString("0123456789").String()
-	unknown := "/v2/a/blobs/uploads/" + strings.Repeat("0", 32) + repoMark("a")
+	unknown := "/v2/a/blobs/uploads/" + strings.Repeat("0", 48)
 	elsewhere := strings.Replace(c.start("other"), "/other/", "/a/", 1)
 	tests := map[string]struct {
 		method, path, body, contentRange string
@@ -404,7 +404,7 @@ func TestPushTogether(t *testing.T) {
 				defer u.Close()
 				<-begin
 				f := u.(*fileUpload)
-				err := s.adoptBlob(t.Context(), s.uploadPath(id), "a", d, f.size, func() error { return nil })
+				err := s.adoptFile(t.Context(), s.uploadPath(id), "a", d, f.size, func() error { return nil })
 				if err != nil {
 					t.Errorf("round %d: %v", round, err)
 				}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -29,13 +30,31 @@ func openRead(path string) (*os.File, error) { return openFile(path, unix.O_RDON
 // openFile opens or makes a regular file, or opens a directory. os.OpenFile would ask epoll
 // about it first, which takes five system calls.
 func openFile(path string, flags int) (*os.File, error) {
+	fd, err := openFD(path, flags)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// openFD is openFile for what is only locked, written or synced. The caller closes it.
+func openFD(path string, flags int) (fd int, err error) {
+	err = retry("open", path, func() error {
+		fd, err = unix.Open(path, flags|unix.O_CLOEXEC, 0o600)
+		return err
+	})
+	return fd, err
+}
+
+// retry calls f until it is not interrupted by a signal.
+func retry(op, path string, f func() error) error {
 	for {
-		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0o600)
+		err := f()
 		if err == nil {
-			return os.NewFile(uintptr(fd), path), nil
+			return nil
 		}
 		if err != unix.EINTR {
-			return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+			return &fs.PathError{Op: op, Path: path, Err: err}
 		}
 	}
 }
@@ -124,30 +143,20 @@ func (s *directory) RemoveBlob(ctx context.Context, repo string, d digest.Digest
 	return s.sync.dir(filepath.Dir(path))
 }
 
-// adoptBlob makes the file at path, which is on disk or will be by flush, the blob d of
+// adoptFile makes the file at path, which is on disk or will be by flush, the blob d of
 // repo, and removes the name path.
 //
 // If the registry has the blob, repo gets a link to that and the file goes. Else the file
 // itself moves: it never has a second name while somebody may still write to it.
-func (s *directory) adoptBlob(ctx context.Context, path, repo string, d digest.Digest, size int64, flush func() error) error {
+func (s *directory) adoptFile(ctx context.Context, path, repo string, d digest.Digest, size int64, flush func() error) error {
 	target, shared := s.repoBlobPath(repo, d), s.blobPath(d)
-	if err := s.sync.mkdir(filepath.Dir(target)); err != nil {
-		return err
-	}
-	linked := false
-	if sameSize(shared, size) {
-		unlock, err := lockBlobs(ctx, filepath.Dir(target), unix.LOCK_SH)
-		if err != nil {
-			return err
-		}
-		linked = s.linkBlob(shared, target) == nil && sameSize(target, size)
-		unlock()
-	}
-	var err error
+	linked, err := s.linkShared(ctx, target, shared, size)
 	if linked {
 		err = os.Remove(path)
-	} else if err = flush(); err == nil {
-		err = s.moveBlob(ctx, path, target, shared, size)
+	} else if err == nil {
+		if err = flush(); err == nil {
+			err = s.moveBlob(ctx, path, time.Time{}, target, shared, size)
+		}
 	}
 	if err != nil {
 		return err
@@ -155,9 +164,45 @@ func (s *directory) adoptBlob(ctx context.Context, path, repo string, d digest.D
 	return s.sync.dir(filepath.Dir(target))
 }
 
-// moveBlob gives the file at path its name in the repository, and the one by which others
-// find it.
-func (s *directory) moveBlob(ctx context.Context, path, target, shared string, size int64) error {
+// adoptBytes is adoptFile for bytes that have no file.
+func (s *directory) adoptBytes(ctx context.Context, b []byte, repo string, d digest.Digest) error {
+	target, shared := s.repoBlobPath(repo, d), s.blobPath(d)
+	linked, err := s.linkShared(ctx, target, shared, int64(len(b)))
+	if err != nil {
+		return err
+	}
+	if !linked {
+		begun := time.Now()
+		tmp, err := s.writeTemp(b)
+		if err != nil {
+			return err
+		}
+		if err := s.moveBlob(ctx, tmp, begun, target, shared, int64(len(b))); err != nil {
+			return errors.Join(err, ignoreNotFound(notFound(os.Remove(tmp))))
+		}
+	}
+	return s.sync.dir(filepath.Dir(target))
+}
+
+// linkShared makes the directory of target, and target a link to the blob if the registry has it.
+func (s *directory) linkShared(ctx context.Context, target, shared string, size int64) (linked bool, err error) {
+	if err := s.sync.mkdir(filepath.Dir(target)); err != nil {
+		return false, err
+	}
+	if !sameSize(shared, size) {
+		return false, nil
+	}
+	unlock, err := lockBlobs(ctx, filepath.Dir(target), unix.LOCK_SH)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	return s.linkBlob(shared, target) == nil && sameSize(target, size), nil
+}
+
+// moveBlob gives the file at path, written when it says so or later, its name in the repository, and the one by
+// which others find it.
+func (s *directory) moveBlob(ctx context.Context, path string, written time.Time, target, shared string, size int64) error {
 	unlock, err := lockBlobs(ctx, filepath.Dir(target), unix.LOCK_SH)
 	if err != nil {
 		return err
@@ -169,6 +214,9 @@ func (s *directory) moveBlob(ctx context.Context, path, target, shared string, s
 	if err := s.shareBlob(target, shared, size); err != nil {
 		return err
 	}
+	if time.Since(written) < touchAfter {
+		return nil
+	}
 	err = touch(target) // not every file system counts a new name as a change
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // it was there, and somebody has deleted it
@@ -179,10 +227,13 @@ func (s *directory) moveBlob(ctx context.Context, path, target, shared string, s
 // shareBlob lets other repositories find a blob. It need not be durable: without it only
 // the sharing is lost.
 func (s *directory) shareBlob(target, shared string, size int64) error {
-	if err := os.MkdirAll(filepath.Dir(shared), 0o700); err != nil {
-		return err
-	}
 	err := os.Link(target, shared)
+	if errors.Is(err, fs.ErrNotExist) { // or so is target, see below
+		if err := os.MkdirAll(filepath.Dir(shared), 0o700); err != nil {
+			return err
+		}
+		err = os.Link(target, shared)
+	}
 	if errors.Is(err, fs.ErrExist) && !sameSize(shared, size) {
 		// A disk has lost part of it. What was just verified heals it.
 		if err := os.Remove(shared); err != nil && !errors.Is(err, fs.ErrNotExist) {

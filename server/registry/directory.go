@@ -22,6 +22,7 @@ type directory struct {
 	root    string
 	sync    *syncer
 	hashes  hashes
+	ended   endedUploads
 	buffers buffers
 	tags    listCache
 	clean   cleanList
@@ -113,45 +114,56 @@ func randomHex() string {
 
 // writeTemp writes a file into tmp that is on disk when it returns. The caller gives it a
 // name by link or rename, and removes it.
-func (s *directory) writeTemp(parts ...[]byte) (path string, err error) {
+func (s *directory) writeTemp(b []byte) (path string, err error) {
 	path = s.tempPath()
-	f, err := openFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
+	fd, err := openFD(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
 	if err != nil {
 		return "", err
 	}
-	defer func() {
-		if err != nil {
-			os.Remove(path)
-		}
-	}()
-	for _, b := range parts {
-		if _, err := f.Write(b); err != nil {
-			f.Close()
-			return "", err
-		}
+	for n := 0; len(b) > 0 && err == nil; b = b[n:] {
+		err = retry("write", path, func() (err error) {
+			n, err = unix.Write(fd, b)
+			n = max(n, 0)
+			return err
+		})
 	}
-	return path, errors.Join(f.Sync(), f.Close())
+	if err == nil {
+		err = retry("fsync", path, func() error { return unix.Fsync(fd) })
+	}
+	if err = errors.Join(err, unix.Close(fd)); err != nil {
+		return "", errors.Join(err, os.Remove(path))
+	}
+	return path, nil
 }
 
 // lockRepository locks what repo consists of: shared to add a manifest after its references
 // were seen, exclusively to remove something they could refer to. It is held for moments.
 // errdefs.ErrNotFound when the repository has no manifests.
 func (s *directory) lockRepository(ctx context.Context, repo string, how int) (unlock func(), err error) {
-	f, err := openRead(s.repo(repo) + "/_manifests")
+	unlock, err = lockDir(ctx, s.repo(repo)+"/_manifests", how)
+	if err != nil {
+		return nil, fmt.Errorf("locking repository %s: %w", repo, err)
+	}
+	return unlock, nil
+}
+
+// lockDir waits for a lock on a directory. errdefs.ErrNotFound if there is none.
+func lockDir(ctx context.Context, dir string, how int) (unlock func(), err error) {
+	fd, err := openFD(dir, os.O_RDONLY)
 	if err != nil {
 		return nil, notFound(err)
 	}
-	if err := flock(ctx, f, how); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("locking repository %s: %w", repo, err)
+	if err := flock(ctx, fd, how); err != nil {
+		unix.Close(fd)
+		return nil, err
 	}
-	return func() { f.Close() }, nil
+	return func() { unix.Close(fd) }, nil
 }
 
-// flock waits for a lock on f. Closing f ends it.
-func flock(ctx context.Context, f *os.File, how int) error {
+// flock waits for a lock on an open file. Closing that ends it.
+func flock(ctx context.Context, fd, how int) error {
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+		err := unix.Flock(fd, how|unix.LOCK_NB)
 		if err != unix.EWOULDBLOCK && err != unix.EINTR {
 			return err
 		}

@@ -111,7 +111,7 @@ func (s *directory) PutManifest(ctx context.Context, repo string, m manifest, ta
 	}
 	if errors.Is(err, errNoRecord) {
 		var tmp string
-		if tmp, err = s.writeTemp(encodeHeader(m.digest, m.mediaType, false), m.body); err != nil {
+		if tmp, err = s.writeTemp(append(encodeHeader(m.digest, m.mediaType, false), m.body...)); err != nil {
 			return err
 		}
 		defer unix.Unlink(tmp)
@@ -224,7 +224,7 @@ func (s *directory) splitRecord(path string) error {
 	if err != nil {
 		return err
 	}
-	tmp, err := s.writeTemp(encodeHeader(r.digest, r.mediaType, true), r.body)
+	tmp, err := s.writeTemp(append(encodeHeader(r.digest, r.mediaType, true), r.body...))
 	if err != nil {
 		return err
 	}

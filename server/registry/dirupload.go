@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/sha512"
@@ -26,20 +27,25 @@ const (
 	flushSize = 8 << 20
 	// maxHashes bounds how many uploads have their hash remembered between requests.
 	maxHashes = 4096
+	// maxEnded bounds the memory of uploads that ended.
+	maxEnded = 1 << 14
 	// uploadWait is how long a request waits for another one to let go of its upload.
 	uploadWait = 30 * time.Second
 )
 
-// CreateUpload implements uploads.
+// CreateUpload implements uploads. Nothing is written: an upload has a file from its first byte on, and a small
+// blob that comes in one piece never has one. The ID says whose it is, so that any server takes what begins it,
+// also after this one was killed. That a client with the right to push could think of an ID itself does no harm.
 func (s *directory) CreateUpload(_ context.Context, repo string, a digest.Algorithm) (string, error) {
-	id := randomHex() + repoMark(repo)
-	f, err := openFile(s.uploadPath(id), os.O_WRONLY|os.O_CREATE|os.O_EXCL)
-	if err != nil {
-		return "", err
+	guess := "2"
+	if a == digest.SHA512 {
+		guess = algorithmMark
 	}
-	s.hashes.put(id, &runningHash{algorithm: a, hash: newHash(a)})
-	return id, f.Close()
+	return randomHex()[1:] + guess + repoMark(repo), nil
 }
+
+// algorithmMark in the ID of an upload says that its digest will probably be a sha512.
+const algorithmMark = "5"
 
 func (s *directory) uploadPath(id string) string { return filepath.Join(s.root, "uploads", id) }
 
@@ -64,34 +70,48 @@ func (s *directory) UploadSize(_ context.Context, repo, id string) (int64, error
 		return 0, err
 	}
 	fi, err := os.Lstat(s.uploadPath(id))
+	if errors.Is(err, fs.ErrNotExist) && !s.ended.has(id) {
+		return 0, nil
+	}
 	if err != nil {
 		return 0, notFound(err)
 	}
 	return fi.Size(), nil
 }
 
-// OpenUpload implements uploads.
-func (s *directory) OpenUpload(ctx context.Context, repo, id string, _ digest.Digest) (upload, error) {
+// OpenUpload implements uploads. What is to be committed has no file yet if nothing came before.
+func (s *directory) OpenUpload(ctx context.Context, repo, id string, final digest.Digest) (upload, error) {
 	if err := checkUpload(repo, id); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, uploadWait, &apiError{409, codeBlobUploadInvalid, "another request writes to this upload", nil})
-	defer cancel()
-	u, err := s.openUpload(ctx, id)
+	u, err := s.openUpload(ctx, id, 0)
+	if errdefs.IsNotFound(err) && !s.ended.has(id) {
+		if final != "" {
+			u, err = &fileUpload{s: s, id: id}, nil
+		} else {
+			u, err = s.openUpload(ctx, id, os.O_CREATE)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
-	u.repo = repo
+	u.repo, u.algorithm = repo, digest.SHA256
+	if final == "" && id[31:32] == algorithmMark || final != "" && final.Algorithm() == digest.SHA512 {
+		u.algorithm = digest.SHA512
+	}
 	return u, nil
 }
 
-func (s *directory) openUpload(ctx context.Context, id string) (*fileUpload, error) {
-	f, err := openFile(s.uploadPath(id), os.O_RDWR|os.O_APPEND)
+// openUpload opens the file of an upload, alone. Flags may have O_CREATE.
+func (s *directory) openUpload(ctx context.Context, id string, flags int) (*fileUpload, error) {
+	f, err := openFile(s.uploadPath(id), os.O_RDWR|os.O_APPEND|flags)
 	if err != nil {
 		return nil, notFound(err)
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, uploadWait, errBusyUpload)
+	defer cancel()
 	u := &fileUpload{s: s, id: id, f: f}
-	if err := flock(ctx, f, unix.LOCK_EX); err != nil {
+	if err := flock(ctx, int(f.Fd()), unix.LOCK_EX); err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -101,6 +121,8 @@ func (s *directory) openUpload(ctx context.Context, id string) (*fileUpload, err
 	}
 	return u, nil
 }
+
+var errBusyUpload error = &apiError{409, codeBlobUploadInvalid, "another request writes to this upload", nil}
 
 // inspect finds the size, and makes sure that the file is still this upload: who had the
 // lock before may have made a blob of it.
@@ -125,7 +147,7 @@ func (s *directory) SweepUploads(ctx context.Context, before time.Time) (removed
 	err = eachOlder(ctx, filepath.Join(s.root, "uploads"), before, func(name string) error {
 		now, cancel := context.WithCancelCause(ctx)
 		cancel(errdefs.ErrUnavailable) // a lock that has to be waited for is an upload in use
-		u, err := s.openUpload(now, name)
+		u, err := s.openUpload(now, name, 0)
 		if errdefs.IsUnavailable(err) || errdefs.IsNotFound(err) {
 			return nil
 		}
@@ -165,35 +187,56 @@ func eachOlder(ctx context.Context, dir string, before time.Time, f func(name st
 	return nil
 }
 
-// fileUpload is an upload held under the flock of its file.
+// fileUpload is an upload held under the flock of its file. While it has no file, all of it is in small.
 type fileUpload struct {
-	s        *directory
-	repo, id string
-	f        *os.File
-	size     int64
+	s         *directory
+	repo, id  string
+	algorithm digest.Algorithm // of the digest that it will probably have
+	f         *os.File         // nil: none yet
+	size      int64
+	running   *runningHash // of all of it, or nil
+	small     *[]byte      // its first size bytes are the upload; lent by s.buffers
 }
 
-func (u *fileUpload) Size() int64  { return u.size }
-func (u *fileUpload) Close() error { return u.f.Close() }
+func (u *fileUpload) Size() int64 { return u.size }
+
+func (u *fileUpload) Close() error {
+	if u.small != nil {
+		u.s.buffers.put(u.small)
+	}
+	if u.f == nil {
+		return nil
+	}
+	if u.running != nil {
+		u.s.hashes.put(u.id, u.running)
+	}
+	return u.f.Close()
+}
 
 // ReadFrom appends r, and goes on with the hash of what was there if it is known.
 func (u *fileUpload) ReadFrom(r io.Reader) (n int64, err error) {
-	running := u.s.hashes.take(u.id)
-	if running == nil || running.size != u.size {
-		running = nil // Commit will read the file
+	u.running = u.s.hashes.take(u.id)
+	if u.size == 0 {
+		u.running = &runningHash{algorithm: u.algorithm, hash: newHash(u.algorithm)}
+	} else if u.running != nil && u.running.size != u.size {
+		u.running = nil // Commit will read the file
 	}
+	buf := u.s.buffers.get()
 	defer func() {
-		if running != nil && running.size == u.size {
-			u.s.hashes.put(u.id, running)
+		if buf != u.small {
+			u.s.buffers.put(buf)
 		}
 	}()
-	buf := u.s.buffers.get()
-	defer func() { u.s.buffers.put(buf) }()
 	for flushed := u.size; ; {
 		var k int
 		var readErr error
-		k, buf, readErr = u.fill(buf, r, running)
+		k, buf, readErr = u.fill(buf, r)
+		if u.f == nil && readErr == io.EOF {
+			u.small, u.size = buf, int64(k)
+			return int64(k), nil
+		}
 		if err := u.append((*buf)[:k]); err != nil {
+			u.running = nil
 			return n, err
 		}
 		n += int64(k)
@@ -213,13 +256,13 @@ func (u *fileUpload) ReadFrom(r io.Reader) (n int64, err error) {
 
 // fill reads until the buffer, which it may exchange for a larger one, is full or r ends.
 // What is read is hashed at once, while the processor has it near.
-func (u *fileUpload) fill(buf *[]byte, r io.Reader, running *runningHash) (n int, _ *[]byte, err error) {
+func (u *fileUpload) fill(buf *[]byte, r io.Reader) (n int, _ *[]byte, err error) {
 	for n < len(*buf) && err == nil {
 		var k int
 		k, err = r.Read((*buf)[n:])
-		if running != nil {
-			running.hash.Write((*buf)[n : n+k])
-			running.size += int64(k)
+		if u.running != nil {
+			u.running.hash.Write((*buf)[n : n+k])
+			u.running.size += int64(k)
 		}
 		if n += k; n == len(*buf) && err == nil {
 			buf = u.s.buffers.grow(buf)
@@ -232,6 +275,11 @@ func (u *fileUpload) append(b []byte) error {
 	if len(b) == 0 {
 		return nil
 	}
+	if u.f == nil {
+		if err := u.create(); err != nil {
+			return err
+		}
+	}
 	k, err := u.f.Write(b)
 	if err == nil {
 		u.size += int64(k)
@@ -239,6 +287,19 @@ func (u *fileUpload) append(b []byte) error {
 	}
 	// Half a buffer (the disk is full) would shift what comes next.
 	return errors.Join(fmt.Errorf("writing upload: %w", err), u.f.Truncate(u.size))
+}
+
+// create makes the file of an upload that has none.
+func (u *fileUpload) create() error {
+	made, err := u.s.openUpload(context.Background(), u.id, os.O_CREATE)
+	if err != nil {
+		return err
+	}
+	u.f = made.f
+	if made.size > 0 { // somebody else began it meanwhile
+		return errBusyUpload
+	}
+	return nil
 }
 
 // Commit implements upload.
@@ -250,19 +311,47 @@ func (u *fileUpload) Commit(ctx context.Context, d digest.Digest) error {
 	if sum != d {
 		return errors.Join(errDigest, u.Cancel())
 	}
-	return u.s.adoptBlob(ctx, u.s.uploadPath(u.id), u.repo, d, u.size, u.f.Sync)
+	if u.f == nil {
+		err = u.s.adoptBytes(ctx, u.bytes(), u.repo, d)
+	} else {
+		err = u.s.adoptFile(ctx, u.s.uploadPath(u.id), u.repo, d, u.size, u.f.Sync)
+	}
+	if err == nil {
+		u.end()
+	}
+	return err
+}
+
+// bytes are those of an upload without a file.
+func (u *fileUpload) bytes() []byte {
+	if u.small == nil {
+		return nil
+	}
+	return (*u.small)[:u.size]
+}
+
+// end makes sure that the ID is that of no upload any more.
+func (u *fileUpload) end() {
+	u.s.ended.add(u.id)
+	u.running = nil
 }
 
 // digest returns the digest of the upload, from the running hash or by reading it.
 func (u *fileUpload) digest(a digest.Algorithm) (digest.Digest, error) {
-	running := u.s.hashes.take(u.id)
-	if running != nil && running.algorithm == a && running.size == u.size {
-		return digest.NewDigest(a, running.hash), nil
+	if u.running == nil {
+		u.running = u.s.hashes.take(u.id)
+	}
+	if u.running != nil && u.running.algorithm == a && u.running.size == u.size {
+		return digest.NewDigest(a, u.running.hash), nil
 	}
 	h := newHash(a)
 	buf := u.s.buffers.get()
 	defer u.s.buffers.put(buf)
-	n, err := io.CopyBuffer(struct{ io.Writer }{h}, io.NewSectionReader(u.f, 0, u.size), *buf)
+	all := io.Reader(bytes.NewReader(u.bytes()))
+	if u.f != nil {
+		all = io.NewSectionReader(u.f, 0, u.size)
+	}
+	n, err := io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{all}, *buf)
 	if err != nil {
 		return "", fmt.Errorf("reading upload: %w", err)
 	}
@@ -274,8 +363,36 @@ func (u *fileUpload) digest(a digest.Algorithm) (digest.Digest, error) {
 
 // Cancel implements upload.
 func (u *fileUpload) Cancel() error {
+	u.end()
 	u.s.hashes.take(u.id)
+	if u.f == nil {
+		return nil
+	}
 	return os.Remove(u.s.uploadPath(u.id))
+}
+
+// endedUploads remembers the IDs of uploads that ended here, at least the last maxEnded of them. Whoever comes back
+// to one is told so. Should that be forgotten, or happen on another server, it is an upload without a byte.
+type endedUploads struct {
+	mu       sync.Mutex
+	now, old map[string]struct{} // the first halves of IDs
+}
+
+func (e *endedUploads) add(id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.now == nil || len(e.now) >= maxEnded {
+		e.old, e.now = e.now, map[string]struct{}{}
+	}
+	e.now[id[:16]] = struct{}{}
+}
+
+func (e *endedUploads) has(id string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_, now := e.now[id[:16]]
+	_, old := e.old[id[:16]]
+	return now || old
 }
 
 // hashes remembers the hashes of uploads between requests, so that their bytes need not be

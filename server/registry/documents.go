@@ -75,7 +75,7 @@ func (s *directory) PutDocument(ctx context.Context, name, version string, body 
 		return err
 	}
 	defer lock.Close()
-	if err := flock(ctx, lock, unix.LOCK_EX); err != nil {
+	if err := flock(ctx, int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return err
 	}
 	_, now, err := s.Document(ctx, name)

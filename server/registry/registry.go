@@ -12,7 +12,8 @@
 //	ROOT/repositories/NAME/_referrers/sha256-ab../sha256-cd..
 //	                                              hard link to the record of a manifest (second
 //	                                              name) whose subject is the first
-//	ROOT/uploads/ID                               bytes of an upload so far; its size is the offset
+//	ROOT/uploads/ID                               bytes of an upload so far; its size is the offset.
+//	                                              There is none before the first byte
 //	ROOT/tmp/                                     files that are about to be linked into place
 //
 // No component of a repository name starts with "_", so NAME can hold other repositories.

@@ -57,7 +57,8 @@ type uploads interface {
 	// UploadSize returns how many bytes the upload has.
 	UploadSize(ctx context.Context, repo, id string) (int64, error)
 	// OpenUpload opens an upload of repo, alone: it waits until nobody else has it open. final
-	// is the digest that is to be committed after the next bytes, "" when more will come.
+	// is the digest that is to be committed after the next bytes, "" when more will come. Several
+	// may open one without a byte with the same final; each makes the same blob, or fails.
 	OpenUpload(ctx context.Context, repo, id string, final digest.Digest) (upload, error)
 	// SweepUploads removes uploads that nobody has open nor wrote to since before.
 	SweepUploads(ctx context.Context, before time.Time) (removed int, err error)
@@ -67,7 +68,7 @@ type uploads interface {
 type upload interface {
 	// Size is the number of bytes it has, which is the offset of the next.
 	Size() int64
-	// ReadFrom appends r. After an error what was read before stays.
+	// ReadFrom appends r; it is called at most once. After an error what was read before stays.
 	io.ReaderFrom
 	// Commit makes the upload the blob d of its repository. errDigest when it is not d;
 	// the upload is gone then too.

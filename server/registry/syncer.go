@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 // syncer makes names durable: a file that was linked into a directory is found there after
@@ -86,11 +87,12 @@ func (s *syncer) dirs(paths []string) error {
 }
 
 func syncDir(path string) error {
-	f, err := openRead(path)
+	fd, err := openFD(path, os.O_RDONLY)
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Sync(), f.Close())
+	err = retry("fsync", path, func() error { return unix.Fsync(fd) })
+	return errors.Join(err, unix.Close(fd))
 }
 
 // mkdir makes a directory below the root, with its parents, and their names durable. That

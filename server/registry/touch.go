@@ -44,15 +44,8 @@ func touch(path string) error {
 }
 
 func lstat(path string) (st unix.Stat_t, err error) {
-	for {
-		err := unix.Lstat(path, &st)
-		if err == nil {
-			return st, nil
-		}
-		if err != unix.EINTR {
-			return st, &fs.PathError{Op: "lstat", Path: path, Err: err}
-		}
-	}
+	err = retry("lstat", path, func() error { return unix.Lstat(path, &st) })
+	return st, err
 }
 
 // changed returns the ctime of an inode.
@@ -61,15 +54,10 @@ func changed(st *unix.Stat_t) time.Time { return time.Unix(st.Ctim.Unix()) }
 // lockBlobs locks the names of blobs in one directory of a repository: shared to make or
 // confirm one, exclusively to collect. Who also locks the repository does that first.
 func lockBlobs(ctx context.Context, dir string, how int) (unlock func(), err error) {
-	f, err := openRead(dir)
-	if err != nil {
-		return nil, notFound(err)
-	}
-	if err := flock(ctx, f, how); err != nil {
-		f.Close()
+	if unlock, err = lockDir(ctx, dir, how); err != nil {
 		return nil, fmt.Errorf("locking blobs: %w", err)
 	}
-	return func() { f.Close() }, nil
+	return unlock, nil
 }
 
 // ConfirmBlob implements blobs.

@@ -34,6 +34,76 @@ func TestUploadSurvivesRestart(t *testing.T) {
 	}
 }
 
+// TestUploadWithoutBytes: an upload that was only begun is nothing on disk, and any server goes on with it, also
+// after the one that began it was killed.
+func TestUploadWithoutBytes(t *testing.T) {
+	root := t.TempDir()
+	p := startProcess(t, root)
+	var locations []string
+	for range 4 {
+		locations = append(locations, p.start("a"))
+	}
+	if left, err := os.ReadDir(filepath.Join(root, "uploads")); err != nil || len(left) > 0 {
+		t.Errorf("there are %v (%v)", left, err)
+	}
+	p.kill()
+	c := serveOptions(t, Options{Root: root})
+	d := digest.FromString("0123456789").String()
+	a := c.want(c.do("GET", locations[0], nil), 204, "")
+	if got := a.header.Get("Range"); got != "0-0" {
+		t.Errorf("got range %s, want 0-0", got)
+	}
+	c.want(c.do("PUT", locations[0]+"?digest="+d, strings.NewReader("0123456789")), 201, "")
+	c.want(c.do("PATCH", locations[1], strings.NewReader("01234")), 202, "")
+	c.want(c.do("PUT", locations[1]+"?digest="+d, strings.NewReader("56789")), 201, "")
+	c.want(c.do("DELETE", locations[2], nil), 204, "")
+	c.want(c.do("PATCH", locations[3], strings.NewReader("x"), "Content-Range", "5-5"), 416, codeBlobUploadInvalid)
+	for _, location := range locations[:3] {
+		c.want(c.do("GET", location, nil), 404, codeBlobUploadUnknown)
+		c.want(c.do("PUT", location+"?digest="+d, strings.NewReader("0123456789")), 404, codeBlobUploadUnknown)
+	}
+}
+
+// TestUploadInOnePiece: a blob of any size that comes with one request is whole, and leaves nothing else.
+func TestUploadInOnePiece(t *testing.T) {
+	root := t.TempDir()
+	c := serveOptions(t, Options{Root: root})
+	for _, size := range []int{0, 1, smallBufferSize, bufferSize - 1, bufferSize, bufferSize + 1, largeBufferSize, largeBufferSize + 1, 3 * largeBufferSize} {
+		for _, chunked := range []bool{false, true} {
+			b := randomBytes(size)
+			d := digest.FromBytes(b).String()
+			body := io.Reader(bytes.NewReader(b))
+			if chunked { // without a Content-Length
+				body = struct{ io.Reader }{body}
+			}
+			c.want(c.do("PUT", c.start("a")+"?digest="+d, body), 201, "")
+			if a := c.want(c.do("GET", "/v2/a/blobs/"+d, nil), 200, ""); !bytes.Equal(a.body, b) {
+				t.Errorf("%d bytes: the blob came back different", size)
+			}
+		}
+	}
+	for _, dir := range []string{"uploads", "tmp"} {
+		if left, err := os.ReadDir(filepath.Join(root, dir)); err != nil || len(left) > 0 {
+			t.Errorf("left in %s: %v (%v)", dir, left, err)
+		}
+	}
+}
+
+// TestEndedUploads: those that ended last are remembered.
+func TestEndedUploads(t *testing.T) {
+	var e endedUploads
+	id := func(i int) string { return fmt.Sprintf("%016x%032x", i, 0) }
+	for i := range 5 * maxEnded {
+		e.add(id(i))
+		if i >= maxEnded && !e.has(id(i-maxEnded+1)) {
+			t.Fatalf("%d is forgotten after %d others", i-maxEnded+1, maxEnded-1)
+		}
+	}
+	if n := len(e.now) + len(e.old); n > 2*maxEnded {
+		t.Errorf("%d are remembered", n)
+	}
+}
+
 // TestBrokenConnection: what arrived before the connection broke need not be sent again.
 func TestBrokenConnection(t *testing.T) {
 	c := serve(t)
@@ -142,6 +212,11 @@ func TestSweep(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		u := open(id)
+		if _, err := u.ReadFrom(strings.NewReader("x")); err != nil {
+			t.Fatal(err)
+		}
+		u.Close()
 		ids = append(ids, id)
 	}
 	old := time.Now().Add(-48 * time.Hour)
@@ -162,9 +237,9 @@ func TestSweep(t *testing.T) {
 		t.Errorf("swept %d (%v), want 1", n, err)
 	}
 	inUse.Close()
-	for i, want := range []bool{true, false, true} {
-		if _, err := s.UploadSize(t.Context(), "a", ids[i]); (err == nil) != want {
-			t.Errorf("upload %d: %v", i, err)
+	for i, want := range []int64{1, 0, 1} {
+		if n, err := s.UploadSize(t.Context(), "a", ids[i]); err == nil && n != want || err != nil && want != 0 {
+			t.Errorf("upload %d: %d bytes, %v", i, n, err)
 		}
 	}
 	if _, err := os.Stat(filepath.Join(root, "tmp/old")); err == nil {
