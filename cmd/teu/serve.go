@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -31,6 +32,9 @@ func newServeCommand(a *app) *cobra.Command {
 	cmd.AddCommand(newServeRegistryCommand(a), newServeEngineCommand(a))
 	return cmd
 }
+
+// waitingForDisk is how many requests are expected to wait for the disk at any time.
+const waitingForDisk = 2
 
 // serveRegistryOptions are the flags of `teu serve registry`.
 type serveRegistryOptions struct {
@@ -189,6 +193,9 @@ func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
 		defer watch.Close()
 	}
 	debug.SetGCPercent(100) // unlike the commands, a server stays
+	// Who waits for the disk keeps what Go runs code with (a P) until its monitor, which costs time, takes it
+	// away. With some to spare it need not, and requests that wait together share more of the journal's writes.
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + waitingForDisk)
 	if err := server.Trim(); err != nil {
 		slog.Warn("giving memory back", "error", err)
 	}
