@@ -33,7 +33,8 @@ import (
 type bridge struct {
 	backend dockerfile.Backend
 	caller  *caller
-	returns chan answer // has room for the one
+	inputs  map[string]*pb.Definition // that the client has when it begins
+	returns chan answer               // has room for the one
 
 	mu     sync.Mutex
 	refs   map[string]*ref
@@ -61,8 +62,8 @@ type answer struct {
 const maxRefs = 10_000
 
 // converse lets the client of j say what to build.
-func (j *job) converse(ctx context.Context, b dockerfile.Backend, c *caller) (*dockerfile.Reply, error) {
-	br := &bridge{backend: b, caller: c, returns: make(chan answer, 1), refs: map[string]*ref{}}
+func (j *job) converse(ctx context.Context, b dockerfile.Backend, c *caller, inputs map[string]*pb.Definition) (*dockerfile.Reply, error) {
+	br := &bridge{backend: b, caller: c, inputs: inputs, returns: make(chan answer, 1), refs: map[string]*ref{}}
 	br.ctx, br.cancel = context.WithCancel(ctx)
 	j.offer(br)
 	defer br.close()
@@ -543,9 +544,14 @@ func httpMeta(info dockerfile.SourceInfo) *gwpb.ResolveSourceHTTPResponse {
 	return res
 }
 
-// Inputs implements gwpb.LLBBridgeServer: those of a frontend come with its Solve.
-func (s bridges) Inputs(context.Context, *gwpb.InputsRequest) (*gwpb.InputsResponse, error) {
-	return &gwpb.InputsResponse{}, nil
+// Inputs implements gwpb.LLBBridgeServer: those of the client itself. Those of a frontend that it asks come with its Solve.
+func (s bridges) Inputs(ctx context.Context, _ *gwpb.InputsRequest) (*gwpb.InputsResponse, error) {
+	res := &gwpb.InputsResponse{}
+	err := s.call(ctx, func(_ context.Context, b *bridge) error {
+		res.Definitions = b.inputs
+		return nil
+	})
+	return res, err
 }
 
 // Warn implements gwpb.LLBBridgeServer.

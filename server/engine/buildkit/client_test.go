@@ -81,7 +81,7 @@ func TestSourceMeta(t *testing.T) {
 
 	solved := make(chan error, 1)
 	go func() {
-		_, err := control.Solve(t.Context(), &controlapi.SolveRequest{Ref: "meta", Session: id})
+		_, err := control.Solve(t.Context(), &controlapi.SolveRequest{Ref: "meta", Session: id, FrontendInputs: map[string]*pb.Definition{"mine": {Def: [][]byte{{1}}}}})
 		solved <- err
 	}()
 	ctx := buildid.AppendToOutgoingContext(t.Context(), "meta")
@@ -104,6 +104,11 @@ func TestSourceMeta(t *testing.T) {
 	}
 	if h := got.HTTP; h.GetChecksum() != digest.FromString("hello").String() || h.GetFilename() != "file" || !h.GetLastModified().AsTime().Equal(modified) || got.Git != nil || got.Image != nil {
 		t.Errorf("a download: %v", got)
+	}
+
+	inputs, err := bridge.Inputs(ctx, &gwpb.InputsRequest{})
+	if err != nil || len(inputs.Definitions) != 1 || len(inputs.Definitions["mine"].GetDef()) != 1 {
+		t.Errorf("inputs: %v, %v", inputs, err)
 	}
 
 	elsewhere := &pb.SourceOp{Identifier: inLayout.Identifier, Attrs: map[string]string{pb.AttrOCILayoutStoreID: "other"}}
@@ -150,7 +155,7 @@ func TestWishes(t *testing.T) {
 	}
 	w = &wish{c: &caller{}}
 	err := w.read(&controlapi.SolveRequest{
-		FrontendAttrs: map[string]string{"cache-from": "r.example/a,r.example/b:c"},
+		FrontendAttrs: map[string]string{"cache-from": "r.example/a,r.example/b:c", "platform": "linux/amd64,linux/arm/v7"},
 		Cache:         &controlapi.CacheOptions{Imports: []*controlapi.CacheOptionsEntry{{Type: "local", Attrs: map[string]string{"src": "x"}}}},
 	})
 	want := []build.CacheRef{
@@ -159,6 +164,13 @@ func TestWishes(t *testing.T) {
 	}
 	if d := cmp.Diff(want, w.o.CacheFrom); err != nil || d != "" {
 		t.Errorf("caches: %v, %s", err, d)
+	}
+	// In an image of several platforms each has the cache of its own steps.
+	if d := cmp.Diff([]ocispec.Platform{{OS: "linux", Architecture: "amd64"}, {OS: "linux", Architecture: "arm", Variant: "v7"}}, w.o.Platforms); d != "" {
+		t.Errorf("platforms: %s", d)
+	}
+	if err := new(wish).read(&controlapi.SolveRequest{FrontendAttrs: map[string]string{"platform": "no such//thing"}}); err == nil {
+		t.Error("a platform that is none is taken")
 	}
 }
 

@@ -115,7 +115,7 @@ func (w *wish) reply(ctx context.Context, j *job, b dockerfile.Backend, req *con
 	case req.Definition != nil:
 		return &dockerfile.Reply{Ref: req.Definition}, nil
 	}
-	return j.converse(ctx, b, w.c)
+	return j.converse(ctx, b, w.c, req.FrontendInputs)
 }
 
 // Status implements controlapi.ControlServer.

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
@@ -63,11 +64,30 @@ func (w *wish) read(req *controlapi.SolveRequest) error {
 	if err := w.statements(req.FrontendAttrs); err != nil {
 		return err
 	}
+	if err := w.platforms(req.FrontendAttrs["platform"]); err != nil {
+		return err
+	}
 	var from []string
 	if refs := req.FrontendAttrs["cache-from"]; refs != "" {
 		from = strings.Split(refs, ",")
 	}
 	return w.caches(req.Cache, from)
+}
+
+// platforms takes those that are built for. The frontend reads them by itself; whose images of an index have a cache
+// inside for this build, it does not say.
+func (w *wish) platforms(list string) error {
+	if list == "" {
+		return nil
+	}
+	for text := range strings.SplitSeq(list, ",") {
+		p, err := platforms.Parse(text)
+		if err != nil {
+			return fmt.Errorf("platform %q: %w: %w", text, errdefs.ErrInvalidArgument, err)
+		}
+		w.o.Platforms = append(w.o.Platforms, p)
+	}
+	return nil
 }
 
 // unasked is the statement that buildx adds by itself to whatever it builds.
