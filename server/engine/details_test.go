@@ -20,6 +20,12 @@ import (
 // api sends a request and returns the status and the whole answer.
 func (w *world) api(method, path, body string) (int, string) {
 	w.t.Helper()
+	return w.apiOf("", method, path, body)
+}
+
+// apiOf is api for a client that says which it is.
+func (w *world) apiOf(userAgent, method, path, body string) (int, string) {
+	w.t.Helper()
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", w.socket())
 	}
@@ -29,6 +35,7 @@ func (w *world) api(method, path, body string) (int, string) {
 		w.t.Fatal(err)
 	}
 	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("User-Agent", userAgent)
 	resp, err := client.Do(req)
 	if err != nil {
 		w.t.Fatal(err)
@@ -267,6 +274,38 @@ func testInspected(t *testing.T, w *world) {
 	w.want(`^ *0 +\d{10} +1000$`, "exec", alone, "cat", "/proc/self/uid_map")
 	if _, names := w.api("GET", "/containers/"+id+"/archive?path=/.", ""); !strings.Contains(names, "\x00./etc/passwd\x00") {
 		t.Errorf("the archive of /. has no ./etc/passwd, it begins with %.1000q", names)
+	}
+}
+
+// testComposeV1: docker-compose 1.29 finds the volumes of an image, when it makes a container of it anew, where docker
+// has shown them until 1.44, but asks in the newest version.
+func testComposeV1(t *testing.T, w *world) {
+	id := w.docker("create", "busybox")
+	defer w.docker("rm", id)
+	image := w.docker("commit", "-c", "VOLUME /data", id)
+	defer w.docker("rmi", image)
+	for _, c := range []struct {
+		client, version string
+		volumes         bool
+	}{
+		{"docker-compose/1.29.2 docker-py/5.0.3 Linux/6.1.0", "/v1.52", true},
+		{"docker-sdk-python/5.0.3", "/v1.52", false},
+		{"docker-sdk-python/5.0.3", "/v1.44", true},
+	} {
+		_, answer := w.apiOf(c.client, "GET", c.version+"/images/"+image+"/json", "")
+		var got struct {
+			ContainerConfig *struct{ Volumes map[string]struct{} }
+		}
+		if err := json.Unmarshal([]byte(answer), &got); err != nil {
+			t.Fatal(err)
+		}
+		if !c.volumes {
+			if got.ContainerConfig != nil {
+				t.Errorf("%s in %s is shown a ContainerConfig: %s", c.client, c.version, answer)
+			}
+		} else if got.ContainerConfig == nil || len(got.ContainerConfig.Volumes) != 1 {
+			t.Errorf("%s in %s is shown no volumes in ContainerConfig: %s", c.client, c.version, answer)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/moby/moby/api/types/image"
@@ -34,6 +35,9 @@ func (s *Server) inspectImage(w http.ResponseWriter, r *request) error {
 	out, err := imageInspectionOf(d, r.version)
 	if err != nil {
 		return err
+	}
+	if isComposeV1(r.UserAgent()) {
+		out.ContainerConfig = out.Config
 	}
 	if manifests {
 		users, err := s.imageUsers(r)
@@ -72,7 +76,7 @@ func imageInspectionOf(d library.Description, v version) (imageInspection, error
 		out.Descriptor = nil
 	}
 	if v < 45 {
-		out.Container, out.ContainerConfig = &none, json.RawMessage("null")
+		out.Container = &none
 	}
 	if v < 44 {
 		out.VirtualSize = &d.Size
@@ -82,8 +86,15 @@ func imageInspectionOf(d library.Description, v version) (imageInspection, error
 	}
 	var err error
 	out.Config, err = imageConfig(d.Config, v)
+	if v < 45 {
+		out.ContainerConfig = out.Config
+	}
 	return out, err
 }
+
+// isComposeV1 tells docker-compose 1.x, written in Python. It asks in the newest version it is told of, and looks for the
+// volumes of an image in ContainerConfig when it makes a container anew, which docker has not had since 1.45.
+func isComposeV1(userAgent string) bool { return strings.HasPrefix(userAgent, "docker-compose/1.") }
 
 func given(text string) *string {
 	if text == "" {
