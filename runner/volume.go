@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/statefile"
 )
@@ -235,8 +236,9 @@ func (e *Engine) sweepVolumes() error {
 			errs = append(errs, statefile.RemoveAll(dir))
 			continue
 		}
-		if _, err := os.Lstat(filepath.Join(dir, "volume.json")); errors.Is(err, fs.ErrNotExist) && checkName(d.Name()) == nil && os.Remove(filepath.Join(dir, "_data")) == nil {
-			os.Remove(dir) // unless somebody has put something there
+		if _, err := os.Lstat(filepath.Join(dir, "volume.json")); errors.Is(err, fs.ErrNotExist) && checkName(d.Name()) == nil {
+			_ = unix.Rmdir(filepath.Join(dir, "_data"))
+			_ = unix.Rmdir(dir) // unless somebody has put something there
 		}
 	}
 	return errors.Join(append(errs, err)...)
