@@ -279,7 +279,7 @@ func TestVolumeThatIsHalfRemoved(t *testing.T) {
 		t.Errorf("the next volume of the name has the old one's files (%v)", err)
 	}
 	made, begun, foreign := filepath.Join(e.volumes(), "made", "_data"), filepath.Join(e.volumes(), "begun"), filepath.Join(e.volumes(), "foreign", "_data", "file")
-	if err := errors.Join(os.MkdirAll(made, 0o755), os.Mkdir(begun, 0o755), os.MkdirAll(foreign, 0o755)); err != nil {
+	if err := errors.Join(os.MkdirAll(made, 0o755), os.Mkdir(begun, 0o755), os.WriteFile(filepath.Join(begun, ".tmp-1"), nil, 0o600), os.MkdirAll(foreign, 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := e.PruneVolumes(ctx, PruneVolumesOptions{All: true}); err != nil {

@@ -237,8 +237,11 @@ func (e *Engine) sweepVolumes() error {
 			continue
 		}
 		if _, err := os.Lstat(filepath.Join(dir, "volume.json")); errors.Is(err, fs.ErrNotExist) && checkName(d.Name()) == nil {
-			_ = unix.Rmdir(filepath.Join(dir, "_data"))
-			_ = unix.Rmdir(dir) // unless somebody has put something there
+			_ = unix.Rmdir(filepath.Join(dir, "_data")) // unless somebody has put something there
+			inside, _ := os.ReadDir(dir)
+			if !slices.ContainsFunc(inside, func(d fs.DirEntry) bool { return !strings.HasPrefix(d.Name(), ".tmp-") }) { // of the record
+				errs = append(errs, statefile.RemoveAll(dir))
+			}
 		}
 	}
 	return errors.Join(append(errs, err)...)
