@@ -11,7 +11,6 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -214,7 +213,7 @@ func (r *Record) capture(b Build) (*bkprovenance.Capture, error) {
 	})
 	c.TargetPlatform = platforms.FormatAll(b.Platform)
 	c.Request.Frontend = b.Frontend
-	c.Request.Args = bkprovenance.FilterArgs(maps.Clone(b.Args))
+	c.Request.Args = maskArgs(b.Args)
 	return c, nil
 }
 

@@ -1,6 +1,7 @@
 package provenance
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -49,6 +50,28 @@ func TestCredentials(t *testing.T) {
 			if !strings.Contains(string(got), "example.com/f") || !strings.Contains(string(got), "example.com/o/r.git") {
 				t.Errorf("%s: no addresses in %s", version, got)
 			}
+		}
+	}
+}
+
+// TestProxyCredentials: docker's client gives each build the proxies of its configuration.
+func TestProxyCredentials(t *testing.T) {
+	const address = "http://me:token@proxy.example:3128"
+	raw, err := (&pb.Op{Op: &pb.Op_Exec{Exec: &pb.ExecOp{Meta: &pb.Meta{
+		Args: []string{"true"}, Env: []string{"PATH=/bin", "https_proxy=" + address, "NO_PROXY=a,b"},
+		ProxyEnv: &pb.ProxyEnv{HttpProxy: address, HttpsProxy: address, FtpProxy: address, AllProxy: "socks5://me:token@proxy.example", NoProxy: "a,b"},
+	}}}}).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	def, _, err := stabilise(&pb.Definition{Def: [][]byte{raw}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := fmt.Sprint(maskArgs(map[string]string{"build-arg:HTTP_PROXY": address, "build-arg:all_proxy": address, "build-arg:NO_PROXY": "a,b"}))
+	for _, got := range []string{string(def.Def[0]), args} {
+		if strings.Contains(got, "token") || !strings.Contains(got, "proxy.example:3128") || !strings.Contains(got, "a,b") {
+			t.Errorf("%q", got)
 		}
 	}
 }

@@ -2,8 +2,11 @@ package provenance
 
 import (
 	"fmt"
+	"maps"
 	"net/url"
+	"strings"
 
+	bkprovenance "github.com/moby/buildkit/solver/llbsolver/provenance"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/urlutil"
 	"github.com/opencontainers/go-digest"
@@ -30,6 +33,9 @@ func stabilise(def *pb.Definition) (*pb.Definition, map[digest.Digest]digest.Dig
 			if full, ok := s.Attrs[pb.AttrFullRemoteURL]; ok {
 				s.Attrs[pb.AttrFullRemoteURL] = mask(full)
 			}
+		}
+		if e := op.GetExec(); e != nil && e.Meta != nil {
+			maskProxies(e.Meta)
 		}
 		for _, in := range op.Inputs {
 			is, ok := digests[digest.Digest(in.Digest)]
@@ -76,6 +82,38 @@ func mask(address string) string {
 		return address
 	}
 	return urlutil.RedactCredentials(address)
+}
+
+// maskProxies hides who asks the proxies of a command, which docker's client takes from its configuration for each build.
+func maskProxies(m *pb.Meta) {
+	for i, variable := range m.Env {
+		if name, value, _ := strings.Cut(variable, "="); isProxy(name) {
+			m.Env[i] = name + "=" + Redact(value)
+		}
+	}
+	if p := m.ProxyEnv; p != nil {
+		p.HttpProxy, p.HttpsProxy, p.FtpProxy, p.AllProxy = Redact(p.HttpProxy), Redact(p.HttpsProxy), Redact(p.FtpProxy), Redact(p.AllProxy)
+	}
+}
+
+// isProxy says whether a variable is a proxy's address.
+func isProxy(name string) bool {
+	switch strings.ToUpper(name) {
+	case "HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY":
+		return true
+	}
+	return false
+}
+
+// maskArgs hides who asks in the arguments of the frontend that are the addresses of contexts and proxies.
+func maskArgs(args map[string]string) map[string]string {
+	args = bkprovenance.FilterArgs(maps.Clone(args))
+	for name, value := range args {
+		if arg, ok := strings.CutPrefix(name, "build-arg:"); ok && isProxy(arg) {
+			args[name] = Redact(value)
+		}
+	}
+	return args
 }
 
 // Redact hides who asks in any URL, as buildx does with what it tells of a repository.
