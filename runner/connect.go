@@ -60,7 +60,12 @@ func (e *Engine) DisconnectNetwork(ctx context.Context, ref, container string, f
 		kept := slices.DeleteFunc(slices.Clone(list), func(ep Endpoint) bool { return e.sameNetwork(ep.Network, n) })
 		at, err := e.network.Get(c.ID)
 		if len(kept) == len(list) && (err != nil || at.In(n.ID) == nil) {
-			return nil, worded(errdefs.ErrPermissionDenied, "container %s is not connected to network %s", c.ID, n.Name)
+			// Docker's words differ by one; Terraform's provider takes those of a container that does not run for success.
+			the := ""
+			if ended(c.State) {
+				the = "the "
+			}
+			return nil, worded(errdefs.ErrPermissionDenied, "container %s is not connected to %snetwork %s", c.ID, the, n.Name)
 		}
 		if !ended(c.State) {
 			if _, err := e.network.Disconnect(ctx, c.ID, n.ID); err != nil && !errors.Is(err, errdefs.ErrNotFound) {

@@ -145,9 +145,6 @@ func (e *Engine) networkSettings(c *Container, networks []network.Network) Inspe
 	}
 	if sb.NetNS != "" {
 		in.SandboxID, in.SandboxKey = c.ID, sb.NetNS
-		if ep := sb.Main(); ep != nil {
-			in.Bridge = ep.Bridge
-		}
 	}
 	for _, p := range sb.Ports {
 		in.Ports[portName(p)] = append(in.Ports[portName(p)], bindings(p)...)

@@ -220,10 +220,13 @@ func testJoined(t *testing.T, w *world) {
 	w.fails(1, "error renaming interface.*file exists", "network", "connect", "--driver-opt", "com.docker.network.endpoint.ifname=eth0", "bridge", one)
 	two := create(`"HostConfig":{"NetworkMode":"joined"},"NetworkingConfig":{"EndpointsConfig":{"joined":{}}}`)
 	w.want("^joined: joined$", "inspect", "-f", networks, two)
+	w.want("^[[][]]$", "inspect", "-f", "[{{.NetworkSettings.Bridge}}]", two)
+	w.fails(1, "is not connected to network bridge", "network", "disconnect", "bridge", two)
 	w.docker("rm", "-f", one, two)
 	// One that does not run stays in a network that goes, until it is told.
 	w.docker("create", "--name", "later", "--network", "joined", "busybox", "sleep", "1000")
 	w.docker("network", "connect", "joined", "later") // is no error
+	w.fails(1, "is not connected to the network bridge", "network", "disconnect", "bridge", "later")
 	w.docker("network", "rm", "joined")
 	w.fails(1, "network joined not found", "start", "later")
 	w.docker("network", "disconnect", "joined", "later")
