@@ -31,12 +31,6 @@ const (
 // DefaultDirs are the directories of every engine; what a later one says of a device counts.
 func DefaultDirs() []string { return []string{"/etc/cdi", "/var/run/cdi"} }
 
-// IsName says whether s is VENDOR/CLASS=NAME.
-func IsName(s string) bool {
-	kind, name, ok := strings.Cut(s, "=")
-	return ok && isKind(kind) && isWord(name, "_-.:")
-}
-
 func isKind(s string) bool {
 	vendor, class, ok := strings.Cut(s, "/")
 	return ok && isWord(vendor, "_-.") && isWord(class, "_-") && !isDigit(vendor[0]) && !isDigit(class[0])

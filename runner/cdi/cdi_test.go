@@ -136,12 +136,18 @@ func TestDevices(t *testing.T) {
 	}
 }
 
+// isName says whether s is VENDOR/CLASS=NAME.
+func isName(s string) bool {
+	kind, name, ok := strings.Cut(s, "=")
+	return ok && isKind(kind) && isWord(name, "_-.:")
+}
+
 func TestIsName(t *testing.T) {
 	for name, want := range map[string]bool{
 		"vendor.com/class=name": true, "v/c=0": true, "v/c=a:b.c-d_e": true, "nvidia.com/gpu=all": true, "v-1.x/c_2=n": true,
 		"/dev/x": false, "v/c": false, "v=c": false, "v/c=": false, "/c=n": false, "v/=n": false, "1v/c=n": false, "v/1c=n": false, "v./c=n": false, "v/c.d=n": false, "v/c=-n": false,
 	} {
-		if IsName(name) != want {
+		if isName(name) != want {
 			t.Errorf("%q: %v", name, !want)
 		}
 	}
@@ -159,7 +165,7 @@ func FuzzParse(f *testing.F) {
 		here := map[string]*found{}
 		d.list(here)
 		for name, one := range here {
-			if !IsName(name) {
+			if !isName(name) {
 				t.Errorf("%q is no name", name)
 			}
 			_ = one.edits.apply(&Edits{}) // it does not panic

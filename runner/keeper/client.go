@@ -103,16 +103,6 @@ func (k *Spare) Start(ctx context.Context, cfg Config, p *launch.Program, o Star
 	return newStream(c), nil
 }
 
-// Start is [Binary.Spare] and [Spare.Start] in one.
-func Start(ctx context.Context, b *Binary, cfg Config, p *launch.Program, o StartOptions) (*Stream, error) {
-	k, err := b.Spare(cfg.RunDir)
-	if err != nil {
-		return nil, err
-	}
-	defer k.Close()
-	return k.Start(ctx, cfg, p, o)
-}
-
 // Adopt makes sure that a container whose keeper died has one again. It does nothing
 // if the keeper lives.
 func Adopt(ctx context.Context, b *Binary, runDir string) error {

@@ -100,7 +100,7 @@ func config(t *testing.T) Config {
 
 func start(t *testing.T, b *Binary, cfg Config, p *launch.Program, o StartOptions) *Stream {
 	t.Helper()
-	s, err := Start(t.Context(), b, cfg, p, o)
+	s, err := startSpare(t.Context(), b, cfg, p, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,6 +127,16 @@ func readState(cfg Config) State {
 }
 
 // await polls for up to ten seconds.
+// startSpare is [Binary.Spare] and [Spare.Start] in one.
+func startSpare(ctx context.Context, b *Binary, cfg Config, p *launch.Program, o StartOptions) (*Stream, error) {
+	k, err := b.Spare(cfg.RunDir)
+	if err != nil {
+		return nil, err
+	}
+	defer k.Close()
+	return k.Start(ctx, cfg, p, o)
+}
+
 func await(f func() bool) bool {
 	for range 1000 {
 		if f() {
@@ -294,7 +304,7 @@ func TestFailedLaunch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = Start(t.Context(), b, cfg, p, StartOptions{Claim: true})
+	_, err = startSpare(t.Context(), b, cfg, p, StartOptions{Claim: true})
 	var failed *LaunchError
 	if !errors.As(err, &failed) || failed.Code != 127 || !errors.Is(err, unix.ENOENT) {
 		t.Fatalf("error %v", err)
