@@ -108,11 +108,17 @@ func (l *jsonLog) rotate() error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := l.shift(); err != nil {
+	// First what can fail for want of room or descriptors: files that are moved up again and again are dropped in the end.
+	next := l.cfg.Path + ".new"
+	f, err := os.OpenFile(next, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o640)
+	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(l.cfg.Path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
+	if err = l.shift(); err == nil {
+		err = os.Rename(next, l.cfg.Path)
+	}
 	if err != nil {
+		f.Close()
 		return err
 	}
 	old := l.f

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 )
 
@@ -109,6 +110,60 @@ func TestRecorderCompresses(t *testing.T) {
 	all, err := filepath.Glob(filepath.Join(dir, "log*"))
 	if err != nil || len(all) != cfg.MaxFiles {
 		t.Errorf("%v, %v, want %d files", all, err, cfg.MaxFiles)
+	}
+}
+
+// TestRecorderCannotRotate: while no file can be made, what was logged before stays.
+func TestRecorderCannotRotate(t *testing.T) {
+	dir := t.TempDir()
+	cfg := Log{Path: filepath.Join(dir, "log"), MaxSize: 1000, MaxFiles: 3}
+	r, err := openRecorder(cfg, filepath.Join(dir, "cursor"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	n := 0
+	line := func() {
+		n++
+		r.record(0, fmt.Appendf(nil, "line %d\n", n))
+	}
+	for range 50 {
+		line()
+	}
+	for r.log.size+200 < cfg.MaxSize { // the next ones need another file
+		line()
+	}
+	before := logged(t, cfg.Path, 2)
+	withoutDescriptors(t, func() {
+		for range 20 {
+			r.record(0, []byte("this line, which is a little longer than those before it were, is lost\n"))
+		}
+	})
+	line()
+	after := logged(t, cfg.Path, 2)
+	if last := after[len(after)-1]; last != fmt.Sprintf("line %d\n", n) {
+		t.Errorf("the log does not go on: %q", last)
+	}
+	if kept := len(after) - 1; kept < len(before)/2 {
+		t.Errorf("%d lines of %d are left", kept, len(before))
+	}
+}
+
+// withoutDescriptors calls f while this process can open no file.
+func withoutDescriptors(t *testing.T, f func()) {
+	t.Helper()
+	var was syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	now := was
+	now.Cur = 0
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &now); err != nil {
+		t.Fatal(err)
+	}
+	f()
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
 	}
 }
 
