@@ -75,7 +75,7 @@ func (b *backend) DescribeSource(ctx context.Context, name string, s *pb.SourceO
 		return err
 	})
 	return dockerfile.SourceInfo{
-		Commit: info.Commit, Object: info.Object, Digest: info.Digest.String(), Filename: info.Filename, Modified: info.Modified,
+		Ref: info.Ref, Commit: info.Commit, Tagged: info.Tagged, Object: info.Object, Tag: info.Tag, Digest: info.Digest.String(), Filename: info.Filename, Modified: info.Modified,
 	}, err
 }
 

@@ -2,7 +2,10 @@ package build
 
 import (
 	"bufio"
+	"crypto/sha1"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/cgi"
 	"net/http/httptest"
@@ -14,6 +17,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/moby/buildkit/solver/pb"
 
 	"github.com/teu-dev/teu/build/op"
 )
@@ -53,6 +58,61 @@ func TestGitServerOfPlainFiles(t *testing.T) {
 		if said := l.output.String(); strings.Contains(said, "fatal:") {
 			t.Errorf("%s: told what was tried in vain:\n%s", line, said)
 		}
+	}
+}
+
+// gitEnv is where the operations of one build work.
+func gitEnv(b *bench) *op.Env {
+	return &op.Env{Store: b.Store, Dir: b.t.TempDir(), RunDir: b.t.TempDir()}
+}
+
+// TestGitDescribed: a build is told the objects as git stores them, and sees the repository as it first found it.
+func TestGitDescribed(t *testing.T) {
+	b := newBench(t)
+	var mu sync.Mutex
+	var dir string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		http.FileServer(http.Dir(dir)).ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	loopback(t)
+	dir = t.TempDir()
+	git := func(script string) string {
+		mu.Lock()
+		defer mu.Unlock()
+		cmd := exec.CommandContext(t.Context(), "sh", "-ec", script)
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@b", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@b")
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	git("git init -q -b main . && git commit -q --allow-empty -m one && git tag -m v1 v1 && git update-server-info")
+	tag, commit := git("git rev-parse v1"), git("git rev-parse 'v1^{commit}'")
+	src := &pb.SourceOp{Identifier: "git://example.com/x#v1", Attrs: map[string]string{pb.AttrFullRemoteURL: server.URL + "/.git"}}
+	env := gitEnv(b)
+	for _, when := range []string{"at first", "when the tag has moved"} {
+		info, err := env.Describe(t.Context(), src)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Ref != "refs/tags/v1" || info.Commit != tag || info.Tagged != commit {
+			t.Errorf("%s: got %s, %s of %s, want %s of %s", when, info.Ref, info.Commit, info.Tagged, tag, commit)
+		}
+		for kind, object := range map[string][]byte{"commit": info.Object, "tag": info.Tag} {
+			sum := sha1.Sum(append(fmt.Appendf(nil, "%s %d\x00", kind, len(object)), object...))
+			if got := hex.EncodeToString(sum[:]); got != tag && got != commit {
+				t.Errorf("%s: the %s is not what git has: %q", when, kind, object)
+			}
+		}
+		git("git commit -q --allow-empty -m two && git tag -f -m v1 v1 2>&1 && git update-server-info")
+	}
+	if info, err := gitEnv(b).Describe(t.Context(), src); err != nil || info.Commit == tag {
+		t.Errorf("another build: got %s, %v", info.Commit, err)
 	}
 }
 

@@ -123,8 +123,11 @@ type ImageConfig struct {
 
 // A SourceInfo is what is known of a source in git or on the web; zero for others.
 type SourceInfo struct {
-	Commit   string     // of git: the commit's name
+	Ref      string     // of git: refs/heads/main, say
+	Commit   string     // of git: what the ref names, a commit or a tag that is an object
+	Tagged   string     // of git: the commit that such a tag is of
 	Object   []byte     // of git: the commit as git stores it
+	Tag      []byte     // of git: the tag as git stores it
 	Digest   string     // of a download
 	Filename string     // of a download
 	Modified *time.Time // of a download, if the server said it

@@ -190,8 +190,14 @@ func (o *gitOp) describe(ctx context.Context) (_ SourceInfo, err error) {
 	if o.tagged != "" {
 		commit = o.tagged
 	}
-	object, err := repo.git(ctx, "cat-file", "commit", commit)
-	return SourceInfo{Commit: o.commit, Object: []byte(object)}, err
+	object, err := repo.raw(ctx, "cat-file", "commit", commit)
+	info := SourceInfo{Ref: o.resolvedRef, Commit: o.commit, Tagged: o.tagged, Object: []byte(object)}
+	if err == nil && o.tagged != "" {
+		var tag string
+		tag, err = repo.raw(ctx, "cat-file", "tag", o.commit)
+		info.Tag = []byte(tag)
+	}
+	return info, err
 }
 
 // checkout puts the files of the commit into dir.

@@ -23,21 +23,47 @@ func (o *gitOp) resolve(ctx context.Context) (err error) {
 	case o.fetchByCommit:
 		return o.resolveByCommit()
 	}
+	// One build sees one state of a repository: what is told of a source is what is then built.
+	key := fmt.Sprintf("%q", []string{o.remote, o.ref, o.header, o.token, o.ssh, o.knownHosts})
+	o.env.mu.Lock()
+	if o.env.refs == nil {
+		o.env.refs = map[string]*once[gitRefs]{}
+	}
+	asked := o.env.refs[key]
+	if asked == nil {
+		asked = &once[gitRefs]{}
+		o.env.refs[key] = asked
+	}
+	o.env.mu.Unlock()
+	refs, err := asked.get(func() (gitRefs, error) { return o.ask(ctx) })
+	if err != nil {
+		return err
+	}
+	o.ref = refs.ref
+	return o.choose(refs.out)
+}
+
+// gitRefs are what a repository has for a ref.
+type gitRefs struct {
+	ref string // the default branch, if none was named
+	out string // of ls-remote
+}
+
+// ask asks the repository what it has for the ref.
+func (o *gitOp) ask(ctx context.Context) (refs gitRefs, err error) {
 	r, err := o.session(ctx)
 	if err != nil {
-		return err
+		return refs, err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
-	if o.ref == "" {
-		if o.ref, err = defaultBranch(ctx, r, o.remote); err != nil {
-			return err
+	refs.ref = o.ref
+	if refs.ref == "" {
+		if refs.ref, err = defaultBranch(ctx, r, o.remote); err != nil {
+			return refs, err
 		}
 	}
-	out, err := r.git(ctx, "ls-remote", "--", o.remote, o.ref, o.ref+"^{}")
-	if err != nil {
-		return err
-	}
-	return o.choose(out)
+	refs.out, err = r.git(ctx, "ls-remote", "--", o.remote, refs.ref, refs.ref+"^{}")
+	return refs, err
 }
 
 func (o *gitOp) resolveByCommit() error {

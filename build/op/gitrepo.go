@@ -235,6 +235,12 @@ const shallow = "--depth=1"
 // git runs git with a standard umask and returns its output, trimmed. A server of plain files cannot cut a
 // history off: then it is asked for the whole.
 func (r *gitRepo) git(ctx context.Context, args ...string) (string, error) {
+	out, err := r.raw(ctx, args...)
+	return strings.TrimSpace(out), err
+}
+
+// raw is git with the output as it is.
+func (r *gitRepo) raw(ctx context.Context, args ...string) (string, error) {
 	out, text, err := r.run(ctx, args)
 	if err != nil && ctx.Err() == nil && slices.Contains(args, shallow) && (strings.Contains(text, "--depth") || strings.Contains(text, "shallow")) {
 		args = slices.DeleteFunc(slices.Clone(args), func(a string) bool { return a == shallow })
@@ -258,7 +264,7 @@ func asksWho(text string) bool {
 	return slices.ContainsFunc([]string{"Permission denied", "Authentication failed", "could not read Username"}, func(s string) bool { return strings.Contains(text, s) })
 }
 
-// run returns the output of git, trimmed, and what it said to people.
+// run returns the output of git, and what it said to people.
 func (r *gitRepo) run(ctx context.Context, args []string) (out, text string, err error) {
 	// A shell sets the umask: it belongs to a process, and this one has other threads.
 	argv := []string{"-c", `umask 022; exec git "$@"`, "git"}
@@ -280,7 +286,7 @@ func (r *gitRepo) run(ctx context.Context, args []string) (out, text string, err
 	var output, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &said
 	err = cmd.Run()
-	return strings.TrimSpace(output.String()), strings.ReplaceAll(said.String(), r.remote, redact(r.remote)), err
+	return output.String(), strings.ReplaceAll(said.String(), r.remote, redact(r.remote)), err
 }
 
 func gitCommand(args []string) string {

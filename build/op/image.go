@@ -329,7 +329,7 @@ func layerLimit(attrs map[string]string, have int) (int, error) {
 		return have, nil
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || n < 0 || n > have {
+	if err != nil || n < 1 || n > have {
 		return 0, fmt.Errorf("layer limit %q of %d layers: %w", text, have, errdefs.ErrInvalidArgument)
 	}
 	return n, nil

@@ -65,6 +65,7 @@ type Env struct {
 	locals map[string]*once[*Local]
 	images map[string]*once[Image]
 	pulls  map[digest.Digest]*once[struct{}]
+	refs   map[string]*once[gitRefs] // of repositories, as the first question found them
 	pruned map[string]bool
 	caches map[string]bool                 // keys of cache mounts that were used
 	bases  map[digest.Digest]Layer         // of the images that were asked for

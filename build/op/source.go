@@ -29,6 +29,9 @@ func (e *Env) sourceOp(v *graph.Vertex, s *pb.SourceOp) (solver.Op[Result], erro
 		o.inLayout = true
 		return o, nil
 	case "local":
+		if s.Attrs[pb.AttrMetadataTransfer] != "" {
+			return nil, fmt.Errorf("local directory %q without the content of its files: %w", ref, errdefs.ErrNotImplemented)
+		}
 		return &localOp{e, ref, s.Attrs}, nil
 	case "http", "https":
 		return e.httpOp(s.Identifier, s.Attrs)
@@ -40,8 +43,11 @@ func (e *Env) sourceOp(v *graph.Vertex, s *pb.SourceOp) (solver.Op[Result], erro
 
 // A SourceInfo is what is known of a source without making its filesystem.
 type SourceInfo struct {
-	Commit   string        // of git: the commit's name
+	Ref      string        // of git: refs/heads/main, say
+	Commit   string        // of git: what the ref names, a commit or a tag that is an object
+	Tagged   string        // of git: the commit that such a tag is of
 	Object   []byte        // of git: the commit as git stores it
+	Tag      []byte        // of git: the tag as git stores it
 	Digest   digest.Digest // of a download
 	Filename string        // of a download
 	Modified *time.Time    // of a download: Last-Modified, if the server said it

@@ -292,6 +292,7 @@ func TestImageKeys(t *testing.T) {
 	}
 	for name, attrs := range map[string]map[string]string{
 		"layer limit": {pb.AttrImageLayerLimit: "3"},
+		"no layers":   {pb.AttrImageLayerLimit: "0"},
 		"checksum":    {pb.AttrImageChecksum: digest.FromString("x").String()},
 	} {
 		if _, err := key("example.com/app:1", attrs); err == nil {
@@ -337,6 +338,15 @@ func TestOCILayout(t *testing.T) {
 	e.OCILayouts = map[string]string{"store": dir}
 	out := sourceOf(t, e, "oci-layout://any@"+repo.tags["1"].Digest.String(), map[string]string{pb.AttrOCILayoutStoreID: "store"})
 	wantContents(t, e, out, "f644 0:0 /one x", "f644 0:0 /two x")
+}
+
+// TestOnlyMetadata: what teu does not do of a directory is refused, as the files would have content that nobody asked for.
+func TestOnlyMetadata(t *testing.T) {
+	e := newEnv(t)
+	src := &pb.SourceOp{Identifier: "local://context", Attrs: map[string]string{pb.AttrMetadataTransfer: "true"}}
+	if _, err := e.Op(vertex(&pb.Op{Op: &pb.Op_Source{Source: src}}, 0)); !errdefs.IsNotImplemented(err) {
+		t.Errorf("got %v", err)
+	}
 }
 
 func TestUnknownSources(t *testing.T) {

@@ -204,6 +204,7 @@ func unservedOps() []apicaps.CapID {
 		pb.CapSourcePolicy, pb.CapSourcePolicySession, pb.CapExecMetaNetworkProxy, pb.CapSessionExporter,
 		pb.CapRemoteCacheGHA, pb.CapRemoteCacheS3, pb.CapRemoteCacheAzBlob, pb.CapHistoryFilters,
 		pb.CapSourceHTTPSignatureVerify, pb.CapSourceMetadataTransfer, pb.CapSourceImageBlob,
+		pb.CapPassthroughOp, pb.CapSourceGitBundle, pb.CapSourceGitCheckoutBundle,
 	}
 }
 
@@ -509,7 +510,7 @@ func (s bridges) ResolveSourceMeta(ctx context.Context, req *gwpb.ResolveSourceM
 		default:
 			var info dockerfile.SourceInfo
 			info, err = b.backend.DescribeSource(ctx, cmp.Or(req.LogName, "resolve "+req.Source.Identifier), req.Source)
-			res.Git, res.HTTP = gitMeta(info), httpMeta(info)
+			res.Git, res.HTTP = gitMeta(info, req.Git.GetReturnObject()), httpMeta(info)
 		}
 		return err
 	})
@@ -524,12 +525,16 @@ func (b *bridge) resolveImage(ctx context.Context, name, ref string, o dockerfil
 	return &gwpb.ResolveSourceImageResponse{Digest: img.Digest, Config: img.Config}, nil
 }
 
-// gitMeta tells of a source in git; nil: it is none.
-func gitMeta(info dockerfile.SourceInfo) *gwpb.ResolveSourceGitResponse {
+// gitMeta tells of a source in git, whole with the objects themselves; nil: it is none.
+func gitMeta(info dockerfile.SourceInfo, whole bool) *gwpb.ResolveSourceGitResponse {
 	if info.Commit == "" {
 		return nil
 	}
-	return &gwpb.ResolveSourceGitResponse{Checksum: info.Commit, CommitObject: info.Object}
+	res := &gwpb.ResolveSourceGitResponse{Ref: info.Ref, Checksum: info.Commit, CommitChecksum: info.Tagged}
+	if whole {
+		res.CommitObject, res.TagObject = info.Object, info.Tag
+	}
+	return res
 }
 
 // httpMeta tells of a download; nil: it is none.

@@ -141,6 +141,22 @@ func TestSourceMeta(t *testing.T) {
 	}
 }
 
+// TestGitMeta: the commit behind a tag that is an object is told, and the objects only to who wants them.
+func TestGitMeta(t *testing.T) {
+	info := dockerfile.SourceInfo{Ref: "refs/tags/v1", Commit: "tag", Tagged: "commit", Object: []byte("c"), Tag: []byte("t")}
+	for whole, want := range map[bool]*gwpb.ResolveSourceGitResponse{
+		false: {Ref: "refs/tags/v1", Checksum: "tag", CommitChecksum: "commit"},
+		true:  {Ref: "refs/tags/v1", Checksum: "tag", CommitChecksum: "commit", CommitObject: []byte("c"), TagObject: []byte("t")},
+	} {
+		if got := gitMeta(info, whole); got.String() != want.String() {
+			t.Errorf("whole=%t: got %v, want %v", whole, got, want)
+		}
+	}
+	if got := gitMeta(dockerfile.SourceInfo{Digest: "sha256:0"}, true); got != nil {
+		t.Errorf("a download: %v", got)
+	}
+}
+
 // TestWishes: what requests say about names and caches.
 func TestWishes(t *testing.T) {
 	w := &wish{c: &caller{}}

@@ -23,6 +23,7 @@ import (
 	"github.com/moby/buildkit/session/secrets"
 	"github.com/moby/buildkit/session/sshforward"
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/apicaps"
 	"github.com/tonistiigi/fsutil/types"
 	"golang.org/x/crypto/ssh/agent"
 	"google.golang.org/grpc"
@@ -283,8 +284,9 @@ func TestConversation(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range ping.LLBCaps {
-		if c.ID == string(pb.CapSourcePolicy) {
-			t.Error("source policies are promised")
+		switch apicaps.CapID(c.ID) {
+		case pb.CapSourcePolicy, pb.CapPassthroughOp, pb.CapSourceGitBundle:
+			t.Errorf("%s is promised", c.ID)
 		}
 	}
 	res, err := bridge.Solve(ctx, &gwpb.SolveRequest{})
