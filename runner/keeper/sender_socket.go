@@ -116,22 +116,28 @@ func (s *socket) wait(events int16, limit time.Duration) error {
 	}
 }
 
-// broken says whether the server has ended a connection. What it says is thrown away.
+// maxSaid is how much a server may say that nobody asked, in bytes, between two messages.
+const maxSaid = 64 << 10
+
+// broken says whether the server has ended a connection, or only talks. What it says is thrown away.
 func (s *socket) broken() bool {
 	if !s.stream() {
 		return false
 	}
 	var b [256]byte
-	for {
+	for said := 0; said < maxSaid; {
 		n, err := unix.Read(s.fd, b[:])
 		switch {
-		case err == unix.EINTR || n > 0:
+		case err == unix.EINTR:
+		case n > 0:
+			said += n
 		case err == unix.EAGAIN:
 			return false
 		default:
 			return true
 		}
 	}
+	return true
 }
 
 // write sends b, which takes as long as the server does, but at most limit for each part unless that is 0.

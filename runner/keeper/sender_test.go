@@ -435,6 +435,42 @@ func TestSenderJournal(t *testing.T) {
 	}
 }
 
+// TestSenderFlooded: a server that talks without end does not hold up the sender.
+func TestSenderFlooded(t *testing.T) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fds[0])
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		t.Fatal(err)
+	}
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		for b := make([]byte, 64<<10); ; { // until this side ends
+			if _, err := unix.SendmsgN(fds[1], b, nil, nil, unix.MSG_NOSIGNAL); err != nil {
+				return
+			}
+		}
+	}()
+	said := make(chan bool)
+	go func() {
+		s := &socket{fd: fds[0], network: "unix"}
+		for !s.broken() { // it may be quicker than the server, but not always
+		}
+		close(said)
+	}()
+	select {
+	case <-said:
+	case <-time.After(10 * time.Second):
+		t.Error("the sender only listens")
+	}
+	unix.Shutdown(fds[0], unix.SHUT_RDWR)
+	<-over
+	unix.Close(fds[1])
+}
+
 // TestSenderGELF: what is too large for a datagram comes in chunks, compressed.
 func TestSenderGELF(t *testing.T) {
 	srv := receiveAt(t, "udp", "")
