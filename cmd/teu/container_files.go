@@ -59,7 +59,7 @@ func newCommitCommand(a *app) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVarP(&o.Author, "author", "a", "", "who made it")
 	f.StringVarP(&o.Comment, "message", "m", "", "comment")
-	f.StringArrayVarP(&o.Changes, "change", "c", nil, "instruction of a Dockerfile that changes the configuration")
+	listVar(f, &o.Changes, "change", "c", "instruction of a Dockerfile that changes the configuration")
 	f.BoolVarP(&o.Pause, "pause", "p", true, "pause the container meanwhile")
 	return cmd
 }

@@ -65,7 +65,7 @@ func newContainerPruneCommand(a *app) *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringArrayVar(&filters, "filter", nil, "until=TIME, label=, label!=")
+	listVar(cmd.Flags(), &filters, "filter", "", "until=TIME, label=, label!=")
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
 	return cmd
 }
@@ -134,7 +134,7 @@ func newVolumePruneCommand(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
-	cmd.Flags().StringArrayVar(&filters, "filter", nil, "label=, label!=, all=true")
+	listVar(cmd.Flags(), &filters, "filter", "", "label=, label!=, all=true")
 	cmd.Flags().BoolVarP(&o.All, "all", "a", false, "also those that have a name")
 	return cmd
 }

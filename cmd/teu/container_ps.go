@@ -41,7 +41,7 @@ func newPsCommand(a *app) *cobra.Command {
 	f.BoolVarP(&p.quiet, "quiet", "q", false, "IDs only")
 	f.BoolVarP(&p.size, "size", "s", false, "show what they have written")
 	f.StringVar(&p.format, "format", "", "table, json or a template")
-	f.StringArrayVarP(&p.filters, "filter", "f", nil, "name=, id=, status=, label=, ancestor=, exited=, volume=, network=")
+	listVar(f, &p.filters, "filter", "f", "name=, id=, status=, label=, ancestor=, exited=, volume=, network=")
 	return cmd
 }
 

@@ -165,7 +165,7 @@ func newEventsCommand(a *app) *cobra.Command {
 	f.StringVar(&since, "since", "", "also what happened since a time, or for a while (10m)")
 	f.StringVar(&until, "until", "", "end at a time")
 	f.StringVar(&format, "format", "", "json or a template")
-	f.StringArrayVarP(&filters, "filter", "f", nil, "container=, event=, image=, label=, type=, volume=, network=")
+	listVar(f, &filters, "filter", "f", "container=, event=, image=, label=, type=, volume=, network=")
 	return cmd
 }
 

@@ -62,14 +62,14 @@ func (f *ociExec) flags(cmd *cobra.Command) {
 	l.BoolVarP(&f.tty, "tty", "t", false, "give it a terminal")
 	l.BoolVar(&f.ignorePaused, "ignore-paused", false, "start it although the container is paused")
 	l.BoolVar(&f.noNewPrivs, "no-new-privs", false, "set no_new_privs")
-	l.StringArrayVarP(&f.env, "env", "e", nil, "set an environment variable")
+	listVar(l, &f.env, "env", "e", "set an environment variable")
 	l.StringVarP(&f.user, "user", "u", "", "UID[:GID]")
 	l.StringVar(&f.cwd, "cwd", "", "working directory")
 	l.UintSliceVarP(&f.groups, "additional-gids", "g", nil, "additional groups")
-	l.StringArrayVarP(&f.caps, "cap", "c", nil, "add a capability")
+	listVar(l, &f.caps, "cap", "c", "add a capability")
 	l.StringVar(&f.apparmor, "apparmor", "", "AppArmor profile")
 	l.StringVar(&f.label, "process-label", "", "SELinux label")
-	l.StringArrayVar(&f.cgroups, "cgroup", nil, "[CONTROLLER[,CONTROLLER]:]PATH of a group below the container's")
+	listVar(l, &f.cgroups, "cgroup", "", "[CONTROLLER[,CONTROLLER]:]PATH of a group below the container's")
 }
 
 func (o *ociCommand) execute(f *ociExec, args []string) error {
