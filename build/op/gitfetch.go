@@ -23,8 +23,9 @@ func (o *gitOp) resolve(ctx context.Context) (err error) {
 	case o.fetchByCommit:
 		return o.resolveByCommit()
 	}
-	// One build sees one state of a repository: what is told of a source is what is then built.
-	key := fmt.Sprintf("%q", []string{o.remote, o.ref, o.header, o.token, o.ssh, o.knownHosts})
+	// One build sees one state of a repository: what is told of a source is what is then built, with whichever of
+	// the build's credentials it is asked for.
+	key := fmt.Sprintf("%q %q", o.remote, o.ref)
 	o.env.mu.Lock()
 	if o.env.refs == nil {
 		o.env.refs = map[string]*once[gitRefs]{}
