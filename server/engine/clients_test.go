@@ -209,7 +209,7 @@ func TestDocker(t *testing.T) {
 		"run": testRun, "terminal": testTerminal, "exec": testExec, "life": testLife, "files": testFiles, "images": testImages,
 		"build": testBuild, "networks and volumes": testNetworksAndVolumes, "events": testEvents, "as moby": testAsMoby, "system": testSystem,
 		"refusals": testRefusals, "shared": testShared, "inspected": testInspected, "joined": testJoined, "platforms": testPlatforms, "started": testStarted, "terminals of exec": testExecTerminal, "health": testHealthTold,
-		"gateways": testGateways, "frames of logs": testLogFrames, "garbage": testLoadGarbage, "compose 1": testComposeV1,
+		"gateways": testGateways, "frames of logs": testLogFrames, "garbage": testLoadGarbage, "compose 1": testComposeV1, "pruned": testPruned,
 	} {
 		t.Run(name, func(t *testing.T) {
 			own := *w

@@ -280,6 +280,22 @@ func testInspected(t *testing.T, w *world) {
 	}
 }
 
+// testPruned: what has not the labels asked for stays.
+func testPruned(t *testing.T, w *world) {
+	for _, label := range []string{"kept", "gone"} {
+		w.docker("volume", "create", "--label", "prune="+label, label)
+		w.docker("network", "create", "--label", "prune="+label, label)
+		w.docker("create", "--name", label, "--label", "prune="+label, "busybox")
+	}
+	w.want("^Deleted Containers:\n[0-9a-f]{64}\n\nTotal", "container", "prune", "-f", "--filter", "label=prune=gone")
+	w.want("^Deleted Networks:\ngone$", "network", "prune", "-f", "--filter", "label=prune=gone")
+	w.want("^Deleted Volumes:\ngone\n\nTotal", "volume", "prune", "-af", "--filter", "label=prune=gone")
+	w.want("^Total", "volume", "prune", "-af", "--filter", "label!=prune=kept", "--filter", "label=prune")
+	for _, kind := range []string{"container", "network", "volume"} {
+		w.docker(kind, "rm", "kept")
+	}
+}
+
 // testComposeV1: docker-compose 1.29 finds the volumes of an image, when it makes a container of it anew, where docker
 // has shown them until 1.44, but asks in the newest version.
 func testComposeV1(t *testing.T, w *world) {

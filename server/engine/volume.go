@@ -75,7 +75,8 @@ func (s *Server) pruneVolumes(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	names, size, err := s.Backend.Containers().PruneVolumes(r.Context(), runner.PruneVolumesOptions{All: all || r.version < 42})
+	delete(filters, "all")
+	names, size, err := s.Backend.Containers().PruneVolumes(r.Context(), runner.PruneVolumesOptions{All: all || r.version < 42, Filters: filters})
 	if err != nil {
 		return err
 	}
