@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -48,7 +50,7 @@ func (r *Repository) fetch(ctx context.Context, d ocispec.Descriptor, offset int
 	if len(d.Data) > 0 && int64(len(d.Data)) == d.Size && d.Digest.Algorithm().FromBytes(d.Data) == d.Digest {
 		return io.NopCloser(bytes.NewReader(d.Data[offset:])), nil
 	}
-	b := &blobReader{ctx: ctx, repository: r, desc: d, verifier: v, body: http.NoBody, offset: offset}
+	b := &blobReader{ctx: ctx, repository: r, desc: d, verifier: v, body: http.NoBody, offset: offset, direct: &atomic.Pointer[url.URL]{}}
 	if offset > 0 && offset == d.Size {
 		return b, nil // no server has a range there
 	}
@@ -71,6 +73,8 @@ type blobReader struct {
 	end    int64 // of the bytes wanted; 0: all
 	pace   pace  // of body
 	alone  bool  // one connection only, see spread
+	// direct is where a redirect to another server led; all who read the blob share it.
+	direct *atomic.Pointer[url.URL]
 
 	restarts, fullRestarts int
 	err                    error // how it ended
@@ -159,10 +163,10 @@ func (b *blobReader) open() error {
 	} else if b.offset > 0 {
 		q.header.Set("Range", fmt.Sprintf("bytes=%d-", b.offset))
 	}
-	resp, err := b.repository.read(b.ctx, q, capPull)
+	resp, err := b.ask(q)
 	if b.end == 0 && b.offset > 0 && errdefs.IsOutOfRange(err) {
 		q.header.Del("Range") // the range is one that the blob has, so the server has none
-		resp, err = b.repository.read(b.ctx, q, capPull)
+		resp, err = b.ask(q)
 	}
 	if errdefs.IsNotFound(err) && content.IsForeign(b.desc.MediaType) && len(b.desc.URLs) > 0 {
 		resp, err = b.elsewhere(q.header)
@@ -197,6 +201,25 @@ func (b *blobReader) open() error {
 		return &networkError{host: b.repository.host, err: notEOF(err)}
 	}
 	return nil
+}
+
+// ask sends q. The server that an earlier redirect led to is asked first, which saves a round trip, until it
+// does not answer any more: such addresses expire.
+func (b *blobReader) ask(q request) (*http.Response, error) {
+	if at := b.direct.Load(); at != nil {
+		again := q
+		again.url, again.once = at, true
+		resp, err := b.repository.client.foreign(at).do(b.ctx, again)
+		if err == nil || b.ctx.Err() != nil {
+			return resp, err
+		}
+		b.direct.CompareAndSwap(at, nil)
+	}
+	resp, err := b.repository.read(b.ctx, q, capPull)
+	if err == nil && resp.Request.Response != nil {
+		b.direct.Store(resp.Request.URL)
+	}
+	return resp, err
 }
 
 // elsewhere asks the servers that may distribute the layer, where this registry may not. What holds for redirects holds

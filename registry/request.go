@@ -53,7 +53,7 @@ func (c *Client) repeat(ctx context.Context, again bool, f func() (*http.Respons
 
 // send makes one attempt at q. Redirects are followed for reading only, and without
 // credentials where they leave the host: registry.k8s.io serves manifests that way,
-// everybody blobs.
+// everybody blobs. The answer of another host has the redirect in Request.Response.
 func (h *host) send(ctx context.Context, q request) (*http.Response, error) {
 	var base *url.URL
 	var first *answer
@@ -68,6 +68,7 @@ func (h *host) send(ctx context.Context, q request) (*http.Response, error) {
 	if !h.serves(u) {
 		at = h.client.foreign(u)
 	}
+	var redirect *http.Response
 	for hop := 0; ; hop++ {
 		resp, err := at.authorized(ctx, q, u, first)
 		first = nil
@@ -75,6 +76,9 @@ func (h *host) send(ctx context.Context, q request) (*http.Response, error) {
 			return nil, err
 		}
 		if resp.StatusCode/100 == 2 {
+			if at != h {
+				resp.Request.Response = redirect
+			}
 			return resp, nil
 		}
 		if !isRedirect(resp.StatusCode) {
@@ -83,6 +87,7 @@ func (h *host) send(ctx context.Context, q request) (*http.Response, error) {
 			return nil, e
 		}
 		resp.Body.Close()
+		redirect = resp
 		next, err := redirectTarget(q, u, resp.Header.Get("Location"), h.client.insecure)
 		if err == nil && hop == maxRedirects {
 			err = errors.New("too many redirects")

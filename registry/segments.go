@@ -7,18 +7,18 @@ import (
 	"io"
 	"sync"
 	"time"
-
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // When a large blob is fetched over several connections, each asking for a segment at a time. One
 // connection is often held back, by the window of TCP over a long way or by a limit of the server;
 // several are not. Where the reader is what holds back, one connection does.
 const (
-	segmentSize = 4 << 20 // bytes
+	segmentSize = 2 << 20 // bytes
 	// A Client has so many buffers of a segment, which all its downloads share. So memory does not
 	// grow with the number or the size of blobs.
-	segmentBuffers = 4
+	segmentBuffers = 8
+	// How many connections fetch segments of a blob.
+	segmentConnections = 4
 	// Nothing is decided before so many bytes.
 	segmentsAfter = 4 << 20
 	// A connection that brings this much is not worth a second one: bytes a second.
@@ -60,20 +60,20 @@ func (b *blobReader) timedRead(p []byte) (int, error) {
 	return n, err
 }
 
-// spread goes on over several connections if that may help. Whatever goes wrong with them is as if
-// one connection broke: restart goes on with one.
+// spread goes on over several connections if that may help and the buffers are free. The present one brings a
+// segment more, until the others do. Whatever goes wrong with them is as if one connection broke: restart goes
+// on with one.
 func (b *blobReader) spread() {
 	o := b.repository.client.spread
 	rest := b.desc.Size - b.offset
-	if b.alone || rest < 4*o.size || !b.pace.heldBack(o) {
+	if b.alone || rest < 3*o.size || !b.pace.heldBack(o) {
 		return
+	}
+	buffers := b.repository.client.takeBuffers(int(rest/o.size) - 1)
+	if len(buffers) == 0 {
+		return // perhaps later
 	}
 	b.alone = true // there is one try
-	buffers := b.repository.client.takeBuffers(int(rest / o.size))
-	if len(buffers) == 0 {
-		return
-	}
-	b.body.Close()
 	b.begun = b.offset
 	b.body = b.startSegments(buffers)
 }
@@ -100,21 +100,31 @@ func (c *Client) giveBuffers(n int) {
 	c.buffersInUse -= n
 }
 
-// segments is the body of a blob from some byte on, fetched in segments by as many goroutines as it
-// has slots: slot i fetches segment i, and when that has been read, segment i + slots.
+// segments is the body of a blob from some byte on, fetched in segments over several connections. A connection
+// that is free fetches the next segment, into the slot of the one that is as many before it as there are slots,
+// when that has been read.
 type segments struct {
-	client *Client
+	blob   *blobReader // whose body it is
+	ctx    context.Context
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 	slots  []segmentSlot
-	next   int    // slot of the segment being read
-	cur    []byte // what is left of it; nil: not begun
-	open   bool   // cur is a buffer of the slot
+
+	mu   sync.Mutex
+	next int64 // where the next segment to be fetched begins
+	turn int   // its slot
+
+	first io.ReadCloser // the connection that was there before
+	lead  int64         // what it still has to bring
+	slot  int           // of the segment being read
+	cur   []byte        // what is left of it
+	open  bool          // cur is a buffer of the slot
 }
 
 type segmentSlot struct {
+	buf   []byte
 	full  chan segment  // capacity 1
-	empty chan struct{} // its buffer may be filled again
+	empty chan struct{} // capacity 1: buf may be filled
 }
 
 type segment struct {
@@ -123,40 +133,50 @@ type segment struct {
 }
 
 func (b *blobReader) startSegments(buffers [][]byte) *segments {
-	ctx, cancel := context.WithCancel(b.ctx)
-	s := &segments{client: b.repository.client, cancel: cancel, slots: make([]segmentSlot, len(buffers))}
+	s := &segments{blob: b, slots: make([]segmentSlot, len(buffers)), first: b.body, lead: b.repository.client.spread.size}
+	s.ctx, s.cancel = context.WithCancel(b.ctx)
+	s.next = b.offset + s.lead
 	for i, buf := range buffers {
-		s.slots[i] = segmentSlot{full: make(chan segment, 1), empty: make(chan struct{}, 1)}
-		first := b.offset + int64(i)*int64(len(buf))
-		s.done.Go(func() { s.slots[i].fill(ctx, b.repository, b.desc, buf, first, int64(len(buffers)*len(buf))) })
+		s.slots[i] = segmentSlot{buf: buf, full: make(chan segment, 1), empty: make(chan struct{}, 1)}
+		s.slots[i].empty <- struct{}{}
+	}
+	for range min(segmentConnections, len(buffers)) {
+		s.done.Go(s.fill)
 	}
 	return s
 }
 
-// fill fetches the segments of a slot, the first of which begins at the byte from.
-func (s segmentSlot) fill(ctx context.Context, r *Repository, d ocispec.Descriptor, buf []byte, from, step int64) {
-	defer close(s.full)
-	for ; from < d.Size; from += step {
-		part := buf[:min(int64(len(buf)), d.Size-from)]
-		err := fetchSegment(ctx, r, d, part, from)
-		s.full <- segment{part, err} // there is room: the one before has been read
-		if err != nil {
+// fill fetches segments, one after the other.
+func (s *segments) fill() {
+	for {
+		s.mu.Lock()
+		slot, from := s.slots[s.turn], s.next
+		s.turn, s.next = (s.turn+1)%len(s.slots), from+int64(len(slot.buf))
+		s.mu.Unlock()
+		if from >= s.blob.desc.Size {
 			return
 		}
 		select {
-		case <-s.empty:
-		case <-ctx.Done():
+		case <-slot.empty:
+		case <-s.ctx.Done():
+			return
+		}
+		part := slot.buf[:min(int64(len(slot.buf)), s.blob.desc.Size-from)]
+		err := s.blob.fetchSegment(s.ctx, part, from)
+		slot.full <- segment{part, err} // there is room: the one before has been read
+		if err != nil {
 			return
 		}
 	}
 }
 
-func fetchSegment(ctx context.Context, r *Repository, d ocispec.Descriptor, buf []byte, from int64) error {
-	b := &blobReader{ctx: ctx, repository: r, desc: d, offset: from, end: from + int64(len(buf)), alone: true}
-	err := b.open()
+// fetchSegment fetches the bytes from a byte on. It does not change the blob's reader.
+func (b *blobReader) fetchSegment(ctx context.Context, buf []byte, from int64) error {
+	part := &blobReader{ctx: ctx, repository: b.repository, desc: b.desc, offset: from, end: from + int64(len(buf)), alone: true, direct: b.direct}
+	err := part.open()
 	if err == nil {
-		_, err = io.ReadFull(b, buf)
-		err = errors.Join(err, b.Close())
+		_, err = io.ReadFull(part, buf)
+		err = errors.Join(err, part.Close())
 	}
 	if err != nil {
 		return fmt.Errorf("bytes from %d: %w", from, notEOF(err))
@@ -164,21 +184,30 @@ func fetchSegment(ctx context.Context, r *Repository, d ocispec.Descriptor, buf 
 	return nil
 }
 
-// Read implements io.Reader.
+// Read implements io.Reader. It is not called after the last byte.
 func (s *segments) Read(p []byte) (int, error) {
+	if s.lead > 0 {
+		n, err := s.first.Read(p[:min(int64(len(p)), s.lead)])
+		if s.lead -= int64(n); s.lead == 0 {
+			s.first.Close()
+			err = nil
+		}
+		return n, err
+	}
 	if len(s.cur) == 0 {
 		if s.open {
-			s.slots[s.next].empty <- struct{}{}
-			s.next, s.open = (s.next+1)%len(s.slots), false
+			s.slots[s.slot].empty <- struct{}{}
+			s.slot, s.open = (s.slot+1)%len(s.slots), false
 		}
-		got, ok := <-s.slots[s.next].full
-		switch {
-		case !ok:
-			return 0, io.EOF
-		case got.err != nil:
-			return 0, got.err
+		select {
+		case got := <-s.slots[s.slot].full:
+			if got.err != nil {
+				return 0, got.err
+			}
+			s.cur, s.open = got.data, true
+		case <-s.ctx.Done():
+			return 0, context.Cause(s.ctx)
 		}
-		s.cur, s.open = got.data, true
 	}
 	n := copy(p, s.cur)
 	s.cur = s.cur[n:]
@@ -188,9 +217,10 @@ func (s *segments) Read(p []byte) (int, error) {
 // Close ends the goroutines and gives the buffers back.
 func (s *segments) Close() error {
 	s.cancel()
+	s.first.Close()
 	s.done.Wait()
 	if s.slots != nil {
-		s.client.giveBuffers(len(s.slots))
+		s.blob.repository.client.giveBuffers(len(s.slots))
 		s.slots = nil
 	}
 	return nil

@@ -179,3 +179,74 @@ func TestLeaveSeveralConnections(t *testing.T) {
 		t.Errorf("%v, %d buffers in use", err, c.buffersInUse)
 	}
 }
+
+// Where the registry's redirect leads is asked again without the registry, until the address is no good any more.
+func TestSegmentsFollowOneRedirect(t *testing.T) {
+	desc, data := blob(24, 2<<20)
+	var asked, refused atomic.Int64
+	store := &slow{bytes: data, fault: func(n int64, w http.ResponseWriter, q *http.Request) bool {
+		if n > 20 && q.URL.Path == "/1" {
+			refused.Add(1)
+			w.WriteHeader(http.StatusForbidden)
+			return true
+		}
+		return false
+	}}
+	elsewhere := server(t, store)
+	registry := server(t, onlyBlobs(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		http.Redirect(w, q, fmt.Sprintf("http://%s/%d", elsewhere, asked.Add(1)), http.StatusTemporaryRedirect)
+	})))
+	got, err := fetch(t.Context(), repository(t, spreading(), registry+"/app"), desc)
+	if err != nil || !bytes.Equal(got, data) {
+		t.Fatalf("%d bytes, %v", len(got), err)
+	}
+	// Connections that have asked the old address at the same time all learn a new one.
+	if n := asked.Load(); n < 2 || n > 1+segmentConnections || refused.Load() == 0 {
+		t.Errorf("the registry was asked %d times, the old address %d times in vain", n, refused.Load())
+	}
+}
+
+// A download that found the buffers taken uses several connections when they are free.
+func TestSpreadLater(t *testing.T) {
+	desc, data := blob(25, 4<<20)
+	c := spreading()
+	c.takeBuffers(segmentBuffers)
+	var s slow
+	s.bytes = data
+	repo := repository(t, c, server(t, onlyBlobs(&s))+"/app")
+	r, err := repo.Fetch(t.Context(), desc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := io.CopyN(io.Discard, r, 1<<20); err != nil || s.most.Load() != 1 {
+		t.Fatalf("%v; %d connections without buffers", err, s.most.Load())
+	}
+	c.giveBuffers(segmentBuffers)
+	if _, err := io.Copy(io.Discard, r); err != nil || s.most.Load() < segmentConnections {
+		t.Errorf("%v; %d connections at once", err, s.most.Load())
+	}
+}
+
+// A connection that stands still holds up the others when all slots are filled, not before.
+func TestSegmentsPassASlowConnection(t *testing.T) {
+	desc, data := blob(26, 4<<20)
+	others := make(chan struct{})
+	s := &slow{bytes: data, fault: func(n int64, _ http.ResponseWriter, _ *http.Request) bool {
+		switch n {
+		case 3:
+			select {
+			case <-others:
+			case <-time.After(10 * time.Second):
+				t.Error("the others waited")
+			}
+		case 1 + segmentBuffers: // the connection that was first, and all slots
+			close(others)
+		}
+		return false
+	}}
+	got, err := fetch(t.Context(), repository(t, spreading(), server(t, onlyBlobs(s))+"/app"), desc)
+	if err != nil || !bytes.Equal(got, data) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
