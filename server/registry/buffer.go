@@ -56,9 +56,6 @@ func (b *buffers) get() *[]byte {
 	return b.small.take(smallBufferSize, 0)
 }
 
-// begin returns a buffer of smallBufferSize, to grow when there is more. The caller puts it back.
-func (b *buffers) begin() *[]byte { return b.small.take(smallBufferSize, 0) }
-
 // grow exchanges a buffer for a larger one with the same bytes, if there is one to be had.
 func (b *buffers) grow(p *[]byte) *[]byte {
 	var larger *[]byte

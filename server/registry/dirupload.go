@@ -221,7 +221,7 @@ func (u *fileUpload) ReadFrom(r io.Reader) (n int64, err error) {
 	} else if u.running != nil && u.running.size != u.size {
 		u.running = nil // Commit will read the file
 	}
-	buf := u.s.buffers.begin() // most blobs of small images fit into it
+	buf := u.s.buffers.get()
 	defer func() {
 		if buf != u.small {
 			u.s.buffers.put(buf)
