@@ -34,17 +34,7 @@ func (e *Env) bring(ctx context.Context, c *solver.Console, missing []*Layer) er
 
 // bringShared fetches one layer of a shared cache, once for all steps that want it.
 func (e *Env) bringShared(ctx context.Context, c *solver.Console, l *Layer) error {
-	e.mu.Lock()
-	if e.shared == nil {
-		e.shared = map[digest.Digest]*once[string]{}
-	}
-	o := e.shared[l.DiffID]
-	if o == nil {
-		o = &once[string]{}
-		e.shared[l.DiffID] = o
-	}
-	e.mu.Unlock()
-	_, err := o.get(func() (string, error) {
+	_, err := e.shared.get(l.DiffID, func() (string, error) {
 		return e.Store.PullLayer(ctx, l.DiffID, *l.Blob, l.From, progress(c))
 	})
 	if err != nil && ctx.Err() == nil {

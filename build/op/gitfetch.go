@@ -26,17 +26,7 @@ func (o *gitOp) resolve(ctx context.Context) (err error) {
 	// One build sees one state of a repository: what is told of a source is what is then built, with whichever of
 	// the build's credentials it is asked for.
 	key := fmt.Sprintf("%q %q", o.remote, o.ref)
-	o.env.mu.Lock()
-	if o.env.refs == nil {
-		o.env.refs = map[string]*once[gitRefs]{}
-	}
-	asked := o.env.refs[key]
-	if asked == nil {
-		asked = &once[gitRefs]{}
-		o.env.refs[key] = asked
-	}
-	o.env.mu.Unlock()
-	refs, err := asked.get(func() (gitRefs, error) { return o.ask(ctx) })
+	refs, err := o.env.refs.get(key, func() (gitRefs, error) { return o.ask(ctx) })
 	if err != nil {
 		return err
 	}

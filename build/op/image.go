@@ -49,25 +49,13 @@ func (e *Env) ResolveImage(ctx context.Context, ref string, mode ResolveMode, p 
 	}
 	named = reference.TagNameOnly(named)
 	id := fmt.Sprint(named, " ", mode == ResolvePull, " ", p.OS, "/", p.Architecture, "/", p.Variant, "/", p.OSVersion)
-	return e.imageOnce(id).get(func() (Image, error) {
+	return e.images.get(id, func() (Image, error) {
 		img, err := e.resolve(ctx, named, mode, p)
 		if err != nil {
 			return Image{}, fmt.Errorf("resolving image %s: %w", reference.FamiliarString(named), err)
 		}
 		return img, nil
 	})
-}
-
-func (e *Env) imageOnce(id string) *once[Image] {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.images == nil {
-		e.images = map[string]*once[Image]{}
-	}
-	if e.images[id] == nil {
-		e.images[id] = &once[Image]{}
-	}
-	return e.images[id]
 }
 
 func (e *Env) resolve(ctx context.Context, ref reference.Named, mode ResolveMode, p ocispec.Platform) (Image, error) {
@@ -202,17 +190,7 @@ func (k keeping) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser
 
 // pull brings the layers of an image into the store, once for all steps that want them.
 func (e *Env) pull(ctx context.Context, c *solver.Console, o Origin) error {
-	e.mu.Lock()
-	if e.pulls == nil {
-		e.pulls = map[digest.Digest]*once[struct{}]{}
-	}
-	p := e.pulls[o.Manifest.Digest]
-	if p == nil {
-		p = &once[struct{}]{}
-		e.pulls[o.Manifest.Digest] = p
-	}
-	e.mu.Unlock()
-	_, err := p.get(func() (struct{}, error) { return struct{}{}, e.fetchImage(ctx, c, o) })
+	_, err := e.pulls.get(o.Manifest.Digest, func() (struct{}, error) { return struct{}{}, e.fetchImage(ctx, c, o) })
 	return err
 }
 

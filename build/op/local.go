@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"path"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -38,26 +37,6 @@ type localPatterns struct {
 	Include, Exclude, Follow []string
 }
 
-// once is a value that is made at most once; one whose making failed is made again.
-type once[T any] struct {
-	mu    sync.Mutex
-	done  bool
-	value T
-}
-
-func (o *once[T]) get(make func() (T, error)) (T, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.done {
-		return o.value, nil
-	}
-	v, err := make()
-	if err == nil {
-		o.value, o.done = v, true
-	}
-	return v, err
-}
-
 // local returns the directory behind a local:// source. Equal sources share one.
 func (e *Env) local(ctx context.Context, c *solver.Console, name string, attrs map[string]string) (*Local, error) {
 	var p localPatterns
@@ -76,17 +55,7 @@ func (e *Env) local(ctx context.Context, c *solver.Console, name string, attrs m
 	if err != nil {
 		return nil, err
 	}
-	e.mu.Lock()
-	if e.locals == nil {
-		e.locals = map[string]*once[*Local]{}
-	}
-	l := e.locals[string(id)]
-	if l == nil {
-		l = &once[*Local]{}
-		e.locals[string(id)] = l
-	}
-	e.mu.Unlock()
-	return l.get(func() (*Local, error) {
+	return e.locals.get(string(id), func() (*Local, error) {
 		dir, ok := e.Locals[name]
 		switch {
 		case ok:
@@ -263,14 +232,9 @@ func (o *localOp) Run(ctx context.Context, c *solver.Console, _ []Result) ([]Res
 
 // closeLocals writes what was learnt about the directories.
 func (e *Env) closeLocals() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	var errs []error
-	for _, l := range e.locals {
-		if l.done {
-			errs = append(errs, l.value.tree.Close())
-		}
+	for _, l := range e.locals.take() {
+		errs = append(errs, l.tree.Close())
 	}
-	e.locals = nil
 	return errors.Join(errs...)
 }

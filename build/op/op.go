@@ -61,17 +61,18 @@ type Env struct {
 	// nil: it stays empty.
 	FillCache func(ctx context.Context, key, dir string) error
 
+	locals onces[string, *Local]
+	images onces[string, Image]
+	pulls  onces[digest.Digest, struct{}]
+	shared onces[digest.Digest, string] // layers of shared caches that are being brought
+	refs   onces[string, gitRefs]       // of repositories, as the first question found them
+
 	mu     sync.Mutex
-	locals map[string]*once[*Local]
-	images map[string]*once[Image]
-	pulls  map[digest.Digest]*once[struct{}]
-	refs   map[string]*once[gitRefs] // of repositories, as the first question found them
 	pruned map[string]bool
-	caches map[string]bool                 // keys of cache mounts that were used
-	bases  map[digest.Digest]Layer         // of the images that were asked for
-	shared map[digest.Digest]*once[string] // layers of shared caches that are being brought
-	there  map[string]bool                 // IDs of layers that were touched, so that the pin keeps them
-	stacks map[string]stack                // by the ID of the topmost layer
+	caches map[string]bool         // keys of cache mounts that were used
+	bases  map[digest.Digest]Layer // of the images that were asked for
+	there  map[string]bool         // IDs of layers that were touched, so that the pin keeps them
+	stacks map[string]stack        // by the ID of the topmost layer
 }
 
 // A Repository is where the blobs of an image are.

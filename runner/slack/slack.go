@@ -20,7 +20,8 @@ import (
 var usual uintptr
 
 // Usual runs f, which makes or executes another program, on a thread with the timer slack that
-// this process was started with.
+// this process was started with. The thread keeps it: to take it back would be a system call more, and
+// the monitor has a thread of its own.
 func Usual(f func()) {
 	if usual == 0 {
 		f()

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -39,13 +40,18 @@ const (
 func (s *directory) CreateUpload(_ context.Context, repo string, a digest.Algorithm) (string, error) {
 	guess := "2"
 	if a == digest.SHA512 {
-		guess = algorithmMark
+		guess = "5"
 	}
 	return randomHex()[1:] + guess + repoMark(repo), nil
 }
 
-// algorithmMark in the ID of an upload says that its digest will probably be a sha512.
-const algorithmMark = "5"
+// guessed returns the algorithm that CreateUpload was told of.
+func guessed(id string) digest.Algorithm {
+	if strings.HasPrefix(id[31:], "5") {
+		return digest.SHA512
+	}
+	return digest.SHA256
+}
 
 func (s *directory) uploadPath(id string) string { return filepath.Join(s.root, "uploads", id) }
 
@@ -95,9 +101,9 @@ func (s *directory) OpenUpload(ctx context.Context, repo, id string, final diges
 	if err != nil {
 		return nil, err
 	}
-	u.repo, u.algorithm = repo, digest.SHA256
-	if final == "" && id[31:32] == algorithmMark || final != "" && final.Algorithm() == digest.SHA512 {
-		u.algorithm = digest.SHA512
+	u.repo, u.algorithm = repo, guessed(id)
+	if final != "" {
+		u.algorithm = final.Algorithm()
 	}
 	return u, nil
 }
