@@ -6,6 +6,7 @@ BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -ldflags='-s -w'
 KEEPER  := cmd/teu/teu-keeper
 OUTLET  := cmd/teu/teu-outlet.zst
 WHOLE   := cmd/teu/teu-whole.zst
+PORTER  := cmd/teu/teu-porter.zst
 # Sources that the binaries are made of; go itself decides what to compile anew.
 .PHONY: help build keeper outlet setup quickstart test test-root lint fuzz bench soak clean
 
@@ -15,6 +16,8 @@ help: ## list the targets
 build: keeper outlet ## bin/teu, static and reproducible
 	$(BUILD) -o bin/teu-whole ./cmd/teu
 	@[ $(WHOLE) -nt bin/teu-whole ] || $(GO) run ./cmd/teu/pack bin/teu-whole $(WHOLE)
+	$(BUILD) -tags porter -o bin/teu-porter ./cmd/teu
+	@[ $(PORTER) -nt bin/teu-porter ] || $(GO) run ./cmd/teu/pack bin/teu-porter $(PORTER)
 	$(BUILD) -ldflags='-s -w -E teu_slack' -tags front -o bin/teu ./cmd/teu
 
 keeper: # the supervisor that bin/teu carries inside
@@ -38,9 +41,10 @@ test-root: keeper outlet ## unit and root tests without the end-to-end scripts
 
 lint: build ## gofmt, vet, staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
-	$(GO) vet ./... && $(GO) vet -tags front ./cmd/teu
+	$(GO) vet ./... && $(GO) vet -tags front ./cmd/teu && $(GO) vet -tags porter ./cmd/teu
 	$(GO) tool staticcheck ./...
 	@! $(GO) list -deps -tags front ./cmd/teu | grep -E '^(net/http|crypto/tls|github.com/moby/buildkit/.*|google.golang.org/grpc)$$' || { echo "the front of teu links what only its whole may"; exit 1; }
+	@! $(GO) list -deps -tags porter ./cmd/teu | grep -E '^(github.com/moby/buildkit/.*|google.golang.org/.*|github.com/minio/.*)$$' || { echo "the porter of teu links what only its whole may"; exit 1; }
 
 fuzz: keeper outlet ## every fuzz target for FUZZTIME (default 10s) each
 	@test/fuzz.sh $${FUZZTIME:-10s}
@@ -53,4 +57,4 @@ soak: build setup ## the long runs: chaos and fuzzing at full counts
 	@test/fuzz.sh $${FUZZTIME:-1h}
 
 clean: ## remove what make made
-	rm -rf bin $(KEEPER) $(OUTLET) $(WHOLE)
+	rm -rf bin $(KEEPER) $(OUTLET) $(WHOLE) $(PORTER)

@@ -17,7 +17,6 @@ import (
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/image"
 	"github.com/teu-dev/teu/cache/listing"
-	"github.com/teu-dev/teu/dockerfile"
 )
 
 // ImportOptions say what becomes of the files.
@@ -43,7 +42,7 @@ func (l *Library) Import(ctx context.Context, r io.Reader, o ImportOptions) (dig
 		}
 		name = reference.TagNameOnly(ref).String()
 	}
-	config, err := dockerfile.Change([]byte("{}"), o.Changes) // before all the bytes are read
+	config, err := l.Change([]byte("{}"), o.Changes) // before all the bytes are read
 	if err != nil {
 		return "", err
 	}

@@ -34,6 +34,8 @@ type Library struct {
 	// Tell hears what has happened to an image, by its ID and one of its names (or the ID again), in
 	// docker's words: tag, untag, delete. It may be nil.
 	Tell func(action string, id digest.Digest, name string, labels map[string]string)
+	// Change returns a config as instructions of a Dockerfile change it. Import needs it.
+	Change func(config []byte, instructions []string) ([]byte, error)
 }
 
 func (l *Library) tell(action string, id digest.Digest, name string, labels map[string]string) {

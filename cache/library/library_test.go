@@ -24,6 +24,7 @@ import (
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/image"
 	"github.com/teu-dev/teu/cache/listing"
+	"github.com/teu-dev/teu/dockerfile"
 	"github.com/teu-dev/teu/registry"
 	server "github.com/teu-dev/teu/server/registry"
 	"github.com/teu-dev/teu/test/privilege"
@@ -38,7 +39,7 @@ func open(t *testing.T) *Library {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Library{Store: s, Registry: registry.New(registry.Options{})}
+	return &Library{Store: s, Registry: registry.New(registry.Options{}), Change: dockerfile.Change}
 }
 
 // serve runs a registry and returns its host:port.

@@ -95,8 +95,11 @@ func (a *app) prepare() error {
 		*dir = abs
 	}
 	c, err := readConfig(a.configFile)
+	if err != nil {
+		return err
+	}
 	a.config = c
-	return err
+	return a.handOverFor(c)
 }
 
 // store opens the store, once.

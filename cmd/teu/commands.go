@@ -1,32 +1,19 @@
-//go:build !front
+//go:build !front && !porter
 
 package main
 
 import (
-	"os"
-	"strings"
+	"slices"
 
 	"github.com/teu-dev/teu/dockerfile"
 )
 
 // commands lists every top-level command.
 func commands() []command {
-	return append(shortCommands(),
+	return slices.Concat(shortCommands(), carryingCommands(),
 		[]command{
 			{"build", newBuildCommand},
-			{"pull", newPullCommand},
-			{"push", newPushCommand},
-			{"rmi", newRmiCommand},
-			{"tag", newTagCommand},
-			{"history", newHistoryCommand},
-			{"save", newSaveCommand},
-			{"load", newLoadCommand},
 			{"import", newImportCommand},
-			{"search", newSearchCommand},
-			{"copy", newCopyCommand},
-			{"manifest", newManifestCommand},
-			{"login", newLoginCommand},
-			{"logout", newLogoutCommand},
 			{"cp", newCpCommand},
 			{"diff", newDiffCommand},
 			{"commit", newCommitCommand},
@@ -46,17 +33,7 @@ func commands() []command {
 			{"registry", newRegistryCommand},
 			{"completion", newCompletionCommand},
 			{"man", newManCommand},
-		}...)
-}
-
-// ownSelf is the executable that has handed over to this one, or this one.
-func ownSelf() self {
-	identity, path, ok := strings.Cut(os.Getenv(selfVariable), " ")
-	os.Unsetenv(selfVariable) // it is nothing to those that teu starts
-	if !ok {
-		return findSelf()
-	}
-	return self{path, identity}
+		})
 }
 
 func changeConfig(config []byte, instructions []string) ([]byte, error) {
@@ -65,5 +42,7 @@ func changeConfig(config []byte, instructions []string) ([]byte, error) {
 
 func (l commandLine) handsOver() bool { return false }
 
-// becomeWhole is what the front does.
-func (a *app) becomeWhole() error { return nil }
+// What the front and the porter do.
+
+func (a *app) handOver(commandLine) error { return nil }
+func (a *app) handOverFor(config) error   { return nil }

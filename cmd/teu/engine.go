@@ -32,8 +32,12 @@ func (a *app) keeper() (*keeper.Binary, error) {
 	return a.sealed, a.sealingError
 }
 
-// selfVariable tells the whole of teu which front has become it: identity and path.
-const selfVariable = "TEU_SELF"
+const (
+	// selfVariable tells the whole of teu, or the porter, which front has become it: identity and path.
+	selfVariable = "TEU_SELF"
+	// wholeVariable tells the front that the porter cannot do it.
+	wholeVariable = "TEU_WHOLE"
+)
 
 // self is teu's executable as its user sees it.
 type self struct {

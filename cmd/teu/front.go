@@ -3,36 +3,36 @@
 package main
 
 import (
-	"context"
 	_ "embed"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/program"
-	"github.com/teu-dev/teu/runner"
 	"github.com/teu-dev/teu/runner/slack"
 )
 
-// bin/teu is two programs in one file. The front has the commands that live for
+// bin/teu is three programs in one file. The front has the commands that live for
 // milliseconds, and links nothing that they do not use: what a program links it
-// initialises at every start. All else, the compiler of Dockerfiles first of all, is in
-// the whole of teu, which the front carries compressed, unpacks once and becomes. The tag
-// front makes the front; without it `go build` makes the whole.
+// initialises at every start. The commands that carry images to and from registries and
+// archives are in the porter, which need not wait for the compiler of Dockerfiles either.
+// That and all else is in the whole of teu. The front carries both compressed, unpacks
+// each once and becomes it. The tags front and porter make these; without a tag `go build`
+// makes the whole.
 
-// wholeELF is the whole of teu, zstd, built by `make whole`.
-//
-//go:embed teu-whole.zst
-var wholeELF string
+// The programs that the front carries, zstd, built by `make build`.
+var (
+	//go:embed teu-whole.zst
+	wholeELF string
+	//go:embed teu-porter.zst
+	porterELF string
+)
 
 // commands lists what the front does by itself.
 func commands() []command {
@@ -81,17 +81,19 @@ func (l commandLine) wantsCDI() bool {
 	return false
 }
 
-// injectCDI is the whole's: the front does not get here with a device of that kind.
-func (a *app) injectCDI(o *runner.Options) error {
-	if len(o.CDIDevices) > 0 {
-		return fmt.Errorf("CDI devices %s: write them as --device NAME", strings.Join(o.CDIDevices, ", "))
+// handOver executes the program for the command in place of this one. It returns if it cannot.
+func (a *app) handOver(l commandLine) error {
+	if len(l.words) > 0 && slices.Contains(carried(), l.words[0]) && os.Getenv(wholeVariable) == "" {
+		return a.become("the porter", a.self.identity+"-porter", porterELF)
 	}
-	return nil
+	return a.becomeWhole()
 }
 
-// becomeWhole executes the whole of teu in place of this process. It returns if it cannot.
-func (a *app) becomeWhole() error {
-	exe, err := program.Executable(filepath.Join(a.root, "programs"), a.self.identity, "teu", unpacking(wholeELF))
+// becomeWhole is handOver for what only the whole of teu can do.
+func (a *app) becomeWhole() error { return a.become("the whole", a.self.identity, wholeELF) }
+
+func (a *app) become(what, identity, elf string) error {
+	exe, err := program.Executable(filepath.Join(a.root, "programs"), identity, "teu", unpacking(elf))
 	if err == nil {
 		env := append(os.Environ(), selfVariable+"="+a.self.identity+" "+a.self.path)
 		execute := func() { slack.Usual(func() { err = unix.Exec(exe, os.Args, env) }) }
@@ -105,41 +107,12 @@ func (a *app) becomeWhole() error {
 			execute()
 		}
 	}
-	return fmt.Errorf("executing the whole of teu: %w", err)
+	return fmt.Errorf("executing %s of teu: %w", what, err)
 }
-
-// The parts of the whole that commands of the front can come to need.
 
 type wholeParts struct{}
 
-type registryConfig = json.RawMessage
-
 func ownSelf() self { return findSelf() }
 
-// teachCompletion is what the whole does, which answers `teu __complete`.
-func teachCompletion(*app, *cobra.Command) {}
-
-// imageMissing lets the whole of teu go on from the beginning: it can pull.
-func (a *app) imageMissing(ctx context.Context, name string, cause error) bool {
-	store, err := a.store()
-	if err != nil {
-		return false
-	}
-	if _, err = store.Lookup(ctx, name); isNotFound(err) || errors.Is(cause, runner.ErrPlatform) {
-		a.ui.Error(a.becomeWhole())
-	}
-	return false
-}
-
-// inspectOther lets the whole of teu begin again: nothing has been printed yet.
-func (a *app) inspectOther(context.Context, string, string) (any, error) {
-	return nil, a.becomeWhole()
-}
-
-func (a *app) pullForRun(context.Context, string, *ocispec.Platform, bool) error {
-	return a.becomeWhole()
-}
-
-func changeConfig([]byte, []string) ([]byte, error) {
-	return nil, fmt.Errorf("changing the config of an image: %w", errdefs.ErrNotImplemented)
-}
+// handOverFor lets another program go on if the configuration asks for what this one cannot do.
+func (a *app) handOverFor(config) error { return nil }

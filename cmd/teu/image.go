@@ -1,4 +1,4 @@
-//go:build !front
+//go:build !front && !porter
 
 package main
 
@@ -38,19 +38,4 @@ func newImageInspectCommand(a *app) *cobra.Command {
 	cmd.Flags().StringVarP(&format, "format", "f", "", "json or a template")
 	cmd.Flags().StringVar(&platform, "platform", "", "platform of the image, such as linux/arm64 (default the host's)")
 	return cmd
-}
-
-func newTagCommand(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:   "tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]",
-		Short: "Give an image another name",
-		Args:  cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			lib, err := a.library()
-			if err != nil {
-				return err
-			}
-			return lib.Tag(cmd.Context(), args[0], args[1])
-		},
-	}
 }

@@ -20,7 +20,7 @@ func (a *app) library() (*library.Library, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &library.Library{Store: store, Registry: a.registry(), Containers: a.imageUsers, Tell: a.tellImage}, nil
+	return &library.Library{Store: store, Registry: a.registry(), Containers: a.imageUsers, Tell: a.tellImage, Change: changeConfig}, nil
 }
 
 // tellImage adds an event of an image to the journal, with its labels as docker does.

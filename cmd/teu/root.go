@@ -49,6 +49,11 @@ func shortCommands() []command {
 	}
 }
 
+// carried are the names of carryingCommands, which the front does not have.
+func carried() []string {
+	return []string{"pull", "push", "rmi", "tag", "history", "save", "load", "search", "copy", "manifest", "login", "logout"}
+}
+
 // plain says that a signal may end a command at once, as there is nothing to be cleaned up or
 // put back, or that it catches signals itself where there is. That takes two threads, a
 // twentieth of the life of such a command.
@@ -126,7 +131,7 @@ func execute(ctx context.Context, u *ui.UI, args []string) int {
 		if line.root != "" {
 			a.root = line.root
 		}
-		return report(u, a.becomeWhole()) // no signal is caught yet, which the whole would not hear of
+		return report(u, a.handOver(line)) // no signal is caught yet, which the other would not hear of
 	}
 	wanted := line.wanted()
 	if len(wanted) > 1 || !wanted[0].plain() {

@@ -1,4 +1,4 @@
-//go:build !front
+//go:build !front && !porter
 
 package main
 
@@ -300,7 +300,7 @@ func (b *engineBackend) Images(client *registry.Client) (engine.Images, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &library.Library{Store: store, Registry: client, Containers: b.a.imageUsers, Tell: b.a.tellImage}, nil
+	return &library.Library{Store: store, Registry: client, Containers: b.a.imageUsers, Tell: b.a.tellImage, Change: changeConfig}, nil
 }
 
 func (b *engineBackend) Builder(client *registry.Client) (*build.Builder, error) {

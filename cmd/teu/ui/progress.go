@@ -1,4 +1,4 @@
-//go:build !front
+//go:build !front && !porter
 
 package ui
 
@@ -139,19 +139,6 @@ func (s *step) rest() []string {
 		}
 	}
 	return list
-}
-
-// size formats bytes as docker does.
-func size(n int64) string {
-	const units = "kMGTPE"
-	if n < 1000 {
-		return fmt.Sprintf("%dB", n)
-	}
-	f, i := float64(n)/1000, 0
-	for f >= 999.95 && i < len(units)-1 {
-		f, i = f/1000, i+1
-	}
-	return fmt.Sprintf("%.1f%cB", f, units[i])
 }
 
 func transferred(s solver.Status) string {

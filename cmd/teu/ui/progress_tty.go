@@ -1,4 +1,4 @@
-//go:build !front
+//go:build !front && !porter
 
 package ui
 
@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
 
 	"github.com/teu-dev/teu/build/solver"
 	"github.com/teu-dev/teu/dockerfile"
@@ -32,10 +31,7 @@ type ttyPrinter struct {
 	drawn    int // lines of the region on the screen
 }
 
-const (
-	logLines = 5 // shown of a step that runs
-	interval = 100 * time.Millisecond
-)
+const logLines = 5 // shown of a step that runs
 
 func newTTYPrinter(u *UI) *ttyPrinter {
 	p := &ttyPrinter{u: u, w: u.Err, stop: make(chan struct{}), done: make(chan struct{}), logs: map[*step][]string{}, began: time.Now()}
@@ -179,32 +175,4 @@ func (p *ttyPrinter) colour(code, text string) string {
 		return text
 	}
 	return "\x1b[" + code + "m" + text + "\x1b[0m"
-}
-
-// cut shortens text to columns, which must not wrap or the region could not be found again.
-func cut(text string, columns int) string {
-	r := []rune(text)
-	if len(r) > max(columns, 1) {
-		r = r[:max(columns, 1)]
-	}
-	return string(r)
-}
-
-// printable takes out of text what would move the cursor or change the terminal: it was written by
-// the processes of a build.
-func printable(text string) string {
-	text = strings.ReplaceAll(text, "\t", "    ")
-	var b strings.Builder
-	escape := false
-	for _, r := range text {
-		switch {
-		case r == 0x1b:
-			escape = true
-		case escape:
-			escape = !unicode.IsLetter(r) // ends a sequence such as ESC [ 1 m
-		case unicode.IsPrint(r):
-			b.WriteRune(r)
-		}
-	}
-	return b.String()
 }
