@@ -33,12 +33,11 @@ func Unmarshal(data []byte, v any) error {
 	to := reflect.ValueOf(v)
 	// What is there already would be merged with; that is out of the ordinary, too.
 	if to.Kind() == reflect.Pointer && !to.IsNil() && to.Elem().IsZero() {
-		fresh := reflect.New(to.Type().Elem()).Elem()
 		d := decoder{data: data}
-		if d.value(fresh) && d.next() == 0 && d.pos == len(data) {
-			to.Elem().Set(fresh)
+		if d.value(to.Elem()) && d.next() == 0 && d.pos == len(data) {
 			return nil
 		}
+		to.Elem().SetZero()
 	}
 	return json.Unmarshal(data, v)
 }
@@ -138,18 +137,29 @@ func plain(s string) bool {
 }
 
 var (
-	marshaler       = reflect.TypeFor[json.Marshaler]()
-	textMarshaler   = reflect.TypeFor[encoding.TextMarshaler]()
-	unmarshaler     = reflect.TypeFor[json.Unmarshaler]()
-	textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
+	marshaler       = &methods{of: reflect.TypeFor[json.Marshaler]()}
+	textMarshaler   = &methods{of: reflect.TypeFor[encoding.TextMarshaler]()}
+	unmarshaler     = &methods{of: reflect.TypeFor[json.Unmarshaler]()}
+	textUnmarshaler = &methods{of: reflect.TypeFor[encoding.TextUnmarshaler]()}
 	zeroer          = reflect.TypeFor[interface{ IsZero() bool }]()
 )
 
-// has says whether t, or a pointer to it, has the methods of an interface. A type without a name
-// has none, unless it is a struct with others inside.
-func has(t, methods reflect.Type) bool {
-	if t.Name() == "" && t.Kind() != reflect.Struct || t.PkgPath() == "" && t.Name() != "" {
+// methods are those of an interface.
+type methods struct {
+	of  reflect.Type
+	had sync.Map // reflect.Type -> bool: what has found out, for processes that read many documents
+}
+
+// has says whether t, or a pointer to it, has the methods of an interface. A type that no package
+// declares has none, unless it is a struct with others inside.
+func has(t reflect.Type, m *methods) bool {
+	if t.PkgPath() == "" && t.Kind() != reflect.Struct {
 		return false
 	}
-	return t.Implements(methods) || reflect.PointerTo(t).Implements(methods)
+	had, known := m.had.Load(t)
+	if !known {
+		had = t.Implements(m.of) || reflect.PointerTo(t).Implements(m.of)
+		m.had.Store(t, had)
+	}
+	return had.(bool)
 }

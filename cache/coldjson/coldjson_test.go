@@ -147,3 +147,17 @@ func BenchmarkUnmarshal(b *testing.B) {
 		})
 	}
 }
+
+// TestLeanDecode: a process may list a thousand containers; what a document costs must stay near its values.
+func TestLeanDecode(t *testing.T) {
+	doc := []byte(`{"text":"a","Word":"w","Yes":true,"Small":3,"Big":5,"Took":7}`)
+	n := testing.AllocsPerRun(100, func() {
+		var v all
+		if err := Unmarshal(doc, &v); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if n > 4 { // v, which fields were there, and the texts, which are small
+		t.Errorf("%v allocations", n)
+	}
+}

@@ -106,13 +106,19 @@ func (d *decoder) object(v reflect.Value) bool {
 		return false
 	}
 	seen := make([]bool, len(fields))
+	next := 0 // most documents have their fields in this order
 	return d.each('{', '}', func() bool {
-		name, ok := d.text()
-		if !ok || !d.take(':') {
+		name, escaped, ok := d.raw()
+		if !ok || escaped || !d.take(':') {
 			return false
 		}
-		for i := range fields {
-			if fields[i].name == name && !seen[i] {
+		for range fields {
+			if next == len(fields) {
+				next = 0
+			}
+			i := next
+			next++
+			if fields[i].name == string(name) && !seen[i] {
 				seen[i] = true
 				return d.value(v.FieldByIndex(fields[i].index))
 			}
@@ -176,32 +182,38 @@ func (d *decoder) each(begin, end byte, fn func() bool) bool {
 }
 
 // text reads a string.
-func (d *decoder) text() (string, bool) {
-	if !d.take('"') {
-		return "", false
+func (d *decoder) text() (text string, ok bool) {
+	d.next()
+	from := d.pos
+	s, escaped, ok := d.raw()
+	if escaped {
+		return text, ok && json.Unmarshal(d.data[from:d.pos], &text) == nil
 	}
-	from, escaped, ascii := d.pos, false, true
+	return string(s), ok
+}
+
+// raw reads a string as it is written between its quotes.
+func (d *decoder) raw() (s []byte, escaped, ok bool) {
+	if !d.take('"') {
+		return nil, false, false
+	}
+	from, ascii := d.pos, true
 	for ; d.pos < len(d.data); d.pos++ {
 		switch c := d.data[d.pos]; {
 		case c == '"':
-			s := d.data[from:d.pos]
+			s = d.data[from:d.pos]
 			d.pos++
-			if escaped {
-				var text string
-				err := json.Unmarshal(d.data[from-1:d.pos], &text)
-				return text, err == nil
-			}
-			return string(s), ascii || utf8.Valid(s)
+			return s, escaped, ascii || escaped || utf8.Valid(s)
 		case c == '\\':
 			escaped = true
 			d.pos++
 		case c < ' ':
-			return "", false
+			return nil, false, false
 		case c >= utf8.RuneSelf:
 			ascii = false
 		}
 	}
-	return "", false
+	return nil, false, false
 }
 
 // integer reads a number without a fraction or an exponent, "" if there is none.
