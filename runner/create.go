@@ -119,7 +119,7 @@ func (e *Engine) make(ctx context.Context, store *cache.Store, c *Container, nam
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	if err := statefile.Write(filepath.Join(e.dir(c.ID), configName), &c.Config, statefile.WriteOptions{Durable: !c.Options.AutoRemove}); err != nil {
+	if err := statefile.Write(e.configFile(c.ID), &c.Config, statefile.WriteOptions{Durable: !c.Options.AutoRemove}); err != nil {
 		return err
 	}
 	if c.Options.AutoRemove || c.Options.Starting {
@@ -140,11 +140,8 @@ func (e *Engine) describe(ctx context.Context, store *cache.Store, c *Container,
 	return e.writeState(c)
 }
 
-// The record of a container, and of who makes it.
-const (
-	configName = "config.json"
-	makerName  = "maker.json"
-)
+// makerName is the record of who makes a container.
+const makerName = "maker.json"
 
 // maker is who makes a container, and perhaps will start it.
 type maker struct {
@@ -215,7 +212,7 @@ func (e *Engine) sweep(ctx context.Context) error {
 			continue
 		}
 		var whole Config
-		if err := statefile.Read(filepath.Join(e.dir(d.Name()), configName), &whole); err == nil {
+		if err := statefile.Read(e.configFile(d.Name()), &whole); err == nil {
 			continue // it died after the last step but one, or the container is --rm
 		} else if !errors.Is(err, errdefs.ErrNotFound) && !errors.Is(err, errdefs.ErrDataLoss) {
 			errs = append(errs, err)

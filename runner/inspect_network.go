@@ -57,7 +57,7 @@ type InspectIPAM struct {
 
 // Ports are the published ports of a running container.
 func (e *Engine) Ports(c *Container) []network.Port {
-	if ended(c.State) {
+	if ended(c.State) || len(c.ports()) == 0 {
 		return nil
 	}
 	s, err := e.network.Get(c.ID)

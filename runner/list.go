@@ -37,7 +37,7 @@ func (e *Engine) List(ctx context.Context) ([]*Container, error) {
 	}
 	e.known.keep(func(yield func(string) bool) {
 		for _, id := range ids {
-			if !yield(filepath.Join(e.dir(id), configName)) || !yield(e.stateFile(id)) {
+			if !yield(e.configFile(id)) || !yield(e.stateFile(id)) {
 				return
 			}
 		}

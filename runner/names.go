@@ -27,7 +27,7 @@ func (e *Engine) names() string { return filepath.Join(e.Root, "names") }
 
 // nameOf returns the container's name. A container without one is just being made.
 func (e *Engine) nameOf(id string) string {
-	b, err := statefile.ReadFile(filepath.Join(e.dir(id), "name"), 4096)
+	b, err := statefile.ReadFile(e.nameFile(id), 4096)
 	if err != nil {
 		return ""
 	}
@@ -198,7 +198,7 @@ func (e *Engine) sweepNames(ctx context.Context) error {
 
 // setName writes the container's own record of its name.
 func (e *Engine) setName(id, name string) error {
-	path := filepath.Join(e.dir(id), "name")
+	path := e.nameFile(id)
 	if err := os.WriteFile(path+".new", []byte(name+"\n"), 0o600); err != nil {
 		return err
 	}

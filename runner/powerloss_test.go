@@ -29,7 +29,7 @@ func TestPowerLossOfAState(t *testing.T) {
 		}
 	}
 	hurt := get(t, e, "hurt")
-	empty(t, e.stateFile(hurt.ID), filepath.Join(e.dir(hurt.ID), "name"))
+	empty(t, e.stateFile(hurt.ID), e.nameFile(hurt.ID))
 	all, err := e.List(ctx)
 	if err != nil || len(all) != 2 {
 		t.Fatalf("%v, %v", all, err)
@@ -58,7 +58,7 @@ func TestPowerLossOfARecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	empty(t, filepath.Join(e.dir(c.ID), configName))
+	empty(t, e.configFile(c.ID))
 	if now := get(t, e, "hurt"); now.State.Status != keeper.Dead || now.Name != "hurt" {
 		t.Errorf("%q, %+v", now.Name, now.State)
 	}
@@ -90,7 +90,7 @@ func TestPowerLossOfAutoRemove(t *testing.T) {
 		t.Fatal(err)
 	}
 	get(t, e, "gone") // its maker has died as makers do
-	empty(t, filepath.Join(e.dir(c.ID), configName), filepath.Join(e.Root, "leases", leaseName(c.ID)+".volatile"))
+	empty(t, e.configFile(c.ID), filepath.Join(e.Root, "leases", leaseName(c.ID)+".volatile"))
 	if _, _, err := e.Prune(ctx, PruneOptions{}); err != nil {
 		t.Fatal(err)
 	}

@@ -320,7 +320,7 @@ func (e *Engine) keeperConfig(c *Container, p *plan, o StartOptions) (keeper.Con
 		TTY: opts.TTY, OpenStdin: opts.OpenStdin, StdinOnce: opts.StdinOnce,
 		Columns: o.Columns, Rows: o.Rows,
 		Events: keeper.Events{
-			Dir: e.journal().Dir, Attributes: c.eventAttributes(nil), NameFile: filepath.Join(e.dir(c.ID), "name"),
+			Dir: e.journal().Dir, Attributes: c.eventAttributes(nil), NameFile: e.nameFile(c.ID),
 		},
 		Restart: opts.Restart, Cgroup: cgroupFiles(p.group),
 		NetworkOptions: e.keeperNetwork(c.ID, p.sandbox),

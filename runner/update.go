@@ -3,7 +3,6 @@ package runner
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -59,7 +58,7 @@ func (e *Engine) Update(ctx context.Context, ref string, o UpdateOptions) (warni
 			return warnings, fmt.Errorf("Cannot update container %s: %w", c.ID, err) //lint:ignore ST1005 docker's words
 		}
 	}
-	err = statefile.Write(filepath.Join(e.dir(c.ID), configName), &c.Config, statefile.WriteOptions{Durable: true})
+	err = statefile.Write(e.configFile(c.ID), &c.Config, statefile.WriteOptions{Durable: true})
 	if err == nil {
 		e.tell(c, "update", nil)
 	}

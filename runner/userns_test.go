@@ -58,7 +58,7 @@ func TestAutoIDsDisjoint(t *testing.T) {
 	dead := statefile.Process{PID: 1 << 22, StartTime: 1}
 	err := statefile.Write(filepath.Join(e.dir(made[7].ID), makerName), &dead, statefile.WriteOptions{})
 	if err == nil {
-		err = os.Remove(filepath.Join(e.dir(made[7].ID), configName))
+		err = os.Remove(e.configFile(made[7].ID))
 	}
 	if err == nil {
 		err = e.sweep(t.Context())

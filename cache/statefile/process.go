@@ -68,13 +68,19 @@ func Identify(pid int) (Process, error) {
 // parseStat finds the state and start time in proc_pid_stat(5). The name of the program, in
 // parentheses, may hold spaces and parentheses itself.
 func parseStat(stat string) (state string, start uint64, err error) {
-	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
 	const stateField, startField = 3, 22 // counted from 1; the first after the name is 3
-	if len(fields) <= startField-stateField {
-		return "", 0, fmt.Errorf("stat has %d fields: %w", len(fields), errdefs.ErrDataLoss)
+	n := stateField
+	for field := range strings.FieldsSeq(stat[strings.LastIndexByte(stat, ')')+1:]) {
+		switch n {
+		case stateField:
+			state = field
+		case startField:
+			start, err = strconv.ParseUint(field, 10, 64)
+			return state, start, err
+		}
+		n++
 	}
-	start, err = strconv.ParseUint(fields[startField-stateField], 10, 64)
-	return fields[0], start, err
+	return "", 0, fmt.Errorf("stat has %d fields: %w", n-1, errdefs.ErrDataLoss)
 }
 
 // Alive says whether the process still runs; a zombie does not. When it cannot be told, as

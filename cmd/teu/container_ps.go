@@ -89,12 +89,13 @@ func listContainers(ctx context.Context, a *app, p *psFlags) error {
 	}
 	rows, engine := make([]ui.Row, len(all)), a.engine()
 	withSize := p.size || strings.Contains(p.format, ".Size")
+	whole := p.format != "" && p.format != "table"
 	var wg sync.WaitGroup
 	workers := runtime.GOMAXPROCS(0)
 	for first := range workers { // a row takes reading files
 		wg.Go(func() {
 			for i := first; i < len(all); i += workers {
-				rows[i] = psRow(engine, all[i], p.noTrunc, withSize)
+				rows[i] = psRow(engine, all[i], p.noTrunc, withSize, whole)
 			}
 		})
 	}
@@ -109,11 +110,27 @@ func shortID(id string, whole bool) string {
 	return id[:12]
 }
 
-func psRow(engine *runner.Engine, c *runner.Container, noTrunc, size bool) ui.Row {
+// psRow has the columns of a table without a format, and with whole all others.
+func psRow(engine *runner.Engine, c *runner.Container, noTrunc, size, whole bool) ui.Row {
 	command := strconv.Quote(c.Command())
 	if !noTrunc {
 		command = strconv.Quote(ellipsis(c.Command(), 20))
 	}
+	row := ui.Row{
+		"ID": shortID(c.ID, noTrunc), "Image": c.Options.Image, "Command": command, "RunningFor": ago(c.Created),
+		"Status": runner.StatusText(c.State), "Ports": portsText(engine.Ports(c), engine.Exposed(c)), "Names": c.Name,
+	}
+	if size {
+		written, whole := engine.RootSizes(c.ID)
+		row["Size"] = units.HumanSizeWithPrecision(float64(written), 3) + " (virtual " + units.HumanSizeWithPrecision(float64(whole), 3) + ")"
+	}
+	if whole {
+		psRest(row, engine, c, noTrunc)
+	}
+	return row
+}
+
+func psRest(row ui.Row, engine *runner.Engine, c *runner.Container, noTrunc bool) {
 	labels := []string{}
 	for k, v := range c.Labels() {
 		labels = append(labels, k+"="+v)
@@ -132,19 +149,12 @@ func psRow(engine *runner.Engine, c *runner.Container, noTrunc, size bool) ui.Ro
 		}
 		mounts = append(mounts, name)
 	}
-	row := ui.Row{
-		"ID": shortID(c.ID, noTrunc), "Image": c.Options.Image, "Command": command,
-		"RunningFor": ago(c.Created), "CreatedAt": c.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"),
-		"Status": runner.StatusText(c.State), "State": string(c.State.Status), "Ports": portsText(engine.Ports(c), engine.Exposed(c)),
-		"Names": c.Name, "Labels": strings.Join(labels, ","), "Mounts": strings.Join(mounts, ","),
-		"HealthStatus": runner.HealthName(c.State),
-		"Networks":     strings.Join(engine.NetworkNames(c), ","), "LocalVolumes": strconv.Itoa(volumes), "Size": "0B",
+	row["CreatedAt"], row["State"] = c.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"), string(c.State.Status)
+	row["Labels"], row["Mounts"], row["LocalVolumes"] = strings.Join(labels, ","), strings.Join(mounts, ","), strconv.Itoa(volumes)
+	row["HealthStatus"], row["Networks"] = runner.HealthName(c.State), strings.Join(engine.NetworkNames(c), ",")
+	if row["Size"] == "" {
+		row["Size"] = "0B"
 	}
-	if size {
-		written, whole := engine.RootSizes(c.ID)
-		row["Size"] = units.HumanSizeWithPrecision(float64(written), 3) + " (virtual " + units.HumanSizeWithPrecision(float64(whole), 3) + ")"
-	}
-	return row
 }
 
 // ellipsis shortens to n characters, the last of which says so.
