@@ -195,6 +195,6 @@ func (s *builders) race(ctx context.Context, title, note string, warmups, rounds
 	}
 	s.b.report.add(figure{
 		title: "Peak memory: " + title, unit: "MB",
-		note: "Of all processes of the tool together, its daemon included, without pages of files.", results: peaks,
+		note: "Of all processes of the tool together, its daemon included, without pages of files and without what the RUNs themselves run.", results: peaks,
 	})
 }

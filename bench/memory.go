@@ -12,7 +12,8 @@ import (
 )
 
 // peakMemory runs c once more and returns the most memory in MB that its processes, its daemon and their
-// children had together: anonymous and shared pages, not those of files, which the kernel may drop.
+// children had together: anonymous and shared pages, not those of files, which the kernel may drop. What
+// runs in a container has what the Dockerfile asked for, whoever its parent is, and does not count.
 func (b *bench) peakMemory(ctx context.Context, c contender) (float64, error) {
 	if c.prepare != nil {
 		if err := c.prepare(); err != nil {
@@ -45,8 +46,9 @@ func (b *bench) peakMemory(ctx context.Context, c contender) (float64, error) {
 	}
 }
 
-// treeMemory returns the kB that the processes below roots have now.
+// treeMemory returns the kB that the processes below roots have now, those of containers excepted.
 func treeMemory(roots ...int) (kb int) {
+	host := pidNamespace(os.Getpid())
 	children := map[int][]int{}
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, name := range stats {
@@ -65,12 +67,18 @@ func treeMemory(roots ...int) (kb int) {
 	for len(roots) > 0 {
 		pid := roots[0]
 		roots = roots[1:]
-		if pid > 0 { // 0 would stand for the whole machine
+		if pid > 0 && pidNamespace(pid) == host { // 0 would stand for the whole machine
 			roots = append(roots, children[pid]...)
 			kb += processMemory(pid)
 		}
 	}
 	return kb
+}
+
+// pidNamespace names the PID namespace of a process, of which every container has its own; "" if it has ended.
+func pidNamespace(pid int) string {
+	name, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid))
+	return name
 }
 
 // processMemory returns RssAnon and RssShmem of a process in kB; 0 if it has ended.
