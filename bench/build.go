@@ -110,10 +110,34 @@ func measureBuildStages(ctx context.Context, s *builders) error {
 		}
 	}
 	r := buildRace{dir: dir, noCache: true}
-	s.race(ctx, "Build of a Go program in stages, --no-cache", "The standard library's packages are compiled as well. "+imageNote, 1, 2, s.contenders(r))
+	floor, err := s.floorOfStages(ctx, dir)
+	if err != nil {
+		return err
+	}
+	s.race(ctx, "Build of a Go program in stages, --no-cache", "The standard library's packages are compiled as well. "+
+		"The floor is the commands of the RUNs alone, in a chroot on an overlay. "+imageNote, 1, b.few(), append(s.contenders(r), floor))
 	r.noCache = false
 	s.race(ctx, "Build of a Go program in stages, nothing changed", imageNote, 1, b.rounds/2, s.contenders(r))
 	return nil
+}
+
+// floorOfStages runs what the RUNs of that build run, with nothing around them. It makes no image.
+func (s *builders) floorOfStages(ctx context.Context, dir string) (contender, error) {
+	floor, image := filepath.Join(s.b.dir, "floor"), filepath.Join(s.b.dir, "floor-image")
+	link := `mkdir -p "$2/usr/local" && cp -al "$1/busybox/." "$2" && cp -al "$1/go-image/go" "$2/usr/local/"`
+	if err := s.b.must(ctx, "sh", "-c", link, "sh", s.b.dir, image); err != nil {
+		return contender{}, err
+	}
+	fill := `rm -rf "$1"; mkdir -p "$1/upper/app" "$1/upper/tmp" "$1/upper/out" "$1/work" "$1/root"; cp "$2/go.mod" "$2/main.go" "$1/upper/app/"`
+	script := `set -e; root=$1/root chroot=$(command -v chroot)
+mount -t overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" overlay "$root"; mount -t proc proc "$root/proc"; mount --bind /dev "$root/dev"
+inside() { env -i PATH=/usr/local/go/bin:/bin HOME=/tmp GOCACHE=/tmp/cache GOFLAGS=-buildvcs=false GOTOOLCHAIN=local CGO_ENABLED=0 "$chroot" "$root" sh -c "$1"; }
+inside "seq 1 200000 >/data" & inside "cd /app && go build -o /out/app ."; wait $!; inside /out/app`
+	return contender{
+		name: "floor: the commands in a chroot", noMemory: true,
+		prepare: func() error { return s.b.must(ctx, "sh", "-c", fill, "sh", floor, dir) },
+		args:    []string{"unshare", "-m", "sh", "-c", script, "sh", floor, image},
+	}, nil
 }
 
 // makeGo pushes REGISTRY/go: busybox and what of this machine's Go toolchain compiles programs.
