@@ -293,7 +293,7 @@ func (x *exporter) entry(ctx context.Context, rec solver.Record[op.Result]) (*re
 	if err := x.ready(); err != nil {
 		return nil, err
 	}
-	e := &remotecache.Entry{Canonical: rec.Key, Description: rec.Description, Outputs: make([][]remotecache.Layer, len(rec.Outputs))}
+	e := &remotecache.Entry{Canonical: rec.Key, Plain: rec.Plain, Description: rec.Description, Outputs: make([][]remotecache.Layer, len(rec.Outputs))}
 	for i, out := range rec.Outputs {
 		e.Outputs[i] = []remotecache.Layer{}
 		for _, l := range out.Layers {

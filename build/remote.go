@@ -98,7 +98,8 @@ func (s *sharedCache) met(ctx context.Context, rec solver.Record[op.Result], key
 		}
 		s.seen[rec.Key] = seen
 	}
-	for _, k := range []digest.Digest{rec.Key, key} {
+	names := append([]digest.Digest{rec.Key, key}, rec.Plain...)
+	for _, k := range names {
 		if !slices.Contains(seen.keys, k) {
 			seen.keys = append(seen.keys, k)
 		}
@@ -106,7 +107,7 @@ func (s *sharedCache) met(ctx context.Context, rec solver.Record[op.Result], key
 	s.mu.Unlock()
 	for _, ex := range s.to {
 		if !ex.last {
-			ex.send(rec, from, rec.Key, key)
+			ex.send(rec, from, names...)
 		}
 	}
 }
@@ -229,7 +230,7 @@ func (im *importer) get(ctx context.Context, key digest.Digest) (rec solver.Reco
 
 // record turns an entry into what the solver passes on. No layer is fetched for it.
 func (im *importer) record(e remotecache.Entry) (solver.Record[op.Result], error) {
-	rec := solver.Record[op.Result]{Key: e.Canonical, Description: e.Description, Outputs: make([]op.Result, len(e.Outputs))}
+	rec := solver.Record[op.Result]{Key: e.Canonical, Plain: e.Plain, Description: e.Description, Outputs: make([]op.Result, len(e.Outputs))}
 	for i, layers := range e.Outputs {
 		for _, l := range layers {
 			base, ok := im.r.env.BaseLayer(l.DiffID)

@@ -113,7 +113,8 @@ func TestRemoteCache(t *testing.T) {
 	for name, c := range map[string]struct {
 		to, from func(s *spy, dir string) CacheRef
 		tags     func(s *spy) []string
-		whole    bool // all steps are in it
+		whole    bool   // all steps are in it
+		noCache  []bool // of the builds of the first machine; the last writes to the cache; nil: there is one
 	}{
 		"registry": {
 			to: func(s *spy, _ string) CacheRef { return s.from("registry") }, from: func(s *spy, _ string) CacheRef { return s.from("registry") }, whole: true,
@@ -134,6 +135,24 @@ func TestRemoteCache(t *testing.T) {
 			from: func(s *spy, _ string) CacheRef { return s.from("registry", "ref="+s.host+"/app:1") },
 			tags: func(s *spy) []string { return []string{s.host + "/app:1"} },
 		},
+		"registry, mode=max, no cache": {
+			to:   func(s *spy, _ string) CacheRef { return s.from("registry", "mode=max") },
+			from: func(s *spy, _ string) CacheRef { return s.from("registry") }, whole: true, noCache: []bool{false, true},
+		},
+		"registry, mode=min, no cache": {
+			to:   func(s *spy, _ string) CacheRef { return s.from("registry", "mode=min") },
+			from: func(s *spy, _ string) CacheRef { return s.from("registry") }, noCache: []bool{false, true},
+		},
+		"inline, no cache": {
+			to:   func(s *spy, _ string) CacheRef { return s.from("inline") },
+			from: func(s *spy, _ string) CacheRef { return s.from("registry", "ref="+s.host+"/app:1") },
+			tags: func(s *spy) []string { return []string{s.host + "/app:1"} }, noCache: []bool{false, true},
+		},
+		"inline, after a build without cache": {
+			to:   func(s *spy, _ string) CacheRef { return s.from("inline") },
+			from: func(s *spy, _ string) CacheRef { return s.from("registry", "ref="+s.host+"/app:1") },
+			tags: func(s *spy) []string { return []string{s.host + "/app:1"} }, noCache: []bool{false, true, false},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSpy(t)
@@ -143,6 +162,12 @@ func TestRemoteCache(t *testing.T) {
 			o := Options{CacheTo: []CacheRef{c.to(s, dir)}}
 			if c.tags != nil {
 				o.Tags, o.Push = c.tags(s), true
+			}
+			if n := len(c.noCache); n > 0 {
+				for _, noCache := range c.noCache[:n-1] {
+					one.must(Options{NoCache: noCache}, multiStage...)
+				}
+				o.NoCache = c.noCache[n-1]
 			}
 			first, _ := one.must(o, multiStage...)
 			two := machine(t, s, files)

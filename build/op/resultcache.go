@@ -44,12 +44,12 @@ func (c *Cache) Get(ctx context.Context, key digest.Digest) (r solver.Record[Res
 			return r, false, err
 		}
 	}
-	return solver.Record[Result]{Key: rec.Key, Description: rec.Description, Outputs: outputs}, true, nil
+	return solver.Record[Result]{Key: rec.Key, Description: rec.Description, Outputs: outputs, Plain: rec.Plain}, true, nil
 }
 
 // Put implements solver.Cache.
 func (c *Cache) Put(ctx context.Context, r solver.Record[Result]) error {
-	rec := result.Record{Key: r.Key, Description: r.Description}
+	rec := result.Record{Key: r.Key, Description: r.Description, Plain: r.Plain}
 	for _, o := range r.Outputs {
 		if o.Local != nil {
 			return fmt.Errorf("build cache: the directory %s cannot be kept: %w", o.Local.path, errdefs.ErrInvalidArgument)

@@ -21,6 +21,7 @@ const (
 
 	maxManifest    = 4 << 20 // the usual limit of registries
 	maxOutputs     = 64
+	maxPlain       = 2    // of the content and of the definition
 	maxLayers      = 1000 // of all outputs; overlayfs takes 500
 	maxDescription = 4 << 10
 	maxBlob        = 1 << 40
@@ -116,6 +117,14 @@ func (e Entry) check() error {
 	}
 	if len(e.Outputs) == 0 || len(e.Outputs) > maxOutputs || len(e.Description) > maxDescription {
 		return invalidf("it has %d outputs and a description of %d bytes", len(e.Outputs), len(e.Description))
+	}
+	if len(e.Plain) > maxPlain {
+		return invalidf("it has %d plain keys", len(e.Plain))
+	}
+	for _, key := range e.Plain {
+		if err := checkDigest(key); err != nil {
+			return err
+		}
 	}
 	layers := 0
 	for _, list := range e.Outputs {

@@ -29,10 +29,13 @@ import (
 
 // An Entry is what is known under a key: a record of the solver.
 type Entry struct {
-	Canonical   digest.Digest `json:"canonical"` // key of the record; others are aliases
-	Description string        `json:"description,omitempty"`
-	Outputs     [][]Layer     `json:"outputs"` // of each output the layers, lowest first
-	Created     time.Time     `json:"created,omitzero"`
+	Canonical digest.Digest `json:"canonical"` // key of the record; others are aliases
+	// Plain are keys without which a machine would not know under what to ask for what stands on the record:
+	// solver.Record has them.
+	Plain       []digest.Digest `json:"plain,omitempty"`
+	Description string          `json:"description,omitempty"`
+	Outputs     [][]Layer       `json:"outputs"` // of each output the layers, lowest first
+	Created     time.Time       `json:"created,omitzero"`
 }
 
 // A Layer is one layer of a result.

@@ -31,7 +31,7 @@ func TestEntries(t *testing.T) {
 		t.Fatal(err)
 	}
 	key, alias := digest.FromString("key"), digest.FromString("alias")
-	want := Entry{Canonical: key, Description: "RUN x", Outputs: [][]Layer{{{DiffID: digest.FromString("base")}, layer("a")}, {layer("a"), layer("b")}}}
+	want := Entry{Canonical: key, Plain: []digest.Digest{alias}, Description: "RUN x", Outputs: [][]Layer{{{DiffID: digest.FromString("base")}, layer("a")}, {layer("a"), layer("b")}}}
 	if err := Put(t.Context(), p, want, key, alias); err != nil {
 		t.Fatal(err)
 	}
@@ -128,6 +128,8 @@ func TestRefused(t *testing.T) {
 		"no canonical key":      func(e *Entry, _ *ocispec.Manifest) { e.Canonical = "" },
 		"a path as a key":       func(e *Entry, _ *ocispec.Manifest) { e.Canonical = "sha256:../../etc/passwd" },
 		"another algorithm":     func(e *Entry, _ *ocispec.Manifest) { e.Canonical = digest.SHA512.FromString("x") },
+		"a path as a plain key": func(e *Entry, _ *ocispec.Manifest) { e.Plain = []digest.Digest{"sha256:../../etc/passwd"} },
+		"too many plain keys":   func(e *Entry, _ *ocispec.Manifest) { e.Plain = make([]digest.Digest, maxPlain+1) },
 		"no outputs":            func(e *Entry, _ *ocispec.Manifest) { e.Outputs = nil },
 		"a blob of no manifest": func(e *Entry, _ *ocispec.Manifest) { e.Outputs[0] = append(e.Outputs[0], layer("b")) },
 		"a blob elsewhere":      func(e *Entry, m *ocispec.Manifest) { e.Outputs[0][0].Blob.URLs = []string{"http://x"} },

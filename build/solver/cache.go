@@ -11,6 +11,18 @@ type Record[R any] struct {
 	Key         digest.Digest
 	Description string // for people: the name of the vertex that made it
 	Outputs     []R
+	// Plain, of a result that was made in spite of the cache or stands on one, are the keys it would have
+	// without that, the canonical one first. Key says that it is not the old result; whoever has never
+	// seen the old one, nor what this one stands on, asks for it under a plain key.
+	Plain []digest.Digest
+}
+
+// plain is the canonical key r would have if nothing had been made in spite of the cache.
+func (r Record[R]) plain() digest.Digest {
+	if len(r.Plain) > 0 {
+		return r.Plain[0]
+	}
+	return r.Key
 }
 
 // A Cache remembers records between builds. It is used by several goroutines, and its files

@@ -137,14 +137,15 @@ func (s *Solver[R]) look(ctx context.Context, fail context.CancelCauseFunc, v *V
 	if err != nil || content.transient {
 		return p
 	}
+	plain := plainKeys(v, op, in, digests)
 	n, ok, err := s.get(ctx, content)
 	if err != nil {
 		return p
 	}
 	if !ok {
-		return prospect[R]{known: true, node: node[R]{record: Record[R]{Key: content.digest}}}
+		return prospect[R]{known: true, node: node[R]{record: Record[R]{Key: content.digest, Plain: plain}}}
 	}
-	if err := s.alias(ctx, key, content, n); err != nil {
+	if err := s.alias(ctx, keys{key, content, plain}, n); err != nil {
 		return p
 	}
 	return prospect[R]{true, true, n}
@@ -193,7 +194,7 @@ func (s *Solver[R]) foreseeInputs(ctx context.Context, fail context.CancelCauseF
 		if !p.known {
 			return nil, nil, false
 		}
-		in[i] = input[R]{key: outputKey(p.node.record.Key, v.Inputs[i].Index), transient: p.node.transient}
+		in[i] = newInput(p.node, v.Inputs[i].Index)
 		if there[i] = p.found; !p.found {
 			continue
 		}

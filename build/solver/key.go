@@ -48,6 +48,25 @@ func combine[R any](op digest.Digest, in []input[R], content []digest.Digest) re
 	return recordKey{digest: digest.FromString(b.String())}
 }
 
+// plainKeys returns the keys of a result, its content key first, that knows nothing of what was made in spite
+// of the cache; none if the result has nothing to do with that.
+func plainKeys[R any](v *Vertex[R], op Key, in []input[R], content []digest.Digest) []digest.Digest {
+	plain := slices.Clone(in)
+	same := !v.IgnoreCache
+	for i, input := range in {
+		plain[i].key = input.plain
+		same = same && input.plain == input.key
+	}
+	if same {
+		return nil
+	}
+	keys := []digest.Digest{contentKey(op, plain, content).digest}
+	if k := definitionKey(op, plain); !k.transient && k.digest != keys[0] {
+		keys = append(keys, k.digest)
+	}
+	return keys
+}
+
 // outputKey is the key of one output of the record of key.
 func outputKey(key digest.Digest, index int) digest.Digest {
 	return digest.FromString(fmt.Sprintf("%s@%d", key, index))
@@ -58,7 +77,7 @@ func newNode[R any](k recordKey, v *Vertex[R], outputs []R) node[R] {
 	if k.transient {
 		k.digest = v.ID
 	}
-	return node[R]{Record[R]{k.digest, v.Name, outputs}, k.transient}
+	return node[R]{Record[R]{Key: k.digest, Description: v.Name, Outputs: outputs}, k.transient}
 }
 
 func values[R any](in []input[R]) []R {

@@ -198,8 +198,14 @@ func (s *Solver[R]) lead(ctx context.Context, fail context.CancelCauseFunc, v *V
 // An input is an input of a vertex that was resolved.
 type input[R any] struct {
 	key       digest.Digest // of this output of the record
+	plain     digest.Digest // likewise, see Record.Plain
 	transient bool
 	value     R
+}
+
+// newInput returns output i of n, without its value.
+func newInput[R any](n node[R], i int) input[R] {
+	return input[R]{key: outputKey(n.record.Key, i), plain: outputKey(n.record.plain(), i), transient: n.transient}
 }
 
 // inputs resolves what v stands on, in parallel.
@@ -213,7 +219,8 @@ func (s *Solver[R]) inputs(ctx context.Context, fail context.CancelCauseFunc, v 
 			return
 		}
 		value, err := n.output(v.Inputs[i].Index)
-		list[i] = input[R]{outputKey(n.record.Key, v.Inputs[i].Index), n.transient, value}
+		list[i] = newInput(n, v.Inputs[i].Index)
+		list[i].value = value
 		if err != nil {
 			errs[i] = &VertexError{v.ID, v.Name, err}
 		}

@@ -252,6 +252,16 @@ func TestBuilds(t *testing.T) {
 			{steps: []step{base, {name: "a", key: "a"}, {name: "copy", key: "copy", from: []string{"base", "a"}, reads: []string{"", "files"}}}, ran: []string{"a", "copy"}, read: []string{"a", "copy"}},
 			{steps: []step{base, {name: "a", key: "a", noCache: true}, {name: "copy", key: "copy", from: []string{"base", "a"}, reads: []string{"", "files"}}}, ran: []string{"a"}, read: []string{"a", "copy"}},
 		},
+		"what no-cache made is known without what it stands on": {
+			{steps: []step{base, {name: "make", key: "make", from: []string{"base"}, noCache: true}, {name: "copy", key: "copy", from: []string{"base", "make"}, reads: []string{"", "files"}, noCache: true}, {name: "run", key: "run", from: []string{"copy"}}},
+				ran: []string{"make", "copy", "run"}, read: []string{"make", "copy", "run"}},
+			{forget: []string{"make"}, steps: []step{base, {name: "make", key: "make", from: []string{"base"}}, {name: "copy", key: "copy", from: []string{"base", "make"}, reads: []string{"", "files"}}, {name: "run", key: "run", from: []string{"copy"}}}},
+		},
+		"a copy of what no-cache made, whose files came out the same, is known without it": {
+			{steps: []step{base, {name: "a", key: "a v1"}, {name: "copy", key: "copy", from: []string{"base", "a"}, reads: []string{"", "files"}}}, ran: []string{"a", "copy"}, read: []string{"a", "copy"}},
+			{steps: []step{base, {name: "a", key: "a v2", noCache: true}, {name: "copy", key: "copy", from: []string{"base", "a"}, reads: []string{"", "files"}}}, ran: []string{"a"}, read: []string{"a", "copy"}},
+			{forget: []string{"a"}, steps: []step{base, {name: "a", key: "a v2"}, {name: "copy", key: "copy", from: []string{"base", "a"}, reads: []string{"", "files"}}}},
+		},
 		"equal steps of one build run once, also with no-cache": {
 			{steps: []step{{name: "a", key: "a", noCache: true}, {name: "b", key: "a", noCache: true, from: nil}, {name: "c", key: "c", from: []string{"a", "b"}}}, ran: []string{"a", "c"}, read: []string{"a", "b", "c"}},
 		},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -57,13 +58,19 @@ func (s *Solver[R]) find(ctx context.Context, c *Console, v *Vertex[R], in []inp
 		outputs, err := s.run(ctx, c, v, in)
 		return newNode(key, v, outputs), false, err
 	}
-	return s.findOrRun(ctx, c, v, in, key, content)
+	return s.findOrRun(ctx, c, v, in, keys{key, content, plainKeys(v, op, in, digests)})
 }
 
-// findOrRun looks for content, which may be the same as key, and runs v if there is nothing.
-// It holds the lock of content, so that of several builds only one runs it.
-func (s *Solver[R]) findOrRun(ctx context.Context, c *Console, v *Vertex[R], in []input[R], key, content recordKey) (n node[R], found bool, err error) {
-	unlock, err := s.cache.Lock(ctx, content.digest)
+// keys are those under which a result may be known.
+type keys struct {
+	definition, content recordKey
+	plain               []digest.Digest // see Record.Plain
+}
+
+// findOrRun looks for the content key, which may be the same as that of the definition, and runs v if there is
+// nothing. It holds the lock of the content key, so that of several builds only one runs it.
+func (s *Solver[R]) findOrRun(ctx context.Context, c *Console, v *Vertex[R], in []input[R], k keys) (n node[R], found bool, err error) {
+	unlock, err := s.cache.Lock(ctx, k.content.digest)
 	if err != nil {
 		return n, false, err
 	}
@@ -72,7 +79,7 @@ func (s *Solver[R]) findOrRun(ctx context.Context, c *Console, v *Vertex[R], in 
 			err = errors.Join(err, e)
 		}
 	}()
-	n, found, err = s.known(ctx, v, content)
+	n, found, err = s.known(ctx, v, k.content)
 	if err != nil {
 		return n, false, err
 	}
@@ -81,24 +88,34 @@ func (s *Solver[R]) findOrRun(ctx context.Context, c *Console, v *Vertex[R], in 
 		if err != nil {
 			return n, false, err
 		}
-		n = newNode(content, v, outputs)
+		n = newNode(k.content, v, outputs)
+		n.record.Plain = k.plain
 		if v.IgnoreCache {
 			// A new identity: what stands on the old result must not be found for this one.
 			n.record.Key = digest.FromString(rand.Text())
 		}
-		if err := s.save(ctx, v, n, content); err != nil {
+		if err := s.save(ctx, v, n, k.content); err != nil {
 			return n, false, err
 		}
 	}
-	return n, found, s.alias(ctx, key, content, n)
+	return n, found, s.alias(ctx, k, n)
 }
 
-// alias makes n, which content has led to, found by key too.
-func (s *Solver[R]) alias(ctx context.Context, key, content recordKey, n node[R]) error {
-	if key.transient || key.digest == content.digest || key.digest == n.record.Key {
-		return nil
+// alias makes n, which its content key has led to, found by the others too.
+func (s *Solver[R]) alias(ctx context.Context, k keys, n node[R]) error {
+	others := k.plain
+	if !k.definition.transient {
+		others = append(slices.Clone(others), k.definition.digest)
 	}
-	return s.cache.Alias(ctx, key.digest, n.record.Key)
+	for i, key := range others {
+		if key == k.content.digest || key == n.record.Key || slices.Contains(others[:i], key) {
+			continue
+		}
+		if err := s.cache.Alias(ctx, key, n.record.Key); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // known looks content up; with IgnoreCache only among what this Solver made.

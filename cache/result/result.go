@@ -28,6 +28,7 @@ import (
 // A Record is what is known under a key.
 type Record struct {
 	Key         digest.Digest   `json:"key"`
+	Plain       []digest.Digest `json:"plain,omitempty"`       // keys the solver remembers with it; they are no aliases
 	Value       json.RawMessage `json:"value"`                 // means nothing to this package
 	Description string          `json:"description,omitempty"` // for people: the step that made it
 	Layers      []string        `json:"layers,omitempty"`      // IDs of layers the value needs, a root for GC
