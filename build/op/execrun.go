@@ -14,7 +14,6 @@ import (
 
 	"github.com/teu-dev/teu/build/solver"
 	"github.com/teu-dev/teu/cache/content"
-	"github.com/teu-dev/teu/cache/mount"
 )
 
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -265,12 +264,9 @@ func (r *execRun) mountRoot(ctx context.Context, m *pb.Mount, in Result) error {
 		return err
 	}
 	r.process.ReadOnly = m.Readonly
-	f, err := mount.View(root.snap.Lowers)
-	if err != nil {
+	if r.process.Files, err = root.before(); err != nil {
 		return err
 	}
-	r.process.Files = newDir(f)
-	r.later(r.process.Files.Close)
 	if m.Output >= 0 {
 		r.outputs[m.Output] = output{m: root}
 	}

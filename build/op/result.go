@@ -200,6 +200,8 @@ type mutable struct {
 	base []Layer
 	snap snapshot.Snapshot
 	dir  *rootfs.Dir // the whole tree; nil until open, and while a command has it
+	old  *rootfs.Dir // the tree as it was; nil until before
+	gone bool        // the snapshot
 }
 
 // prepare makes a state that begins as r.
@@ -244,6 +246,18 @@ func (m *mutable) open() (*rootfs.Dir, error) {
 	return m.dir, nil
 }
 
+// before gives the tree as it was before the change, for reading, until commit or discard.
+func (m *mutable) before() (*rootfs.Dir, error) {
+	if m.old == nil {
+		f, err := mount.View(m.snap.Lowers)
+		if err != nil {
+			return nil, err
+		}
+		m.old = rootfs.FromFile(f)
+	}
+	return m.old, nil
+}
+
 // overlay describes the mount of the state. It is volatile: the end of another would wait until
 // all that was written to the whole disk is on it. A layer is synced later, or made again.
 func (m *mutable) overlay() (mount.Overlay, error) {
@@ -283,7 +297,8 @@ func (m *mutable) close() error {
 }
 
 // commit turns the state into a Result with one layer more.
-func (m *mutable) commit(ctx context.Context) (Result, error) {
+func (m *mutable) commit(ctx context.Context) (_ Result, err error) {
+	defer func() { err = errors.Join(err, m.forget()) }()
 	if err := m.close(); err != nil {
 		return Result{}, err
 	}
@@ -295,11 +310,26 @@ func (m *mutable) commit(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	layers := append(slices.Clone(m.base), Layer{ID: l.ID, Created: time.Now().UTC()})
-	return Result{Layers: layers}, m.env.Store.Snapshots.Remove(ctx, m.snap.ID)
+	err = m.env.Store.Snapshots.Remove(ctx, m.snap.ID)
+	m.gone = err == nil
+	return Result{Layers: layers}, err
+}
+
+// forget closes the tree as it was.
+func (m *mutable) forget() error {
+	if m.old == nil {
+		return nil
+	}
+	err := m.old.Close()
+	m.old = nil
+	return err
 }
 
 // discard drops the state, also after a cancellation. After commit it does nothing.
 func (m *mutable) discard(ctx context.Context) error {
-	err := m.close()
+	err := errors.Join(m.close(), m.forget())
+	if m.gone {
+		return err
+	}
 	return errors.Join(err, m.env.Store.Snapshots.Remove(context.WithoutCancel(ctx), m.snap.ID))
 }

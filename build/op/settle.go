@@ -10,8 +10,6 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/teu-dev/teu/cache/mount"
 )
 
 // A settler takes out of an upper what is no change to the tree below it, so that the layer
@@ -31,16 +29,15 @@ type settler struct {
 const settleDepth = 1000
 
 // settle settles the upper of m, before it becomes a layer.
-func (m *mutable) settle() (err error) {
+func (m *mutable) settle() error {
 	if len(m.base) == 0 {
 		return nil
 	}
-	lower, err := mount.View(m.snap.Lowers)
+	lower, err := m.before()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, lower.Close()) }()
-	root, err := openDirAt(lower, ".")
+	root, err := lower.OpenFile("/", unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}

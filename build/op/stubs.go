@@ -1,12 +1,11 @@
 package op
 
 import (
-	"errors"
+	"os"
+	"path"
 	"slices"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/teu-dev/teu/cache/rootfs"
 )
 
 // findStubs returns the paths in the root that do not exist and on which something is going to
@@ -41,60 +40,62 @@ func (r *execRun) findStubs() (stubs []string) {
 	return stubs
 }
 
-// removeStubs removes the mount points, unless the command made something of them.
+// removeStubs removes the mount points, unless the command made something of them. What did not
+// exist is in the upper, with all that is above it, so no overlay is mounted to remove it.
 func (r *execRun) removeStubs(stubs []string) error {
 	if len(stubs) == 0 {
 		return nil
 	}
-	dir, err := r.root.open()
+	upper, err := os.Open(r.root.snap.Upper)
 	if err != nil {
 		return err
 	}
+	defer upper.Close()
 	for _, p := range stubs {
-		if err := removeStub(dir, p); err != nil {
-			return errors.Join(err, r.root.close())
+		if err := removeStub(upper, p); err != nil {
+			return err
 		}
 	}
-	return r.root.close() // directories copied up only for the mount points go when it is committed
+	return nil // directories copied up only for the mount points go when it is committed
 }
 
-// removeStub removes p if it is an empty file or directory. The command may have put links in
-// its place or on the way to it: a path that is not what it was is left alone.
-func removeStub(dir *rootfs.Dir, p string) error {
-	if now, err := realPath(dir, p, true); err != nil || now != p {
+// removeStub removes p from an upper if it is an empty file or directory. The command may have put
+// links in its place or on the way to it: a path that is not what it was is left alone.
+func removeStub(upper *os.File, p string) error {
+	parent, err := unix.Openat2(int(upper.Fd()), path.Dir(p), &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+	})
+	switch err {
+	case nil:
+	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP:
 		return nil
+	default:
+		return &os.PathError{Op: "openat2", Path: path.Dir(p), Err: err}
 	}
-	parent, base, err := dir.Parent(p)
-	if missing(err) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer parent.Close()
-	fd := int(parent.Fd())
+	defer unix.Close(parent)
 	var st, above unix.Stat_t
-	if err := unix.Fstatat(fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err == unix.ENOENT {
+	base := path.Base(p)
+	if err := unix.Fstatat(parent, base, &st, unix.AT_SYMLINK_NOFOLLOW); err == unix.ENOENT {
 		return nil
 	} else if err != nil {
 		return err
 	}
-	if err := unix.Fstatat(fd, "", &above, unix.AT_EMPTY_PATH); err != nil {
+	if err := unix.Fstatat(parent, "", &above, unix.AT_EMPTY_PATH); err != nil {
 		return err
 	}
 	switch {
 	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
-		err = unix.Unlinkat(fd, base, unix.AT_REMOVEDIR)
+		err = unix.Unlinkat(parent, base, unix.AT_REMOVEDIR)
 		if err == unix.ENOTEMPTY || err == unix.EEXIST {
 			return nil
 		}
 	case st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size == 0:
-		err = unix.Unlinkat(fd, base, 0)
+		err = unix.Unlinkat(parent, base, 0)
 	default:
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return utimes(fd, ".", above.Atim, above.Mtim)
+	return utimes(parent, ".", above.Atim, above.Mtim)
 }
