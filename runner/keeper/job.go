@@ -30,11 +30,82 @@ type Job struct {
 	Cgroup Cgroup
 }
 
+// Run runs j in a keeper of its own, see [Jobs.Run].
+func Run(ctx context.Context, b *Binary, j Job) (status ExitStatus, err error) {
+	k := NewJobs(b)
+	defer func() { err = errors.Join(err, k.Close()) }()
+	return k.Run(ctx, j)
+}
+
+// Jobs are keepers that run jobs one after another, each one at a time: to start a keeper takes as
+// long as to start a small job.
+type Jobs struct {
+	b *Binary
+
+	mu     sync.Mutex
+	idle   []*conn
+	closed bool
+}
+
+// NewJobs returns Jobs without a keeper yet. b stays the caller's.
+func NewJobs(b *Binary) *Jobs { return &Jobs{b: b} }
+
+// Ready starts a keeper for the next job, unless one waits.
+func (k *Jobs) Ready() error {
+	c, err := k.take()
+	if err == nil {
+		k.keep(c)
+	}
+	return err
+}
+
+// Close ends the keepers. Those that have a job end with it.
+func (k *Jobs) Close() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var errs []error
+	for _, c := range k.idle {
+		errs = append(errs, c.Close())
+	}
+	k.idle, k.closed = nil, true
+	return errors.Join(errs...)
+}
+
+// take returns the connection to a keeper that waits for a job.
+func (k *Jobs) take() (*conn, error) {
+	for {
+		k.mu.Lock()
+		n := len(k.idle)
+		if n == 0 {
+			k.mu.Unlock()
+			return k.b.spawn(os.Stderr, "job")
+		}
+		c := k.idle[n-1]
+		k.idle = k.idle[:n-1]
+		k.mu.Unlock()
+		if !c.hungUp() {
+			return c, nil
+		}
+		c.Close() // it was killed
+	}
+}
+
+// keep makes a keeper wait for the next job.
+func (k *Jobs) keep(c *conn) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.closed {
+		c.Close()
+		return
+	}
+	k.idle = append(k.idle, c)
+}
+
 // Run runs j and returns how it ended. The program's own failure is no error; a step
 // that failed before its execve is a [*LaunchError]. When ctx is cancelled, or the
 // caller is killed, the program's pid 1 is killed and all of its PID namespace with it,
 // and Run returns ctx's error after that.
-func Run(ctx context.Context, b *Binary, j Job) (status ExitStatus, err error) {
+func (k *Jobs) Run(ctx context.Context, j Job) (status ExitStatus, err error) {
 	if err := ctx.Err(); err != nil {
 		return ExitStatus{}, err
 	}
@@ -47,12 +118,19 @@ func Run(ctx context.Context, b *Binary, j Job) (status ExitStatus, err error) {
 		return ExitStatus{}, err
 	}
 	defer func() { err = errors.Join(err, pipes.finish()) }()
-	c, err := b.spawn(os.Stderr, "job")
+	c, err := k.take()
 	if err != nil {
 		closeAll(pipes.theirs)
 		return ExitStatus{}, err
 	}
-	defer c.Close()
+	served := false
+	defer func() {
+		if served {
+			k.keep(c)
+		} else {
+			c.Close()
+		}
+	}()
 	files := append(pipes.theirs[:len(pipes.theirs):len(pipes.theirs)], j.Files...)
 	if len(files) > maxFiles {
 		closeAll(pipes.theirs)
@@ -66,7 +144,7 @@ func Run(ctx context.Context, b *Binary, j Job) (status ExitStatus, err error) {
 	if err != nil {
 		return ExitStatus{}, gone(err)
 	}
-	status, err = follow(ctx, c)
+	status, served, err = follow(ctx, c)
 	if errors.Is(err, errdefs.ErrUnavailable) {
 		// Its keeper may have been killed before we knew the process.
 		killAll(j.Cgroup)
@@ -76,15 +154,16 @@ func Run(ctx context.Context, b *Binary, j Job) (status ExitStatus, err error) {
 }
 
 // follow waits for the end of a job. Closing our half of the connection makes its
-// keeper kill it.
-func follow(ctx context.Context, c *conn) (ExitStatus, error) {
-	defer context.AfterFunc(ctx, func() { c.c.CloseWrite() })()
+// keeper kill it. served says that the keeper waits for another.
+func follow(ctx context.Context, c *conn) (e ExitStatus, served bool, err error) {
+	stop := context.AfterFunc(ctx, func() { c.c.CloseWrite() })
+	defer stop()
 	if _, err := c.readReply(); err != nil {
-		return ExitStatus{}, errOr(ctx.Err(), err)
+		return ExitStatus{}, false, errOr(ctx.Err(), err)
 	}
 	files, err := c.takeFiles(1)
 	if err != nil {
-		return ExitStatus{}, err
+		return ExitStatus{}, false, err
 	}
 	pidfd := files[0]
 	defer pidfd.Close()
@@ -93,13 +172,12 @@ func follow(ctx context.Context, c *conn) (ExitStatus, error) {
 		// The keeper was killed. Nobody else knows of its job.
 		unix.PidfdSendSignal(int(pidfd.Fd()), unix.SIGKILL, nil, 0)
 		pollExit(int(pidfd.Fd()))
-		return ExitStatus{}, errOr(ctx.Err(), gone(errOr(err, io.ErrUnexpectedEOF)))
+		return ExitStatus{}, false, errOr(ctx.Err(), gone(errOr(err, io.ErrUnexpectedEOF)))
 	}
-	var e ExitStatus
 	if err := coldjson.Unmarshal(payload, &e); err != nil {
-		return ExitStatus{}, err
+		return ExitStatus{}, false, err
 	}
-	return e, ctx.Err()
+	return e, stop(), ctx.Err()
 }
 
 // jobPipes are the standard streams of a job.
@@ -184,31 +262,37 @@ func (p *jobPipes) finish() error {
 	return errors.Join(p.errs...)
 }
 
-// job is the process of a job's keeper. It ends with its job, and its job with the
-// connection.
-func job(c *conn) int {
-	q, p, err := startJob(c)
-	if err != nil {
-		c.writeJSON(frameReply, failure(err))
-		return 1
+// jobs is the process of a keeper of jobs. It ends with the connection, and so does the job that
+// it has then.
+func jobs(c *conn) int {
+	for next := c.readFrame(); next.err == nil; {
+		q, p, err := startJob(c, next)
+		if err != nil {
+			c.writeJSON(frameReply, failure(err))
+			return 1
+		}
+		base := oomKills(q.Cgroup)
+		if err := c.writeJSON(frameReply, reply{PID: p.id.PID}, p.pidfd); err != nil {
+			p.signal(unix.SIGKILL)
+		}
+		said := make(chan frame)
+		go func() {
+			f := c.readFrame() // the caller says nothing before the end: it is gone, or wants the end
+			p.signal(unix.SIGKILL)
+			said <- f
+		}()
+		status := p.wait()
+		killAll(q.Cgroup)
+		status.Final, status.OOMKilled = true, oomKills(q.Cgroup) > base
+		c.write(frameExit, encode(status))
+		next = <-said
+		p.close()
 	}
-	base := oomKills(q.Cgroup)
-	if err := c.writeJSON(frameReply, reply{PID: p.id.PID}, p.pidfd); err != nil {
-		p.signal(unix.SIGKILL)
-	}
-	go func() {
-		c.read() // the caller says nothing more: it is gone, or wants the end
-		p.signal(unix.SIGKILL)
-	}()
-	status := p.wait()
-	killAll(q.Cgroup)
-	status.Final, status.OOMKilled = true, oomKills(q.Cgroup) > base
-	c.write(frameExit, encode(status))
 	return 0
 }
 
-func startJob(c *conn) (q request, p *process, err error) {
-	q, child, err := startChild(c)
+func startJob(c *conn, first frame) (q request, p *process, err error) {
+	q, child, err := startChild(c, first)
 	if err != nil {
 		return q, nil, err
 	}
@@ -219,11 +303,11 @@ func startJob(c *conn) (q request, p *process, err error) {
 	return q, p, err
 }
 
-// startChild reads a request with its program and starts it.
-func startChild(c *conn) (q request, child *launch.Child, err error) {
-	kind, payload, err := c.read()
-	if err == nil && kind == frameRequest {
-		err = coldjson.Unmarshal(payload, &q)
+// startChild takes a request, reads its program and starts it.
+func startChild(c *conn, first frame) (q request, child *launch.Child, err error) {
+	err = first.err
+	if err == nil && first.kind == frameRequest {
+		err = coldjson.Unmarshal(first.payload, &q)
 	}
 	if err != nil {
 		return q, nil, err

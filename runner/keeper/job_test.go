@@ -60,6 +60,68 @@ func TestRunIsCancelled(t *testing.T) {
 	}
 }
 
+// TestJobsShareAKeeper: jobs that follow each other have one keeper, until one is cancelled or the
+// keeper is killed; jobs beside each other have two. The end of all is that of the keepers.
+func TestJobsShareAKeeper(t *testing.T) {
+	k := NewJobs(sealed(t))
+	defer k.Close()
+	keeper := func() int {
+		t.Helper()
+		pid := make(pidWriter, 1)
+		e, err := k.Run(t.Context(), Job{Program: shell(t, 3, "echo $PPID; exit 7"), Stdout: pid})
+		if err != nil || e.Code != 7 {
+			t.Fatalf("%+v, %v", e, err)
+		}
+		return <-pid
+	}
+	if err := k.Ready(); err != nil {
+		t.Fatal(err)
+	}
+	first := k.idle[0].pid
+	if second, third := keeper(), keeper(); second != first || third != first {
+		t.Errorf("keepers %d, %d and %d, want one", first, second, third)
+	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	beside := make(pidWriter, 1)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := k.Run(ctx, Job{Program: shell(t, 3, "echo $PPID; exec sleep 60"), Stdout: beside})
+		ended <- err
+	}()
+	busy := <-beside
+	other := keeper()
+	if busy != first || other == first {
+		t.Errorf("two jobs at once have the keepers %d and %d, the first was %d", busy, other, first)
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+	awaitEnd(t, busy)
+
+	unix.Kill(other, unix.SIGKILL)
+	awaitEnd(t, other)
+	last := keeper()
+	if last == other {
+		t.Error("a job was given to a keeper that was killed")
+	}
+	if err := k.Close(); err != nil {
+		t.Fatal(err)
+	}
+	awaitEnd(t, last)
+}
+
+// awaitEnd fails unless the process pid ends soon.
+func awaitEnd(t *testing.T, pid int) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); unix.Kill(pid, 0) != unix.ESRCH; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("process %d is still there", pid)
+		}
+	}
+}
+
 // pidWriter passes on the number it is given.
 type pidWriter chan int
 

@@ -36,7 +36,7 @@ func Main(args []string) int {
 	}
 	switch {
 	case len(args) == 1 && args[0] == "job":
-		return job(c)
+		return jobs(c)
 	case len(args) == 1 && args[0] == "launch":
 		return oneshot(c)
 	case len(args) == 2 && args[0] == "run":

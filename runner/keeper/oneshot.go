@@ -142,7 +142,7 @@ func (o *Orphan) end() error {
 
 // oneshot is the process of such a keeper.
 func oneshot(c *conn) int {
-	_, child, err := startChild(c)
+	_, child, err := startChild(c, c.readFrame())
 	if err != nil {
 		c.writeJSON(frameReply, failure(err))
 		return 1

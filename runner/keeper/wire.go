@@ -179,6 +179,18 @@ func (c *conn) read() (kind byte, payload []byte, err error) {
 	return kind, payload, nil
 }
 
+// A frame is what read returns.
+type frame struct {
+	kind    byte
+	payload []byte
+	err     error
+}
+
+func (c *conn) readFrame() (f frame) {
+	f.kind, f.payload, f.err = c.read()
+	return f
+}
+
 func eofMeans(err, meaning error) error {
 	if err == io.EOF {
 		return meaning
