@@ -216,7 +216,15 @@ type run struct {
 	scratch *statefile.Scratch // volatile
 	disk    *statefile.Scratch // for contexts that come as a stream; nil until needed
 	views   views
+	session *op.Session // nil: the Executor has none
 }
+
+// A beginner is an op.Executor with something of its own for each build.
+type beginner interface {
+	Begin() (*op.Session, error)
+}
+
+var _ beginner = (*op.Containers)(nil)
 
 func (b *Builder) start(ctx context.Context, o Options, names naming) (*run, error) {
 	dir, runDir := filepath.Join(b.Store.Root(), "build"), filepath.Join(b.Store.RunRoot(), "build")
@@ -255,6 +263,12 @@ func (b *Builder) start(ctx context.Context, o Options, names naming) (*run, err
 		Warn:         r.warnf,
 	}
 	r.env.FillCache = r.fillMount
+	if x, ok := b.Executor.(beginner); ok {
+		if r.session, err = x.Begin(); err != nil {
+			return nil, errors.Join(err, scratch.Close())
+		}
+		r.env.Executor = r.session
+	}
 	if o.Provenance != nil {
 		r.record = provenance.NewRecord()
 	}
@@ -277,7 +291,11 @@ func (r *run) close() error {
 	r.sealer.stop()
 	r.sealer.wait()
 	r.cache.wait()
-	errs := []error{r.views.close(), r.env.Close(), r.scratch.Close()}
+	errs := []error{r.views.close(), r.env.Close()}
+	if r.session != nil {
+		errs = append(errs, r.session.Close())
+	}
+	errs = append(errs, r.scratch.Close())
 	if r.disk != nil {
 		errs = append(errs, r.disk.Close())
 	}

@@ -3,6 +3,7 @@ package build
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -131,6 +132,39 @@ func TestNetworks(t *testing.T) {
 		t.Errorf("the host's network without being allowed: %v", err)
 	}
 	b.must(Options{Entitlements: []string{"network.host"}}, "FROM busybox", "RUN --network=host true")
+}
+
+// TestNetworkOfEachStep: no two steps have the same network, also those whose network was made ahead; and
+// none is left, of a build that failed either.
+func TestNetworkOfEachStep(t *testing.T) {
+	b := newBench(t)
+	look := "RUN echo peer-$(cat /sys/class/net/eth0/iflink); exit " // the host never gives that number again
+	lines := []string{"FROM busybox"}
+	for i := range 5 {
+		lines = append(lines, look+"0 "+strings.Repeat(" ", i)) // each is a step of its own
+	}
+	_, l := b.must(Options{}, lines...)
+	seen := map[string]bool{}
+	for line := range strings.Lines(l.output.String()) {
+		if strings.HasPrefix(line, "peer-") {
+			seen[line] = true
+		}
+	}
+	if len(seen) != 5 {
+		t.Fatalf("the steps said %q", l.output.String())
+	}
+	if _, _, err := b.build(Options{NoCache: true}, append(lines[:3:3], look+"1", "RUN true")...); err == nil {
+		t.Error("the step did not fail")
+	}
+	for _, dir := range []string{"netns", "network/endpoints"} {
+		if left, err := os.ReadDir(filepath.Join(b.Store.RunRoot(), dir)); err != nil || len(left) > 0 {
+			t.Errorf("left in %s: %v, %v", dir, left, err)
+		}
+	}
+	groups, err := filepath.Glob(fmt.Sprintf("/sys/fs/cgroup/*/teu/build-%d-*", os.Getpid()))
+	if err != nil || len(groups) > 0 {
+		t.Errorf("control groups are left: %q, %v", groups, err)
+	}
 }
 
 // TestCancel leaves nothing behind, and the next build works.

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -38,51 +37,14 @@ type Containers struct {
 
 var _ Executor = (*Containers)(nil)
 
-// Run implements Executor.
+// Run implements Executor. Who has several commands to run does so in a [Session].
 func (x *Containers) Run(ctx context.Context, p Process) (err error) {
-	self, err := statefile.Self()
+	s, err := x.Begin()
 	if err != nil {
 		return err
 	}
-	id := groupName(self)
-	netns, detach, err := x.connect(ctx, id, p.Network, self)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, detach()) }()
-	s, err := x.spec(p, netns)
-	if err != nil {
-		return err
-	}
-	group, remove, err := x.group(ctx, path.Join("teu", p.Cgroup, id), s.Linux.Resources)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, remove(ctx)) }()
-	return x.run(ctx, p, s, group)
-}
-
-// connect gives the container a network. Should we die, the next to come takes it back.
-func (x *Containers) connect(ctx context.Context, id string, n Network, self statefile.Process) (netns string, detach func() error, err error) {
-	nothing := func() error { return nil }
-	switch n {
-	case NetworkHost:
-		return "host", nothing, nil
-	case NetworkNone:
-		return "", nothing, nil
-	}
-	if err := network.Possible(); err != nil {
-		x.warn([]string{"steps use the network of this machine: " + err.Error()})
-		return "host", nothing, nil
-	}
-	ep, err := x.Network.Attach(ctx, id, network.Options{Owner: &self})
-	if err != nil {
-		return "", nil, fmt.Errorf("network of the step: %w", err)
-	}
-	if err := x.Network.OpenOutlet(ctx); err != nil {
-		x.warn([]string{err.Error()})
-	}
-	return ep.NetNS, func() error { return x.Network.Detach(context.WithoutCancel(ctx), id) }, nil
+	defer func() { err = errors.Join(err, s.Close()) }()
+	return s.Run(ctx, p)
 }
 
 // HostGateway returns the address of this machine in the network of the commands.
@@ -202,26 +164,8 @@ func (x *Containers) findGroups(ctx context.Context) {
 	})
 }
 
-// group makes the control group of the step.
-func (x *Containers) group(ctx context.Context, name string, r *specs.LinuxResources) (*cgroup.Group, func(context.Context) error, error) {
-	x.findGroups(ctx)
-	if x.hostErr != nil {
-		return nil, nil, x.hostErr
-	}
-	g, warnings, err := x.host.Create(name, r)
-	if err != nil {
-		return nil, nil, err
-	}
-	x.warn(warnings)
-	return g, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		return g.Remove(ctx)
-	}, nil
-}
-
 // run starts the command and waits for its end.
-func (x *Containers) run(ctx context.Context, p Process, s *specs.Spec, group *cgroup.Group) error {
+func (x *Containers) run(ctx context.Context, jobs *keeper.Jobs, p Process, s *specs.Spec, group *cgroup.Group) error {
 	o := oci.Options{CgroupProcs: group.Joins(), CgroupDir: group.V2Dir(), Detached: map[string]oci.Detached{}}
 	var files []*os.File
 	for _, m := range p.Mounts {
@@ -235,11 +179,7 @@ func (x *Containers) run(ctx context.Context, p Process, s *specs.Spec, group *c
 	if err != nil {
 		return err
 	}
-	b, err := x.Keeper()
-	if err != nil {
-		return err
-	}
-	status, err := keeper.Run(ctx, b, keeper.Job{
+	status, err := jobs.Run(ctx, keeper.Job{
 		Program: program,
 		Stdout:  p.Stdout,
 		Stderr:  p.Stderr,

@@ -21,6 +21,7 @@ import (
 type execOp struct {
 	env      *Env
 	op       *pb.ExecOp
+	vertex   digest.Digest
 	platform ocispec.Platform
 	inputs   int
 	limits   *pb.LinuxResources
@@ -39,6 +40,7 @@ func (e *Env) execOp(v *graph.Vertex, o *pb.ExecOp) (*execOp, error) {
 	x := &execOp{
 		env:      e,
 		op:       o,
+		vertex:   v.Digest,
 		platform: v.Platform,
 		inputs:   len(v.Inputs),
 		limits:   v.Metadata.GetLinuxResources(),
@@ -54,8 +56,60 @@ func (e *Env) execOp(v *graph.Vertex, o *pb.ExecOp) (*execOp, error) {
 		return nil, err
 	}
 	var err error
-	x.deps, err = x.dependencies()
-	return x, err
+	if x.deps, err = x.dependencies(); err != nil {
+		return nil, err
+	}
+	e.noteNext(v, networkOf(o.Network))
+	return x, nil
+}
+
+// noteNext remembers that the command v, with the network n, runs on what another one leaves.
+func (e *Env) noteNext(v *graph.Vertex, n Network) {
+	for v = rootOf(v); v != nil; v = rootOf(v) {
+		if v.Op.GetExec() != nil {
+			break
+		}
+	}
+	if v == nil {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.nexts == nil {
+		e.nexts = map[digest.Digest]Network{}
+	}
+	e.nexts[v.Digest] = n
+}
+
+// rootOf is the vertex whose state v begins with, or nil.
+func rootOf(v *graph.Vertex) *graph.Vertex {
+	in := int64(-1)
+	switch o := v.Op.Op.(type) {
+	case *pb.Op_Exec:
+		for _, m := range o.Exec.Mounts {
+			if m.Dest == pb.RootMount {
+				in = m.Input
+			}
+		}
+	case *pb.Op_File:
+		if len(o.File.Actions) > 0 {
+			in = o.File.Actions[0].Input
+		}
+	}
+	if in < 0 || in >= int64(len(v.Inputs)) {
+		return nil
+	}
+	return v.Inputs[in].Vertex
+}
+
+func networkOf(m pb.NetMode) Network {
+	switch m {
+	case pb.NetMode_HOST:
+		return NetworkHost
+	case pb.NetMode_NONE:
+		return NetworkNone
+	}
+	return NetworkDefault
 }
 
 // checkMounts makes sure that indexes lead somewhere and that there is exactly one root.

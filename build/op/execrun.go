@@ -131,12 +131,12 @@ func (r *execRun) prepare(ctx context.Context) error {
 	if r.process.Hostname == "" {
 		r.process.Hostname = "buildkitsandbox" // programs are known to look for it
 	}
-	switch r.op.Network {
-	case pb.NetMode_HOST:
-		r.process.Network = NetworkHost
-	case pb.NetMode_NONE:
-		r.process.Network = NetworkNone
+	r.process.Network = networkOf(r.op.Network)
+	r.env.mu.Lock()
+	if next, ok := r.env.nexts[r.vertex]; ok {
+		r.process.Next = &next
 	}
+	r.env.mu.Unlock()
 	if err := r.environment(ctx); err != nil {
 		return err
 	}

@@ -12,16 +12,25 @@ import (
 	"github.com/teu-dev/teu/runner/network"
 )
 
-// TestNetworks runs in a network namespace of its own, so that nothing reaches the host's.
+// alone runs the test in a process with a network namespace of its own, so that nothing reaches the host's,
+// and says whether it has.
+func alone(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv("TEU_OP_NETNS") != "" {
+		return false
+	}
+	newEnv(t) // skips without root
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), "TEU_OP_NETNS=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return true
+}
+
 func TestNetworks(t *testing.T) {
-	if os.Getenv("TEU_OP_NETNS") == "" {
-		newEnv(t) // skips without root
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestNetworks$", "-test.v")
-		cmd.Env = append(os.Environ(), "TEU_OP_NETNS=1")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
+	if alone(t) {
 		return
 	}
 	e, base := execEnv(t)

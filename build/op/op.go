@@ -69,10 +69,11 @@ type Env struct {
 
 	mu     sync.Mutex
 	pruned map[string]bool
-	caches map[string]bool         // keys of cache mounts that were used
-	bases  map[digest.Digest]Layer // of the images that were asked for
-	there  map[string]bool         // IDs of layers that were touched, so that the pin keeps them
-	stacks map[string]stack        // by the ID of the topmost layer
+	caches map[string]bool           // keys of cache mounts that were used
+	bases  map[digest.Digest]Layer   // of the images that were asked for
+	there  map[string]bool           // IDs of layers that were touched, so that the pin keeps them
+	stacks map[string]stack          // by the ID of the topmost layer
+	nexts  map[digest.Digest]Network // of the command that runs on what a command leaves, by the latter's vertex
 }
 
 // A Repository is where the blobs of an image are.

@@ -42,6 +42,9 @@ type Process struct {
 	Resources *pb.LinuxResources // may be nil
 
 	Stdout, Stderr io.Writer
+
+	// Next is the network of the command that is to run on what this one leaves; nil: none is.
+	Next *Network
 }
 
 // A Mount is a filesystem in a container.

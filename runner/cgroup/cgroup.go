@@ -53,7 +53,7 @@ func (h *Host) Create(path string, r *specs.LinuxResources) (g *Group, warnings 
 	}
 	g = h.Open(path)
 	if h.mode == None || h.denied {
-		return &Group{host: &Host{}, path: g.path}, h.unlimited(r), nil
+		return &Group{host: &Host{denied: h.denied}, path: g.path}, h.unlimited(r), nil
 	}
 	for _, hi := range h.inUse() {
 		if err := h.makeDir(hi, path); err != nil {
