@@ -17,7 +17,9 @@ import (
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	"github.com/moby/buildkit/session/filesync"
+	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/tonistiigi/fsutil"
+	"google.golang.org/grpc/codes"
 
 	"github.com/teu-dev/teu/build"
 	"github.com/teu-dev/teu/cache/content"
@@ -181,7 +183,9 @@ func (w *wish) output(id int, kind string, attrs map[string]string) error {
 			out.Dest, out.Dir, w.layout = dir, true, dir
 			break
 		}
-		out.Writer = w.file(id)
+		f := w.file(id)
+		f.optional = true
+		out.Writer = f
 	case "tar":
 		out.Writer = w.file(id)
 	case "local":
@@ -230,6 +234,9 @@ type fileOutput struct {
 	id     int
 	w      io.WriteCloser
 	cancel context.CancelFunc
+
+	optional bool // the client may have no use for it, and answers that it has it
+	declined bool
 }
 
 func (w *wish) file(id int) *fileOutput {
@@ -257,7 +264,33 @@ func (f *fileOutput) Write(b []byte) (int, error) {
 			return 0, err
 		}
 	}
-	return f.w.Write(b)
+	if f.declined {
+		return len(b), nil
+	}
+	n, err := f.w.Write(b)
+	if f.declines(err) {
+		return len(b), nil
+	}
+	return n, err
+}
+
+// close ends the file.
+func (f *fileOutput) close() error {
+	if f.w == nil || f.declined {
+		return nil
+	}
+	err := f.w.Close()
+	if f.declines(err) {
+		return nil
+	}
+	return err
+}
+
+// declines says whether err is the client's way not to take the file. BuildKit's exporter of OCI archives
+// succeeds then (exporter/oci/export.go of v0.34); its exporter of tar files fails.
+func (f *fileOutput) declines(err error) bool {
+	f.declined = f.declined || f.optional && err != nil && grpcerrors.Code(err) == codes.AlreadyExists
+	return f.declined
 }
 
 // finish ends the files, which only a build that succeeded does, and sends the layout.
@@ -267,9 +300,7 @@ func (w *wish) finish(ctx context.Context, res build.Result) error {
 		errs = append(errs, w.sendLayout(ctx, res))
 	}
 	for _, f := range w.files {
-		if f.w != nil {
-			errs = append(errs, f.w.Close())
-		}
+		errs = append(errs, f.close())
 	}
 	return errors.Join(errs...)
 }
