@@ -3,7 +3,7 @@
 // There is no daemon. A container that runs has a keeper (runner/keeper), everything else
 // is files, and any number of engines in any number of processes may work on them:
 //
-//	ROOT/containers/ID/config.json     what was created; never changes
+//	ROOT/containers/ID/config.json     what was created and updated; its living keeper holds it (statefile.Hold)
 //	ROOT/containers/ID/name            its name, which can
 //	ROOT/containers/ID/state.json      what became of it; written by its keeper
 //	ROOT/containers/ID/ID-json.log     output, with older files .1, .2; .sent says how much of it a log server has
@@ -201,7 +201,7 @@ func (e *Engine) Get(ctx context.Context, ref string) (*Container, error) {
 // current reads a container after making sure that somebody keeps it.
 func (e *Engine) current(ctx context.Context, id string) (*Container, error) {
 	c, err := e.load(id)
-	if err != nil || !orphaned(c.State) {
+	if err != nil || !e.orphaned(c) {
 		return c, missing(err, id)
 	}
 	if err := e.adopt(ctx, c); err != nil {
@@ -223,9 +223,9 @@ func missing(err error, ref string) error {
 	return err
 }
 
-// orphaned says whether a state that goes on has lost its keeper.
-func orphaned(s keeper.State) bool {
-	return s.Status.GoesOn() && !s.Keeper.Alive()
+// orphaned says whether a container that goes on has lost its keeper.
+func (e *Engine) orphaned(c *Container) bool {
+	return c.State.Status.GoesOn() && !c.State.Keeper.Holds(e.configFile(c.ID)) && !c.State.Keeper.Alive()
 }
 
 // adopt gives an orphan a keeper, or, if the machine has been started since, records its end.
@@ -247,7 +247,7 @@ func (e *Engine) adopt(ctx context.Context, c *Container) error {
 	}
 	defer unlock()
 	now, err := e.load(c.ID)
-	if err != nil || !orphaned(now.State) {
+	if err != nil || !e.orphaned(now) {
 		return err
 	}
 	now.State.Status, now.State.ExitCode, now.State.Error = keeper.Exited, lostExitCode, lostReason

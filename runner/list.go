@@ -27,7 +27,7 @@ func (e *Engine) List(ctx context.Context) ([]*Container, error) {
 		c, err := e.loadKnown(ids[i], e.known)
 		switch {
 		case err == nil:
-			all[i], lost[i] = c, orphaned(c.State) || unfinished(c.State)
+			all[i], lost[i] = c, e.orphaned(c) || unfinished(c.State)
 		case !errors.Is(err, fs.ErrNotExist): // which is one being made or removed
 			errs[i] = err
 		}

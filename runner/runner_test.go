@@ -302,6 +302,8 @@ func TestKeeperIsKilled(t *testing.T) {
 		killKeeper(t, get(t, e, c.ID))
 		if now := get(t, e, c.ID); now.State.Status != keeper.Running && now.State.Status != keeper.Exited {
 			t.Fatalf("state %+v", now.State)
+		} else if now.State.Status == keeper.Running && !now.State.Keeper.Holds(e.configFile(c.ID)) && now.State.Keeper.Alive() {
+			t.Error("a keeper does not hold the record of its container")
 		}
 	}
 	if s, err := e.Wait(ctx, c.ID); err != nil || s.Code != 6 {

@@ -315,7 +315,7 @@ func (e *Engine) specOn(root *rootfs.Dir, c *Container, ns joined) (*specs.Spec,
 func (e *Engine) keeperConfig(c *Container, p *plan, o StartOptions) (keeper.Config, error) {
 	opts := &c.Options
 	cfg := keeper.Config{
-		ID: c.ID, RunDir: e.runDir(c.ID), StateFile: e.stateFile(c.ID),
+		ID: c.ID, RunDir: e.runDir(c.ID), StateFile: e.stateFile(c.ID), Record: e.configFile(c.ID),
 		Log: keeper.Log{Path: e.logFile(c.ID), MaxSize: opts.LogSize, MaxFiles: opts.LogFiles, Compress: opts.compressLog()},
 		TTY: opts.TTY, OpenStdin: opts.OpenStdin, StdinOnce: opts.StdinOnce,
 		Columns: o.Columns, Rows: o.Rows,

@@ -43,6 +43,7 @@ type Config struct {
 	ID        string
 	RunDir    string // volatile directory of this container, made by the caller, 0700
 	StateFile string // [State], written by the keeper
+	Record    string // a document that the living keeper holds: [statefile.Hold]
 	Log       Log
 	TTY       bool
 	OpenStdin bool // keep standard input open although nobody is attached

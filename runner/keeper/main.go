@@ -117,6 +117,9 @@ func prepare(runDir string) (*supervisor, error) {
 	if err := statefile.Read(filepath.Join(runDir, configName), cfg); err != nil {
 		return nil, err
 	}
+	if cfg.Record != "" {
+		statefile.Hold(cfg.Record) // else who wants to know looks into /proc
+	}
 	s := newSupervisor(cfg, unlock)
 	b, err := os.ReadFile(filepath.Join(runDir, programName))
 	if err != nil {
