@@ -10,9 +10,10 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/therootcompany/xz"
+
+	"github.com/teu-dev/teu/cache/inflate"
 )
 
 // maxWindow is how far back, in bytes, compressed data may refer: what zstd --long makes, and twice what xz -9 does.
@@ -34,11 +35,11 @@ func Decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 	}
 	switch {
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b, 8}): // RFC 1952, 2.3.1: ID1, ID2, deflate
-		gz, err := gzip.NewReader(br)
-		if err != nil {
-			return nil, fmt.Errorf("gzip: %w: %w", errdefs.ErrDataLoss, err)
+		p := &plainReader{src: src, close: func() {}, kind: "gzip"}
+		if p.r, err = inflate.NewReader(br); err != nil {
+			return nil, p.classed(err)
 		}
-		return &plainReader{r: gz, src: src, close: func() { gz.Close() }, kind: "gzip"}, nil
+		return p, nil
 	case isZstd(head) || strings.HasSuffix(mediaType, "zstd") && len(head) > 0:
 		zr, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 			zstd.WithDecoderMaxWindow(maxWindow))
@@ -120,7 +121,7 @@ func (p *plainReader) classed(err error) error {
 	return fmt.Errorf("%s: %w: %w", p.kind, errdefs.ErrDataLoss, err)
 }
 
-// Close has nothing to say: a gzip.Reader repeats here what Read said.
+// Close implements io.Closer.
 func (p *plainReader) Close() error {
 	p.close()
 	return nil

@@ -23,6 +23,7 @@ var layers = map[string]int{
 	"runner/slack":    -2,
 	"runner/userns":   -1,
 	"runner/watch":    -1,
+	"cache/inflate":   -1,
 	"cache/program":   0,
 	"cache/content":   0, "cache/mount": 0, "cache/rootfs": 0,
 	"dockerfile": 0, "build/graph": 0, "build/solver": 0,
