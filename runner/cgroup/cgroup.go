@@ -3,7 +3,7 @@
 // It works on whatever the host has: the unified hierarchy (v2), separate hierarchies
 // (v1, also beside a v2 without controllers), or nothing at all, by plain reads and writes
 // of files. It never moves a process by itself: a process joins by writing "0" to the
-// files of [Group.Procs], or is born in [Group.V2Dir].
+// files of [Group.Joins], or is born in [Group.V2Dir].
 package cgroup
 
 import (
@@ -17,6 +17,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // Mode is the kind of hierarchies a host has.
@@ -79,24 +80,33 @@ func checkPath(path string) error {
 // Path is the group's path below the root of every hierarchy.
 func (g *Group) Path() string { return g.path }
 
-// Procs are the lists of the group's processes, none on a host without cgroups.
-func (g *Group) Procs() []string { return g.files("cgroup.procs") }
+// Procs are the lists of the group's processes, none on a host without cgroups. That of
+// systemd's hierarchy is not among them: a systemd in the container moves its processes on.
+func (g *Group) Procs() []string {
+	var files []string
+	for _, hi := range g.host.inUse() {
+		if !hi.has(systemdHierarchy) {
+			files = append(files, filepath.Join(g.dir(hi), "cgroup.procs"))
+		}
+	}
+	return files
+}
 
 // Joins are the files a process of one thread writes "0" to in order to join, none on a
 // host without cgroups. With v1 these move a thread: the kernel then need not hold the
 // whole machine's forks and exits back, which waits for an RCU grace period of up to 20 ms
 // (kernel/cgroup/cgroup.c, cgroup_procs_write_start).
 func (g *Group) Joins() []string {
-	if g.host.mode == V1 {
-		return g.files("tasks")
+	if g.host.mode != V1 {
+		return g.Procs()
 	}
-	return g.Procs()
-}
-
-func (g *Group) files(name string) []string {
 	var files []string
 	for _, hi := range g.host.inUse() {
-		files = append(files, filepath.Join(g.dir(hi), name))
+		dir := g.dir(hi)
+		if hi.has(systemdHierarchy) && unix.Access(dir, unix.F_OK) != nil {
+			continue // containers made by older versions of teu have no group there
+		}
+		files = append(files, filepath.Join(dir, "tasks"))
 	}
 	return files
 }

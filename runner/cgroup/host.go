@@ -58,11 +58,14 @@ func (h *Host) Mode() Mode { return h.mode }
 // Hierarchies are those in which groups are made.
 func (h *Host) Hierarchies() []Hierarchy { return h.inUse() }
 
-// controllers are the v1 controllers a container gets a group of its own in: those a spec
-// can set something of.
+// controllers are the v1 controllers a spec can set something of.
 func controllers() []string {
 	return []string{"memory", "cpu", "cpuacct", "pids", "devices", "freezer", "cpuset", "blkio", "hugetlb", "net_cls", "net_prio", "rdma"}
 }
+
+// systemdHierarchy has no controllers: systemd keeps its units there. A systemd in a container
+// takes the group it finds itself in for its own, which must not be one of the host's.
+const systemdHierarchy = "name=systemd"
 
 func (h *Host) inUse() []Hierarchy {
 	if h.mode != V1 {
@@ -70,11 +73,16 @@ func (h *Host) inUse() []Hierarchy {
 	}
 	var list []Hierarchy
 	for _, hi := range h.hierarchies {
-		if slices.ContainsFunc(hi.Controllers, func(c string) bool { return slices.Contains(controllers(), c) }) {
+		if hi.controls() || hi.has(systemdHierarchy) {
 			list = append(list, hi)
 		}
 	}
 	return list
+}
+
+// controls says whether something can be set in a v1 hierarchy.
+func (h Hierarchy) controls() bool {
+	return slices.ContainsFunc(h.Controllers, func(c string) bool { return slices.Contains(controllers(), c) })
 }
 
 // find is the v1 hierarchy of a controller.
@@ -117,7 +125,7 @@ func parseMountinfo(r io.Reader) (*Host, error) {
 		return nil, err
 	}
 	switch {
-	case len(h.inUseV1()) > 0:
+	case slices.ContainsFunc(h.hierarchies, Hierarchy.controls):
 		h.mode = V1
 	case v2 != nil:
 		h.mode, h.hierarchies = V2, []Hierarchy{*v2}
@@ -126,8 +134,6 @@ func parseMountinfo(r io.Reader) (*Host, error) {
 	}
 	return h, nil
 }
-
-func (h *Host) inUseV1() []Hierarchy { return (&Host{mode: V1, hierarchies: h.hierarchies}).inUse() }
 
 func (h *Host) addV1(point, options string) {
 	var list []string

@@ -1,6 +1,8 @@
 package cgroup
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -22,6 +24,7 @@ func TestParseMountinfo(t *testing.T) {
 		{"cpu,cpuacct", "/sys/fs/cgroup/cpu,cpuacct", []string{"cpu", "cpuacct"}},
 		{"cpuset", "/sys/fs/cgroup/cpuset", []string{"cpuset"}},
 		{"memory", "/mnt/my cgroup/memory", []string{"memory"}},
+		{"systemd", "/sys/fs/cgroup/systemd", []string{"name=systemd"}},
 	}
 	for _, tt := range []struct {
 		name, text string
@@ -45,6 +48,28 @@ func TestParseMountinfo(t *testing.T) {
 	}
 	if got := (Hierarchy{Controllers: []string{"name=systemd"}}).Options(); !cmp.Equal(got, []string{"none", "name=systemd"}) {
 		t.Errorf("options of a named hierarchy: %q", got)
+	}
+}
+
+// A group of a container that was made before groups were made in the hierarchy of systemd
+// can still be joined.
+func TestJoinsWhatIsThere(t *testing.T) {
+	dir := t.TempDir()
+	h := &Host{mode: V1, hierarchies: []Hierarchy{
+		{"memory", filepath.Join(dir, "memory"), []string{"memory"}},
+		{"systemd", filepath.Join(dir, "systemd"), []string{"name=systemd"}},
+	}}
+	g := h.Open("/one")
+	want := []string{filepath.Join(dir, "memory/one/tasks")}
+	if diff := cmp.Diff(want, g.Joins()); diff != "" {
+		t.Error("without a group of systemd's:", diff)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "systemd/one"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	want = append(want, filepath.Join(dir, "systemd/one/tasks"))
+	if diff := cmp.Diff(want, g.Joins()); diff != "" {
+		t.Error("with one:", diff)
 	}
 }
 
