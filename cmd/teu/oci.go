@@ -154,19 +154,24 @@ func (o *ociCommand) logged(err error) error {
 	if err == nil || o.log == "" || (errors.As(err, &exit) && exit.err == nil) {
 		return err
 	}
-	line := fmt.Appendf(nil, "time=%q level=error msg=%q\n", time.Now().UTC().Format(time.RFC3339), err)
+	return errors.Join(err, o.appendLog("error", err.Error()))
+}
+
+// appendLog adds a line to the log.
+func (o *ociCommand) appendLog(level, message string) error {
+	now := time.Now().UTC().Format(time.RFC3339)
+	line := fmt.Appendf(nil, "time=%q level=%s msg=%q\n", now, level, message)
 	if o.logFormat == "json" {
-		entry := map[string]string{"level": "error", "msg": err.Error(), "time": time.Now().UTC().Format(time.RFC3339)}
-		if b, err := json.Marshal(entry); err == nil {
+		if b, err := json.Marshal(map[string]string{"level": level, "msg": message, "time": now}); err == nil {
 			line = append(b, '\n')
 		}
 	}
-	f, openErr := os.OpenFile(o.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
-	if openErr != nil {
-		return errors.Join(err, openErr)
+	f, err := os.OpenFile(o.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	if err != nil {
+		return err
 	}
-	_, writeErr := f.Write(line)
-	return errors.Join(err, writeErr, f.Close())
+	_, err = f.Write(line)
+	return errors.Join(err, f.Close())
 }
 
 // container returns the container that is named by the first argument.
@@ -216,9 +221,13 @@ func (s *ociStdio) stdio(a *app) (out bundle.Stdio, env []string, err error) {
 	return out, env, nil
 }
 
+// warn tells warnings in the log if there is one: who gives a log gives the container's own
+// standard error too, which is for what the container says.
 func (o *ociCommand) warn(warnings []string) {
 	for _, w := range warnings {
-		o.a.ui.Warnf("%s", w)
+		if o.log == "" || o.appendLog("warning", w) != nil {
+			o.a.ui.Warnf("%s", w)
+		}
 	}
 }
 

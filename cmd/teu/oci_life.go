@@ -46,8 +46,11 @@ func (o *ociCommand) createContainer(ctx context.Context, id string, f *ociCreat
 	c, warnings, err := o.store().Create(ctx, id, f.bundle, bundle.CreateOptions{
 		Stdio: stdio, Env: env, NoCgroup: none, Systemd: systemd, Rootless: o.isRootless(), Owner: strconv.Itoa(os.Geteuid()),
 		Notify: os.Getenv("NOTIFY_SOCKET") != "", NoPivot: f.noPivot, SharedKeyring: f.noNewKeyring})
+	if err != nil { // podman wants this to be all there is in the log
+		return nil, err
+	}
 	o.warn(warnings)
-	return c, err
+	return c, nil
 }
 
 func (o *ociCommand) create() *cobra.Command {

@@ -199,3 +199,27 @@ func TestSeccompOfTheOtherArchitecture(t *testing.T) {
 		}
 	}
 }
+
+func TestUngrantable(t *testing.T) {
+	two := []string{"CAP_CHOWN", "CAP_KILL"}
+	buildah := &specs.LinuxCapabilities{Bounding: two, Effective: two, Permitted: two, Ambient: two}
+	for _, tt := range []struct {
+		name string
+		uid  uint32
+		caps *specs.LinuxCapabilities
+		want []string
+	}{
+		{"nothing asked", 0, nil, nil},
+		{"an unknown one", 0, &specs.LinuxCapabilities{Bounding: []string{"CAP_NOSUCH"}}, []string{"ignoring unknown capability CAP_NOSUCH"}},
+		{"ambient ones of a user", 7, buildah, []string{"can't raise ambient capability CAP_CHOWN, CAP_KILL: not inheritable and permitted"}},
+		{"of root, who has them", 0, buildah, nil},
+		{"of root, who has not", 0, &specs.LinuxCapabilities{Ambient: []string{"CAP_KILL"}, Permitted: two, Bounding: []string{"CAP_CHOWN"}},
+			[]string{"can't raise ambient capability CAP_KILL: not inheritable and permitted"}},
+		{"that can be raised", 7, &specs.LinuxCapabilities{Permitted: two, Inheritable: two, Ambient: two}, nil},
+	} {
+		p := &specs.Process{User: specs.User{UID: tt.uid}, Capabilities: tt.caps}
+		if diff := cmp.Diff(tt.want, Ungrantable(p)); diff != "" {
+			t.Errorf("%s: %s", tt.name, diff)
+		}
+	}
+}

@@ -219,20 +219,27 @@ func (c *compiler) capabilitySets() (capabilities, error) {
 	return s, nil
 }
 
-// Ungrantable names what a process will not get of its capabilities, one sentence each:
-// names nobody knows, and ambient ones that are not inheritable and permitted too.
+// Ungrantable names what a process will not get of its capabilities: names nobody knows,
+// and ambient ones that are not inheritable and permitted too. Root has what it may have
+// without them: buildah gives all of them to every command.
 func Ungrantable(p *specs.Process) []string {
 	if p == nil || p.Capabilities == nil {
 		return nil
 	}
 	caps := p.Capabilities
-	var list []string
+	var list, ambient []string
 	for _, name := range slices.Compact(slices.Sorted(slices.Values(slices.Concat(caps.Bounding, caps.Effective, caps.Permitted, caps.Inheritable, caps.Ambient)))) {
-		if _, ok := capabilityNumber(name); !ok {
+		permitted := slices.Contains(caps.Permitted, name)
+		root := p.User.UID == 0 && permitted && slices.Contains(caps.Bounding, name)
+		switch _, known := capabilityNumber(name); {
+		case !known:
 			list = append(list, fmt.Sprintf("ignoring unknown capability %s", name))
-		} else if slices.Contains(caps.Ambient, name) && !(slices.Contains(caps.Inheritable, name) && slices.Contains(caps.Permitted, name)) {
-			list = append(list, fmt.Sprintf("can't raise ambient capability %s: it is not inheritable and permitted", name))
+		case slices.Contains(caps.Ambient, name) && !root && !(permitted && slices.Contains(caps.Inheritable, name)):
+			ambient = append(ambient, name)
 		}
+	}
+	if len(ambient) > 0 {
+		list = append(list, fmt.Sprintf("can't raise ambient capability %s: not inheritable and permitted", strings.Join(ambient, ", ")))
 	}
 	return list
 }
