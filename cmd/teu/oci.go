@@ -33,6 +33,8 @@ type ociCommand struct {
 	rootless  string
 	criu      string
 	version   bool
+	// keepGroups obeys an annotation that an image can have.
+	keepGroups bool
 }
 
 // ociName reports whether teu was called by a name that means "teu oci".
@@ -74,6 +76,7 @@ called teu-oci (or runc).`,
 	f.StringVar(&o.manager, "cgroup-manager", "cgroupfs", "cgroupfs, systemd or disabled, as crun's")
 	f.StringVar(&o.rootless, "rootless", "auto", "true, false or auto: whether control groups may lack")
 	f.StringVar(&o.criu, "criu", "", "accepted as runc does")
+	f.BoolVar(&o.keepGroups, "keep-groups", false, "keep the caller's groups where the annotation run.oci.keep_original_groups asks for it")
 	f.BoolVarP(&o.version, "version", "v", false, "show the version")
 	for _, sub := range o.commands() {
 		// As runc: options may follow the container, unless a command does.

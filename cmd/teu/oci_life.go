@@ -45,7 +45,7 @@ func (o *ociCommand) createContainer(ctx context.Context, id string, f *ociCreat
 	stdio.Terminal = terminal
 	c, warnings, err := o.store().Create(ctx, id, f.bundle, bundle.CreateOptions{
 		Stdio: stdio, Env: env, NoCgroup: none, Systemd: systemd, Rootless: o.isRootless(), Owner: strconv.Itoa(os.Geteuid()),
-		Notify: os.Getenv("NOTIFY_SOCKET") != "", NoPivot: f.noPivot, SharedKeyring: f.noNewKeyring})
+		Notify: os.Getenv("NOTIFY_SOCKET") != "", NoPivot: f.noPivot, SharedKeyring: f.noNewKeyring, KeepGroups: o.keepGroups})
 	if err != nil { // podman wants this to be all there is in the log
 		return nil, err
 	}

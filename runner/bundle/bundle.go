@@ -60,7 +60,9 @@ type Record struct {
 	Scope   systemd.Scope     // the unit that the control group is of, if systemd made it
 	RDT     rdt               `json:",omitzero"`
 	Init    statefile.Process // zero until there is one
-	Plain   bool              // has a command, no hooks and no seccomp listener: start and delete need not read its spec
+	// KeepGroups says that its processes have the groups of who starts them.
+	KeepGroups bool `json:",omitzero"`
+	Plain      bool // has a command, no hooks and no seccomp listener: start and delete need not read its spec
 }
 
 // Container is a container that exists.

@@ -51,7 +51,14 @@ type CreateOptions struct {
 	Notify bool
 	// NoPivot and SharedKeyring are those of oci.Options.
 	NoPivot, SharedKeyring bool
+	// KeepGroups lets the container and what is executed in it have the groups of the caller,
+	// if the bundle has the annotation keepGroups.
+	KeepGroups bool
 }
+
+// keepGroups is an annotation of crun, by which podman asks for --group-add keep-groups. It
+// may be the image's as well, whose annotations podman puts among those of the bundle.
+const keepGroups = "run.oci.keep_original_groups"
 
 // Create makes the container of a bundle. Its process waits for Start.
 func (s *Store) Create(ctx context.Context, id, dir string, o CreateOptions) (c *Container, warnings []string, err error) {
@@ -95,8 +102,14 @@ func (s *Store) Create(ctx context.Context, id, dir string, o CreateOptions) (c 
 			return nil, nil, err
 		}
 	}
-	warnings, err = c.create(ctx, l, conf, o)
-	return c, append(oci.Ungrantable(conf.Process), warnings...), err
+	if _, asked := conf.Annotations[keepGroups]; asked {
+		c.KeepGroups = o.KeepGroups
+		if !o.KeepGroups {
+			warnings = append(warnings, "the caller's groups are not kept: the annotation "+keepGroups+" may be an image's and counts with the option --keep-groups only")
+		}
+	}
+	more, err := c.create(ctx, l, conf, o)
+	return c, slices.Concat(warnings, oci.Ungrantable(conf.Process), more), err
 }
 
 // load reads the spec of a bundle and makes its paths absolute.
@@ -222,7 +235,7 @@ func (c *Container) create(ctx context.Context, l *keeper.Launcher, conf *specs.
 // options are those of the launch program, whose FIFOs are made. Their mode lets in root
 // of any user namespace; the directory, nobody but us.
 func (c *Container) options(conf *specs.Spec, o CreateOptions) (oci.Options, error) {
-	opts := oci.Options{Preserve: len(o.Extra), NoPivot: o.NoPivot, SharedKeyring: o.SharedKeyring,
+	opts := oci.Options{Preserve: len(o.Extra), NoPivot: o.NoPivot, SharedKeyring: o.SharedKeyring, KeepGroups: c.KeepGroups,
 		Pause: filepath.Join(c.dir, fifoName)}
 	fifos := []string{opts.Pause}
 	if conf.Hooks != nil || len(conf.Linux.NetDevices) > 0 {

@@ -27,6 +27,7 @@ type compiler struct {
 
 	command      string // executed instead of the first argument, if not empty
 	sendListener bool   // the starter takes a seccomp listener
+	keepGroups   bool   // instead of setting the spec's
 
 	preserve int  // files from 3 on the command gets
 	user     bool // it has a user namespace that is not ours
@@ -75,7 +76,7 @@ func compile(s *specs.Spec, r Rootfs, o Options) (*launch.Program, error) {
 }
 
 func compileContainer(s *specs.Spec, r Rootfs, o Options) (*launch.Program, error) {
-	c := &compiler{spec: s, process: s.Process, rootfs: r, opts: o, preserve: o.Preserve,
+	c := &compiler{spec: s, process: s.Process, rootfs: r, opts: o, preserve: o.Preserve, keepGroups: o.KeepGroups,
 		sources: map[int]launch.Ref{}, nodes: map[string]launch.Ref{}, covered: map[string]bool{},
 		waiting: map[launch.Ref][]change{}, settled: map[launch.Ref]bool{}, below: map[launch.Ref][]string{}}
 	c.hasSetAttr = !o.oldKernel && mount.CanSetAttr()

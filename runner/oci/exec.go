@@ -16,7 +16,7 @@ import (
 // the user, still outside the container's PID namespace: only its child, which has nothing
 // left to give away, is seen by (and can be traced from) the container.
 func compileExec(s *specs.Spec, p *specs.Process, o ExecOptions) (*launch.Program, error) {
-	c := &compiler{spec: s, process: p, preserve: o.Preserve, command: o.Command, sendListener: true, hasSetAttr: mount.CanSetAttr()}
+	c := &compiler{spec: s, process: p, preserve: o.Preserve, command: o.Command, keepGroups: o.KeepGroups, sendListener: true, hasSetAttr: mount.CanSetAttr()}
 	if err := c.compileExec(o); err != nil {
 		return nil, fmt.Errorf("compiling the exec: %w", err)
 	}

@@ -82,6 +82,8 @@ type Options struct {
 	UserOfNetwork bool
 	// SharedKeyring keeps the session keyring of the caller.
 	SharedKeyring bool
+	// KeepGroups lets the command have the groups of the caller instead of the spec's.
+	KeepGroups bool
 	// HoldSignals executes the command with all signals blocked: those that come before it
 	// has handlers wait for them. The first process of a PID namespace loses them otherwise
 	// (pid_namespaces(7)). The command must unblock them itself.
@@ -132,6 +134,8 @@ type ExecOptions struct {
 	Preserve int
 	// Command is executed instead of the process's first argument, if not empty.
 	Command string
+	// KeepGroups is that of Options.
+	KeepGroups bool
 }
 
 // Compile makes the program that starts s.Process in a new container. The program wants

@@ -96,21 +96,15 @@ func (c *compiler) checkDir(cond launch.Cond) {
 	c.Check(cond, buf, 1, 0xff, '/', unix.ENOENT)
 }
 
-// ids sets exactly the groups, ids and capabilities of the spec. Capabilities survive the
+// ids sets exactly the groups (unless the caller's are kept), ids and capabilities of the spec. Capabilities survive the
 // change of the user only to be set; nothing is inheritable that the spec does not name.
 func (c *compiler) ids(caps capabilities) {
 	u := c.process.User
 	c.Note("becoming user %d:%d", u.UID, u.GID)
 	c.Call(unix.SYS_PRCTL, launch.Int(unix.PR_SET_KEEPCAPS), launch.Int(1), launch.Int(0), launch.Int(0), launch.Int(0))
-	var groups []byte
-	for _, g := range u.AdditionalGids {
-		groups = append(groups, launch.Uint32(g)...)
+	if !c.keepGroups {
+		c.setGroups(u.AdditionalGids)
 	}
-	cond := launch.Cond{}
-	if len(groups) == 0 && (c.user || userns.Inside()) {
-		cond = ignore(unix.EPERM) // where setgroups is denied there is none to be lost
-	}
-	c.CallIf(cond, unix.SYS_SETGROUPS, launch.Int(len(u.AdditionalGids)), c.Bytes(groups))
 	c.Call(unix.SYS_SETRESGID, launch.Int(u.GID), launch.Int(u.GID), launch.Int(u.GID))
 	c.Call(unix.SYS_SETRESUID, launch.Int(u.UID), launch.Int(u.UID), launch.Int(u.UID))
 	c.Note("setting capabilities")
@@ -129,6 +123,18 @@ func (c *compiler) ids(caps capabilities) {
 			c.Call(unix.SYS_PRCTL, launch.Int(unix.PR_CAP_AMBIENT), launch.Int(unix.PR_CAP_AMBIENT_RAISE), launch.Int(n), launch.Int(0), launch.Int(0))
 		}
 	}
+}
+
+func (c *compiler) setGroups(list []uint32) {
+	var groups []byte
+	for _, g := range list {
+		groups = append(groups, launch.Uint32(g)...)
+	}
+	cond := launch.Cond{}
+	if len(list) == 0 && (c.user || userns.Inside()) {
+		cond = ignore(unix.EPERM) // where setgroups is denied there is none to be lost
+	}
+	c.CallIf(cond, unix.SYS_SETGROUPS, launch.Int(len(list)), c.Bytes(groups))
 }
 
 // execute sets what comes last and executes the command.

@@ -135,7 +135,9 @@ func (c *compiler) enterUser(given launch.Ref) {
 		given = c.userNamespace()
 	}
 	c.Call(unix.SYS_SETNS, launch.Result(given), launch.Int(unix.CLONE_NEWUSER))
-	c.CallIf(ignore(unix.EPERM), unix.SYS_SETGROUPS, launch.Int(0), launch.Int(0)) // denied where it was denied before
+	if !c.keepGroups {
+		c.CallIf(ignore(unix.EPERM), unix.SYS_SETGROUPS, launch.Int(0), launch.Int(0)) // denied where it was denied before
+	}
 	c.Call(unix.SYS_SETRESGID, launch.Int(0), launch.Int(0), launch.Int(0))
 	c.Call(unix.SYS_SETRESUID, launch.Int(0), launch.Int(0), launch.Int(0))
 }
