@@ -112,34 +112,37 @@ func (s *Store) byDigest(ctx context.Context, want imageName) (image.Image, erro
 	return image.Image{}, fmt.Errorf("image %s: %w", want, errdefs.ErrNotFound)
 }
 
-// byID finds an image by the first hex digits of its ID, the digest of the config, or of its target.
+// byID finds an image by the first hex digits of its ID, the digest of the config, or of its target. Targets with one
+// ID, such as a manifest and an index of it, or its layers compressed in two ways, are the same image.
 func (s *Store) byID(ctx context.Context, prefix, what string) (image.Image, error) {
 	all, err := s.Images.All(ctx)
 	if err != nil {
 		return image.Image{}, err
 	}
-	var found []image.Image
+	var found image.Image
+	ids := map[digest.Digest]bool{}
 	for _, img := range all {
-		ok := strings.HasPrefix(img.Target.Digest.Encoded(), prefix)
-		if !ok {
-			id, err := s.ImageID(ctx, img.Target)
-			if err != nil && !gone(err) {
-				return image.Image{}, err
-			}
-			ok = err == nil && strings.HasPrefix(id.Encoded(), prefix)
+		id, err := s.ImageID(ctx, img.Target)
+		if gone(err) {
+			id = img.Target.Digest
+		} else if err != nil {
+			return image.Image{}, err
 		}
-		same := func(other image.Image) bool { return other.Target.Digest == img.Target.Digest }
-		if ok && !slices.ContainsFunc(found, same) {
-			found = append(found, img)
+		if !strings.HasPrefix(id.Encoded(), prefix) && !strings.HasPrefix(img.Target.Digest.Encoded(), prefix) {
+			continue
 		}
+		if len(ids) == 0 {
+			found = img
+		}
+		ids[id] = true
 	}
-	switch len(found) {
+	switch len(ids) {
 	case 0:
 		return image.Image{}, fmt.Errorf("image %s: %w", what, errdefs.ErrNotFound)
 	case 1:
-		return found[0], nil
+		return found, nil
 	}
-	return image.Image{}, fmt.Errorf("image %s: %d images have an ID that begins so: %w", what, len(found), errdefs.ErrInvalidArgument)
+	return image.Image{}, fmt.Errorf("image %s: %d images have an ID that begins so: %w", what, len(ids), errdefs.ErrInvalidArgument)
 }
 
 // ImageID returns the ID of the image a target stands for on this machine: the digest of its config.

@@ -24,6 +24,7 @@ func TestLookup(t *testing.T) {
 		"docker.io/library/one:latest": index,
 		"docker.io/library/one:1.0":    index,
 		"docker.io/acme/two:v2":        two,
+		"localhost:5000/one:alone":     one, // the same image
 		"localhost:5000/two:latest":    two,
 		"":                             src.put(ocispec.MediaTypeImageManifest, []byte(`{"not":"there"}`)),
 	} {
@@ -60,6 +61,7 @@ func TestLookup(t *testing.T) {
 		twoID[:12]:                             {"docker.io/acme/two:v2", two.Digest},
 		two.Digest.Encoded()[:12]:              {"docker.io/acme/two:v2", two.Digest},
 		string(index.Digest):                   {"docker.io/library/one:1.0", index.Digest},
+		string(one.Digest):                     {"localhost:5000/one:alone", one.Digest},
 	} {
 		got, err := s.Lookup(t.Context(), query)
 		if err != nil || got.Name != want.name || got.Target.Digest != want.target {
