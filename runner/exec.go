@@ -64,21 +64,21 @@ func (e *Engine) Exec(ctx context.Context, ref string, o ExecOptions) (*Exec, er
 }
 
 // canExec says why nothing can be executed in a container.
-func canExec(c *Container, ref string) error {
+func canExec(c *Container) error {
 	switch c.State.Status {
 	case keeper.Running:
 		return nil
 	case keeper.Paused:
-		return worded(errdefs.ErrConflict, "Container %s is paused, unpause the container before exec", ref)
+		return worded(errdefs.ErrConflict, "Container %s is paused, unpause the container before exec", c.ID)
 	case keeper.Restarting:
-		return worded(errdefs.ErrConflict, "Container %s is restarting, wait until the container is running", ref)
+		return worded(errdefs.ErrConflict, "Container %s is restarting, wait until the container is running", c.ID)
 	}
 	return notRunning(c)
 }
 
 // exec executes a command. k.ID is told in its events.
 func (e *Engine) exec(ctx context.Context, c *Container, o ExecOptions, ko keeper.ExecOptions) (*Exec, error) {
-	if err := canExec(c, c.Name); err != nil {
+	if err := canExec(c); err != nil {
 		return nil, err
 	}
 	command := strings.Join(o.Args, " ")
@@ -134,7 +134,7 @@ func (e *Engine) endedMeanwhile(ctx context.Context, c *Container, err error) er
 	if root != nil {
 		root.Close()
 	}
-	return cmp.Or(canExec(now, now.Name), err)
+	return cmp.Or(canExec(now), err)
 }
 
 // execProcess makes the process by the container's spec, which is made again: it follows
@@ -145,14 +145,16 @@ func (e *Engine) execProcess(ctx context.Context, c *Container, o ExecOptions) (
 		return nil, nil, fmt.Errorf("opening the root of the container: %w", err)
 	}
 	if root == nil { // its process has ended meanwhile
-		return nil, nil, cmp.Or(canExec(c, c.Name), notRunning(c))
+		return nil, nil, cmp.Or(canExec(c), notRunning(c))
 	}
 	defer root.Close()
 	netns := ""
 	if c.Options.networkMode() == "host" {
 		netns = "host"
 	}
-	s, _, err := e.specOn(root, c, joined{net: netns, pid: c.Options.ownPID()})
+	own := *c
+	own.Options.TTY = o.TTY // TERM tells of the command's own terminal
+	s, _, err := e.specOn(root, &own, joined{net: netns, pid: c.Options.ownPID()})
 	if err != nil {
 		return nil, nil, err
 	}

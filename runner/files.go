@@ -38,6 +38,9 @@ func (e *Engine) writeFiles(ctx context.Context, c *Container, sb network.Sandbo
 	)
 }
 
+// sharedFiles are the names of these files.
+func sharedFiles() []string { return []string{"hosts", "hostname", "resolv.conf"} }
+
 // writeShared writes in place: the file may be mounted somewhere.
 func (e *Engine) writeShared(c *Container, name string, data []byte) error {
 	path := filepath.Join(e.dir(c.ID), name)
@@ -59,7 +62,7 @@ func (e *Engine) copyFiles(other string, c *Container) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
+	for _, name := range sharedFiles() {
 		b, err := os.ReadFile(filepath.Join(e.dir(id), name))
 		if err != nil {
 			return err

@@ -98,7 +98,7 @@ func ParseTime(text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
 	}
-	if d, err := time.ParseDuration(text); err == nil {
+	if d, err := time.ParseDuration(text); err == nil && text != "0" { // which is 1970
 		return now.Add(-d), nil
 	}
 	whole, part, _ := strings.Cut(text, ".")

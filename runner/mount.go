@@ -75,8 +75,8 @@ func (e *Engine) mountPoints(ctx context.Context, store *cache.Store, c *Contain
 	return points, nil
 }
 
-// mountsFrom are the volumes and binds of other containers, except at places that are taken.
-// The places are taken then.
+// mountsFrom are the volumes and binds of other containers, except at places that are taken. Of two at one
+// place the later counts. The places are taken then.
 func (e *Engine) mountsFrom(ctx context.Context, c *Container, taken map[string]bool) (points []MountPoint, err error) {
 	for _, text := range c.Options.VolumesFrom {
 		ref, mode, err := ParseVolumesFrom(text)
@@ -91,10 +91,13 @@ func (e *Engine) mountsFrom(ctx context.Context, c *Container, taken map[string]
 			if p.Type != "volume" && p.Type != "bind" || taken[p.Destination] {
 				continue
 			}
-			taken[p.Destination] = true
 			p.RW, p.Mode = p.RW && !mode.ReadOnly, ""
+			points = slices.DeleteFunc(points, func(before MountPoint) bool { return before.Destination == p.Destination })
 			points = append(points, p)
 		}
+	}
+	for _, p := range points {
+		taken[p.Destination] = true
 	}
 	return points, nil
 }
@@ -213,7 +216,7 @@ func (e *Engine) specMounts(c *Container) []spec.Mount {
 	for _, p := range c.Mounts {
 		taken[p.Destination] = true
 	}
-	for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
+	for _, name := range sharedFiles() {
 		source := filepath.Join(e.dir(c.ID), name)
 		if _, err := os.Stat(source); err == nil && !taken["/etc/"+name] {
 			mounts = append(mounts, spec.Mount{Source: source, Target: "/etc/" + name, ReadOnly: c.Options.ReadOnly, Options: mapped(nil)})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"runtime"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/teu-dev/teu/cache/mount"
 	"github.com/teu-dev/teu/cache/rootfs"
+	"github.com/teu-dev/teu/runner/keeper"
 )
 
 // filesOptions say what somebody wants to do with a container's files.
@@ -37,6 +39,9 @@ func (e *Engine) withFiles(ctx context.Context, c *Container, o filesOptions, fn
 			return asContainerRoot(c.UserIDs, func() error { return fn(root, c.UserIDs) })
 		}
 		return fn(root, c.UserIDs)
+	}
+	if c.State.Status == keeper.Created && len(c.Mounts) > 0 {
+		o.Write = true // it has no places for its volumes yet, which are made
 	}
 	if o.Write { // nobody may start it meanwhile: two mounts must not share an upper directory
 		unlock, err := e.lock(ctx, c.ID)
@@ -129,11 +134,22 @@ func (e *Engine) mounted(c *Container, o filesOptions, fn func(root *rootfs.Dir)
 	root := rootfs.FromFile(f)
 	defer root.Close()
 	points := slices.DeleteFunc(slices.Clone(c.Mounts), func(p MountPoint) bool { return p.Type != "bind" && p.Type != "volume" })
-	if len(points) == 0 {
+	if len(points) == 0 && c.State.Status == keeper.Created {
 		return fn(root)
 	}
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("unshare: %w", err)
+	}
+	own, err := os.Open(e.dir(c.ID)) // what is in it can be reached when it is covered, too
+	if err != nil {
+		return err
+	}
+	defer own.Close()
+	for _, name := range sharedFiles() {
+		p := MountPoint{Type: "bind", Source: fmt.Sprintf("/proc/self/fd/%d/%s", own.Fd(), name), Destination: "/etc/" + name, RW: true}
+		if _, err := os.Stat(p.Source); err == nil && !slices.ContainsFunc(c.Mounts, func(m MountPoint) bool { return m.Destination == p.Destination }) {
+			points = append(points, p)
+		}
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("making the mounts private: %w", err)
@@ -156,8 +172,8 @@ func (e *Engine) mounted(c *Container, o filesOptions, fn func(root *rootfs.Dir)
 // the container has never been started and has no place for it yet.
 func mountPoint(root *rootfs.Dir, p MountPoint, o filesOptions) error {
 	target, err := root.OpenFile(p.Destination, unix.O_PATH, 0)
-	if fi, e := os.Stat(p.Source); errors.Is(err, unix.ENOENT) && o.Write && e == nil && fi.IsDir() {
-		if err = root.MkdirAll(p.Destination, 0o755, rootfs.MkdirOptions{}); err == nil {
+	if fi, e := os.Stat(p.Source); errors.Is(err, unix.ENOENT) && o.Write && e == nil {
+		if err = makePlace(root, p.Destination, fi.IsDir()); err == nil {
 			target, err = root.OpenFile(p.Destination, unix.O_PATH, 0)
 		}
 	}
@@ -169,6 +185,21 @@ func mountPoint(root *rootfs.Dir, p MountPoint, o filesOptions) error {
 	}
 	defer target.Close()
 	return bindAt(p.Source, target, p.RW)
+}
+
+// makePlace makes the directory or the file that something is mounted on.
+func makePlace(root *rootfs.Dir, name string, dir bool) error {
+	if dir {
+		return root.MkdirAll(name, 0o755, rootfs.MkdirOptions{})
+	}
+	if err := root.MkdirAll(path.Dir(name), 0o755, rootfs.MkdirOptions{}); err != nil {
+		return err
+	}
+	f, err := root.OpenFile(name, unix.O_WRONLY|unix.O_CREAT, 0o755)
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // bindAt mounts what is at source on target, with what is mounted below it. Without

@@ -49,7 +49,9 @@ func (e *Engine) Start(ctx context.Context, ref string, o StartOptions) (*Sessio
 		return nil, missing(err, ref)
 	}
 	switch c.State.Status {
-	case keeper.Running, keeper.Paused, keeper.Restarting:
+	case keeper.Paused:
+		return nil, worded(errdefs.ErrConflict, "cannot start a paused container, try unpause instead")
+	case keeper.Running, keeper.Restarting:
 		if o.Attach != nil {
 			return nil, worded(errdefs.ErrConflict, "container %s is already running", c.ID)
 		}

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -40,13 +42,13 @@ type app struct {
 // newApp returns an app with its settings taken from the environment; the global
 // flags override them.
 func newApp(u *ui.UI) *app {
-	root, runRoot, configFile := defaultPaths()
+	root, runRoot, _ := defaultPaths()
 	return &app{
 		ui:         u,
 		self:       ownSelf(),
 		root:       envOr("TEU_ROOT", root),
 		runRoot:    envOr("TEU_RUN_ROOT", runRoot),
-		configFile: envOr("TEU_CONFIG", configFile),
+		configFile: usualConfig(),
 	}
 }
 
@@ -94,12 +96,36 @@ func (a *app) prepare() error {
 		}
 		*dir = abs
 	}
+	if err := a.takeConfig(); err != nil {
+		return err
+	}
 	c, err := readConfig(a.configFile)
 	if err != nil {
 		return err
 	}
 	a.config = c
 	return a.handOverFor(c)
+}
+
+// takeConfig tells what --config means: a file is teu's; a directory, or what is not there, is docker's, where
+// credentials and proxies are.
+func (a *app) takeConfig() error {
+	usual := usualConfig()
+	if a.configFile == usual {
+		return nil
+	}
+	fi, err := os.Stat(a.configFile)
+	if err == nil && !fi.IsDir() || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	err = os.Setenv("DOCKER_CONFIG", a.configFile)
+	a.configFile = usual
+	return err
+}
+
+func usualConfig() string {
+	_, _, file := defaultPaths()
+	return envOr("TEU_CONFIG", file)
 }
 
 // store opens the store, once.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
@@ -70,9 +72,9 @@ func splitCopy(arg string) (container, p string) {
 type target struct{ dir, name string }
 
 // copyTarget is docker's rule (docker container cp, "Description"). stat looks at the
-// destination; a missing one is an fs.ErrNotExist.
-func copyTarget(src string, srcDir bool, dst string, stat func(p string) (fs.FileMode, error)) (target, error) {
-	mode, err := stat(dst)
+// destination and tells where it is if it is a link, which stays; a missing one is an fs.ErrNotExist.
+func copyTarget(src string, srcDir bool, dst string, stat func(p string) (at string, mode fs.FileMode, err error)) (target, error) {
+	dst, mode, err := stat(dst)
 	switch {
 	case err == nil && mode.IsDir():
 		if srcDir && isContent(src) {
@@ -89,7 +91,7 @@ func copyTarget(src string, srcDir bool, dst string, stat func(p string) (fs.Fil
 	dst = strings.TrimSuffix(dst, "/")
 	dir := path.Dir(dst)
 	if err != nil {
-		if mode, err := stat(dir); err != nil {
+		if _, mode, err := stat(dir); err != nil {
 			return target{}, err
 		} else if !mode.IsDir() {
 			return target{}, errors.New("not a directory")
@@ -104,9 +106,10 @@ func isContent(src string) bool { return src == "." || strings.HasSuffix(src, "/
 // copyOut copies from a container.
 func copyOut(ctx context.Context, a *app, f cpFlags, ref, src, dst string) error {
 	e := a.engine()
+	name := "" // the source's
 	if f.followLink {
 		if st, err := e.StatPath(ctx, ref, src); err == nil && st.Mode&fs.ModeSymlink != 0 {
-			src = st.LinkTarget
+			src, name = st.LinkTarget, path.Base(src)
 		}
 	}
 	r, st, err := e.CopyFrom(ctx, ref, src)
@@ -121,13 +124,7 @@ func copyOut(ctx context.Context, a *app, f cpFlags, ref, src, dst string) error
 		_, err := io.Copy(a.ui.Out, r)
 		return err
 	}
-	t, err := copyTarget(src, st.Mode.IsDir(), dst, func(p string) (fs.FileMode, error) {
-		fi, err := os.Stat(p)
-		if err != nil {
-			return 0, err
-		}
-		return fi.Mode(), nil
-	})
+	t, err := copyTarget(src, st.Mode.IsDir(), dst, hostMode)
 	if err != nil {
 		return err
 	}
@@ -140,7 +137,7 @@ func copyOut(ctx context.Context, a *app, f cpFlags, ref, src, dst string) error
 		return err
 	}
 	defer root.Close()
-	n, err := pipeRenamed(r, st.Name, t.name, func(r io.Reader) error { return archive.Extract(ctx, root, "/", r, o) })
+	n, err := pipeRenamed(r, st.Name, cmp.Or(t.name, name), func(r io.Reader) error { return archive.Extract(ctx, root, "/", r, o) })
 	if err != nil {
 		return err
 	}
@@ -156,7 +153,7 @@ func copyIn(ctx context.Context, a *app, f cpFlags, src, ref, dst string) error 
 		return errors.New("destination path must not be empty")
 	}
 	if src == "-" {
-		if mode, err := containerMode(ctx, e, ref, dst); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if _, mode, err := containerMode(ctx, e, ref, dst); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		} else if !mode.IsDir() {
 			return fmt.Errorf("destination \"%s:%s\" must be a directory", ref, dst)
@@ -167,6 +164,7 @@ func copyIn(ctx context.Context, a *app, f cpFlags, src, ref, dst string) error 
 	if err != nil {
 		return err
 	}
+	name := filepath.Base(srcPath)
 	if f.followLink {
 		if srcPath, err = filepath.EvalSymlinks(srcPath); err != nil {
 			return err
@@ -180,7 +178,7 @@ func copyIn(ctx context.Context, a *app, f cpFlags, src, ref, dst string) error 
 	if err != nil {
 		return err
 	}
-	t, err := copyTarget(src, fi.IsDir(), dst, func(p string) (fs.FileMode, error) { return containerMode(ctx, e, ref, p) })
+	t, err := copyTarget(src, fi.IsDir(), dst, func(p string) (string, fs.FileMode, error) { return containerMode(ctx, e, ref, p) })
 	if err != nil {
 		return err
 	}
@@ -189,10 +187,7 @@ func copyIn(ctx context.Context, a *app, f cpFlags, src, ref, dst string) error 
 		return err
 	}
 	defer host.Close()
-	name := filepath.Base(strings.TrimSuffix(srcPath, "/."))
-	if t.name != "" {
-		name = t.name
-	}
+	name = cmp.Or(t.name, name)
 	r, w := io.Pipe()
 	done := make(chan error, 1)
 	counted := &countingReader{r: r}
@@ -213,16 +208,42 @@ func copyIn(ctx context.Context, a *app, f cpFlags, src, ref, dst string) error 
 	return nil
 }
 
+// maxLinks is how many links of the host are followed, as by Linux.
+const maxLinks = 40
+
+// hostMode looks at a file of the host and follows it if it is a link, also one that leads nowhere yet.
+func hostMode(p string) (at string, mode fs.FileMode, err error) {
+	for range maxLinks {
+		fi, err := os.Lstat(p)
+		if err != nil || fi.Mode()&fs.ModeSymlink == 0 {
+			if err == nil {
+				mode = fi.Mode()
+			}
+			return p, mode, err
+		}
+		to, err := os.Readlink(p)
+		if err != nil {
+			return p, 0, err
+		}
+		if !filepath.IsAbs(to) {
+			to = filepath.Join(filepath.Dir(p), to)
+		}
+		p = to
+	}
+	return p, 0, &fs.PathError{Op: "stat", Path: p, Err: syscall.ELOOP}
+}
+
 // containerMode looks at a file of a container and follows it if it is a link.
-func containerMode(ctx context.Context, e *runner.Engine, ref, p string) (fs.FileMode, error) {
+func containerMode(ctx context.Context, e *runner.Engine, ref, p string) (at string, mode fs.FileMode, err error) {
 	st, err := e.StatPath(ctx, ref, p)
 	if err == nil && st.Mode&fs.ModeSymlink != 0 {
-		st, err = e.StatPath(ctx, ref, st.LinkTarget)
+		p = st.LinkTarget
+		st, err = e.StatPath(ctx, ref, p)
 	}
 	if errors.Is(err, errdefs.ErrNotFound) && strings.Contains(err.Error(), "Could not find the file") {
-		return 0, &missingFile{err}
+		return p, 0, &missingFile{err}
 	}
-	return st.Mode, err
+	return p, st.Mode, err
 }
 
 // missingFile is an fs.ErrNotExist in the engine's words.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -34,8 +35,11 @@ func showEvents(ctx context.Context, a *app, since, until, format string, list [
 	}
 	var t *template.Template
 	if format != "" && format != "json" {
-		if t, err = ui.ParseTemplate(format); err != nil {
-			return withExitCode(64, err) // as docker
+		if t, err = ui.ParseTemplate(format); err == nil {
+			err = t.Execute(io.Discard, apiEvent{})
+		}
+		if err != nil {
+			return withExitCode(64, fmt.Errorf("Error parsing format: %w", err))
 		}
 	}
 	return a.engine().Events(ctx, o, func(e event.Event) error {

@@ -173,7 +173,7 @@ func newRootCommand(a *app, commands []command) *cobra.Command {
 	f := root.Flags()
 	f.StringVar(&a.root, "root", a.root, "directory of the store (TEU_ROOT)")
 	f.StringVar(&a.runRoot, "run-root", a.runRoot, "directory of volatile state (TEU_RUN_ROOT)")
-	f.StringVar(&a.configFile, "config", a.configFile, "configuration file (TEU_CONFIG)")
+	f.StringVar(&a.configFile, "config", a.configFile, "configuration file (TEU_CONFIG), or docker's directory of config.json (DOCKER_CONFIG)")
 	f.BoolVarP(&a.debug, "debug", "D", false, "say more on standard error")
 	f.StringVar(&a.logFormat, "log-format", "text", "format of log lines: text or json")
 	f.BoolVarP(&showVersion, "version", "v", false, "print the version")

@@ -90,7 +90,7 @@ func TestExec(t *testing.T) {
 
 func TestExecTerminal(t *testing.T) {
 	r := newBundle(t).running(nil)
-	r.wantExec("tty; test -t 0 && test -t 1 && echo terminal; echo hi > /dev/tty; echo $TERM; ps -o pid,sid,args >/dev/null; stat -c %u /dev/pts/0", "/dev/pts/0\nterminal\nhi\nxterm\n1000\n",
+	r.wantExec("tty; test -t 0 && test -t 1 && echo terminal; echo hi > /dev/tty; ps -o pid,sid,args >/dev/null; stat -c %u /dev/pts/0", "/dev/pts/0\nterminal\nhi\n1000\n",
 		spec.ExecOptions{TTY: true, User: "ann"})
 }
 

@@ -48,10 +48,6 @@ func NewExec(s *specs.Spec, o ExecOptions) (*specs.Process, error) {
 		}
 		p.User.Umask = s.Process.User.Umask
 	}
-	if o.TTY {
-		base = slices.DeleteFunc(base, func(e string) bool { return strings.HasPrefix(e, "TERM=") })
-		base = append([]string{"TERM=xterm"}, base...)
-	}
 	var err error
 	if p.Env, err = environment(base, home, o.Env); err != nil {
 		return nil, err
