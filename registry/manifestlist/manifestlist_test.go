@@ -31,6 +31,18 @@ func open(t *testing.T) (*Lists, string) {
 // image pushes an image to name and returns its digest.
 func image(t *testing.T, l *Lists, name string, p ocispec.Platform, manifestType string) digest.Digest {
 	t.Helper()
+	push, tag := pusher(t, l, name)
+	m := ocispec.Manifest{MediaType: manifestType, Layers: []ocispec.Descriptor{}}
+	m.SchemaVersion = 2
+	m.Config, _ = push(ocispec.MediaTypeImageConfig, ocispec.Image{Platform: p, Author: name, RootFS: ocispec.RootFS{Type: "layers"}})
+	d, data := push(manifestType, m)
+	tag(d, data)
+	return d.Digest
+}
+
+// pusher returns what pushes documents to the repository of name, and what gives name to one of them.
+func pusher(t *testing.T, l *Lists, name string) (push func(string, any) (ocispec.Descriptor, []byte), tag func(ocispec.Descriptor, []byte)) {
+	t.Helper()
 	ref, err := parse(name)
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +51,7 @@ func image(t *testing.T, l *Lists, name string, p ocispec.Platform, manifestType
 	if err != nil {
 		t.Fatal(err)
 	}
-	push := func(mediaType string, v any) (ocispec.Descriptor, []byte) {
+	push = func(mediaType string, v any) (ocispec.Descriptor, []byte) {
 		data, err := json.Marshal(v)
 		d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
 		if err == nil {
@@ -50,14 +62,11 @@ func image(t *testing.T, l *Lists, name string, p ocispec.Platform, manifestType
 		}
 		return d, data
 	}
-	m := ocispec.Manifest{MediaType: manifestType, Layers: []ocispec.Descriptor{}}
-	m.SchemaVersion = 2
-	m.Config, _ = push(ocispec.MediaTypeImageConfig, ocispec.Image{Platform: p, Author: name, RootFS: ocispec.RootFS{Type: "layers"}})
-	d, data := push(manifestType, m)
-	if err := repo.Tag(t.Context(), d, tagOrDigest(ref), data); err != nil {
-		t.Fatal(err)
+	return push, func(d ocispec.Descriptor, data []byte) {
+		if err := repo.Tag(t.Context(), d, tagOrDigest(ref), data); err != nil {
+			t.Fatal(err)
+		}
 	}
-	return d.Digest
 }
 
 func TestLifeOfAList(t *testing.T) {
@@ -100,6 +109,34 @@ func TestLifeOfAList(t *testing.T) {
 		if _, err := l.Get(host + "/app"); !errdefs.IsNotFound(err) {
 			t.Errorf("after --purge: %v", err)
 		}
+	}
+}
+
+// TestAttestation: a list may have entries that are no images.
+func TestAttestation(t *testing.T) {
+	l, host := open(t)
+	amd := ocispec.Platform{OS: "linux", Architecture: "amd64"}
+	img := image(t, l, host+"/app:plain", amd, ocispec.MediaTypeImageManifest)
+	push, tag := pusher(t, l, host+"/app:1")
+	m := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, ArtifactType: "application/vnd.docker.attestation.manifest.v1+json", Layers: []ocispec.Descriptor{}}
+	m.SchemaVersion = 2
+	m.Config, _ = push(ocispec.MediaTypeEmptyJSON, struct{}{})
+	attestation, _ := push(ocispec.MediaTypeImageManifest, m)
+	unknown := ocispec.Platform{OS: "unknown", Architecture: "unknown"}
+	attestation.Platform = &unknown
+	index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{{Digest: img, MediaType: ocispec.MediaTypeImageManifest, Platform: &amd}, attestation}}
+	index.SchemaVersion = 2
+	tag(push(ocispec.MediaTypeImageIndex, index))
+	all, err := l.Remote(t.Context(), host+"/app:1")
+	if err != nil || len(all) != 2 || !cmp.Equal(all[1].Descriptor.Platform, &unknown) || all[1].Descriptor.Digest != attestation.Digest {
+		t.Errorf("%v, %+v", err, all)
+	}
+	if _, err := l.Create(t.Context(), host+"/x", []string{host + "/app:1"}, CreateOptions{}); err == nil || err.Error() != host+"/app:1 is a manifest list" {
+		t.Errorf("a list of it: %v", err)
+	}
+	alone := host + "/app@" + attestation.Digest.String()
+	if _, err := l.Create(t.Context(), host+"/x", []string{alone}, CreateOptions{}); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("a list of an attestation: %v", err)
 	}
 }
 

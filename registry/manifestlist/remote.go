@@ -87,7 +87,8 @@ func (l *Lists) Remote(ctx context.Context, name string) ([]Manifest, error) {
 			return nil, err
 		}
 		m, err := l.describe(ctx, at, d, data)
-		if err != nil {
+		// An attestation is in the list of its image, whose entry there says all there is of a platform.
+		if err != nil && !errdefs.IsFailedPrecondition(err) {
 			return nil, err
 		}
 		if child.Platform != nil {
@@ -99,7 +100,8 @@ func (l *Lists) Remote(ctx context.Context, name string) ([]Manifest, error) {
 	return list, nil
 }
 
-// describe asks the config for the platform.
+// describe asks the config for the platform. What is no image is described without one, beside an
+// errdefs.ErrFailedPrecondition.
 func (l *Lists) describe(ctx context.Context, ref reference.Named, d ocispec.Descriptor, data []byte) (Manifest, error) {
 	repo, err := l.Registry.Repository(ref)
 	if err != nil {
@@ -111,7 +113,7 @@ func (l *Lists) describe(ctx context.Context, ref reference.Named, d ocispec.Des
 	}
 	img, err := content.Resolve(ctx, repo, d, content.Host())
 	if err != nil {
-		return Manifest{}, fmt.Errorf("%s: %w", ref, err)
+		return m, fmt.Errorf("%s: %w", ref, err)
 	}
 	p := img.Config.Platform
 	m.Descriptor.Platform = &p
