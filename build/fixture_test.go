@@ -245,7 +245,7 @@ func (b *bench) layer(d ocispec.Descriptor) []string {
 		b.t.Fatal(err)
 	}
 	defer r.Close()
-	plain, err := content.Decompress(r, d.MediaType)
+	plain, err := content.Decompress(r)
 	if err != nil {
 		b.t.Fatal(err)
 	}

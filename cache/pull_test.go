@@ -105,6 +105,8 @@ func TestPullOtherCompressions(t *testing.T) {
 		"docker":            {content.MediaTypeDockerLayerGzip, gzipped(plain)},
 		"gzip called zstd":  {ocispec.MediaTypeImageLayerZstd, gzipped(plain)},
 		"plain called gzip": {ocispec.MediaTypeImageLayerGzip, plain},
+		"plain called zstd": {ocispec.MediaTypeImageLayerZstd, plain}, // as podman 4 saves it
+		"zstd called gzip":  {ocispec.MediaTypeImageLayerGzip, zstded(plain)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, src := openStore(t), newMemory()

@@ -45,7 +45,7 @@ func unpack(ctx context.Context, src *source, path string, dst *rootfs.Dir, to s
 	}
 	root := rootfs.FromFile(dir) // links in the archive mean the directory, as in docker's chroot
 	defer root.Close()
-	r, err := content.Decompress(f, "")
+	r, err := content.Decompress(f)
 	if err != nil {
 		return false, err
 	}
@@ -88,7 +88,7 @@ func openRegular(src *source, path string) (*os.File, error) {
 
 // isArchive is an error only for what is compressed and cannot be read here.
 func isArchive(r io.Reader) (bool, error) {
-	plain, err := content.Decompress(r, "")
+	plain, err := content.Decompress(r)
 	if err != nil {
 		return false, nil
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/compress/zstd"
@@ -22,11 +21,11 @@ const maxWindow = 128 << 20
 
 const xzMagic = "\xfd7zXZ\x00"
 
-// Decompress returns the plain bytes of a layer. Magic numbers win over the media type,
-// which many tools get wrong. The caller closes the result, then r. Memory is bounded: a
+// Decompress returns the plain bytes of a layer. Magic numbers say how it is compressed, not the media type,
+// which many tools get wrong: podman 4 saves plain layers as zstd ones. The caller closes the result, then r. Memory is bounded: a
 // window of at most maxWindow for zstd and xz, far less for gzip and bzip2. Bytes that are damaged are an
 // errdefs.ErrDataLoss, those that want a larger window an errdefs.ErrOutOfRange.
-func Decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
+func Decompress(r io.Reader) (io.ReadCloser, error) {
 	src := &sourceReader{r: r}
 	br := bufio.NewReaderSize(src, 256<<10)
 	head, err := br.Peek(10)
@@ -40,7 +39,7 @@ func Decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 			return nil, p.classed(err)
 		}
 		return p, nil
-	case isZstd(head) || strings.HasSuffix(mediaType, "zstd") && len(head) > 0:
+	case isZstd(head):
 		zr, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 			zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {

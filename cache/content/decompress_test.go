@@ -39,7 +39,7 @@ func TestDecompressForeign(t *testing.T) {
 		"much memory":      {in: compress("xz", "--lzma2=dict=192MiB"), err: errdefs.ErrOutOfRange},
 		"short":            {in: "BZh", want: "BZh"},
 	} {
-		r, err := Decompress(strings.NewReader(tc.in), "")
+		r, err := Decompress(strings.NewReader(tc.in))
 		var got []byte
 		if err == nil {
 			got, err = io.ReadAll(r)
