@@ -2,7 +2,6 @@ package layer
 
 import (
 	"archive/tar"
-	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -81,7 +80,7 @@ type differ struct {
 	tw        *tar.Writer
 	userXattr bool
 	epoch     *time.Time
-	buf       []byte
+	buf       []byte           // for the content of large files; nil until needed
 	links     map[inode]string // first names of files that have several
 	size      int64
 }
@@ -98,15 +97,45 @@ func writeDir(ctx context.Context, dir string, w io.Writer, d *differ) (size int
 	if err != nil {
 		return 0, &os.PathError{Op: "open", Path: dir, Err: err}
 	}
-	bw := bufio.NewWriterSize(w, bufferSize)
-	d.tw, d.buf, d.links = tar.NewWriter(bw), make([]byte, bufferSize), map[inode]string{}
+	g := &gatherer{w: w}
+	d.tw, d.links = tar.NewWriter(g), map[inode]string{}
 	if err := d.portions(ctx, root); err != nil {
 		return 0, err
 	}
 	if err := d.tw.Close(); err != nil {
 		return 0, err
 	}
-	return d.size, bw.Flush()
+	return d.size, g.flush()
+}
+
+// A gatherer passes bytes on in portions of bufferSize. Unlike a bufio.Writer it has no more memory than
+// that takes: most layers are small.
+type gatherer struct {
+	w   io.Writer
+	buf []byte
+}
+
+func (g *gatherer) Write(p []byte) (n int, err error) {
+	n = len(p)
+	for len(g.buf)+len(p) >= bufferSize {
+		k := bufferSize - len(g.buf)
+		portion := p[:k]
+		if k < bufferSize {
+			g.buf = append(g.buf, portion...)
+			portion = g.buf
+		}
+		if _, err := g.w.Write(portion); err != nil {
+			return 0, err
+		}
+		g.buf, p = g.buf[:0], p[k:]
+	}
+	g.buf = append(g.buf, p...)
+	return n, nil
+}
+
+func (g *gatherer) flush() error {
+	_, err := g.w.Write(g.buf)
+	return err
 }
 
 // portions writes what is in the directory root, which it closes.
@@ -191,6 +220,9 @@ func (d *differ) opaque(xs []xattr) bool {
 
 // content writes what is in the file fd.
 func (d *differ) content(ctx context.Context, fd int, size int64) error {
+	if d.buf == nil {
+		d.buf = make([]byte, bufferSize)
+	}
 	for rest := size; rest > 0; {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
