@@ -171,8 +171,9 @@ func (m *Manager) ensureDefault() (br bridge, made bool, err error) {
 		return br, false, err
 	}
 	if err == nil {
-		if _, err := netlink.LinkByName(m.name); err == nil {
-			return br, false, nil
+		there, err := exists(m.name)
+		if err != nil || there {
+			return br, false, err
 		}
 	}
 	unlock, err := m.lockSubnets()

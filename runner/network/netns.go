@@ -14,10 +14,11 @@ import (
 	"github.com/teu-dev/teu/runner/userns"
 )
 
-// scene is a thread inside a container's namespace, with a socket to either side.
+// scene is a thread inside a container's namespace, with sockets to either side.
 type scene struct {
-	inside, host *netlink.Handle
-	netns        *os.File // the container's
+	inside, host   *netlink.Handle
+	within, around devices  // of the same sides
+	netns          *os.File // the container's
 }
 
 // entering says how a namespace is entered.
@@ -89,20 +90,25 @@ func enterHere(path string, o entering, hostNS int, f func(*scene) error) error 
 		return err
 	}
 	defer sc.inside.Close()
-	if sc.host, err = sc.hostHandle(hostNS); err != nil {
+	if sc.within, err = openDevices(); err != nil {
+		return err
+	}
+	defer sc.within.close()
+	if err := unix.Setns(hostNS, unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("entering the host's network: %w", err)
+	}
+	if sc.host, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return err
 	}
 	defer sc.host.Close()
-	return f(sc)
-}
-
-// hostHandle opens a netlink socket in the host's namespace from a thread inside another.
-func (sc *scene) hostHandle(hostNS int) (h *netlink.Handle, err error) {
-	if err := unix.Setns(hostNS, unix.CLONE_NEWNET); err != nil {
-		return nil, fmt.Errorf("entering the host's network: %w", err)
+	if sc.around, err = openDevices(); err != nil {
+		return err
 	}
-	h, err = netlink.NewHandle(unix.NETLINK_ROUTE)
-	return h, errors.Join(err, unix.Setns(int(sc.netns.Fd()), unix.CLONE_NEWNET))
+	defer sc.around.close()
+	if err := unix.Setns(int(sc.netns.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("entering the namespace %s again: %w", path, err)
+	}
+	return f(sc)
 }
 
 // build makes the interfaces of a plan in the namespace of s, which is made first if how says so,
@@ -111,11 +117,7 @@ func (m *Manager) build(s Sandbox, plan []wire, how entering) error {
 	how.oneWay = m.Ground() != ""
 	return enter(s.NetNS, how, func(sc *scene) error {
 		if how.fresh {
-			lo, err := sc.inside.LinkByName("lo")
-			if err == nil {
-				err = sc.inside.LinkSetUp(lo)
-			}
-			if err != nil {
+			if err := sc.inside.LinkSetUp(loopback()); err != nil {
 				return fmt.Errorf("bringing lo up: %w", err)
 			}
 		}
@@ -169,10 +171,10 @@ func (sc *scene) plug(w wire) (up []carrier, err error) {
 	}
 	if w.n.Driver == "bridge" {
 		err = sc.veth(w)
-		up = []carrier{{sc.inside, name}, {sc.host, w.ep.Veth}, {sc.host, w.br.Name}}
+		up = []carrier{{sc.within, name}, {sc.around, w.ep.Veth}, {sc.around, w.br.Name}}
 	} else {
 		err = sc.child(w)
-		up = []carrier{{sc.inside, name}}
+		up = []carrier{{sc.within, name}}
 	}
 	if err != nil {
 		return nil, err
@@ -182,7 +184,11 @@ func (sc *scene) plug(w wire) (up []carrier, err error) {
 
 // veth makes the pair from the host's side, with its other end born inside.
 func (sc *scene) veth(w wire) error {
-	master, err := sc.host.LinkByName(w.br.Name)
+	master, err := sc.around.link(w.br.Name)
+	if err != nil {
+		return err
+	}
+	mtu, err := sc.around.mtu(w.br.Name)
 	if err != nil {
 		return err
 	}
@@ -191,7 +197,7 @@ func (sc *scene) veth(w wire) error {
 		return err
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.MasterIndex, attrs.Flags = w.ep.Veth, master.Attrs().MTU, master.Attrs().Index, flagUp
+	attrs.Name, attrs.MTU, attrs.MasterIndex, attrs.Flags = w.ep.Veth, mtu, master.Attrs().Index, flagUp
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: w.ep.Interface, PeerHardwareAddr: mac, PeerNamespace: netlink.NsFd(sc.netns.Fd())}
 	if err := sc.host.LinkAdd(veth); err != nil {
 		return fmt.Errorf("adding the veth pair %s: %w", attrs.Name, err)
@@ -237,7 +243,7 @@ func (sc *scene) child(w wire) error {
 
 // configure gives an interface inside its addresses and brings it up.
 func (sc *scene) configure(ep Endpoint) error {
-	link, err := sc.inside.LinkByName(ep.Interface)
+	link, err := sc.within.link(ep.Interface)
 	if err != nil {
 		return err
 	}
@@ -282,7 +288,7 @@ func (sc *scene) leadOut(s Sandbox, fresh bool) error {
 		if ep == nil {
 			continue
 		}
-		link, err := sc.inside.LinkByName(ep.Interface)
+		link, err := sc.within.link(ep.Interface)
 		if err != nil {
 			return err
 		}
@@ -322,8 +328,8 @@ func (sc *scene) removeDefault(six bool) error {
 
 // carrier names an interface and the namespace it is in.
 type carrier struct {
-	handle *netlink.Handle
-	name   string
+	of   devices
+	name string
 }
 
 // awaitCarrier waits, 100 ms at the most, until the interfaces are up. The kernel tells
@@ -333,8 +339,7 @@ func awaitCarrier(links ...carrier) {
 	deadline := time.Now().Add(100 * time.Millisecond)
 	for _, l := range links {
 		for wait := 20 * time.Microsecond; time.Now().Before(deadline); wait *= 2 {
-			link, err := l.handle.LinkByName(l.name)
-			if err != nil || link.Attrs().OperState == netlink.OperUp || link.Attrs().OperState == netlink.OperUnknown {
+			if running, err := l.of.running(l.name); err != nil || running {
 				break
 			}
 			time.Sleep(wait)
