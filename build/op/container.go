@@ -165,8 +165,8 @@ func (x *Containers) findGroups(ctx context.Context) {
 }
 
 // run starts the command and waits for its end.
-func (x *Containers) run(ctx context.Context, jobs *keeper.Jobs, p Process, s *specs.Spec, group *cgroup.Group) error {
-	o := oci.Options{CgroupProcs: group.Joins(), CgroupDir: group.V2Dir(), Detached: map[string]oci.Detached{}}
+func (x *Containers) run(ctx context.Context, jobs *keeper.Jobs, p Process, s *specs.Spec, at *place) error {
+	o := oci.Options{CgroupProcs: at.group.Joins(), CgroupDir: at.group.V2Dir(), Detached: map[string]oci.Detached{}}
 	var files []*os.File
 	for _, m := range p.Mounts {
 		if m.Source == nil {
@@ -186,7 +186,7 @@ func (x *Containers) run(ctx context.Context, jobs *keeper.Jobs, p Process, s *s
 		UID:     int(s.Process.User.UID),
 		GID:     int(s.Process.User.GID),
 		Files:   files,
-		Cgroup:  cgroupFiles(group),
+		Cgroup:  at.files,
 	})
 	var failed *keeper.LaunchError
 	switch {

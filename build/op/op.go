@@ -14,6 +14,7 @@ package op
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"sync"
@@ -67,6 +68,9 @@ type Env struct {
 	shared onces[digest.Digest, string] // layers of shared caches that are being brought
 	refs   onces[string, gitRefs]       // of repositories, as the first question found them
 
+	removal     sync.WaitGroup // of what operations have left
+	removalErrs []error
+
 	mu     sync.Mutex
 	pruned map[string]bool
 	caches map[string]bool           // keys of cache mounts that were used
@@ -106,8 +110,22 @@ func (e *Env) Op(v *graph.Vertex) (solver.Op[Result], error) {
 	return nil, fmt.Errorf("operation %T: %w", v.Op.Op, errdefs.ErrNotImplemented)
 }
 
-// Close gives back what the operations kept open.
-func (e *Env) Close() error { return e.closeLocals() }
+// Close gives back what the operations kept open, and returns when what they left to be removed is.
+func (e *Env) Close() error {
+	e.removal.Wait()
+	return errors.Join(append(e.removalErrs, e.closeLocals())...)
+}
+
+// beside does what nobody waits for until Close.
+func (e *Env) beside(f func() error) {
+	e.removal.Go(func() {
+		if err := f(); err != nil {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			e.removalErrs = append(e.removalErrs, err)
+		}
+	})
+}
 
 func (e *Env) warn(format string, args ...any) {
 	if e.Warn != nil {

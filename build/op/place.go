@@ -9,6 +9,7 @@ import (
 
 	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/cgroup"
+	"github.com/teu-dev/teu/runner/keeper"
 	"github.com/teu-dev/teu/runner/network"
 )
 
@@ -19,6 +20,7 @@ type place struct {
 	id    string
 	netns string // for the spec
 	group *cgroup.Group
+	files keeper.Cgroup // of the group
 
 	remove []func(context.Context) error // called backwards
 
@@ -93,6 +95,7 @@ func (x *Containers) join(ctx context.Context, p *place) (err error) {
 	if p.group, _, err = x.host.Create(path.Join("teu", p.kind.cgroup, p.id), nil); err != nil {
 		return err
 	}
+	p.files = cgroupFiles(p.group)
 	p.remove = append(p.remove, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()

@@ -296,9 +296,9 @@ func (m *mutable) close() error {
 	return err
 }
 
-// commit turns the state into a Result with one layer more.
-func (m *mutable) commit(ctx context.Context) (_ Result, err error) {
-	defer func() { err = errors.Join(err, m.forget()) }()
+// commit turns the state into a Result with one layer more. What is left of the state is removed beside
+// what follows.
+func (m *mutable) commit(ctx context.Context) (Result, error) {
 	if err := m.close(); err != nil {
 		return Result{}, err
 	}
@@ -310,26 +310,28 @@ func (m *mutable) commit(ctx context.Context) (_ Result, err error) {
 		return Result{}, err
 	}
 	layers := append(slices.Clone(m.base), Layer{ID: l.ID, Created: time.Now().UTC()})
-	err = m.env.Store.Snapshots.Remove(ctx, m.snap.ID)
-	m.gone = err == nil
-	return Result{Layers: layers}, err
-}
-
-// forget closes the tree as it was.
-func (m *mutable) forget() error {
-	if m.old == nil {
-		return nil
-	}
-	err := m.old.Close()
+	m.gone = true
+	old := m.old
 	m.old = nil
-	return err
+	m.env.beside(func() error {
+		err := m.env.Store.Snapshots.Remove(context.WithoutCancel(ctx), m.snap.ID)
+		if old != nil {
+			err = errors.Join(err, old.Close())
+		}
+		return err
+	})
+	return Result{Layers: layers}, nil
 }
 
 // discard drops the state, also after a cancellation. After commit it does nothing.
 func (m *mutable) discard(ctx context.Context) error {
-	err := errors.Join(m.close(), m.forget())
+	err := m.close()
 	if m.gone {
 		return err
+	}
+	if m.old != nil {
+		err = errors.Join(err, m.old.Close())
+		m.old = nil
 	}
 	return errors.Join(err, m.env.Store.Snapshots.Remove(context.WithoutCancel(ctx), m.snap.ID))
 }

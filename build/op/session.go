@@ -88,7 +88,7 @@ func (s *Session) Run(ctx context.Context, p Process) error {
 	if p.Next != nil {
 		s.expect(placeKind{*p.Next, p.Cgroup})
 	}
-	return s.x.run(ctx, jobs, p, spec, at.group)
+	return s.x.run(ctx, jobs, p, spec, at)
 }
 
 // begin counts a command and returns who runs it.
