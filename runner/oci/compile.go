@@ -250,7 +250,11 @@ func (c *compiler) arrive() error {
 		c.Note("making a keyring")
 		c.CallIf(ignore(unix.ENOSYS, unix.EPERM, unix.EACCES), unix.SYS_KEYCTL, launch.Int(unix.KEYCTL_JOIN_SESSION_KEYRING), launch.Int(0))
 	}
-	if c.proc == 0 && (c.opts.Gate != "" || c.opts.Pause != "" || (c.user && c.needProc())) {
+	switch early := c.opts.Gate != "" || c.opts.Pause != ""; {
+	case c.proc != 0 || !early && !c.needProc():
+	case c.sharesPIDs() && (c.inside || !canMountProc()):
+		c.openCallersProc()
+	case early || c.user:
 		c.openProc()
 	}
 	return nil

@@ -2,6 +2,8 @@ package oci
 
 import (
 	"fmt"
+	"os"
+	"slices"
 	"sort"
 	"strings"
 	"unsafe"
@@ -128,6 +130,36 @@ func (c *compiler) loopback() {
 func (c *compiler) openProc() {
 	c.Note("opening a private procfs")
 	c.proc = c.filesystem("proc", "proc", 0)
+}
+
+// openCallersProc does without a mount: nothing of the container's is on /proc yet.
+func (c *compiler) openCallersProc() {
+	c.Note("opening the host's procfs")
+	c.proc = c.Call(unix.SYS_OPENAT, launch.Int(atFDCWD), c.Str("/proc"), launch.Int(unix.O_PATH|unix.O_DIRECTORY|cloexec), launch.Int(0))
+}
+
+// sharesPIDs says that the container has no PID namespace but ours.
+func (c *compiler) sharesPIDs() bool {
+	return !slices.ContainsFunc(c.spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.PIDNamespace })
+}
+
+// canMountProc says whether the kernel lets us mount a procfs of our own PID namespace: one
+// that belongs to the host does not let root of a user namespace, such as podman's of an
+// ordinary user.
+func canMountProc() bool {
+	if !userns.Inside() {
+		return true
+	}
+	ns, err := os.Open("/proc/self/ns/pid")
+	if err != nil {
+		return true // the mount will tell
+	}
+	defer ns.Close()
+	owner, err := unix.IoctlRetInt(int(ns.Fd()), unix.NS_GET_USERNS)
+	if err == nil {
+		unix.Close(owner)
+	}
+	return err != unix.EPERM // ioctl_nsfs(2): the owner is above ours
 }
 
 // writeProc writes a value to a file of the private procfs.

@@ -95,8 +95,12 @@ func (c *compiler) beginExec(o ExecOptions) error {
 			return err
 		}
 	}
-	if c.needLabels() {
+	switch {
+	case !c.needLabels():
+	case canMountProc():
 		c.openProc()
+	default:
+		c.openCallersProc()
 	}
 	return c.labels()
 }

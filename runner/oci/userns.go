@@ -173,8 +173,7 @@ func (c *compiler) prepare() error {
 		return err
 	}
 	if !c.newNamespace(specs.PIDNamespace) {
-		c.Note("opening the host's procfs")
-		c.proc = c.Call(unix.SYS_OPENAT, launch.Int(atFDCWD), c.Str("/proc"), launch.Int(unix.O_PATH|unix.O_DIRECTORY|cloexec), launch.Int(0))
+		c.openCallersProc()
 	}
 	for _, d := range c.allDevices() {
 		if d.Type != "p" {
