@@ -201,7 +201,7 @@ func (e *Engine) Get(ctx context.Context, ref string) (*Container, error) {
 // current reads a container after making sure that somebody keeps it.
 func (e *Engine) current(ctx context.Context, id string) (*Container, error) {
 	c, err := e.load(id)
-	if err != nil || !e.orphaned(c) {
+	if err != nil || !orphaned(c.State) {
 		return c, missing(err, id)
 	}
 	if err := e.adopt(ctx, c); err != nil {
@@ -223,9 +223,9 @@ func missing(err error, ref string) error {
 	return err
 }
 
-// orphaned says whether a container that goes on has lost its keeper.
-func (e *Engine) orphaned(c *Container) bool {
-	return c.State.Status.GoesOn() && !c.State.Keeper.Holds(e.configFile(c.ID)) && !c.State.Keeper.Alive()
+// orphaned says whether a state that goes on has lost its keeper.
+func orphaned(s keeper.State) bool {
+	return s.Status.GoesOn() && !s.Keeper.Alive()
 }
 
 // adopt gives an orphan a keeper, or, if the machine has been started since, records its end.
@@ -247,7 +247,7 @@ func (e *Engine) adopt(ctx context.Context, c *Container) error {
 	}
 	defer unlock()
 	now, err := e.load(c.ID)
-	if err != nil || !e.orphaned(now) {
+	if err != nil || !orphaned(now.State) {
 		return err
 	}
 	now.State.Status, now.State.ExitCode, now.State.Error = keeper.Exited, lostExitCode, lostReason

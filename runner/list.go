@@ -27,7 +27,7 @@ func (e *Engine) List(ctx context.Context) ([]*Container, error) {
 		c, err := e.loadKnown(ids[i], e.known)
 		switch {
 		case err == nil:
-			all[i], lost[i] = c, e.orphaned(c) || unfinished(c.State)
+			all[i], lost[i] = c, e.seemsOrphaned(c) || unfinished(c.State)
 		case !errors.Is(err, fs.ErrNotExist): // which is one being made or removed
 			errs[i] = err
 		}
@@ -71,6 +71,12 @@ func (e *Engine) tryFinish(ctx context.Context, c *Container) {
 	}
 	unlock()
 	e.Finish(ctx, c.ID)
+}
+
+// seemsOrphaned is orphaned for listings. A keeper that was killed counts as living until the last of its threads has
+// ended, which may be moments later than the first: whoever lists next adopts what it left.
+func (e *Engine) seemsOrphaned(c *Container) bool {
+	return c.State.Status.GoesOn() && !c.State.Keeper.Holds(e.configFile(c.ID)) && !c.State.Keeper.Alive()
 }
 
 // adoptTime is how long a listing lets orphans be adopted.
