@@ -33,8 +33,9 @@ import (
 // directory and told it to stay. So there is never one that nobody finds.
 type holder struct {
 	id     statefile.Process
-	own    bool   // our child
-	record string // path of its record, should it be ours; or ""
+	own    bool     // our child
+	stay   *os.File // tells it to stay; nil once that was said
+	record string   // path of its record, should it be ours; or ""
 }
 
 // The descriptors of a holder. Only one of heldInput and heldConsole is there.
@@ -47,31 +48,43 @@ const (
 
 // startHolder starts the holder of a run.
 func startHolder(pidfd *os.File, s *stdio) (*holder, error) {
-	h, stay, err := forkHolder(pidfd, s)
+	h, err := forkHolder(pidfd, s)
 	if err != nil {
 		return nil, err
 	}
-	defer stay.Close()
-	if err := h.putOnRecord(s.cfg.RunDir); err != nil {
+	if err := h.keep(s.cfg.RunDir); err != nil {
 		h.end()
 		return nil, err
 	}
-	stay.Write([]byte{1}) // it fails if the holder was killed, which is noticed elsewhere
 	return h, nil
 }
 
-// forkHolder starts a holder that ends when stay is closed before something was written to it.
-func forkHolder(pidfd *os.File, s *stdio) (h *holder, stay *os.File, err error) {
+// forkHolder starts a holder that ends with its keeper, unless keep was called before.
+func forkHolder(pidfd *os.File, s *stdio) (*holder, error) {
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
-		return nil, nil, fmt.Errorf("pipe: %w", err)
+		return nil, fmt.Errorf("pipe: %w", err)
 	}
 	in, stay := os.NewFile(uintptr(pipe[0]), "pipe"), os.NewFile(uintptr(pipe[1]), "pipe")
 	defer in.Close()
-	if h, err = executeHolder(in, pidfd, s); err != nil {
+	h, err := executeHolder(in, pidfd, s)
+	if err != nil {
 		stay.Close()
+		return nil, err
 	}
-	return h, stay, err
+	h.stay = stay
+	return h, nil
+}
+
+// keep puts the holder on record and tells it to stay.
+func (h *holder) keep(runDir string) error {
+	if err := h.putOnRecord(runDir); err != nil {
+		return err
+	}
+	h.stay.Write([]byte{1}) // it fails if the holder was killed, which is noticed elsewhere
+	h.stay.Close()
+	h.stay = nil
+	return nil
 }
 
 func executeHolder(in, pidfd *os.File, s *stdio) (*holder, error) {
@@ -210,6 +223,9 @@ func (h *holder) end() {
 		unix.Wait4(h.id.PID, nil, 0, nil)
 	case h.id.Alive():
 		unix.Kill(h.id.PID, unix.SIGKILL)
+	}
+	if h.stay != nil {
+		h.stay.Close()
 	}
 	if h.record != "" {
 		os.Remove(h.record)

@@ -23,12 +23,12 @@ func unluckyKeeper(point, runDir string) error {
 		return err
 	}
 	streams := &stdio{cfg: &Config{RunDir: runDir}}
-	h, stay, err := forkHolder(os.NewFile(uintptr(pidfd), "pidfd"), streams)
+	h, err := forkHolder(os.NewFile(uintptr(pidfd), "pidfd"), streams)
 	if err == nil && point != "forked" {
 		err = h.putOnRecord(runDir)
 	}
 	if err == nil && point == "told" {
-		_, err = stay.Write([]byte{1})
+		_, err = h.stay.Write([]byte{1})
 	}
 	if err == nil {
 		fmt.Println(h.id.PID)

@@ -309,8 +309,11 @@ func TestFailedLaunch(t *testing.T) {
 	if !errors.As(err, &failed) || failed.Code != 127 || !errors.Is(err, unix.ENOENT) {
 		t.Fatalf("error %v", err)
 	}
-	if st := readState(cfg); st.ExitCode != 127 || !strings.Contains(st.Error, "/no/such") {
+	if st := readState(cfg); st.ExitCode != 127 || !strings.Contains(st.Error, "/no/such") || st.Holder.PID != 0 {
 		t.Errorf("state %+v", st)
+	}
+	if left, err := recorded(cfg.RunDir); err != nil || len(left) > 0 {
+		t.Errorf("a holder of a run that was none: %+v, %v", left, err)
 	}
 }
 

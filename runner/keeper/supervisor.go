@@ -78,10 +78,21 @@ func (s *supervisor) launch() error {
 		return err
 	}
 	oom := oomKills(s.cfg.Cgroup)
-	var child *launch.Child
-	s.oom.normal(func() { child, err = launch.Start(s.program, theirs) })
+	var begun *launch.Beginning
+	s.oom.normal(func() { begun, err = launch.Begin(s.program, theirs) })
 	closeAll(theirs)
 	if err != nil {
+		streams.close()
+		return err
+	}
+	var held *holder // forked while the child is at work, unless it will send what is to be held
+	var heldErr error
+	if pidfd := begun.PIDFD(); pidfd != nil && !s.cfg.TTY {
+		held, heldErr = forkHolder(pidfd, streams)
+	}
+	child, err := begun.Follow()
+	if err != nil {
+		held.end()
 		streams.close()
 		return err
 	}
@@ -96,15 +107,20 @@ func (s *supervisor) launch() error {
 		err = s.passGates(child)
 	}
 	p, e := childProcess(child)
-	if err = errors.Join(err, e); err == nil {
-		streams.holder, err = startHolder(child.PIDFD, streams)
+	if err = errors.Join(err, e, heldErr); err == nil && held == nil {
+		held, err = forkHolder(child.PIDFD, streams)
+	}
+	if err == nil {
+		err = held.keep(s.cfg.RunDir)
 	}
 	if err != nil {
+		held.end()
 		unix.PidfdSendSignal(int(child.PIDFD.Fd()), unix.SIGKILL, nil, 0)
 		child.Wait()
 		streams.close()
 		return err
 	}
+	streams.holder = held
 	s.started(p, streams, oom)
 	return nil
 }

@@ -324,3 +324,42 @@ func FuzzUnmarshal(f *testing.F) {
 		}
 	})
 }
+
+// TestBeginReturnsBeforeTheProgramIsDone: the process can be held while it works.
+func TestBeginReturnsBeforeTheProgramIsDone(t *testing.T) {
+	for _, forks := range []bool{false, true} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := shell(t, "exit 5", func(a *Assembler) {
+			if forks {
+				a.Fork(0)
+			}
+			a.Call(unix.SYS_READ, Int(0), a.Buffer(1), Int(1))
+		})
+		b, err := Begin(p, []*os.File{r, r, r})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pidfd := b.PIDFD()
+		if (pidfd == nil) != forks {
+			t.Errorf("forks %v: pidfd %v", forks, pidfd)
+		}
+		if _, err := w.Write([]byte{1}); err != nil { // a child that had to be waited for would read for ever
+			t.Fatal(err)
+		}
+		c, err := b.Follow()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !forks && c.PIDFD != pidfd {
+			t.Error("the child has another pidfd")
+		}
+		if exit, err := c.Wait(); err != nil || exit.Code != 5 {
+			t.Errorf("%+v, %v", exit, err)
+		}
+		r.Close()
+		w.Close()
+	}
+}

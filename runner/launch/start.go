@@ -29,6 +29,22 @@ type Child struct {
 // The starter must not reap children it does not know (wait4(-1)): that breaks Start and
 // [Child.Wait].
 func Start(p *Program, files []*os.File) (*Child, error) {
+	b, err := Begin(p, files)
+	if err != nil {
+		return nil, err
+	}
+	return b.Follow()
+}
+
+// Beginning is a process that has begun to run a program.
+type Beginning struct {
+	program *Program
+	first   *Child
+	control *os.File
+}
+
+// Begin is the first half of [Start]; the caller has a moment for other things, and then calls Follow.
+func Begin(p *Program, files []*os.File) (*Beginning, error) {
 	if len(files) != p.opts.Slots {
 		return nil, fmt.Errorf("launching: %d files for %d slots", len(files), p.opts.Slots)
 	}
@@ -42,18 +58,33 @@ func Start(p *Program, files []*os.File) (*Child, error) {
 		return nil, fmt.Errorf("launching: making the control socket: %w", err)
 	}
 	control := os.NewFile(uintptr(pair[0]), "launch control")
-	defer control.Close()
 	theirs, err := unix.FcntlInt(uintptr(pair[1]), unix.F_DUPFD_CLOEXEC, p.opts.Slots+1)
 	unix.Close(pair[1])
 	if err != nil {
+		control.Close()
 		return nil, fmt.Errorf("launching: %w", err)
 	}
 	first, err := p.fork(fds, theirs)
 	unix.Close(theirs)
 	if err != nil {
+		control.Close()
 		return nil, fmt.Errorf("launching: making the process: %w", err)
 	}
-	return p.follow(first, pair[0])
+	return &Beginning{p, first, control}, nil
+}
+
+// PIDFD is that of the [Child] to come, nil if the program makes another process for that.
+func (b *Beginning) PIDFD() *os.File {
+	if b.program.forks() {
+		return nil
+	}
+	return b.first.PIDFD
+}
+
+// Follow is the second half of [Start].
+func (b *Beginning) Follow() (*Child, error) {
+	defer b.control.Close()
+	return b.program.follow(b.first, int(b.control.Fd()))
 }
 
 // holdFiles duplicates files to descriptors above all slots, so that the child can put
