@@ -16,7 +16,7 @@ help: ## list the targets
 build: keeper outlet ## bin/teu, static and reproducible
 	$(BUILD) -o bin/teu-whole ./cmd/teu
 	@[ $(WHOLE) -nt bin/teu-whole ] || $(GO) run ./cmd/teu/pack bin/teu-whole $(WHOLE)
-	$(BUILD) -tags porter -o bin/teu-porter ./cmd/teu
+	$(BUILD) -ldflags='-s -w -E teu_slack' -tags porter -o bin/teu-porter ./cmd/teu
 	@[ $(PORTER) -nt bin/teu-porter ] || $(GO) run ./cmd/teu/pack bin/teu-porter $(PORTER)
 	$(BUILD) -ldflags='-s -w -E teu_slack' -tags front -o bin/teu ./cmd/teu
 

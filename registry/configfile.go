@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/runner/slack"
 )
 
 const maxConfig = 8 << 20 // bytes of config.json
@@ -163,11 +164,13 @@ func runHelper(ctx context.Context, name, action string, input any) error {
 		}
 		in = bytes.NewReader(b)
 	}
+	var out bytes.Buffer // helpers complain on standard output
 	cmd := exec.CommandContext(ctx, program, action)
-	cmd.Stdin = in
-	out, err := cmd.Output() // helpers complain on standard output
+	cmd.Stdin, cmd.Stdout = in, &out
+	var err error
+	slack.Usual(func() { err = cmd.Run() })
 	if err != nil {
-		return fmt.Errorf("%s %s: %w: %s", program, action, err, printable(string(out)))
+		return fmt.Errorf("%s %s: %w: %s", program, action, err, printable(out.String()))
 	}
 	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/runner/slack"
 )
 
 // commands lists what the porter does by itself. See front.go for what it is.
@@ -25,7 +27,8 @@ func (a *app) handOver(commandLine) error { return a.becomeWhole() }
 
 // becomeWhole executes the front again, which has the whole of teu. It returns if it cannot.
 func (a *app) becomeWhole() error {
-	err := unix.Exec(a.self.path, os.Args, append(os.Environ(), wholeVariable+"=1"))
+	var err error
+	slack.Usual(func() { err = unix.Exec(a.self.path, os.Args, append(os.Environ(), wholeVariable+"=1")) })
 	return fmt.Errorf("executing %s: %w", a.self.path, err)
 }
 
