@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -110,6 +111,43 @@ func TestJobsShareAKeeper(t *testing.T) {
 		t.Fatal(err)
 	}
 	awaitEnd(t, last)
+}
+
+// TestJobsLeaveNoMemory: a keeper of many jobs does not grow with their number.
+func TestJobsLeaveNoMemory(t *testing.T) {
+	k := NewJobs(sealed(t))
+	defer k.Close()
+	a := launch.NewAssembler(launch.Options{Slots: 3})
+	a.Call(unix.SYS_EXECVE, a.Str("/bin/true"), a.Strings([]string{"true", strings.Repeat("x", 100<<10)}), a.Strings(nil))
+	p, err := a.Program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var after [5 * collectEvery]int
+	for i := range after {
+		if e, err := k.Run(t.Context(), Job{Program: p}); err != nil || e.Code != 0 {
+			t.Fatalf("%+v, %v", e, err)
+		}
+		after[i] = anonymous(t, k.idle[0].pid)
+	}
+	const most = 6 << 10 // kB
+	if first, last := after[0], after[len(after)-1]; last > first+most {
+		t.Errorf("the keeper has %d kB after %d jobs, and had %d after the first", last, len(after), first)
+	}
+}
+
+// anonymous is the memory of a process that is of no file, in kB.
+func anonymous(t *testing.T, pid int) (n int) {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "RssAnon:")
+	if _, err := fmt.Sscan(rest, &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // awaitEnd fails unless the process pid ends soon.
