@@ -148,7 +148,8 @@ type Result struct {
 	Target ocispec.Descriptor
 	Config digest.Digest // the image ID; of several platforms, that of the first
 	Index  bool          // Target is an index
-	Names  []string      // canonical
+	Kept   bool          // the image is in the store
+	Names  []string      // there, canonical
 	Answer map[string][]byte
 	Why    []Reason // of the steps that ran, also when the build failed
 }

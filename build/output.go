@@ -195,6 +195,7 @@ func (r *run) name(ctx context.Context, res *Result, states []op.Result, names [
 	now := time.Now().UTC()
 	target := res.Target
 	target.Annotations = nil // they are of what leaves
+	res.Kept = true
 	if len(names) == 0 || r.o.ByDigest {
 		return r.b.Store.Images.Put(ctx, image.Image{Target: target, Created: now})
 	}

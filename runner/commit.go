@@ -144,6 +144,12 @@ func (c *Container) history(o CommitOptions) ocispec.History {
 	return ocispec.History{Created: &now, CreatedBy: c.Command(), Author: o.Author, Comment: o.Comment}
 }
 
+// hasEnded says whether a container does not run, by now.
+func (e *Engine) hasEnded(ctx context.Context, id string) bool {
+	c, err := e.current(ctx, id)
+	return err == nil && ended(c.State)
+}
+
 // commitLayer puts what the container has changed into the store as a blob.
 func (e *Engine) commitLayer(ctx context.Context, store *cache.Store, c *Container, o CommitOptions) (blob ocispec.Descriptor, diffID digest.Digest, err error) {
 	sn, err := store.Snapshots.Get(c.ID)
@@ -154,7 +160,7 @@ func (e *Engine) commitLayer(ctx context.Context, store *cache.Store, c *Contain
 		switch failure := e.Pause(ctx, c.ID); {
 		case failure == nil:
 			defer func() { err = errors.Join(err, e.Unpause(context.WithoutCancel(ctx), c.ID)) }()
-		case !errdefs.IsNotImplemented(failure): // without a control group nothing can be paused
+		case !errdefs.IsNotImplemented(failure) && !e.hasEnded(ctx, c.ID): // without a control group nothing can be paused
 			return blob, "", fmt.Errorf("pausing %s: %w", c.Name, failure)
 		}
 	}

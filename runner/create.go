@@ -52,6 +52,9 @@ func (e *Engine) Create(ctx context.Context, name string, o Options) (_ *Contain
 		ID: e.claimID(), Created: time.Now().UTC(), Options: o,
 		ImageID: img.Manifest.Config.Digest, Manifest: img.Descriptor.Digest, ImageConfig: img.Config.Config,
 	}}
+	if c.Command() == "" {
+		return nil, worded(errdefs.ErrInvalidArgument, "no command specified")
+	}
 	c.ImageHealth, c.ImageShell = imageHealth(img.RawConfig)
 	c.Hostname = o.hostname(c.ID)
 	if err := e.make(ctx, store, c, name, layers); err != nil {

@@ -60,25 +60,28 @@ func (e *Engine) Exec(ctx context.Context, ref string, o ExecOptions) (*Exec, er
 	if err != nil {
 		return nil, err
 	}
+	if err := canExec(c, ref); err != nil {
+		return nil, err
+	}
 	return e.exec(ctx, c, o, keeper.ExecOptions{ID: newID(), Detach: !o.Output && !o.Stdin})
 }
 
 // canExec says why nothing can be executed in a container.
-func canExec(c *Container) error {
+func canExec(c *Container, ref string) error {
 	switch c.State.Status {
 	case keeper.Running:
 		return nil
 	case keeper.Paused:
-		return worded(errdefs.ErrConflict, "Container %s is paused, unpause the container before exec", c.ID)
+		return worded(errdefs.ErrConflict, "Container %s is paused, unpause the container before exec", ref)
 	case keeper.Restarting:
-		return worded(errdefs.ErrConflict, "Container %s is restarting, wait until the container is running", c.ID)
+		return worded(errdefs.ErrConflict, "Container %s is restarting, wait until the container is running", ref)
 	}
 	return notRunning(c)
 }
 
 // exec executes a command. k.ID is told in its events.
 func (e *Engine) exec(ctx context.Context, c *Container, o ExecOptions, ko keeper.ExecOptions) (*Exec, error) {
-	if err := canExec(c); err != nil {
+	if err := canExec(c, c.Name); err != nil {
 		return nil, err
 	}
 	command := strings.Join(o.Args, " ")
@@ -134,7 +137,7 @@ func (e *Engine) endedMeanwhile(ctx context.Context, c *Container, err error) er
 	if root != nil {
 		root.Close()
 	}
-	return cmp.Or(canExec(now), err)
+	return cmp.Or(canExec(now, now.Name), err)
 }
 
 // execProcess makes the process by the container's spec, which is made again: it follows
@@ -145,7 +148,7 @@ func (e *Engine) execProcess(ctx context.Context, c *Container, o ExecOptions) (
 		return nil, nil, fmt.Errorf("opening the root of the container: %w", err)
 	}
 	if root == nil { // its process has ended meanwhile
-		return nil, nil, cmp.Or(canExec(c), notRunning(c))
+		return nil, nil, cmp.Or(canExec(c, c.Name), notRunning(c))
 	}
 	defer root.Close()
 	netns := ""

@@ -51,7 +51,7 @@ func (e *Engine) ExecCreate(ctx context.Context, ref string, o ExecOptions, deta
 	if err != nil {
 		return "", err
 	}
-	if err := canExec(c); err != nil {
+	if err := canExec(c, ref); err != nil {
 		return "", err
 	}
 	if o.User != "" { // one that is not there is known now

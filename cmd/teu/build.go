@@ -16,6 +16,7 @@ import (
 
 	"github.com/teu-dev/teu/build"
 	"github.com/teu-dev/teu/build/op"
+	"github.com/teu-dev/teu/cache/listing"
 	"github.com/teu-dev/teu/cmd/teu/ui"
 	"github.com/teu-dev/teu/dockerfile"
 	"github.com/teu-dev/teu/runner/network"
@@ -141,6 +142,12 @@ func runBuild(ctx context.Context, a *app, f buildFlags, dir string) (err error)
 			a.ui.BuildError(e)
 		}
 		return err
+	}
+	if res.Kept {
+		a.tellImage("create", res.Config, res.Config.String(), nil)
+	}
+	for _, name := range res.Names {
+		a.tellImage("tag", res.Config, listing.Familiar(name), nil)
 	}
 	a.holdBudget(ctx)
 	return f.report(a, res, remarks)

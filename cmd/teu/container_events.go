@@ -30,6 +30,9 @@ func showEvents(ctx context.Context, a *app, since, until, format string, list [
 	if o.Since, o.Until, err = span(since, until); err != nil {
 		return err
 	}
+	if !o.Since.IsZero() && !o.Until.IsZero() && o.Until.Before(o.Since) {
+		return fmt.Errorf("`since` time (%s) cannot be after `until` time (%s)", since, until)
+	}
 	if o.Filters, err = splitFilters(list); err != nil {
 		return err
 	}

@@ -64,7 +64,7 @@ func execFailure(err error) error {
 }
 
 func execIn(ctx context.Context, a *app, x *execFlags, ref string, args []string) error {
-	keys, err := runner.ParseDetachKeys(x.detachKeys)
+	keys, err := detachKeys(x.detachKeys, x.TTY)
 	if err != nil {
 		return err
 	}

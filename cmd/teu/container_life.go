@@ -42,7 +42,7 @@ func forEach(a *app, refs []string, f func(ref string) error) error {
 
 func newStartCommand(a *app) *cobra.Command {
 	var attach, interactive bool
-	var detachKeys string
+	var detach string
 	cmd := &cobra.Command{
 		Use:   "start [OPTIONS] CONTAINER [CONTAINER...]",
 		Short: "Start containers that do not run",
@@ -57,7 +57,7 @@ func newStartCommand(a *app) *cobra.Command {
 			if len(args) > 1 {
 				return errors.New("you cannot start and attach multiple containers at once")
 			}
-			keys, err := runner.ParseDetachKeys(detachKeys)
+			keys, err := detachKeys(detach, true)
 			if err != nil {
 				return err
 			}
@@ -67,7 +67,7 @@ func newStartCommand(a *app) *cobra.Command {
 	f := cmd.Flags()
 	f.BoolVarP(&attach, "attach", "a", false, "attach to the output")
 	f.BoolVarP(&interactive, "interactive", "i", false, "attach to standard input too")
-	f.StringVar(&detachKeys, "detach-keys", "", "keys that detach (default ctrl-p,ctrl-q)")
+	f.StringVar(&detach, "detach-keys", "", "keys that detach (default ctrl-p,ctrl-q)")
 	return cmd
 }
 
@@ -249,14 +249,14 @@ func newWaitCommand(a *app) *cobra.Command {
 
 func newAttachCommand(a *app) *cobra.Command {
 	var noStdin, sigProxy bool
-	var detachKeys string
+	var detach string
 	cmd := &cobra.Command{
 		Use:   "attach [OPTIONS] CONTAINER",
 		Short: "Attach to the streams of a running container",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			keys, err := runner.ParseDetachKeys(detachKeys)
+			keys, err := detachKeys(detach, true)
 			if err != nil {
 				return err
 			}
@@ -283,7 +283,7 @@ func newAttachCommand(a *app) *cobra.Command {
 	f := cmd.Flags()
 	f.BoolVar(&noStdin, "no-stdin", false, "do not attach to standard input")
 	f.BoolVar(&sigProxy, "sig-proxy", true, "pass signals on to the container")
-	f.StringVar(&detachKeys, "detach-keys", "", "keys that detach (default ctrl-p,ctrl-q)")
+	f.StringVar(&detach, "detach-keys", "", "keys that detach (default ctrl-p,ctrl-q)")
 	return cmd
 }
 

@@ -31,6 +31,12 @@ func (a *app) tellImage(action string, id digest.Digest, name string, labels map
 	a.engine().Emit("image", action, id.String(), attributes)
 }
 
+// tellMoved adds the event of an image that was pulled or pushed, which docker calls by its name.
+func (a *app) tellMoved(action string, ref reference.Named) {
+	name := reference.FamiliarString(ref)
+	a.engine().Emit("image", action, name, map[string]string{"name": name})
+}
+
 // imageUsers lists the containers for the library.
 func (a *app) imageUsers(ctx context.Context) ([]library.Container, error) {
 	all, err := a.engine().List(ctx)

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/teu-dev/teu/runner"
 )
 
 // A proxyConfig is what docker's config.json says of the proxies of containers and builds.
@@ -27,7 +29,7 @@ func proxyVariables(given []string) []string {
 		name, _, _ := strings.Cut(kv, "=")
 		taken[name] = true
 	}
-	c := readProxies()
+	c := readDockerConfig().proxies()
 	var list []string
 	for name, value := range map[string]string{
 		"HTTP_PROXY": c.HTTPProxy, "HTTPS_PROXY": c.HTTPSProxy, "NO_PROXY": c.NoProxy, "FTP_PROXY": c.FTPProxy, "ALL_PROXY": c.AllProxy,
@@ -42,35 +44,47 @@ func proxyVariables(given []string) []string {
 	return list
 }
 
-// readProxies reads the proxies of the docker that teu stands for, or else those of any. A file that cannot be
-// read has none: whoever needs what else it says, the registry client, says what is wrong with it.
-func readProxies() proxyConfig {
+// A dockerConfig is what teu takes from docker's config.json, beside what the registry client does.
+type dockerConfig struct {
+	Proxies    map[string]proxyConfig `json:"proxies"`
+	DetachKeys string                 `json:"detachKeys"`
+}
+
+// proxies are those of the docker that teu stands for, or else those of any.
+func (c dockerConfig) proxies() proxyConfig {
+	if p, ok := c.Proxies[envOr("DOCKER_HOST", "unix:///var/run/docker.sock")]; ok {
+		return p
+	}
+	return c.Proxies["default"]
+}
+
+// readDockerConfig reads it. A file that cannot be read says nothing: whoever needs what else it says, the
+// registry client, says what is wrong with it.
+func readDockerConfig() (c dockerConfig) {
 	dir := os.Getenv("DOCKER_CONFIG")
 	if dir == "" {
 		home, err := os.UserHomeDir()
 		if err != nil {
-			return proxyConfig{} // not those of whatever directory this one is
+			return c // not that of whatever directory this one is
 		}
 		dir = filepath.Join(home, ".docker")
 	}
 	f, err := os.Open(filepath.Join(dir, "config.json"))
 	if err != nil {
-		return proxyConfig{}
+		return c
 	}
 	defer f.Close()
 	const limit = 8 << 20 // as in registry
-	b, err := io.ReadAll(io.LimitReader(f, limit))
-	if err != nil {
-		return proxyConfig{}
+	if json.NewDecoder(io.LimitReader(f, limit)).Decode(&c) != nil {
+		return dockerConfig{}
 	}
-	var config struct {
-		Proxies map[string]proxyConfig `json:"proxies"`
+	return c
+}
+
+// detachKeys parses the flag --detach-keys. Without it docker's config.json says which they are, for a terminal.
+func detachKeys(flag string, tty bool) ([]byte, error) {
+	if flag == "" && tty {
+		flag = readDockerConfig().DetachKeys
 	}
-	if err := json.Unmarshal(b, &config); err != nil {
-		return proxyConfig{}
-	}
-	if c, ok := config.Proxies[envOr("DOCKER_HOST", "unix:///var/run/docker.sock")]; ok {
-		return c
-	}
-	return config.Proxies["default"]
+	return runner.ParseDetachKeys(flag)
 }

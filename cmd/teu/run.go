@@ -156,7 +156,7 @@ func runContainer(cmd *cobra.Command, a *app, c *runFlags, args []string) error 
 	if c.tty && c.interactive && !c.detach && !a.ui.InTerminal() {
 		return withExitCode(exitFailure, errors.New("the input device is not a TTY"))
 	}
-	keys, err := runner.ParseDetachKeys(c.detachKeys)
+	keys, err := detachKeys(c.detachKeys, c.tty)
 	if err != nil {
 		return err
 	}
@@ -207,6 +207,9 @@ func startNew(ctx context.Context, a *app, c *runFlags, made *runner.Container, 
 	}
 	if c.detach {
 		return nil
+	}
+	if !o.AttachStdout && !o.AttachStderr {
+		a.ui.Println(made.ID) // nothing else tells it
 	}
 	t := attached{a: a, session: session, id: made.ID, tty: o.TTY, stdin: o.AttachStdin, keys: keys, signals: signals}
 	return t.run(ctx)

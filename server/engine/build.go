@@ -73,9 +73,21 @@ func (s *Server) build(w http.ResponseWriter, r *request) error {
 	p.send(streamText("Successfully built " + listing.ShortID(res.Config) + "\n"))
 	for _, n := range res.Names {
 		p.send(streamText("Successfully tagged " + listing.Familiar(n) + "\n"))
+	}
+	s.tellBuilt(res)
+	return nil
+}
+
+// tellBuilt adds the events of an image that was built.
+func (s *Server) tellBuilt(res build.Result) {
+	if !res.Kept {
+		return
+	}
+	id := res.Config.String()
+	s.tell("create", id, id)
+	for _, n := range res.Names {
 		s.tell("tag", id, listing.Familiar(n))
 	}
-	return nil
 }
 
 func (s *Server) cancelBuild(w http.ResponseWriter, r *request) error {

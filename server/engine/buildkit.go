@@ -22,7 +22,7 @@ func (s *Server) newBuildKit() func() (*buildkit.Server, error) {
 				return s.Backend.Builder(s.Backend.RegistryAsking(ask))
 			},
 			Gateway: s.stepGateway,
-			Named:   func(id, name string) { s.tell("tag", id, name) },
+			Built:   s.tellBuilt,
 			Version: s.Version,
 		})
 	})

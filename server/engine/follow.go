@@ -111,6 +111,9 @@ func (s *Server) events(w http.ResponseWriter, r *request) error {
 	}
 	err = s.Backend.Containers().Events(ctx, o, func(e event.Event) error {
 		s.followers.await(ctx, e)
+		if r.version < 46 && e.Type == "image" && e.Action == "create" {
+			return nil // there was none
+		}
 		if media == types.MediaTypeJSONSequence {
 			if _, err := flush.ResponseWriter.Write([]byte{0x1e}); err != nil { // RFC 7464, 2.2
 				return err

@@ -97,10 +97,8 @@ func (w *wish) build(ctx context.Context, f *feed, compile func(context.Context,
 	if err == nil {
 		err = w.finish(ctx, res)
 	}
-	if err == nil && w.c.server.Named != nil {
-		for _, name := range res.Names {
-			w.c.server.Named(res.Config.String(), name)
-		}
+	if err == nil && w.c.server.Built != nil {
+		w.c.server.Built(res)
 	}
 	return res, err
 }

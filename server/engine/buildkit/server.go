@@ -36,14 +36,14 @@ import (
 	"github.com/teu-dev/teu/registry"
 )
 
-// Options are what a Server works with. All but Named is required.
+// Options are what a Server works with. All but Built is required.
 type Options struct {
 	// Builder returns a builder that asks for the credentials of registries.
 	Builder func(ask func(ctx context.Context, domain string) (registry.Credential, error)) (*build.Builder, error)
 	// Gateway returns the address of this machine where the commands of RUN see it; zero: there is none.
 	Gateway func(ctx context.Context) (netip.Addr, error)
-	// Named is told of each name that an image gets; nil: nobody wants to know.
-	Named   func(id, name string)
+	// Built is told of each build; nil: nobody wants to know.
+	Built   func(build.Result)
 	Version string // of teu
 }
 
