@@ -34,7 +34,7 @@ quickstart: build ## build, push, pull and run examples/hello with a registry of
 	@examples/hello/quickstart.sh bin/teu
 
 test: setup lint ## everything: unit tests, root tests, end-to-end scripts, interop
-	TEU_TEST_ROOT=1 $(GO) run ./test/suite -skips 0 -timeout 20m ./...
+	TEU_TEST_ROOT=1 TEU_TEST_BUILT=1 $(GO) run ./test/suite -skips 0 -timeout 20m ./...
 
 test-root: keeper outlet ## unit and root tests without the end-to-end scripts
 	TEU_TEST_ROOT=1 $(GO) run ./test/suite -short -timeout 15m ./...
@@ -53,7 +53,7 @@ bench: build ## the figures of docs/benchmarks.md, against peers
 	@bench/run.sh
 
 soak: build setup ## the long runs: chaos and fuzzing at full counts
-	TEU_TEST_ROOT=1 TEU_SOAK=1 TEU_TEST_KILLS=200 $(GO) run ./test/suite -timeout 6h ./...
+	TEU_TEST_ROOT=1 TEU_TEST_BUILT=1 TEU_SOAK=1 TEU_TEST_KILLS=200 $(GO) run ./test/suite -timeout 6h ./...
 	@test/fuzz.sh $${FUZZTIME:-1h}
 
 clean: ## remove what make made

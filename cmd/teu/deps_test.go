@@ -40,6 +40,7 @@ var layers = map[string]int{
 	"cmd/teu/ui": 6,
 	"cmd/teu":    7,
 
+	"test/built":        0,
 	"test/privilege":    0,
 	"test/suite":        8,
 	"test/differential": 8,

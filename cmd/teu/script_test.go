@@ -18,6 +18,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/teu-dev/teu/test/built"
 	"github.com/teu-dev/teu/test/privilege"
 )
 
@@ -78,25 +79,12 @@ type world struct {
 // newWorld builds teu, starts a registry and fills it with the base images.
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{teu: builtTeu(t), tmp: scratch(t)}
+	w := &world{teu: built.Teu(t), tmp: scratch(t)}
 	w.registry = w.serveRegistry(t)
 	for name, tar := range map[string]func(*testing.T, string){"busybox": makeBusybox, "debian": makeDebian} {
 		w.pushBase(t, name, tar)
 	}
 	return w
-}
-
-// builtTeu builds teu as its users get it and returns its path.
-func builtTeu(t *testing.T) string {
-	t.Helper()
-	if out, err := exec.Command("make", "-C", "../..", "build").CombinedOutput(); err != nil {
-		t.Fatalf("make build: %v\n%s", err, out)
-	}
-	bin, err := filepath.Abs("../../bin/teu")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return bin
 }
 
 // scratch makes a directory that goes away with the test: in memory where there is room,

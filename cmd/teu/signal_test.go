@@ -7,12 +7,14 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/teu-dev/teu/test/built"
 )
 
 // TestTerminateWhileStarting sends SIGTERM to a server at moments of its start, which for the most
 // part is the unpacking of the whole of teu: it ends, whenever that is.
 func TestTerminateWhileStarting(t *testing.T) {
-	bin, dir := builtTeu(t), scratch(t)
+	bin, dir := built.Teu(t), scratch(t)
 	for i := range 15 {
 		cmd := exec.Command(bin, "serve", "registry", "--addr", "127.0.0.1:0", "--root", filepath.Join(dir, "registry"))
 		root := filepath.Join(dir, "store") // the later ones find the whole unpacked

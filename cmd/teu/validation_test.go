@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/teu-dev/teu/test/built"
 	"github.com/teu-dev/teu/test/privilege"
 )
 
@@ -28,7 +29,7 @@ func TestValidation(t *testing.T) {
 	privilege.NeedRoot(t)
 	dir := scratch(t)
 	programs := buildValidation(t, dir)
-	if err := os.Symlink(builtTeu(t), filepath.Join(dir, "teu-oci")); err != nil {
+	if err := os.Symlink(built.Teu(t), filepath.Join(dir, "teu-oci")); err != nil {
 		t.Fatal(err)
 	}
 	known := knownMisses(t)

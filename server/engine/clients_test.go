@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/teu-dev/teu/test/built"
 	"github.com/teu-dev/teu/test/privilege"
 )
 
@@ -31,13 +32,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	privilege.NeedRoot(t)
-	if out, err := exec.Command("make", "-C", "../..", "build").CombinedOutput(); err != nil {
-		t.Fatalf("make build: %v\n%s", err, out)
-	}
-	bin, err := filepath.Abs("../../bin/teu")
-	if err != nil {
-		t.Fatal(err)
-	}
+	bin := built.Teu(t)
 	parent := os.TempDir()
 	if _, err := os.Stat("/dev/shm"); err == nil {
 		parent = "/dev/shm"

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/teu-dev/teu/test/built"
 )
 
 // daemons is how many BuildKits share the work.
@@ -45,10 +47,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w.run(t, "", "busybox", "ip", "link", "set", "lo", "up")
-	w.run(t, "", "make", "-C", "../..", "build")
-	if w.teu, err = filepath.Abs("../../bin/teu"); err != nil {
-		t.Fatal(err)
-	}
+	w.teu = built.Teu(t)
 	registry := freePort(t)
 	w.daemon(t, w.teu, "serve", "registry", "--addr", registry, "--root", filepath.Join(dir, "registry"))
 	for i := range daemons {
