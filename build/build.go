@@ -147,9 +147,10 @@ type Result struct {
 	// Target is the manifest, or the index of several platforms; zero if only files were written.
 	Target ocispec.Descriptor
 	Config digest.Digest // the image ID; of several platforms, that of the first
-	Index  bool          // Target is an index
-	Kept   bool          // the image is in the store
-	Names  []string      // there, canonical
+	Labels map[string]string
+	Index  bool     // Target is an index
+	Kept   bool     // the image is in the store
+	Names  []string // there, canonical
 	Answer map[string][]byte
 	Why    []Reason // of the steps that ran, also when the build failed
 }

@@ -3,6 +3,7 @@ package build
 import (
 	"archive/tar"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -87,7 +88,7 @@ func (r *run) image(ctx context.Context, res *Result, c *dockerfile.Result, stat
 		}
 		r.made[stated] = made
 	}
-	res.Target, res.Config, res.Index = made.target, made.config, made.index
+	res.Target, res.Config, res.Labels, res.Index = made.target, made.config, made.labels, made.index
 	return nil
 }
 
@@ -95,6 +96,7 @@ func (r *run) image(ctx context.Context, res *Result, c *dockerfile.Result, stat
 type madeImage struct {
 	target ocispec.Descriptor // with annotations, where it leaves
 	config digest.Digest      // of the first platform
+	labels map[string]string  // there
 	index  bool
 }
 
@@ -149,11 +151,19 @@ func (r *run) makeImage(ctx context.Context, compiled *dockerfile.Result, states
 		if err != nil {
 			return err
 		}
-		made = madeImage{img.Target, img.Config, index || stated}
+		made = madeImage{target: img.Target, config: img.Config, index: index || stated}
 		made.target.Annotations = notes.at("index-descriptor", ocispec.Platform{})
-		return nil
+		made.labels, err = labelsOf(sources[0].Config)
+		return err
 	})
 	return made, err
+}
+
+// labelsOf returns the labels in the config of an image.
+func labelsOf(config []byte) (map[string]string, error) {
+	var img ocispec.Image
+	err := json.Unmarshal(config, &img)
+	return img.Config.Labels, err
 }
 
 // compression is what the layers that were built need: none to stay here.

@@ -30,12 +30,16 @@ type SaveOptions struct {
 func (l *Library) Save(ctx context.Context, w io.Writer, refs []string, o SaveOptions) error {
 	return l.pinned(ctx, func() error {
 		var images []archive.Image
-		for _, ref := range refs {
+		ids := make([]digest.Digest, len(refs))
+		for i, ref := range refs {
 			records, err := l.named(ctx, ref)
 			if err != nil {
 				return err
 			}
 			for _, r := range records {
+				if id, err := l.Store.ImageID(ctx, r.Target); err == nil {
+					ids[i] = id
+				}
 				target, err := l.wanted(ctx, ref, r.Target, o.Platforms)
 				if err != nil {
 					return err
@@ -49,7 +53,15 @@ func (l *Library) Save(ctx context.Context, w io.Writer, refs []string, o SaveOp
 				images = collect(images, target, r.Name)
 			}
 		}
-		return archive.Save(ctx, w, l.Store.Content, images, archive.SaveOptions{Platforms: o.Platforms, Progress: o.Progress})
+		if err := archive.Save(ctx, w, l.Store.Content, images, archive.SaveOptions{Platforms: o.Platforms, Progress: o.Progress}); err != nil {
+			return err
+		}
+		for i, ref := range refs {
+			if ids[i] != "" {
+				l.tell("save", ids[i], ref, nil)
+			}
+		}
+		return nil
 	})
 }
 

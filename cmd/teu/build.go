@@ -144,10 +144,10 @@ func runBuild(ctx context.Context, a *app, f buildFlags, dir string) (err error)
 		return err
 	}
 	if res.Kept {
-		a.tellImage("create", res.Config, res.Config.String(), nil)
+		a.tellImage("create", res.Config, res.Config.String(), res.Labels)
 	}
 	for _, name := range res.Names {
-		a.tellImage("tag", res.Config, listing.Familiar(name), nil)
+		a.tellImage("tag", res.Config, listing.Familiar(name), res.Labels)
 	}
 	a.holdBudget(ctx)
 	return f.report(a, res, remarks)

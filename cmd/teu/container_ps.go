@@ -64,6 +64,7 @@ func psTable(size bool) ui.Table {
 }
 
 func listContainers(ctx context.Context, a *app, p *psFlags) error {
+	p.format = listFormat(p.format, p.quiet, func(c dockerConfig) string { return c.PsFormat })
 	if p.quiet && p.format != "" {
 		a.ui.Warnf("Ignoring custom format, because both --format and --quiet are set.")
 	} else if err := psTable(p.size).Check(p.format); err != nil {

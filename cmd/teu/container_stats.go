@@ -51,6 +51,7 @@ func statsTable() ui.Table {
 const firstInterval = 50 * time.Millisecond
 
 func showStats(ctx context.Context, a *app, f statsFlags, args []string) error {
+	f.format = listFormat(f.format, false, func(c dockerConfig) string { return c.StatsFormat })
 	all, err := statsTargets(ctx, a, f, args)
 	if err != nil {
 		return err

@@ -93,6 +93,7 @@ func listImages(ctx context.Context, a *app, f imagesFlags, args []string) error
 	if f.tree {
 		return listTree(ctx, a, store, images)
 	}
+	f.format = listFormat(f.format, f.quiet, func(c dockerConfig) string { return c.ImagesFormat })
 	if f.quiet && (f.format == "" || f.format == "table") {
 		f.format = "{{.ID}}"
 	}

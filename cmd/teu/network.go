@@ -209,6 +209,7 @@ func newNetworkLsCommand(a *app) *cobra.Command {
 				},
 				Default: []string{"ID", "Name", "Driver", "Scope"},
 			}
+			format = listFormat(format, quiet, func(c dockerConfig) string { return c.NetworksFormat })
 			if quiet && (format == "" || format == "table") {
 				format = "{{.ID}}"
 			}

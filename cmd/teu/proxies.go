@@ -48,6 +48,21 @@ func proxyVariables(given []string) []string {
 type dockerConfig struct {
 	Proxies    map[string]proxyConfig `json:"proxies"`
 	DetachKeys string                 `json:"detachKeys"`
+
+	// Of listings, where --format is not given.
+	PsFormat       string `json:"psFormat"`
+	ImagesFormat   string `json:"imagesFormat"`
+	NetworksFormat string `json:"networksFormat"`
+	VolumesFormat  string `json:"volumesFormat"`
+	StatsFormat    string `json:"statsFormat"`
+}
+
+// listFormat returns the flag --format of a listing, or what docker's config.json has for it.
+func listFormat(flag string, quiet bool, usual func(c dockerConfig) string) string {
+	if flag != "" || quiet {
+		return flag
+	}
+	return usual(readDockerConfig())
 }
 
 // proxies are those of the docker that teu stands for, or else those of any.

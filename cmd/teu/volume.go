@@ -89,7 +89,7 @@ func newVolumeLsCommand(a *app) *cobra.Command {
 				},
 				Default: []string{"Driver", "Name"},
 			}
-			return a.ui.List(t, format, rows)
+			return a.ui.List(t, listFormat(format, quiet, func(c dockerConfig) string { return c.VolumesFormat }), rows)
 		},
 	}
 	f := cmd.Flags()

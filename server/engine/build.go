@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -84,9 +85,17 @@ func (s *Server) tellBuilt(res build.Result) {
 		return
 	}
 	id := res.Config.String()
-	s.tell("create", id, id)
+	tell := func(action, name string) {
+		attributes := maps.Clone(res.Labels)
+		if attributes == nil {
+			attributes = map[string]string{}
+		}
+		attributes["name"] = name
+		s.Backend.Containers().Emit("image", action, id, attributes)
+	}
+	tell("create", id)
 	for _, n := range res.Names {
-		s.tell("tag", id, listing.Familiar(n))
+		tell("tag", listing.Familiar(n))
 	}
 }
 
