@@ -64,25 +64,12 @@ func (r *run) solve(ctx context.Context, def *pb.Definition, s sealing) (op.Resu
 func markSpine(v *graph.Vertex, spine map[*graph.Vertex]bool) {
 	for v != nil && !spine[v] {
 		spine[v] = true
-		next := int64(-1)
-		switch o := v.Op.Op.(type) {
-		case *pb.Op_Exec:
-			for _, m := range o.Exec.Mounts {
-				if m.Dest == pb.RootMount {
-					next = m.Input
-				}
-			}
-		case *pb.Op_File:
-			next = o.File.Actions[0].Input
-		case *pb.Op_Merge:
+		if v.Op.GetMerge() != nil {
 			for _, in := range v.Inputs {
 				markSpine(in.Vertex, spine)
 			}
 		}
-		if next < 0 || next >= int64(len(v.Inputs)) {
-			return
-		}
-		v = v.Inputs[next].Vertex
+		v = v.Below()
 	}
 }
 

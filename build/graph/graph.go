@@ -30,6 +30,28 @@ type Vertex struct {
 	Source   []Location       // where in the Dockerfile it comes from
 }
 
+// Below is the vertex whose files v begins with and changes, where it is of that kind: a command or file actions. nil: there
+// is none.
+func (v *Vertex) Below() *Vertex {
+	in := int64(-1)
+	switch o := v.Op.Op.(type) {
+	case *pb.Op_Exec:
+		for _, m := range o.Exec.Mounts {
+			if m.Dest == pb.RootMount {
+				in = m.Input
+			}
+		}
+	case *pb.Op_File:
+		if len(o.File.Actions) > 0 {
+			in = o.File.Actions[0].Input
+		}
+	}
+	if in < 0 || in >= int64(len(v.Inputs)) {
+		return nil
+	}
+	return v.Inputs[in].Vertex
+}
+
 // An Edge is one output of a vertex.
 type Edge struct {
 	Vertex *Vertex

@@ -65,7 +65,7 @@ func (e *Env) execOp(v *graph.Vertex, o *pb.ExecOp) (*execOp, error) {
 
 // noteNext remembers that the command v, with the network n, runs on what another one leaves.
 func (e *Env) noteNext(v *graph.Vertex, n Network) {
-	for v = rootOf(v); v != nil; v = rootOf(v) {
+	for v = v.Below(); v != nil; v = v.Below() {
 		if v.Op.GetExec() != nil {
 			break
 		}
@@ -79,27 +79,6 @@ func (e *Env) noteNext(v *graph.Vertex, n Network) {
 		e.nexts = map[digest.Digest]Network{}
 	}
 	e.nexts[v.Digest] = n
-}
-
-// rootOf is the vertex whose state v begins with, or nil.
-func rootOf(v *graph.Vertex) *graph.Vertex {
-	in := int64(-1)
-	switch o := v.Op.Op.(type) {
-	case *pb.Op_Exec:
-		for _, m := range o.Exec.Mounts {
-			if m.Dest == pb.RootMount {
-				in = m.Input
-			}
-		}
-	case *pb.Op_File:
-		if len(o.File.Actions) > 0 {
-			in = o.File.Actions[0].Input
-		}
-	}
-	if in < 0 || in >= int64(len(v.Inputs)) {
-		return nil
-	}
-	return v.Inputs[in].Vertex
 }
 
 func networkOf(m pb.NetMode) Network {
