@@ -9,6 +9,7 @@ const quickBytes = 16
 //
 // A turn begins with 56 bits or more in the register. Three literals whose codes are in the main table take
 // 33 of them; after two of them and a length, which takes 20, it is filled once more for the distance.
+// They are written out: a loop over them takes 7 % longer for the layers of Debian.
 func (r *Reader) quickly() (ended bool, err error) {
 	var (
 		lit   = (*[1 << litBits]uint32)(r.lit[:])
