@@ -41,6 +41,17 @@ func (e *Engine) writeFiles(ctx context.Context, c *Container, sb network.Sandbo
 // sharedFiles are the names of these files.
 func sharedFiles() []string { return []string{"hosts", "hostname", "resolv.conf"} }
 
+// mountedFiles are the names of those that are mounted in a container: they are there, and nothing else is in their place.
+func (e *Engine) mountedFiles(c *Container) (names []string) {
+	for _, name := range sharedFiles() {
+		taken := slices.ContainsFunc(c.Mounts, func(p MountPoint) bool { return p.Destination == "/etc/"+name })
+		if _, err := os.Stat(filepath.Join(e.dir(c.ID), name)); err == nil && !taken {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // writeShared writes in place: the file may be mounted somewhere.
 func (e *Engine) writeShared(c *Container, name string, data []byte) error {
 	path := filepath.Join(e.dir(c.ID), name)

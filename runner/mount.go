@@ -212,15 +212,10 @@ func (e *Engine) specMounts(c *Container) []spec.Mount {
 		}
 		return append(slices.Clone(options), "idmap")
 	}
-	taken := map[string]bool{}
-	for _, p := range c.Mounts {
-		taken[p.Destination] = true
-	}
-	for _, name := range sharedFiles() {
-		source := filepath.Join(e.dir(c.ID), name)
-		if _, err := os.Stat(source); err == nil && !taken["/etc/"+name] {
-			mounts = append(mounts, spec.Mount{Source: source, Target: "/etc/" + name, ReadOnly: c.Options.ReadOnly, Options: mapped(nil)})
-		}
+	for _, name := range e.mountedFiles(c) {
+		mounts = append(mounts, spec.Mount{
+			Source: filepath.Join(e.dir(c.ID), name), Target: "/etc/" + name, ReadOnly: c.Options.ReadOnly, Options: mapped(nil),
+		})
 	}
 	points := slices.Clone(c.Mounts)
 	slices.SortStableFunc(points, func(a, b MountPoint) int {

@@ -145,11 +145,9 @@ func (e *Engine) mounted(c *Container, o filesOptions, fn func(root *rootfs.Dir)
 		return err
 	}
 	defer own.Close()
-	for _, name := range sharedFiles() {
-		p := MountPoint{Type: "bind", Source: fmt.Sprintf("/proc/self/fd/%d/%s", own.Fd(), name), Destination: "/etc/" + name, RW: true}
-		if _, err := os.Stat(p.Source); err == nil && !slices.ContainsFunc(c.Mounts, func(m MountPoint) bool { return m.Destination == p.Destination }) {
-			points = append(points, p)
-		}
+	for _, name := range e.mountedFiles(c) {
+		source := fmt.Sprintf("/proc/self/fd/%d/%s", own.Fd(), name)
+		points = append(points, MountPoint{Type: "bind", Source: source, Destination: "/etc/" + name, RW: true})
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("making the mounts private: %w", err)
