@@ -1,13 +1,13 @@
 package main
 
 import (
-	"encoding/json"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/teu-dev/teu/cache/coldjson"
 	"github.com/teu-dev/teu/runner"
 )
 
@@ -90,7 +90,8 @@ func readDockerConfig() (c dockerConfig) {
 	}
 	defer f.Close()
 	const limit = 8 << 20 // as in registry
-	if json.NewDecoder(io.LimitReader(f, limit)).Decode(&c) != nil {
+	b, err := io.ReadAll(io.LimitReader(f, limit))
+	if err != nil || coldjson.Unmarshal(b, &c) != nil {
 		return dockerConfig{}
 	}
 	return c
