@@ -39,6 +39,9 @@ type Builder struct {
 	// CacheSize is how many bytes the build cache may have after a build; 0: a tenth of the
 	// disk, less than 0: any number.
 	CacheSize int64
+	// Tell hears of each image that is put into the store, as the one of library.Library: create, and tag for each
+	// of its names. It may be nil.
+	Tell func(action, id, name string, labels map[string]string)
 }
 
 // Options of a build. Only one of Context, ContextTar, DockerfileText and Caller is required.
@@ -147,10 +150,8 @@ type Result struct {
 	// Target is the manifest, or the index of several platforms; zero if only files were written.
 	Target ocispec.Descriptor
 	Config digest.Digest // the image ID; of several platforms, that of the first
-	Labels map[string]string
-	Index  bool     // Target is an index
-	Kept   bool     // the image is in the store
-	Names  []string // there, canonical
+	Index  bool          // Target is an index
+	Names  []string      // canonical
 	Answer map[string][]byte
 	Why    []Reason // of the steps that ran, also when the build failed
 }
@@ -194,6 +195,7 @@ func (b *Builder) Build(ctx context.Context, o Options) (res Result, err error) 
 	if err := b.collect(ctx); err != nil {
 		r.warnf("the build cache was not held to its size: %v", err)
 	}
+	r.tell(res)
 	return res, nil
 }
 
@@ -214,6 +216,8 @@ type run struct {
 	record  *provenance.Record // nil: nothing is stated
 	steps   steps
 	made    map[bool]madeImage // images that were made, by whether they have statements
+	kept    bool               // the image is in the store
+	labels  map[string]string  // of it
 	sealer  sealer
 	scratch *statefile.Scratch // volatile
 	disk    *statefile.Scratch // for contexts that come as a stream; nil until needed

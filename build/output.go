@@ -24,6 +24,7 @@ import (
 	"github.com/teu-dev/teu/build/solver"
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/image"
+	"github.com/teu-dev/teu/cache/listing"
 	"github.com/teu-dev/teu/cache/rootfs"
 	"github.com/teu-dev/teu/dockerfile"
 	"github.com/teu-dev/teu/registry/archive"
@@ -88,7 +89,8 @@ func (r *run) image(ctx context.Context, res *Result, c *dockerfile.Result, stat
 		}
 		r.made[stated] = made
 	}
-	res.Target, res.Config, res.Labels, res.Index = made.target, made.config, made.labels, made.index
+	res.Target, res.Config, res.Index = made.target, made.config, made.index
+	r.labels = made.labels
 	return nil
 }
 
@@ -205,7 +207,7 @@ func (r *run) name(ctx context.Context, res *Result, states []op.Result, names [
 	now := time.Now().UTC()
 	target := res.Target
 	target.Annotations = nil // they are of what leaves
-	res.Kept = true
+	r.kept = true
 	if len(names) == 0 || r.o.ByDigest {
 		return r.b.Store.Images.Put(ctx, image.Image{Target: target, Created: now})
 	}
@@ -222,6 +224,18 @@ func (r *run) name(ctx context.Context, res *Result, states []op.Result, names [
 		}
 	}
 	return nil
+}
+
+// tell tells of the image that is in the store, and of its names there.
+func (r *run) tell(res Result) {
+	if !r.kept || r.b.Tell == nil {
+		return
+	}
+	id := res.Config.String()
+	r.b.Tell("create", id, id, r.labels)
+	for _, name := range res.Names {
+		r.b.Tell("tag", id, listing.Familiar(name), r.labels)
+	}
 }
 
 // rename names an image. What had the name becomes a dangling image, unless it is the same one with

@@ -182,6 +182,11 @@ func (l *Library) Load(ctx context.Context, r io.Reader, o LoadOptions) ([]Loade
 	if err != nil {
 		return nil, fmt.Errorf("loading: %w", err)
 	}
+	for _, img := range out {
+		for _, name := range img.Names {
+			l.tell("load", img.ID, listing.Familiar(name), nil)
+		}
+	}
 	return out, nil
 }
 

@@ -67,6 +67,7 @@ func (l *Library) Import(ctx context.Context, r io.Reader, o ImportOptions) (dig
 	if err != nil {
 		return "", fmt.Errorf("importing: %w", err)
 	}
+	l.tell("import", id, o.Name, nil)
 	return id, nil
 }
 

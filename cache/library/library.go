@@ -32,15 +32,23 @@ type Library struct {
 	// Nil means that there are none.
 	Containers func(context.Context) ([]Container, error)
 	// Tell hears what has happened to an image, by its ID and one of its names (or the ID again), in
-	// docker's words: tag, untag, delete. It may be nil.
-	Tell func(action string, id digest.Digest, name string, labels map[string]string)
+	// docker's words: tag, untag, delete, save, load, import; pull and push have the name for an ID. It may be nil.
+	Tell func(action, id, name string, labels map[string]string)
 	// Change returns a config as instructions of a Dockerfile change it. Import needs it.
 	Change func(config []byte, instructions []string) ([]byte, error)
 }
 
 func (l *Library) tell(action string, id digest.Digest, name string, labels map[string]string) {
 	if l.Tell != nil {
-		l.Tell(action, id, name, labels)
+		l.Tell(action, id.String(), name, labels)
+	}
+}
+
+// tellMoved tells of an image that was pulled or pushed.
+func (l *Library) tellMoved(action string, ref reference.Named) {
+	name := reference.FamiliarString(ref)
+	if l.Tell != nil {
+		l.Tell(action, name, name, nil)
 	}
 }
 

@@ -64,6 +64,7 @@ func (l *Library) Pull(ctx context.Context, ref reference.Named, o PullOptions) 
 	if err != nil {
 		return Pulled{}, fmt.Errorf("pulling %s: %w", reference.FamiliarString(ref), err)
 	}
+	l.tellMoved("pull", ref)
 	return result, nil
 }
 
@@ -127,6 +128,7 @@ func (l *Library) Push(ctx context.Context, ref reference.NamedTagged, o PushOpt
 	if err != nil {
 		return Pushed{}, fmt.Errorf("pushing %s: %w", reference.FamiliarString(ref), err)
 	}
+	l.tellMoved("push", ref)
 	return result, nil
 }
 

@@ -16,9 +16,9 @@ import (
 
 	"github.com/teu-dev/teu/build"
 	"github.com/teu-dev/teu/build/op"
-	"github.com/teu-dev/teu/cache/listing"
 	"github.com/teu-dev/teu/cmd/teu/ui"
 	"github.com/teu-dev/teu/dockerfile"
+	"github.com/teu-dev/teu/registry"
 	"github.com/teu-dev/teu/runner/network"
 )
 
@@ -143,12 +143,6 @@ func runBuild(ctx context.Context, a *app, f buildFlags, dir string) (err error)
 		}
 		return err
 	}
-	if res.Kept {
-		a.tellImage("create", res.Config, res.Config.String(), res.Labels)
-	}
-	for _, name := range res.Names {
-		a.tellImage("tag", res.Config, listing.Familiar(name), res.Labels)
-	}
 	a.holdBudget(ctx)
 	return f.report(a, res, remarks)
 }
@@ -272,7 +266,10 @@ func (a *app) stepNetwork() *network.Manager {
 }
 
 // builder returns the builder on the store.
-func (a *app) builder() (*build.Builder, error) {
+func (a *app) builder() (*build.Builder, error) { return a.builderWith(a.registry()) }
+
+// builderWith returns a builder that reaches registries by client.
+func (a *app) builderWith(client *registry.Client) (*build.Builder, error) {
 	store, err := a.store()
 	if err != nil {
 		return nil, err
@@ -282,7 +279,7 @@ func (a *app) builder() (*build.Builder, error) {
 		return nil, err
 	}
 	return &build.Builder{
-		Store: store, Registry: a.registry(), CacheSize: size,
+		Store: store, Registry: client, CacheSize: size, Tell: a.tellImage,
 		Executor: &op.Containers{Keeper: a.keeper, Network: a.stepNetwork()},
 		CDIDirs:  a.cdiDirs(),
 	}, nil

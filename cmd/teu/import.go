@@ -63,7 +63,6 @@ func importFiles(ctx context.Context, a *app, from string, o library.ImportOptio
 	if err != nil {
 		return err
 	}
-	a.tellImage("import", id, o.Name, nil)
 	a.holdBudget(ctx)
 	a.ui.Println(id)
 	return nil

@@ -8,33 +8,29 @@ import (
 	"maps"
 
 	"github.com/distribution/reference"
-	"github.com/opencontainers/go-digest"
 
 	"github.com/teu-dev/teu/cache/library"
 	"github.com/teu-dev/teu/registry"
 )
 
 // library returns the images of this machine.
-func (a *app) library() (*library.Library, error) {
+func (a *app) library() (*library.Library, error) { return a.libraryWith(a.registry()) }
+
+// libraryWith returns the images of this machine, and reaches registries by client.
+func (a *app) libraryWith(client *registry.Client) (*library.Library, error) {
 	store, err := a.store()
 	if err != nil {
 		return nil, err
 	}
-	return &library.Library{Store: store, Registry: a.registry(), Containers: a.imageUsers, Tell: a.tellImage, Change: changeConfig}, nil
+	return &library.Library{Store: store, Registry: client, Containers: a.imageUsers, Tell: a.tellImage, Change: changeConfig}, nil
 }
 
 // tellImage adds an event of an image to the journal, with its labels as docker does.
-func (a *app) tellImage(action string, id digest.Digest, name string, labels map[string]string) {
+func (a *app) tellImage(action, id, name string, labels map[string]string) {
 	attributes := map[string]string{}
 	maps.Copy(attributes, labels)
 	attributes["name"] = name
-	a.engine().Emit("image", action, id.String(), attributes)
-}
-
-// tellMoved adds the event of an image that was pulled or pushed, which docker calls by its name.
-func (a *app) tellMoved(action string, ref reference.Named) {
-	name := reference.FamiliarString(ref)
-	a.engine().Emit("image", action, name, map[string]string{"name": name})
+	a.engine().Emit("image", action, id, attributes)
 }
 
 // imageUsers lists the containers for the library.

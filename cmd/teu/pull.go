@@ -97,7 +97,6 @@ func pullOne(ctx context.Context, a *app, f pullFlags, ref reference.Named) erro
 	done, err := images.Pull(ctx, ref, library.PullOptions{Platform: platform, Progress: progress.Event})
 	progress.Close()
 	if err == nil {
-		a.tellMoved("pull", ref)
 		a.holdBudget(ctx)
 	}
 	if err != nil || f.quiet {

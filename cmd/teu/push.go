@@ -112,7 +112,6 @@ func pushOne(ctx context.Context, a *app, f pushFlags, ref reference.NamedTagged
 	if err != nil {
 		return err
 	}
-	a.tellMoved("push", ref)
 	if done.Index != nil {
 		a.ui.Notef("Not all multiplatform-content is present and only the available single-platform image was pushed\n%s -> %s",
 			done.Index.Digest, done.Target.Digest)

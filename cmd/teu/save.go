@@ -135,7 +135,6 @@ func load(ctx context.Context, a *app, input string, o library.LoadOptions) erro
 			a.ui.Println("Loaded image ID:", img.ID)
 		}
 		for _, name := range img.Names {
-			a.tellImage("load", img.ID, listing.Familiar(name), nil)
 			a.ui.Println("Loaded image:", listing.Familiar(name))
 		}
 	}

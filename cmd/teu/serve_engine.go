@@ -23,9 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/build"
-	"github.com/teu-dev/teu/build/op"
 	"github.com/teu-dev/teu/cache"
-	"github.com/teu-dev/teu/cache/library"
 	"github.com/teu-dev/teu/registry"
 	"github.com/teu-dev/teu/server"
 	"github.com/teu-dev/teu/server/engine"
@@ -296,20 +294,9 @@ func (b *engineBackend) registryOptions() registry.Options {
 }
 
 func (b *engineBackend) Images(client *registry.Client) (engine.Images, error) {
-	store, err := b.a.store()
-	if err != nil {
-		return nil, err
-	}
-	return &library.Library{Store: store, Registry: client, Containers: b.a.imageUsers, Tell: b.a.tellImage, Change: changeConfig}, nil
+	return b.a.libraryWith(client)
 }
 
 func (b *engineBackend) Builder(client *registry.Client) (*build.Builder, error) {
-	store, err := b.a.store()
-	if err != nil {
-		return nil, err
-	}
-	return &build.Builder{
-		Store: store, Registry: client, Executor: &op.Containers{Keeper: b.a.keeper, Network: b.a.stepNetwork()},
-		CDIDirs: b.a.cdiDirs(),
-	}, nil
+	return b.a.builderWith(client)
 }

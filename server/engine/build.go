@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -75,28 +74,7 @@ func (s *Server) build(w http.ResponseWriter, r *request) error {
 	for _, n := range res.Names {
 		p.send(streamText("Successfully tagged " + listing.Familiar(n) + "\n"))
 	}
-	s.tellBuilt(res)
 	return nil
-}
-
-// tellBuilt adds the events of an image that was built.
-func (s *Server) tellBuilt(res build.Result) {
-	if !res.Kept {
-		return
-	}
-	id := res.Config.String()
-	tell := func(action, name string) {
-		attributes := maps.Clone(res.Labels)
-		if attributes == nil {
-			attributes = map[string]string{}
-		}
-		attributes["name"] = name
-		s.Backend.Containers().Emit("image", action, id, attributes)
-	}
-	tell("create", id)
-	for _, n := range res.Names {
-		tell("tag", listing.Familiar(n))
-	}
 }
 
 func (s *Server) cancelBuild(w http.ResponseWriter, r *request) error {

@@ -22,7 +22,6 @@ func (s *Server) newBuildKit() func() (*buildkit.Server, error) {
 				return s.Backend.Builder(s.Backend.RegistryAsking(ask))
 			},
 			Gateway: s.stepGateway,
-			Built:   s.tellBuilt,
 			Version: s.Version,
 		})
 	})

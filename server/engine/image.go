@@ -146,11 +146,6 @@ func (s *Server) tag(w http.ResponseWriter, r *request) error {
 	return nil
 }
 
-// tell adds an event of an image to the journal.
-func (s *Server) tell(action, id, name string) {
-	s.Backend.Containers().Emit("image", action, id, map[string]string{"name": name})
-}
-
 func (s *Server) removeImage(w http.ResponseWriter, r *request) error {
 	if strings.TrimSpace(r.name) == "" {
 		return invalid("image name cannot be blank")
@@ -323,7 +318,6 @@ func (s *Server) loadImages(w http.ResponseWriter, r *request) error {
 		}
 		for _, n := range l.Names {
 			p.send(streamText("Loaded image: " + listing.Familiar(n) + "\n"))
-			s.tell("load", l.ID.String(), listing.Familiar(n))
 		}
 	}
 	return nil

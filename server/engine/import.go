@@ -46,7 +46,6 @@ func (s *Server) importImage(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return p.end(err)
 	}
-	s.tell("import", id.String(), o.Name)
 	return p.send(progressJSON{Status: id.String()})
 }
 

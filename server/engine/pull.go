@@ -84,7 +84,6 @@ func (s *Server) pull(r *request, p *progressWriter, images Images, ref referenc
 	if done.New {
 		status = "Downloaded newer image for "
 	}
-	s.tell("pull", reference.FamiliarString(ref), reference.FamiliarString(ref))
 	return p.send(progressJSON{Status: "Status: " + status + reference.FamiliarString(ref)})
 }
 
@@ -128,7 +127,6 @@ func (s *Server) push(w http.ResponseWriter, r *request) error {
 			Detail struct{} `json:"progressDetail"`
 			Aux    any      `json:"aux"`
 		}{Aux: pushResult{Tag: one.Tag(), Digest: d.Digest.String(), Size: int(d.Size)}})
-		s.tell("push", reference.FamiliarString(one), reference.FamiliarString(one))
 	}
 	return nil
 }

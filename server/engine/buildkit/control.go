@@ -97,9 +97,6 @@ func (w *wish) build(ctx context.Context, f *feed, compile func(context.Context,
 	if err == nil {
 		err = w.finish(ctx, res)
 	}
-	if err == nil && w.c.server.Built != nil {
-		w.c.server.Built(res)
-	}
 	return res, err
 }
 

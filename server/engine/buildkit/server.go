@@ -36,14 +36,12 @@ import (
 	"github.com/teu-dev/teu/registry"
 )
 
-// Options are what a Server works with. All but Built is required.
+// Options are what a Server works with. All is required.
 type Options struct {
 	// Builder returns a builder that asks for the credentials of registries.
 	Builder func(ask func(ctx context.Context, domain string) (registry.Credential, error)) (*build.Builder, error)
 	// Gateway returns the address of this machine where the commands of RUN see it; zero: there is none.
 	Gateway func(ctx context.Context) (netip.Addr, error)
-	// Built is told of each build; nil: nobody wants to know.
-	Built   func(build.Result)
 	Version string // of teu
 }
 
