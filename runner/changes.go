@@ -81,19 +81,20 @@ func (w *comparison) close() {
 	w.lower.Close()
 }
 
-// ourPlaces are the files and directories that are made in every container to mount
-// something on; docker has them in a layer below.
+// ourPlaces are the files and directories that are made in every container, to mount
+// something on or to be known by; docker has them in a layer below.
 func ourPlaces() map[string]bool {
 	places := map[string]bool{}
-	for _, p := range []string{"dev", "proc", "sys", "etc/hosts", "etc/hostname", "etc/resolv.conf"} {
+	for _, p := range []string{"dev", "proc", "sys", "etc/hosts", "etc/hostname", "etc/resolv.conf", markName} {
 		places[p] = true
 	}
 	return places
 }
 
-// ourOwn says whether p is such a place, untouched and not the image's.
+// ourOwn says whether p is such a place, untouched and not the image's, but that an image which was
+// exported from a container has a mark too.
 func (w *comparison) ourOwn(p string, fi fs.FileInfo) bool {
-	if !w.ours[p] || w.existed(p) {
+	if !w.ours[p] || p != markName && w.existed(p) {
 		return false
 	}
 	if !fi.IsDir() {

@@ -111,8 +111,12 @@ func (e *Engine) make(ctx context.Context, store *cache.Store, c *Container, nam
 	if layers, lowers, err = e.ownLayers(ctx, store, c, layers, lowers); err != nil {
 		return err
 	}
-	if _, err := store.Snapshots.Prepare(ctx, c.ID, lowers, layers); err != nil {
+	sn, err := store.Snapshots.Prepare(ctx, c.ID, lowers, layers)
+	if err != nil {
 		return fmt.Errorf("preparing the root filesystem: %w", err)
+	}
+	if err := c.mark(sn.Upper); err != nil {
+		return err
 	}
 	// Where the machine goes down, nobody wants back what was to vanish at its end.
 	lease := cache.Lease{Manifest: c.Manifest, Layers: layers, Snapshots: []string{c.ID}, Volatile: c.Options.AutoRemove}

@@ -18,6 +18,25 @@ import (
 	"github.com/teu-dev/teu/runner/network"
 )
 
+// markName is the file by which programs know that they are in a container of docker's:
+// systemd-detect-virt(1), Ansible's facts, distrobox, Testcontainers and others ask for it.
+const markName = ".dockerenv"
+
+// mark puts that file into the upper directory of the new container. It hides what the image has there.
+func (c *Container) mark(upper string) error {
+	path := filepath.Join(upper, markName)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL, 0o755)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(f.Chmod(0o755), f.Close())
+	if err == nil && c.UserIDs.copied() {
+		uid, gid := c.UserIDs.outside(0, 0)
+		err = os.Lchown(path, uid, gid)
+	}
+	return err
+}
+
 // writeFiles writes what is mounted on /etc/hosts, /etc/hostname and /etc/resolv.conf.
 func (e *Engine) writeFiles(ctx context.Context, c *Container, sb network.Sandbox) error {
 	if other := c.Options.networkContainer(); other != "" {
