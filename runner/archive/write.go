@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/rootfs"
@@ -110,6 +111,7 @@ func (a *writer) dir(ctx context.Context, f *os.File, name string) error {
 		return err
 	}
 	defer d.Close()
+	f.Close() // one descriptor for each level is enough: a tree can be as deep as its maker likes
 	names, err := d.Readdirnames(-1)
 	if err != nil {
 		return err
@@ -126,6 +128,10 @@ func (a *writer) dir(ctx context.Context, f *os.File, name string) error {
 		below := n
 		if name != "" {
 			below = strings.TrimSuffix(name, "/") + "/" + n
+		}
+		if len(below) >= unix.PathMax { // nobody could unpack it, and a deeper one takes more descriptors than there are
+			unix.Close(fd)
+			return fmt.Errorf("%.200s...: a name of %d bytes: %w", below, len(below), errdefs.ErrInvalidArgument)
 		}
 		if err := a.entry(ctx, os.NewFile(uintptr(fd), n), below); err != nil {
 			return err
@@ -227,6 +233,9 @@ func xattrs(f *os.File) map[string]string {
 	records := map[string]string{}
 	for name := range strings.SplitSeq(string(list[:n]), "\x00") {
 		if name != "security.capability" && !strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "user.overlay.") {
+			continue
+		}
+		if strings.Contains(name, "=") { // no record can have it, pax(1): "The keyword shall not include an equals sign"
 			continue
 		}
 		value := make([]byte, 64<<10)
