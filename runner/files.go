@@ -15,6 +15,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/network"
 )
 
@@ -86,6 +87,10 @@ func (e *Engine) writeShared(c *Container, name string, data []byte) error {
 	return os.Chmod(path, 0o644)
 }
 
+// maxShared is the largest of these files that is taken over, in bytes. A container may write to its own, and a hole
+// of any size costs it nothing.
+const maxShared = 4 << 20
+
 // copyFiles takes the files of the container whose network is shared.
 func (e *Engine) copyFiles(other string, c *Container) error {
 	id, err := e.resolve(other)
@@ -93,9 +98,9 @@ func (e *Engine) copyFiles(other string, c *Container) error {
 		return err
 	}
 	for _, name := range sharedFiles() {
-		b, err := os.ReadFile(filepath.Join(e.dir(id), name))
+		b, err := statefile.ReadFile(filepath.Join(e.dir(id), name), maxShared)
 		if err != nil {
-			return err
+			return fmt.Errorf("the file of container %s: %w", other, err)
 		}
 		if err := e.writeShared(c, name, b); err != nil {
 			return err

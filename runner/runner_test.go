@@ -619,6 +619,34 @@ func TestMakerDied(t *testing.T) {
 	}
 }
 
+// A container may make its /etc/hosts as large as it likes. Who joins its network does not read that into memory.
+func TestHugeHostsOfAnotherContainer(t *testing.T) {
+	e := newEngine(t)
+	o := sh("dd if=/dev/null of=/etc/hosts bs=1 seek=1000000000000; sleep 60")
+	o.Network = ""
+	front := detached(t, e, "front", o)
+	hosts := filepath.Join(e.dir(front.ID), "hosts")
+	for {
+		info, err := os.Stat(hosts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Size() > 1<<30 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	o = sh("true")
+	o.Network = "container:front"
+	c, err := e.Create(t.Context(), "back", o)
+	if err == nil {
+		_, err = e.Start(t.Context(), c.ID, StartOptions{})
+	}
+	if !errdefs.IsResourceExhausted(err) {
+		t.Errorf("got %v, want an errdefs.ErrResourceExhausted", err)
+	}
+}
+
 func TestNetworkOfAnotherContainer(t *testing.T) {
 	e := newEngine(t)
 	o := sh("sleep 60")
