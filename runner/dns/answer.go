@@ -48,6 +48,13 @@ func parse(message []byte) (q question, ok bool) {
 	}
 }
 
+// forwarded says whether a question may be asked of the host's servers in the container's stead. They may take the
+// host's word for what others may not do: change zones (RFC 2136), announce new ones (RFC 1996), copy them whole (RFC 5936).
+func (q question) forwarded() bool {
+	const typeIXFR = 251 // RFC 1995; dnsmessage has no name for it
+	return q.header.OpCode == 0 && q.Type != dnsmessage.TypeAXFR && q.Type != typeIXFR
+}
+
 // answer is what the networks know about a question; nil means that others must be asked.
 func answer(c Config, zones []Zone, q question) []byte {
 	name := strings.ToLower(strings.TrimSuffix(q.Name.String(), "."))

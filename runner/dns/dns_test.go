@@ -255,6 +255,31 @@ func TestResponder(t *testing.T) {
 	}
 }
 
+// The host's servers are asked questions only, not to copy or change what they have.
+func TestWhatIsNotForwarded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config")
+	c := Config{Servers: []Server{{Address: upstream(t, dnsmessage.RCodeSuccess), Host: true}}}
+	if err := statefile.Write(path, c, statefile.WriteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s := &Responder{view: view{path: path}}
+	update := query("example.org.", dnsmessage.TypeA)
+	update[2] |= 5 << 3 // RFC 2136, section 1.3
+	for name, q := range map[string]struct {
+		message []byte
+		want    string
+	}{
+		"a question":       {query("example.org.", dnsmessage.TypeA), "Success 192.0.2.1"},
+		"a whole zone":     {query("example.org.", dnsmessage.TypeAXFR), "NotImplemented"},
+		"a zone's changes": {query("example.org.", dnsmessage.Type(251)), "NotImplemented"},
+		"an update":        {update, "NotImplemented"},
+	} {
+		if got := told(t, s.respond(q.message, "udp")); got != q.want {
+			t.Errorf("%s: got %q, want %q", name, got, q.want)
+		}
+	}
+}
+
 // FuzzRespond: what a container sends makes no panic, and an answer is one to its question.
 func FuzzRespond(f *testing.F) {
 	f.Add(query("web.", dnsmessage.TypeA))

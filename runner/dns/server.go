@@ -151,6 +151,9 @@ func (s *Responder) respond(message []byte, protocol string) []byte {
 		}
 		return reply
 	}
+	if !q.forwarded() {
+		return q.reply(dnsmessage.RCodeNotImplemented, nil)
+	}
 	if reply := forward(c, message, q, protocol); reply != nil {
 		return reply
 	}
