@@ -3,8 +3,10 @@ package op
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/solver/pb"
 )
 
@@ -88,6 +90,26 @@ func TestGitSubdirectoriesAreNoLinks(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(host, "sub")); err != nil {
 		t.Error(err)
+	}
+}
+
+// What a remote has git write is bounded: an answer by an error, what is said to people to its end.
+func TestGitThatTalks(t *testing.T) {
+	bin := t.TempDir()
+	script := "#!/bin/sh\ncase $1 in\n" +
+		"talk) i=0; while [ $i -lt 20000 ]; do echo 'remote: la la la la la la la la' >&2; i=$((i+1)); done; echo 'fatal: no' >&2; exit 1;;\n" +
+		"*) exec cat /dev/zero;;\nesac\n"
+	if err := os.WriteFile(filepath.Join(bin, "git"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r := &gitRepo{env: []string{"PATH=" + bin + ":" + os.Getenv("PATH")}, remote: "https://example.com/a.git"}
+	out, _, err := r.run(t.Context(), []string{"ls-remote"})
+	if !errdefs.IsResourceExhausted(err) || len(out) > maxGitOutput {
+		t.Errorf("an endless answer: %d bytes, %v", len(out), err)
+	}
+	_, said, err := r.run(t.Context(), []string{"talk"})
+	if err == nil || len(said) > maxGitTalk || !strings.HasSuffix(said, "fatal: no\n") {
+		t.Errorf("%d bytes were said, at last %.40q, %v", len(said), said[max(0, len(said)-40):], err)
 	}
 }
 

@@ -283,11 +283,47 @@ func (r *gitRepo) run(ctx context.Context, args []string) (out, text string, err
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
-	var output, said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &output, &said
-	err = cmd.Run()
+	output, said := &gitOutput{}, &gitTalk{}
+	cmd.Stdout, cmd.Stderr = output, said
+	if err = cmd.Run(); output.over != nil {
+		err = output.over // not that git could not write
+	}
 	return output.String(), strings.ReplaceAll(said.String(), r.remote, redact(r.remote)), err
 }
+
+// Of what git writes a remote decides how much it is: names of refs, objects, and what is said to people.
+const (
+	maxGitOutput = 32 << 20 // bytes of an answer; a commit or tag may be a large object
+	maxGitTalk   = 64 << 10 // bytes kept of the rest, the last ones, which say what went wrong
+)
+
+// gitOutput is an answer of git, which ends it if it is too large.
+type gitOutput struct {
+	kept bytes.Buffer // not embedded: os/exec would read into it directly
+	over error
+}
+
+func (o *gitOutput) Write(b []byte) (int, error) {
+	if o.kept.Len()+len(b) > maxGitOutput {
+		o.over = fmt.Errorf("an answer of more than %d bytes: %w", maxGitOutput, errdefs.ErrResourceExhausted)
+		return 0, o.over
+	}
+	return o.kept.Write(b)
+}
+
+func (o *gitOutput) String() string { return o.kept.String() }
+
+// gitTalk keeps the end of what git says.
+type gitTalk struct{ kept []byte }
+
+func (t *gitTalk) Write(b []byte) (int, error) {
+	if t.kept = append(t.kept, b...); len(t.kept) > 2*maxGitTalk {
+		t.kept = append(t.kept[:0], t.kept[len(t.kept)-maxGitTalk:]...)
+	}
+	return len(b), nil
+}
+
+func (t *gitTalk) String() string { return string(t.kept[max(0, len(t.kept)-maxGitTalk):]) }
 
 func gitCommand(args []string) string {
 	for len(args) > 1 && args[0] == "-c" {
