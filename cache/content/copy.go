@@ -102,6 +102,10 @@ func (c *copier) slot(ctx context.Context, fn func() error) error {
 	return fn()
 }
 
+// maxWaiting is how many children of a document are looked at at once: a manifest has room for 30,000, and each that
+// waits for its turn costs some memory.
+const maxWaiting = 64
+
 // document copies what the manifest or index d refers to, then d.
 func (c *copier) document(ctx context.Context, d ocispec.Descriptor, depth int) error {
 	const deepest = 8
@@ -118,6 +122,7 @@ func (c *copier) document(ctx context.Context, d ocispec.Descriptor, depth int) 
 		return err
 	}
 	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(maxWaiting)
 	for _, child := range c.wanted(doc) {
 		g.Go(func() error { return c.copy(gctx, child, depth+1) })
 	}

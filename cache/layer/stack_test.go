@@ -154,6 +154,18 @@ func TestStackMissingTarget(t *testing.T) {
 }
 
 // TestStackKilled: a process died between making a directory of a chain and saying so.
+// The layers of one manifest are no work for minutes.
+func TestStackOfVeryMany(t *testing.T) {
+	s := open(t, t.TempDir())
+	ids := slices.Repeat([]string{put(t, s, f("a", "x")).ID}, 1001)
+	if _, err := s.Stack(t.Context(), ids); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("got %v, want an errdefs.ErrInvalidArgument", err)
+	}
+	if _, err := s.Stack(t.Context(), ids[1:]); err != nil {
+		t.Errorf("one less: %v", err)
+	}
+}
+
 func TestStackKilled(t *testing.T) {
 	privilege.NeedRoot(t)
 	s := open(t, filepath.Join(t.TempDir(), "layers"))
