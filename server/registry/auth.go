@@ -151,11 +151,34 @@ func (d *door) admitAnonymous(r *http.Request) error {
 	if !isLoopback(local) {
 		return &apiError{http.StatusForbidden, codeDenied, "anonymous access is for loopback addresses only", nil}
 	}
-	// A page in a browser on this machine can reach loopback addresses. Browsers say so.
-	if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
+	if fromBrowser(r) {
 		return &apiError{http.StatusForbidden, codeDenied, "anonymous access is not for browsers", nil}
 	}
 	return nil
+}
+
+// fromBrowser says whether a page in a browser on this machine, which can reach loopback addresses, makes the request.
+//
+// Of one to another origin browsers say so. A page whose own name was made to lead here (DNS rebinding) asks its own
+// origin: of a GET nothing tells then, over plain HTTP, but the name, and the languages that all browsers send,
+// which a script can change and not take away (Fetch standard, "HTTP-network-or-cache fetch").
+func fromBrowser(r *http.Request) bool {
+	if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
+		return true
+	}
+	_, languages := r.Header["Accept-Language"]
+	return languages && !namesLocal(r.Host)
+}
+
+// namesLocal says whether the host of a request can be nobody's domain: an address, a name without a dot, or one of
+// those that only lead to this machine (RFC 6761, section 6.3).
+func namesLocal(host string) bool {
+	name := host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		name = h
+	}
+	name = strings.ToLower(strings.TrimSuffix(strings.Trim(name, "[]"), "."))
+	return net.ParseIP(name) != nil || !strings.Contains(name, ".") || strings.HasSuffix(name, ".localhost")
 }
 
 func isLoopback(a net.Addr) bool {

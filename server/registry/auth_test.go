@@ -228,6 +228,7 @@ func TestAnonymous(t *testing.T) {
 		"browser":                  {false, loopback, "Origin", 403},
 		"browser, reading":         {false, loopback, "Sec-Fetch-Site", 403},
 		"browser, anonymous":       {true, lan, "Origin", 200},
+		"browser, own name":        {false, loopback, "Accept-Language", 403},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -248,6 +249,18 @@ func TestAnonymous(t *testing.T) {
 				t.Errorf("got %d, want %d", w.Code, test.status)
 			}
 		})
+	}
+}
+
+func TestNamesLocal(t *testing.T) {
+	for host, want := range map[string]bool{
+		"localhost": true, "localhost:5000": true, "127.0.0.1:5000": true, "[::1]:5000": true, "::1": true, "registry:5000": true,
+		"r.localhost.:5000": true, "": true,
+		"evil.example": false, "evil.example:5000": false, "127.0.0.1.evil.example:5000": false, "localhost.evil.example": false,
+	} {
+		if got := namesLocal(host); got != want {
+			t.Errorf("%q: got %v, want %v", host, got, want)
+		}
 	}
 }
 
