@@ -93,6 +93,10 @@ func (x *Containers) spec(p Process, netns string) (*specs.Spec, error) {
 		return nil, err
 	}
 	x.warn(warnings)
+	// BuildKit's steps go where the instruction says: what is before a ".." may be a link, and is made if it is missing.
+	if path.IsAbs(p.Cwd) {
+		s.Process.Cwd = p.Cwd
+	}
 	// Containers have the variable, steps of BuildKit have not: what they print is the same.
 	if !slices.ContainsFunc(p.Env, func(v string) bool { return strings.HasPrefix(v, "HOSTNAME=") }) {
 		s.Process.Env = slices.DeleteFunc(s.Process.Env, func(v string) bool { return v == "HOSTNAME="+p.Hostname })
