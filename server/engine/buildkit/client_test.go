@@ -112,16 +112,20 @@ func TestSourceMeta(t *testing.T) {
 	}
 
 	elsewhere := &pb.SourceOp{Identifier: inLayout.Identifier, Attrs: map[string]string{pb.AttrOCILayoutStoreID: "other"}}
-	for name, req := range map[string]*gwpb.ResolveSourceMetaRequest{
-		"no source":     {},
-		"no layout":     {Source: &pb.SourceOp{Identifier: inLayout.Identifier}},
-		"other layout":  {Source: elsewhere},
-		"no digest":     {Source: &pb.SourceOp{Identifier: "oci-layout://any/name", Attrs: inLayout.Attrs}},
-		"attestations":  {Source: inLayout, Image: &gwpb.ResolveSourceImageRequest{AttestationChain: true}},
-		"a sum of more": {Source: inLayout, HTTP: &gwpb.ResolveSourceHTTPRequest{ChecksumRequest: &gwpb.ChecksumRequest{}}},
+	for _, c := range []struct {
+		name string
+		req  *gwpb.ResolveSourceMetaRequest
+		code codes.Code
+	}{
+		{"no source", &gwpb.ResolveSourceMetaRequest{}, codes.InvalidArgument},
+		{"no layout", &gwpb.ResolveSourceMetaRequest{Source: &pb.SourceOp{Identifier: inLayout.Identifier}}, codes.InvalidArgument},
+		{"other layout", &gwpb.ResolveSourceMetaRequest{Source: elsewhere}, codes.NotFound},
+		{"no digest", &gwpb.ResolveSourceMetaRequest{Source: &pb.SourceOp{Identifier: "oci-layout://any/name", Attrs: inLayout.Attrs}}, codes.InvalidArgument},
+		{"attestations", &gwpb.ResolveSourceMetaRequest{Source: inLayout, Image: &gwpb.ResolveSourceImageRequest{AttestationChain: true}}, codes.Unimplemented},
+		{"a sum of more", &gwpb.ResolveSourceMetaRequest{Source: inLayout, HTTP: &gwpb.ResolveSourceHTTPRequest{ChecksumRequest: &gwpb.ChecksumRequest{}}}, codes.Unimplemented},
 	} {
-		if got, err := bridge.ResolveSourceMeta(ctx, req); err == nil || status.Code(err) == codes.Unimplemented {
-			t.Errorf("%s: got %v, %v", name, got, err)
+		if got, err := bridge.ResolveSourceMeta(ctx, c.req); status.Code(err) != c.code {
+			t.Errorf("%s: got %v, %v", c.name, got, err)
 		}
 	}
 	if _, err := bridge.Return(ctx, &gwpb.ReturnRequest{Result: &gwpb.Result{}}); err != nil {

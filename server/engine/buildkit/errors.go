@@ -7,7 +7,9 @@ import (
 
 	"github.com/containerd/errdefs"
 	bkerrdefs "github.com/moby/buildkit/solver/errdefs"
+	"github.com/moby/buildkit/util/grpcerrors"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 
 	"github.com/teu-dev/teu/build"
 	"github.com/teu-dev/teu/build/graph"
@@ -37,7 +39,7 @@ func outward(err error) error {
 		}
 		return located(&worded{text, b.Err}, b.Where)
 	case errors.As(err, &d):
-		return located(d.Err, []graph.Location{{File: d.Where.File, Text: d.Where.Text, Start: d.Where.Start, End: d.Where.End}})
+		return located(&worded{d.Err.Error(), d.Err}, []graph.Location{{File: d.Where.File, Text: d.Where.Text, Start: d.Where.Start, End: d.Where.End}})
 	}
 	return err
 }
@@ -75,6 +77,37 @@ type worded struct {
 func (w *worded) Error() string { return w.text }
 func (w *worded) Unwrap() error { return w.err }
 
+// codeOf are the codes of gRPC for the classes of errors. What is not available is none of them: to clients that code
+// means that this server is not.
+var codeOf = []struct {
+	class func(error) bool
+	code  codes.Code
+}{
+	{errdefs.IsInvalidArgument, codes.InvalidArgument},
+	{errdefs.IsNotImplemented, codes.Unimplemented},
+	{errdefs.IsNotFound, codes.NotFound},
+	{errdefs.IsAlreadyExists, codes.AlreadyExists},
+	{errdefs.IsPermissionDenied, codes.PermissionDenied},
+	{errdefs.IsFailedPrecondition, codes.FailedPrecondition},
+	{errdefs.IsResourceExhausted, codes.ResourceExhausted},
+	{errdefs.IsInternal, codes.Internal},
+}
+
+// coded gives err the code of its class, unless it has a code. What went wrong in a step or stands in a Dockerfile
+// has none, as with BuildKit: clients show the code, and people know such errors without.
+func coded(err error) error {
+	var w *worded
+	if err == nil || grpcerrors.Code(err) != codes.Unknown || errors.As(err, &w) {
+		return err
+	}
+	for _, c := range codeOf {
+		if c.class(err) {
+			return grpcerrors.WrapCode(err, c.code)
+		}
+	}
+	return err
+}
+
 // A call that panics fails alone.
 func recovered(err *error) {
 	if p := recover(); p != nil {
@@ -83,11 +116,13 @@ func recovered(err *error) {
 }
 
 func unaryRecovered(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (_ any, err error) {
+	defer func() { err = coded(err) }()
 	defer recovered(&err)
 	return next(ctx, req)
 }
 
 func streamRecovered(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
+	defer func() { err = coded(err) }()
 	defer recovered(&err)
 	return next(srv, ss)
 }
