@@ -22,6 +22,7 @@ func (s *Server) newBuildKit() func() (*buildkit.Server, error) {
 				return s.Backend.Builder(s.Backend.RegistryAsking(ask))
 			},
 			Gateway: s.stepGateway,
+			Root:    s.Root,
 			Version: s.Version,
 		})
 	})

@@ -202,7 +202,7 @@ func unservedCalls() []apicaps.CapID {
 func unservedOps() []apicaps.CapID {
 	return []apicaps.CapID{
 		pb.CapSourcePolicy, pb.CapSourcePolicySession, pb.CapExecMetaNetworkProxy, pb.CapSessionExporter,
-		pb.CapRemoteCacheGHA, pb.CapRemoteCacheS3, pb.CapRemoteCacheAzBlob, pb.CapHistoryFilters,
+		pb.CapRemoteCacheGHA, pb.CapRemoteCacheS3, pb.CapRemoteCacheAzBlob,
 		pb.CapSourceHTTPSignatureVerify, pb.CapSourceMetadataTransfer, pb.CapSourceImageBlob,
 		pb.CapPassthroughOp, pb.CapSourceGitBundle, pb.CapSourceGitCheckoutBundle,
 	}

@@ -230,10 +230,14 @@ func TestPlaces(t *testing.T) {
 func TestStatusNames(t *testing.T) {
 	var f feed
 	f.init()
+	early, _ := f.join()
 	f.event(solver.Event{Kind: solver.Started, Vertex: digest.FromString("v"), Name: "load"})
 	f.event(solver.Event{Kind: solver.Progress, Vertex: digest.FromString("v"), Status: solver.Status{ID: "transferring context:", Current: 7}})
-	batch, _ := f.take()
-	if len(batch.Statuses) != 1 || batch.Statuses[0].Name != "transferring" || batch.Statuses[0].Current != 7 {
-		t.Errorf("got %v", batch.Statuses)
+	late, _ := f.join()
+	for _, taker := range []*taker{early, late} {
+		batch, _ := f.take(taker)
+		if len(batch.Statuses) != 1 || batch.Statuses[0].Name != "transferring" || batch.Statuses[0].Current != 7 {
+			t.Errorf("got %v", batch.Statuses)
+		}
 	}
 }

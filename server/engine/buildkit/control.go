@@ -18,8 +18,6 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/system"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/teu-dev/teu/build"
@@ -34,24 +32,31 @@ func (s *Server) Solve(ctx context.Context, req *controlapi.SolveRequest) (*cont
 		return nil, err
 	}
 	defer s.jobs.end(req.Ref, j)
-	response, err := s.solve(ctx, j, req)
-	if err != nil {
-		return nil, outward(err)
+	var response map[string]string
+	var res build.Result
+	err = fmt.Errorf("the build broke off: %w", errdefs.ErrInternal) // unless it ends
+	if !req.Internal {
+		rec := s.history.begin(req)
+		defer func() { s.history.end(context.WithoutCancel(ctx), rec, &j.feed, response, res, err) }()
+	}
+	response, res, err = s.solve(ctx, j, req)
+	if err = outward(err); err != nil {
+		return nil, err
 	}
 	return &controlapi.SolveResponse{ExporterResponse: response}, nil
 }
 
-func (s *Server) solve(ctx context.Context, j *job, req *controlapi.SolveRequest) (_ map[string]string, err error) {
+func (s *Server) solve(ctx context.Context, j *job, req *controlapi.SolveRequest) (response map[string]string, res build.Result, err error) {
 	c := &caller{server: s, id: req.Session}
 	if c.builder, err = s.Builder(c.credential); err != nil {
-		return nil, err
+		return nil, res, err
 	}
 	defer func() { err = errors.Join(err, c.close()) }()
 	w := &wish{c: c}
 	if err := w.read(req); err != nil {
-		return nil, err
+		return nil, res, err
 	}
-	res, err := w.build(ctx, &j.feed, func(ctx context.Context, b dockerfile.Backend) (*dockerfile.Result, error) {
+	res, err = w.build(ctx, &j.feed, func(ctx context.Context, b dockerfile.Backend) (*dockerfile.Result, error) {
 		reply, err := w.reply(ctx, j, b, req)
 		if err != nil {
 			return nil, err
@@ -63,13 +68,13 @@ func (s *Server) solve(ctx context.Context, j *job, req *controlapi.SolveRequest
 		return res, configure(res.Images)
 	})
 	if err != nil {
-		return nil, err
+		return nil, res, err
 	}
-	response, err := w.response(res)
+	response, err = w.response(res)
 	if p := c.written; err == nil && p != nil {
 		response["cache.manifest"], err = p.finish(ctx)
 	}
-	return response, err
+	return response, res, err
 }
 
 // configure gives the images a config that have none, as what a definition makes.
@@ -115,6 +120,11 @@ func (w *wish) reply(ctx context.Context, j *job, b dockerfile.Backend, req *con
 
 // Status implements controlapi.ControlServer.
 func (s *Server) Status(req *controlapi.StatusRequest, stream controlapi.Control_StatusServer) error {
+	if !s.jobs.known(req.Ref) {
+		if err := s.history.replay(req.Ref, stream.Send); !errdefs.IsNotFound(err) {
+			return err
+		}
+	}
 	j, err := s.jobs.get(req.Ref, false)
 	if err != nil {
 		return err
@@ -169,19 +179,6 @@ const bkVersion = "v0.34.2"
 // Info implements controlapi.ControlServer.
 func (s *Server) Info(context.Context, *controlapi.InfoRequest) (*controlapi.InfoResponse, error) {
 	return &controlapi.InfoResponse{BuildkitVersion: s.version()}, nil
-}
-
-// errHistory has the code by which clients find out that there is no history.
-var errHistory = status.Error(codes.Unimplemented, "no history of builds is kept")
-
-// ListenBuildHistory implements controlapi.ControlServer.
-func (s *Server) ListenBuildHistory(*controlapi.BuildHistoryRequest, controlapi.Control_ListenBuildHistoryServer) error {
-	return errHistory
-}
-
-// UpdateBuildHistory implements controlapi.ControlServer.
-func (s *Server) UpdateBuildHistory(context.Context, *controlapi.UpdateBuildHistoryRequest) (*controlapi.UpdateBuildHistoryResponse, error) {
-	return nil, errHistory
 }
 
 // DiskUsage implements controlapi.ControlServer.

@@ -62,6 +62,13 @@ func (s *jobs) get(ref string, begin bool) (*job, error) {
 	return j, nil
 }
 
+// known says whether there is a job ref.
+func (s *jobs) known(ref string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.all[ref] != nil
+}
+
 func over(c <-chan struct{}) bool {
 	select {
 	case <-c:

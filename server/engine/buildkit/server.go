@@ -23,6 +23,7 @@ import (
 	"sync"
 	"time"
 
+	contentapi "github.com/containerd/containerd/api/services/content/v1"
 	"github.com/containerd/errdefs"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
@@ -42,6 +43,7 @@ type Options struct {
 	Builder func(ask func(ctx context.Context, domain string) (registry.Credential, error)) (*build.Builder, error)
 	// Gateway returns the address of this machine where the commands of RUN see it; zero: there is none.
 	Gateway func(ctx context.Context) (netip.Addr, error)
+	Root    string // of the store, below which is the history of builds
 	Version string // of teu
 }
 
@@ -51,6 +53,7 @@ type Server struct {
 	controlapi.UnimplementedControlServer
 	sessions *session.Manager
 	jobs     jobs
+	history  *history
 	requests *grpc.Server // of ServeHTTP
 }
 
@@ -60,7 +63,7 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Options: o, sessions: sessions, jobs: jobs{all: map[string]*job{}}}
+	s := &Server{Options: o, sessions: sessions, jobs: jobs{all: map[string]*job{}}, history: newHistory(o.Root)}
 	s.requests = s.newGRPC()
 	return s, nil
 }
@@ -77,6 +80,7 @@ func (s *Server) newGRPC() *grpc.Server {
 	)
 	controlapi.RegisterControlServer(g, s)
 	gwpb.RegisterLLBBridgeServer(g, bridges{jobs: &s.jobs})
+	contentapi.RegisterContentServer(g, blobs{server: s})
 	grpc_health_v1.RegisterHealthServer(g, health.NewServer())
 	return g
 }

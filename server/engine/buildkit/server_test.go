@@ -58,6 +58,7 @@ func newFixture(t *testing.T) *fixture {
 			return &build.Builder{Store: store, Registry: registry.New(registry.Options{})}, nil
 		},
 		Gateway: func(context.Context) (netip.Addr, error) { return netip.MustParseAddr("172.30.0.1"), nil },
+		Root:    store.Root(),
 		Version: "test",
 	})
 	if err != nil {

@@ -3,6 +3,7 @@ package buildkit
 import (
 	"bytes"
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -15,21 +16,32 @@ import (
 	"github.com/teu-dev/teu/dockerfile"
 )
 
-// A feed passes on what happens in a build. What nobody has taken yet waits: the journal of a build clips
-// what a step prints, so that is no more than some megabytes for each.
+// A feed passes on what happens in a build. All of it is kept too, for who looks late and for the history, but of
+// what the steps print the last only.
 type feed struct {
-	mu      sync.Mutex
-	waiting *controlapi.StatusResponse
-	begun   map[string]*controlapi.Vertex // by digest
-	statuss map[string]*timestamppb.Timestamp
-	first   string // the vertex that warnings are of which name none
-	news    chan struct{}
-	closed  bool
+	mu       sync.Mutex
+	kept     *controlapi.StatusResponse
+	printed  int                                 // bytes of kept.Logs
+	begun    map[string]*controlapi.Vertex       // by digest
+	statuses map[string]*controlapi.VertexStatus // those of kept, by vertex and ID
+	first    string                              // the vertex that warnings are of which name none
+	takers   map[*taker]bool
+	closed   bool
 }
 
+// A taker is somebody who looks. What he has not taken yet waits: the journal of a build clips what a step prints,
+// so that is no more than some megabytes for each.
+type taker struct {
+	waiting *controlapi.StatusResponse
+	news    chan struct{}
+}
+
+// maxKept is how many bytes are kept of what all steps print.
+const maxKept = 2 << 20
+
 func (f *feed) init() {
-	f.waiting, f.begun = &controlapi.StatusResponse{}, map[string]*controlapi.Vertex{}
-	f.statuss, f.news = map[string]*timestamppb.Timestamp{}, make(chan struct{}, 1)
+	f.kept, f.begun = &controlapi.StatusResponse{}, map[string]*controlapi.Vertex{}
+	f.statuses, f.takers = map[string]*controlapi.VertexStatus{}, map[*taker]bool{}
 }
 
 func (f *feed) close() {
@@ -39,11 +51,35 @@ func (f *feed) close() {
 	f.wake()
 }
 
-// wake tells the taker that there is something, or nothing more.
+// wake tells the takers that there is something, or nothing more.
 func (f *feed) wake() {
+	for t := range f.takers {
+		t.wake()
+	}
+}
+
+func (t *taker) wake() {
 	select {
-	case f.news <- struct{}{}:
+	case t.news <- struct{}{}:
 	default:
+	}
+}
+
+// join lets somebody look, from the beginning on, until he leaves.
+func (f *feed) join() (t *taker, leave func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	k := f.kept
+	t = &taker{news: make(chan struct{}, 1), waiting: &controlapi.StatusResponse{Vertexes: slices.Clone(k.Vertexes), Logs: slices.Clone(k.Logs), Warnings: slices.Clone(k.Warnings)}}
+	for _, s := range k.Statuses {
+		t.waiting.Statuses = append(t.waiting.Statuses, s.CloneVT())
+	}
+	t.wake()
+	f.takers[t] = true
+	return t, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.takers, t)
 	}
 }
 
@@ -75,33 +111,65 @@ func (f *feed) event(e solver.Event) {
 		}
 		f.tell(v)
 	case solver.Log:
-		f.waiting.Logs = append(f.waiting.Logs, &controlapi.VertexLog{Vertex: id, Timestamp: at, Stream: int64(e.Stream), Msg: bytes.Clone(e.Data)})
+		f.log(&controlapi.VertexLog{Vertex: id, Timestamp: at, Stream: int64(e.Stream), Msg: bytes.Clone(e.Data)})
 	case solver.Progress:
 		f.progress(id, at, e.Status)
 	}
 	f.wake()
 }
 
-func (f *feed) tell(v *controlapi.Vertex) { f.waiting.Vertexes = append(f.waiting.Vertexes, v) }
+func (f *feed) tell(v *controlapi.Vertex) {
+	f.kept.Vertexes = append(f.kept.Vertexes, v)
+	for t := range f.takers {
+		t.waiting.Vertexes = append(t.waiting.Vertexes, v)
+	}
+}
+
+func (f *feed) log(l *controlapi.VertexLog) {
+	k := f.kept
+	for f.printed += len(l.Msg); f.printed > maxKept && len(k.Logs) > 0; k.Logs = k.Logs[1:] {
+		f.printed -= len(k.Logs[0].Msg)
+		k.Logs[0] = nil // for the collector
+	}
+	k.Logs = append(k.Logs, l)
+	for t := range f.takers {
+		t.waiting.Logs = append(t.waiting.Logs, l)
+	}
+}
 
 func (f *feed) progress(vertex string, at *timestamppb.Timestamp, s solver.Status) {
-	key := vertex + " " + s.ID
-	if f.statuss[key] == nil {
-		f.statuss[key] = at
-	}
 	name, _, _ := strings.Cut(s.ID, " ")
-	v := &controlapi.VertexStatus{ID: s.ID, Name: name, Vertex: vertex, Current: s.Current, Total: s.Total, Timestamp: at, Started: f.statuss[key]}
+	v := &controlapi.VertexStatus{ID: s.ID, Name: name, Vertex: vertex, Current: s.Current, Total: s.Total, Timestamp: at, Started: at}
 	if s.Done {
 		v.Completed = at
 		v.Current = max(v.Current, v.Total)
 	}
-	for _, old := range f.waiting.Statuses {
+	key := vertex + " " + s.ID
+	if old := f.statuses[key]; old != nil {
+		v.Started = old.Started
+		renew(old, v)
+	} else {
+		f.statuses[key] = v.CloneVT()
+		f.kept.Statuses = append(f.kept.Statuses, f.statuses[key])
+	}
+	for t := range f.takers {
+		t.progress(v)
+	}
+}
+
+// progress adds v to what waits, or renews what waits of the same.
+func (t *taker) progress(v *controlapi.VertexStatus) {
+	for _, old := range t.waiting.Statuses {
 		if old.ID == v.ID && old.Vertex == v.Vertex {
-			old.Current, old.Total, old.Timestamp, old.Completed = v.Current, v.Total, v.Timestamp, v.Completed
+			renew(old, v)
 			return
 		}
 	}
-	f.waiting.Statuses = append(f.waiting.Statuses, v)
+	t.waiting.Statuses = append(t.waiting.Statuses, v.CloneVT())
+}
+
+func renew(old, v *controlapi.VertexStatus) {
+	old.Current, old.Total, old.Timestamp, old.Completed = v.Current, v.Total, v.Timestamp, v.Completed
 }
 
 // warn takes what the linter says.
@@ -118,7 +186,10 @@ func (f *feed) warn(w dockerfile.Warning) {
 	if w.Where.Start > 0 {
 		v.Info, v.Ranges = sourceInfo(w.Where.File, w.Where.Text), ranges(w.Where.Start, w.Where.End)
 	}
-	f.waiting.Warnings = append(f.waiting.Warnings, v)
+	f.kept.Warnings = append(f.kept.Warnings, v)
+	for t := range f.takers {
+		t.waiting.Warnings = append(t.waiting.Warnings, v)
+	}
 	f.wake()
 }
 
@@ -146,18 +217,19 @@ const together = 20 * time.Millisecond
 // maxLogs is how much of the logs goes in one message, about.
 const maxLogs = 1 << 20
 
-// send passes on all until the feed is closed. What one taker got no other gets.
+// send passes on all until the feed is closed.
 func (f *feed) send(ctx context.Context, send func(*controlapi.StatusResponse) error) error {
+	t, leave := f.join()
+	defer leave()
 	for {
 		select {
-		case <-f.news:
+		case <-t.news:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 		for {
-			batch, closed := f.take()
+			batch, closed := f.take(t)
 			if batch == nil && closed {
-				f.wake() // for other takers
 				return nil
 			}
 			if batch == nil {
@@ -175,22 +247,26 @@ func (f *feed) send(ctx context.Context, send func(*controlapi.StatusResponse) e
 	}
 }
 
-// take returns what waits, or nil.
-func (f *feed) take() (batch *controlapi.StatusResponse, closed bool) {
+// take returns what waits for t, or nil.
+func (f *feed) take(t *taker) (batch *controlapi.StatusResponse, closed bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	w := f.waiting
+	return t.take(), f.closed
+}
+
+func (t *taker) take() *controlapi.StatusResponse {
+	w := t.waiting
 	if len(w.Vertexes)+len(w.Statuses)+len(w.Logs)+len(w.Warnings) == 0 {
-		return nil, f.closed
+		return nil
 	}
-	f.waiting = &controlapi.StatusResponse{}
+	t.waiting = &controlapi.StatusResponse{}
 	size := 0
 	for i, l := range w.Logs {
 		if size += len(l.Msg); size > maxLogs && i > 0 {
 			// A vertex that ends does so after what it printed.
-			f.waiting.Logs, f.waiting.Vertexes = w.Logs[i:], w.Vertexes
+			t.waiting.Logs, t.waiting.Vertexes = w.Logs[i:], w.Vertexes
 			w.Logs, w.Vertexes = w.Logs[:i], nil
-			for _, v := range f.waiting.Vertexes {
+			for _, v := range t.waiting.Vertexes {
 				if v.Completed == nil {
 					w.Vertexes = append(w.Vertexes, v)
 				}
@@ -198,5 +274,5 @@ func (f *feed) take() (batch *controlapi.StatusResponse, closed bool) {
 			break
 		}
 	}
-	return w, f.closed
+	return w
 }

@@ -51,10 +51,7 @@ func (w *wish) read(req *controlapi.SolveRequest) error {
 		return unsupported("outputs that the client chooses later")
 	}
 	w.o.Entitlements = req.Entitlements
-	exporters := req.Exporters
-	if len(exporters) == 0 && req.ExporterDeprecated != "" {
-		exporters = []*controlapi.Exporter{{Type: req.ExporterDeprecated, Attrs: req.ExporterAttrsDeprecated}}
-	}
+	exporters := exporters(req)
 	for id, e := range exporters {
 		if err := w.output(id, e.GetType(), e.GetAttrs()); err != nil {
 			return fmt.Errorf("exporter %s: %w", e.GetType(), err)
@@ -74,6 +71,14 @@ func (w *wish) read(req *controlapi.SolveRequest) error {
 		from = strings.Split(refs, ",")
 	}
 	return w.caches(req.Cache, from)
+}
+
+// exporters returns those of a request, older clients' too.
+func exporters(req *controlapi.SolveRequest) []*controlapi.Exporter {
+	if len(req.Exporters) == 0 && req.ExporterDeprecated != "" {
+		return []*controlapi.Exporter{{Type: req.ExporterDeprecated, Attrs: req.ExporterAttrsDeprecated}}
+	}
+	return req.Exporters
 }
 
 // platforms takes those that are built for. The frontend reads them by itself; whose images of an index have a cache
