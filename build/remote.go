@@ -122,7 +122,9 @@ func (s *sharedCache) records() (list []*seenRecord) {
 	return list
 }
 
-// adopt makes local records of those that came from elsewhere and whose layers are here by now.
+// adopt makes local records of those that came from elsewhere and whose layers are here by now. It replaces nothing
+// that is here: whoever writes to a cache decides what is found there, not what other builds have made, whose keys an
+// entry may name as its own.
 func (s *sharedCache) adopt(ctx context.Context) error {
 	for _, seen := range s.records() {
 		if seen.remote == nil {
@@ -150,14 +152,20 @@ func (s *sharedCache) adopt(ctx context.Context) error {
 		if !whole {
 			continue // nobody needed them; the next build asks again
 		}
-		if err := s.local.Put(ctx, rec); err != nil {
-			return err
-		}
-		for _, key := range seen.keys {
-			if key == rec.Key {
+		for i, key := range append([]digest.Digest{rec.Key}, seen.keys...) {
+			if i > 0 && key == rec.Key {
 				continue
 			}
-			if err := s.local.Alias(ctx, key, rec.Key); err != nil {
+			_, taken, err := s.local.Get(ctx, key)
+			switch {
+			case err != nil:
+			case taken:
+			case i == 0:
+				err = s.local.Put(ctx, rec)
+			default:
+				err = s.local.Alias(ctx, key, rec.Key)
+			}
+			if err != nil {
 				return err
 			}
 		}

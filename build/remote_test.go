@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/teu-dev/teu/cache/result"
 	"github.com/teu-dev/teu/dockerfile"
 	registryclient "github.com/teu-dev/teu/registry"
 	"github.com/teu-dev/teu/server/registry"
@@ -336,6 +337,57 @@ func TestBrokenRemoteCache(t *testing.T) {
 			s.fail = nil
 			if _, l := two.must(Options{}, lines...); len(l.ran) != 0 {
 				t.Errorf("the next build ran %q", l.ran)
+			}
+		})
+	}
+}
+
+// TestCacheThatNamesTheStepsOfOthers: entries say that they are the results of a step that they were not looked up
+// for, which a build without that cache must not believe.
+func TestCacheThatNamesTheStepsOfOthers(t *testing.T) {
+	for name, change := range map[string]func(entry map[string]any, of string){
+		"as another name":   func(e map[string]any, of string) { e["plain"] = []string{of} },
+		"as the record":     func(e map[string]any, of string) { e["canonical"] = of },
+		"as another's name": func(e map[string]any, of string) { e["plain"] = []string{of, e["canonical"].(string)} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSpy(t)
+			victim := newBench(t)
+			victim.t = t
+			theirs := []string{"FROM busybox", "RUN echo good > /f"}
+			victim.must(Options{}, theirs...)
+			var of string
+			err := victim.Store.Results.Walk(t.Context(), func(r result.Record) error {
+				if strings.Contains(r.Description, "good") {
+					of = r.Key.String()
+				}
+				return nil
+			})
+			if err != nil || of == "" {
+				t.Fatalf("the key %q, %v", of, err)
+			}
+			one := newBench(t)
+			one.t = t
+			mine := []string{"FROM busybox", "RUN echo evil > /f"}
+			one.must(Options{CacheTo: []CacheRef{s.from("registry")}}, mine...)
+			s.rewrite(t, func(m *ocispec.Manifest) {
+				var e map[string]any
+				if err := json.Unmarshal([]byte(m.Annotations["dev.teu.buildcache.entry"]), &e); err != nil {
+					t.Fatal(err)
+				}
+				change(e, of)
+				b, err := json.Marshal(e)
+				if err != nil {
+					t.Fatal(err)
+				}
+				m.Annotations["dev.teu.buildcache.entry"] = string(b)
+			})
+			if _, l := victim.must(Options{CacheFrom: []CacheRef{s.from("registry")}}, mine...); len(l.ran) != 0 {
+				t.Fatalf("it ran %q: the attack was not tried", l.ran)
+			}
+			img, l := victim.must(Options{}, theirs...)
+			if got := strings.Join(victim.files(img), " "); !strings.Contains(got, "good") || len(l.ran) != 0 {
+				t.Errorf("the files are %q, it ran %q", got, l.ran)
 			}
 		})
 	}
