@@ -513,6 +513,22 @@ func TestHostileArchives(t *testing.T) {
 	}
 }
 
+// A sparse file in an archive costs its writer nothing, whatever size it claims.
+func TestHugeFileInAnArchive(t *testing.T) {
+	dir, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	err = writeNew(t.Context(), dir, "f", &tar.Header{Name: "f", Size: 1<<40 + 1}, strings.NewReader(""))
+	if !errdefs.IsResourceExhausted(err) {
+		t.Errorf("got %v, want an errdefs.ErrResourceExhausted", err)
+	}
+	if _, err := os.Lstat(filepath.Join(dir.Name(), "f")); !os.IsNotExist(err) {
+		t.Errorf("the file is there: %v", err)
+	}
+}
+
 func FuzzUnpack(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(make([]byte, 1024))

@@ -38,6 +38,9 @@ func TestDecompressForeign(t *testing.T) {
 		"head of xz":       {in: xz[:8], err: errdefs.ErrDataLoss},
 		"much memory":      {in: compress("xz", "--lzma2=dict=192MiB"), err: errdefs.ErrOutOfRange},
 		"short":            {in: "BZh", want: "BZh"},
+		// RFC 8878, 3.1.1: a window of 2^(10+18) bytes, and an empty block that is the last.
+		"a large window of zstd":   {in: "\x28\xb5\x2f\xfd\x00\x90\x01\x00\x00", err: errdefs.ErrOutOfRange},
+		"a window that is allowed": {in: "\x28\xb5\x2f\xfd\x00\x88\x01\x00\x00"},
 	} {
 		r, err := Decompress(strings.NewReader(tc.in))
 		var got []byte

@@ -172,6 +172,10 @@ func upstream(t *testing.T, code dnsmessage.RCode) string {
 				return
 			}
 			udp.WriteTo([]byte("nonsense"), from) // is not taken for an answer
+			guess := reply(buffer[:n])
+			guess[0] ^= 1
+			guess[3] |= byte(dnsmessage.RCodeNameError)
+			udp.WriteTo(guess, from) // nor is one to another question
 			udp.WriteTo(reply(buffer[:n]), from)
 		}
 	}()

@@ -87,6 +87,12 @@ func TestInternalLeadsNowhere(t *testing.T) {
 	if a.Gateway.IsValid() || a.Main() != nil {
 		t.Errorf("an internal endpoint has a gateway: %+v", a.Endpoints)
 	}
+	for id, closed := range map[string]bool{"a": true, "c": false} {
+		var names dns.Config // CVE-2024-29018: names of the world are asked of the host's servers, outside
+		if err := statefile.Read(m.DNSFile(id), &names); err != nil || names.Closed != closed {
+			t.Errorf("%s: %+v, %v; want closed to names of the world: %v", id, names, err, closed)
+		}
+	}
 	// What a process with all rights inside would do.
 	in(t, a.NetNS, func() error {
 		out, err := exec.Command("ip", "route", "add", "default", "via", inside.IPAM.Config[0].Gateway.String()).CombinedOutput()
