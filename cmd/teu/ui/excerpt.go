@@ -16,14 +16,15 @@ func (u *UI) BuildError(e *build.Error) {
 	if out := strings.TrimRight(string(e.Output), "\n"); out != "" {
 		const most = 20
 		lines := strings.Split(out, "\n")
-		fmt.Fprintf(u.Err, "------\n > %s:\n", oneLine(e.Step))
+		w, show := u.errText(), u.commandText()
+		fmt.Fprintf(w, "------\n > %s:\n", oneLine(e.Step))
 		for _, line := range lines[max(len(lines)-most, 0):] {
-			fmt.Fprintln(u.Err, line)
+			fmt.Fprintln(w, show(line))
 		}
-		fmt.Fprintln(u.Err, "------")
+		fmt.Fprintln(w, "------")
 	}
 	if len(e.Where) > 0 {
-		fmt.Fprint(u.Err, excerpt(e.Where))
+		fmt.Fprint(u.errText(), excerpt(e.Where))
 	}
 }
 

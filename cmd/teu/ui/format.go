@@ -68,7 +68,7 @@ func (u *UI) List(t Table, format string, rows []Row) error {
 // ListEach is List of very many rows. None is used any more when the next is asked for.
 func (u *UI) ListEach(t Table, format string, rows iter.Seq[Row]) error {
 	out := bufio.NewWriterSize(u.Out, 32<<10) // thousands of images are not as many calls of write(2)
-	err := writeList(out, t, format, rows)
+	err := writeList(u.outText(out), t, format, rows)
 	if flushErr := out.Flush(); err == nil { // the rows before a bad one are shown
 		err = flushErr
 	}
@@ -214,7 +214,7 @@ func (u *UI) Inspect(format string, objects []any) error {
 			failures = append(failures, fmt.Errorf("template parsing error: %w", err))
 			continue
 		}
-		fmt.Fprintln(u.Out, text)
+		fmt.Fprintln(u.outText(u.Out), text)
 	}
 	return errors.Join(failures...)
 }

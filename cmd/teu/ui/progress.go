@@ -29,14 +29,14 @@ func (u *UI) BuildPrinter(mode string) (BuildPrinter, error) {
 		if u.ErrTerminal() {
 			return newTTYPrinter(u), nil
 		}
-		return newPlainPrinter(u.Err), nil
+		return newPlainPrinter(u.errText(), u.commandText()), nil
 	case "tty":
 		if !u.ErrTerminal() {
 			return nil, fmt.Errorf("--progress tty needs a terminal on standard error")
 		}
 		return newTTYPrinter(u), nil
 	case "plain":
-		return newPlainPrinter(u.Err), nil
+		return newPlainPrinter(u.errText(), u.commandText()), nil
 	case "json":
 		return newJSONPrinter(u.Err), nil
 	case "rawjson":
@@ -45,6 +45,15 @@ func (u *UI) BuildPrinter(mode string) (BuildPrinter, error) {
 		return quietPrinter{}, nil
 	}
 	return nil, fmt.Errorf("--progress is auto, tty, plain, json or quiet, not %q", mode)
+}
+
+// commandText makes of a line that a command of a build has written what goes to standard error: on a terminal without
+// its colours, which would be in the way if they were shown as text.
+func (u *UI) commandText() func(string) string {
+	if u.ErrTerminal() {
+		return printable
+	}
+	return func(line string) string { return line }
 }
 
 type quietPrinter struct{}

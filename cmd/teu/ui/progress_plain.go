@@ -22,12 +22,13 @@ import (
 type plainPrinter struct {
 	w     io.Writer
 	steps steps
+	show  func(line string) string // what a command has written
 	shown map[*step]bool
 	said  map[string]bool // statuses that were printed
 }
 
-func newPlainPrinter(w io.Writer) *plainPrinter {
-	return &plainPrinter{w: w, shown: map[*step]bool{}, said: map[string]bool{}}
+func newPlainPrinter(w io.Writer, show func(string) string) *plainPrinter {
+	return &plainPrinter{w: w, show: show, shown: map[*step]bool{}, said: map[string]bool{}}
 }
 
 // Event implements BuildPrinter.
@@ -61,7 +62,7 @@ func (p *plainPrinter) Event(e solver.Event) {
 
 func (p *plainPrinter) log(s *step, e solver.Event, lines []string) {
 	for _, line := range lines {
-		fmt.Fprintf(p.w, "#%d %.3f %s\n", s.number, s.since(e.Time), line)
+		fmt.Fprintf(p.w, "#%d %.3f %s\n", s.number, s.since(e.Time), p.show(line))
 	}
 }
 

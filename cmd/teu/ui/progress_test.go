@@ -41,7 +41,7 @@ func story() []solver.Event {
 
 func TestPlainPrinter(t *testing.T) {
 	var b bytes.Buffer
-	p := newPlainPrinter(&b)
+	p := newPlainPrinter(&b, func(line string) string { return line })
 	for _, e := range story() {
 		p.Event(e)
 	}

@@ -4,6 +4,8 @@
 //   - results go to Out, everything else (progress, warnings, errors) to Err;
 //   - an error is at most two lines, `teu: what failed` and `hint: what to do`;
 //   - a live region is drawn only when Err is a terminal; else one line per event;
+//   - what images, containers, registries and commands of builds say is shown on a terminal as text: it does not
+//     move the cursor or change anything there. To a file or pipe it goes as it is;
 //   - colour only on a terminal, never as the only carrier of meaning, and never
 //     with NO_COLOR, TERM=dumb or --no-color;
 //   - nothing asks a question when In is no terminal.
@@ -107,12 +109,18 @@ func (u *UI) WriteError() error {
 }
 
 // Notef writes a line about what is going on, to standard error.
-func (u *UI) Notef(format string, args ...any) { fmt.Fprintf(u.Err, format+"\n", args...) }
+func (u *UI) Notef(format string, args ...any) { fmt.Fprintf(u.errText(), format+"\n", args...) }
 
 // Warnf writes a warning line to standard error.
 func (u *UI) Warnf(format string, args ...any) {
-	fmt.Fprintf(u.Err, "WARNING: "+format+"\n", args...)
+	fmt.Fprintf(u.errText(), "WARNING: "+format+"\n", args...)
 }
+
+// errText is standard error for text that others had a part in.
+func (u *UI) errText() io.Writer { return textFor(u.Err, u.ErrTerminal()) }
+
+// outText is errText of standard output.
+func (u *UI) outText(w io.Writer) io.Writer { return textFor(w, u.OutTerminal()) }
 
 // hinter is an error that knows what the user can do about it.
 type hinter interface{ Hint() string }
@@ -136,13 +144,10 @@ func message(err error) string {
 
 // Error prints err, and its hint if it has one.
 func (u *UI) Error(err error) {
-	text := message(err)
-	if u.ErrTerminal() {
-		text = visibleLines(text)
-	}
-	fmt.Fprintf(u.Err, "teu: %s\n", text)
+	w := u.errText()
+	fmt.Fprintf(w, "teu: %s\n", message(err))
 	var h hinter
 	if errors.As(err, &h) && h.Hint() != "" {
-		fmt.Fprintf(u.Err, "hint: %s\n", h.Hint())
+		fmt.Fprintf(w, "hint: %s\n", h.Hint())
 	}
 }

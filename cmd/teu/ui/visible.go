@@ -2,6 +2,7 @@ package ui
 
 import (
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -31,11 +32,40 @@ func Visible(text string) string {
 
 func hidden(r rune) bool { return r == utf8.RuneError || !strconv.IsPrint(r) }
 
-// visibleLines is Visible of every line.
+// visibleLines is Visible of text that has lines and tabs.
 func visibleLines(text string) string {
-	lines := strings.Split(text, "\n")
-	for i, line := range lines {
-		lines[i] = Visible(line)
+	if !strings.ContainsFunc(text, hidden) {
+		return text
 	}
-	return strings.Join(lines, "\n")
+	var b strings.Builder
+	for len(text) > 0 {
+		end := strings.IndexAny(text, "\n\t")
+		if end < 0 {
+			end = len(text)
+		}
+		b.WriteString(Visible(text[:end]))
+		text = text[end:]
+		if text != "" {
+			b.WriteByte(text[0])
+			text = text[1:]
+		}
+	}
+	return b.String()
+}
+
+// textFor returns w, or for a terminal a writer of visibleLines. What is written at once must be whole characters.
+func textFor(w io.Writer, terminal bool) io.Writer {
+	if terminal {
+		return textWriter{w}
+	}
+	return w
+}
+
+type textWriter struct{ w io.Writer }
+
+func (t textWriter) Write(p []byte) (int, error) {
+	if _, err := io.WriteString(t.w, visibleLines(string(p))); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }

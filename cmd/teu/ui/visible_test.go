@@ -2,8 +2,20 @@ package ui
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
 	"slices"
+	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/build"
+	"github.com/teu-dev/teu/build/graph"
+	"github.com/teu-dev/teu/build/solver"
 )
 
 func TestVisible(t *testing.T) {
@@ -30,3 +42,71 @@ func TestTablesAreText(t *testing.T) {
 		}
 	}
 }
+
+// What others have made up does nothing to a terminal, wherever it is printed; a pipe gets it as it is.
+func TestTerminalsGetText(t *testing.T) {
+	const evil = "\x1b]0;owned\a\x1b[2J"
+	table := Table{Fields: []Field{{Name: "A", Header: "A"}}, Default: []string{"A"}}
+	show := func(u *UI) {
+		u.Notef("%s", evil)
+		u.Warnf("%s", evil)
+		u.Error(&hinted{errors.New(evil)})
+		u.BuildError(&build.Error{Step: evil, Output: []byte(evil), Where: []graph.Location{{File: evil, Text: []byte(evil), Start: 1, End: 1}}})
+		p, err := u.BuildPrinter("plain")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Event(solver.Event{Kind: solver.Started, Vertex: "v", Name: evil})
+		p.Event(solver.Event{Kind: solver.Log, Vertex: "v", Data: []byte(evil + "\n"), Time: time.Now()})
+		p.Event(solver.Event{Kind: solver.Completed, Vertex: "v", Err: errors.New(evil)})
+		p.Close()
+		for _, format := range []string{"", "{{.A}}"} {
+			if err := u.List(table, format, []Row{{"A": evil}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := u.Inspect("{{.A}}", []any{map[string]string{"A": evil}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer master.Close()
+	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	screen, err := os.OpenFile(fmt.Sprint("/dev/pts/", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan string)
+	go func() {
+		text, _ := io.ReadAll(master) // ends with an error when nobody has the other end
+		got <- string(text)
+	}()
+	show(New(nil, screen, screen))
+	screen.Close()
+	if text := <-got; strings.ContainsAny(text, "\x1b\a") || strings.Count(text, `\x1b]0;owned`) < 8 {
+		t.Errorf("the terminal got %q", text)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	show(New(nil, w, w))
+	w.Close()
+	if text, err := io.ReadAll(r); err != nil || strings.Count(string(text), evil) < 10 {
+		t.Errorf("the pipe got %q, %v", text, err)
+	}
+}
+
+type hinted struct{ error }
+
+func (h *hinted) Hint() string { return h.Error() }
