@@ -98,6 +98,12 @@ func TestCacheHits(t *testing.T) {
 			{files: map[string]string{"a": "a", "b": "b"}, lines: two("one", "other"), ran: all},
 			{options: Options{NoCacheOf: []string{"one"}}, lines: two("one", "other"), ran: []string{"COPY a /a", "RUN cat /a > /x"}},
 		},
+		"a file is copied whatever is excluded": {
+			{files: map[string]string{"a": "a"}, lines: []string{"FROM busybox", "COPY --exclude=* a /x/"}, ran: []string{"COPY --exclude=* a /x/"}},
+			{files: map[string]string{"a": "A"}, lines: []string{"FROM busybox", "COPY --exclude=* a /x/"}, ran: []string{"COPY --exclude=* a /x/"}},
+			{files: map[string]string{"ab": "A"}, lines: []string{"FROM busybox", "COPY --exclude=** a? /x/"}, ran: []string{"COPY --exclude=** a? /x/"}},
+			{files: map[string]string{"ab": "B"}, lines: []string{"FROM busybox", "COPY --exclude=** a? /x/"}, ran: []string{"COPY --exclude=** a? /x/"}},
+		},
 		"a bind mount counts by content": {
 			{files: map[string]string{"a": "a", "b": "b"}, lines: []string{"FROM busybox", "RUN --mount=type=bind,source=a,target=/a cat /a"}, ran: []string{"RUN --mount=type=bind,source=a,target=/a cat /a"}},
 			{files: map[string]string{"b": "B"}, lines: []string{"FROM busybox", "RUN --mount=type=bind,source=a,target=/a cat /a"}},
@@ -122,6 +128,20 @@ func (b *bench) again() *bench {
 	builder := *b.Builder
 	builder.Store = s
 	return &bench{Builder: &builder, t: b.t, dir: b.dir}
+}
+
+// TestMissingIsNotCached removes a directory of which nothing was copied.
+func TestMissingIsNotCached(t *testing.T) {
+	b := newBench(t)
+	b.write(map[string]string{"d/f": "f"})
+	lines := []string{"FROM busybox", "COPY --exclude=* d /x/"}
+	b.must(Options{}, lines...)
+	if err := os.RemoveAll(filepath.Join(b.dir, "d")); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := b.build(Options{}, lines...); err == nil || !strings.Contains(err.Error(), "not found") {
+		t.Errorf("building without the directory: %v, want not found", err)
+	}
 }
 
 // TestStoresShareRunningSteps holds that of several builds at the same time one runs a step.

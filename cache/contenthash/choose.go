@@ -55,6 +55,10 @@ func (t *Tree) choose(ctx context.Context, p string, sel Selection) (prefix stri
 	if err != nil {
 		return "", nil, err
 	}
+	if n == nil && !sel.Wildcard && len(sel.Include) == 0 {
+		// BuildKit has it count as empty, like a directory of which nothing is let through.
+		return "", nil, fmt.Errorf("%q: %w", p, errdefs.ErrNotFound)
+	}
 	if n != nil {
 		matched := ""
 		if !sel.Wildcard || c.path == "" {
@@ -167,7 +171,9 @@ func (c *chooser) takes(ch *choice, rel string) (take, never bool, err error) {
 			return false, false, fmt.Errorf("matching %s: %w", rel, err)
 		}
 	}
-	if c.exclude != nil && take {
+	// A file that was asked for is copied, whatever the patterns say of a path without a name. BuildKit leaves it out of the
+	// digest, and finds COPY --exclude=* FILE in the cache after FILE has changed.
+	if c.exclude != nil && take && (rel != "" || ch.node.isDir()) {
 		out := false
 		if out, ch.matches.exclude, err = c.exclude.MatchesUsingParentResults(rel, parent.exclude); err != nil {
 			return false, false, fmt.Errorf("matching %s: %w", rel, err)
