@@ -204,9 +204,13 @@ func (o *httpOp) stateFile() string {
 	return filepath.Join(o.env.Dir, "http", o.requestKey().Encoded())
 }
 
-// fetch downloads the URL into the store, unless what is there is still what the server has.
+// fetch downloads the URL into the store, unless what is there is still what the server has. In one build the server
+// is asked once: a frontend that has looked at a file builds with that one.
 func (o *httpOp) fetch(ctx context.Context) (download, error) {
-	d, err := o.get(ctx)
+	d, err := o.env.got.get(o.requestKey(), func() (download, error) { return o.get(ctx) })
+	if err == nil {
+		err = o.verify(ctx, d) // what another operation fetched
+	}
 	if err != nil {
 		return d, fmt.Errorf("downloading %s: %w", redact(o.url), err)
 	}

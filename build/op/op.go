@@ -65,8 +65,9 @@ type Env struct {
 	locals onces[string, *Local]
 	images onces[string, Image]
 	pulls  onces[digest.Digest, struct{}]
-	shared onces[digest.Digest, string] // layers of shared caches that are being brought
-	refs   onces[string, gitRefs]       // of repositories, as the first question found them
+	shared onces[digest.Digest, string]   // layers of shared caches that are being brought
+	refs   onces[string, gitRefs]         // of repositories, as the first question found them
+	got    onces[digest.Digest, download] // by request: a build has one content of a URL, whatever the server does meanwhile
 
 	removal     sync.WaitGroup // of what operations have left
 	removalErrs []error

@@ -62,6 +62,7 @@ func TestHTTP(t *testing.T) {
 	get := func(path string, attrs map[string]string) (solver.Key, []string, error) {
 		t.Helper()
 		asked = nil
+		e.got = onces[digest.Digest, download]{} // another build
 		op, err := e.Op(vertex(&pb.Op{Op: &pb.Op_Source{Source: &pb.SourceOp{Identifier: server.URL + path, Attrs: attrs}}}, 0))
 		if err != nil {
 			return solver.Key{}, nil, err
@@ -125,6 +126,43 @@ func TestHTTP(t *testing.T) {
 	two, got, err := get("/f", nil)
 	if err != nil || got[0] != "f600 0:0 /f two" || two.Digest == one.Digest {
 		t.Errorf("a new version: %q, %v, the same key %v", got, err, two.Digest == one.Digest)
+	}
+}
+
+// TestHTTPOnce: in one build a URL has one content, however often it is asked for.
+func TestHTTPOnce(t *testing.T) {
+	asked := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked++
+		fmt.Fprint(w, "version ", asked)
+	}))
+	defer server.Close()
+	e := newEnv(t)
+	e.HTTP = server.Client()
+	key := func(attrs map[string]string) (solver.Key, error) {
+		t.Helper()
+		op, err := e.Op(vertex(&pb.Op{Op: &pb.Op_Source{Source: &pb.SourceOp{Identifier: server.URL + "/f", Attrs: attrs}}}, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := op.Key(t.Context())
+		if err == nil {
+			_, err = op.Run(t.Context(), console(), nil)
+		}
+		return k, err
+	}
+	one, err := key(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if two, err := key(nil); err != nil || two.Digest != one.Digest || asked != 1 {
+		t.Errorf("another key: %v, %v, asked %d times", two.Digest != one.Digest, err, asked)
+	}
+	if _, err := key(map[string]string{pb.AttrHTTPChecksum: digest.FromString("version 1").String()}); err != nil || asked != 1 {
+		t.Errorf("its checksum: %v, asked %d times", err, asked)
+	}
+	if _, err := key(map[string]string{pb.AttrHTTPChecksum: digest.FromString("version 2").String()}); !errdefs.IsDataLoss(err) {
+		t.Errorf("another checksum: %v", err)
 	}
 }
 
