@@ -103,7 +103,13 @@ func walkDir(ctx context.Context, e entry, fn func(entry) error, depth int) (err
 			return err
 		}
 		child := entry{path: path.Join(e.path, name), dir: fd, name: name}
-		if err := unix.Fstatat(fd, name, &child.stat, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		err := unix.Fstatat(fd, name, &child.stat, unix.AT_SYMLINK_NOFOLLOW)
+		if errors.Is(err, unix.ENOENT) {
+			// A whiteout with nothing below it, as the lowest layer of a difference has: overlayfs lists
+			// its name where there is nothing to be merged.
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("stat %s: %w", child.path, err)
 		}
 		if err := fn(child); err != nil {

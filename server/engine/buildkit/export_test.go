@@ -6,17 +6,23 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/client/llb"
+	gateway "github.com/moby/buildkit/frontend/gateway/client"
+	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
+	bkerrdefs "github.com/moby/buildkit/solver/errdefs"
+	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/grpcerrors"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc/codes"
@@ -123,5 +129,81 @@ func TestDeclined(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestExportDifference: a whiteout with nothing below it is no file.
+func TestExportDifference(t *testing.T) {
+	c := newFixture(t).client(t)
+	base := llb.Scratch().File(llb.Mkdir("/d", 0o755).Mkfile("/d/old", 0o644, nil))
+	def, err := llb.Diff(base, base.File(llb.Rm("/d/old").Mkfile("/d/new", 0o644, nil))).Marshal(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if _, err := c.Solve(t.Context(), def, client.SolveOpt{Exports: []client.ExportEntry{{Type: "local", OutputDir: dir}}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	names, err := os.ReadDir(filepath.Join(dir, "d"))
+	if err != nil || len(names) != 1 || names[0].Name() != "new" {
+		t.Errorf("got %v, %v", names, err)
+	}
+}
+
+// TestResponse: a client is told what its frontend said, and the name that the last output gave. Without a frontend that
+// has read it the build argument SOURCE_DATE_EPOCH counts all the same.
+func TestResponse(t *testing.T) {
+	c, def := newFixture(t).client(t), oneFile(t, []byte("x"))
+	var file taken
+	exports := []client.ExportEntry{
+		{Type: "image", Attrs: map[string]string{"name": "first:1"}},
+		{Type: "image", Attrs: map[string]string{"name": "last:1"}},
+		{Type: "tar", Output: func(map[string]string) (io.WriteCloser, error) { return &file, nil }},
+	}
+	res, err := c.Build(t.Context(), client.SolveOpt{Exports: exports, FrontendAttrs: map[string]string{"build-arg:SOURCE_DATE_EPOCH": "1000000000"}}, "", func(ctx context.Context, g gateway.Client) (*gateway.Result, error) {
+		r, err := g.Solve(ctx, gateway.SolveRequest{Definition: def.ToPB()})
+		if err == nil {
+			r.AddMeta("frontend.said", []byte("yes"))
+			r.AddMeta("other", []byte("no"))
+		}
+		return r, err
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := res.ExporterResponse; m["frontend.said"] != "yes" || m["other"] != "" || m["image.name"] != "last:1" {
+		t.Errorf("the response: %v", m)
+	}
+	if got := created(t, &file); !got.Equal(time.Unix(1_000_000_000, 0)) {
+		t.Errorf("the file is of %v", got)
+	}
+}
+
+// TestErrorPlaces: an error has all places of its operation that the definition tells, and their language.
+func TestErrorPlaces(t *testing.T) {
+	c := newFixture(t).client(t)
+	a, b := llb.NewSourceMap(nil, "a", "mine", []byte("text a")), llb.NewSourceMap(nil, "b", "", []byte("text b"))
+	at := func(m *llb.SourceMap, line int32) llb.ConstraintsOpt {
+		return m.Location([]*pb.Range{{Start: &pb.Position{Line: line}}})
+	}
+	def, err := llb.Scratch().File(llb.Rm("/missing"), at(a, 7), at(b, 8), at(a, 9)).Marshal(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Solve(t.Context(), def, client.SolveOpt{}, nil)
+	var got []string
+	for _, s := range bkerrdefs.Sources(err) {
+		got = append(got, fmt.Sprint(s.Info.Filename, s.Ranges[0].Start.Line, s.Info.Language))
+	}
+	if want := []string{"a9mine", "b8Dockerfile", "a7mine"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestPing: who names no build is told so at once.
+func TestPing(t *testing.T) {
+	_, err := gwpb.NewLLBBridgeClient(newFixture(t).connect(t)).Ping(t.Context(), &gwpb.PingRequest{})
+	if grpcerrors.Code(err) != codes.InvalidArgument {
+		t.Errorf("got %v", err)
 	}
 }
