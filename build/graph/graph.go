@@ -63,6 +63,7 @@ type Location struct {
 	File       string
 	Text       []byte // the whole file
 	Start, End int    // lines, from 1, both included
+	Language   string // of the file; "" if it is not known
 	// Definition is how a client gets the file again; nil if it is not known.
 	Definition *pb.Definition
 }
@@ -184,10 +185,13 @@ func (l *loader) locations(id string) []Location {
 		}
 		for _, r := range loc.GetRanges() {
 			start, end := int(r.GetStart().GetLine()), int(r.GetEnd().GetLine())
+			if r.GetEnd() == nil {
+				end = start
+			}
 			if start < 1 || end < start {
 				continue
 			}
-			list = append(list, Location{File: src.Infos[i].Filename, Text: src.Infos[i].Data, Start: start, End: end, Definition: src.Infos[i].Definition})
+			list = append(list, Location{File: src.Infos[i].Filename, Text: src.Infos[i].Data, Start: start, End: end, Language: src.Infos[i].Language, Definition: src.Infos[i].Definition})
 		}
 	}
 	return list

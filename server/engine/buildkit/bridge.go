@@ -174,6 +174,9 @@ func (s bridges) call(ctx context.Context, do func(context.Context, *bridge) err
 
 // Ping implements gwpb.LLBBridgeServer.
 func (s bridges) Ping(ctx context.Context, _ *gwpb.PingRequest) (*gwpb.PongResponse, error) {
+	if err := s.call(ctx, func(context.Context, *bridge) error { return nil }); err != nil {
+		return nil, err
+	}
 	return &gwpb.PongResponse{FrontendAPICaps: without(gwpb.Caps.All(), unservedCalls()), LLBCaps: without(pb.Caps.All(), unservedOps()), Workers: workers(nil)}, nil
 }
 

@@ -211,11 +211,11 @@ func TestPlaces(t *testing.T) {
 		return graph.Location{File: file, Text: []byte("text"), Start: start, End: end, Definition: def}
 	}
 	err := outward(&build.Error{Err: errors.New("broken"), Where: []graph.Location{in("Dockerfile", 2, 2), in("Dockerfile", 3, 4), in("other", 7, 7)}})
-	if got := lines(err); !slices.Equal(got, []int32{2, 3, 4}) {
+	if got := lines(err); !slices.Equal(got, []int32{2, 3, 4, 7}) {
 		t.Errorf("lines of a step: %v", got)
 	}
-	if s := bkerrdefs.Sources(err)[0]; len(s.Ranges) != 3 || s.Info.Definition == nil {
-		t.Errorf("its place: %v", s)
+	if s := bkerrdefs.Sources(err); len(s) != 2 || s[1].Info.Filename != "other" || len(s[0].Ranges) != 3 || s[0].Info.Definition == nil {
+		t.Errorf("its places: %v", s)
 	}
 	err = outward(&dockerfile.Error{Err: errors.New("wrong"), Where: dockerfile.Location{File: "Dockerfile", Start: 5, End: 6}})
 	if got := lines(err); !slices.Equal(got, []int32{5, 6}) {
@@ -223,6 +223,23 @@ func TestPlaces(t *testing.T) {
 	}
 	if got := ranges(1, 1<<31-1); len(got) != 1 {
 		t.Errorf("%d ranges of a place without end", len(got))
+	}
+}
+
+// TestEarlyWarning: a frontend warns of what it has not solved yet.
+func TestEarlyWarning(t *testing.T) {
+	var f feed
+	f.init()
+	a, b := digest.FromString("a").String(), digest.FromString("b").String()
+	f.warn(dockerfile.Warning{Text: "of b", Vertex: b})
+	f.warn(dockerfile.Warning{Text: "of none", Vertex: "unknown"})
+	f.event(solver.Event{Kind: solver.Started, Vertex: digest.Digest(a)})
+	f.event(solver.Event{Kind: solver.Started, Vertex: digest.Digest(b)})
+	f.close()
+	taker, _ := f.join()
+	batch, _ := f.take(taker)
+	if w := batch.Warnings; len(w) != 2 || w[0].Vertex != b || w[1].Vertex != a {
+		t.Errorf("got %v", w)
 	}
 }
 

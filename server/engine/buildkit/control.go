@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -56,31 +58,46 @@ func (s *Server) solve(ctx context.Context, j *job, req *controlapi.SolveRequest
 	if err := w.read(req); err != nil {
 		return nil, res, err
 	}
+	returned := map[string]string{}
 	res, err = w.build(ctx, &j.feed, func(ctx context.Context, b dockerfile.Backend) (*dockerfile.Result, error) {
 		reply, err := w.reply(ctx, j, b, req)
 		if err != nil {
 			return nil, err
 		}
+		for name, value := range reply.Metadata {
+			if strings.HasPrefix(name, "frontend.") { // what a frontend has to say to who asked
+				returned[name] = string(value)
+			}
+		}
 		res, err := reply.Result()
 		if err != nil {
 			return nil, err
 		}
-		return res, configure(res.Images)
+		return res, configure(res.Images, req.FrontendAttrs["build-arg:SOURCE_DATE_EPOCH"])
 	})
 	if err != nil {
 		return nil, res, err
 	}
 	response, err = w.response(res)
+	if err == nil {
+		maps.Copy(response, returned)
+	}
 	if p := c.written; err == nil && p != nil {
 		response["cache.manifest"], err = p.finish(ctx)
 	}
 	return response, res, err
 }
 
-// configure gives the images a config that have none, as what a definition makes.
-func configure(images []dockerfile.Image) (err error) {
+// configure gives the images a config that have none, as what a definition makes, and the latest time that a build
+// argument says where no frontend does.
+func configure(images []dockerfile.Image, epoch string) (err error) {
+	seconds, noEpoch := strconv.ParseInt(epoch, 10, 64)
 	for i := range images {
 		img := &images[i]
+		if img.Epoch == nil && noEpoch == nil {
+			t := time.Unix(seconds, 0).UTC()
+			img.Epoch = &t
+		}
 		if len(img.Config) > 0 {
 			continue
 		}

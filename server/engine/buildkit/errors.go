@@ -1,6 +1,7 @@
 package buildkit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,19 +45,26 @@ func outward(err error) error {
 	return err
 }
 
-// located adds a place to err, unless it has one: the lines of where that are in its first file.
+// located adds places to err, unless it has one: a source for each of where, but lines of one file that follow each
+// other are one. The last is the first that clients find, as with BuildKit.
 func located(err error, where []graph.Location) error {
 	if len(where) == 0 || where[0].Start == 0 || len(bkerrdefs.Sources(err)) > 0 {
 		return err
 	}
-	src := &bkerrdefs.Source{Info: sourceInfo(where[0].File, where[0].Text)}
-	src.Info.Definition = where[0].Definition
-	for _, w := range where[:min(len(where), maxLines)] {
-		if w.File == where[0].File {
-			src.Ranges = append(src.Ranges, ranges(w.Start, w.End)...)
+	var sources []*bkerrdefs.Source
+	for i, w := range where[:min(len(where), maxLines)] {
+		if i == 0 || w.File != where[i-1].File {
+			src := &bkerrdefs.Source{Info: sourceInfo(w.File, w.Text)}
+			src.Info.Definition, src.Info.Language = w.Definition, cmp.Or(w.Language, src.Info.Language)
+			sources = append(sources, src)
 		}
+		last := sources[len(sources)-1]
+		last.Ranges = append(last.Ranges, ranges(w.Start, w.End)...)
 	}
-	return bkerrdefs.WithSource(err, src)
+	for _, src := range sources {
+		err = bkerrdefs.WithSource(err, src)
+	}
+	return err
 }
 
 // process is BuildKit's message about a command that failed, which people and tools look for.

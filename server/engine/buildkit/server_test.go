@@ -420,7 +420,7 @@ func TestGarbage(t *testing.T) {
 // TestConfigure: what a definition makes has a config, for an image needs one.
 func TestConfigure(t *testing.T) {
 	images := []dockerfile.Image{{Platform: content.Host()}, {Config: []byte(`{"os":"its own"}`)}}
-	if err := configure(images); err != nil {
+	if err := configure(images, ""); err != nil {
 		t.Fatal(err)
 	}
 	if got := string(images[0].Config); !strings.Contains(got, `"os":"linux"`) || !strings.Contains(got, `"PATH=/`) {

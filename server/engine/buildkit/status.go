@@ -25,6 +25,7 @@ type feed struct {
 	begun    map[string]*controlapi.Vertex       // by digest
 	statuses map[string]*controlapi.VertexStatus // those of kept, by vertex and ID
 	first    string                              // the vertex that warnings are of which name none
+	early    []*controlapi.VertexWarning         // of vertices that have not begun
 	takers   map[*taker]bool
 	closed   bool
 }
@@ -48,6 +49,7 @@ func (f *feed) close() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.closed = true
+	f.late(func(*controlapi.VertexWarning) bool { return true })
 	f.wake()
 }
 
@@ -96,6 +98,7 @@ func (f *feed) event(e solver.Event) {
 			f.first = id
 		}
 		f.tell(v)
+		f.late(func(w *controlapi.VertexWarning) bool { return w.Vertex == id })
 	case solver.Cached, solver.Completed:
 		v := f.begun[id]
 		if v == nil {
@@ -177,20 +180,40 @@ func (f *feed) warn(w dockerfile.Warning) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	v := &controlapi.VertexWarning{Vertex: w.Vertex, Level: int64(w.Level), Short: []byte(w.Text), Url: w.URL}
-	if f.begun[v.Vertex] == nil {
-		v.Vertex = f.first // clients drop what belongs to no vertex they know
-	}
 	for _, d := range w.Detail {
 		v.Detail = append(v.Detail, []byte(d))
 	}
 	if w.Where.Start > 0 {
 		v.Info, v.Ranges = sourceInfo(w.Where.File, w.Where.Text), ranges(w.Where.Start, w.Where.End)
 	}
-	f.kept.Warnings = append(f.kept.Warnings, v)
-	for t := range f.takers {
-		t.waiting.Warnings = append(t.waiting.Warnings, v)
+	if v.Vertex != "" && f.begun[v.Vertex] == nil {
+		f.early = append(f.early, v)
+		return
 	}
+	f.remark(v)
 	f.wake()
+}
+
+// late passes on those of the early warnings that ready is true for.
+func (f *feed) late(ready func(*controlapi.VertexWarning) bool) {
+	f.early = slices.DeleteFunc(f.early, func(w *controlapi.VertexWarning) bool {
+		if ready(w) {
+			f.remark(w)
+			return true
+		}
+		return false
+	})
+}
+
+// remark passes a warning on.
+func (f *feed) remark(w *controlapi.VertexWarning) {
+	if f.begun[w.Vertex] == nil {
+		w.Vertex = f.first // clients drop what belongs to no vertex they know
+	}
+	f.kept.Warnings = append(f.kept.Warnings, w)
+	for t := range f.takers {
+		t.waiting.Warnings = append(t.waiting.Warnings, w)
+	}
 }
 
 func sourceInfo(file string, text []byte) *pb.SourceInfo {

@@ -30,9 +30,9 @@ type wish struct {
 	c      *caller
 	o      build.Options
 	files  []*fileOutput
-	names  []string
-	layout string // the directory of an image that the client wants as such; "": there is none
-	leave  bool   // something leaves this machine
+	names  []string // of the last output that has some: that is what BuildKit answers
+	layout string   // the directory of an image that the client wants as such; "": there is none
+	leave  bool     // something leaves this machine
 }
 
 func unsupported(format string, args ...any) error {
@@ -170,7 +170,7 @@ func (w *wish) output(id int, kind string, attrs map[string]string) error {
 				out.Names[i] = reference.TagNameOnly(named).String()
 			}
 		}
-		w.names = append(w.names, out.Names...)
+		w.names = out.Names
 	}
 	switch kind {
 	case "moby", "image":
