@@ -40,17 +40,53 @@ func (m *mergeOp) Run(ctx context.Context, c *solver.Console, inputs []Result) (
 		if in.Input < 0 || int(in.Input) >= len(inputs) {
 			return nil, fmt.Errorf("merge of input %d of %d: %w", in.Input, len(inputs), errdefs.ErrInvalidArgument)
 		}
-		r := inputs[in.Input]
-		if r.Local != nil {
-			solid, err := r.Local.solid(ctx, c)
-			if err != nil {
-				return nil, err
-			}
-			r = solid
+		r, err := solid(ctx, c, inputs[in.Input])
+		if err != nil {
+			return nil, err
 		}
 		out.Layers = append(out.Layers, r.Layers...)
 	}
 	return []Result{out}, nil
+}
+
+// solid returns r as layers, also where it is a directory outside the store.
+func solid(ctx context.Context, c *solver.Console, r Result) (Result, error) {
+	if r.Local == nil {
+		return r, nil
+	}
+	return r.Local.solid(ctx, c)
+}
+
+// passthroughOp returns some of its inputs as they are. The others have to have been made.
+type passthroughOp struct{ op *pb.PassthroughOp }
+
+// Key implements solver.Op.
+func (p *passthroughOp) Key(context.Context) (solver.Key, error) {
+	dt, err := json.Marshal(struct {
+		Type        string
+		Passthrough *pb.PassthroughOp
+	}{"buildkit.passthrough.v0", p.op})
+	return solver.Key{Digest: digest.FromBytes(dt), Reads: []bool{}}, err
+}
+
+// ContentKeys implements solver.Op.
+func (p *passthroughOp) ContentKeys(context.Context, *solver.Console, []Result) ([]digest.Digest, error) {
+	return nil, nil
+}
+
+// Run implements solver.Op.
+func (p *passthroughOp) Run(ctx context.Context, c *solver.Console, inputs []Result) ([]Result, error) {
+	out := make([]Result, len(p.op.Outputs))
+	for i, in := range p.op.Outputs {
+		if in < 0 || int(in) >= len(inputs) {
+			return nil, fmt.Errorf("passing input %d of %d: %w", in, len(inputs), errdefs.ErrInvalidArgument)
+		}
+		var err error
+		if out[i], err = solid(ctx, c, inputs[in]); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 // diffOp takes the layers of one state off another that was made from it.

@@ -107,6 +107,8 @@ func (e *Env) Op(v *graph.Vertex) (solver.Op[Result], error) {
 		return &mergeOp{o.Merge}, nil
 	case *pb.Op_Diff:
 		return &diffOp{e, o.Diff}, nil
+	case *pb.Op_Passthrough:
+		return &passthroughOp{o.Passthrough}, nil
 	}
 	return nil, fmt.Errorf("operation %T: %w", v.Op.Op, errdefs.ErrNotImplemented)
 }

@@ -627,6 +627,13 @@ func TestMergeAndDiff(t *testing.T) {
 	if err != nil || len(got[0].Layers) != 1 || got[0].Layers[0].ID != b.Layers[0].ID {
 		t.Errorf("diff: %+v, %v", got, err)
 	}
+	pass := &passthroughOp{&pb.PassthroughOp{Outputs: []int64{1, 0}}}
+	if got, err := pass.Run(t.Context(), console(), []Result{a, b}); err != nil || len(got) != 2 || got[0].Layers[0].ID != b.Layers[0].ID || got[1].Layers[0].ID != a.Layers[0].ID {
+		t.Errorf("passed through: %+v, %v", got, err)
+	}
+	if got, err := pass.Run(t.Context(), console(), []Result{a}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("an input that is not there: %+v, %v", got, err)
+	}
 	if got, err := diff(-1, 0).Run(t.Context(), console(), []Result{a}); err != nil || len(got[0].Layers) != 1 {
 		t.Errorf("diff with nothing: %+v, %v", got, err)
 	}

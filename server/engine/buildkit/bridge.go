@@ -207,7 +207,7 @@ func unservedOps() []apicaps.CapID {
 		pb.CapSourcePolicy, pb.CapSourcePolicySession, pb.CapExecMetaNetworkProxy, pb.CapSessionExporter,
 		pb.CapRemoteCacheGHA, pb.CapRemoteCacheS3, pb.CapRemoteCacheAzBlob,
 		pb.CapSourceHTTPSignatureVerify, pb.CapSourceMetadataTransfer, pb.CapSourceImageBlob,
-		pb.CapPassthroughOp, pb.CapSourceGitBundle, pb.CapSourceGitCheckoutBundle,
+		pb.CapSourceGitBundle, pb.CapSourceGitCheckoutBundle,
 	}
 }
 

@@ -286,7 +286,7 @@ func TestConversation(t *testing.T) {
 	}
 	for _, c := range ping.LLBCaps {
 		switch apicaps.CapID(c.ID) {
-		case pb.CapSourcePolicy, pb.CapPassthroughOp, pb.CapSourceGitBundle:
+		case pb.CapSourcePolicy, pb.CapSourceGitBundle:
 			t.Errorf("%s is promised", c.ID)
 		}
 	}
