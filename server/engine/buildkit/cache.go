@@ -26,7 +26,8 @@ const keyAnnotation = "dev.teu.cache.key"
 // of all entries. The client puts the index into index.json, under its tag, and says what it finds there.
 type clientCache struct {
 	*clientStore
-	dir string
+	dir       string
+	forgiving bool // a failure to write it is none of the build
 
 	mu      sync.Mutex
 	entries map[string]ocispec.Descriptor // by the name of the entry
@@ -41,7 +42,7 @@ func (c *caller) cache(ctx context.Context, ref build.CacheRef, write bool) (rem
 	if err != nil {
 		return nil, err
 	}
-	p := &clientCache{clientStore: newClientStore(s, "local:"+dir), dir: dir, entries: map[string]ocispec.Descriptor{}}
+	p := &clientCache{clientStore: newClientStore(s, "local:"+dir), dir: dir, forgiving: build.Yes(ref.Args["ignore-error"]), entries: map[string]ocispec.Descriptor{}}
 	if write {
 		c.mu.Lock()
 		defer c.mu.Unlock()

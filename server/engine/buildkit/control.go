@@ -83,7 +83,13 @@ func (s *Server) solve(ctx context.Context, j *job, req *controlapi.SolveRequest
 		maps.Copy(response, returned)
 	}
 	if p := c.written; err == nil && p != nil {
-		response["cache.manifest"], err = p.finish(ctx)
+		manifest, failed := p.finish(ctx)
+		switch {
+		case failed == nil:
+			response["cache.manifest"] = manifest
+		case !p.forgiving:
+			err = failed
+		}
 	}
 	return response, res, err
 }

@@ -207,3 +207,15 @@ func TestPing(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestCacheIgnoreError: a cache that cannot be written is no failure if the client says so. gRPC takes no such name.
+func TestCacheIgnoreError(t *testing.T) {
+	c, def := newFixture(t).client(t), oneFile(t, []byte("x"))
+	for _, ignore := range []string{"true", "false"} {
+		e := client.CacheOptionsEntry{Type: "local", Attrs: map[string]string{"dest": filepath.Join(t.TempDir(), "\u00e9"), "ignore-error": ignore}}
+		_, err := c.Solve(t.Context(), def, client.SolveOpt{CacheExports: []client.CacheOptionsEntry{e}}, nil)
+		if (err == nil) != (ignore == "true") {
+			t.Errorf("ignore-error=%s: %v", ignore, err)
+		}
+	}
+}
