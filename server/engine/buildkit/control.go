@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	apitypes "github.com/moby/buildkit/api/types"
+	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	"github.com/moby/buildkit/session/grpchijack"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/system"
@@ -69,6 +70,7 @@ func (s *Server) solve(ctx context.Context, j *job, req *controlapi.SolveRequest
 				returned[name] = string(value)
 			}
 		}
+		configs(req, reply)
 		res, err := reply.Result()
 		if err != nil {
 			return nil, err
@@ -92,6 +94,22 @@ func (s *Server) solve(ctx context.Context, j *job, req *controlapi.SolveRequest
 		}
 	}
 	return response, res, err
+}
+
+// configs takes the configs of images that the client gives with an output, where no frontend has made one.
+func configs(req *controlapi.SolveRequest, reply *dockerfile.Reply) {
+	for _, e := range exporters(req) {
+		for name, value := range e.GetAttrs() {
+			kind, _, _ := strings.Cut(name, "/") // a platform may follow
+			if kind != exptypes.ExporterImageConfigKey || reply.Metadata[name] != nil {
+				continue
+			}
+			if reply.Metadata == nil {
+				reply.Metadata = map[string][]byte{}
+			}
+			reply.Metadata[name] = []byte(value)
+		}
+	}
 }
 
 // configure gives the images a config that have none, as what a definition makes, and the latest time that a build

@@ -24,6 +24,7 @@ import (
 	bkerrdefs "github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/grpcerrors"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc/codes"
 )
@@ -217,5 +218,24 @@ func TestCacheIgnoreError(t *testing.T) {
 		if (err == nil) != (ignore == "true") {
 			t.Errorf("ignore-error=%s: %v", ignore, err)
 		}
+	}
+}
+
+// TestExporterConfig: an output may say the image's config, where there is no frontend to do it.
+func TestExporterConfig(t *testing.T) {
+	f := newFixture(t)
+	config := `{"architecture":"amd64","os":"linux","config":{"Env":["A=b"],"Cmd":["/x"]},"rootfs":{"type":"layers","diff_ids":[]}}`
+	e := client.ExportEntry{Type: "image", Attrs: map[string]string{"name": "configured:1", "containerimage.config": config}}
+	res, err := f.client(t).Solve(t.Context(), oneFile(t, []byte("x")), client.SolveOpt{Exports: []client.ExportEntry{e}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(f.store.Content.Path(digest.Digest(res.ExporterResponse["containerimage.config.digest"])))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got ocispec.Image
+	if err := json.Unmarshal(data, &got); err != nil || !slices.Equal(got.Config.Cmd, []string{"/x"}) || len(got.RootFS.DiffIDs) != 1 {
+		t.Errorf("the config: %s, %v", data, err)
 	}
 }
