@@ -20,13 +20,8 @@ import (
 
 // Options of the drivers that send lines elsewhere, with dockerd's words for what is wrong.
 
-// logAddress is where a driver sends to: a host and port, or a path.
+// logAddress is where a driver sends to: a host and port of tcp, udp or tls, or a path.
 type logAddress struct{ network, host, path string }
-
-// errNoTLS is why an address is refused that docker takes.
-func errNoTLS(option, scheme string) error {
-	return worded(errdefs.ErrInvalidArgument, "%s: %s:// is not supported by teu, whose keepers of containers have no TLS: send to a relay on this host, such as rsyslog or fluent-bit, that has", option, scheme)
-}
 
 func invalidLog(err error) error {
 	if err == nil || errors.Is(err, errdefs.ErrInvalidArgument) {
@@ -71,9 +66,7 @@ func syslogAddress(address string) (a logAddress, err error) {
 	case "unix", "unixgram":
 		_, err := os.Stat(u.Path)
 		return logAddress{network: u.Scheme, path: u.Path}, err
-	case "tcp+tls":
-		return a, errNoTLS("syslog-address", u.Scheme)
-	case "tcp", "udp":
+	case "tcp", "udp", "tcp+tls":
 	default:
 		return a, fmt.Errorf("unsupported scheme: '%s'", u.Scheme)
 	}
@@ -84,7 +77,7 @@ func syslogAddress(address string) (a logAddress, err error) {
 		}
 		host = net.JoinHostPort(host, "514")
 	}
-	return logAddress{network: u.Scheme, host: host}, nil
+	return logAddress{network: strings.TrimPrefix(u.Scheme, "tcp+"), host: host}, nil
 }
 
 // syslogFacilities are numbered in this order (RFC 5424, section 6.2.1).
@@ -138,9 +131,7 @@ func fluentdAddress(address string) (a logAddress, err error) {
 			return a, errors.New("path is empty")
 		}
 		return logAddress{network: "unix", path: u.Path}, nil
-	case "tls":
-		return a, errNoTLS("fluentd-address", u.Scheme)
-	case "tcp":
+	case "tcp", "tls":
 	default:
 		return a, fmt.Errorf("unsupported scheme: '%s'", u.Scheme)
 	}
@@ -151,7 +142,7 @@ func fluentdAddress(address string) (a logAddress, err error) {
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 		return a, fmt.Errorf("invalid port: %w", err)
 	}
-	return logAddress{network: "tcp", host: net.JoinHostPort(host, port)}, nil
+	return logAddress{network: u.Scheme, host: net.JoinHostPort(host, port)}, nil
 }
 
 // fluentdOptions are those of fluentd that have a meaning.

@@ -40,12 +40,26 @@ func (e *Engine) logSender(ctx context.Context, c *Container) (*keeper.Sender, e
 	}
 	s, err := newSender(c)
 	if err == nil {
+		s.Relay = e.teu(append([]string{"log-relay"}, o.relayFlags()...)...)
 		s.Targets, err = o.logTargets(ctx)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("failed to initialize logging driver: %w", err)
 	}
 	return s, nil
+}
+
+// relayFlags are those of `teu log-relay` for the options of a container.
+func (o *Options) relayFlags() (flags []string) {
+	for option, flag := range map[string]string{"ca-cert": "--ca", "cert": "--cert", "key": "--key"} {
+		if v := o.LogOptions["syslog-tls-"+option]; v != "" {
+			flags = append(flags, flag+"="+v)
+		}
+	}
+	if _, ok := o.LogOptions["syslog-tls-skip-verify"]; ok { // whatever it says, as for dockerd
+		flags = append(flags, "--skip-verify")
+	}
+	return flags
 }
 
 func newSender(c *Container) (*keeper.Sender, error) {
@@ -70,6 +84,7 @@ func newSender(c *Container) (*keeper.Sender, error) {
 	switch s.Driver {
 	case "syslog":
 		s.Format = o["syslog-format"]
+		s.Counted = strings.HasPrefix(o["syslog-address"], "tcp+tls:") && strings.HasPrefix(s.Format, "rfc5424")
 		s.Facility, err = syslogFacility(o["syslog-facility"])
 	case "journald":
 		s.Static = journalFields(c, s.Tag)
@@ -92,6 +107,8 @@ func (o *Options) logTargets(ctx context.Context) (list []keeper.Target, err err
 		return nil, err
 	case a.path != "":
 		return []keeper.Target{{Network: a.network, Address: a.path}}, nil
+	case a.network == "tls": // its name is looked up at each connection
+		return []keeper.Target{{Network: a.network, Address: a.host}}, nil
 	case a.network == "": // syslog of this machine, where its clients look for it
 		for _, network := range []string{"unixgram", "unix"} {
 			for _, path := range []string{"/dev/log", "/var/run/syslog", "/var/run/log"} {

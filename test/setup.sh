@@ -3,7 +3,7 @@
 # images are compared with, crane and buildx.
 set -eu
 packages="docker.io busybox-static mmdebstrap skopeo podman buildah crun runc netavark aardvark-dns
-	uidmap e2fsprogs iproute2 nftables curl jq git procps attr libcap2-bin bzip2 xz-utils groff-base openssh-client systemd"
+	uidmap e2fsprogs iproute2 nftables curl jq git procps attr libcap2-bin bzip2 xz-utils groff-base openssh-client openssl systemd"
 command -v npm >/dev/null || packages="$packages nodejs npm"
 missing=
 for p in $packages; do
@@ -62,4 +62,4 @@ unpack() {
 	mv "$dir.new" "$dir"
 }
 [ -x .cache/sshd/usr/sbin/sshd ] || unpack sshd openssh-server libwrap0
-[ -x .cache/rsyslog/usr/sbin/rsyslogd ] || unpack rsyslog rsyslog libestr0 libfastjson4
+[ -e .cache/rsyslog/usr/lib/*/rsyslog/lmnsd_ossl.so ] || unpack rsyslog rsyslog rsyslog-openssl libestr0 libfastjson4

@@ -23,6 +23,7 @@ func carryingCommands() []command {
 		{"manifest", newManifestCommand},
 		{"login", newLoginCommand},
 		{"logout", newLogoutCommand},
+		{"log-relay", newLogRelayCommand},
 	}
 }
 

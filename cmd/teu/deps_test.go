@@ -27,7 +27,7 @@ var layers = map[string]int{
 	"cache/program":   0,
 	"cache/content":   0, "cache/mount": 0, "cache/rootfs": 0,
 	"dockerfile": 0, "build/graph": 0, "build/solver": 0,
-	"runner/cgroup": 0, "runner/dns": 0, "runner/seccomp": 0, "runner/event": 0, "runner/outlet": 0, "server": 0,
+	"runner/cgroup": 0, "runner/dns": 0, "runner/seccomp": 0, "runner/event": 0, "runner/logrelay": 0, "runner/outlet": 0, "server": 0,
 
 	"cache/layer": 1, "cache/snapshot": 1, "cache/image": 1, "cache/contenthash": 1,
 	"registry": 1, "registry/archive": 1, "server/registry": 1, "runner/spec": 1, "runner/launch": 1, "runner/systemd": 1, "runner/network": 1, "runner/archive": 1,

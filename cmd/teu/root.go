@@ -51,7 +51,7 @@ func shortCommands() []command {
 
 // carried are the names of carryingCommands, which the front does not have.
 func carried() []string {
-	return []string{"pull", "push", "rmi", "tag", "history", "save", "load", "search", "copy", "manifest", "login", "logout"}
+	return []string{"pull", "push", "rmi", "tag", "history", "save", "load", "search", "copy", "manifest", "login", "logout", "log-relay"}
 }
 
 // plain says that a signal may end a command at once, as there is nothing to be cleaned up or

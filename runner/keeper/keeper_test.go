@@ -28,6 +28,12 @@ func TestMain(m *testing.M) {
 	if os.Args[0] == "teu-keeper" {
 		os.Exit(Main(os.Args[1:]))
 	}
+	if filepath.Base(os.Args[0]) == relayName {
+		if err := relay(os.Args[1]); err != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if os.Args[0] == "unlucky-keeper" {
 		if err := unluckyKeeper(os.Args[1], os.Args[2]); err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -19,6 +19,7 @@ import (
 type Sender struct {
 	Driver  string   // syslog, journald, fluentd or gelf
 	Targets []Target // tried in their order
+	Relay   []string `json:",omitempty"` // the command that connects to a target of tls, see socket.relayed
 	Lazy    bool     `json:",omitempty"` // the container starts although no target can be reached
 
 	Tag    string
@@ -28,6 +29,7 @@ type Sender struct {
 	Format   string `json:",omitempty"` // syslog: rfc3164, rfc5424, rfc5424micro; gelf: gzip, zlib, none
 	Level    int    `json:",omitempty"` // gelf: of the compression
 	Facility int    `json:",omitempty"` // syslog: as it is in a priority
+	Counted  bool   `json:",omitempty"` // syslog: the length is before each message (RFC 5425, section 4.3)
 	Precise  bool   `json:",omitempty"` // fluentd: nanoseconds
 	Ack      bool   `json:",omitempty"` // fluentd: each message is answered
 
@@ -40,7 +42,7 @@ type Sender struct {
 	ReadMillis  int64 `json:",omitempty"` // how long an answer is awaited
 }
 
-// Target is an address: of tcp or udp with numbers, of unix or unixgram a path.
+// Target is an address: of tcp or udp with numbers, of tls with a name, of unix or unixgram a path.
 type Target struct{ Network, Address string }
 
 // maxRetryWait is the longest pause between two tries.
@@ -98,7 +100,7 @@ func openSender(cfg *Sender, l *jsonLog) (*sender, error) {
 		return nil, err
 	}
 	s := &sender{cfg: cfg, log: l, note: note, stop: make(chan struct{}), done: make(chan struct{})}
-	s.sock.fd, s.sock.stop = -1, s.stop
+	s.sock.fd, s.sock.stop, s.sock.relay = -1, s.stop, cfg.Relay
 	s.most = most(cfg, l.cfg)
 	s.moved.L = &s.mu
 	state, noted := readSent(note)

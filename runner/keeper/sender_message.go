@@ -92,7 +92,12 @@ func (s *sender) message(b []byte, e logEntry, st *sentState) []byte {
 	if s.cfg.Driver == "gelf" {
 		return s.gelfMessage(b, e)
 	}
-	return s.syslogMessage(b, e)
+	start := len(b)
+	b = s.syslogMessage(b, e)
+	if s.cfg.Counted {
+		b = slices.Insert(b, start, fmt.Appendf(nil, "%d ", len(b)-start)...)
+	}
+	return b
 }
 
 // severity is what a stream is in syslog's words: an error, or information.

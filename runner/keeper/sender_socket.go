@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,6 +18,7 @@ type socket struct {
 	fd      int // -1: none
 	network string
 	stop    chan struct{}
+	relay   []string
 }
 
 var errStopped = errors.New("the sender ends")
@@ -33,7 +35,9 @@ func (s *socket) connect(targets []Target) (err error) {
 			return nil
 		}
 		s.close()
-		if err == nil {
+		if err == nil && t.Network == "tls" {
+			err = e // the relay has said where
+		} else if err == nil {
 			err = fmt.Errorf("dial %s %s: %w", t.Network, t.Address, e)
 		}
 	}
@@ -41,6 +45,9 @@ func (s *socket) connect(targets []Target) (err error) {
 }
 
 func (s *socket) dial(t Target) error {
+	if t.Network == "tls" {
+		return s.relayed(t.Address)
+	}
 	var to unix.Sockaddr
 	family, kind := unix.AF_UNIX, unix.SOCK_STREAM
 	if t.Network == "udp" || t.Network == "unixgram" {
@@ -85,6 +92,53 @@ func (s *socket) dial(t Target) error {
 	return nil
 }
 
+// relayed connects to a program that connects to address, which is its last argument, with TLS. The connection
+// is its standard input, on which it says first how that went: an empty line, or one that says what is wrong.
+func (s *socket) relayed(address string) error {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socketpair", err)
+	}
+	s.fd, s.network = fds[0], "tls"
+	theirs := os.NewFile(uintptr(fds[1]), "relay")
+	p, err := startProcess(append(slices.Clip(s.relay), address), &os.ProcAttr{Dir: "/", Files: []*os.File{theirs, nil, os.Stderr}})
+	theirs.Close()
+	if err != nil {
+		return err
+	}
+	go p.Wait() // it ends with the connection
+	if err := unix.SetNonblock(s.fd, true); err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	return s.said()
+}
+
+// said reads the line of a relay, byte by byte as what follows it is the server's.
+func (s *socket) said() error {
+	var line []byte
+	for b := [1]byte{}; len(line) < maxAnswer; {
+		n, err := unix.Read(s.fd, b[:])
+		switch {
+		case err == unix.EINTR:
+		case err == unix.EAGAIN:
+			if err := s.wait(unix.POLLIN, 2*dialTime); err != nil { // it has dialTime itself, after its start
+				return err
+			}
+		case err != nil:
+			return os.NewSyscallError("read", err)
+		case n == 0:
+			return fmt.Errorf("%s has ended", s.relay[0])
+		case b[0] != '\n':
+			line = append(line, b[0])
+		case len(line) == 0:
+			return nil
+		default:
+			return errors.New(string(line))
+		}
+	}
+	return errors.New(string(line))
+}
+
 func (s *socket) close() {
 	if s.fd >= 0 {
 		unix.Close(s.fd)
@@ -93,7 +147,9 @@ func (s *socket) close() {
 }
 
 // stream says whether messages have no borders of their own.
-func (s *socket) stream() bool { return s.network == "tcp" || s.network == "unix" }
+func (s *socket) stream() bool {
+	return s.network == "tcp" || s.network == "tls" || s.network == "unix"
+}
 
 // wait waits for events, at most for limit if that is not 0.
 func (s *socket) wait(events int16, limit time.Duration) error {

@@ -199,6 +199,11 @@ func TestSyslogForms(t *testing.T) {
 		if got := string(s.message(nil, logEntry{text: []byte("text"), time: when}, &sentState{})); got != want {
 			t.Errorf("%s: %q, want %q", format, got, want)
 		}
+		s.cfg.Counted = true
+		want = fmt.Sprintf("before %d %s", len(want), want)
+		if got := string(s.message([]byte("before "), logEntry{text: []byte("text"), time: when}, &sentState{})); got != want {
+			t.Errorf("%s: %q, want %q", format, got, want)
+		}
 		if got := s.message(nil, logEntry{time: when}, &sentState{}); len(got) != 0 {
 			t.Errorf("an empty line is sent: %q", got)
 		}
@@ -259,6 +264,79 @@ func TestSenderRefusesToStart(t *testing.T) {
 	r := sending(t, t.TempDir(), lazy)
 	begin(t, r, true)
 	r.Close()
+}
+
+const relayName = "log-relay"
+
+// relay is a relay to a server that needs no TLS; address "away" is none.
+func relay(address string) error {
+	if address == "away" {
+		_, err := os.Stdin.WriteString("nobody there\n")
+		return err
+	}
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stdin.WriteString("\n"); err != nil {
+		return err
+	}
+	go func() { // ends with the process
+		io.Copy(os.Stdin, c)
+		os.Exit(0)
+	}()
+	_, err = io.Copy(c, os.Stdin)
+	return err
+}
+
+// TestSenderRelayed: another process connects; when it ends, the next one is started.
+func TestSenderRelayed(t *testing.T) {
+	srv := receiveAt(t, "tcp", "")
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), relayName)
+	if err := os.Symlink(exe, path); err != nil {
+		t.Fatal(err)
+	}
+	send := sendTo(srv, "syslog")
+	send.Relay, send.Retries = []string{path}, 0
+	for address, want := range map[string]string{
+		"away":        "failed to initialize logging driver: nobody there",
+		"127.0.0.1:1": "failed to initialize logging driver: " + path + " has ended",
+	} {
+		send.Targets = []Target{{"tls", address}}
+		r := sending(t, t.TempDir(), send)
+		if err := r.beginSending(true); err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", address, err, want)
+		}
+		r.Close()
+	}
+
+	address := srv.target.Address
+	send.Targets = []Target{{"tls", address}}
+	r := sending(t, t.TempDir(), send)
+	defer r.Close()
+	begin(t, r, true)
+	r.record(0, numbered(0, 100))
+	r.flush()
+	if !await(func() bool { _, got := srv.all(); return strings.HasSuffix(got, "line 99\n") }) {
+		t.Fatal("the lines do not come")
+	}
+	_, got := srv.all()
+	inOrder(t, got, 0, 100)
+	srv.close()
+	back := receiveAt(t, "tcp", address)
+	n := 100
+	if !await(func() bool { // some may be lost with the connection
+		r.record(0, numbered(n, n+1))
+		n++
+		_, got := back.all()
+		return got != ""
+	}) {
+		t.Fatal("nothing comes after the server is back")
+	}
 }
 
 // TestSenderRetries: the server goes and comes back at the same address. What was written meanwhile arrives. While it is
