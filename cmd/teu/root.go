@@ -156,7 +156,7 @@ func newRootCommand(a *app, commands []command) *cobra.Command {
 		Args:              cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if showVersion {
-				a.ui.Println("teu version " + version())
+				a.ui.Println(versionLine(os.Args[0]))
 				return nil
 			}
 			if len(args) == 0 {

@@ -90,9 +90,7 @@ func serveEngine(ctx context.Context, a *app, o serveEngineOptions) error {
 		}
 		doors = append(doors, more...)
 	}
-	api := engine.New(engine.Options{
-		Backend: &engineBackend{a}, Version: version(), Root: a.root, Debug: a.debug, Log: slog.Default(), InjectCDI: a.injectCDI, CDI: a.listCDI,
-	})
+	api := a.engineAPI()
 	// Unlike the commands, a server stays. Its heap is about 1 MB: with less, each exec is a collection of its
 	// own. What it has grown by goes when the server rests.
 	debug.SetGCPercent(200)
@@ -116,6 +114,12 @@ func serveEngine(ctx context.Context, a *app, o serveEngineOptions) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+func (a *app) engineAPI() *engine.Server {
+	return engine.New(engine.Options{
+		Backend: &engineBackend{a}, Version: version(), Root: a.root, Debug: a.debug, Log: slog.Default(), InjectCDI: a.injectCDI, CDI: a.listCDI,
+	})
 }
 
 // engineDrain is how long a build or a pull may take to end when the server does.

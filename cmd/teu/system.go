@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -17,7 +16,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/build"
 	"github.com/teu-dev/teu/cache/library"
@@ -345,7 +343,9 @@ func newInfoCommand(a *app) *cobra.Command {
 		Example: "  teu info\n  teu info --format '{{.Containers}}'",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			info, err := a.info(cmd.Context())
+			api := a.engineAPI() // what docker's clients are told
+			defer api.Close()
+			info, err := api.Info(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -354,64 +354,11 @@ func newInfoCommand(a *app) *cobra.Command {
 			}
 			a.ui.Printf("Containers: %d\n Running: %d\n Paused: %d\n Stopped: %d\nImages: %d\nServer Version: %s\nStorage Driver: %s\nCgroup Driver: %s\n"+
 				"Kernel Version: %s\nOSType: %s\nArchitecture: %s\nCPUs: %d\nTotal Memory: %s\nName: %s\nTeu Root Dir: %s\n",
-				info.Containers, info.ContainersRunning, info.ContainersPaused, info.ContainersStopped, info.Images, info.ServerVersion, info.Driver,
-				info.CgroupDriver, info.KernelVersion, info.OSType, info.Architecture, info.NCPU, units.BytesSize(float64(info.MemTotal)), info.Name, info.RootDir)
+				info.Containers, info.ContainersRunning, info.ContainersPaused, info.ContainersStopped, info.Images, version(), info.Driver,
+				info.CgroupDriver, info.KernelVersion, info.OSType, info.Architecture, info.NCPU, units.BytesSize(float64(info.MemTotal)), info.Name, info.DockerRootDir)
 			return nil
 		},
 	}
 	cmd.Flags().StringVarP(&format, "format", "f", "", "print by a Go template, or \"json\"")
 	return cmd
-}
-
-// info has docker's names (Engine API v1.47, GET /info) where docker has the thing.
-type info struct {
-	Containers, ContainersRunning, ContainersPaused, ContainersStopped, Images int
-	Driver, CgroupDriver, KernelVersion, OSType, Architecture, Name            string
-	ServerVersion                                                              string
-	NCPU                                                                       int
-	MemTotal                                                                   int64
-	RootDir                                                                    string `json:"DockerRootDir"`
-	LoggingDriver, DefaultRuntime, CgroupVersion                               string
-	Swarm                                                                      struct{ LocalNodeState string } // scripts ask for it
-}
-
-func (a *app) info(ctx context.Context) (info, error) {
-	var uts unix.Utsname
-	var mem unix.Sysinfo_t
-	if err := errors.Join(unix.Uname(&uts), unix.Sysinfo(&mem)); err != nil {
-		return info{}, err
-	}
-	i := info{
-		Driver: "overlay", CgroupDriver: "cgroupfs", KernelVersion: unix.ByteSliceToString(uts.Release[:]), OSType: runtime.GOOS,
-		Architecture: unix.ByteSliceToString(uts.Machine[:]), Name: unix.ByteSliceToString(uts.Nodename[:]), ServerVersion: version(),
-		NCPU: runtime.NumCPU(), MemTotal: int64(mem.Totalram) * int64(mem.Unit), RootDir: a.root,
-		LoggingDriver: "json-file", DefaultRuntime: "teu", CgroupVersion: "1",
-	}
-	i.Swarm.LocalNodeState = "inactive"
-	var fs unix.Statfs_t
-	if unix.Statfs("/sys/fs/cgroup", &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC {
-		i.CgroupVersion = "2"
-	}
-	list, err := a.engine().List(ctx)
-	if err != nil {
-		return info{}, err
-	}
-	for _, c := range list {
-		i.Containers++
-		switch c.State.Status {
-		case "running", "restarting":
-			i.ContainersRunning++
-		case "paused":
-			i.ContainersPaused++
-		default:
-			i.ContainersStopped++
-		}
-	}
-	s, err := a.store()
-	if err != nil {
-		return info{}, err
-	}
-	images, err := s.Images.All(ctx)
-	i.Images = len(images)
-	return i, err
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 
@@ -20,6 +21,19 @@ func version() string {
 // apiVersion is the version of docker's API that teu serves.
 const apiVersion = "1.56"
 
+// dockerVersion is the release of docker that programs are told of which ask for docker's: they
+// compare it, and know nothing of teu's own numbers.
+const dockerVersion = "29.6.0"
+
+// versionLine is the answer to --version. Where teu has the name of docker it is docker's: kind, for one,
+// takes it for another program otherwise.
+func versionLine(name string) string {
+	if filepath.Base(name) == "docker" {
+		return "Docker version " + dockerVersion + ", build teu-" + version()
+	}
+	return "teu version " + version()
+}
+
 func newVersionCommand(a *app) *cobra.Command {
 	var format string
 	cmd := &cobra.Command{
@@ -31,8 +45,13 @@ func newVersionCommand(a *app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := map[string]string{"Version": version(), "ApiVersion": apiVersion, "GoVersion": runtime.Version(), "Os": runtime.GOOS, "Arch": runtime.GOARCH}
 			if format != "" {
-				v["APIVersion"] = apiVersion                     // as docker's templates say it
-				both := map[string]any{"Client": v, "Server": v} // docker's halves; here they are one
+				v["APIVersion"] = apiVersion // as docker's templates say it
+				half := map[string]any{"Platform": map[string]string{"Name": "teu " + version()}}
+				for k, s := range v {
+					half[k] = s
+				}
+				half["Version"] = dockerVersion
+				both := map[string]any{"Client": half, "Server": half} // docker's halves; here they are one
 				for k, s := range v {
 					both[k] = s
 				}

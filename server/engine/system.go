@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bufio"
+	"context"
 	"net/http"
 	"net/netip"
 	"os"
@@ -41,19 +42,19 @@ func (s *Server) ping(w http.ResponseWriter, r *request) error {
 // builderVersion says that clients may build by BuildKit's sessions; 1 would be the classic builder alone.
 const builderVersion = "2"
 
-// dockerVersion is the release of docker whose API this is: clients compare it, and
+// DockerVersion is the release of docker whose API this is: clients compare it, and
 // know nothing of teu's own numbers.
-const dockerVersion = "29.6.0"
+const DockerVersion = "29.6.0"
 
 func (s *Server) getVersion(w http.ResponseWriter, r *request) error {
 	v := system.VersionResponse{
 		Platform: system.PlatformInfo{Name: "teu " + s.Version},
-		Version:  dockerVersion, APIVersion: newestVersion.String(), MinAPIVersion: oldestVersion.String(),
+		Version:  DockerVersion, APIVersion: newestVersion.String(), MinAPIVersion: oldestVersion.String(),
 		Os: "linux", Arch: runtime.GOARCH, GitCommit: s.Commit, GoVersion: runtime.Version(),
 		KernelVersion: kernelVersion(),
 	}
 	v.Components = []system.ComponentVersion{
-		{Name: "Engine", Version: dockerVersion, Details: map[string]string{
+		{Name: "Engine", Version: DockerVersion, Details: map[string]string{
 			"ApiVersion": v.APIVersion, "Arch": v.Arch, "BuildTime": v.BuildTime, "Experimental": "false", "GitCommit": v.GitCommit,
 			"GoVersion": v.GoVersion, "KernelVersion": v.KernelVersion, "MinAPIVersion": v.MinAPIVersion, "Os": v.Os,
 		}},
@@ -76,17 +77,33 @@ type info struct {
 }
 
 func (s *Server) getInfo(w http.ResponseWriter, r *request) error {
-	all, err := s.Backend.Containers().List(r.Context())
+	i, err := s.Info(r.Context())
 	if err != nil {
 		return err
 	}
-	images, err := s.images(r, nil)
-	if err != nil {
-		return err
+	if r.version < 49 {
+		i.FirewallBackend = nil
 	}
-	list, err := images.All(r.Context())
+	if r.version < 50 {
+		i.DiscoveredDevices = nil
+		return writeJSON(w, http.StatusOK, info{Info: i, BridgeNfIptables: true, BridgeNfIP6tables: true})
+	}
+	return writeJSON(w, http.StatusOK, i)
+}
+
+// Info is what GET /info tells clients of the newest version.
+func (s *Server) Info(ctx context.Context) (*system.Info, error) {
+	all, err := s.Backend.Containers().List(ctx)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	images, err := s.Backend.Images(nil)
+	if err != nil {
+		return nil, err
+	}
+	list, err := images.All(ctx)
+	if err != nil {
+		return nil, err
 	}
 	host, _ := os.Hostname()
 	i := &system.Info{
@@ -105,14 +122,14 @@ func (s *Server) getInfo(w http.ResponseWriter, r *request) error {
 			"docker.io": {Name: "docker.io", Mirrors: []string{}, Secure: true, Official: true},
 		}},
 		NCPU: runtime.NumCPU(), MemTotal: memoryTotal(), DockerRootDir: s.Root, Name: host, Labels: []string{},
-		ServerVersion: dockerVersion, DefaultRuntime: "teu",
+		ServerVersion: DockerVersion, DefaultRuntime: "teu",
 		Runtimes:           map[string]system.RuntimeWithStatus{"teu": {}, "runc": {}, "io.containerd.runc.v2": {}},
 		Swarm:              swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive},
 		LiveRestoreEnabled: true, SecurityOptions: []string{"name=seccomp,profile=builtin", "name=cgroupns"},
 		CDISpecDirs: []string{}, Warnings: nil,
 		HTTPProxy: masked("HTTP_PROXY"), HTTPSProxy: masked("HTTPS_PROXY"), NoProxy: os.Getenv("NO_PROXY"),
 	}
-	if r.version >= 49 && !userns.Inside() {
+	if !userns.Inside() {
 		i.FirewallBackend = &system.FirewallInfo{Driver: "nftables"}
 	}
 	if userns.Inside() {
@@ -138,11 +155,7 @@ func (s *Server) getInfo(w http.ResponseWriter, r *request) error {
 			i.ContainersStopped++
 		}
 	}
-	if r.version < 50 {
-		i.DiscoveredDevices = nil
-		return writeJSON(w, http.StatusOK, info{Info: i, BridgeNfIptables: true, BridgeNfIP6tables: true})
-	}
-	return writeJSON(w, http.StatusOK, i)
+	return i, nil
 }
 
 // loopback is where registries may speak plain HTTP.
