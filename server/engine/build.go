@@ -211,11 +211,22 @@ func (b *buildPrinter) event(e solver.Event) {
 	case e.Kind == solver.Log:
 		b.p.send(streamText(string(e.Data)))
 	case !step:
+	case strings.HasPrefix(instruction, "FROM "): // it is done without running
+		if e.Kind == solver.Started {
+			b.p.send(streamText(fmt.Sprintf("Step %s : %s\n", number, writtenFrom(instruction))))
+		}
 	case e.Kind == solver.Running:
 		b.p.send(streamText(fmt.Sprintf("Step %s : %s\n", number, instruction)))
 	case e.Kind == solver.Cached:
 		b.p.send(streamText(fmt.Sprintf("Step %s : %s\n ---> Using cache\n", number, instruction)))
 	}
+}
+
+// writtenFrom is a FROM as people write it, without what a lookup adds to the name of an image.
+func writtenFrom(instruction string) string {
+	from, name, _ := strings.Cut(instruction, " ")
+	name, _, _ = strings.Cut(name, "@")
+	return from + " " + strings.TrimSuffix(listing.Familiar(name), ":latest")
 }
 
 func (b *buildPrinter) warn(w dockerfile.Warning) {

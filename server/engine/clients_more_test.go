@@ -66,7 +66,7 @@ func testBuild(t *testing.T, w *world) {
 	write("file", "content\n")
 	write("Dockerfile", "FROM busybox\nARG WHO=nobody\nCOPY file /\nRUN echo built for $WHO >/who && echo said && echo hosts: $(grep -c 127.1.1 /etc/hosts)\nCMD cat /who /file\n")
 	out := w.docker("build", "--network", "none", "--build-arg", "WHO=me", "-t", "built", "--label", "l=1", "--add-host", "one:127.1.1.1", "--add-host", "two:127.1.1.2", dir)
-	for _, text := range []string{"Step 2/3 : COPY file /", "said", "hosts: 2", "Successfully built", "Successfully tagged built:latest"} {
+	for _, text := range []string{"Step 1/3 : FROM busybox\n", "Step 2/3 : COPY file /", "said", "hosts: 2", "Successfully built", "Successfully tagged built:latest"} {
 		if !strings.Contains(out, text) {
 			t.Errorf("%q is not in the output of the build:\n%s", text, out)
 		}
