@@ -8,6 +8,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"path"
@@ -37,9 +38,13 @@ type httpOp struct {
 	checksum digest.Digest
 	secret   string
 	header   http.Header
+	patience time.Duration // how long nothing may come from the server
 
 	got download
 }
+
+// httpPatience is what servers get that make a file before they send it.
+const httpPatience = 5 * time.Minute
 
 // A download is what is remembered of a URL.
 type download struct {
@@ -52,7 +57,7 @@ type download struct {
 }
 
 func (e *Env) httpOp(target string, attrs map[string]string) (*httpOp, error) {
-	o := &httpOp{env: e, url: target, perm: 0o600, header: http.Header{}}
+	o := &httpOp{env: e, url: target, perm: 0o600, header: http.Header{}, patience: httpPatience}
 	for name, value := range attrs {
 		if err := o.set(name, value); err != nil {
 			return nil, fmt.Errorf("attribute %s=%q of %s: %w", name, value, redact(target), err)
@@ -207,7 +212,7 @@ func (o *httpOp) stateFile() string {
 // fetch downloads the URL into the store, unless what is there is still what the server has. In one build the server
 // is asked once: a frontend that has looked at a file builds with that one.
 func (o *httpOp) fetch(ctx context.Context) (download, error) {
-	d, err := o.env.got.get(o.requestKey(), func() (download, error) { return o.get(ctx) })
+	d, err := o.env.got.get(o.requestKey(), func() (download, error) { return o.patiently(ctx) })
 	if err == nil {
 		err = o.verify(ctx, d) // what another operation fetched
 	}
@@ -217,7 +222,22 @@ func (o *httpOp) fetch(ctx context.Context) (download, error) {
 	return d, nil
 }
 
-func (o *httpOp) get(ctx context.Context) (download, error) {
+// patiently is get as long as something comes.
+func (o *httpOp) patiently(ctx context.Context) (download, error) {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	silent := fmt.Errorf("nothing has come for %s: %w", o.patience, errdefs.ErrUnavailable)
+	watch := time.AfterFunc(o.patience, func() { end(silent) })
+	defer watch.Stop()
+	d, err := o.get(ctx, func() { watch.Reset(o.patience) })
+	if err != nil && context.Cause(ctx) == silent {
+		err = silent
+	}
+	return d, err
+}
+
+// get downloads what is not known. It tells by moved when something has come.
+func (o *httpOp) get(ctx context.Context, moved func()) (download, error) {
 	var known download
 	if statefile.Read(o.stateFile(), &known) == nil && known.Key == o.requestKey() && known.Digest.Validate() == nil {
 		if ok, err := o.env.Store.Content.Touch(known.Digest); err == nil && ok && o.fresh(ctx, known) {
@@ -236,7 +256,19 @@ func (o *httpOp) get(ctx context.Context) (download, error) {
 	if resp.StatusCode != http.StatusOK {
 		return known, fmt.Errorf("the server answered %s: %w", resp.Status, classOf(resp.StatusCode))
 	}
-	return o.save(ctx, resp)
+	return o.save(ctx, resp, &movingReader{resp.Body, moved})
+}
+
+// movingReader tells of every read.
+type movingReader struct {
+	io.Reader
+	moved func()
+}
+
+func (r *movingReader) Read(b []byte) (int, error) {
+	n, err := r.Reader.Read(b)
+	r.moved()
+	return n, err
 }
 
 func classOf(status int) error {
@@ -280,10 +312,30 @@ func (o *httpOp) fresh(ctx context.Context, known download) bool {
 func etag(s string) string { return strings.TrimPrefix(s, "W/") }
 
 func (o *httpOp) client() *http.Client {
+	c := *http.DefaultClient
 	if o.env.HTTP != nil {
-		return o.env.HTTP
+		c = *o.env.HTTP
 	}
-	return http.DefaultClient
+	c.CheckRedirect = redirected
+	return &c
+}
+
+// redirected refuses what only this machine should ask for: clouds serve their secrets on link-local addresses. Who
+// wants a file from there says so.
+func redirected(req *http.Request, via []*http.Request) error {
+	const most = 10 // as net/http has it
+	switch {
+	case len(via) >= most:
+		return fmt.Errorf("redirected %d times: %w", most, errdefs.ErrUnavailable)
+	case linkLocal(req.URL) && !linkLocal(via[0].URL):
+		return fmt.Errorf("redirected to the link-local address %s: %w", req.URL.Host, errdefs.ErrPermissionDenied)
+	}
+	return nil
+}
+
+func linkLocal(u *url.URL) bool {
+	ip, err := netip.ParseAddr(u.Hostname())
+	return err == nil && (ip.Unmap().IsLinkLocalUnicast() || ip.IsUnspecified())
 }
 
 func (o *httpOp) request(ctx context.Context, method string) (*http.Request, error) {
@@ -312,7 +364,7 @@ func (o *httpOp) request(ctx context.Context, method string) (*http.Request, err
 }
 
 // save stores the body of resp as a blob and remembers it.
-func (o *httpOp) save(ctx context.Context, resp *http.Response) (download, error) {
+func (o *httpOp) save(ctx context.Context, resp *http.Response, body io.Reader) (download, error) {
 	d := download{
 		Key:      o.requestKey(),
 		ETag:     resp.Header.Get("ETag"),
@@ -324,7 +376,7 @@ func (o *httpOp) save(ctx context.Context, resp *http.Response) (download, error
 		return d, err
 	}
 	defer w.Close()
-	if d.Size, err = io.Copy(w, resp.Body); err != nil {
+	if d.Size, err = io.Copy(w, body); err != nil {
 		return d, unredacted(err)
 	}
 	if resp.ContentLength >= 0 && d.Size != resp.ContentLength {

@@ -7,6 +7,7 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -163,6 +164,66 @@ func TestHTTPOnce(t *testing.T) {
 	}
 	if _, err := key(map[string]string{pb.AttrHTTPChecksum: digest.FromString("version 2").String()}); !errdefs.IsDataLoss(err) {
 		t.Errorf("another checksum: %v", err)
+	}
+}
+
+// A server that goes silent, before its answer or within, does not hold a build up for ever.
+func TestSilentServers(t *testing.T) {
+	stop := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/within":
+			io.WriteString(w, "a")
+			http.NewResponseController(w).Flush()
+			<-stop
+		case "/slow":
+			for range 10 {
+				io.WriteString(w, "a")
+				http.NewResponseController(w).Flush()
+				time.Sleep(50 * time.Millisecond)
+			}
+		default:
+			<-stop
+		}
+	}))
+	defer server.Close()
+	defer close(stop)
+	e := newEnv(t)
+	e.HTTP = server.Client()
+	for path, want := range map[string]error{"/": errdefs.ErrUnavailable, "/within": errdefs.ErrUnavailable, "/slow": nil} {
+		o, err := e.httpOp(server.URL+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.patience = 300 * time.Millisecond
+		if _, err := o.Key(t.Context()); !errors.Is(err, want) || errors.Is(err, context.Canceled) {
+			t.Errorf("%s: got %v, want %v", path, err, want)
+		}
+	}
+}
+
+// A server does not choose what of this machine's cloud is read.
+func TestRedirectsToTheCloudsSecrets(t *testing.T) {
+	for from, to := range map[string]string{
+		"http://example.com/x": "http://169.254.169.254/latest", "https://example.com/x": "http://[fe80::1]/", "http://10.0.0.1/": "http://[::ffff:169.254.169.254]/",
+	} {
+		first, _ := http.NewRequest("GET", from, nil)
+		next, _ := http.NewRequest("GET", to, nil)
+		if err := redirected(next, []*http.Request{first}); !errdefs.IsPermissionDenied(err) {
+			t.Errorf("from %s to %s: %v", from, to, err)
+		}
+		if err := redirected(first, []*http.Request{next}); err != nil {
+			t.Errorf("from %s to %s: %v", to, from, err)
+		}
+	}
+	elsewhere := httptest.NewServer(http.RedirectHandler("http://169.254.169.254/", http.StatusFound))
+	defer elsewhere.Close()
+	o, err := newEnv(t).httpOp(elsewhere.URL+"/x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.Key(t.Context()); !errdefs.IsPermissionDenied(err) {
+		t.Errorf("got %v, want an errdefs.ErrPermissionDenied", err)
 	}
 }
 
