@@ -144,7 +144,7 @@ func (c *copier) fill(name string, dst *os.File) error {
 		return err
 	}
 	defer src.Close()
-	if _, err := io.Copy(dst, src); err != nil {
+	if err := copyData(dst, src); err != nil {
 		return err
 	}
 	// The owner before the capabilities: changing it takes them away.
@@ -157,6 +157,39 @@ func (c *copier) fill(name string, dst *os.File) error {
 		return err
 	}
 	return errors.Join(dst.Chown(uid, gid), c.xattrs(src, dst))
+}
+
+// copyData copies what is in a file and leaves its holes holes: a layer of a few bytes may have one of a terabyte.
+func copyData(dst, src *os.File) error {
+	info, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	for at := int64(0); at < info.Size(); {
+		data, err := src.Seek(at, unix.SEEK_DATA)
+		switch {
+		case errors.Is(err, unix.ENXIO): // nothing but a hole is left
+			return dst.Truncate(info.Size())
+		case err != nil: // lseek(2): of the file system's will
+			_, err = io.Copy(dst, src)
+			return err
+		}
+		hole, err := src.Seek(data, unix.SEEK_HOLE)
+		if err == nil {
+			_, err = src.Seek(data, io.SeekStart)
+		}
+		if err == nil {
+			_, err = dst.Seek(data, io.SeekStart)
+		}
+		if err == nil {
+			_, err = io.CopyN(dst, src, hole-data)
+		}
+		if err != nil {
+			return err
+		}
+		at = hole
+	}
+	return nil
 }
 
 // xattrs copies extended attributes, file capabilities among them.

@@ -135,3 +135,52 @@ func TestCopyTreeBesideOthers(t *testing.T) {
 		t.Error("nobody was fast enough")
 	}
 }
+
+// A hole costs the copy nothing either.
+func TestCopyTreeKeepsHoles(t *testing.T) {
+	from, to := t.TempDir(), t.TempDir()
+	const size = 1 << 33
+	for name, data := range map[string]map[int64]string{
+		"empty": nil, "begin": {0: "first"}, "middle": {1 << 32: "here"}, "end": {size - 3: "end"}, "several": {4096: "a", 1 << 30: "b", size - 1: "c"},
+	} {
+		f, err := os.Create(filepath.Join(from, name))
+		if err == nil {
+			err = f.Truncate(size)
+		}
+		for at, text := range data {
+			if err == nil {
+				_, err = f.WriteAt([]byte(text), at)
+			}
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		root, err := Open(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(CopyTree(root, to, CopyOptions{}), root.Close()); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(filepath.Join(to, name), &st); err != nil || st.Size != size || st.Blocks > 1<<12 {
+			t.Errorf("%s: %d bytes in %d blocks, %v", name, st.Size, st.Blocks, err)
+		}
+		copied, err := os.Open(filepath.Join(to, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for at, text := range data {
+			got := make([]byte, len(text))
+			if _, err := copied.ReadAt(got, at); err != nil || string(got) != text {
+				t.Errorf("%s: %q at %d, %v", name, got, at, err)
+			}
+		}
+		copied.Close()
+		for _, dir := range []string{from, to} {
+			if err := os.Remove(filepath.Join(dir, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
