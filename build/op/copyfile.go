@@ -102,7 +102,7 @@ func (c *copier) copyRegular(fd *os.File, e entry, st *unix.Stat_t) error {
 	if err != nil {
 		return fmt.Errorf("copying /%s to %s: %w", e.path, e.parent.join(e.target), err)
 	}
-	err = c.transfer(dst, src, st.Size)
+	err = c.transfer(dst, src, st)
 	if err == nil {
 		err = same(src, e, st)
 	}
@@ -127,8 +127,10 @@ func same(fd int, e entry, st *unix.Stat_t) error {
 	return nil
 }
 
-// transfer copies size bytes by the cheapest means the two filesystems allow.
-func (c *copier) transfer(dst, src int, size int64) error {
+// transfer copies what is in a file by the cheapest means the two filesystems allow. Holes stay such: a layer of a few
+// bytes may have one of a terabyte.
+func (c *copier) transfer(dst, src int, st *unix.Stat_t) error {
+	size := st.Size
 	if size > 0 && !c.noClone.Load() {
 		if unix.IoctlFileClone(dst, src) == nil {
 			return nil
@@ -137,8 +139,20 @@ func (c *copier) transfer(dst, src int, size int64) error {
 	}
 	buf := c.buffers.Get().(*[]byte)
 	defer c.buffers.Put(buf)
+	const block = 512 // stat(2), st_blocks
+	sparse, hole := st.Blocks*block < size, size
+	if sparse {
+		hole = 0
+	}
 	for done := int64(0); done < size; {
-		n, err := read(src, (*buf)[:min(size-done, copyBuffer)])
+		if done == hole {
+			var err error
+			if done, hole, err = skipHole(dst, src, done, size); err != nil {
+				return err
+			}
+			continue
+		}
+		n, err := read(src, (*buf)[:min(hole-done, copyBuffer)])
 		if err != nil {
 			return err
 		}
@@ -150,7 +164,28 @@ func (c *copier) transfer(dst, src int, size int64) error {
 		}
 		done += int64(n)
 	}
+	if sparse {
+		return os.NewSyscallError("ftruncate", unix.Ftruncate(dst, size))
+	}
 	return nil
+}
+
+// skipHole sets both files to the data behind the hole at at, and returns where it begins and where the next hole does.
+func skipHole(dst, src int, at, size int64) (data, hole int64, err error) {
+	data, err = unix.Seek(src, at, unix.SEEK_DATA)
+	switch {
+	case err == unix.ENXIO:
+		return size, size, nil
+	case err != nil: // the file system does not tell holes: lseek(2)
+		return at, size, nil
+	}
+	if hole, err = unix.Seek(src, data, unix.SEEK_HOLE); err == nil {
+		_, err = unix.Seek(src, data, io.SeekStart)
+	}
+	if err == nil {
+		_, err = unix.Seek(dst, data, io.SeekStart)
+	}
+	return data, min(hole, size), os.NewSyscallError("lseek", err)
 }
 
 func read(fd int, b []byte) (n int, err error) {

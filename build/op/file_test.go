@@ -1,6 +1,7 @@
 package op
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -236,6 +237,47 @@ func TestCopyWithoutDirContentsTakesTheDirectory(t *testing.T) {
 	_, err := perform(t, e, action(&pb.FileActionCopy{Src: "/dir", Dest: "/no/parent", Mode: -1, Timestamp: -1}), Result{}, src)
 	if err == nil {
 		t.Error("a parent was made although it was not asked for")
+	}
+}
+
+// A sparse file of an image is not made a full one.
+func TestCopyKeepsHoles(t *testing.T) {
+	e := newEnv(t)
+	src := state(t, e, "f644 0:0 /sparse first", "f644 0:0 /hole ", "f644 0:0 /full x")
+	const size = 1 << 33
+	dir := e.Store.Layers.Path(src.Layers[0].ID)
+	f, err := os.OpenFile(filepath.Join(dir, "sparse"), os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteAt([]byte("last"), size-4)
+	}
+	if err := errors.Join(err, f.Close(), os.Truncate(filepath.Join(dir, "hole"), size)); err != nil {
+		t.Fatal(err)
+	}
+	got, err := perform(t, e, action(copyFlags(&pb.FileActionCopy{Src: "/", Dest: "/o/"})), state(t, e, "d755 0:0 /base"), src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := e.View(t.Context(), console(), got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	for name, data := range map[string]map[int64]string{"sparse": {0: "first", size - 4: "last"}, "hole": nil} {
+		f, err := v.Dir.OpenFile("/o/"+name, unix.O_RDONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Size != size || st.Blocks > 1<<12 {
+			t.Errorf("%s: %d bytes in %d blocks, %v", name, st.Size, st.Blocks, err)
+		}
+		for at, text := range data {
+			b := make([]byte, len(text))
+			if _, err := f.ReadAt(b, at); err != nil || string(b) != text {
+				t.Errorf("%s: %q at %d, %v", name, b, at, err)
+			}
+		}
 	}
 }
 
