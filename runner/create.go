@@ -233,15 +233,19 @@ func (e *Engine) sweep(ctx context.Context) error {
 
 func leaseName(id string) string { return "container-" + id }
 
+// maxHostname is the kernel's longest name of a host in bytes, sethostname(2).
+const maxHostname = 64
+
 // check refuses what cannot work.
 func (o *Options) check() error {
 	if o.AutoRemove && o.Restart.Name != "" && o.Restart.Name != "no" {
 		return fmt.Errorf("conflicting options: cannot specify both --restart and --rm: %w", errdefs.ErrInvalidArgument)
 	}
-	switch o.Restart.Name {
-	case "", "no", "on-failure", "always", "unless-stopped":
-	default:
-		return worded(errdefs.ErrInvalidArgument, "invalid restart policy: unknown policy '%s'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'", o.Restart.Name)
+	if err := checkRestart(o.Restart); err != nil {
+		return err
+	}
+	if len(o.Hostname) > maxHostname {
+		return refused("hostname %q is too long (maximum %d bytes)", o.Hostname, maxHostname)
 	}
 	if _, empty := o.Annotations[""]; empty {
 		return worded(errdefs.ErrInvalidArgument, "invalid Annotations: the empty string is not permitted as an annotation key")
@@ -250,6 +254,22 @@ func (o *Options) check() error {
 		return err
 	}
 	return errors.Join(o.checkMode(), o.checkLimits(), o.Health.check())
+}
+
+// checkRestart refuses what moby does (api/types/container, ValidateRestartPolicy).
+func checkRestart(p keeper.RestartPolicy) error {
+	switch p.Name {
+	case "", "no", "on-failure", "always", "unless-stopped":
+	default:
+		return refused("invalid restart policy: unknown policy '%s'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'", p.Name)
+	}
+	if p.MaxRetries != 0 && p.Name != "on-failure" {
+		return refused("invalid restart policy: maximum retry count can only be used with 'on-failure'")
+	}
+	if p.MaxRetries < 0 {
+		return refused("invalid restart policy: maximum retry count cannot be negative")
+	}
+	return nil
 }
 
 // CheckRuntime refuses the name of a runtime that is not there. There is one, whatever docker's users call the usual one.
@@ -283,6 +303,9 @@ func (o *Options) checkMode() error {
 	mode := o.networkMode()
 	refuse := func(what string) error {
 		return worded(errdefs.ErrInvalidArgument, "conflicting options: %s", what)
+	}
+	if mode == "container" || mode == "container:" {
+		return refused("invalid network mode: invalid container format container:<name|id>")
 	}
 	if mode == "host" && len(o.Links) > 0 {
 		return refuse("host type networking can't be used with links. This would result in undefined behavior")

@@ -49,7 +49,7 @@ func (o *Options) CheckNamespaces() error {
 
 // nameModes replaces the containers of container:NAME by their IDs, which they keep.
 func (e *Engine) nameModes(o *Options) error {
-	for _, mode := range []*string{&o.PIDMode, &o.IPCMode, &o.UsernsMode} {
+	for _, mode := range []*string{&o.Network, &o.PIDMode, &o.IPCMode, &o.UsernsMode} {
 		ref, ok := strings.CutPrefix(*mode, "container:")
 		if !ok {
 			continue

@@ -99,7 +99,7 @@ func checkCPU(cpu *specs.LinuxCPU) error {
 func checkSet(list, name, what, online string) error {
 	wanted, ok := ranges(list)
 	if !ok {
-		return refused("Invalid value %s for cpuset %s", list, name)
+		return refused("Invalid value %s for cpuset %s: invalid format: %s", list, name, list)
 	}
 	if len(wanted) == 0 {
 		return nil
@@ -154,6 +154,9 @@ func (o *Options) Warnings() (list []string) {
 	}
 	if o.Network == "host" && len(o.Ports) > 0 {
 		list = append(list, "Published ports are discarded when using host network mode")
+	}
+	if len(o.Links) > 0 && o.networkMode() == "bridge" {
+		list = append(list, "Links on the default bridge network are deprecated and will be removed in a future release. Use a custom network instead.")
 	}
 	return list
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/teu-dev/teu/runner/keeper"
 )
 
 // TestCheckLimits: what the kernel would refuse, or what limits nothing, is refused in docker's words.
@@ -36,8 +38,8 @@ func TestCheckLimits(t *testing.T) {
 		{&Options{OOMScoreAdj: &adj}, "Invalid value 1001, range for oom score adj"},
 		{&Options{ShmSize: -1}, "SHM size"},
 		{cpu(specs.LinuxCPU{Cpus: "0", Mems: "0", Quota: n(-1)}), ""},
-		{cpu(specs.LinuxCPU{Cpus: "0-"}), "Invalid value 0- for cpuset cpus"},
-		{cpu(specs.LinuxCPU{Mems: "1-0"}), "Invalid value 1-0 for cpuset mems"},
+		{cpu(specs.LinuxCPU{Cpus: "0-"}), "Invalid value 0- for cpuset cpus: invalid format: 0-"},
+		{cpu(specs.LinuxCPU{Mems: "1-0"}), "Invalid value 1-0 for cpuset mems: invalid format: 1-0"},
 		{cpu(specs.LinuxCPU{Cpus: "0,60000"}), "Requested CPUs are not available - requested 0,60000, available: 0"},
 		{cpu(specs.LinuxCPU{Mems: "60000"}), "Requested memory nodes are not available"},
 		{cpu(specs.LinuxCPU{Period: &short}), "CPU cfs period can not be less than 1ms"},
@@ -46,6 +48,28 @@ func TestCheckLimits(t *testing.T) {
 		err := c.o.checkLimits()
 		if c.words == "" && err != nil || c.words != "" && (!errors.Is(err, errdefs.ErrInvalidArgument) || !strings.Contains(err.Error(), c.words)) {
 			t.Errorf("%+v: %v, want %q", c.o, err, c.words)
+		}
+	}
+}
+
+// TestRestartPolicies: what moby refuses, in its words.
+func TestRestartPolicies(t *testing.T) {
+	for _, c := range []struct {
+		o     Options
+		words string
+	}{
+		{Options{Restart: keeper.RestartPolicy{Name: "on-failure", MaxRetries: 3}}, ""},
+		{Options{Restart: keeper.RestartPolicy{Name: "always"}}, ""},
+		{Options{Restart: keeper.RestartPolicy{Name: "always", MaxRetries: 3}}, "maximum retry count can only be used with 'on-failure'"},
+		{Options{Restart: keeper.RestartPolicy{Name: "on-failure", MaxRetries: -1}}, "maximum retry count cannot be negative"},
+		{Options{Restart: keeper.RestartPolicy{Name: "never"}}, "unknown policy 'never'"},
+		{Options{Hostname: strings.Repeat("h", 64)}, ""},
+		{Options{Hostname: strings.Repeat("h", 65)}, "is too long (maximum 64 bytes)"},
+		{Options{Network: "container:"}, "invalid container format container:<name|id>"},
+	} {
+		err := c.o.check()
+		if c.words == "" && err != nil || c.words != "" && (!errors.Is(err, errdefs.ErrInvalidArgument) || !strings.Contains(err.Error(), c.words)) {
+			t.Errorf("%+v: %v, want %q", c.o.Restart, err, c.words)
 		}
 	}
 }

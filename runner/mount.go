@@ -129,7 +129,7 @@ func (e *Engine) mountPoint(ctx context.Context, store *cache.Store, c *Containe
 		},
 	}
 	if w.Subpath != "" && !filepath.IsLocal(w.Subpath) {
-		return p, worded(errdefs.ErrInvalidArgument, "invalid mount config for type %q: invalid subpath %q: subpath must be a relative path within the volume", w.Type, w.Subpath)
+		return p, worded(errdefs.ErrInvalidArgument, "invalid mount config for type %q: subpath must be a relative path within the volume", w.Type)
 	}
 	switch w.Type {
 	case "tmpfs":

@@ -76,7 +76,7 @@ func execIn(ctx context.Context, a *app, x *execFlags, ref string, args []string
 		if err != nil {
 			return err
 		}
-		x.Env = append(x.Env, expandEnv(lines)...)
+		x.Env = append(x.Env, valued(expandEnv(lines))...)
 	}
 	x.Env = append(x.Env, expandEnv(x.env)...)
 	x.Args, x.Stdin, x.Output = args, x.interactive && !x.detach, !x.detach

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/pflag"
 
@@ -101,12 +103,19 @@ func (c *containerFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&c.endpoint.mac, "mac-address", "", "hardware address")
 	f.StringSliceVar(&c.endpoint.linkLocal, "link-local-ip", nil, "link-local address")
 	listVar(f, &c.endpoint.links, "link", "", "another container under a name of one's own: CONTAINER[:ALIAS]")
+	check(f, "network", checkNetwork)
+	check(f, "ip", checkIP)
+	check(f, "ip6", checkIP)
+	check(f, "link", checkLink)
 	alias(f, "network", "net")
 	alias(f, "network-alias", "net-alias")
 	listVar(f, &c.addHosts, "add-host", "", "add a line to /etc/hosts: NAME:ADDRESS")
 	listVar(f, &c.dns, "dns", "", "address of a name server")
 	listVar(f, &c.dnsSearch, "dns-search", "", "search domain")
 	listVar(f, &c.dnsOptions, "dns-option", "", "option of the resolver")
+	check(f, "add-host", checkAddHost)
+	check(f, "dns", checkDNS)
+	check(f, "dns-search", checkSearch)
 	alias(f, "dns-option", "dns-opt")
 
 	f.StringVar(&c.restart, "restart", "no", "restart policy: no, on-failure[:MAX], always or unless-stopped")
@@ -114,6 +123,9 @@ func (c *containerFlags) add(f *pflag.FlagSet) {
 	f.IntVar(&c.stopTimeout, "stop-timeout", -1, "seconds until a container that is stopped is killed")
 	f.StringVar(&c.logDriver, "log-driver", "json-file", "json-file, local, syslog, journald, fluentd, gelf or none")
 	listVar(f, &c.logOpts, "log-opt", "", "option of the log driver, as in docker: max-size=SIZE (10m), max-file=N (3), tag=, labels=, env=, syslog-address=")
+	check(f, "attach", checkAttach)
+	check(f, "env", checkEnv)
+	check(f, "label", checkLabel)
 	c.addLimits(f)
 	c.addSecurity(f)
 }
@@ -145,6 +157,17 @@ func (c *containerFlags) addLimits(f *pflag.FlagSet) {
 	f.StringVar(&c.cgroupParent, "cgroup-parent", "", "control group that the container's is made in (default \"teu\")")
 	hide(f, "kernel-memory")
 	listVar(f, &c.ulimits, "ulimit", "", "resource limit: NAME=SOFT[:HARD]")
+	for _, size := range []string{"memory", "memory-reservation", "shm-size", "kernel-memory"} {
+		check(f, size, checkSize)
+	}
+	check(f, "memory-swap", checkSwap)
+	check(f, "cpus", checkCPUs)
+	check(f, "blkio-weight-device", checkWeight)
+	check(f, "device-read-bps", checkBytesRate)
+	check(f, "device-write-bps", checkBytesRate)
+	check(f, "device-read-iops", checkCountRate)
+	check(f, "device-write-iops", checkCountRate)
+	check(f, "ulimit", checkUlimit)
 }
 
 func (c *containerFlags) addSecurity(f *pflag.FlagSet) {
@@ -167,6 +190,8 @@ func (c *containerFlags) addSecurity(f *pflag.FlagSet) {
 	f.BoolVar(&c.apiSocket, "use-api-socket", false, "not there")
 	f.String("isolation", "", "accepted for docker's sake")
 	hide(f, "runtime", "disable-content-trust", "use-api-socket", "isolation")
+	check(f, "sysctl", checkSysctl)
+	check(f, "device-cgroup-rule", checkDeviceRule)
 	c.addHealth(f)
 }
 
@@ -198,6 +223,9 @@ func (c *containerFlags) options(f *pflag.FlagSet, image string, args []string) 
 		DNS: c.dns, DNSSearch: c.dnsSearch, DNSOptions: c.dnsOptions, AutoRemove: c.rm, StopSignal: c.stopSignal,
 		Privileged: c.privileged, ReadOnly: c.readOnly, Init: c.init,
 	}
+	if o.WorkingDir != "" {
+		o.WorkingDir = path.Clean(o.WorkingDir)
+	}
 	if f.Changed("entrypoint") {
 		o.ClearEntrypoint = c.entrypoint == ""
 		if !o.ClearEntrypoint {
@@ -215,10 +243,14 @@ func (c *containerFlags) options(f *pflag.FlagSet, image string, args []string) 
 			return o, err
 		}
 	}
-	for _, stream := range c.attach {
-		if !slices.Contains([]string{"stdin", "stdout", "stderr"}, strings.ToLower(stream)) {
-			return o, fmt.Errorf("invalid argument %q for \"-a, --attach\" flag: valid streams are STDIN, STDOUT and STDERR", stream)
+	for _, mode := range []struct{ flag, what, text, valid string }{
+		{"pid", "PID", c.pid, "host"}, {"uts", "UTS", c.uts, "host"}, {"cgroupns", "CGROUP", c.cgroupns, "host private"},
+	} {
+		other, joins := strings.CutPrefix(mode.text, "container:")
+		if joins && other != "" && mode.flag == "pid" || mode.text == "" || slices.Contains(strings.Fields(mode.valid), mode.text) {
+			continue
 		}
+		return o, fmt.Errorf("--%s: invalid %s mode", mode.flag, mode.what)
 	}
 	for _, step := range []func(*runner.Options) error{
 		c.setPlatform, c.setEnvironment, c.setLabels, c.setMounts, c.setNetworks, c.setPorts, c.setRestart, c.setLog, c.setLimits, c.setSecurity, c.setHealth,
@@ -239,16 +271,11 @@ func (c *containerFlags) setEnvironment(o *runner.Options) error {
 	for _, path := range c.envFiles {
 		lines, err := readEnvFile(path)
 		if err != nil {
-			return err
+			return fmt.Errorf("--env-file: %w", err)
 		}
-		o.Env = append(o.Env, expandEnv(lines)...)
+		o.Env = append(o.Env, valued(expandEnv(lines))...)
 	}
 	o.Env = append(append(o.Env, proxyVariables(c.env)...), expandEnv(c.env)...)
-	for _, kv := range c.env {
-		if strings.HasPrefix(kv, "=") || kv == "" {
-			return fmt.Errorf("invalid argument %q for \"-e, --env\" flag: invalid environment variable: %s", kv, kv)
-		}
-	}
 	return nil
 }
 
@@ -267,6 +294,11 @@ func readEnvFile(path string) ([]string, error) {
 		}
 	}
 	return lines, nil
+}
+
+// valued are the lines with a value. In a file, unlike with --env, a name that has none here is nothing.
+func valued(lines []string) []string {
+	return slices.DeleteFunc(lines, func(line string) bool { return !strings.Contains(line, "=") })
 }
 
 // expandEnv gives names without a value the one they have here. Those that have none
@@ -294,13 +326,17 @@ func readLines(path string) ([]string, error) {
 	var lines []string
 	s := bufio.NewScanner(f)
 	for s.Scan() {
-		line := strings.TrimLeft(s.Text(), " \t")
+		text := s.Text()
+		if lines == nil {
+			text = strings.TrimPrefix(text, "\ufeff") // some editors begin files with it
+		}
+		line := strings.TrimLeftFunc(text, unicode.IsSpace)
 		if line != "" && !strings.HasPrefix(line, "#") {
 			lines = append(lines, line)
 		}
 	}
 	if err := s.Err(); err != nil {
-		return nil, fmt.Errorf("reading %s: %w", path, err)
+		return nil, fmt.Errorf("invalid env file (%s): %w", path, err)
 	}
 	return lines, nil
 }
@@ -310,29 +346,12 @@ func (c *containerFlags) setLabels(o *runner.Options) error {
 	for _, path := range c.labelFiles {
 		lines, err := readEnvFile(path)
 		if err != nil {
-			return err
+			return fmt.Errorf("--label-file: %w", err)
 		}
-		// A name alone would be a variable's, which labels have not.
-		all = append(all, slices.DeleteFunc(lines, func(line string) bool { return !strings.Contains(line, "=") })...)
+		all = append(all, valued(lines)...)
 	}
 	all = append(all, c.labels...)
 	o.Labels, o.Annotations = keyValues(all), keyValues(c.annotations)
-	return checkLabels(all)
-}
-
-// checkLabels refuses labels without a name, and names with a space in them (docker/cli
-// opts.ValidateLabel).
-func checkLabels(list []string) error {
-	for _, label := range list {
-		name, _, _ := strings.Cut(label, "=")
-		name = strings.TrimLeft(name, " \t")
-		if name == "" {
-			return fmt.Errorf("invalid label '%s': empty name", label)
-		}
-		if strings.ContainsAny(name, " \t") {
-			return fmt.Errorf("label '%s' contains whitespaces", label)
-		}
-	}
 	return nil
 }
 
@@ -345,22 +364,17 @@ func keyValues(list []string) map[string]string {
 	return m
 }
 
-func (c *containerFlags) setRestart(o *runner.Options) error {
+func (c *containerFlags) setRestart(o *runner.Options) (err error) {
 	name, limit, limited := strings.Cut(c.restart, ":")
+	if limited && name == "" {
+		return errors.New("invalid restart policy format: no policy provided before colon")
+	}
 	o.Restart = keeper.RestartPolicy{Name: name}
-	if !limited {
-		return nil
+	if limit != "" {
+		if o.Restart.MaxRetries, err = strconv.Atoi(limit); err != nil {
+			return errors.New("invalid restart policy format: maximum retry count must be an integer")
+		}
 	}
-	n, err := strconv.Atoi(limit)
-	switch {
-	case err != nil:
-		return errors.New("invalid restart policy format: maximum retry count must be an integer")
-	case n < 0:
-		return errors.New("invalid restart policy: maximum retry count cannot be negative")
-	case name != "on-failure":
-		return errors.New("invalid restart policy: maximum retry count can only be used with 'on-failure'")
-	}
-	o.Restart.MaxRetries = n
 	return nil
 }
 

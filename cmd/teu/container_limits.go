@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"maps"
-	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -34,7 +33,7 @@ func (c *containerFlags) setLimits(o *runner.Options) error {
 		if m.text != "-1" || m.flag != "memory-swap" {
 			var err error
 			if n, err = units.RAMInBytes(m.text); err != nil {
-				return fmt.Errorf("invalid argument %q for --%s: %w", m.text, m.flag, err)
+				return err
 			}
 		}
 		*m.to = &n
@@ -43,7 +42,7 @@ func (c *containerFlags) setLimits(o *runner.Options) error {
 	if c.shmSize != "" {
 		n, err := units.RAMInBytes(c.shmSize)
 		if err != nil {
-			return fmt.Errorf("invalid argument %q for --shm-size: %w", c.shmSize, err)
+			return err
 		}
 		o.ShmSize = n
 	}
@@ -66,11 +65,10 @@ func (c *containerFlags) setCPU(r *specs.LinuxResources) error {
 		Shares: c.cpuShares, Period: c.cpuPeriod, Quota: c.cpuQuota, RealtimePeriod: c.cpuRTPeriod, RealtimeRuntime: c.cpuRTRuntime,
 	}
 	if c.cpus != "" {
-		all, err := strconv.ParseFloat(c.cpus, 64)
-		if err != nil || math.Abs(all) > 1e6 {
-			return fmt.Errorf("invalid argument %q for --cpus", c.cpus)
+		var err error
+		if n.Nano, err = nanoCPUs(c.cpus); err != nil {
+			return err
 		}
-		n.Nano = int64(math.Round(all * 1e9))
 	}
 	if err := n.Set(cpu); err != nil {
 		return err
@@ -116,9 +114,6 @@ func (c *containerFlags) setMore(r *specs.LinuxResources) error {
 	}
 	io := &specs.LinuxBlockIO{}
 	if c.blkioWeight > 0 {
-		if c.blkioWeight < 10 || c.blkioWeight > 1000 {
-			return fmt.Errorf("range of blkio weight is from 10 to 1000")
-		}
 		io.Weight, r.BlockIO = &c.blkioWeight, io
 	}
 	for _, text := range c.blkioWeightDevice {
@@ -153,15 +148,12 @@ func (c *containerFlags) setMore(r *specs.LinuxResources) error {
 
 // deviceRate understands PATH:RATE.
 func deviceRate(text string, parse func(string) (uint64, error)) (d specs.LinuxThrottleDevice, rate uint64, err error) {
-	path, value, ok := strings.Cut(text, ":")
-	if !ok || value == "" {
-		return d, 0, fmt.Errorf("bad format: %s", text)
-	}
-	if !strings.HasPrefix(path, "/dev/") {
-		return d, 0, fmt.Errorf("bad format for device path: %s", text)
+	path, value, err := cutDevice(text)
+	if err != nil {
+		return d, 0, err
 	}
 	if rate, err = parse(value); err != nil {
-		return d, 0, fmt.Errorf("invalid rate for device: %s. The correct format is <device-path>:<number>[<unit>]", text)
+		return d, 0, err
 	}
 	fi, err := os.Stat(path)
 	if err != nil {
@@ -172,29 +164,38 @@ func deviceRate(text string, parse func(string) (uint64, error)) (d specs.LinuxT
 	return d, rate, nil
 }
 
-// setDeviceRules understands "c 189:* rwm".
 func (c *containerFlags) setDeviceRules(o *runner.Options) error {
 	for _, text := range c.deviceRules {
-		f := strings.Fields(text)
-		if len(f) != 3 || !strings.Contains("abc", f[0]) || len(f[0]) != 1 || strings.Trim(f[2], "rwm") != "" {
-			return fmt.Errorf("invalid device cgroup format '%s'", text)
-		}
-		rule := specs.LinuxDeviceCgroup{Allow: true, Type: f[0], Access: f[2]}
-		major, minor, ok := strings.Cut(f[1], ":")
-		for _, n := range []struct {
-			text string
-			to   **int64
-		}{{major, &rule.Major}, {minor, &rule.Minor}} {
-			if n.text == "*" && ok {
-				continue
-			}
-			v, err := strconv.ParseInt(n.text, 10, 32)
-			if err != nil || v < 0 || !ok {
-				return fmt.Errorf("invalid device cgroup format '%s'", text)
-			}
-			*n.to = &v
+		rule, err := parseDeviceRule(text)
+		if err != nil {
+			return err
 		}
 		o.DeviceRules = append(o.DeviceRules, rule)
 	}
 	return nil
+}
+
+// parseDeviceRule understands "c 189:* rwm".
+func parseDeviceRule(text string) (rule specs.LinuxDeviceCgroup, err error) {
+	invalid := fmt.Errorf("invalid device cgroup format '%s'", text)
+	f := strings.Fields(text)
+	if len(f) != 3 || len(f[0]) != 1 || !strings.Contains("abc", f[0]) || len(f[2]) > 3 || strings.Trim(f[2], "rwm") != "" {
+		return rule, invalid
+	}
+	rule = specs.LinuxDeviceCgroup{Allow: true, Type: f[0], Access: f[2]}
+	major, minor, ok := strings.Cut(f[1], ":")
+	for _, n := range []struct {
+		text string
+		to   **int64
+	}{{major, &rule.Major}, {minor, &rule.Minor}} {
+		if n.text == "*" && ok {
+			continue
+		}
+		v, err := strconv.ParseInt(n.text, 10, 32)
+		if err != nil || v < 0 || !ok {
+			return rule, invalid
+		}
+		*n.to = &v
+	}
+	return rule, nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -60,23 +61,40 @@ func parseVolume(text string) (runner.MountRequest, error) {
 	if !ok && text != "" {
 		text = path.Join("/", text) // docker takes any word for a place of an anonymous volume
 	}
-	return runner.ParseBind(text)
+	m, err := runner.ParseBind(text)
+	if text == "" || slices.Contains(strings.Split(text, ":"), "") {
+		return m, clientError(err)
+	}
+	return m, err
 }
 
-// parseMount understands --mount: a line of CSV with key=value pairs.
+// parseMount understands --mount: a line of CSV with key=value pairs. What docker's command refuses
+// is told as it tells it, what its engine refuses is an errdefs.ErrInvalidArgument.
 func parseMount(text string) (runner.MountRequest, error) {
 	m := runner.MountRequest{Type: "volume", Long: true}
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("invalid argument %q for \"--mount\" flag: %s", text, fmt.Sprintf(format, args...))
 	}
-	fields, err := csv.NewReader(strings.NewReader(text)).Read()
+	line := strings.TrimSpace(text)
+	if line == "" {
+		return m, bad("value is empty")
+	}
+	fields, err := csv.NewReader(strings.NewReader(line)).Read()
 	if err != nil {
 		return m, bad("%v", err)
 	}
 	own := map[string]string{} // the key that makes a type's option be there
 	for _, field := range fields {
 		key, value, valued := strings.Cut(field, "=")
-		key = strings.ToLower(strings.TrimSpace(key))
+		switch plain := strings.TrimSpace(value); {
+		case strings.TrimSpace(key) != key:
+			return m, bad("invalid option '%s' in '%s': option should not have whitespace", strings.TrimSpace(key), field)
+		case valued && plain == "":
+			return m, bad("invalid value for '%s': value is empty", key)
+		case plain != value:
+			return m, bad("invalid value for '%s' in '%s': value should not have whitespace", key, field)
+		}
+		key = strings.ToLower(key)
 		if !valued {
 			switch key {
 			case "readonly", "ro", "volume-nocopy", "bind-nonrecursive", "bind-create-src", "idmap":
@@ -92,20 +110,37 @@ func parseMount(text string) (runner.MountRequest, error) {
 			return m, bad("%v", err)
 		}
 	}
-	if m.Target == "" {
-		return m, bad("target is required")
-	}
 	for kind := range own {
 		if kind != m.Type {
 			return m, bad("cannot mix '%s-*' options with mount type '%s'", kind, m.Type)
 		}
+	}
+	if m.ReadOnlyNonRecursive && !m.ReadOnly {
+		return m, bad("option 'bind-recursive=writable' requires 'readonly' to be specified in conjunction")
+	}
+	if m.ReadOnlyForceRecursive && !m.ReadOnly {
+		return m, bad("option 'bind-recursive=readonly' requires 'readonly' to be specified in conjunction")
+	}
+	if m.ReadOnlyForceRecursive && m.Propagation != "rprivate" {
+		return m, bad("option 'bind-recursive=readonly' requires 'bind-propagation=rprivate' to be specified in conjunction")
+	}
+	if m.Target == "" {
+		return m, badMount(m.Type, "field Target must not be empty")
+	}
+	if p := m.Propagation; p != "" && !runner.IsPropagation(p) {
+		return m, badMount("bind", "invalid propagation mode: "+p)
 	}
 	switch m.Type {
 	case "bind":
 		if m.Source == "" {
 			return m, badMount("bind", "field Source must not be empty")
 		}
-		m.Source, err = filepath.Abs(m.Source)
+		if strings.HasPrefix(m.Source, ".") { // as docker has it, other words are no path from here
+			m.Source, err = filepath.Abs(m.Source)
+		}
+		if !path.IsAbs(m.Source) {
+			return m, badMount("bind", fmt.Sprintf("invalid mount path: '%s' mount path must be absolute", m.Source))
+		}
 	case "image":
 		if m.Source == "" {
 			return m, badMount("image", "field Source must not be empty")
@@ -118,18 +153,12 @@ func parseMount(text string) (runner.MountRequest, error) {
 	default:
 		return m, badMount(m.Type, "mount type unknown")
 	}
-	if m.ReadOnlyNonRecursive && !m.ReadOnly {
-		return m, bad("option 'bind-recursive=writable' requires 'readonly' to be specified in conjunction")
-	}
-	if m.ReadOnlyForceRecursive && (!m.ReadOnly || m.Propagation != "rprivate") {
-		return m, bad("option 'bind-recursive=readonly' requires 'readonly' and 'bind-propagation=rprivate' to be specified in conjunction")
-	}
 	return m, err
 }
 
-// badMount is what docker says of a mount that makes no sense.
+// badMount is what docker's engine says of a mount that makes no sense.
 func badMount(kind, why string) error {
-	return fmt.Errorf("invalid mount config for type %q: %s", kind, why)
+	return engineError{fmt.Errorf("invalid mount config for type %q: %s", kind, why)}
 }
 
 // setMountField takes one key of --mount.
@@ -146,9 +175,6 @@ func setMountField(m *runner.MountRequest, key, value string) (err error) {
 	case "consistency":
 	case "bind-propagation":
 		m.Propagation = strings.ToLower(value)
-		if !strings.Contains(" private rprivate shared rshared slave rslave ", " "+m.Propagation+" ") {
-			err = badMount("bind", "invalid propagation mode: "+value)
-		}
 	case "bind-nonrecursive":
 		m.NoRecursive, err = boolField(key, value)
 	case "bind-recursive":
@@ -193,7 +219,7 @@ func setMountField(m *runner.MountRequest, key, value string) (err error) {
 		}
 		m.Options = append(m.Options, "mode="+value)
 	default:
-		err = fmt.Errorf("unexpected key '%s' in '%s=%s'", key, key, value)
+		err = fmt.Errorf("unknown option '%s' in '%s=%s'", key, key, value)
 	}
 	return err
 }
@@ -201,7 +227,7 @@ func setMountField(m *runner.MountRequest, key, value string) (err error) {
 func boolField(key, value string) (bool, error) {
 	b, err := strconv.ParseBool(value)
 	if err != nil {
-		return false, fmt.Errorf("invalid value for %s: %s", key, value)
+		return false, fmt.Errorf("invalid value for '%s': invalid boolean value (%q): must be one of \"true\", \"1\", \"false\", or \"0\" (default \"true\")", key, value)
 	}
 	return b, nil
 }
@@ -224,29 +250,60 @@ func (c *containerFlags) setPorts(o *runner.Options) error {
 		o.Ports = append(o.Ports, ports...)
 	}
 	for _, text := range c.expose {
-		if strings.Contains(text, ":") {
-			return fmt.Errorf("invalid port format for --expose: %s", text)
+		ports, protocol, _ := strings.Cut(text, "/")
+		protocol = strings.ToLower(cmp.Or(protocol, "tcp"))
+		first, last, err := exposedRange(text, ports)
+		if err == nil && !isProtocol(protocol) {
+			err = errors.New("invalid proto: " + protocol)
 		}
-		ports, err := parsePublish(text)
 		if err != nil {
-			return fmt.Errorf("invalid range format for --expose: %s: %w", text, err)
+			return fmt.Errorf("invalid range format for --expose: %w", err)
 		}
-		for _, p := range ports {
-			o.Expose = append(o.Expose, fmt.Sprintf("%d/%s", p.Container, p.Protocol))
+		for p := first; p <= last; p++ {
+			o.Expose = append(o.Expose, fmt.Sprintf("%d/%s", p, protocol))
 		}
 	}
 	return nil
 }
 
+func isProtocol(name string) bool { return name == "tcp" || name == "udp" || name == "sctp" }
+
+// exposedRange reads PORT or FIRST-LAST of text and says what is wrong in docker's words (moby
+// api/types/network, ParsePortRange).
+func exposedRange(text, ports string) (first, last int, err error) {
+	if text == "" {
+		return 0, 0, errors.New("invalid port range: value is empty")
+	}
+	a, b, ranged := strings.Cut(ports, "-")
+	number := func(which, text string) int {
+		n, e := strconv.ParseUint(text, 10, 16)
+		var wrong *strconv.NumError
+		switch {
+		case err != nil || e == nil:
+		case text == "":
+			err = fmt.Errorf("invalid %s port '': value is empty", which)
+		case errors.As(e, &wrong):
+			err = fmt.Errorf("invalid %s port '%s': %w", which, text, wrong.Err)
+		}
+		return int(n)
+	}
+	if first, last = number("start", a), 0; !ranged {
+		last = first
+	} else {
+		last = number("end", b)
+	}
+	if err == nil && (last < first || first == 0) {
+		err = fmt.Errorf("invalid port range: %s", ports)
+	}
+	return first, last, err
+}
+
 // parsePublish understands [[ADDRESS:]HOSTPORT:]PORT[/PROTOCOL], with ranges of the same
 // length and IPv6 addresses in brackets.
 func parsePublish(text string) ([]network.Port, error) {
-	rest, protocol, ok := strings.Cut(text, "/")
-	if !ok {
-		protocol = "tcp"
-	}
-	protocol = strings.ToLower(protocol)
-	if protocol != "tcp" && protocol != "udp" && protocol != "sctp" {
+	rest, protocol, _ := strings.Cut(text, "/")
+	protocol = strings.ToLower(cmp.Or(protocol, "tcp"))
+	if !isProtocol(protocol) {
 		return nil, errors.New("invalid proto: " + protocol)
 	}
 	addressText, rest, ok := cutAddress(rest)
@@ -256,7 +313,7 @@ func parsePublish(text string) ([]network.Port, error) {
 	var address netip.Addr
 	if addressText != "" {
 		a, err := netip.ParseAddr(addressText)
-		if err != nil {
+		if err != nil || a.Zone() != "" {
 			return nil, errors.New("invalid IP address: " + addressText)
 		}
 		address = a

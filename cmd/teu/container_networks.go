@@ -34,7 +34,7 @@ func (e *endpointFlags) options() (o network.EndpointOptions, err error) {
 		if a.text == "" {
 			continue
 		}
-		if *a.to, err = netip.ParseAddr(a.text); err != nil || a.to.Is6() != a.six {
+		if *a.to, err = netip.ParseAddr(strings.TrimSpace(a.text)); err != nil || a.to.Is6() != a.six {
 			return o, fmt.Errorf("invalid IPv%d address: %s", map[bool]int{false: 4, true: 6}[a.six], a.text)
 		}
 	}
@@ -46,9 +46,11 @@ func (e *endpointFlags) options() (o network.EndpointOptions, err error) {
 		o.LinkLocalIPs = append(o.LinkLocalIPs, a)
 	}
 	if e.mac != "" {
-		if mac, err := net.ParseMAC(e.mac); err != nil || len(mac) != 6 {
+		mac, err := net.ParseMAC(strings.TrimSpace(e.mac))
+		if err != nil || len(mac) != 6 {
 			return o, fmt.Errorf("%s is not a valid mac address", e.mac)
 		}
+		o.MAC = mac.String()
 	}
 	return o, nil
 }
@@ -68,6 +70,9 @@ func (c *containerFlags) setNetworks(o *runner.Options) error {
 		if err != nil {
 			return err
 		}
+		if ep.Network == "" {
+			return errors.New("no name set for network")
+		}
 		if seen[ep.Network] {
 			return fmt.Errorf("network %q is specified multiple times", ep.Network)
 		}
@@ -85,16 +90,14 @@ func (c *containerFlags) setNetworks(o *runner.Options) error {
 	if len(c.networks) == 0 && given {
 		o.Endpoints = []runner.Endpoint{{Network: "bridge", EndpointOptions: first}}
 	}
-	for _, ep := range o.Endpoints { // as docker's command does; of the bridge the engine knows, whatever its name
+	for _, ep := range o.Endpoints { // as docker's command does; of a bridge with another name the engine knows
 		mode, _, _ := strings.Cut(ep.Network, ":")
-		if len(ep.Aliases) > 0 && (mode == "host" || mode == "none" || mode == "container") {
+		if len(ep.Aliases) > 0 && slices.Contains([]string{"bridge", "host", "none", "container"}, mode) {
 			return errors.New("network-scoped aliases are only supported for user-defined networks")
 		}
 	}
-	o.MacAddress = c.endpoint.mac
-	if err := c.checkHosts(); err != nil {
-		return err
-	}
+	o.MacAddress = first.MAC
+	c.tidyHosts()
 	for name := range seen {
 		if len(seen) > 1 && (name == "host" || name == "none" || strings.HasPrefix(name, "container:")) {
 			return errors.New("conflicting options: cannot attach both user-defined and non-user-defined network-modes")
@@ -103,29 +106,20 @@ func (c *containerFlags) setNetworks(o *runner.Options) error {
 	return nil
 }
 
-// checkHosts refuses --link, --add-host and --dns that are wrong.
-func (c *containerFlags) checkHosts() error {
-	for _, text := range c.endpoint.links {
-		if strings.Count(text, ":") > 1 {
-			return fmt.Errorf("invalid argument %q for \"--link\" flag: bad format for links: %s", text, text)
-		}
-	}
+// tidyHosts writes names and addresses as the engine has them.
+func (c *containerFlags) tidyHosts() {
 	for n, text := range c.addHosts {
-		host := text
-		if i := strings.IndexAny(text, ":="); i > 0 {
-			host = text[:i] + ":" + strings.Trim(text[i+1:], "[]")
-		}
-		if err := runner.CheckExtraHost(host); err != nil {
-			return fmt.Errorf("invalid argument %q for \"--add-host\" flag: %w", text, err)
-		}
-		c.addHosts[n] = host
+		c.addHosts[n] = extraHost(text)
 	}
-	for _, text := range c.dns {
-		if _, err := netip.ParseAddr(text); err != nil {
-			return fmt.Errorf("invalid argument %q for \"--dns\" flag: IP address is not correctly formatted: %s", text, text)
-		}
+	for n, text := range c.dns {
+		c.dns[n] = strings.TrimSpace(text)
 	}
-	return nil
+	for n, text := range c.dnsSearch {
+		if text = strings.TrimSpace(text); text != "." {
+			text = strings.TrimSuffix(text, ".")
+		}
+		c.dnsSearch[n] = text
+	}
 }
 
 // merge puts the flags of the first network and what its --network says together.
@@ -157,9 +151,15 @@ func merge(ep, flags network.EndpointOptions) (network.EndpointOptions, error) {
 	return ep, nil
 }
 
+// checkNetwork refuses a --network that is not to be understood.
+func checkNetwork(text string) error {
+	_, err := parseNetwork(text)
+	return err
+}
+
 // parseNetwork understands one --network.
 func parseNetwork(text string) (runner.Endpoint, error) {
-	if text == "" || text == "default" {
+	if text == "default" {
 		return runner.Endpoint{Network: "bridge"}, nil
 	}
 	if !strings.Contains(text, "=") {
@@ -167,14 +167,14 @@ func parseNetwork(text string) (runner.Endpoint, error) {
 	}
 	fields, err := csv.NewReader(strings.NewReader(text)).Read()
 	if err != nil {
-		return runner.Endpoint{}, fmt.Errorf("invalid argument %q for --network: %w", text, err)
+		return runner.Endpoint{}, err
 	}
 	var e endpointFlags
 	var ep runner.Endpoint
 	for _, field := range fields {
 		key, value, ok := strings.Cut(strings.TrimSpace(field), "=")
 		if !ok || value == "" {
-			return ep, fmt.Errorf("invalid argument %q for --network: invalid field %s", text, field)
+			return ep, fmt.Errorf("invalid field %s", field)
 		}
 		switch strings.ToLower(key) {
 		case "name":
@@ -182,25 +182,33 @@ func parseNetwork(text string) (runner.Endpoint, error) {
 		case "alias":
 			e.aliases = append(e.aliases, value)
 		case "ip":
+			_, err = netip.ParseAddr(value)
 			e.ip = value
 		case "ip6":
+			_, err = netip.ParseAddr(value)
 			e.ip6 = value
 		case "mac-address":
 			e.mac = value
 		case "link-local-ip":
+			_, err = netip.ParseAddr(value)
 			e.linkLocal = append(e.linkLocal, value)
 		case "driver-opt":
 			e.driverOpts = append(e.driverOpts, value)
 		case "gw-priority":
 			if e.priority, err = strconv.Atoi(value); err != nil {
-				return ep, fmt.Errorf("invalid argument %q for --network: invalid gw-priority (%s)", text, value)
+				var wrong *strconv.NumError
+				errors.As(err, &wrong)
+				err = fmt.Errorf("invalid gw-priority (%s): %w", value, wrong.Err)
 			}
 		default:
-			return ep, fmt.Errorf("invalid argument %q for --network: invalid field key %s", text, key)
+			err = fmt.Errorf("invalid field key %s", key)
+		}
+		if err != nil {
+			return ep, err
 		}
 	}
 	if ep.Network == "" {
-		return ep, fmt.Errorf("invalid argument %q for --network: network name/id is not specified", text)
+		return ep, errors.New("network name/id is not specified")
 	}
 	if ep.Network == "default" {
 		ep.Network = "bridge"

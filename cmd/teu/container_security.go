@@ -16,11 +16,11 @@ import (
 func readProfile(file string) (string, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return "", fmt.Errorf("opening seccomp profile (%s): %w", file, err)
+		return "", fmt.Errorf("opening seccomp profile (%s) failed: %w", file, err)
 	}
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, b); err != nil {
-		return "", fmt.Errorf("seccomp profile (%s): %w", file, err)
+		return "", fmt.Errorf("compacting json for seccomp profile (%s) failed: %w", file, err)
 	}
 	return compact.String(), nil
 }
@@ -36,7 +36,7 @@ func (c *containerFlags) setSecurity(o *runner.Options) error {
 		case opt == "systempaths=unconfined":
 			o.OpenPaths = true
 			continue
-		case v == "" && k != "no-new-privileges" && k != "writable-cgroups":
+		case v == "" && k != "no-new-privileges":
 			return fmt.Errorf("invalid --security-opt: %q", opt)
 		case k == "seccomp" && v != "unconfined" && v != "builtin":
 			profile, err := readProfile(v)
@@ -55,27 +55,22 @@ func (c *containerFlags) setSecurity(o *runner.Options) error {
 			o.CDIDevices = append(o.CDIDevices, text)
 			continue
 		}
+		if err := checkDevice(text); err != nil {
+			return err
+		}
 		parts := strings.Split(text, ":")
 		d := spec.Device{Source: parts[0], Target: parts[0], Access: "rwm"}
 		switch {
 		case len(parts) == 3:
 			d.Target, d.Access = parts[1], parts[2]
-		case len(parts) == 2 && strings.HasPrefix(parts[1], "/"):
-			d.Target = parts[1]
-		case len(parts) == 2:
+		case len(parts) == 2 && isDeviceMode(parts[1]):
 			d.Access = parts[1]
-		}
-		if len(parts) > 3 || strings.Trim(d.Access, "rwm") != "" {
-			return fmt.Errorf("invalid device specification: %s", text)
+		case len(parts) == 2:
+			d.Target = parts[1]
 		}
 		o.Devices = append(o.Devices, d)
 	}
 	o.CapAdd, o.CapDrop = effectiveCaps(c.capAdd, c.capDrop)
-	for _, text := range c.sysctls {
-		if !isContainersSysctl(text) {
-			return fmt.Errorf("invalid argument %q for \"--sysctl\" flag: sysctl '%s' is not allowed", text, text)
-		}
-	}
 	o.Sysctls = keyValues(c.sysctls)
 	return c.setDeviceRules(o)
 }

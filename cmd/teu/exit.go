@@ -22,6 +22,20 @@ const (
 	exitInterrupted   = 130
 )
 
+// engineError is an error of a command line that docker's engine finds, not its command: create ends
+// with 1 and not with 125.
+type engineError struct{ error }
+
+func (engineError) Unwrap() error { return errdefs.ErrInvalidArgument }
+
+// clientError is the other way round: the engine's words without its class. A nil err stays nil.
+func clientError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return errors.New(err.Error())
+}
+
 // exitError makes the process end with code. A nil err prints nothing: the
 // container's own output has said what there is to say.
 type exitError struct {

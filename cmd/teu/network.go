@@ -324,6 +324,8 @@ func newNetworkConnectCommand(a *app) *cobra.Command {
 	f.StringSliceVar(&e.aliases, "alias", nil, "name by which others of the network find it")
 	f.StringVar(&e.ip, "ip", "", "IPv4 address")
 	f.StringVar(&e.ip6, "ip6", "", "IPv6 address")
+	check(f, "ip", checkIP)
+	check(f, "ip6", checkIP)
 	f.StringArrayVar(&e.links, "link", nil, "another container under a name of one's own: CONTAINER[:ALIAS]")
 	f.StringSliceVar(&e.linkLocal, "link-local-ip", nil, "link-local address")
 	f.StringArrayVar(&e.driverOpts, "driver-opt", nil, "option of the driver: NAME=VALUE")

@@ -69,6 +69,9 @@ func newCreateCommand(a *app) *cobra.Command {
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o, err := c.options(cmd.Flags(), args[0], args[1:])
+			if errdefs.IsInvalidArgument(err) {
+				return err
+			}
 			if err != nil {
 				return withExitCode(exitEngine, err)
 			}
@@ -111,30 +114,30 @@ func createContainer(ctx context.Context, a *app, c *containerFlags, o runner.Op
 		if err := a.pullForRun(ctx, o.Image, o.Platform, c.quiet); err != nil {
 			return nil, err
 		}
-	case "missing", "never":
+	case "missing", "never", "":
 	default:
-		return nil, fmt.Errorf("invalid pull option: '%s': must be one of \"always\", \"missing\" or \"never\"", c.pull)
+		return nil, withExitCode(exitEngine, fmt.Errorf("invalid pull option: '%s': must be one of \"always\", \"missing\" or \"never\"", c.pull))
 	}
 	if err := a.injectCDI(&o); err != nil {
 		return nil, err
 	}
 	missing := func(err error) bool { return errors.Is(err, errdefs.ErrNotFound) && a.imageMissing(ctx, o.Image, err) }
 	made, err := a.engine().Create(ctx, c.name, o)
-	if c.pull == "missing" && missing(err) {
+	if c.pull != "never" && missing(err) {
 		a.ui.Notef("Unable to find image '%s' locally", runner.WithTag(o.Image))
 		if err := a.pullForRun(ctx, o.Image, o.Platform, c.quiet); err != nil {
 			return nil, err
 		}
 		made, err = a.engine().Create(ctx, c.name, o)
 	}
-	for _, w := range o.Warnings() {
-		a.ui.Warnf("%s", w)
-	}
 	if missing(err) && !errors.Is(err, runner.ErrPlatform) { // or somebody has removed it again
 		return nil, fmt.Errorf("No such image: %s", runner.WithTag(o.Image)) //lint:ignore ST1005 docker's words
 	}
 	if err != nil {
 		return nil, err
+	}
+	for _, w := range o.Warnings() {
+		a.ui.Warnf("%s", w)
 	}
 	if c.cidfile != "" {
 		if err := os.WriteFile(c.cidfile, []byte(made.ID), 0o666); err != nil {

@@ -31,9 +31,6 @@ func newVolumeCreateCommand(a *app) *cobra.Command {
 			if len(args) > 0 {
 				name = args[0]
 			}
-			if err := checkLabels(labels); err != nil {
-				return err
-			}
 			v, err := a.engine().CreateVolume(cmd.Context(), runner.VolumeOptions{
 				Name: name, Driver: driver, DriverOpts: keyValues(options), Labels: keyValues(labels),
 			})
@@ -45,6 +42,7 @@ func newVolumeCreateCommand(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringArrayVar(&labels, "label", nil, "set a label: NAME[=VALUE]")
+	check(cmd.Flags(), "label", checkLabel)
 	cmd.Flags().StringVarP(&driver, "driver", "d", "local", "local is the only one")
 	cmd.Flags().StringArrayVarP(&options, "opt", "o", nil, "type, device or o (options), as mount has them: NAME=VALUE")
 	cmd.Flags().StringVar(&name, "name", "", "name of the volume")

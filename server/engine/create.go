@@ -199,14 +199,8 @@ func refuse(b *createRequest, _ *runner.Options) error {
 	return runner.CheckRuntime(h.Runtime)
 }
 
-// maxHostname is the kernel's limit, sethostname(2).
-const maxHostname = 64
-
-// checkEnv refuses variables without a name, and a host's name that the kernel would refuse.
+// checkEnv refuses variables without a name.
 func checkEnv(b *createRequest, _ *runner.Options) error {
-	if len(b.Hostname) > maxHostname {
-		return invalid("hostname %q is too long (maximum %d bytes)", b.Hostname, maxHostname)
-	}
 	for _, e := range b.Env {
 		if e == "" || e[0] == '=' {
 			return invalid("invalid environment variable: %s", e)

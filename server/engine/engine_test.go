@@ -191,8 +191,8 @@ func TestRefused(t *testing.T) {
 		`"RestartPolicy":{"MaximumRetryCount":1}`:                                                    "only be used with 'on-failure'",
 		`"PidMode":"x"`: "invalid PID mode", `"DeviceCgroupRules":["x"]`: "device cgroup rule", `"SecurityOpt":["nosuch=1"]`: "security-opt",
 		`"MemorySwappiness":-5`: "valid memory swappiness range is 0-100", `"BlkioDeviceReadBps":[{"Path":"/dev/nosuch","Rate":5}]`: "device /dev/nosuch",
-		`"BlkioWeightDevice":[{"Path":"/dev/nosuch","Weight":500}]`: "device /dev/nosuch", `"Memory":0},"Hostname":"` + strings.Repeat("h", 65) + `","Labels":{`: "too long (maximum 64 bytes)",
-		`"Mounts":[{"Type":"npipe","Target":"/x"}]`: "mount type unknown", `"RestartPolicy":{"Name":"sometimes"}`: "unknown policy",
+		`"BlkioWeightDevice":[{"Path":"/dev/nosuch","Weight":500}]`: "device /dev/nosuch",
+		`"Mounts":[{"Type":"npipe","Target":"/x"}]`:                 "mount type unknown", `"RestartPolicy":{"Name":"sometimes"}`: "unknown policy",
 	} {
 		var b createRequest
 		if err := json.Unmarshal([]byte(`{"Image":"x","HostConfig":{`+host+`}}`), &b); err != nil {
