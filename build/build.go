@@ -153,6 +153,7 @@ type Result struct {
 	Index  bool          // Target is an index
 	Names  []string      // canonical
 	Answer map[string][]byte
+	Wrong  error    // why the Dockerfile cannot be built, if a check was asked for
 	Why    []Reason // of the steps that ran, also when the build failed
 }
 
@@ -328,7 +329,7 @@ func (r *run) build(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	if compiled.Answer != nil {
-		return Result{Answer: compiled.Answer}, nil
+		return Result{Answer: compiled.Answer, Wrong: r.explain(compiled.Wrong)}, nil
 	}
 	r.index = compiled.Index
 	for i := range compiled.Images {

@@ -3,6 +3,7 @@ package dockerfile
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/moby/buildkit/frontend/subrequests/lint"
@@ -25,5 +26,26 @@ func rename(answer map[string][]byte, name string) error {
 		return &pb.SourceInfo{Filename: name, Data: s.GetData(), Definition: s.GetDefinition(), Language: s.GetLanguage()}
 	})
 	answer["result.txt"] = b.Bytes()
+	return err
+}
+
+// wrong returns why, as a check says, the Dockerfile cannot be built: an *Error if the check says where. name is as for rename.
+func wrong(answer map[string][]byte, name string) error {
+	var found lint.LintResults
+	if err := json.Unmarshal(answer["result.json"], &found); err != nil {
+		return fmt.Errorf("the answer of the check: %w", err)
+	}
+	if found.Error == nil {
+		return nil
+	}
+	err := &invalidError{errors.New(found.Error.Message)}
+	if i := int(found.Error.Location.GetSourceIndex()); i >= 0 && i < len(found.Sources) {
+		if where := location(found.Sources[i], found.Error.Location.GetRanges()); where.Start > 0 {
+			if name != "" {
+				where.File = name
+			}
+			return &Error{Where: where, Err: err}
+		}
+	}
 	return err
 }

@@ -54,6 +54,7 @@ type Result struct {
 	// Answer holds the answer to a question (Attrs["requestid"]) instead of images:
 	// "result.json" and "result.txt".
 	Answer map[string][]byte
+	Wrong  error // why the Dockerfile cannot be built, if a check says so; an *Error if it says where
 }
 
 // An Image is the result for one platform.

@@ -29,6 +29,7 @@ type Reply struct {
 	Frontend string
 	Attrs    map[string]string
 	question string // that Metadata answers
+	wrong    error  // see [Result]
 }
 
 // Ask runs the frontend as Compile does.
@@ -61,6 +62,7 @@ func Ask(ctx context.Context, b Backend, o Options) (*Reply, error) {
 		if err := rename(res.Metadata, o.Name); err != nil {
 			return nil, err
 		}
+		reply.wrong = wrong(res.Metadata, o.Name)
 	}
 	reply.Ref = definition(res.Ref)
 	if len(res.Refs) > 0 {
@@ -95,7 +97,7 @@ func definition(ref client.Reference) *pb.Definition {
 // Result takes r apart.
 func (r *Reply) Result() (*Result, error) {
 	if r.question != "" {
-		return &Result{Answer: r.Metadata}, nil
+		return &Result{Answer: r.Metadata, Wrong: r.wrong}, nil
 	}
 	list, err := exptypes.ParsePlatforms(r.Metadata)
 	if err != nil {

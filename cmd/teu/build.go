@@ -155,7 +155,7 @@ func (f *buildFlags) report(a *app, res build.Result, remarks []dockerfile.Warni
 				return err
 			}
 		}
-		return f.answer(a, res.Answer)
+		return f.answer(a, res)
 	}
 	id := res.Config.String()
 	if res.Index {
@@ -178,11 +178,11 @@ func (f *buildFlags) report(a *app, res build.Result, remarks []dockerfile.Warni
 }
 
 // answer prints the answer to --call. A check that finds something fails, as docker's does.
-func (f *buildFlags) answer(a *app, answer map[string][]byte) error {
+func (f *buildFlags) answer(a *app, res build.Result) error {
 	var lint struct {
-		Warnings []json.RawMessage         `json:"warnings"`
-		Error    *struct{ Message string } `json:"buildError"`
+		Warnings []json.RawMessage `json:"warnings"`
 	}
+	answer := res.Answer
 	text := answer["result.txt"]
 	if f.format == "json" {
 		text = append(bytes.TrimRight(answer["result.json"], "\n"), '\n')
@@ -192,15 +192,22 @@ func (f *buildFlags) answer(a *app, answer map[string][]byte) error {
 		if err := json.Unmarshal(answer["result.json"], &lint); err != nil {
 			return fmt.Errorf("the answer of the check: %w", err)
 		}
-		if f.format != "json" && (lint.Error == nil || len(lint.Warnings) > 0) {
+		if f.format != "json" && (res.Wrong == nil || len(lint.Warnings) > 0) {
 			text = append([]byte(found(len(lint.Warnings))), text...)
+			if res.Wrong != nil {
+				text = append(text, '\n') // as buildx, before the error
+			}
 		}
 	}
 	if _, err := a.ui.Out.Write(text); err != nil {
 		return err
 	}
-	if lint.Error != nil {
-		return errors.New(lint.Error.Message)
+	if res.Wrong != nil {
+		var e *build.Error
+		if errors.As(res.Wrong, &e) {
+			a.ui.BuildError(e)
+		}
+		return res.Wrong
 	}
 	if n, err := strconv.Atoi(string(answer["result.statuscode"])); err == nil && n != 0 && !f.ignore {
 		return &exitError{code: n}
