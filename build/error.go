@@ -68,8 +68,14 @@ func (r *run) hidden(v *graph.Vertex, err error) string {
 		if !ok {
 			continue
 		}
-		if pattern, hidden := r.env.HiddenBy(name, src.Attrs, c.Src); hidden {
-			return fmt.Sprintf("%s is in the context, but the rule %q of .dockerignore hides it", c.Src, pattern)
+		paths := []string{c.Src}
+		if len(c.IncludePatterns) > 0 { // of COPY --parents, whose Src is where they begin
+			paths = c.RequiredPaths
+		}
+		for _, p := range paths {
+			if pattern, hidden := r.env.HiddenBy(name, src.Attrs, p); hidden {
+				return fmt.Sprintf("%s is in the context, but the rule %q of .dockerignore hides it", p, pattern)
+			}
 		}
 	}
 	return ""

@@ -77,6 +77,18 @@ func TestHiddenFile(t *testing.T) {
 			t.Errorf("%s: the hint is %q, want it to name %s", src, e.Hint(), want)
 		}
 	}
+	// With --parents what is missing is a path below the source.
+	b.write(map[string]string{".dockerignore": "*\n!a.log\n"})
+	for src, want := range map[string]string{"docs/guide/a": "/docs/guide/a is in the context", "nowhere/a": ""} {
+		_, _, err := b.build(Options{}, "FROM busybox", "COPY --parents "+src+" /x/")
+		var e *Error
+		if !errors.As(err, &e) {
+			t.Fatalf("%s: %v", src, err)
+		}
+		if !strings.HasPrefix(e.Hint(), want) || (want == "") != (e.Hint() == "") {
+			t.Errorf("--parents %s: the hint is %q, want %q", src, e.Hint(), want)
+		}
+	}
 }
 
 // TestSkippedSteps holds that what comes after a failure is told to have been skipped, not cached.
