@@ -134,13 +134,21 @@ func (b *bench) again() *bench {
 func TestMissingIsNotCached(t *testing.T) {
 	b := newBench(t)
 	b.write(map[string]string{"d/f": "f"})
-	lines := []string{"FROM busybox", "COPY --exclude=* d /x/"}
-	b.must(Options{}, lines...)
+	const whole = "RUN --mount=target=/c true" // without it, what is not copied is no part of the context
+	all := []string{"COPY --exclude=* d /x/", "COPY d/z* /x/", "COPY d/f/* /x/"}
+	for _, line := range all {
+		b.must(Options{}, "FROM busybox", line, whole)
+	}
 	if err := os.RemoveAll(filepath.Join(b.dir, "d")); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := b.build(Options{}, lines...); err == nil || !strings.Contains(err.Error(), "not found") {
-		t.Errorf("building without the directory: %v, want not found", err)
+	for _, line := range all {
+		if _, _, err := b.build(Options{}, "FROM busybox", line, whole); err == nil || !strings.Contains(err.Error(), "not found") {
+			t.Errorf("%s without the directory: %v, want not found", line, err)
+		}
+		if _, _, err := b.build(Options{NoCache: true}, "FROM busybox", line, whole); err == nil || !strings.Contains(err.Error(), "not found") {
+			t.Errorf("%s without the directory and without the cache: %v, want not found", line, err)
+		}
 	}
 }
 

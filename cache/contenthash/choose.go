@@ -55,9 +55,9 @@ func (t *Tree) choose(ctx context.Context, p string, sel Selection) (prefix stri
 	if err != nil {
 		return "", nil, err
 	}
-	if n == nil && !sel.Wildcard && len(sel.Include) == 0 {
-		// BuildKit has it count as empty, like a directory of which nothing is let through.
-		return "", nil, fmt.Errorf("%q: %w", p, errdefs.ErrNotFound)
+	if n == nil && len(sel.Include) == 0 {
+		// A copy of it fails. BuildKit has it count as empty, like a directory of which nothing is let through.
+		return "", nil, fmt.Errorf("%q: %w", prefix, errdefs.ErrNotFound)
 	}
 	if n != nil {
 		matched := ""
