@@ -48,7 +48,7 @@ func lockScratch(name string) (*os.File, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
-	ok, err := flock(f, LockOptions{})
+	ok, err := flock(f, LockOptions{}, unix.LOCK_NB)
 	if err != nil || !ok || !current(f, name) {
 		return nil, false, errors.Join(err, f.Close())
 	}

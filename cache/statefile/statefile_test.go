@@ -161,9 +161,9 @@ func TestLock(t *testing.T) {
 			if err := unlock(); err != nil {
 				t.Fatal(err)
 			}
-			third, ok, err := statefile.TryLock(path, test.second)
-			if !ok || err != nil {
-				t.Fatalf("TryLock after unlock: %v, %v", ok, err)
+			third, err := statefile.Lock(t.Context(), path, test.second)
+			if err != nil {
+				t.Fatalf("Lock after unlock: %v", err)
 			}
 			third()
 		})
