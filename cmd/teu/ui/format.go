@@ -68,7 +68,10 @@ func (u *UI) List(t Table, format string, rows []Row) error {
 // ListEach is List of very many rows. None is used any more when the next is asked for.
 func (u *UI) ListEach(t Table, format string, rows iter.Seq[Row]) error {
 	out := bufio.NewWriterSize(u.Out, 32<<10) // thousands of images are not as many calls of write(2)
-	err := writeList(u.outText(out), t, format, rows)
+	if u.OutTerminal() && format != "json" {
+		rows = visibleRows(rows) // and not the template's own text, in which people have colours
+	}
+	err := writeList(out, t, format, rows)
 	if flushErr := out.Flush(); err == nil { // the rows before a bad one are shown
 		err = flushErr
 	}
@@ -135,7 +138,14 @@ func writeTable(w io.Writer, format string, t Table, rows iter.Seq[Row]) error {
 	if err := writeRows(tw, format, t, slices.Values([]headings{headings(t.headers())})); err != nil {
 		return err
 	}
-	visible := func(yield func(Row) bool) {
+	if err := writeRows(tw, format, t, visibleRows(rows)); err != nil {
+		return err
+	}
+	return tw.Flush()
+}
+
+func visibleRows(rows iter.Seq[Row]) iter.Seq[Row] {
+	return func(yield func(Row) bool) {
 		for row := range rows {
 			for name, cell := range row {
 				row[name] = Visible(cell)
@@ -145,10 +155,6 @@ func writeTable(w io.Writer, format string, t Table, rows iter.Seq[Row]) error {
 			}
 		}
 	}
-	if err := writeRows(tw, format, t, visible); err != nil {
-		return err
-	}
-	return tw.Flush()
 }
 
 // writeRows executes a template per row. A field that the table has not is an error.
@@ -214,7 +220,7 @@ func (u *UI) Inspect(format string, objects []any) error {
 			failures = append(failures, fmt.Errorf("template parsing error: %w", err))
 			continue
 		}
-		fmt.Fprintln(u.outText(u.Out), text)
+		fmt.Fprintln(textFor(u.Out, u.OutTerminal()), text)
 	}
 	return errors.Join(failures...)
 }

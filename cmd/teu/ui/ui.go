@@ -119,9 +119,6 @@ func (u *UI) Warnf(format string, args ...any) {
 // errText is standard error for text that others had a part in.
 func (u *UI) errText() io.Writer { return textFor(u.Err, u.ErrTerminal()) }
 
-// outText is errText of standard output.
-func (u *UI) outText(w io.Writer) io.Writer { return textFor(w, u.OutTerminal()) }
-
 // hinter is an error that knows what the user can do about it.
 type hinter interface{ Hint() string }
 

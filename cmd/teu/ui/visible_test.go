@@ -45,7 +45,7 @@ func TestTablesAreText(t *testing.T) {
 
 // What others have made up does nothing to a terminal, wherever it is printed; a pipe gets it as it is.
 func TestTerminalsGetText(t *testing.T) {
-	const evil = "\x1b]0;owned\a\x1b[2J"
+	const evil, own = "\x1b]0;owned\a\x1b[2J", "\x1b[32m"
 	table := Table{Fields: []Field{{Name: "A", Header: "A"}}, Default: []string{"A"}}
 	show := func(u *UI) {
 		u.Notef("%s", evil)
@@ -60,7 +60,7 @@ func TestTerminalsGetText(t *testing.T) {
 		p.Event(solver.Event{Kind: solver.Log, Vertex: "v", Data: []byte(evil + "\n"), Time: time.Now()})
 		p.Event(solver.Event{Kind: solver.Completed, Vertex: "v", Err: errors.New(evil)})
 		p.Close()
-		for _, format := range []string{"", "{{.A}}"} {
+		for _, format := range []string{"", "{{.A}}", own + "{{.A}}", "table " + own + "{{.A}}", "json"} {
 			if err := u.List(table, format, []Row{{"A": evil}}); err != nil {
 				t.Fatal(err)
 			}
@@ -92,7 +92,11 @@ func TestTerminalsGetText(t *testing.T) {
 	}()
 	show(New(nil, screen, screen))
 	screen.Close()
-	if text := <-got; strings.ContainsAny(text, "\x1b\a") || strings.Count(text, `\x1b]0;owned`) < 8 {
+	text := <-got
+	if n := strings.Count(text, own); n != 3 {
+		t.Errorf("the terminal got the template's colour %d times, want in two lines and a heading: %q", n, text)
+	}
+	if text = strings.ReplaceAll(text, own, ""); strings.ContainsAny(text, "\x1b\a") || strings.Count(text, `\x1b]0;owned`) < 8 {
 		t.Errorf("the terminal got %q", text)
 	}
 	r, w, err := os.Pipe()
