@@ -47,7 +47,8 @@ func (o *Options) CheckNamespaces() error {
 	return nil
 }
 
-// nameModes replaces the containers of container:NAME by their IDs, which they keep.
+// nameModes replaces the containers of container:NAME by their IDs, which they keep. That whose network is shared
+// need not be there yet, as in docker.
 func (e *Engine) nameModes(o *Options) error {
 	for _, mode := range []*string{&o.Network, &o.PIDMode, &o.IPCMode, &o.UsernsMode} {
 		ref, ok := strings.CutPrefix(*mode, "container:")
@@ -55,6 +56,9 @@ func (e *Engine) nameModes(o *Options) error {
 			continue
 		}
 		id, err := e.resolve(ref)
+		if errdefs.IsNotFound(err) && mode == &o.Network {
+			continue
+		}
 		if errdefs.IsNotFound(err) {
 			return worded(errdefs.ErrInvalidArgument, "No such container: %s", ref)
 		}
