@@ -12,6 +12,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/cache/rootfs"
 )
 
 // copyBuffer is the size of the pieces in which data travels, where the kernel does not move it.
@@ -147,7 +149,7 @@ func (c *copier) transfer(dst, src int, st *unix.Stat_t) error {
 	for done := int64(0); done < size; {
 		if done == hole {
 			var err error
-			if done, hole, err = skipHole(dst, src, done, size); err != nil {
+			if done, hole, err = rootfs.SkipHole(dst, src, done, size); err != nil {
 				return err
 			}
 			continue
@@ -168,24 +170,6 @@ func (c *copier) transfer(dst, src int, st *unix.Stat_t) error {
 		return os.NewSyscallError("ftruncate", unix.Ftruncate(dst, size))
 	}
 	return nil
-}
-
-// skipHole sets both files to the data behind the hole at at, and returns where it begins and where the next hole does.
-func skipHole(dst, src int, at, size int64) (data, hole int64, err error) {
-	data, err = unix.Seek(src, at, unix.SEEK_DATA)
-	switch {
-	case err == unix.ENXIO:
-		return size, size, nil
-	case err != nil: // the file system does not tell holes: lseek(2)
-		return at, size, nil
-	}
-	if hole, err = unix.Seek(src, data, unix.SEEK_HOLE); err == nil {
-		_, err = unix.Seek(src, data, io.SeekStart)
-	}
-	if err == nil {
-		_, err = unix.Seek(dst, data, io.SeekStart)
-	}
-	return data, min(hole, size), os.NewSyscallError("lseek", err)
 }
 
 func read(fd int, b []byte) (n int, err error) {

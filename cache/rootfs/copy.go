@@ -166,21 +166,7 @@ func copyData(dst, src *os.File) error {
 		return err
 	}
 	for at := int64(0); at < info.Size(); {
-		data, err := src.Seek(at, unix.SEEK_DATA)
-		switch {
-		case errors.Is(err, unix.ENXIO): // nothing but a hole is left
-			return dst.Truncate(info.Size())
-		case err != nil: // lseek(2): of the file system's will
-			_, err = io.Copy(dst, src)
-			return err
-		}
-		hole, err := src.Seek(data, unix.SEEK_HOLE)
-		if err == nil {
-			_, err = src.Seek(data, io.SeekStart)
-		}
-		if err == nil {
-			_, err = dst.Seek(data, io.SeekStart)
-		}
+		data, hole, err := SkipHole(int(dst.Fd()), int(src.Fd()), at, info.Size())
 		if err == nil {
 			_, err = io.CopyN(dst, src, hole-data)
 		}
@@ -189,7 +175,26 @@ func copyData(dst, src *os.File) error {
 		}
 		at = hole
 	}
-	return nil
+	return dst.Truncate(info.Size())
+}
+
+// SkipHole sets two files of which one is copied to the other from at, where both are, to the data behind the hole
+// there, and returns where it begins and where the next hole does. Both are size if there is none.
+func SkipHole(dst, src int, at, size int64) (data, hole int64, err error) {
+	data, err = unix.Seek(src, at, unix.SEEK_DATA)
+	switch {
+	case err == unix.ENXIO:
+		return size, size, nil
+	case err != nil: // the file system does not tell holes: lseek(2)
+		return at, size, nil
+	}
+	if hole, err = unix.Seek(src, data, unix.SEEK_HOLE); err == nil {
+		_, err = unix.Seek(src, data, io.SeekStart)
+	}
+	if err == nil {
+		_, err = unix.Seek(dst, data, io.SeekStart)
+	}
+	return data, min(hole, size), os.NewSyscallError("lseek", err)
 }
 
 // xattrs copies extended attributes, file capabilities among them.
