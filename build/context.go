@@ -67,7 +67,7 @@ func (r *run) contextDir(ctx context.Context) (string, error) {
 	if err != nil || r.o.ContextTar == nil {
 		return dir, err
 	}
-	plain, err := content.Decompress(r.o.ContextTar)
+	plain, err := content.Decompress(ctx, r.o.ContextTar)
 	if err != nil {
 		return "", err
 	}

@@ -245,7 +245,7 @@ func (b *bench) layer(d ocispec.Descriptor) []string {
 		b.t.Fatal(err)
 	}
 	defer r.Close()
-	plain, err := content.Decompress(r)
+	plain, err := content.Decompress(b.t.Context(), r)
 	if err != nil {
 		b.t.Fatal(err)
 	}

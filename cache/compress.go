@@ -179,7 +179,7 @@ func (s *Store) recompress(ctx context.Context, l layer.Layer, d ocispec.Descrip
 		return err
 	}
 	defer r.Close()
-	plain, err := content.Decompress(r)
+	plain, err := content.Decompress(ctx, r)
 	if err != nil {
 		return err
 	}

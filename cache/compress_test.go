@@ -41,7 +41,7 @@ func plainDigest(t *testing.T, s *Store, d ocispec.Descriptor) digest.Digest {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	plain, err := content.Decompress(r)
+	plain, err := content.Decompress(t.Context(), r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +151,7 @@ func TestCompressorsDependOnTheirInputAlone(t *testing.T) {
 				if got != want {
 					t.Errorf("%s with %d workers and pieces of %d gives other bytes", kind, workers, piece)
 				}
-				plain, err := content.Decompress(&out)
+				plain, err := content.Decompress(t.Context(), &out)
 				if err != nil {
 					t.Fatal(err)
 				}

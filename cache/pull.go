@@ -272,7 +272,7 @@ func fetchRest(ctx context.Context, src content.Fetcher, d ocispec.Descriptor, w
 // verified, and then verified is called, before the layer becomes visible: whoever is killed leaves no
 // layer without its blob.
 func (s *Store) apply(ctx context.Context, diffID digest.Digest, d ocispec.Descriptor, r io.Reader, verified func() error) (_ string, err error) {
-	plain, err := content.Decompress(r)
+	plain, err := content.Decompress(ctx, r)
 	if err != nil {
 		return "", fmt.Errorf("layer %s: %w", d.Digest, err)
 	}

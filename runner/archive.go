@@ -179,7 +179,7 @@ func (e *Engine) CopyTo(ctx context.Context, ref, p string, r io.Reader, o CopyT
 	if err != nil {
 		return err
 	}
-	plain, err := content.Decompress(r)
+	plain, err := content.Decompress(ctx, r)
 	if err != nil {
 		return err
 	}

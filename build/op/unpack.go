@@ -29,7 +29,7 @@ func unpack(ctx context.Context, src *source, path string, dst *rootfs.Dir, to s
 		return false, err
 	}
 	defer f.Close()
-	if ok, err := isArchive(f); !ok || err != nil {
+	if ok, err := isArchive(ctx, f); !ok || err != nil {
 		return false, err
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
@@ -45,7 +45,7 @@ func unpack(ctx context.Context, src *source, path string, dst *rootfs.Dir, to s
 	}
 	root := rootfs.FromFile(dir) // links in the archive mean the directory, as in docker's chroot
 	defer root.Close()
-	r, err := content.Decompress(f)
+	r, err := content.Decompress(ctx, f)
 	if err != nil {
 		return false, err
 	}
@@ -86,15 +86,15 @@ func openRegular(src *source, path string) (*os.File, error) {
 	return f, nil
 }
 
-// isArchive is an error only for what is compressed and cannot be read here.
-func isArchive(r io.Reader) (bool, error) {
-	plain, err := content.Decompress(r)
+// isArchive is an error only for what is compressed and cannot be read here, and when ctx ends first.
+func isArchive(ctx context.Context, r io.Reader) (bool, error) {
+	plain, err := content.Decompress(ctx, r)
 	if err != nil {
 		return false, nil
 	}
 	defer plain.Close()
 	_, err = tar.NewReader(plain).Next()
-	if errdefs.IsOutOfRange(err) {
+	if errdefs.IsOutOfRange(err) || ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
 		return false, err
 	}
 	return err == nil, nil

@@ -219,7 +219,7 @@ func TestDecompress(t *testing.T) {
 	skippable := append([]byte{0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 'x', 'y', 'z'}, zs...)
 	for name, data := range map[string][]byte{"gzip": gz.Bytes(), "zstd": zs, "zstd skippable": skippable, "plain": plain} {
 		t.Run(name, func(t *testing.T) {
-			r, err := Decompress(bytes.NewReader(data))
+			r, err := Decompress(t.Context(), bytes.NewReader(data))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -227,7 +227,7 @@ func TestDecompress(t *testing.T) {
 			if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, plain) {
 				t.Errorf("got %d bytes, %v", len(got), err)
 			}
-			cut, err := Decompress(bytes.NewReader(data[:len(data)-10]))
+			cut, err := Decompress(t.Context(), bytes.NewReader(data[:len(data)-10]))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -235,7 +235,7 @@ func TestDecompress(t *testing.T) {
 			if _, err := io.ReadAll(cut); !strings.HasPrefix(name, "plain") && !errdefs.IsDataLoss(err) {
 				t.Errorf("cut: got %v, want data loss", err)
 			}
-			broken, err := Decompress(io.MultiReader(bytes.NewReader(data[:20]), failing{}))
+			broken, err := Decompress(t.Context(), io.MultiReader(bytes.NewReader(data[:20]), failing{}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -248,7 +248,7 @@ func TestDecompress(t *testing.T) {
 		})
 	}
 	for _, short := range []string{"", "x", "\x1f", "\x1f\x8b"} {
-		r, err := Decompress(strings.NewReader(short))
+		r, err := Decompress(t.Context(), strings.NewReader(short))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -270,7 +270,7 @@ func FuzzDecompress(f *testing.F) {
 	f.Add([]byte("\xfd7zXZ\x00\x00\x01i\"\xde6\x02\x00!\x01\x16\x00\x00\x00t/\xe5\xa3\x01\x00\x04hello\x00\x00\x00\x00\x86\xa6\x106" +
 		"\x00\x01\x19\x05\xbc\xe8\xec\xcb\x90B\x99\r\x01\x00\x00\x00\x00\x01YZ"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		r, err := Decompress(bytes.NewReader(data))
+		r, err := Decompress(t.Context(), bytes.NewReader(data))
 		if err != nil {
 			if !errdefs.IsDataLoss(err) && !errdefs.IsOutOfRange(err) {
 				t.Fatalf("error without a class: %v", err)

@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"compress/bzip2"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/compress/zstd"
@@ -23,40 +25,38 @@ const xzMagic = "\xfd7zXZ\x00"
 
 // Decompress returns the plain bytes of a layer. Magic numbers say how it is compressed, not the media type,
 // which many tools get wrong: podman 4 saves plain layers as zstd ones. The caller closes the result, then r. Memory is bounded: a
-// window of at most maxWindow for zstd and xz, far less for gzip and bzip2. Bytes that are damaged are an
-// errdefs.ErrDataLoss, those that want a larger window an errdefs.ErrOutOfRange.
-func Decompress(r io.Reader) (io.ReadCloser, error) {
+// window of at most maxWindow for zstd and xz, far less for gzip and bzip2; and Read waits, until ctx is done, while
+// another stream has a window of more than usualWindow and this one wants one too, which ends with the stream or by Close.
+// Bytes that are damaged are an errdefs.ErrDataLoss, those that want a larger window an errdefs.ErrOutOfRange.
+func Decompress(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
 	src := &sourceReader{r: r}
 	br := bufio.NewReaderSize(src, 256<<10)
 	head, err := br.Peek(10)
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
+	p := &plainReader{src: src, turn: turn{ctx: ctx}}
 	switch {
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b, 8}): // RFC 1952, 2.3.1: ID1, ID2, deflate
-		p := &plainReader{src: src, close: func() {}, kind: "gzip"}
+		p.kind = "gzip"
 		if p.r, err = inflate.NewReader(br); err != nil {
 			return nil, p.classed(err)
 		}
-		return p, nil
 	case isZstd(head):
-		zr, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(maxWindow))
+		zr, err := zstd.NewReader(&frameReader{r: br, turn: &p.turn}, zstd.WithDecoderConcurrency(1),
+			zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return nil, fmt.Errorf("zstd: %w", err)
 		}
-		return &plainReader{r: zr, src: src, close: zr.Close, kind: "zstd"}, nil
+		p.kind, p.r, p.close = "zstd", zr, zr.Close
 	case isBzip2(head): // docker reads archives and layers of it and of xz too
-		return &plainReader{r: bzip2.NewReader(br), src: src, close: func() {}, kind: "bzip2"}, nil
+		p.kind, p.r = "bzip2", bzip2.NewReader(br)
 	case bytes.HasPrefix(head, []byte(xzMagic)):
-		xr, err := xz.NewReader(br, maxWindow)
-		p := &plainReader{r: xr, src: src, close: func() {}, kind: "xz"}
-		if err != nil {
-			return nil, p.classed(err)
-		}
-		return p, nil
+		p.kind, p.r = "xz", &xzReader{src: br, turn: &p.turn}
+	default:
+		return io.NopCloser(br), nil
 	}
-	return io.NopCloser(br), nil
+	return p, nil
 }
 
 // Compressed says whether Decompress would do something to bytes that begin with head, ten of them if there
@@ -94,26 +94,67 @@ func (s *sourceReader) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// An xzReader takes turn whatever its window is, which every block may say anew.
+type xzReader struct {
+	src  io.Reader
+	turn *turn
+	r    *xz.Reader // nil before the first Read, as it makes the window
+}
+
+func (x *xzReader) Read(b []byte) (n int, err error) {
+	if err := x.turn.take(); err != nil {
+		return 0, err
+	}
+	if x.r == nil {
+		if x.r, err = xz.NewReader(x.src, maxWindow); err != nil {
+			return 0, err
+		}
+	}
+	return x.r.Read(b)
+}
+
 // plainReader gives the errors of a decompressor a class, and leaves those of its source as they are.
 type plainReader struct {
-	r     io.Reader
+	r     io.Reader // nil once it is at its end
 	src   *sourceReader
-	close func()
+	turn  turn
+	close func() // nil for nothing
 	kind  string
+	err   error // where it ended
 }
 
 func (p *plainReader) Read(b []byte) (int, error) {
-	n, err := p.r.Read(b)
-	if err == nil || err == io.EOF {
-		return n, err
+	if p.r == nil {
+		return 0, p.err
 	}
-	return n, p.classed(err)
+	n, err := p.r.Read(b)
+	if err != nil {
+		p.end(err)
+	}
+	return n, p.err
+}
+
+// end lets go of the decompressor, and so of its window.
+func (p *plainReader) end(err error) {
+	if p.r == nil {
+		return
+	}
+	if p.err = err; err != io.EOF {
+		p.err = p.classed(err)
+	}
+	if p.close != nil {
+		p.close()
+	}
+	p.r, p.close = nil, nil
+	p.turn.end()
 }
 
 func (p *plainReader) classed(err error) error {
 	switch {
 	case p.src.err != nil:
 		return p.src.err
+	case p.turn.err != nil:
+		return p.turn.err
 	case errors.Is(err, xz.ErrMemlimit) || errors.Is(err, zstd.ErrWindowSizeExceeded):
 		return fmt.Errorf("%s: it needs a window of more than %d MiB: %w", p.kind, maxWindow>>20, errdefs.ErrOutOfRange)
 	}
@@ -122,6 +163,6 @@ func (p *plainReader) classed(err error) error {
 
 // Close implements io.Closer.
 func (p *plainReader) Close() error {
-	p.close()
+	p.end(fs.ErrClosed)
 	return nil
 }

@@ -42,7 +42,7 @@ func TestDecompressForeign(t *testing.T) {
 		"a large window of zstd":   {in: "\x28\xb5\x2f\xfd\x00\x90\x01\x00\x00", err: errdefs.ErrOutOfRange},
 		"a window that is allowed": {in: "\x28\xb5\x2f\xfd\x00\x88\x01\x00\x00"},
 	} {
-		r, err := Decompress(strings.NewReader(tc.in))
+		r, err := Decompress(t.Context(), strings.NewReader(tc.in))
 		var got []byte
 		if err == nil {
 			got, err = io.ReadAll(r)

@@ -46,7 +46,7 @@ func (l *Library) Import(ctx context.Context, r io.Reader, o ImportOptions) (dig
 	if err != nil {
 		return "", err
 	}
-	plain, err := content.Decompress(r)
+	plain, err := content.Decompress(ctx, r)
 	if err != nil {
 		return "", fmt.Errorf("importing: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
@@ -302,9 +303,9 @@ func legacy(t testing.TB, layers ...[]byte) (archive []byte, configDigest digest
 // What docker's archives have in the place of layer.tar may be compressed in any way that docker reads.
 func TestLoadCompressedLayers(t *testing.T) {
 	plain := plainLayer(t, "a")
-	compressed := func(tool string) []byte {
+	compressed := func(tool string, data []byte) []byte {
 		cmd := exec.Command(tool, "-c")
-		cmd.Stdin = bytes.NewReader(plain)
+		cmd.Stdin = bytes.NewReader(data)
 		out, err := cmd.Output()
 		if err != nil {
 			t.Fatal(err)
@@ -314,7 +315,7 @@ func TestLoadCompressedLayers(t *testing.T) {
 	cfg := config(t, amd64, plain)
 	for _, tool := range []string{"gzip", "zstd", "bzip2", "xz"} {
 		m := dockerManifest{Config: "c.json", RepoTags: []string{"x:1"}, Layers: []string{"layer"}}
-		raw := tarball(t, entry{name: "c.json", body: string(cfg)}, entry{name: "layer", body: string(compressed(tool))},
+		raw := tarball(t, entry{name: "c.json", body: string(cfg)}, entry{name: "layer", body: string(compressed(tool, plain))},
 			entry{name: dockerManifestFile, body: string(marshal(t, []dockerManifest{m}))})
 		dst := open(t)
 		got, err := Load(t.Context(), dst, bytes.NewReader(raw), LoadOptions{})
@@ -322,6 +323,12 @@ func TestLoadCompressedLayers(t *testing.T) {
 			t.Errorf("%s: %+v, %v", tool, got, err)
 			continue
 		}
+		// An archive has given up its window when one of its layers wants one.
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		if _, err := Load(ctx, open(t), bytes.NewReader(compressed(tool, raw)), LoadOptions{}); err != nil {
+			t.Errorf("%s in %s: %v", tool, tool, err)
+		}
+		cancel()
 		img, err := content.Resolve(t.Context(), dst, got[0].Target, amd64)
 		if err != nil {
 			t.Fatal(err)
@@ -331,7 +338,7 @@ func TestLoadCompressedLayers(t *testing.T) {
 			t.Errorf("%s: %s", tool, layer.MediaType)
 		}
 		cfg2 := config(t, amd64, []byte("other"))
-		raw = tarball(t, entry{name: "c.json", body: string(cfg2)}, entry{name: "layer", body: string(compressed(tool))},
+		raw = tarball(t, entry{name: "c.json", body: string(cfg2)}, entry{name: "layer", body: string(compressed(tool, plain))},
 			entry{name: dockerManifestFile, body: string(marshal(t, []dockerManifest{m}))})
 		_, err = Load(t.Context(), open(t), bytes.NewReader(raw), LoadOptions{})
 		if wrong := tool == "bzip2" || tool == "xz"; wrong != errdefs.IsDataLoss(err) { // others are verified when they are unpacked

@@ -186,7 +186,7 @@ func (l *loader) plain(ctx context.Context, d ocispec.Descriptor, diffID digest.
 		return d, err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	plain, err := content.Decompress(r)
+	plain, err := content.Decompress(ctx, r)
 	if err != nil {
 		return d, err
 	}

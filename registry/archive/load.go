@@ -37,7 +37,7 @@ type LoadOptions struct {
 // and so the diffIDs of compressed ones not verified yet; everything else is. Blobs of an
 // archive that turns out to be bad stay in dst, unused, and so do layers of platforms nobody asked for.
 func Load(ctx context.Context, dst Sink, r io.Reader, o LoadOptions) ([]Image, error) {
-	plain, err := content.Decompress(r)
+	plain, err := content.Decompress(ctx, r)
 	if err != nil {
 		return nil, fmt.Errorf("reading archive: %w", err)
 	}
