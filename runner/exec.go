@@ -283,8 +283,23 @@ func (x *Exec) copyOutput(to io.Writer, from *os.File) {
 	}
 	var waiting int
 	raw.Control(func(fd uintptr) { waiting, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
-	from.SetReadDeadline(time.Time{})
-	io.CopyN(to, from, int64(waiting))
+	buf := make([]byte, 32<<10)
+	for waiting > 0 {
+		n := 0
+		// By the descriptor, which does not block: what was left running may read from the same stream, and leave
+		// less than there was.
+		raw.Control(func(fd uintptr) { n, err = unix.Read(int(fd), buf[:min(waiting, len(buf))]) })
+		if err == unix.EINTR {
+			continue
+		}
+		if n <= 0 {
+			return
+		}
+		if _, err := to.Write(buf[:n]); err != nil {
+			return
+		}
+		waiting -= n
+	}
 }
 
 // Resize sets the size of the process's terminal.
