@@ -170,6 +170,8 @@ type MountPoint struct {
 	RW          bool
 	Propagation string
 	MountDetails
+
+	made bool // a volume that the container's own create has made
 }
 
 // MountDetails are what a MountPoint has beyond docker's words.

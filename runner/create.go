@@ -60,7 +60,7 @@ func (e *Engine) Create(ctx context.Context, name string, o Options) (_ *Contain
 	if err := e.make(ctx, store, c, name, layers); err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
-		return nil, errors.Join(err, e.unmake(undo, c, RemoveOptions{Volumes: true}))
+		return nil, errors.Join(err, e.unmake(undo, c, RemoveOptions{Volumes: true}), e.dropMade(undo, c))
 	}
 	e.tell(c, "create", nil)
 	return c, nil
@@ -135,12 +135,13 @@ func (e *Engine) make(ctx context.Context, store *cache.Store, c *Container, nam
 	return os.Remove(filepath.Join(e.dir(c.ID), makerName))
 }
 
-// describe gives a container that is being made its mounts, name and first state.
+// describe gives a container that is being made its name, mounts and first state. The name comes first: what is
+// refused most often then has made nothing on the host.
 func (e *Engine) describe(ctx context.Context, store *cache.Store, c *Container, name string) (err error) {
-	if c.Mounts, err = e.mountPoints(ctx, store, c); err != nil {
+	if c.Name, err = e.claimName(ctx, c.ID, name, ""); err != nil {
 		return err
 	}
-	if c.Name, err = e.claimName(ctx, c.ID, name, ""); err != nil {
+	if c.Mounts, err = e.mountPoints(ctx, store, c); err != nil {
 		return err
 	}
 	c.State = keeper.State{Status: keeper.Created, Finished: true}

@@ -147,6 +147,7 @@ func (e *Engine) mountPoint(ctx context.Context, store *cache.Store, c *Containe
 			return p, err
 		}
 		p.Name, p.Source, p.Driver, p.Anonymous, p.Driven = v.Name, v.Mountpoint, "local", v.Anonymous, v.driven()
+		p.made = made
 		if p.Mode == "" && (w.Source != "" || w.Long) {
 			p.Mode = "z" // docker's default, but for anonymous volumes of -v and images
 		}

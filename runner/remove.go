@@ -141,9 +141,18 @@ const removedPrefix = ".removed-"
 
 // dropAnonymous removes the container's anonymous volumes which nobody else uses.
 func (e *Engine) dropAnonymous(ctx context.Context, c *Container) error {
+	return e.dropVolumes(ctx, c, func(p MountPoint) bool { return p.Anonymous })
+}
+
+// dropMade removes the volumes that the create of the container has made, unless somebody else uses one meanwhile.
+func (e *Engine) dropMade(ctx context.Context, c *Container) error {
+	return e.dropVolumes(ctx, c, func(p MountPoint) bool { return p.made })
+}
+
+func (e *Engine) dropVolumes(ctx context.Context, c *Container, which func(MountPoint) bool) error {
 	var errs []error
 	for _, p := range c.Mounts {
-		if p.Type != "volume" || !p.Anonymous {
+		if p.Type != "volume" || !which(p) {
 			continue
 		}
 		err := e.RemoveVolume(ctx, p.Name, false)

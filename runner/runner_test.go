@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/runner/event"
 	"github.com/teu-dev/teu/runner/keeper"
 )
 
@@ -192,6 +193,44 @@ func TestVolumes(t *testing.T) {
 	}
 	if err := e.RemoveVolume(ctx, "keep", false); err != nil {
 		t.Error(err)
+	}
+}
+
+// A create that is refused leaves no volume that it has made, and all that were there.
+func TestVolumesOfRefusedCreate(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	if _, err := e.Create(ctx, "taken", sh("true")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.CreateVolume(ctx, VolumeOptions{Name: "before"}); err != nil {
+		t.Fatal(err)
+	}
+	before, err := e.Volumes(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, bind := range map[string]string{"taken": "/", "free": "/missing"} {
+		o := sh("true")
+		o.Mounts = []MountRequest{{Type: "volume", Source: "named", Target: "/a"}, {Type: "volume", Target: "/b"},
+			{Type: "volume", Source: "before", Target: "/c"}, {Type: "bind", Source: bind, Target: "/d"}}
+		if _, err := e.Create(ctx, name, o); err == nil {
+			t.Errorf("%s: made", name)
+		}
+		all, err := e.Volumes(nil)
+		if d := cmp.Diff(before, all); err != nil || d != "" {
+			t.Errorf("%s: left %s, %v", name, d, err)
+		}
+	}
+	until := EventOptions{Until: time.Now(), Filters: map[string][]string{"type": {"volume"}, "event": {"create", "destroy"}}}
+	told := map[string][]string{}
+	if err := e.Events(ctx, until, func(ev event.Event) error {
+		told[ev.Actor.ID] = append(told[ev.Actor.ID], ev.Action)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]string{"create", "destroy"}, told["named"]); d != "" {
+		t.Errorf("the volume of the taken name was made: %s", d)
 	}
 }
 
