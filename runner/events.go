@@ -5,6 +5,7 @@ import (
 	"maps"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/teu-dev/teu/runner/event"
@@ -46,6 +47,20 @@ func (e *Engine) journal() event.Journal {
 // tell adds an event of a container. A journal that cannot be written stops nothing.
 func (e *Engine) tell(c *Container, action string, more map[string]string) {
 	e.Emit(event.Container, action, c.ID, c.eventAttributes(more))
+}
+
+// tellExec tells of a command in a container in docker's form, with a blank even where there are no arguments.
+func (e *Engine) tellExec(c *Container, action string, args []string, id string) {
+	command := strings.Join(args, " ")
+	if len(args) == 1 {
+		command += " "
+	}
+	e.tell(c, action+": "+command, map[string]string{"execID": id})
+}
+
+// TellPruned adds docker's event of a prune: how many bytes it has freed of a kind of things.
+func (e *Engine) TellPruned(kind string, freed int64) {
+	e.Emit(kind, "prune", "", map[string]string{"reclaimed": strconv.FormatInt(freed, 10)})
 }
 
 // eventAttributes are docker's: the labels, image and name of the container, and more.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -84,15 +83,14 @@ func (e *Engine) exec(ctx context.Context, c *Container, o ExecOptions, ko keepe
 	if err := canExec(c, c.Name); err != nil {
 		return nil, err
 	}
-	command := strings.Join(o.Args, " ")
-	told := map[string]string{"execID": ko.ID}
-	if ko.Record == "" { // else it was told when it was noted
-		e.tell(c, "exec_create: "+command, told)
-	}
 	s, process, err := e.execProcess(ctx, c, o)
 	if err != nil {
 		return nil, err
 	}
+	if ko.Record == "" { // else it was told when it was noted
+		e.tellExec(c, "exec_create", o.Args, ko.ID)
+	}
+	e.tellExec(c, "exec_start", o.Args, ko.ID) // as docker: also of one that then fails
 	g, err := e.cgroup(c)
 	if err != nil {
 		return nil, err
@@ -120,7 +118,6 @@ func (e *Engine) exec(ctx context.Context, c *Container, o ExecOptions, ko keepe
 		closeFiles([]*os.File{x.Stdin, x.Stdout, x.Stderr})
 		return nil, err
 	}
-	e.tell(c, "exec_start: "+command, told)
 	if o.TTY && x.Console != nil {
 		return x, x.useConsole()
 	}

@@ -74,7 +74,7 @@ func (e *Engine) ExecCreate(ctx context.Context, ref string, o ExecOptions, deta
 			return "", err
 		}
 	}
-	e.tell(c, "exec_create: "+strings.Join(o.Args, " "), map[string]string{"execID": x.ID})
+	e.tellExec(c, "exec_create", o.Args, x.ID)
 	return x.ID, nil
 }
 

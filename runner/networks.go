@@ -192,6 +192,7 @@ func (e *Engine) PruneNetworks(ctx context.Context, filters map[string][]string)
 		}
 		names = append(names, n.Name)
 	}
+	e.TellPruned("network", 0)
 	return names, nil
 }
 

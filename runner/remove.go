@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -196,7 +195,7 @@ func (e *Engine) Prune(ctx context.Context, o PruneOptions) (ids []string, size 
 		}
 		ids, size = append(ids, c.ID), size+n
 	}
-	e.Emit(event.Container, "prune", "", map[string]string{"reclaimed": strconv.FormatInt(size, 10)})
+	e.TellPruned(event.Container, size)
 	return ids, size, nil
 }
 

@@ -289,6 +289,7 @@ func (e *Engine) PruneVolumes(ctx context.Context, o PruneVolumesOptions) (names
 		names = append(names, v.Name)
 	}
 	slices.Sort(names)
+	e.TellPruned("volume", size)
 	return names, size, nil
 }
 

@@ -220,6 +220,7 @@ func pruneBuilder(ctx context.Context, a *app, f builderPruneFlags, o build.Prun
 	for _, e := range gone {
 		total += e.Size
 	}
+	a.engine().TellPruned("builder", total)
 	a.ui.Printf("Total:\t%s\n", units.HumanSize(float64(total)))
 	return nil
 }

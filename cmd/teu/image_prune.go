@@ -56,6 +56,7 @@ func pruneImages(ctx context.Context, a *app, f pruneImagesFlags) error {
 	if err != nil {
 		return err
 	}
+	a.engine().TellPruned("image", freed)
 	a.ui.Println("Total reclaimed space:", units.HumanSize(float64(freed)))
 	return nil
 }

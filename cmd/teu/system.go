@@ -140,10 +140,11 @@ func systemPrune(ctx context.Context, a *app, f pruneFlags) error {
 	}
 	images, size, err := lib.Prune(ctx, library.PruneOptions{All: f.all, Filters: ofImages})
 	a.list("Deleted Images:", removals(images))
-	freed += size
 	if err != nil {
 		return err
 	}
+	a.engine().TellPruned("image", size)
+	freed += size
 	b, err := a.builder()
 	if err != nil {
 		return err
@@ -154,9 +155,12 @@ func systemPrune(ctx context.Context, a *app, f pruneFlags) error {
 			return err
 		}
 		var ids []string
+		size = 0
 		for _, e := range entries {
-			ids, freed = append(ids, e.ID), freed+e.Size
+			ids, size = append(ids, e.ID), size+e.Size
 		}
+		a.engine().TellPruned("builder", size)
+		freed += size
 		a.list("Deleted build cache objects:", ids)
 	}
 	a.ui.Printf("Total reclaimed space: %s\n", units.HumanSize(float64(freed)))

@@ -69,7 +69,7 @@ type containerLife interface {
 	Stats(ctx context.Context, ref string) (runner.Stats, error)
 	StatsStream(ctx context.Context, ref string, fn func(before, now runner.Stats) error) error
 	Events(ctx context.Context, o runner.EventOptions, fn func(event.Event) error) error
-	Emit(kind, action, id string, attributes map[string]string) error
+	TellPruned(kind string, freed int64)
 }
 
 type containerStreams interface {

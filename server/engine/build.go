@@ -296,5 +296,6 @@ func (s *Server) pruneBuild(w http.ResponseWriter, r *request) error {
 		report.CachesDeleted = append(report.CachesDeleted, e.ID)
 		report.SpaceReclaimed += uint64(max(e.Size, 0))
 	}
+	s.Backend.Containers().TellPruned("builder", int64(report.SpaceReclaimed))
 	return writeJSON(w, http.StatusOK, report)
 }

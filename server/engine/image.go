@@ -202,6 +202,7 @@ func (s *Server) pruneImages(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
+	s.Backend.Containers().TellPruned("image", freed)
 	report := image.PruneReport{SpaceReclaimed: uint64(max(freed, 0))}
 	if len(removed) > 0 {
 		report.ImagesDeleted = deletions(removed)
