@@ -282,6 +282,14 @@ func CheckRuntime(name string) error {
 	return worded(errdefs.ErrInvalidArgument, "unknown or invalid runtime name: %s", name)
 }
 
+// CheckIsolation refuses an isolation that only Windows has, in moby's words (daemon/container.go, validateHostConfig).
+func CheckIsolation(name string) error {
+	if name == "" || strings.EqualFold(name, "default") {
+		return nil
+	}
+	return worded(errdefs.ErrInvalidArgument, "invalid isolation '%s' on linux", name)
+}
+
 // check refuses what moby does (daemon/container.go, validateHealthCheck). h may be nil.
 func (h *HealthCheck) check() error {
 	if h == nil {

@@ -105,12 +105,19 @@ func pause(ctx context.Context, d time.Duration) error {
 // Kill sends a signal to a container, SIGKILL if name is empty. After SIGKILL it returns
 // when the container has ended.
 func (e *Engine) Kill(ctx context.Context, ref, name string) error {
+	if err := e.kill(ctx, ref, name); err != nil {
+		return fmt.Errorf("cannot kill container: %s: %w", ref, err)
+	}
+	return nil
+}
+
+func (e *Engine) kill(ctx context.Context, ref, name string) error {
 	if name == "" {
 		name = "SIGKILL"
 	}
 	sig, err := ParseSignal(name)
 	if err != nil {
-		return fmt.Errorf("cannot kill container: %s: %w", ref, err)
+		return err
 	}
 	c, err := e.Get(ctx, ref)
 	if err != nil {
@@ -121,7 +128,7 @@ func (e *Engine) Kill(ctx context.Context, ref, name string) error {
 		return k.Signal(ctx, sig, keeper.SignalOptions{Final: sig == unix.SIGKILL || sig == stop})
 	})
 	if errors.Is(err, errdefs.ErrConflict) || errors.Is(err, errdefs.ErrUnavailable) {
-		return worded(errdefs.ErrConflict, "cannot kill container: %s: container %s is not running", ref, c.ID)
+		return notRunning(c)
 	}
 	if err != nil || sig != unix.SIGKILL {
 		return err
@@ -184,7 +191,7 @@ func (e *Engine) Restart(ctx context.Context, ref string, o StopOptions) error {
 		}
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("Cannot restart container %s: %w", ref, err) //lint:ignore ST1005 docker's words
 	}
 	if c, err := e.Get(ctx, c.ID); err == nil {
 		e.tell(c, "restart", nil)
@@ -203,20 +210,23 @@ func (e *Engine) restarting(id string) bool {
 
 // Pause freezes a container.
 func (e *Engine) Pause(ctx context.Context, ref string) error {
-	return e.command(ctx, ref, (*keeper.Client).Pause)
-}
-
-// Unpause thaws it.
-func (e *Engine) Unpause(ctx context.Context, ref string) error {
-	return e.command(ctx, ref, (*keeper.Client).Resume)
-}
-
-func (e *Engine) command(ctx context.Context, ref string, f func(*keeper.Client, context.Context) error) error {
 	c, err := e.Get(ctx, ref)
 	if err != nil {
 		return err
 	}
-	return e.ask(ctx, c, func(k *keeper.Client) error { return f(k, ctx) })
+	return e.ask(ctx, c, func(k *keeper.Client) error { return k.Pause(ctx) })
+}
+
+// Unpause thaws it.
+func (e *Engine) Unpause(ctx context.Context, ref string) error {
+	c, err := e.Get(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if !c.State.Status.GoesOn() { // no keeper says so, see cannotFreeze there
+		return worded(errdefs.ErrConflict, "Container %s is not paused", c.ID)
+	}
+	return e.ask(ctx, c, func(k *keeper.Client) error { return k.Resume(ctx) })
 }
 
 // Wait returns the exit status of a container's next end, or of its last if it does not

@@ -80,7 +80,7 @@ func newBuilderDuCommand(a *app) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&filters, "filter", nil, "id=, type=, description=, shared=, inuse=, until=DURATION")
+	filterVar(f, &filters, "", "id=, type=, description=, shared=, inuse=, until=DURATION")
 	f.StringVar(&format, "format", "", "table, json or a Go template")
 	f.BoolVar(&verbose, "verbose", false, "tell all that is known of each entry")
 	ignoreBuilder(cmd)
@@ -154,7 +154,7 @@ func newBuilderPruneCommand(a *app) *cobra.Command {
 	s.BoolVarP(&f.all, "all", "a", false, "remove all of it, not just what no image needs")
 	s.BoolVarP(&f.force, "force", "f", false, "do not ask")
 	s.BoolVar(&f.verbose, "verbose", false, "tell all that is known of each entry")
-	s.StringArrayVar(&f.filters, "filter", nil, "only what matches: id=, type=, description=, shared=, inuse=, until=DURATION")
+	filterVar(s, &f.filters, "", "only what matches: id=, type=, description=, shared=, inuse=, until=DURATION")
 	s.StringVar(&f.reserved, "reserved-space", "", "keep so many bytes of what was used last, such as 10GB")
 	s.StringVar(&f.maxUsed, "max-used-space", "", "remove no more than until so many bytes are left")
 	s.StringVar(&f.minFree, "min-free-space", "", "remove no more than until the disk has so many bytes free")

@@ -33,16 +33,14 @@ func showEvents(ctx context.Context, a *app, since, until, format string, list [
 	if !o.Since.IsZero() && !o.Until.IsZero() && o.Until.Before(o.Since) {
 		return fmt.Errorf("`since` time (%s) cannot be after `until` time (%s)", since, until)
 	}
-	if o.Filters, err = splitFilters(list); err != nil {
-		return err
-	}
+	o.Filters = splitFilters(list)
 	var t *template.Template
 	if format != "" && format != "json" {
 		if t, err = ui.ParseTemplate(format); err == nil {
 			err = t.Execute(io.Discard, apiEvent{})
 		}
 		if err != nil {
-			return withExitCode(64, fmt.Errorf("Error parsing format: %w", err))
+			return withExitCode(exitTemplate, fmt.Errorf("Error parsing format: %w", err))
 		}
 	}
 	return a.engine().Events(ctx, o, func(e event.Event) error {

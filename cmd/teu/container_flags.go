@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -47,7 +48,8 @@ type containerFlags struct {
 	oomScoreAdj                                      int
 	ulimits, sysctls, devices, capAdd, capDrop, sopt []string
 	privileged, readOnly, init                       bool
-	ipc, pid, uts, cgroupns, userns, runtime         string
+	ipc, pid, uts, cgroupns, userns                  string
+	runtime, isolation                               string
 	apiSocket                                        bool
 	noHealthcheck                                    bool
 	healthCmd, healthHTTP, healthTCP, healthUnix     string
@@ -188,7 +190,7 @@ func (c *containerFlags) addSecurity(f *pflag.FlagSet) {
 	listVar(f, &c.deviceRules, "device-cgroup-rule", "", "allow devices: TYPE MAJOR:MINOR ACCESS, such as 'c 189:* rwm'")
 	f.Bool("disable-content-trust", true, "accepted for docker's sake")
 	f.BoolVar(&c.apiSocket, "use-api-socket", false, "not there")
-	f.String("isolation", "", "accepted for docker's sake")
+	f.StringVar(&c.isolation, "isolation", "", "default, the only one there is")
 	hide(f, "runtime", "disable-content-trust", "use-api-socket", "isolation")
 	check(f, "sysctl", checkSysctl)
 	check(f, "device-cgroup-rule", checkDeviceRule)
@@ -209,7 +211,7 @@ func hide(f *pflag.FlagSet, names ...string) {
 
 // options turns the flags into what the engine wants. changed says which were given.
 func (c *containerFlags) options(f *pflag.FlagSet, image string, args []string) (o runner.Options, err error) {
-	if err := runner.CheckRuntime(c.runtime); err != nil {
+	if err := cmp.Or(runner.CheckIsolation(c.isolation), runner.CheckRuntime(c.runtime)); err != nil {
 		return o, err
 	}
 	if c.apiSocket {

@@ -53,10 +53,7 @@ func newContainerPruneCommand(a *app) *cobra.Command {
 					return nil
 				}
 			}
-			chosen, err := splitFilters(filters)
-			if err != nil {
-				return err
-			}
+			chosen := splitFilters(filters)
 			ids, size, err := a.engine().Prune(cmd.Context(), runner.PruneOptions{Filters: chosen})
 			if err != nil && len(ids) == 0 {
 				return err
@@ -65,7 +62,7 @@ func newContainerPruneCommand(a *app) *cobra.Command {
 			return err
 		},
 	}
-	listVar(cmd.Flags(), &filters, "filter", "", "until=TIME, label=, label!=")
+	filterVar(cmd.Flags(), &filters, "", "until=TIME, label=, label!=")
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
 	return cmd
 }
@@ -111,10 +108,7 @@ func newVolumePruneCommand(a *app) *cobra.Command {
 		Short: "Remove volumes that no container uses",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			keyed, err := keyedFilters(filters)
-			if err != nil {
-				return err
-			}
+			keyed := splitFilters(filters)
 			o.Filters = keyed
 			warning := "WARNING! This will remove anonymous local volumes not used by at least one container.\n"
 			if o.All {
@@ -134,7 +128,7 @@ func newVolumePruneCommand(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
-	listVar(cmd.Flags(), &filters, "filter", "", "label=, label!=, all=true")
+	filterVar(cmd.Flags(), &filters, "", "label=, label!=, all=true")
 	cmd.Flags().BoolVarP(&o.All, "all", "a", false, "also those that have a name")
 	return cmd
 }

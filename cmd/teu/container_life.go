@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -18,26 +20,31 @@ var errWasGone = errors.New("was gone already")
 // forEach does something with every container named and prints the names of those it was
 // done with, as docker does. It goes on after a failure and exits with 1.
 func forEach(a *app, refs []string, f func(ref string) error) error {
-	failed := false
+	failed, err := try(a, refs, f)
+	if err == nil && len(failed) > 0 {
+		return &exitError{code: exitFailure}
+	}
+	return err
+}
+
+// try is forEach, but returns those that it could not be done with.
+func try(a *app, refs []string, f func(ref string) error) (failed []string, _ error) {
 	for _, ref := range refs {
 		err := f(ref)
 		if errors.Is(err, errWasGone) {
 			continue
 		}
 		if errors.Is(err, context.Canceled) {
-			return context.Canceled
+			return failed, context.Canceled
 		}
 		if err != nil {
 			a.ui.Error(err)
-			failed = true
+			failed = append(failed, ref)
 			continue
 		}
 		a.ui.Println(ref)
 	}
-	if failed {
-		return &exitError{code: exitFailure}
-	}
-	return nil
+	return failed, nil
 }
 
 func newStartCommand(a *app) *cobra.Command {
@@ -49,10 +56,14 @@ func newStartCommand(a *app) *cobra.Command {
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !attach && !interactive {
-				return forEach(a, args, func(ref string) error {
+				failed, err := try(a, args, func(ref string) error {
 					_, err := a.engine().Start(cmd.Context(), ref, runner.StartOptions{})
 					return err
 				})
+				if err == nil && len(failed) > 0 {
+					err = fmt.Errorf("failed to start containers: %s", strings.Join(failed, ", "))
+				}
+				return err
 			}
 			if len(args) > 1 {
 				return errors.New("you cannot start and attach multiple containers at once")
@@ -215,7 +226,10 @@ func newRenameCommand(a *app) *cobra.Command {
 		Short: "Give a container another name",
 		Args:  cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.engine().Rename(cmd.Context(), args[0], args[1])
+			if err := a.engine().Rename(cmd.Context(), args[0], args[1]); err != nil {
+				return fmt.Errorf("failed to rename container: %w", err)
+			}
+			return nil
 		},
 	}
 }

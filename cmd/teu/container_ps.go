@@ -41,7 +41,7 @@ func newPsCommand(a *app) *cobra.Command {
 	f.BoolVarP(&p.quiet, "quiet", "q", false, "IDs only")
 	f.BoolVarP(&p.size, "size", "s", false, "show what they have written")
 	f.StringVar(&p.format, "format", "", "table, json or a template")
-	listVar(f, &p.filters, "filter", "f", "name=, id=, status=, label=, ancestor=, exited=, volume=, network=")
+	filterVar(f, &p.filters, "f", "name=, id=, status=, label=, ancestor=, exited=, volume=, network=")
 	return cmd
 }
 
@@ -70,10 +70,7 @@ func listContainers(ctx context.Context, a *app, p *psFlags) error {
 	} else if err := psTable(p.size).Check(p.format); err != nil {
 		return err
 	}
-	filters, err := splitFilters(p.filters)
-	if err != nil {
-		return err
-	}
+	filters := splitFilters(p.filters)
 	limit := p.last
 	if p.latest {
 		limit = 1

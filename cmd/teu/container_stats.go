@@ -166,20 +166,17 @@ func newEventsCommand(a *app) *cobra.Command {
 	f.StringVar(&since, "since", "", "also what happened since a time, or for a while (10m)")
 	f.StringVar(&until, "until", "", "end at a time")
 	f.StringVar(&format, "format", "", "json or a template")
-	listVar(f, &filters, "filter", "f", "container=, event=, image=, label=, type=, volume=, network=")
+	filterVar(f, &filters, "f", "container=, event=, image=, label=, type=, volume=, network=")
 	return cmd
 }
 
-// splitFilters makes docker's filters of NAME=VALUE.
-func splitFilters(list []string) (map[string][]string, error) {
+// splitFilters makes docker's filters of what a --filter has let through.
+func splitFilters(list []string) map[string][]string {
 	filters := map[string][]string{}
 	for _, text := range list {
-		k, v, ok := strings.Cut(text, "=")
-		if !ok {
-			return nil, fmt.Errorf("invalid argument %q for \"-f, --filter\" flag: bad format of filter (expected name=value)", text)
-		}
+		k, v, _ := strings.Cut(text, "=")
 		k = strings.ToLower(strings.TrimSpace(k))
 		filters[k] = append(filters[k], strings.TrimSpace(v))
 	}
-	return filters, nil
+	return filters
 }

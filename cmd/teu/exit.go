@@ -16,6 +16,7 @@ import (
 // when it was not found, else the container's own.
 const (
 	exitFailure       = 1
+	exitTemplate      = 64 // of inspect, info, version and events
 	exitEngine        = 125
 	exitNotExecutable = 126
 	exitNotFound      = 127
@@ -107,9 +108,12 @@ func (e *fullError) Hint() string  { return "the disk is full; `teu system prune
 // exitCode maps the error of a command to the exit code of the process.
 func exitCode(err error) int {
 	var exit *exitError
+	var template *ui.TemplateError
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &template):
+		return exitTemplate
 	case errors.As(err, &exit):
 		return exit.code
 	case errors.Is(err, context.Canceled):

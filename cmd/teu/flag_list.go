@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -25,3 +26,21 @@ func (l list) String() string { return strings.Join(*l.values, ",") }
 
 // Type is the word of the help for the value.
 func (l list) Type() string { return "stringArray" }
+
+// filterList is the value of --filter, docker's (docker/cli opts, FilterOpt): what is empty filters nothing, and what is not
+// NAME=VALUE is refused while the command line is read.
+type filterList struct{ list }
+
+func filterVar(f *pflag.FlagSet, p *[]string, short, usage string) {
+	f.VarP(filterList{list{p}}, "filter", short, usage)
+}
+
+func (l filterList) Set(value string) error {
+	if value == "" {
+		return nil
+	}
+	if !strings.Contains(value, "=") {
+		return errors.New("bad format of filter (expected name=value)")
+	}
+	return l.list.Set(value)
+}

@@ -29,7 +29,7 @@ func newImagePruneCommand(a *app) *cobra.Command {
 	s := cmd.Flags()
 	s.BoolVarP(&f.all, "all", "a", false, "also those that have a name")
 	s.BoolVarP(&f.force, "force", "f", false, "do not ask")
-	s.StringArrayVar(&f.filters, "filter", nil, "label=, label!=, until=, reference=")
+	filterVar(s, &f.filters, "", "label=, label!=, until=, reference=")
 	return cmd
 }
 

@@ -37,7 +37,7 @@ func newImagesCommand(a *app) *cobra.Command {
 	s.BoolVar(&f.digests, "digests", false, "show digests")
 	s.BoolVar(&f.tree, "tree", false, "also the platforms of each image; U: a container has it")
 	s.StringVar(&f.format, "format", "", "table, json or a template")
-	listVar(s, &f.filters, "filter", "f", "dangling=, reference=, label=, before=, since=, until=")
+	filterVar(s, &f.filters, "f", "dangling=, reference=, label=, before=, since=, until=")
 	return cmd
 }
 

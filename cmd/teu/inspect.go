@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/spf13/cobra"
@@ -65,10 +66,5 @@ func inspectAll(a *app, format string, refs []string, find func(ref string) (any
 		}
 		objects = append(objects, o)
 	}
-	if len(objects) > 0 || format == "" {
-		if err := a.ui.Inspect(format, objects); err != nil {
-			return err
-		}
-	}
-	return failure
+	return cmp.Or(a.ui.Inspect(format, objects), failure)
 }

@@ -189,10 +189,7 @@ func newNetworkLsCommand(a *app) *cobra.Command {
 		Short:   "List networks",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			keyed, err := keyedFilters(filters)
-			if err != nil {
-				return err
-			}
+			keyed := splitFilters(filters)
 			all, err := a.engine().Networks(cmd.Context(), keyed)
 			if err != nil {
 				return err
@@ -220,7 +217,7 @@ func newNetworkLsCommand(a *app) *cobra.Command {
 	f.BoolVarP(&quiet, "quiet", "q", false, "IDs only")
 	f.BoolVar(&whole, "no-trunc", false, "whole IDs")
 	f.StringVar(&format, "format", "", "table, json or a template")
-	f.StringArrayVarP(&filters, "filter", "f", nil, "name=, id=, driver=, label=, scope=, type=custom|builtin, dangling=true|false")
+	filterVar(f, &filters, "f", "name=, id=, driver=, label=, scope=, type=custom|builtin, dangling=true|false")
 	return cmd
 }
 
@@ -280,10 +277,7 @@ func newNetworkPruneCommand(a *app) *cobra.Command {
 		Short: "Remove networks that no container uses",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			keyed, err := keyedFilters(filters)
-			if err != nil {
-				return err
-			}
+			keyed := splitFilters(filters)
 			if !force {
 				if !a.confirm(cmd.Context(), "WARNING! This will remove all custom networks not used by at least one container.\n") {
 					return nil
@@ -301,7 +295,7 @@ func newNetworkPruneCommand(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
-	cmd.Flags().StringArrayVar(&filters, "filter", nil, "label=, label!=, until=TIME")
+	filterVar(cmd.Flags(), &filters, "", "label=, label!=, until=TIME")
 	return cmd
 }
 

@@ -34,7 +34,7 @@ func newSearchCommand(a *app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error { return search(cmd.Context(), a, f, args[0]) },
 	}
 	s := cmd.Flags()
-	s.StringArrayVarP(&f.filters, "filter", "f", nil, "is-official=, is-automated=, stars=")
+	filterVar(s, &f.filters, "f", "is-official=, is-automated=, stars=")
 	s.StringVar(&f.format, "format", "", "table, json or a template")
 	s.IntVar(&f.limit, "limit", 25, "at most so many results")
 	s.BoolVar(&f.noTrunc, "no-trunc", false, "do not shorten")

@@ -71,7 +71,7 @@ func newSystemPruneCommand(a *app) *cobra.Command {
 	s.BoolVarP(&f.all, "all", "a", false, "remove all unused images, not just dangling ones")
 	s.BoolVarP(&f.force, "force", "f", false, "do not ask")
 	s.BoolVar(&f.volumes, "volumes", false, "remove anonymous volumes too")
-	s.StringArrayVar(&f.filters, "filter", nil, "only what matches: until=TIME, label=, label!=")
+	filterVar(s, &f.filters, "", "only what matches: until=TIME, label=, label!=")
 	return cmd
 }
 
@@ -104,10 +104,7 @@ func (a *app) confirm(ctx context.Context, warning string) bool {
 }
 
 func systemPrune(ctx context.Context, a *app, f pruneFlags) error {
-	filters, err := splitFilters(f.filters)
-	if err != nil {
-		return err
-	}
+	filters := splitFilters(f.filters)
 	ofImages, err := listing.ParseFilters(f.filters)
 	if err != nil {
 		return err

@@ -60,10 +60,7 @@ func newVolumeLsCommand(a *app) *cobra.Command {
 		Short:   "List volumes",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			keyed, err := keyedFilters(filters)
-			if err != nil {
-				return err
-			}
+			keyed := splitFilters(filters)
 			all, err := a.engine().Volumes(keyed)
 			if err != nil {
 				return err
@@ -93,21 +90,8 @@ func newVolumeLsCommand(a *app) *cobra.Command {
 	f := cmd.Flags()
 	f.BoolVarP(&quiet, "quiet", "q", false, "names only")
 	f.StringVar(&format, "format", "", "table, json or a template")
-	f.StringArrayVarP(&filters, "filter", "f", nil, "name=, label=, dangling=true|false")
+	filterVar(f, &filters, "f", "name=, label=, dangling=true|false")
 	return cmd
-}
-
-// keyedFilters sorts docker's --filter KEY=VALUE by key.
-func keyedFilters(list []string) (map[string][]string, error) {
-	m := map[string][]string{}
-	for _, f := range list {
-		k, v, ok := strings.Cut(f, "=")
-		if !ok {
-			return nil, errors.New("invalid argument \"" + f + "\" for \"-f, --filter\" flag: invalid filter format: missing value")
-		}
-		m[k] = append(m[k], v)
-	}
-	return m, nil
 }
 
 func joinMap(m map[string]string) string {

@@ -89,11 +89,7 @@ func (s *Server) restartContainer(w http.ResponseWriter, r *request) error {
 }
 
 func (s *Server) killContainer(w http.ResponseWriter, r *request) error {
-	err := s.Backend.Containers().Kill(r.Context(), r.name, r.param("signal"))
-	if errdefs.IsNotFound(err) {
-		return worded(errdefs.ErrNotFound, "cannot kill container: %s: %s", r.name, message(err))
-	}
-	if err != nil {
+	if err := s.Backend.Containers().Kill(r.Context(), r.name, r.param("signal")); err != nil {
 		return err
 	}
 	return noContent(w)

@@ -185,7 +185,6 @@ func refuse(b *createRequest, _ *runner.Options) error {
 		set  bool
 		what string
 	}{
-		{h.Isolation != "" && !h.Isolation.IsDefault(), "HostConfig.Isolation"},
 		{h.VolumeDriver != "" && h.VolumeDriver != "local", "HostConfig.VolumeDriver " + h.VolumeDriver},
 		{h.Cgroup != "", "HostConfig.Cgroup"},
 		{len(h.StorageOpt) > 0, "HostConfig.StorageOpt"},
@@ -196,7 +195,7 @@ func refuse(b *createRequest, _ *runner.Options) error {
 			return worded(errdefs.ErrInvalidArgument, "%s is not supported by teu", f.what)
 		}
 	}
-	return runner.CheckRuntime(h.Runtime)
+	return cmp.Or(runner.CheckIsolation(string(h.Isolation)), runner.CheckRuntime(h.Runtime))
 }
 
 // checkEnv refuses variables without a name.

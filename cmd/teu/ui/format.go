@@ -186,8 +186,11 @@ func writeRows[R ~map[string]string](w io.Writer, format string, t Table, rows i
 // Templated is an object that templates see in another form than its JSON has.
 type Templated interface{ ForTemplates() any }
 
+// TemplateError is a template that cannot be read.
+type TemplateError struct{ error }
+
 // Inspect prints objects as docker inspect does: format "" gives an indented JSON
-// array, "json" a compact one, anything else is a template per object.
+// array, "json" a compact one, anything else is a template per object. One that cannot be read is a *TemplateError.
 func (u *UI) Inspect(format string, objects []any) error {
 	switch format {
 	case "":
@@ -211,7 +214,7 @@ func (u *UI) Inspect(format string, objects []any) error {
 	}
 	tmpl, err := parseTemplate(unescape(format))
 	if err != nil {
-		return err
+		return &TemplateError{err}
 	}
 	var failures []error
 	for _, o := range objects {
