@@ -161,6 +161,23 @@ func (o *Options) Warnings() (list []string) {
 	return list
 }
 
+// SaysProcessors says whether the CPU limit was asked for as a number of processors, docker's NanoCPUs, and not as a quota.
+func (o *Options) SaysProcessors() bool {
+	_, quota := cpuQuota(o.Resources)
+	return quota && !o.QuotaSaid && o.Resources.CPU.Period != nil && *o.Resources.CPU.Period == processorPeriod
+}
+
+// cpuQuota says whether there is a limit of each kind.
+func cpuQuota(r *specs.LinuxResources) (period, quota bool) {
+	if r == nil || r.CPU == nil {
+		return false, false
+	}
+	return r.CPU.Period != nil && *r.CPU.Period > 0, value(r.CPU.Quota) > 0
+}
+
+// processorPeriod is the period of a limit in processors, in microseconds.
+const processorPeriod = 100000
+
 // CPU limits processors in docker's numbers; 0 is no limit.
 type CPU struct {
 	Shares        int64 // weight
@@ -183,7 +200,7 @@ func (c CPU) Set(cpu *specs.LinuxCPU) error {
 	case c.Nano < 0 || c.Nano > int64(n)*1e9:
 		return refused("range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", n, n)
 	case c.Nano > 0:
-		c.Period, c.Quota = 100000, c.Nano/1e4
+		c.Period, c.Quota = processorPeriod, c.Nano/1e4
 	}
 	if c.Shares > 0 {
 		shares := uint64(c.Shares)

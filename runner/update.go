@@ -15,6 +15,7 @@ import (
 // Resources only the fields that are set count.
 type UpdateOptions struct {
 	Resources *specs.LinuxResources
+	QuotaSaid bool // as in Options
 	Restart   *keeper.RestartPolicy
 }
 
@@ -48,6 +49,9 @@ func (e *Engine) Update(ctx context.Context, ref string, o UpdateOptions) (warni
 		if err := checkResources(o.Resources); err != nil {
 			return nil, err
 		}
+		if err := c.checkQuota(o); err != nil {
+			return nil, err
+		}
 		c.Options.Resources = mergeResources(c.Options.Resources, o.Resources)
 		if err := settleSwap(c.Options.Resources.Memory, c.ID); err != nil {
 			return nil, err
@@ -63,6 +67,32 @@ func (e *Engine) Update(ctx context.Context, ref string, o UpdateOptions) (warni
 		e.tell(c, "update", nil)
 	}
 	return warnings, err
+}
+
+// checkQuota refuses processors (docker's NanoCPUs) for a container that has a CPU quota or period, and these for one
+// that has processors, in moby's words (daemon/container, UpdateContainer). What it lets through is noted.
+func (c *Container) checkQuota(o UpdateOptions) error {
+	refuse := func(what, has string) error {
+		return worded(errdefs.ErrConflict, "Cannot update container %s: Conflicting options: %s cannot be updated as %s has already been set", c.ID, what, has)
+	}
+	has := &c.Options
+	period, quota := cpuQuota(o.Resources)
+	hasPeriod, hasQuota := cpuQuota(has.Resources)
+	asked := Options{Resources: o.Resources, QuotaSaid: o.QuotaSaid}
+	switch processors := asked.SaysProcessors(); {
+	case processors && hasPeriod && !has.SaysProcessors():
+		return refuse("Nano CPUs", "CPU Period")
+	case processors && hasQuota && !has.SaysProcessors():
+		return refuse("Nano CPUs", "CPU Quota")
+	case !processors && period && has.SaysProcessors():
+		return refuse("CPU Period", "NanoCPUs")
+	case !processors && quota && has.SaysProcessors():
+		return refuse("CPU Quota", "NanoCPUs")
+	}
+	if period || quota {
+		has.QuotaSaid = o.QuotaSaid
+	}
+	return nil
 }
 
 func (e *Engine) updateRunning(ctx context.Context, c *Container, o UpdateOptions) (warnings []string, err error) {

@@ -57,7 +57,7 @@ func (c *containerFlags) update(f *pflag.FlagSet) (u runner.UpdateOptions, err e
 	if f.Changed("pids-limit") {
 		o.Resources.Pids = &specs.LinuxPids{Limit: &c.pidsLimit}
 	}
-	u.Resources = o.Resources
+	u.Resources, u.QuotaSaid = o.Resources, o.QuotaSaid
 	if f.Changed("restart") {
 		if err := c.setRestart(&o); err != nil {
 			return u, err

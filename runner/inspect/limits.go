@@ -49,7 +49,7 @@ func hostLimits(h *container.HostConfig, o *runner.Options) {
 		h.CPUShares = int64(value(c.Shares))
 		h.CPURealtimePeriod, h.CPURealtimeRuntime = int64(value(c.RealtimePeriod)), value(c.RealtimeRuntime)
 		quota, period := value(c.Quota), int64(value(c.Period))
-		if quota > 0 && period == 100000 && !o.QuotaSaid { // what --cpus makes
+		if o.SaysProcessors() {
 			h.NanoCPUs = quota * 1e9 / period
 		} else {
 			h.CPUQuota, h.CPUPeriod = quota, period

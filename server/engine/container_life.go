@@ -158,7 +158,7 @@ func (s *Server) update(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	o := runner.UpdateOptions{Resources: limits}
+	o := runner.UpdateOptions{Resources: limits, QuotaSaid: body.CPUPeriod != 0 || body.CPUQuota != 0}
 	if n := body.PidsLimit; n != nil && *n <= 0 {
 		none := int64(-1)
 		o.Resources.Pids = &specs.LinuxPids{Limit: &none}
