@@ -52,7 +52,7 @@ func (e *Engine) Create(ctx context.Context, name string, o Options) (_ *Contain
 		ID: e.claimID(), Created: time.Now().UTC(), Options: o,
 		ImageID: img.Manifest.Config.Digest, Manifest: img.Descriptor.Digest, ImageConfig: img.Config.Config,
 	}}
-	if c.Command() == "" {
+	if len(c.command()) == 0 {
 		return nil, worded(errdefs.ErrInvalidArgument, "no command specified")
 	}
 	c.ImageHealth, c.ImageShell = imageHealth(img.RawConfig)

@@ -188,7 +188,7 @@ func (c *compiler) checkNamespaces() error {
 
 func checkProcess(p *specs.Process) error {
 	switch {
-	case len(p.Args) == 0 || p.Args[0] == "":
+	case len(p.Args) == 0:
 		return fmt.Errorf("no command: %w", errdefs.ErrInvalidArgument)
 	case !strings.HasPrefix(p.Cwd, "/"):
 		return fmt.Errorf("working directory %q is not absolute: %w", p.Cwd, errdefs.ErrInvalidArgument)

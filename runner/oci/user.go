@@ -168,7 +168,7 @@ func (c *compiler) execute() error {
 // candidates are the paths a command may have: itself, or what PATH makes of it. Parts of
 // PATH that are not absolute are left out, as Go and runc do.
 func candidates(command string, env []string) []string {
-	if strings.Contains(command, "/") {
+	if command == "" || strings.Contains(command, "/") { // none is nowhere, and not the directories of PATH
 		return []string{command}
 	}
 	search := "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

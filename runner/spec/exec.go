@@ -23,7 +23,7 @@ type ExecOptions struct {
 // rules: environment, directory and user are the container's unless given; so are limits
 // and the bound of capabilities, unless privileged.
 func NewExec(s *specs.Spec, o ExecOptions) (*specs.Process, error) {
-	if len(o.Args) == 0 || o.Args[0] == "" {
+	if len(o.Args) == 0 {
 		return nil, invalid("no command specified")
 	}
 	if o.WorkingDir != "" && !path.IsAbs(o.WorkingDir) {

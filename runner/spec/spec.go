@@ -183,7 +183,7 @@ func (m *maker) command() error {
 		args = m.o.Args
 	}
 	m.spec.Process.Args = slices.Concat(entrypoint, args)
-	if len(m.spec.Process.Args) == 0 || m.spec.Process.Args[0] == "" {
+	if len(m.spec.Process.Args) == 0 {
 		return invalid("no command specified")
 	}
 	if m.o.WorkingDir != "" && !path.IsAbs(m.o.WorkingDir) {
