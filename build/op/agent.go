@@ -83,17 +83,21 @@ type agentProxy struct {
 	wg       sync.WaitGroup
 	ctx      context.Context // of its connections
 	cancel   context.CancelFunc
+	slots    chan struct{} // one taken for each command's connection
 
 	mu    sync.Mutex
 	conns map[net.Conn]bool // nil when closed
 }
+
+// maxAgentConns is how many connections of commands an agent has at once; further ones wait to be accepted.
+const maxAgentConns = 1024
 
 func listenAgent(path string, target SSHAgent) (*agentProxy, error) {
 	l, err := listenUnix(path)
 	if err != nil {
 		return nil, fmt.Errorf("ssh socket: %w", err)
 	}
-	p := &agentProxy{listener: l, target: target, conns: map[net.Conn]bool{}}
+	p := &agentProxy{listener: l, target: target, conns: map[net.Conn]bool{}, slots: make(chan struct{}, maxAgentConns)}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.wg.Go(p.serve)
 	return p, nil
@@ -116,6 +120,11 @@ func listenUnix(path string) (net.Listener, error) {
 
 func (p *agentProxy) serve() {
 	for {
+		select {
+		case p.slots <- struct{}{}:
+		case <-p.ctx.Done():
+			return
+		}
 		c, err := p.listener.Accept()
 		if err != nil {
 			return // closed
@@ -124,6 +133,7 @@ func (p *agentProxy) serve() {
 			return
 		}
 		p.wg.Go(func() {
+			defer func() { <-p.slots }()
 			defer p.forget(c)
 			p.proxy(c)
 		})

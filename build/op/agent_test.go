@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
@@ -160,5 +161,48 @@ func checkSigner(t *testing.T, dir string, a SSHAgent, key ed25519.PrivateKey, k
 	}
 	if _, err := client.List(); err == nil {
 		t.Error("the connection lives on")
+	}
+}
+
+// TestAgentManyConnections: those of one command do not take all descriptors of the build; who is too many waits.
+func TestAgentManyConnections(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent")
+	p, err := listenAgent(path, SSHAgent{keys: agent.NewKeyring().(agent.ExtendedAgent)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	connect := func() net.Conn {
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	first := connect()
+	for range maxAgentConns - 1 {
+		connect()
+	}
+	last := connect()
+	answer := make(chan error, 1)
+	go func() {
+		_, err := agent.NewClient(last).List()
+		answer <- err
+	}()
+	select {
+	case err := <-answer:
+		t.Errorf("one connection more than %d was served: %v", maxAgentConns, err)
+	case <-time.After(100 * time.Millisecond):
+		first.Close()
+		if err := <-answer; err != nil {
+			t.Errorf("when another had ended: %v", err)
+		}
+	}
+	waiting := connect()
+	if err := p.close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := waiting.Read(make([]byte, 1)); err == nil {
+		t.Error("a connection is left when the proxy is closed")
 	}
 }
