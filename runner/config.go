@@ -36,6 +36,7 @@ type Options struct {
 	Platform   *ocispec.Platform `json:",omitempty"`
 	Args       []string          `json:",omitzero"`
 	Entrypoint []string          `json:",omitzero"`
+	IDFile     string            `json:",omitempty"` // where the client has written the ID; only shown
 	// ClearEntrypoint drops the image's entry point (--entrypoint "").
 	ClearEntrypoint bool              `json:",omitempty"`
 	Env             []string          `json:",omitzero"`

@@ -133,8 +133,10 @@ func (c *Container) exposed() iter.Seq[string] {
 func (e *Engine) networkSettings(c *Container, networks []network.Network) InspectNetwork {
 	o := &c.Options
 	in := InspectNetwork{Ports: map[string][]PortBinding{}, Networks: map[string]InspectEndpoint{}}
-	for port := range c.exposed() {
-		in.Ports[port] = nil
+	if !ended(c.State) {
+		for port := range c.exposed() {
+			in.Ports[port] = nil
+		}
 	}
 	if o.networkContainer() != "" {
 		return in

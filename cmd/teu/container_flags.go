@@ -218,7 +218,8 @@ func (c *containerFlags) options(f *pflag.FlagSet, image string, args []string) 
 		return o, errors.New("--use-api-socket is not there: run `teu serve engine` and mount its socket, -v /run/teu/docker.sock:/var/run/docker.sock")
 	}
 	o = runner.Options{
-		Image: image, Args: args, WorkingDir: c.workdir, User: c.user, Groups: c.groups,
+		IDFile: c.cidfile,
+		Image:  image, Args: args, WorkingDir: c.workdir, User: c.user, Groups: c.groups,
 		Hostname: c.hostname, Domainname: c.domainname, TTY: c.tty, OpenStdin: c.interactive,
 		PublishAll: c.publishAll, ExtraHosts: c.addHosts,
 		IPCMode: c.ipc, PIDMode: c.pid, UTSMode: c.uts, CgroupMode: c.cgroupns, CgroupParent: c.cgroupParent, UsernsMode: c.userns,

@@ -234,7 +234,8 @@ func healthConfig(h *runner.HealthCheck) *container.HealthConfig {
 func HostConfig(c *runner.Container) *container.HostConfig {
 	o := &c.Options
 	h := &container.HostConfig{
-		LogConfig: container.LogConfig{Type: cmp.Or(o.LogDriver, "json-file"), Config: o.LogConfig()},
+		ContainerIDFile: o.IDFile,
+		LogConfig:       container.LogConfig{Type: cmp.Or(o.LogDriver, "json-file"), Config: o.LogConfig()},
 		// As it was asked for; what became of it is in NetworkSettings.
 		NetworkMode:   container.NetworkMode(cmp.Or(o.Network, "bridge")),
 		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyMode(cmp.Or(o.Restart.Name, "no")), MaximumRetryCount: o.Restart.MaxRetries},
@@ -306,6 +307,9 @@ func portBindings(o *runner.Options) network.PortMap {
 		if p.HostPort != 0 {
 			b.HostPort = strconv.Itoa(int(p.HostPort))
 		}
+		if p.HostEnd > p.HostPort {
+			b.HostPort += "-" + strconv.Itoa(int(p.HostEnd))
+		}
 		m[port] = append(m[port], b)
 	}
 	return m
@@ -348,7 +352,7 @@ func dockerMount(m runner.MountRequest) mount.Mount {
 	case "bind":
 		b := mount.BindOptions{
 			Propagation: mount.Propagation(m.Propagation), NonRecursive: m.NoRecursive,
-			ReadOnlyNonRecursive: m.ReadOnlyNonRecursive, ReadOnlyForceRecursive: m.ReadOnlyForceRecursive,
+			ReadOnlyNonRecursive: m.ReadOnlyNonRecursive, ReadOnlyForceRecursive: m.ReadOnlyForceRecursive, CreateMountpoint: m.MakeSource,
 		}
 		if b != (mount.BindOptions{}) {
 			out.BindOptions = &b

@@ -127,7 +127,8 @@ func options(b *createRequest) (o runner.Options, warnings []string, err error) 
 		c.WorkingDir = path.Clean(c.WorkingDir)
 	}
 	o = runner.Options{
-		Image: c.Image, Args: c.Cmd, Entrypoint: c.Entrypoint, Env: c.Env, WorkingDir: c.WorkingDir, User: c.User,
+		IDFile: h.ContainerIDFile,
+		Image:  c.Image, Args: c.Cmd, Entrypoint: c.Entrypoint, Env: c.Env, WorkingDir: c.WorkingDir, User: c.User,
 		Groups: h.GroupAdd, Hostname: c.Hostname, Domainname: c.Domainname, Labels: c.Labels, Annotations: h.Annotations,
 		TTY: c.Tty, OpenStdin: c.OpenStdin, StdinOnce: c.StdinOnce,
 		AttachStdin: c.AttachStdin, AttachStdout: c.AttachStdout, AttachStderr: c.AttachStderr,

@@ -138,8 +138,8 @@ func TestRoundTrip(t *testing.T) {
 		"ShmSize":1000,"Sysctls":{"a":"b"},"Tmpfs":{"/t":"size=1m"},"VolumesFrom":["v"],"Init":true,
 		"Ulimits":[{"Name":"nofile","Soft":1,"Hard":2}],"Devices":[{"PathOnHost":"/dev/a","PathInContainer":"/dev/b","CgroupPermissions":"r"}],
 		"LogConfig":{"Type":"json-file","Config":{"max-size":"1000","max-file":"2"}},"Annotations":{"n":"o"},
-		"PortBindings":{"80/tcp":[{"HostIp":"127.0.0.1","HostPort":"8080"}],"53/udp":[{"HostIp":"","HostPort":""}]},
-		"Mounts":[{"Type":"bind","Source":"/s","Target":"/m","ReadOnly":true,"BindOptions":{"Propagation":"rslave"}},{"Type":"image","Source":"i","Target":"/i"}]}}`
+		"PortBindings":{"80/tcp":[{"HostIp":"127.0.0.1","HostPort":"8080"}],"53/udp":[{"HostIp":"","HostPort":""}],"90/tcp":[{"HostIp":"","HostPort":"80-82"}]},"ContainerIDFile":"/tmp/id",
+		"Mounts":[{"Type":"bind","Source":"/s","Target":"/m","ReadOnly":true,"BindOptions":{"Propagation":"rslave","CreateMountpoint":true}},{"Type":"image","Source":"i","Target":"/i"}]}}`
 	var b createRequest
 	if err := json.Unmarshal([]byte(text), &b); err != nil {
 		t.Fatal(err)
