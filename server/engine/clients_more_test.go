@@ -51,6 +51,7 @@ func testImages(t *testing.T, w *world) {
 	w.docker("rmi", "example/of:a-tag")
 	w.fails(1, "No such image", "rmi", "example/of:a-tag")
 	w.want("Total reclaimed space", "image", "prune", "-f")
+	w.want("(?m)^image [0-9]+$", "events", "--since", "1m", "--until", "-1s", "--filter", "event=prune", "--format", "{{.Type}} {{.Actor.Attributes.reclaimed}}") // the client cuts times to seconds
 }
 
 func testBuild(t *testing.T, w *world) {
@@ -86,6 +87,7 @@ func testBuild(t *testing.T, w *world) {
 	w.fails(137, "exit code: 137", "build", "--network", "none", "-m", "32m", "--memory-swap", "32m", dir)
 	w.docker("build", "--network", "none", "-m", "300m", "--cpuset-cpus", "0", "--cpu-shares", "512", dir)
 	w.want("Total", "builder", "prune", "-f")
+	w.want("(?m)^builder [0-9]+$", "events", "--since", "1m", "--until", "-1s", "--filter", "event=prune", "--format", "{{.Type}} {{.Actor.Attributes.reclaimed}}")
 	w.docker("rmi", "-f", "built")
 }
 
