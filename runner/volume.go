@@ -277,12 +277,11 @@ func (e *Engine) PruneVolumes(ctx context.Context, o PruneVolumesOptions) (names
 		return nil, 0, err
 	}
 	for _, v := range present {
-		if len(users[v.Name]) > 0 || (!v.Anonymous && !o.All) || !hasLabels(v.Labels, o.Filters) {
+		// What has options is mounted from elsewhere, as a rule, and dockerd leaves it too.
+		if len(users[v.Name]) > 0 || (!v.Anonymous && !o.All) || len(v.Options) > 0 || !hasLabels(v.Labels, o.Filters) {
 			continue
 		}
-		if !v.driven() {
-			size += diskUsage(v.Mountpoint)
-		}
+		size += diskUsage(v.Mountpoint)
 		if err := e.dropVolume(v.Name); err != nil {
 			return names, size, fmt.Errorf("removing volume %s: %w", v.Name, err)
 		}
