@@ -241,7 +241,7 @@ func (r *Repository) location(resp *http.Response, s string) (*url.URL, error) {
 	if u.Scheme != "https" && !(u.Scheme == "http" && r.host.lax) {
 		return nil, fmt.Errorf("%s sends us to %s without TLS: %w", r.host.name, u.Host, errdefs.ErrPermissionDenied)
 	}
-	if u.User = nil; linkLocal(u) {
+	if u.User = nil; LinkLocal(u) {
 		return nil, fmt.Errorf("%s sends us to the link-local address %s: %w", r.host.name, u.Host, errdefs.ErrPermissionDenied)
 	}
 	return u, nil

@@ -144,7 +144,7 @@ func redirectTarget(q request, from *url.URL, location string, insecure insecure
 		return nil, fmt.Errorf("scheme %q: %w", next.Scheme, errdefs.ErrPermissionDenied)
 	case next.Scheme == "http" && from.Scheme == "https" && !insecure.contains(next.Host):
 		return nil, fmt.Errorf("from TLS to plain HTTP at %s: %w", next.Host, errdefs.ErrPermissionDenied)
-	case linkLocal(next):
+	case LinkLocal(next):
 		return nil, fmt.Errorf("to the link-local address %s: %w", next.Host, errdefs.ErrPermissionDenied)
 	}
 	return next, nil

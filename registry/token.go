@@ -169,15 +169,15 @@ func (a *authorizer) realm() (*url.URL, error) {
 	if u.Scheme != "https" && !plainAllowed {
 		return nil, fmt.Errorf("%s sends us to the token server %s without TLS: %w", a.host.name, u.Host, errdefs.ErrPermissionDenied)
 	}
-	if linkLocal(u) {
+	if LinkLocal(u) {
 		return nil, fmt.Errorf("%s sends us to the link-local address %s: %w", a.host.name, u.Host, errdefs.ErrPermissionDenied)
 	}
 	return u, nil
 }
 
-// linkLocal reports whether u names an address where clouds serve machine secrets;
-// no registry lives there.
-func linkLocal(u *url.URL) bool {
+// LinkLocal reports whether u names an address where clouds serve machine secrets; nothing
+// that a server should send us to lives there.
+func LinkLocal(u *url.URL) bool {
 	ip, err := netip.ParseAddr(u.Hostname())
 	return err == nil && (ip.Unmap().IsLinkLocalUnicast() || ip.IsUnspecified())
 }

@@ -40,8 +40,11 @@ func (e *Engine) logSender(ctx context.Context, c *Container) (*keeper.Sender, e
 	}
 	s, err := newSender(c)
 	if err == nil {
-		s.Relay = e.teu(append([]string{"log-relay"}, o.relayFlags()...)...)
 		s.Targets, err = o.logTargets(ctx)
+	}
+	if err == nil && s.Targets[0].Network == "tls" {
+		s.Relay = e.teu(append([]string{"log-relay"}, o.relayFlags()...)...)
+		s.Counted = strings.HasPrefix(s.Format, "rfc5424")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("failed to initialize logging driver: %w", err)
@@ -51,9 +54,9 @@ func (e *Engine) logSender(ctx context.Context, c *Container) (*keeper.Sender, e
 
 // relayFlags are those of `teu log-relay` for the options of a container.
 func (o *Options) relayFlags() (flags []string) {
-	for option, flag := range map[string]string{"ca-cert": "--ca", "cert": "--cert", "key": "--key"} {
-		if v := o.LogOptions["syslog-tls-"+option]; v != "" {
-			flags = append(flags, flag+"="+v)
+	for _, f := range [...]struct{ option, flag string }{{"ca-cert", "--ca"}, {"cert", "--cert"}, {"key", "--key"}} {
+		if v := o.LogOptions["syslog-tls-"+f.option]; v != "" {
+			flags = append(flags, f.flag+"="+v)
 		}
 	}
 	if _, ok := o.LogOptions["syslog-tls-skip-verify"]; ok { // whatever it says, as for dockerd
@@ -84,7 +87,6 @@ func newSender(c *Container) (*keeper.Sender, error) {
 	switch s.Driver {
 	case "syslog":
 		s.Format = o["syslog-format"]
-		s.Counted = strings.HasPrefix(o["syslog-address"], "tcp+tls:") && strings.HasPrefix(s.Format, "rfc5424")
 		s.Facility, err = syslogFacility(o["syslog-facility"])
 	case "journald":
 		s.Static = journalFields(c, s.Tag)

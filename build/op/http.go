@@ -8,7 +8,6 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"os"
 	"path"
@@ -26,6 +25,7 @@ import (
 
 	"github.com/teu-dev/teu/build/solver"
 	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/registry"
 )
 
 // httpOp is an http:// or https:// source: a tree with one file.
@@ -327,15 +327,10 @@ func redirected(req *http.Request, via []*http.Request) error {
 	switch {
 	case len(via) >= most:
 		return fmt.Errorf("redirected %d times: %w", most, errdefs.ErrUnavailable)
-	case linkLocal(req.URL) && !linkLocal(via[0].URL):
+	case registry.LinkLocal(req.URL) && !registry.LinkLocal(via[0].URL):
 		return fmt.Errorf("redirected to the link-local address %s: %w", req.URL.Host, errdefs.ErrPermissionDenied)
 	}
 	return nil
-}
-
-func linkLocal(u *url.URL) bool {
-	ip, err := netip.ParseAddr(u.Hostname())
-	return err == nil && (ip.Unmap().IsLinkLocalUnicast() || ip.IsUnspecified())
 }
 
 func (o *httpOp) request(ctx context.Context, method string) (*http.Request, error) {

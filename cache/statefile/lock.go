@@ -22,10 +22,6 @@ type LockOptions struct {
 // the lock for a moment once it is free.
 func Lock(ctx context.Context, path string, o LockOptions) (unlock func() error, err error) {
 	for {
-		unlock, ok, err := TryLock(path, o)
-		if err != nil || ok {
-			return unlock, err
-		}
 		f, err := openLock(path)
 		if err != nil {
 			return nil, err
@@ -45,6 +41,12 @@ func Lock(ctx context.Context, path string, o LockOptions) (unlock func() error,
 // wait locks f, or closes it. The kernel wakes who waits as soon as the lock is free; asking again and
 // again, fifty starts at once spent a third of their time asleep beside a free lock.
 func wait(ctx context.Context, f *os.File, o LockOptions) error {
+	if ok, err := flock(f, o, unix.LOCK_NB); ok || err != nil {
+		if err != nil {
+			f.Close()
+		}
+		return err
+	}
 	locked := make(chan error, 1)
 	go func() {
 		_, err := flock(f, o, 0)

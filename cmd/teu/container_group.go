@@ -53,8 +53,7 @@ func newContainerPruneCommand(a *app) *cobra.Command {
 					return nil
 				}
 			}
-			chosen := splitFilters(filters)
-			ids, size, err := a.engine().Prune(cmd.Context(), runner.PruneOptions{Filters: chosen})
+			ids, size, err := a.engine().Prune(cmd.Context(), runner.PruneOptions{Filters: splitFilters(filters)})
 			if err != nil && len(ids) == 0 {
 				return err
 			}
@@ -108,8 +107,7 @@ func newVolumePruneCommand(a *app) *cobra.Command {
 		Short: "Remove volumes that no container uses",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			keyed := splitFilters(filters)
-			o.Filters = keyed
+			o.Filters = splitFilters(filters)
 			warning := "WARNING! This will remove anonymous local volumes not used by at least one container.\n"
 			if o.All {
 				warning = "WARNING! This will remove all local volumes not used by at least one container.\n"

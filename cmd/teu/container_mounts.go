@@ -287,9 +287,8 @@ func exposedRange(text, ports string) (first, last int, err error) {
 		}
 		return int(n)
 	}
-	if first, last = number("start", a), 0; !ranged {
-		last = first
-	} else {
+	first = number("start", a)
+	if last = first; ranged {
 		last = number("end", b)
 	}
 	if err == nil && (last < first || first == 0) {

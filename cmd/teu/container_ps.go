@@ -70,12 +70,11 @@ func listContainers(ctx context.Context, a *app, p *psFlags) error {
 	} else if err := psTable(p.size).Check(p.format); err != nil {
 		return err
 	}
-	filters := splitFilters(p.filters)
 	limit := p.last
 	if p.latest {
 		limit = 1
 	}
-	all, err := a.engine().Search(ctx, runner.SearchOptions{All: p.all, Limit: limit, Filters: filters})
+	all, err := a.engine().Search(ctx, runner.SearchOptions{All: p.all, Limit: limit, Filters: splitFilters(p.filters)})
 	if err != nil {
 		return err
 	}

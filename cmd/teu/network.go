@@ -189,8 +189,7 @@ func newNetworkLsCommand(a *app) *cobra.Command {
 		Short:   "List networks",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			keyed := splitFilters(filters)
-			all, err := a.engine().Networks(cmd.Context(), keyed)
+			all, err := a.engine().Networks(cmd.Context(), splitFilters(filters))
 			if err != nil {
 				return err
 			}
@@ -277,13 +276,12 @@ func newNetworkPruneCommand(a *app) *cobra.Command {
 		Short: "Remove networks that no container uses",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			keyed := splitFilters(filters)
 			if !force {
 				if !a.confirm(cmd.Context(), "WARNING! This will remove all custom networks not used by at least one container.\n") {
 					return nil
 				}
 			}
-			names, err := a.engine().PruneNetworks(cmd.Context(), keyed)
+			names, err := a.engine().PruneNetworks(cmd.Context(), splitFilters(filters))
 			if len(names) > 0 {
 				a.ui.Println("Deleted Networks:")
 				for _, n := range names {

@@ -60,8 +60,7 @@ func newVolumeLsCommand(a *app) *cobra.Command {
 		Short:   "List volumes",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			keyed := splitFilters(filters)
-			all, err := a.engine().Volumes(keyed)
+			all, err := a.engine().Volumes(splitFilters(filters))
 			if err != nil {
 				return err
 			}

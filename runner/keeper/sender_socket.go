@@ -35,10 +35,8 @@ func (s *socket) connect(targets []Target) (err error) {
 			return nil
 		}
 		s.close()
-		if err == nil && t.Network == "tls" {
-			err = e // the relay has said where
-		} else if err == nil {
-			err = fmt.Errorf("dial %s %s: %w", t.Network, t.Address, e)
+		if err == nil {
+			err = e
 		}
 	}
 	return err
@@ -46,8 +44,15 @@ func (s *socket) connect(targets []Target) (err error) {
 
 func (s *socket) dial(t Target) error {
 	if t.Network == "tls" {
-		return s.relayed(t.Address)
+		return s.relayed(t.Address) // it says itself where
 	}
+	if err := s.direct(t); err != nil {
+		return fmt.Errorf("dial %s %s: %w", t.Network, t.Address, err)
+	}
+	return nil
+}
+
+func (s *socket) direct(t Target) error {
 	var to unix.Sockaddr
 	family, kind := unix.AF_UNIX, unix.SOCK_STREAM
 	if t.Network == "udp" || t.Network == "unixgram" {

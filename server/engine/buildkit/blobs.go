@@ -10,7 +10,6 @@ import (
 
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/opencontainers/go-digest"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
@@ -60,7 +59,7 @@ func info(d digest.Digest, fi fs.FileInfo) *contentapi.Info {
 func (s blobs) Info(_ context.Context, req *contentapi.InfoRequest) (*contentapi.InfoResponse, error) {
 	f, fi, err := s.open(req.Digest)
 	if err != nil {
-		return nil, errgrpc.ToGRPC(err)
+		return nil, err
 	}
 	return &contentapi.InfoResponse{Info: info(digest.Digest(req.Digest), fi)}, f.Close()
 }
@@ -76,12 +75,12 @@ func (s blobs) List(_ *contentapi.ListContentRequest, stream contentapi.Content_
 func (s blobs) Read(req *contentapi.ReadContentRequest, stream contentapi.Content_ReadServer) error {
 	f, fi, err := s.open(req.Digest)
 	if err != nil {
-		return errgrpc.ToGRPC(err)
+		return err
 	}
 	defer f.Close()
 	from, size := max(req.Offset, 0), req.Size
 	if from > fi.Size() {
-		return errgrpc.ToGRPC(fmt.Errorf("offset %d of %d bytes: %w", from, fi.Size(), errdefs.ErrOutOfRange))
+		return fmt.Errorf("offset %d of %d bytes: %w", from, fi.Size(), errdefs.ErrOutOfRange)
 	}
 	if size <= 0 || size > fi.Size()-from {
 		size = fi.Size() - from

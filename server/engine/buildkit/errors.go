@@ -98,6 +98,7 @@ var codeOf = []struct {
 	{errdefs.IsPermissionDenied, codes.PermissionDenied},
 	{errdefs.IsFailedPrecondition, codes.FailedPrecondition},
 	{errdefs.IsResourceExhausted, codes.ResourceExhausted},
+	{errdefs.IsOutOfRange, codes.OutOfRange},
 	{errdefs.IsInternal, codes.Internal},
 }
 

@@ -61,7 +61,6 @@ func (h *history) end(ctx context.Context, begun *controlapi.BuildHistoryRecord,
 		blobs = append(blobs, b)
 		return &controlapi.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b).String(), Size: int64(len(b))}
 	}
-	var failed error
 	if err != nil {
 		rec.Error = errorStatus(ctx, err)
 		if b, e := proto.Marshal(rec.Error); e == nil {
