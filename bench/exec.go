@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -138,7 +139,7 @@ func field(file, name string) (int, error) {
 	return 0, fmt.Errorf("%s: no %s", file, name)
 }
 
-// storm is how many containers are started at once.
+// storm is how many containers are started at once, after one by itself.
 const storm = 50
 
 // measureStorm starts many containers at once.
@@ -148,35 +149,44 @@ func measureStorm(ctx context.Context, b *bench) error {
 		return err
 	}
 	defer stop()
-	rounds := max(1, b.rounds/7)
 	for _, network := range []string{"none", "bridge"} {
 		f := figure{title: fmt.Sprintf("%d × `run -d --network %s` at once", storm, network), unit: "s"}
-		for _, e := range engines {
-			r := result{tool: e.name}
-			if e.name == "docker" && network == "bridge" {
-				continue // its daemon has none here
-			}
-			for range rounds {
-				took, err := b.storm(ctx, e, network)
+		racers := engines
+		if network == "bridge" { // docker's daemon has none here
+			racers = slices.DeleteFunc(slices.Clone(engines), func(e engine) bool { return e.name == "docker" })
+		}
+		f.results = make([]result, len(racers))
+		for round := range 1 + max(1, b.rounds/6) {
+			for i, e := range racers {
+				r, warmup := &f.results[i], round == 0
+				r.tool = e.name
+				if r.failed != "" {
+					continue
+				}
+				n := storm
+				if warmup {
+					n = 1
+				}
+				took, err := b.storm(ctx, e, network, n)
 				if err != nil {
 					r.failed, r.values = "failed: "+err.Error(), nil
-					break
+				} else if !warmup {
+					r.values = append(r.values, took.Seconds())
 				}
-				r.values = append(r.values, took.Seconds())
 			}
-			f.results = append(f.results, r)
 		}
 		b.report.add(f)
 	}
 	return nil
 }
 
-func (b *bench) storm(ctx context.Context, e engine, network string) (time.Duration, error) {
+// storm starts n containers at once, takes the time until all run, and removes them.
+func (b *bench) storm(ctx context.Context, e engine, network string, n int) (time.Duration, error) {
 	var all errgroup.Group
 	var names []string
 	start := time.Now()
-	for n := range storm {
-		name := fmt.Sprintf("storm%d", n)
+	for i := range n {
+		name := fmt.Sprintf("storm%d", i)
 		names = append(names, name)
 		all.Go(func() error { return b.quiet(ctx, e.idle(name, network)) })
 	}

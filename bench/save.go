@@ -28,7 +28,7 @@ func measureSave(ctx context.Context, b *bench) error {
 		c.prepare = nil
 		saves[i], loads[i] = p.or(c.name, c), p.or(c.name, loads[i])
 	}
-	rounds := max(1, min(2, b.rounds/15))
+	rounds := max(1, b.rounds/6)
 	b.report.add(figure{title: "Save of the 835 MB image", unit: "ms", results: b.race(ctx, 0, rounds, saves)})
 	b.report.add(figure{title: "Load of what the tool saved, into an empty store", unit: "ms", results: b.race(ctx, 0, rounds, loads)})
 	return nil
