@@ -41,16 +41,16 @@ func (e *Engine) Stats(ctx context.Context, ref string) (Stats, error) {
 	if err != nil {
 		return Stats{}, err
 	}
-	return e.stats(c, readHost())
+	return e.stats(c, readHost(), (*cgroup.Group).Stats)
 }
 
-// StatsOf reads the counters of many containers, which is cheaper than one by one. One
-// that cannot be read has none.
+// StatsOf reads what a list shows of the counters of many containers (cgroup.Group.Usage).
+// One that cannot be read has none.
 func (e *Engine) StatsOf(all []*Container) []Stats {
 	host := readHost()
 	list := make([]Stats, len(all))
 	each(len(all), func(i int) {
-		s, err := e.stats(all[i], host)
+		s, err := e.stats(all[i], host, (*cgroup.Group).Usage)
 		if err != nil {
 			s = Stats{ID: all[i].ID, Name: all[i].Name}
 		}
@@ -66,10 +66,12 @@ func (e *Engine) CPUOf(all []*Container) []Stats {
 		c := all[i]
 		list[i] = Stats{ID: c.ID, Name: c.Name}
 		g, err := e.cgroup(c)
-		if err != nil || !c.State.Alive() {
+		if err != nil {
 			return
 		}
-		list[i].CPU, list[i].Read = g.CPU(), time.Now()
+		if cpu := g.CPU(); cpu > 0 { // or its group is gone
+			list[i].CPU, list[i].Read = cpu, time.Now()
+		}
 	})
 	return list
 }
@@ -123,7 +125,8 @@ func readHost() hostCounters {
 	return h
 }
 
-func (e *Engine) stats(c *Container, host hostCounters) (Stats, error) {
+// stats reads the counters of a container, those of its control group by read.
+func (e *Engine) stats(c *Container, host hostCounters, read func(*cgroup.Group) (cgroup.Stats, error)) (Stats, error) {
 	s := Stats{ID: c.ID, Name: c.Name}
 	if !c.State.Alive() {
 		return s, nil
@@ -132,7 +135,7 @@ func (e *Engine) stats(c *Container, host hostCounters) (Stats, error) {
 	if err != nil {
 		return s, err
 	}
-	s.Stats, err = g.Stats()
+	s.Stats, err = read(g)
 	if err != nil && !errors.Is(err, errdefs.ErrNotImplemented) && !errors.Is(err, errdefs.ErrNotFound) {
 		return s, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -57,8 +58,8 @@ func readUint(dir, file string) (uint64, error) {
 	return n, nil
 }
 
-// readKeys reads a file of "key value" lines.
-func readKeys(dir, file string) (map[string]uint64, error) {
+// readKeys reads a file of "key value" lines, all of them or those with the keys named.
+func readKeys(dir, file string, keys ...string) (map[string]uint64, error) {
 	s, err := readFile(dir, file)
 	if err != nil {
 		return nil, err
@@ -66,6 +67,9 @@ func readKeys(dir, file string) (map[string]uint64, error) {
 	m := map[string]uint64{}
 	for line := range strings.Lines(s) {
 		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		if len(keys) > 0 && !slices.Contains(keys, key) {
+			continue
+		}
 		if n, err := strconv.ParseUint(value, 10, 64); err == nil {
 			m[key] = n
 		}

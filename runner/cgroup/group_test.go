@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -83,6 +84,14 @@ func TestGroup(t *testing.T) {
 	s, err = g.Stats()
 	if err != nil || s.OOMKills == 0 || s.CPU == 0 || s.MemoryPeak == 0 {
 		t.Errorf("%+v, %v", s, err)
+	}
+	usage, err := g.Usage()
+	want := Stats{
+		MemoryUsage: usage.MemoryUsage, MemoryLimit: s.MemoryLimit, MemoryCache: usage.MemoryCache, Memory: usage.Memory,
+		CPU: usage.CPU, Pids: usage.Pids, ReadBytes: s.ReadBytes, WriteBytes: s.WriteBytes,
+	}
+	if err != nil || !reflect.DeepEqual(usage, want) || usage.CPU < s.CPU || len(usage.Memory) != 1 || usage.Memory[g.cacheKey()] != usage.MemoryCache {
+		t.Errorf("a list shows %+v of %+v, %v", usage, s, err)
 	}
 	// Limits can be changed in both directions.
 	for _, limit := range []int64{64 << 20, 16 << 20, 128 << 20} {
