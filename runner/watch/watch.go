@@ -55,11 +55,12 @@ func (d *Dir) Wait(ctx context.Context) error {
 		}
 		return ctx.Err()
 	}
-	d.f.SetReadDeadline(time.Now().Add(watching))
-	stop := context.AfterFunc(ctx, func() { d.f.SetReadDeadline(time.Unix(1, 0)) })
+	f := d.f
+	f.SetReadDeadline(time.Now().Add(watching))
+	stop := context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Unix(1, 0)) }) // which may come as late as after a Close
 	defer stop()
 	var events [16 << 10]byte // what happened does not matter; one event has 272 bytes at most
-	if _, err := d.f.Read(events[:]); err != nil && !os.IsTimeout(err) {
+	if _, err := f.Read(events[:]); err != nil && !os.IsTimeout(err) {
 		d.Close() // and look now and then
 	}
 	return ctx.Err()

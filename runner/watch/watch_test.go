@@ -79,3 +79,19 @@ func TestEndOfContext(t *testing.T) {
 		d.Close()
 	}
 }
+
+// TestEndBesideChange: what ends a Wait may still be on its way when the watch is closed; the race detector
+// sees whether it minds.
+func TestEndBesideChange(t *testing.T) {
+	dir := t.TempDir()
+	for range 200 {
+		d := New(dir)
+		ctx, cancel := context.WithCancel(t.Context())
+		if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		d.Wait(ctx)
+		d.Close()
+	}
+}
