@@ -250,6 +250,31 @@ func TestReadyReturnsBeforeExec(t *testing.T) {
 	}
 }
 
+// TestSignalBesideWait: a signal may come while the descriptor of its process is closed, whose number may then be
+// of another process; the race detector sees it.
+func TestSignalBesideWait(t *testing.T) {
+	null, err := os.Open("/dev/null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	c, err := Start(shell(t, `exit 3`, nil), []*os.File{null, null, null})
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := make(chan struct{})
+	go func() {
+		defer close(refused)
+		for err := error(nil); err == nil || errors.Is(err, unix.ESRCH); {
+			err = c.Signal(unix.Signal(0))
+		}
+	}()
+	if exit, err := c.Wait(); err != nil || exit.Code != 3 {
+		t.Errorf("%+v, %v", exit, err)
+	}
+	<-refused
+}
+
 func TestMarshalRoundTrip(t *testing.T) {
 	p := shell(t, `echo hi`, func(a *Assembler) {
 		a.Note("a note")

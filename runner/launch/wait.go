@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"syscall"
@@ -25,13 +26,20 @@ func (c *Child) Wait() (Exit, error) {
 	return exit, c.PIDFD.Close()
 }
 
-// Signal sends a signal to the child. A child that has ended is unix.ESRCH.
+// Signal sends a signal to the child. A child that has ended is unix.ESRCH, one that Wait has
+// reaped another error. It may be called beside Wait.
 func (c *Child) Signal(sig os.Signal) error {
 	s, ok := sig.(syscall.Signal)
 	if !ok {
 		return fmt.Errorf("signal %v: %w", sig, unix.EINVAL)
 	}
-	if err := unix.PidfdSendSignal(int(c.PIDFD.Fd()), s, nil, 0); err != nil {
+	// Control keeps Wait from closing the descriptor meanwhile: another process's could get its number.
+	raw, err := c.PIDFD.SyscallConn()
+	if err == nil {
+		var sent error
+		err = cmp.Or(raw.Control(func(fd uintptr) { sent = unix.PidfdSendSignal(int(fd), s, nil, 0) }), sent)
+	}
+	if err != nil {
 		return fmt.Errorf("sending %v to process %d: %w", s, c.PID, err)
 	}
 	return nil
