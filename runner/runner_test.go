@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -393,6 +394,37 @@ func TestSessionSurvivesItsKeeper(t *testing.T) {
 	fmt.Fprint(s, "two\n")
 	if status := <-ended; status.Code != 7 || out.String() != "got one\ngot two\n" {
 		t.Errorf("%+v, %q", status, out.String())
+	}
+}
+
+// TestSessionThatIsLeftMeanwhile: a session ends also when it is left while it looks for the next keeper.
+func TestSessionThatIsLeftMeanwhile(t *testing.T) {
+	e := newEngine(t)
+	c, err := e.Create(t.Context(), "", sh("sleep 1000"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Start(t.Context(), c.ID, StartOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for name, leave := range map[string]func(*Session){"detached": (*Session).Detach, "end of a context": (*Session).leave} {
+		s, err := e.Attach(t.Context(), c.ID, keeper.AttachOptions{Stdout: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		leave(s)
+		if err := s.connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		stream := s.current()
+		late := time.AfterFunc(5*time.Second, func() {
+			t.Errorf("%s: the session goes on", name)
+			stream.Close()
+		})
+		if _, err := stream.Copy(io.Discard, io.Discard); err == nil {
+			t.Errorf("%s: the container has ended", name)
+		}
+		late.Stop()
 	}
 }
 

@@ -23,6 +23,7 @@ type Session struct {
 	mu       sync.Mutex
 	stream   *keeper.Stream
 	detached bool
+	left     bool // nobody wants a stream any more, whichever comes
 }
 
 func newSession(e *Engine, c *Container, s *keeper.Stream, o keeper.AttachOptions) *Session {
@@ -90,7 +91,18 @@ func (s *Session) connect(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stream = stream
+	if s.left {
+		stream.Close()
+	}
 	return nil
+}
+
+// leave ends Copy, also one that is about to go on with another keeper.
+func (s *Session) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.left = true
+	s.stream.Close()
 }
 
 func (s *Session) current() *keeper.Stream {
@@ -136,7 +148,7 @@ func (s *Session) Resize(ctx context.Context, columns, rows uint16) error {
 func (s *Session) Detach() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.detached = true
+	s.detached, s.left = true, true
 	s.stream.Detach()
 	s.stream.Close()
 }
@@ -144,7 +156,7 @@ func (s *Session) Detach() {
 // Copy writes the container's output until it ends or the session is detached (io.EOF).
 // After the end, what the session's owner claimed to finish has been finished.
 func (s *Session) Copy(ctx context.Context, stdout, stderr io.Writer) (keeper.ExitStatus, error) {
-	defer context.AfterFunc(ctx, func() { s.current().Close() })()
+	defer context.AfterFunc(ctx, s.leave)()
 	for {
 		status, err := s.current().Copy(stdout, stderr)
 		switch {
