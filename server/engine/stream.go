@@ -89,8 +89,10 @@ func (f flusher) Write(b []byte) (int, error) {
 // hijacked is a connection that was HTTP and is now a stream in both directions. Writes come one at a time.
 type hijacked struct {
 	net.Conn
-	early   []byte // that came with the request
-	started bool   // something has been written behind the head
+	started bool // something has been written behind the head
+
+	mu    sync.Mutex
+	early []byte // that came with the request, and nobody has read
 }
 
 // Write waits before its first byte until the client has read the head of the answer; by then it mostly has.
@@ -105,11 +107,14 @@ func (h *hijacked) Write(b []byte) (int, error) {
 }
 
 // Read reads past net/http's own reader: that one ends the request's context at the end
-// of a client's input, which is not the end of its interest.
+// of a client's input, which is not the end of its interest. Who feeds a container and who drops
+// what it has left read beside each other.
 func (h *hijacked) Read(b []byte) (int, error) {
-	if len(h.early) > 0 {
-		n := copy(b, h.early)
-		h.early = h.early[n:]
+	h.mu.Lock()
+	n := copy(b, h.early)
+	h.early = h.early[n:]
+	h.mu.Unlock()
+	if n > 0 {
 		return n, nil
 	}
 	return h.Conn.Read(b)
