@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,7 +37,6 @@ const (
 // ends. The keeper, at the other end of a stream socket, hears first how it went: an empty line, or one that says
 // what is wrong.
 func Run(ctx context.Context, keeper *os.File, address string, o Options) error {
-	defer unix.Shutdown(int(keeper.Fd()), unix.SHUT_RDWR)
 	server, err := dial(ctx, address, o)
 	said := ""
 	if err != nil {
@@ -44,26 +44,36 @@ func Run(ctx context.Context, keeper *os.File, address string, o Options) error 
 	}
 	if _, werr := io.WriteString(keeper, said+"\n"); err == nil && werr != nil {
 		server.Close()
-		return werr
+		err = werr
 	}
-	if err != nil {
-		return err
+	if err == nil {
+		err = carry(keeper, server)
 	}
-	defer server.Close()
-	go hurry(keeper, server)
+	unix.Shutdown(int(keeper.Fd()), unix.SHUT_RDWR)
+	return err
+}
+
+// carry carries bytes both ways until one side ends, and closes the server's.
+func carry(keeper *os.File, server *tls.Conn) error {
+	var all sync.WaitGroup
+	all.Go(func() { hurry(keeper, server) })
 	ended := make(chan error, 2)
-	go func() { // what the server says
+	all.Go(func() { // what the server says
 		_, err := io.Copy(keeper, server)
 		ended <- err
-	}()
-	go func() {
+	})
+	all.Go(func() {
 		_, err := io.Copy(server, keeper)
 		if err == nil {
 			err = server.CloseWrite()
 		}
 		ended <- err
-	}()
-	return <-ended
+	})
+	err := <-ended
+	unix.Shutdown(int(keeper.Fd()), unix.SHUT_RDWR) // ends what waits for the keeper
+	server.Close()
+	all.Wait() // the caller closes the keeper's side, and another file may get its number
+	return err
 }
 
 func dial(ctx context.Context, address string, o Options) (*tls.Conn, error) {
