@@ -3,13 +3,10 @@ package keeper
 import (
 	"encoding/binary"
 	"encoding/json"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 // What a client sends may be anything: reading it ends, and takes no more than a frame.
@@ -18,20 +15,7 @@ func FuzzConn(f *testing.F) {
 	f.Add([]byte("i\x00\x00\x00\x00e\x00\x00\x00\x00"))
 	f.Add([]byte("q\xff\xff\xff\xff"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		end := func(fd int) *net.UnixConn {
-			file := os.NewFile(uintptr(fd), "")
-			defer file.Close()
-			c, err := net.FileConn(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return c.(*net.UnixConn)
-		}
-		ours, theirs := end(pair[0]), newConn(end(pair[1]))
+		ours, theirs := connected(t)
 		defer theirs.Close()
 		go func() {
 			ours.Write(b)

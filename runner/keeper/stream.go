@@ -73,5 +73,6 @@ func (s *Stream) Detach() error { return s.c.write(frameDetach, nil) }
 // Done tells the keeper that the claimed finishing has been done.
 func (s *Stream) Done() error { return s.c.write(frameDone, nil) }
 
-// Close ends the connection. The container goes on.
-func (s *Stream) Close() error { return s.c.Close() }
+// Close ends the connection, and with it Copy. The container goes on. It may be called several times at once: no
+// files come by a stream that would have to be closed too.
+func (s *Stream) Close() error { return s.c.c.Close() }
