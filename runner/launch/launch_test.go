@@ -286,6 +286,9 @@ func TestMarshalRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if len(b) != cap(b) {
+		t.Errorf("%d bytes, made as %d", len(b), cap(b))
+	}
 	var q Program
 	if err := q.UnmarshalBinary(b); err != nil {
 		t.Fatal(err)

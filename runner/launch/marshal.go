@@ -26,7 +26,11 @@ const opSize = 4*4 + 4*2 + 6 + 6*8
 // MarshalBinary returns the form UnmarshalBinary reads.
 func (p *Program) MarshalBinary() ([]byte, error) {
 	le := binary.LittleEndian
-	b := make([]byte, 0, len(magic)+len(p.data)+len(p.ops)*opSize+len(p.relocs)*8+256)
+	size := len(magic) + 4 + 8 + 4*5 + len(p.opts.CgroupDir) + len(p.data) + len(p.relocs)*8 + len(p.ops)*opSize
+	for _, n := range p.notes {
+		size += 4 + len(n)
+	}
+	b := make([]byte, 0, size)
 	b = append(b, magic...)
 	b = le.AppendUint32(b, uint32(p.opts.Slots))
 	b = le.AppendUint64(b, p.opts.CloneFlags)
