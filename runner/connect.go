@@ -303,6 +303,9 @@ func (e *Engine) checkNetworks(o *Options) error {
 }
 
 func (e *Engine) checkEndpoint(n network.Network, ep Endpoint) error {
+	if err := ep.CheckDriverOpts(); err != nil {
+		return worded(errdefs.ErrInvalidArgument, "invalid config for network %s: invalid endpoint settings:\n%s", n.Name, err)
+	}
 	if n.ID == e.network.Default().ID {
 		if ep.IPv4.IsValid() || ep.IPv6.IsValid() {
 			return worded(errdefs.ErrInvalidArgument, "user specified IP address is supported on user defined networks only")

@@ -70,10 +70,11 @@ func (m *Manager) attach(ctx context.Context, id string, o Options) (s Sandbox, 
 
 // wire is an endpoint with the network it is made in.
 type wire struct {
-	ep   Endpoint
-	br   bridge
-	made bool // the bridge was not there
-	n    Network
+	ep      Endpoint
+	br      bridge
+	made    bool // the bridge was not there
+	n       Network
+	sysctls []sysctl // of the interface
 }
 
 func anyMade(plan []wire) bool { return slices.ContainsFunc(plan, func(w wire) bool { return w.made }) }
@@ -109,6 +110,9 @@ func (m *Manager) place(s *Sandbox, a Attachment, wanted []string, present map[s
 	w := wire{n: n}
 	name, err := chooseInterface(s, n, a, wanted)
 	if err != nil {
+		return w, err
+	}
+	if w.sysctls, err = a.sysctls(); err != nil {
 		return w, err
 	}
 	if n.Driver == "bridge" {

@@ -179,7 +179,15 @@ func (sc *scene) plug(w wire) (up []carrier, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return up, sc.configure(w.ep)
+	if err := sc.configure(w.ep); err != nil {
+		return nil, err
+	}
+	for _, s := range w.sysctls { // last: those of the families are there when they have addresses
+		if err := s.set(name); err != nil {
+			return nil, err
+		}
+	}
+	return up, nil
 }
 
 // veth makes the pair from the host's side, with its other end born inside.
