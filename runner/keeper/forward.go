@@ -16,11 +16,15 @@ import (
 // tcpForward joins TCP connections.
 type tcpForward struct {
 	forward  Forward
+	room     *room
 	listener *net.TCPListener
 	target   atomic.Pointer[string]
 }
 
-func listenTCP(f Forward) (forwarder, error) {
+// tcpDescriptors is what a connection takes: either end, and a pipe in each direction, because io.Copy splices.
+const tcpDescriptors = 6
+
+func listenTCP(f Forward, r *room) (forwarder, error) {
 	addr, err := net.ResolveTCPAddr(f.Network, f.Listen) // always an address, never a name
 	if err != nil {
 		return nil, err
@@ -29,7 +33,8 @@ func listenTCP(f Forward) (forwarder, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &tcpForward{forward: f, listener: l}
+	r.shrink(2) // the listener, and a client who waits for room
+	t := &tcpForward{forward: f, room: r, listener: l}
 	t.target.Store(&f.Target)
 	return t, nil
 }
@@ -48,7 +53,11 @@ func (f *tcpForward) run() {
 			time.Sleep(10 * time.Millisecond) // out of descriptors, say
 			continue
 		}
-		go f.connect(c)
+		f.room.take(tcpDescriptors) // clients that come meanwhile wait in the kernel
+		go func() {
+			defer f.room.give(tcpDescriptors)
+			f.connect(c)
+		}()
 	}
 }
 

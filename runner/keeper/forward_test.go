@@ -1,7 +1,9 @@
 package keeper
 
 import (
+	"io"
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -27,7 +29,7 @@ func TestForwardUDP(t *testing.T) {
 		}()
 		return c.LocalAddr().String()
 	}
-	f, err := listenForward(Forward{Network: "udp4", Listen: "127.0.0.1:0", Target: echo("one ")})
+	f, err := listenForward(Forward{Network: "udp4", Listen: "127.0.0.1:0", Target: echo("one ")}, roomOf(100))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,5 +65,67 @@ func TestForwardUDP(t *testing.T) {
 	f.retarget(echo("two "))
 	if got := ask(a, "z"); got != "two z" {
 		t.Errorf("after a move: got %q", got)
+	}
+}
+
+// TestForwardLeavesRoom: clients that come when others have taken all descriptors that there are for clients wait in the
+// kernel, and are served when those go.
+func TestForwardLeavesRoom(t *testing.T) {
+	server, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	go func() {
+		for {
+			c, err := server.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				io.Copy(c, c)
+			}()
+		}
+	}()
+	r := roomOf(2 * tcpDescriptors) // too few to be shrunk
+	f, err := listenForward(Forward{Network: "tcp4", Listen: "127.0.0.1:0", Target: server.Addr().String()}, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go f.run()
+	defer f.close()
+	served := make(chan *net.TCPConn)
+	for range 20 {
+		go func() {
+			c, err := net.Dial("tcp4", f.(*tcpForward).listener.Addr().String())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			t.Cleanup(func() { c.Close() })
+			c.Write([]byte("x"))
+			if _, err := io.ReadFull(c, make([]byte, 1)); err == nil {
+				served <- c.(*net.TCPConn)
+			}
+		}()
+	}
+	for range 20 / 2 {
+		one, two := <-served, <-served
+		select {
+		case <-served:
+			t.Fatal("a third client was served at once")
+		case <-time.After(20 * time.Millisecond):
+		}
+		one.Close()
+		two.Close()
+	}
+	u, err := listenForward(Forward{Network: "udp4", Listen: "127.0.0.1:0", Target: server.Addr().String()}, roomOf(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.close()
+	if u.(*udpForward).client(netip.MustParseAddrPort("127.0.0.1:9")) != nil {
+		t.Error("a client of UDP was let in where there is no room")
 	}
 }

@@ -18,6 +18,7 @@ const (
 // find their way back.
 type udpForward struct {
 	forward Forward
+	room    *room
 	socket  *net.UDPConn
 	target  atomic.Pointer[string]
 
@@ -25,7 +26,7 @@ type udpForward struct {
 	clients map[netip.AddrPort]*net.UDPConn
 }
 
-func listenUDP(f Forward) (forwarder, error) {
+func listenUDP(f Forward, r *room) (forwarder, error) {
 	addr, err := net.ResolveUDPAddr(f.Network, f.Listen)
 	if err != nil {
 		return nil, err
@@ -34,7 +35,8 @@ func listenUDP(f Forward) (forwarder, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &udpForward{forward: f, socket: c, clients: map[netip.AddrPort]*net.UDPConn{}}
+	r.shrink(1)
+	u := &udpForward{forward: f, room: r, socket: c, clients: map[netip.AddrPort]*net.UDPConn{}}
 	u.target.Store(&f.Target)
 	return u, nil
 }
@@ -82,11 +84,12 @@ func (f *udpForward) client(from netip.AddrPort) *net.UDPConn {
 	defer f.mu.Unlock()
 	c := f.clients[from]
 	if c == nil {
-		if len(f.clients) >= udpClients {
+		if len(f.clients) >= udpClients || !f.room.try(1) {
 			return nil
 		}
 		to, err := dialFrom(f.forward.From, "udp", *f.target.Load())
 		if err != nil {
+			f.room.give(1)
 			return nil
 		}
 		c = to.(*net.UDPConn)
@@ -106,6 +109,7 @@ func (f *udpForward) answer(c *net.UDPConn, to netip.AddrPort) {
 			delete(f.clients, to)
 		}
 		c.Close()
+		f.room.give(1)
 	}()
 	buffer := make([]byte, 0xffff)
 	for {

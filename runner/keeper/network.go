@@ -42,12 +42,12 @@ type forwarder interface {
 	close()
 }
 
-func listenForward(f Forward) (forwarder, error) {
+func listenForward(f Forward, r *room) (forwarder, error) {
 	switch f.Network {
 	case "udp4", "udp6":
-		return listenUDP(f)
+		return listenUDP(f, r)
 	case "tcp4", "tcp6":
-		return listenTCP(f)
+		return listenTCP(f, r)
 	}
 	return nil, fmt.Errorf("forward of %q: %w", f.Network, unix.EPROTONOSUPPORT)
 }
@@ -67,8 +67,11 @@ func (s *supervisor) openNetwork() (err error) {
 }
 
 func (s *supervisor) openForwards(list []Forward) error {
+	if s.room == nil && len(list) > 0 {
+		s.room = newRoom()
+	}
 	for _, f := range list {
-		l, err := listenForward(f)
+		l, err := listenForward(f, s.room)
 		if err != nil && f.Optional && !errors.Is(err, unix.EADDRINUSE) {
 			continue
 		}

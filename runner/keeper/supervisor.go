@@ -28,6 +28,7 @@ type supervisor struct {
 	unlock   func() error
 	listener *net.UnixListener
 	forwards []forwarder
+	room     *room          // of forwards, nil without
 	names    *dns.Responder // nil in a network without names
 	oom      oomScore
 
