@@ -191,7 +191,7 @@ func (s *Store) fromBlob(ctx context.Context, diffID digest.Digest, d ocispec.De
 		return "", err
 	}
 	defer r.Close()
-	return s.apply(ctx, diffID, d, r, func() error { return s.remember(diffID, d) })
+	return s.apply(ctx, diffID, d, r, nil, func() error { return s.remember(diffID, d) })
 }
 
 // fromSource fetches d and unpacks and stores it in the same stream. It goes on with what a pull that
@@ -212,6 +212,12 @@ func (s *Store) fromSource(ctx context.Context, diffID digest.Digest, d ocispec.
 	}
 	begun := w.Size()
 	id, err := s.receive(ctx, diffID, d, src, w, p)
+	if errors.Is(err, errSlow) {
+		if err = s.store(ctx, d, src, w, p); err == nil {
+			return s.fromBlob(ctx, diffID, d, p)
+		}
+		id = ""
+	}
 	// After a power loss the beginning may be other bytes than were written. Once d is committed, so
 	// that it cannot be the blob's fault, Restart fails.
 	if begun > 0 && spoilt(err) && w.Restart() == nil {
@@ -228,10 +234,33 @@ func spoilt(err error) bool {
 	return errdefs.IsDataLoss(err) || errdefs.IsInvalidArgument(err) || errors.Is(err, unix.ENOSPC)
 }
 
-// receive fetches what w does not have of d.
+// errSlow is a layer of which so little comes that others should not wait until it is unpacked.
+var errSlow = errors.New("the source is slow and others wait")
+
+// store fetches and stores what w does not have of d, and unpacks nothing.
+func (s *Store) store(ctx context.Context, d ocispec.Descriptor, src content.Fetcher, w *content.Writer, p content.Progress) (err error) {
+	if ok, err := s.Content.Exists(ctx, d); ok || err != nil { // it was unpacking that took its time
+		return err
+	}
+	r, err := fetchRest(ctx, src, d, w)
+	if err != nil {
+		return fmt.Errorf("fetching layer %s: %w", d.Digest, err)
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	if _, err := io.Copy(w, p.ReaderFrom(&contextReader{ctx, r}, d, w.Size())); err != nil {
+		return fmt.Errorf("layer %s: %w", d.Digest, err)
+	}
+	if _, err := w.Commit(ctx, ""); err != nil {
+		return fmt.Errorf("layer %s: %w", d.Digest, err)
+	}
+	tell(p, content.EventDone, d)
+	return nil
+}
+
+// receive fetches what w does not have of d and unpacks it. An errSlow leaves the rest to store.
 func (s *Store) receive(ctx context.Context, diffID digest.Digest, d ocispec.Descriptor, src content.Fetcher, w *content.Writer, p content.Progress) (_ string, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	r, err := fetchRest(ctx, src, d, w)
 	if err != nil {
 		return "", fmt.Errorf("fetching layer %s: %w", d.Digest, err)
@@ -241,7 +270,8 @@ func (s *Store) receive(ctx context.Context, diffID digest.Digest, d ocispec.Des
 	// Three things go on at the same time: receiving, digesting and storing; decompressing and
 	// digesting; making files. The first has its goroutine here, the others in layer.Apply.
 	ahead := newReadAhead(io.MultiReader(w.Have(), rest))
-	id, err := s.apply(ctx, diffID, d, ahead, func() error {
+	giveUp := func() { cancel(errSlow) }
+	id, err := s.apply(ctx, diffID, d, ahead, giveUp, func() error {
 		if _, err := w.Commit(ctx, ""); err != nil {
 			return err
 		}
@@ -249,7 +279,10 @@ func (s *Store) receive(ctx context.Context, diffID digest.Digest, d ocispec.Des
 		return s.remember(diffID, d)
 	})
 	if err != nil {
-		cancel() // or Close would wait for bytes nobody wants any more
+		if context.Cause(ctx) == errSlow {
+			err = errSlow // which says more than what it led to
+		}
+		cancel(nil) // or Close would wait for bytes nobody wants any more
 		// What the reader of them says then comes from that, or from the same cause.
 		_ = ahead.Close()
 		return "", err
@@ -270,9 +303,9 @@ func fetchRest(ctx context.Context, src content.Fetcher, d ocispec.Descriptor, w
 
 // apply unpacks d, whose compressed bytes are r. They are read to their end, so that all of d is
 // verified, and then verified is called, before the layer becomes visible: whoever is killed leaves no
-// layer without its blob.
-func (s *Store) apply(ctx context.Context, diffID digest.Digest, d ocispec.Descriptor, r io.Reader, verified func() error) (_ string, err error) {
-	plain, err := content.Decompress(ctx, r)
+// layer without its blob. giveUp is that of [content.DecompressSlow].
+func (s *Store) apply(ctx context.Context, diffID digest.Digest, d ocispec.Descriptor, r io.Reader, giveUp func(), verified func() error) (_ string, err error) {
+	plain, err := content.DecompressSlow(ctx, r, giveUp)
 	if err != nil {
 		return "", fmt.Errorf("layer %s: %w", d.Digest, err)
 	}

@@ -12,9 +12,11 @@ import (
 	"os"
 	"os/exec"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -295,6 +297,29 @@ func TestPullWithASpoiltBeginning(t *testing.T) {
 				t.Errorf("fetched from %v, want %v", from.offsets, test.want)
 			}
 		})
+	}
+}
+
+// slow gives up the first layer in its middle, as one does whose source keeps others waiting.
+type slow struct{ *ranges }
+
+func (s *slow) FetchFrom(ctx context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
+	r, err := s.ranges.FetchFrom(ctx, d, offset)
+	if err != nil || len(s.offsets) > 1 {
+		return r, err
+	}
+	return io.NopCloser(io.MultiReader(io.LimitReader(r, 300_000), iotest.ErrReader(errSlow))), nil
+}
+
+func TestSlowLayerIsStoredFirst(t *testing.T) {
+	src, root, _, _ := noise(1 << 20)
+	s, from := openStore(t), &slow{&ranges{memory: src}}
+	defer hold(t, s)()
+	if _, err := s.Pull(t.Context(), from, root, PullOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []int64{0, 300_000}; !slices.Equal(from.offsets, want) {
+		t.Errorf("fetched from %v, want %v", from.offsets, want)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/compress/zstd"
@@ -29,13 +30,24 @@ const xzMagic = "\xfd7zXZ\x00"
 // another stream has a window of more than usualWindow and this one wants one too, which ends with the stream or by Close.
 // Bytes that are damaged are an errdefs.ErrDataLoss, those that want a larger window an errdefs.ErrOutOfRange.
 func Decompress(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
+	return DecompressSlow(ctx, r, nil)
+}
+
+// DecompressSlow is Decompress of what a stranger sends at the pace he likes. If r brings less than 16 MiB in a minute while
+// another stream waits for its window, giveUp is called, perhaps more than once, and shall make r fail.
+func DecompressSlow(ctx context.Context, r io.Reader, giveUp func()) (io.ReadCloser, error) {
+	return newPlain(r, turn{ctx: ctx, of: largeWindows, giveUp: giveUp})
+}
+
+func newPlain(r io.Reader, t turn) (io.ReadCloser, error) {
 	src := &sourceReader{r: r}
+	t.src = src
 	br := bufio.NewReaderSize(src, 256<<10)
 	head, err := br.Peek(10)
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
-	p := &plainReader{src: src, turn: turn{ctx: ctx}}
+	p := &plainReader{src: src, turn: t}
 	switch {
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b, 8}): // RFC 1952, 2.3.1: ID1, ID2, deflate
 		p.kind = "gzip"
@@ -80,14 +92,16 @@ func isZstd(head []byte) bool {
 		head[0]&0xf0 == 0x50 && bytes.Equal(head[1:4], []byte{0x2a, 0x4d, 0x18})
 }
 
-// sourceReader remembers the error of the compressed bytes' source.
+// sourceReader remembers the error of the compressed bytes' source, and counts them.
 type sourceReader struct {
-	r   io.Reader
-	err error
+	r     io.Reader
+	err   error
+	bytes atomic.Int64 // that have come
 }
 
 func (s *sourceReader) Read(b []byte) (int, error) {
 	n, err := s.r.Read(b)
+	s.bytes.Add(int64(n))
 	if err != nil && err != io.EOF {
 		s.err = err
 	}

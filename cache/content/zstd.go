@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"sync/atomic"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -13,31 +15,62 @@ import (
 // usualWindow is the largest window of zstd's levels up to 19, and what RFC 8878 asks for at least.
 const usualWindow = 8 << 20
 
-// largeWindow is held by the one stream of this process that may use a window larger than usualWindow: memory
+// largeWindows are held by the one stream of this process that may use a window larger than usualWindow: memory
 // belongs to the process, whoever asked for the layers. Its holder waits for its source and its reader, and they
 // for no lock whose holder reads another stream: an archive is read to its end before its layers are, and where
 // layers are locked, the lock comes before the first byte.
-var largeWindow = make(chan struct{}, 1)
+var largeWindows = newWindows(time.Minute)
 
-// A turn is one stream's hold on largeWindow.
-type turn struct {
-	ctx  context.Context // of the stream
-	held bool
-	err  error // why it was not waited for any more
+type windows struct {
+	slot     chan struct{}
+	holder   atomic.Pointer[turn]
+	patience time.Duration // with a holder whose source is slow
 }
 
-// take waits until no other stream holds largeWindow.
+func newWindows(patience time.Duration) *windows {
+	return &windows{slot: make(chan struct{}, 1), patience: patience}
+}
+
+// leastBytes is what a source must bring while another stream waits for the time of patience.
+const leastBytes = 16 << 20
+
+// A turn is one stream's hold on windows.
+type turn struct {
+	ctx    context.Context // of the stream
+	of     *windows
+	src    *sourceReader
+	giveUp func() // unless nil, ends the stream, which keeps others waiting
+	held   bool
+	err    error // why it was not waited for any more
+}
+
+// take waits until no other stream holds the windows.
 func (t *turn) take() error {
 	if t.held {
 		return nil
 	}
-	select {
-	case largeWindow <- struct{}{}:
-		t.held = true
-		return nil
-	case <-t.ctx.Done():
-		t.err = context.Cause(t.ctx)
-		return t.err
+	var slow *turn
+	var brought int64
+	for {
+		select {
+		case t.of.slot <- struct{}{}:
+			t.held = true
+			t.of.holder.Store(t)
+			return nil
+		case <-t.ctx.Done():
+			t.err = context.Cause(t.ctx)
+			return t.err
+		case <-time.After(t.of.patience):
+		}
+		h := t.of.holder.Load()
+		if h == nil || h.giveUp == nil {
+			continue
+		}
+		now := h.src.bytes.Load()
+		if h == slow && now-brought < leastBytes {
+			h.giveUp()
+		}
+		slow, brought = h, now
 	}
 }
 
@@ -45,9 +78,10 @@ func (t *turn) take() error {
 func (t *turn) end() {
 	if t.held {
 		t.held = false
+		t.of.holder.Store(nil)
 		// A collection alone leaves the next window no place of its size, once something small is where this one was.
 		debug.FreeOSMemory()
-		<-largeWindow
+		<-t.of.slot
 	}
 }
 

@@ -110,6 +110,63 @@ func TestLargeWindowsTakeTurns(t *testing.T) {
 	}
 }
 
+// TestSlowWindowGoes: a stream that keeps others with large windows waiting because little comes of it is given up, one that
+// brings enough is not.
+func TestSlowWindowGoes(t *testing.T) {
+	of := newWindows(10 * time.Millisecond)
+	open := func(r io.Reader, giveUp func()) io.ReadCloser {
+		plain, err := newPlain(r, turn{ctx: t.Context(), of: of, giveUp: giveUp})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { plain.Close() })
+		return plain
+	}
+	hold := func(giveUp func(error)) (plain io.ReadCloser) {
+		r, source := io.Pipe()
+		data := zeros(27, 20)
+		go source.Write(data[:len(data)-2])
+		plain = open(r, func() { giveUp(r.CloseWithError(errPush)) })
+		if _, err := io.ReadFull(plain, make([]byte, 1000)); err != nil {
+			t.Fatal(err)
+		}
+		return plain
+	}
+	gaveUp := make(chan error, 1)
+	plain := hold(func(err error) {
+		select {
+		case gaveUp <- err:
+		default:
+		}
+	})
+	go func() {
+		<-gaveUp
+		plain.Close()
+	}()
+	if n, err := io.Copy(io.Discard, open(bytes.NewReader(zeros(27, 2)), nil)); err != nil || n != 2*128<<10 {
+		t.Errorf("behind one that trickles: got %d bytes, %v", n, err)
+	}
+	// The counter of the source is what tells: nothing else is known of how fast it is.
+	fast := &turn{src: &sourceReader{}, giveUp: func() { t.Error("one that is fast enough was given up") }}
+	of.slot <- struct{}{}
+	of.holder.Store(fast)
+	waiting, cancel := context.WithCancel(t.Context())
+	stop := make(chan struct{})
+	go func() {
+		defer close(stop)
+		for range 50 {
+			fast.src.bytes.Add(4 * leastBytes)
+			time.Sleep(2 * time.Millisecond)
+		}
+		cancel()
+	}()
+	next := turn{ctx: waiting, of: of}
+	if err := next.take(); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	<-stop
+}
+
 // TestLargeWindowsMemory: many layers of an image are read at once.
 func TestLargeWindowsMemory(t *testing.T) {
 	data := zeros(27, 1100) // more than the window
@@ -162,7 +219,7 @@ func FuzzFrames(f *testing.F) {
 		return io.ReadAll(io.LimitReader(z, 16<<20))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		my := turn{ctx: t.Context()}
+		my := turn{ctx: t.Context(), of: newWindows(time.Minute)}
 		defer my.end()
 		got, err := decode(&frameReader{r: bufio.NewReader(bytes.NewReader(data)), turn: &my}, maxWindow)
 		window := uint64(usualWindow)
