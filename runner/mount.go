@@ -72,7 +72,22 @@ func (e *Engine) mountPoints(ctx context.Context, store *cache.Store, c *Contain
 		}
 		points = append(points, p)
 	}
-	return points, nil
+	return points, makeSources(wishes)
+}
+
+// makeSources makes the directories of -v that are missing. They come last: what is refused leaves none.
+func makeSources(wishes []MountRequest) error {
+	for _, w := range wishes {
+		if w.Type == "bind" && w.MakeSource {
+			if _, err := os.Stat(w.Source); !errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err := os.MkdirAll(w.Source, 0o755); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // mountsFrom are the volumes and binds of other containers, except at places that are taken. Of two at one
@@ -142,7 +157,7 @@ func (e *Engine) mountPoint(ctx context.Context, store *cache.Store, c *Containe
 		}
 		return p, bindSource(w)
 	case "volume":
-		v, made, err := e.makeVolume(ctx, VolumeOptions{Name: w.Source, Driver: w.Driver, DriverOpts: w.DriverOpts, Labels: w.Labels})
+		v, made, err := e.makeVolume(ctx, VolumeOptions{Name: w.Source, Driver: w.Driver, DriverOpts: w.DriverOpts, Labels: w.Labels, user: c.ID})
 		if err != nil {
 			return p, err
 		}
@@ -189,7 +204,7 @@ func imageLeaseName(id, target string) string {
 	return leaseName(id) + "-" + hex.EncodeToString(sum[:6])
 }
 
-// bindSource makes a missing directory if the user said -v; --mount wants it to exist.
+// bindSource refuses what cannot be mounted. A missing directory will be made if the user said -v; --mount wants it to exist.
 func bindSource(w MountRequest) error {
 	if !filepath.IsAbs(w.Source) {
 		return worded(errdefs.ErrInvalidArgument, "invalid mount config for type \"bind\": invalid mount path: '%s' mount path must be absolute", w.Source)
@@ -201,7 +216,7 @@ func bindSource(w MountRequest) error {
 	if !w.MakeSource {
 		return worded(errdefs.ErrInvalidArgument, "invalid mount config for type \"bind\": bind source path does not exist: %s", w.Source)
 	}
-	return os.MkdirAll(w.Source, 0o755)
+	return nil
 }
 
 // specMounts are the mounts of a start: generated files first, then the user's, by depth.

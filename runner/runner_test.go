@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -210,9 +211,10 @@ func TestVolumesOfRefusedCreate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	dir := filepath.Join(t.TempDir(), "made", "by")
 	for name, bind := range map[string]string{"taken": "/", "free": "/missing"} {
 		o := sh("true")
-		o.Mounts = []MountRequest{{Type: "volume", Source: "named", Target: "/a"}, {Type: "volume", Target: "/b"},
+		o.Mounts = []MountRequest{{Type: "bind", Source: dir, Target: "/m", MakeSource: true}, {Type: "volume", Source: "named", Target: "/a"}, {Type: "volume", Target: "/b"},
 			{Type: "volume", Source: "before", Target: "/c"}, {Type: "bind", Source: bind, Target: "/d"}}
 		if _, err := e.Create(ctx, name, o); err == nil {
 			t.Errorf("%s: made", name)
@@ -220,6 +222,9 @@ func TestVolumesOfRefusedCreate(t *testing.T) {
 		all, err := e.Volumes(nil)
 		if d := cmp.Diff(before, all); err != nil || d != "" {
 			t.Errorf("%s: left %s, %v", name, d, err)
+		}
+		if _, err := os.Stat(filepath.Dir(dir)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: left %s, %v", name, dir, err)
 		}
 	}
 	until := EventOptions{Until: time.Now(), Filters: map[string][]string{"type": {"volume"}, "event": {"create", "destroy"}}}
@@ -232,6 +237,33 @@ func TestVolumesOfRefusedCreate(t *testing.T) {
 	}
 	if d := cmp.Diff([]string{"create", "destroy"}, told["named"]); d != "" {
 		t.Errorf("the volume of the taken name was made: %s", d)
+	}
+}
+
+// A volume that a create has picked up stays, although the container is not recorded yet, while its maker lives.
+func TestVolumeOfUnfinishedCreate(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	if _, err := e.CreateVolume(ctx, VolumeOptions{Name: "picked"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.makeDir("0123456789ab", false); err != nil {
+		t.Fatal(err)
+	}
+	if _, made, err := e.makeVolume(ctx, VolumeOptions{Name: "picked", user: "0123456789ab"}); made || err != nil {
+		t.Fatal(made, err)
+	}
+	if err := e.RemoveVolume(ctx, "picked", false); !errors.Is(err, errdefs.ErrConflict) {
+		t.Errorf("got %v, want a conflict", err)
+	}
+	if names, _, err := e.PruneVolumes(ctx, PruneVolumesOptions{All: true}); err != nil || len(names) > 0 {
+		t.Errorf("pruned %v, %v", names, err)
+	}
+	dead := maker{Process: statefile.Process{PID: 1 << 30}}
+	if err := statefile.Write(filepath.Join(e.dir("0123456789ab"), makerName), &dead, statefile.WriteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.RemoveVolume(ctx, "picked", false); err != nil {
+		t.Errorf("after its maker's death: %v", err)
 	}
 }
 

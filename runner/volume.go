@@ -46,6 +46,8 @@ type VolumeOptions struct {
 	Driver     string            // "" is local, and there is no other
 	DriverOpts map[string]string // type, device and o, as mount(8) has them
 	Labels     map[string]string
+
+	user string // the container that is being made with it
 }
 
 // CreateVolume makes a volume, or returns the one that has the name, whatever its options.
@@ -82,6 +84,11 @@ func (e *Engine) makeVolume(ctx context.Context, o VolumeOptions) (v Volume, mad
 		return v, false, err
 	}
 	defer unlock()
+	if o.user != "" {
+		if err := e.claimVolume(o.user, name); err != nil {
+			return v, false, err
+		}
+	}
 	if v, err := e.Volume(name); !errors.Is(err, errdefs.ErrNotFound) {
 		return v, false, err
 	}
@@ -162,6 +169,32 @@ func (e *Engine) allVolumes() ([]Volume, error) {
 	return all, nil
 }
 
+// usesName is the directory with the names of the volumes that a container is being made with: nobody may remove
+// one that has been picked up before the container is recorded. It stays with the container.
+const usesName = "uses"
+
+// claimVolume notes that a container that is being made has a volume. The volumes are locked.
+func (e *Engine) claimVolume(container, volume string) error {
+	dir := filepath.Join(e.dir(container), usesName)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, volume), nil, 0o600)
+}
+
+// claimedVolumes are the volumes of a container that is being made by somebody who lives.
+func (e *Engine) claimedVolumes(container string) (names []string) {
+	var by maker
+	if statefile.Read(filepath.Join(e.dir(container), makerName), &by) != nil || !by.Alive() {
+		return nil
+	}
+	entries, _ := os.ReadDir(filepath.Join(e.dir(container), usesName))
+	for _, d := range entries {
+		names = append(names, d.Name())
+	}
+	return names
+}
+
 // VolumeUsers returns the IDs of the containers that use each volume.
 func (e *Engine) VolumeUsers() (map[string][]string, error) {
 	ids, err := e.IDs()
@@ -172,7 +205,13 @@ func (e *Engine) VolumeUsers() (map[string][]string, error) {
 	for _, id := range ids {
 		c, err := e.load(id)
 		if errors.Is(err, fs.ErrNotExist) {
-			continue
+			claimed := e.claimedVolumes(id)
+			if c, err = e.load(id); errors.Is(err, fs.ErrNotExist) { // not recorded while they were read either
+				for _, name := range claimed {
+					users[name] = append(users[name], id)
+				}
+				continue
+			}
 		}
 		if err != nil {
 			return nil, err
