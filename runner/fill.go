@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -26,7 +27,8 @@ import (
 //	    into                 a link that says where to in _data; without it there is nothing left to move
 //
 // Whoever makes or starts a container with the volume moves what is left first. Nothing that is in the volume
-// is ever replaced or removed for it.
+// is ever replaced or removed for it. What is complete is on the disk: nothing tells a half of it after a power loss
+// from what the containers want.
 
 func (e *Engine) filling(volume string) string { return filepath.Join(e.volumeDir(volume), "fill") }
 func (e *Engine) filled(volume string) string  { return filepath.Join(e.volumeDir(volume), "filled") }
@@ -108,6 +110,9 @@ func (e *Engine) fillBeside(ctx context.Context, from *rootfs.Dir, volume, below
 	if err != nil {
 		return err
 	}
+	if err := syncTree(scratch.Path()); err != nil {
+		return err
+	}
 	unlock, err := e.lockVolumes(ctx)
 	if err != nil {
 		return err
@@ -123,6 +128,48 @@ func (e *Engine) fillBeside(ctx context.Context, from *rootfs.Dir, volume, below
 		return err
 	}
 	return e.moveFilled(volume)
+}
+
+// fewFiles are synced one by one, which does not wait for what others have written. For more, one syncfs(2) is faster.
+const fewFiles = 32
+
+// syncTree writes everything below dir to the disk.
+func syncTree(dir string) (err error) {
+	var files []*os.File
+	defer func() {
+		for _, f := range files {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	many := errors.New("more than a few files")
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() && path != dir {
+			return err
+		}
+		if len(files) > fewFiles {
+			return many
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		files = append(files, f) // dir first
+		// All on their way, the disk can order them; the first sync below then waits for most.
+		_ = unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+		return nil
+	})
+	if errors.Is(err, many) {
+		return os.NewSyscallError("syncfs", unix.Syncfs(int(files[0].Fd())))
+	}
+	if err != nil {
+		return err
+	}
+	for _, f := range slices.Backward(files) {
+		if err := f.Sync(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // fillScratch makes a directory for a copy, and removes those of the dead.

@@ -1,12 +1,15 @@
 package runner
 
 import (
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
 	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/keeper"
+	"github.com/teu-dev/teu/test/privilege"
 )
 
 // empty does to files what a power loss does to those that were renamed and not synced.
@@ -98,5 +101,50 @@ func TestPowerLossOfAutoRemove(t *testing.T) {
 		if _, err := os.Lstat(left); err == nil {
 			t.Errorf("%s is left", left)
 		}
+	}
+}
+
+// TestPowerLossOfAFill: a volume that was just filled is whole after a power loss, or empty. A half would stay for ever.
+func TestPowerLossOfAFill(t *testing.T) {
+	privilege.NeedRoot(t)
+	many, _ := aTree(t)
+	few := filepath.Join(t.TempDir(), "few")
+	command(t, "cp", "-a", filepath.Join(many, "7"), few)
+	for name, tree := range map[string]string{"many": many, "few": few} {
+		t.Run(name, func(t *testing.T) {
+			image, dir := filepath.Join(t.TempDir(), "image"), t.TempDir()
+			command(t, "truncate", "-s", "64M", image)
+			command(t, "mkfs.ext4", "-q", "-F", image)
+			command(t, "mount", "-o", "loop,commit=300", image, dir)
+			t.Cleanup(func() { exec.Command("umount", dir).Run() })
+			root := filepath.Join(dir, "root")
+			if err := fillForTest(root, tree, "."); err != nil {
+				t.Fatal(err)
+			}
+			// The journal's next commit has the names of the files, whoever it is for.
+			other, err := os.Create(filepath.Join(dir, "other"))
+			if err == nil {
+				err = errors.Join(other.Sync(), other.Close())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			command(t, "cp", "--sparse=always", image, image+".after") // what the disk has
+			command(t, "umount", dir)
+			command(t, "mount", "-o", "loop", image+".after", dir)
+			if err := open(root, root+"-run").finishFilling(t.Context(), "vol"); err != nil {
+				t.Fatal(err)
+			}
+			if err := sameTree(tree, filepath.Join(root, "volumes", "vol", "_data")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func command(t *testing.T, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", name, err, out)
 	}
 }
