@@ -14,6 +14,7 @@
 //	ROOT/ids.lock                      held to take such IDs
 //	ROOT/owners.lock                   held to copy an image for such IDs
 //	ROOT/names/NAME -> ID              made by link, so that a name is given once
+//	ROOT/renaming/ID                   ID is being renamed, and the networks are yet to hear of it
 //	ROOT/volumes/NAME/{volume.json,_data/}
 //	RUNROOT/containers/ID/             the keeper's, gone when the container is not running
 //
@@ -191,6 +192,7 @@ func (e *Engine) damaged(id string, why error) *Container {
 
 // Get finds a container by name, ID, or the beginning of an ID.
 func (e *Engine) Get(ctx context.Context, ref string) (*Container, error) {
+	e.mendRenames(ctx)
 	id, err := e.resolve(ref)
 	if err != nil {
 		return nil, err

@@ -18,6 +18,7 @@ import (
 // List returns all containers, the newest first. It takes no lock and waits for no
 // container, except that for a moment it lets orphans be adopted. They may only be looked at.
 func (e *Engine) List(ctx context.Context) ([]*Container, error) {
+	e.mendRenames(ctx)
 	ids, err := e.IDs()
 	if err != nil {
 		return nil, err

@@ -25,6 +25,9 @@ func newID() string {
 
 func (e *Engine) names() string { return filepath.Join(e.Root, "names") }
 
+// renaming has a file for each container that is being renamed.
+func (e *Engine) renaming() string { return filepath.Join(e.Root, "renaming") }
+
 // nameOf returns the container's name. A container without one is just being made.
 func (e *Engine) nameOf(id string) string {
 	b, err := statefile.ReadFile(e.nameFile(id), 4096)
@@ -227,13 +230,37 @@ func (e *Engine) Rename(ctx context.Context, ref, name string) error {
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("Error when allocating new name: %w", err)
 	}
+	mark := filepath.Join(e.renaming(), id)
+	if err := errors.Join(os.MkdirAll(e.renaming(), 0o700), os.WriteFile(mark, nil, 0o600)); err != nil {
+		return err
+	}
 	if _, err := e.claimName(ctx, id, name, old); err != nil {
-		return fmt.Errorf("Error when allocating new name: %w", err)
+		return errors.Join(fmt.Errorf("Error when allocating new name: %w", err), os.Remove(mark))
 	}
 	if c, err := e.load(id); err == nil {
 		e.tell(c, "rename", map[string]string{"oldName": "/" + old})
 	}
-	return e.renamed(ctx, id)
+	return errors.Join(e.renamed(ctx, id), os.Remove(mark))
+}
+
+// mendRenames tells the networks of renames whose process has died before it could: else the old name would be answered
+// until the next start.
+func (e *Engine) mendRenames(ctx context.Context) {
+	entries, _ := os.ReadDir(e.renaming()) // empty, but for moments
+	for _, d := range entries {
+		mark := filepath.Join(e.renaming(), d.Name())
+		unlock, ok, err := statefile.TryLock(filepath.Join(e.dir(d.Name()), "lock"), statefile.LockOptions{})
+		if errors.Is(err, fs.ErrNotExist) { // the container is gone
+			os.Remove(mark)
+		}
+		if err != nil || !ok {
+			continue
+		}
+		if e.renamed(ctx, d.Name()) == nil {
+			os.Remove(mark)
+		}
+		unlock()
+	}
 }
 
 // randomName is docker's kind of name, with a number if it is not the first try.

@@ -22,6 +22,7 @@ import (
 	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/event"
 	"github.com/teu-dev/teu/runner/keeper"
+	"github.com/teu-dev/teu/runner/network"
 )
 
 func TestForegroundRun(t *testing.T) {
@@ -760,5 +761,51 @@ func TestNetworkOfAnotherContainer(t *testing.T) {
 	o.Network = "container:front"
 	if stdout, stderr, _ := run(t, e, o); stdout != want || code != 0 || want == "" {
 		t.Errorf("%q, %q; want %q", stdout, stderr, want)
+	}
+}
+
+// Whoever dies while a container that runs is renamed leaves its old name in the network, which the next command corrects.
+func TestRenameThatWasKilled(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	if _, err := e.CreateNetwork(ctx, network.CreateOptions{Name: "names"}); err != nil {
+		t.Fatal(err)
+	}
+	o := sh("sleep 1000")
+	o.Network = "names"
+	c, err := e.Create(ctx, "before", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Start(ctx, c.ID, StartOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	names := func() string {
+		s, err := e.network.Get(c.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Endpoints[0].Names[0]
+	}
+	mark := filepath.Join(e.renaming(), c.ID)
+	if err := errors.Join(os.MkdirAll(e.renaming(), 0o700), os.WriteFile(mark, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.claimName(ctx, c.ID, "after", "before"); err != nil {
+		t.Fatal(err)
+	}
+	if got := names(); got != "before" {
+		t.Fatalf("got %s: nothing to correct", got)
+	}
+	if _, err := e.List(ctx); err != nil || names() != "after" {
+		t.Errorf("after a list: %s, %v", names(), err)
+	}
+	if err := e.Rename(ctx, c.ID, "last"); err != nil || names() != "last" {
+		t.Errorf("after a whole one: %s, %v", names(), err)
+	}
+	if err := e.Rename(ctx, c.ID, "last"); err == nil {
+		t.Error("renamed to its own name")
+	}
+	if left, err := os.ReadDir(e.renaming()); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }
