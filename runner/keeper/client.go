@@ -378,10 +378,8 @@ func (p *Process) Wait(ctx context.Context) (ExitStatus, error) {
 	return e, nil
 }
 
-// Signal sends a signal to the process.
-func (p *Process) Signal(s unix.Signal) error {
-	return unix.PidfdSendSignal(int(p.pidfd.Fd()), s, nil, 0)
-}
+// Signal sends a signal to the process. It may be called beside Close.
+func (p *Process) Signal(s unix.Signal) error { return launch.SignalPIDFD(p.pidfd, s) }
 
 // Close stops waiting. The process goes on.
 func (p *Process) Close() error { return errors.Join(p.pidfd.Close(), p.c.Close()) }

@@ -1,7 +1,6 @@
 package launch
 
 import (
-	"cmp"
 	"fmt"
 	"os"
 	"syscall"
@@ -33,16 +32,24 @@ func (c *Child) Signal(sig os.Signal) error {
 	if !ok {
 		return fmt.Errorf("signal %v: %w", sig, unix.EINVAL)
 	}
-	// Control keeps Wait from closing the descriptor meanwhile: another process's could get its number.
-	raw, err := c.PIDFD.SyscallConn()
-	if err == nil {
-		var sent error
-		err = cmp.Or(raw.Control(func(fd uintptr) { sent = unix.PidfdSendSignal(int(fd), s, nil, 0) }), sent)
-	}
-	if err != nil {
+	if err := SignalPIDFD(c.PIDFD, s); err != nil {
 		return fmt.Errorf("sending %v to process %d: %w", s, c.PID, err)
 	}
 	return nil
+}
+
+// SignalPIDFD sends a signal to the process of a pidfd. It may be called beside what closes the
+// descriptor, whose number another process's could get: pidfd is held meanwhile.
+func SignalPIDFD(pidfd *os.File, s syscall.Signal) error {
+	raw, err := pidfd.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sent error
+	if err := raw.Control(func(fd uintptr) { sent = unix.PidfdSendSignal(int(fd), s, nil, 0) }); err != nil {
+		return err
+	}
+	return sent
 }
 
 // destroy ends and reaps a child whose start has failed.
