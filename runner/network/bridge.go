@@ -414,6 +414,11 @@ func (m *Manager) Repair(ctx context.Context) error {
 }
 
 func (m *Manager) repair(ctx context.Context) (err error) {
+	// A keeper that has not ended yet asks for this when a reset has taken the rules away: the lock would bring back the
+	// directories that the reset has just removed. Who attaches something makes the rules.
+	if present, err := m.sandboxes(); err != nil || len(present) == 0 {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	unlock, err := m.lock(ctx)

@@ -329,6 +329,17 @@ func TestDetachAndReset(t *testing.T) {
 	}
 }
 
+// TestRepairAfterReset: a repair that comes late leaves nothing where there is nothing any more.
+func TestRepairAfterReset(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	if err := New(dir).Repair(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(dir); !os.IsNotExist(err) {
+		t.Errorf("the directory is there again: %v", err)
+	}
+}
+
 func TestAttachAgainAtOnce(t *testing.T) {
 	if !sandbox(t) {
 		return
