@@ -130,7 +130,8 @@ func (e *Engine) fillBeside(ctx context.Context, from *rootfs.Dir, volume, below
 	return e.moveFilled(volume)
 }
 
-// fewFiles are synced one by one, which does not wait for what others have written. For more, one syncfs(2) is faster.
+// So many files and directories are synced one by one, which does not wait for what others have written. For more, one
+// syncfs(2) is faster.
 const fewFiles = 32
 
 // syncTree writes everything below dir to the disk.
@@ -143,7 +144,7 @@ func syncTree(dir string) (err error) {
 	}()
 	many := errors.New("more than a few files")
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() && path != dir {
+		if err != nil || !d.Type().IsRegular() && !d.IsDir() {
 			return err
 		}
 		if len(files) > fewFiles {
