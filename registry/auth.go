@@ -183,6 +183,7 @@ func (a *authorizer) explain(ctx context.Context, err error) error {
 		return err
 	}
 	defer a.mu.release()
+	e.tokens = a.challenge != nil && a.challenge.scheme == "bearer"
 	switch {
 	case a.configErr != nil:
 		e.credentials = printable(a.configErr.Error())

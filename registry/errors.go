@@ -26,6 +26,7 @@ type Error struct {
 
 	foreign     bool   // the answer is of a server we were redirected to
 	credentials string // what is known about those we sent
+	tokens      bool   // the registry asks for tokens
 }
 
 // ErrorDetail is one entry of a registry's error document (distribution-spec, "Error Codes").
@@ -142,6 +143,11 @@ func (e *Error) Unwrap() error {
 	return errdefs.ErrUnknown
 }
 
+// NoAccess says that a token which the registry has taken is none for the repository: it is private or not there.
+func (e *Error) NoAccess() bool {
+	return e.Status == http.StatusUnauthorized && e.tokens && strings.HasPrefix(e.Path, "/v2/")
+}
+
 // Hint says what the user can do.
 func (e *Error) Hint() string {
 	if e.foreign {
@@ -162,6 +168,12 @@ func (e *Error) Hint() string {
 		return "try again later, or log in with " + login
 	}
 	return ""
+}
+
+// NoAnswer says whether err is a registry that could not be asked.
+func NoAnswer(err error) bool {
+	var e *networkError
+	return errors.As(err, &e)
 }
 
 // networkError is a request without an answer.

@@ -5,16 +5,21 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // api sends a request and returns the status and the whole answer.
@@ -48,10 +53,51 @@ func (w *world) apiOf(userAgent, method, path, body string) (int, string) {
 	return resp.StatusCode, string(b)
 }
 
+// refusingRegistry gives tokens to everybody, and nothing for them.
+func refusingRegistry(t *testing.T, w *world) string {
+	listening := make(chan net.Listener, 1)
+	go func() {
+		runtime.LockOSThread() // for ever: it stays in the world
+		ns, err := os.Open(w.dir + "/netns")
+		if err == nil {
+			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+		}
+		l, e := net.Listen("tcp", "127.0.0.1:0")
+		if err := errors.Join(err, e); err != nil {
+			t.Error(err)
+		}
+		listening <- l
+	}()
+	var s *httptest.Server
+	s = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		says := func(status int, code, message string) {
+			w.WriteHeader(status)
+			fmt.Fprintf(w, `{"errors":[{"code":%q,"message":%q}]}`, code, message)
+		}
+		switch {
+		case r.URL.Path == "/token":
+			fmt.Fprint(w, `{"token":"x"}`)
+		case strings.HasPrefix(r.URL.Path, "/v2/missing/"):
+			says(404, "MANIFEST_UNKNOWN", "no such tag")
+		case strings.HasPrefix(r.URL.Path, "/v2/broken/"):
+			says(501, "UNKNOWN", "broken") // which is not tried again
+		default:
+			w.Header().Set("WWW-Authenticate", `Bearer realm="`+s.URL+`/token",service="x"`)
+			says(401, "UNAUTHORIZED", "authentication required")
+		}
+	}))
+	s.Listener.Close()
+	s.Listener = <-listening
+	s.Start()
+	t.Cleanup(s.Close)
+	return s.Listener.Addr().String()
+}
+
 // testRefusals: the statuses and words that clients tell errors by.
 func testRefusals(t *testing.T, w *world) {
 	w.docker("run", "-dt", "--name", "refusals", "busybox", "sleep", "1000")
 	defer w.docker("rm", "-f", "refusals")
+	hub := refusingRegistry(t, w)
 	for _, c := range []struct {
 		method, path, body string
 		status             int
@@ -88,7 +134,13 @@ func testRefusals(t *testing.T, w *world) {
 		{"POST", "/containers/create?name=/", `{"Image":"busybox"}`, 400, "Invalid container name (/)"},
 		{"POST", "/containers/create", `{"Image":"busybox","HostConfig":{"AutoRemove":true,"RestartPolicy":{"Name":"always"}}}`, 400, "can't create 'AutoRemove' container"},
 		{"GET", "/system/df?type=x", "", 400, "unknown object type: x"},
-		{"POST", "/auth", `{"serveraddress":"127.0.0.1:1"}`, 503, "connection refused"},
+		{"POST", "/auth", `{"serveraddress":"127.0.0.1:1"}`, 500, "connection refused"},
+		{"POST", "/images/create?fromImage=127.0.0.1:1/a&tag=b", "", 500, "connection refused"},
+		{"POST", "/images/create?fromImage=127.0.0.1:1/a", "", 500, "connection refused"},
+		{"POST", "/images/create?fromImage=nosuch.invalid/a&tag=b", "", 500, "nosuch.invalid"},
+		{"POST", "/images/create?fromImage=" + hub + "/private&tag=b", "", 404, "pull access denied for " + hub + "/private, repository does not exist or may require 'docker login'"},
+		{"POST", "/images/create?fromImage=" + hub + "/missing&tag=b", "", 404, "not found"},
+		{"POST", "/images/create?fromImage=" + hub + "/broken&tag=b", "", 500, "501"},
 		{"POST", "/images/create?fromImage=A&fromSrc=-", "", 400, `"invalid reference format: repository name (library/A) must be lowercase"`},
 		{"DELETE", "/images/%20", "", 400, "image name cannot be blank"},
 		{"GET", "/images/json?identity=1", "", 400, "identity requires manifests=1"},
@@ -259,6 +311,14 @@ func testInspected(t *testing.T, w *world) {
 		w.docker("start", made.ID)
 		return made.ID
 	}
+	// Devices are called as they were, and no network is joined before the first start.
+	if status, answer := w.api("POST", "/containers/create?name=unstarted", `{"Image":"busybox","HostConfig":{"BlkioDeviceReadBps":[{"Path":"/dev/./zero","Rate":9}],
+		"BlkioWeightDevice":[{"Path":"/dev/full","Weight":10}]}}`); status != http.StatusCreated {
+		t.Fatalf("%d %s", status, answer)
+	}
+	w.want("^/dev/./zero /dev/full [[][]]$", "inspect", "-f",
+		"{{range .HostConfig.BlkioDeviceReadBps}}{{.Path}}{{end}} {{range .HostConfig.BlkioWeightDevice}}{{.Path}}{{end}} [{{.NetworkSettings.Networks.bridge.NetworkID}}]", "unstarted")
+	w.docker("rm", "unstarted")
 	id := create(`{"Umask":63,"MaskedPaths":["/proc/version"],"ReadonlyPaths":[],"PidsLimit":9,
 		"Tmpfs":{"/a":""},"Mounts":[{"Type":"tmpfs","Target":"/b","TmpfsOptions":{"SizeBytes":65536}},{"Type":"volume","Target":"/v"}]}`)
 	defer w.docker("rm", "-fv", id)

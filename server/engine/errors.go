@@ -59,6 +59,8 @@ func status(err error) int {
 		return http.StatusInternalServerError
 	case errors.As(err, &remote) && remote.Status == http.StatusUnauthorized:
 		return http.StatusInternalServerError // docker's clients take 401 for the daemon's own
+	case errors.As(err, &remote) && remote.Status >= 500, registry.NoAnswer(err):
+		return http.StatusInternalServerError // 503 is for what the daemon itself cannot do now
 	case errdefs.IsNotFound(err):
 		return http.StatusNotFound
 	case errdefs.IsInvalidArgument(err), errdefs.IsOutOfRange(err):

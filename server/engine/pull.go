@@ -1,11 +1,13 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/auxprogress"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/library"
+	"github.com/teu-dev/teu/registry"
 )
 
 // progressJSON is a message of a pull or a push, with the bar that old clients show.
@@ -75,6 +78,10 @@ func (s *Server) pull(r *request, p *progressWriter, images Images, ref referenc
 	t := &transfer{p: p, words: pullWords()}
 	t.first = progressJSON{Status: "Pulling from " + reference.Path(ref), ID: tagOf(ref)}
 	done, err := images.Pull(r.Context(), ref, library.PullOptions{Platform: platform, Progress: t.event})
+	var remote *registry.Error
+	if errors.As(err, &remote) && remote.NoAccess() {
+		return worded(errdefs.ErrNotFound, "pull access denied for %s, repository does not exist or may require 'docker login'", reference.FamiliarName(ref))
+	}
 	if err != nil {
 		return err
 	}
