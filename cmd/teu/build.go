@@ -30,7 +30,7 @@ type buildFlags struct {
 	platforms, secrets, ssh, addHosts, ulimits   []string
 	outputs, annotations, allow                  []string
 	cacheFrom, cacheTo                           []string
-	noCache, pull, push, load, quiet, check, why bool
+	noCache, pull, push, load, quiet, why        bool
 	reproducible                                 bool
 	policies                                     []string
 
@@ -89,7 +89,13 @@ func (f *buildFlags) register(cmd *cobra.Command) {
 	s.BoolVarP(&f.quiet, "quiet", "q", false, "print only the image ID")
 	s.StringVar(&f.progress, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "auto, tty, plain, json, rawjson (as docker buildx) or quiet")
 	s.StringVar(&f.call, "call", "build", "build, or answer: check, outline or targets, with ,format=json behind")
-	s.BoolVar(&f.check, "check", false, "short for --call check")
+	s.BoolFunc("check", "short for --call check", func(text string) error { // the later of the two counts, as in buildx
+		yes, err := strconv.ParseBool(text)
+		if yes {
+			f.call = "check"
+		}
+		return err
+	})
 	s.StringArrayVar(&f.cacheFrom, "cache-from", nil, "IMAGE or type=registry,ref=REF or type=local,src=DIR: use what others built")
 	s.StringArrayVar(&f.cacheTo, "cache-to", nil, "type=registry,ref=REF, type=local,dest=DIR or type=inline: keep for others what is built")
 	s.BoolVar(&f.load, "load", false, "keep the image here even if it is pushed and parts of it had to be fetched")

@@ -30,9 +30,6 @@ func (f *buildFlags) options(a *app, dir string) (build.Options, error) {
 	if f.network == "host" {
 		o.Entitlements = append(o.Entitlements, "network.host") // asking for it is allowing it
 	}
-	if f.check {
-		f.call = "check"
-	}
 	if f.squash {
 		return o, fmt.Errorf("--squash is not supported; FROM scratch and COPY --from=STAGE / / makes one layer of a stage")
 	}
