@@ -67,7 +67,7 @@ func (e *confinedError) Hint() string  { return e.how }
 func (a *app) explain(err error) error {
 	var fs unix.Statfs_t
 	switch {
-	case errors.Is(err, unix.EINVAL) && unix.Statfs(a.root, &fs) == nil && fs.Type == unix.OVERLAYFS_SUPER_MAGIC:
+	case errors.Is(err, unix.EINVAL) && !a.bundles() && unix.Statfs(a.root, &fs) == nil && fs.Type == unix.OVERLAYFS_SUPER_MAGIC:
 		return &confinedError{err, "the store " + a.root + " is on an overlay, as all is in a container, and no container can be on top of one: " +
 			"put a volume or a tmpfs there, or choose another directory with --root"}
 	case !errors.Is(err, unix.EPERM):
@@ -79,6 +79,9 @@ func (a *app) explain(err error) error {
 	}
 	return err
 }
+
+// bundles says whether the command works on bundles, whose roots are not in the store.
+func (a *app) bundles() bool { return len(a.words) > 0 && a.words[0] == "oci" }
 
 // withExitCode returns err carrying code, or nil for a nil err.
 func withExitCode(code int, err error) error {
