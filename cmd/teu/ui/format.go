@@ -218,22 +218,26 @@ func (u *UI) Inspect(format string, objects []any) error {
 	}
 	var failures []error
 	for _, o := range objects {
-		text, err := execute(tmpl, o)
+		text, err := execute(tmpl, o, u.OutTerminal())
 		if err != nil {
 			failures = append(failures, fmt.Errorf("template parsing error: %w", err))
 			continue
 		}
-		fmt.Fprintln(textFor(u.Out, u.OutTerminal()), text)
+		fmt.Fprintln(u.Out, text)
 	}
 	return errors.Join(failures...)
 }
 
 // execute executes a template on an object and, if that does not know a name, on its JSON, where what is not there is
-// an error (docker/cli cli/command/inspect, TemplateInspector).
-func execute(tmpl *template.Template, object any) (string, error) {
+// an error (docker/cli cli/command/inspect, TemplateInspector). For a terminal the values are made visible, not the template's
+// own text, in which people have colours.
+func execute(tmpl *template.Template, object any, terminal bool) (string, error) {
 	typed := object
 	if t, ok := object.(Templated); ok {
 		typed = t.ForTemplates()
+	}
+	if terminal {
+		typed = visibleValue(reflect.ValueOf(typed)).Interface()
 	}
 	var b bytes.Buffer
 	if reflect.Indirect(reflect.ValueOf(typed)).Kind() == reflect.Struct && tmpl.Execute(&b, typed) == nil {
@@ -248,6 +252,9 @@ func execute(tmpl *template.Template, object any) (string, error) {
 	d.UseNumber()
 	if err := d.Decode(&value); err != nil {
 		return "", err
+	}
+	if terminal && value != nil {
+		value = visibleValue(reflect.ValueOf(value)).Interface()
 	}
 	strict, err := tmpl.Clone()
 	if err != nil {

@@ -3,6 +3,7 @@ package ui
 import (
 	"fmt"
 	"io"
+	"reflect"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -51,6 +52,50 @@ func visibleLines(text string) string {
 		}
 	}
 	return b.String()
+}
+
+// visibleValue is a copy of a value in which all text is visible, as visibleLines has it.
+func visibleValue(v reflect.Value) reflect.Value {
+	n := reflect.New(v.Type()).Elem()
+	n.Set(v)
+	switch v.Kind() {
+	case reflect.String:
+		n.SetString(visibleLines(v.String()))
+	case reflect.Pointer:
+		if !v.IsNil() {
+			n.Set(reflect.New(v.Type().Elem()))
+			n.Elem().Set(visibleValue(v.Elem()))
+		}
+	case reflect.Interface:
+		if !v.IsNil() {
+			n.Set(visibleValue(v.Elem()))
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() {
+				n.Field(i).Set(visibleValue(v.Field(i)))
+			}
+		}
+	case reflect.Array:
+		for i := range v.Len() {
+			n.Index(i).Set(visibleValue(v.Index(i)))
+		}
+	case reflect.Slice:
+		if !v.IsNil() {
+			n.Set(reflect.MakeSlice(v.Type(), v.Len(), v.Len()))
+			for i := range v.Len() {
+				n.Index(i).Set(visibleValue(v.Index(i)))
+			}
+		}
+	case reflect.Map:
+		if !v.IsNil() {
+			n.Set(reflect.MakeMapWithSize(v.Type(), v.Len()))
+			for key, value := range v.Seq2() {
+				n.SetMapIndex(visibleValue(key), visibleValue(value))
+			}
+		}
+	}
+	return n
 }
 
 // textFor returns w, or for a terminal a writer of visibleLines. What is written at once must be whole characters.

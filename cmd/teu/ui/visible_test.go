@@ -65,8 +65,11 @@ func TestTerminalsGetText(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := u.Inspect("{{.A}}", []any{map[string]string{"A": evil}}); err != nil {
-			t.Fatal(err)
+		type inner struct{ A []string }
+		for _, o := range []any{map[string]string{"A": evil}, struct{ A *inner }{&inner{[]string{evil}}}, map[string]any{"A": []any{evil}}} {
+			if err := u.Inspect(own+"{{.A}}{{json .}}", []any{o}); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
@@ -93,8 +96,8 @@ func TestTerminalsGetText(t *testing.T) {
 	show(New(nil, screen, screen))
 	screen.Close()
 	text := <-got
-	if n := strings.Count(text, own); n != 3 {
-		t.Errorf("the terminal got the template's colour %d times, want in two lines and a heading: %q", n, text)
+	if n := strings.Count(text, own); n != 6 {
+		t.Errorf("the terminal got the template's colour %d times, want in two lines, a heading and three objects: %q", n, text)
 	}
 	if text = strings.ReplaceAll(text, own, ""); strings.ContainsAny(text, "\x1b\a") || strings.Count(text, `\x1b]0;owned`) < 8 {
 		t.Errorf("the terminal got %q", text)
