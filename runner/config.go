@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -110,9 +111,18 @@ type Options struct {
 	Rlimits                    []specs.POSIXRlimit       `json:",omitzero"`
 	OOMScoreAdj                *int                      `json:",omitzero"`
 	Resources                  *specs.LinuxResources     `json:",omitzero"`
+	DevicePaths                map[string]string         `json:",omitempty"` // as the block devices of Resources were called, by MAJOR:MINOR
 	QuotaSaid                  bool                      `json:",omitempty"` // the CPU quota of Resources was asked for as one, not as processors
 	Columns, Rows              uint16                    `json:",omitzero"`
 	Health                     *HealthCheck              `json:",omitempty"` // nil: the image's
+}
+
+// NameDevice notes how a block device of Resources was called.
+func (o *Options) NameDevice(major, minor int64, path string) {
+	if o.DevicePaths == nil {
+		o.DevicePaths = map[string]string{}
+	}
+	o.DevicePaths[fmt.Sprintf("%d:%d", major, minor)] = path
 }
 
 // HealthCheck is docker's HealthConfig with native probes and what happens on failure.

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/teu-dev/teu/runner/keeper"
 	"github.com/teu-dev/teu/runner/network"
 )
 
@@ -153,14 +154,14 @@ func (e *Engine) networkSettings(c *Container, networks []network.Network) Inspe
 	}
 	if mode := o.networkMode(); mode == "host" || mode == "none" {
 		n, _ := network.Among(networks, mode)
-		in.Networks[mode] = InspectEndpoint{NetworkID: n.ID}
+		in.Networks[mode] = InspectEndpoint{NetworkID: c.joined(n.ID)}
 		return in
 	}
 	list, _ := e.endpoints(c)
 	for _, ep := range list {
 		one, name := inspectEndpoint(c, ep), ep.Network
 		if n, err := network.Among(networks, ep.Network); err == nil {
-			one.NetworkID, name = n.ID, n.Name
+			one.NetworkID, name = c.joined(n.ID), n.Name
 			one.fill(sb.In(n.ID))
 		}
 		in.Networks[name] = one
@@ -171,6 +172,14 @@ func (e *Engine) networkSettings(c *Container, networks []network.Network) Inspe
 		}
 	}
 	return in
+}
+
+// joined is the ID of a network that the container has been in; docker shows none before its first start.
+func (c *Container) joined(id string) string {
+	if c.State.Status == keeper.Created {
+		return ""
+	}
+	return id
 }
 
 // bindings show a port as docker does: one that is published everywhere is so by IPv4 and IPv6.

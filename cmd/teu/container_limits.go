@@ -53,7 +53,7 @@ func (c *containerFlags) setLimits(o *runner.Options) error {
 		r.Pids = &specs.LinuxPids{Limit: &c.pidsLimit}
 	}
 	o.Resources, o.QuotaSaid = r, c.cpuPeriod != 0 || c.cpuQuota != 0
-	if err := c.setMore(r); err != nil {
+	if err := c.setMore(o, r); err != nil {
 		return err
 	}
 	return c.setUlimits(o)
@@ -96,7 +96,7 @@ func (c *containerFlags) setUlimits(o *runner.Options) error {
 }
 
 // setMore sets the limits few people need: block I/O and what only cgroup v1 has.
-func (c *containerFlags) setMore(r *specs.LinuxResources) error {
+func (c *containerFlags) setMore(o *runner.Options, r *specs.LinuxResources) error {
 	if c.memorySwappiness < -1 || c.memorySwappiness > 100 {
 		return fmt.Errorf("invalid value: %d. Valid memory swappiness range is 0-100", c.memorySwappiness)
 	}
@@ -117,7 +117,7 @@ func (c *containerFlags) setMore(r *specs.LinuxResources) error {
 		io.Weight, r.BlockIO = &c.blkioWeight, io
 	}
 	for _, text := range c.blkioWeightDevice {
-		d, rate, err := deviceRate(text, func(s string) (uint64, error) { return strconv.ParseUint(s, 10, 16) })
+		d, rate, err := deviceRate(o, text, func(s string) (uint64, error) { return strconv.ParseUint(s, 10, 16) })
 		if err != nil {
 			return err
 		}
@@ -136,7 +136,7 @@ func (c *containerFlags) setMore(r *specs.LinuxResources) error {
 		{c.readIOps, count, &io.ThrottleReadIOPSDevice}, {c.writeIOps, count, &io.ThrottleWriteIOPSDevice},
 	} {
 		for _, text := range t.list {
-			d, _, err := deviceRate(text, t.parse)
+			d, _, err := deviceRate(o, text, t.parse)
 			if err != nil {
 				return err
 			}
@@ -147,7 +147,7 @@ func (c *containerFlags) setMore(r *specs.LinuxResources) error {
 }
 
 // deviceRate understands PATH:RATE.
-func deviceRate(text string, parse func(string) (uint64, error)) (d specs.LinuxThrottleDevice, rate uint64, err error) {
+func deviceRate(o *runner.Options, text string, parse func(string) (uint64, error)) (d specs.LinuxThrottleDevice, rate uint64, err error) {
 	path, value, err := cutDevice(text)
 	if err != nil {
 		return d, 0, err
@@ -161,6 +161,7 @@ func deviceRate(text string, parse func(string) (uint64, error)) (d specs.LinuxT
 	}
 	dev := fi.Sys().(*syscall.Stat_t).Rdev
 	d.Major, d.Minor, d.Rate = int64(unix.Major(dev)), int64(unix.Minor(dev)), rate
+	o.NameDevice(d.Major, d.Minor, path)
 	return d, rate, nil
 }
 

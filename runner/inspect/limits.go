@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -60,12 +61,15 @@ func hostLimits(h *container.HostConfig, o *runner.Options) {
 		h.PidsLimit = &n
 	}
 	if b := r.BlockIO; b != nil {
+		path := func(major, minor int64) string {
+			return cmp.Or(o.DevicePaths[fmt.Sprintf("%d:%d", major, minor)], devicePath(major, minor))
+		}
 		h.BlkioWeight = value(b.Weight)
 		for _, d := range b.WeightDevice {
-			h.BlkioWeightDevice = append(h.BlkioWeightDevice, &blkiodev.WeightDevice{Path: devicePath(d.Major, d.Minor), Weight: value(d.Weight)})
+			h.BlkioWeightDevice = append(h.BlkioWeightDevice, &blkiodev.WeightDevice{Path: path(d.Major, d.Minor), Weight: value(d.Weight)})
 		}
-		h.BlkioDeviceReadBps, h.BlkioDeviceWriteBps = throttles(b.ThrottleReadBpsDevice), throttles(b.ThrottleWriteBpsDevice)
-		h.BlkioDeviceReadIOps, h.BlkioDeviceWriteIOps = throttles(b.ThrottleReadIOPSDevice), throttles(b.ThrottleWriteIOPSDevice)
+		h.BlkioDeviceReadBps, h.BlkioDeviceWriteBps = throttles(b.ThrottleReadBpsDevice, path), throttles(b.ThrottleWriteBpsDevice, path)
+		h.BlkioDeviceReadIOps, h.BlkioDeviceWriteIOps = throttles(b.ThrottleReadIOPSDevice, path), throttles(b.ThrottleWriteIOPSDevice, path)
 	}
 }
 
@@ -80,9 +84,9 @@ func ruleText(r specs.LinuxDeviceCgroup) string {
 	return r.Type + " " + number(r.Major) + ":" + number(r.Minor) + " " + r.Access
 }
 
-func throttles(list []specs.LinuxThrottleDevice) (out []*blkiodev.ThrottleDevice) {
+func throttles(list []specs.LinuxThrottleDevice, path func(major, minor int64) string) (out []*blkiodev.ThrottleDevice) {
 	for _, d := range list {
-		out = append(out, &blkiodev.ThrottleDevice{Path: devicePath(d.Major, d.Minor), Rate: d.Rate})
+		out = append(out, &blkiodev.ThrottleDevice{Path: path(d.Major, d.Minor), Rate: d.Rate})
 	}
 	return out
 }

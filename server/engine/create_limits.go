@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -96,6 +97,17 @@ func blockIO(h *container.Resources) (*specs.LinuxBlockIO, error) {
 	return b, nil
 }
 
+// blockDevices are the paths of the devices that have limits.
+func blockDevices(h *container.Resources) (paths []string) {
+	for _, w := range h.BlkioWeightDevice {
+		paths = append(paths, w.Path)
+	}
+	for _, l := range slices.Concat(h.BlkioDeviceReadBps, h.BlkioDeviceWriteBps, h.BlkioDeviceReadIOps, h.BlkioDeviceWriteIOps) {
+		paths = append(paths, l.Path)
+	}
+	return paths
+}
+
 func deviceNumber(path string) (major, minor int64, err error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
@@ -108,6 +120,11 @@ func setLimits(b *createRequest, o *runner.Options) (err error) {
 	h := b.HostConfig
 	if o.Resources, err = resources(&h.Resources); err != nil {
 		return err
+	}
+	for _, path := range blockDevices(&h.Resources) {
+		if major, minor, err := deviceNumber(path); err == nil {
+			o.NameDevice(major, minor, path)
+		}
 	}
 	o.QuotaSaid = h.CPUPeriod != 0 || h.CPUQuota != 0
 	if h.OomScoreAdj != 0 {
