@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/docker/go-units"
+	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
 	"github.com/teu-dev/teu/cmd/teu/ui"
@@ -85,6 +86,7 @@ func listContainers(ctx context.Context, a *app, p *psFlags) error {
 		return nil
 	}
 	rows, engine := make([]ui.Row, len(all)), a.engine()
+	images := engine.ImageNames(ctx, all)
 	withSize := p.size || strings.Contains(p.format, ".Size")
 	whole := p.format != "" && p.format != "table"
 	var wg sync.WaitGroup
@@ -92,7 +94,7 @@ func listContainers(ctx context.Context, a *app, p *psFlags) error {
 	for first := range workers { // a row takes reading files
 		wg.Go(func() {
 			for i := first; i < len(all); i += workers {
-				rows[i] = psRow(engine, all[i], p.noTrunc, withSize, whole)
+				rows[i] = psRow(engine, all[i], images[i], p.noTrunc, withSize, whole)
 			}
 		})
 	}
@@ -107,14 +109,25 @@ func shortID(id string, whole bool) string {
 	return id[:12]
 }
 
+// shortImage is docker's short form of an image's ID.
+func shortImage(id digest.Digest, whole bool) string {
+	if whole {
+		return string(id)
+	}
+	return id.Encoded()[:12]
+}
+
 // psRow has the columns of a table without a format, and with whole all others.
-func psRow(engine *runner.Engine, c *runner.Container, noTrunc, size, whole bool) ui.Row {
+func psRow(engine *runner.Engine, c *runner.Container, image string, noTrunc, size, whole bool) ui.Row {
 	command := strconv.Quote(c.Command())
 	if !noTrunc {
 		command = strconv.Quote(ellipsis(c.Command(), 20))
 	}
+	if image == string(c.ImageID) {
+		image = shortImage(c.ImageID, noTrunc)
+	}
 	row := ui.Row{
-		"ID": shortID(c.ID, noTrunc), "Image": c.Options.Image, "Command": command, "RunningFor": ago(c.Created),
+		"ID": shortID(c.ID, noTrunc), "Image": image, "Command": command, "RunningFor": ago(c.Created),
 		"Status": runner.StatusText(c.State), "Ports": portsText(engine.Ports(c), engine.Exposed(c)), "Names": c.Name,
 	}
 	if size {

@@ -223,7 +223,7 @@ func (u *diskUsage) imageRows() (rows []ui.Row) {
 
 func (u *diskUsage) containerRows(a *app) (rows []ui.Row) {
 	for _, c := range u.containers {
-		row := psRow(a.engine(), c, false, false, true)
+		row := psRow(a.engine(), c, c.Options.Image, false, false, true)
 		row["Size"] = units.HumanSizeWithPrecision(float64(u.written[c.ID]), 3)
 		rows = append(rows, row)
 	}

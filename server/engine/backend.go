@@ -51,6 +51,7 @@ type containerLife interface {
 	Search(ctx context.Context, o runner.SearchOptions) ([]*runner.Container, error)
 	Get(ctx context.Context, ref string) (*runner.Container, error)
 	Inspect(ctx context.Context, ref string) (*runner.Inspection, error)
+	ImageNames(ctx context.Context, list []*runner.Container) []string
 	NetworkSettings(list ...*runner.Container) []runner.InspectNetwork
 	RootSizes(id string) (written, whole int64)
 	Create(ctx context.Context, name string, o runner.Options) (*runner.Container, error)

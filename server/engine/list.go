@@ -105,8 +105,10 @@ func (s *Server) listContainers(w http.ResponseWriter, r *request) error {
 	}
 	list := make([]summary, len(all))
 	manifests := s.newManifestFinder(r)
+	images := engine.ImageNames(r.Context(), all)
 	for i, in := range engine.NetworkSettings(all...) {
 		list[i] = s.summary(r, all[i], in)
+		list[i].Image = images[i]
 		if r.version >= 48 {
 			list[i].ImageManifestDescriptor = manifests.find(all[i])
 		}
