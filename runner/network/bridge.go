@@ -181,6 +181,7 @@ func (m *Manager) ensureDefault() (br bridge, made bool, err error) {
 		return br, false, err
 	}
 	br, err = m.makeDefault()
+	_ = removeOrphans() // of others; what is left is for the next who comes
 	return br, true, errors.Join(err, unlock())
 }
 
@@ -220,6 +221,9 @@ func (m *Manager) makeDefault() (bridge, error) {
 	br := bridge{Name: m.name, Subnet: subnet, MTU: mtu}
 	if err := m.makeBridge(br); err != nil {
 		return bridge{}, err
+	}
+	if link, err := netlink.LinkByName(m.name); err == nil {
+		_ = netlink.LinkSetAlias(link, markOfRoot(m.runRoot)) // without it, it stays when runRoot goes
 	}
 	if err := statefile.Write(m.bridgeRecord(), br, statefile.WriteOptions{}); err != nil {
 		return bridge{}, errors.Join(err, removeLink(m.name))

@@ -25,8 +25,6 @@ package network
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -66,12 +64,7 @@ func New(runRoot string) *Manager { return Open("", runRoot) }
 
 // Open returns the Manager of the networks defined below root.
 func Open(root, runRoot string) *Manager {
-	name := "teu0"
-	if runRoot != DefaultRunRoot {
-		sum := sha256.Sum256([]byte(runRoot))
-		name = "teu" + hex.EncodeToString(sum[:4])
-	}
-	m := &Manager{root: root, runRoot: runRoot, name: name}
+	m := &Manager{root: root, runRoot: runRoot, name: nameOf(runRoot)}
 	m.ground = sync.OnceValue(m.findGround)
 	return m
 }

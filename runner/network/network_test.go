@@ -20,6 +20,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -337,6 +338,51 @@ func TestRepairAfterReset(t *testing.T) {
 	}
 	if _, err := os.Lstat(dir); !os.IsNotExist(err) {
 		t.Errorf("the directory is there again: %v", err)
+	}
+}
+
+// The bridge and the table of a run directory that is gone are removed by whoever makes the next bridge. Those of one that is
+// there, or that somebody uses, stay, and so does what has only the name.
+func TestOrphans(t *testing.T) {
+	if !sandbox(t) {
+		return
+	}
+	gone, used, live := New(filepath.Join(t.TempDir(), "gone")), New(filepath.Join(t.TempDir(), "used")), New(t.TempDir())
+	for _, m := range []*Manager{gone, used, live} {
+		attach(t, m, "a", Options{})
+	}
+	if err := errors.Join(gone.Detach(t.Context(), "a"), live.Detach(t.Context(), "a")); err != nil {
+		t.Fatal(err)
+	}
+	foreign := nameOf("/no/such")
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = foreign
+	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range []*Manager{gone, used} {
+		if err := os.Rename(m.runRoot, m.runRoot+".moved"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	there := func(name string) bool { _, err := netlink.LinkByName(name); return err == nil }
+	for end := time.Now().Add(5 * time.Second); there(gone.name) && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		// The kernel takes its time to remove the port of a namespace.
+		next := New(t.TempDir())
+		attach(t, next, "a", Options{})
+	}
+	tables, err := (&nftables.Conn{}).ListTables()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{gone.name: false, used.name: true, live.name: true, foreign: true} {
+		table := slices.ContainsFunc(tables, func(table *nftables.Table) bool { return table.Name == name })
+		if there(name) != want || table != (want && name != foreign) {
+			t.Errorf("%s: the bridge is there: %v, its table: %v, want %v", name, there(name), table, want)
+		}
+	}
+	if err := os.Rename(used.runRoot+".moved", used.runRoot); err != nil { // to be detached
+		t.Fatal(err)
 	}
 }
 

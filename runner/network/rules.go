@@ -100,15 +100,7 @@ func (m *Manager) table() *nftables.Table {
 }
 
 // dropRules removes the table, if it is there.
-func (m *Manager) dropRules() error {
-	conn, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	// Adding before deleting makes the deletion succeed whether or not the table was there.
-	conn.DelTable(conn.AddTable(m.table()))
-	return conn.Flush()
-}
+func (m *Manager) dropRules() error { return dropTable(m.name) }
 
 func (r *rules) add(chain *nftables.Chain, parts ...[]expr.Any) {
 	r.conn.AddRule(&nftables.Rule{Table: r.table, Chain: chain, Exprs: slices.Concat(parts...)})
