@@ -284,7 +284,7 @@ A registry served from below the store's directory goes with it.`,
 }
 
 // parts are the directories of the store; nothing else in --root is ever removed.
-var parts = []string{"boot", "boot.lock", "build", "compressed", "containers", "content", "gc.lock", "ids.lock", "images", "layers", "leases", "manifests", "names", "names.lock", "networks", "owners.lock",
+var parts = []string{"boot", "boot.lock", "build", "compressed", "containers", "content", "gc.lock", "ids.lock", "images", "layers", "leases", "manifests", "names", "names.lock", "networks", "owners.lock", "renaming",
 	"pins", "programs", "registry", "results", "snapshots", "volumes", "volumes.lock"}
 
 func systemReset(ctx context.Context, a *app) error {
