@@ -81,6 +81,7 @@ func (a *applier) directory(at place, e *entry) error {
 		if err := a.mkdir(at); err != nil {
 			return err
 		}
+		a.res.Size += 4096 // as differ counts them: a layer that was loaded has the size of one that was built
 	}
 	fd, err := openInside(at.dir.fd, at.base, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {

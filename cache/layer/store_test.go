@@ -68,7 +68,7 @@ func TestApplyAndRemove(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "layers")
 	s := open(t, dir)
 	made := put(t, s, f("a/b", "x"), d("c"))
-	want := layer.Layer{ID: made.DiffID.Encoded(), DiffID: made.DiffID, Size: 4096, Implicit: []string{".", "a"}}
+	want := layer.Layer{ID: made.DiffID.Encoded(), DiffID: made.DiffID, Size: 8192, Implicit: []string{".", "a"}}
 	for name, get := range map[string]func() (layer.Layer, error){
 		"Get":      func() (layer.Layer, error) { return open(t, dir).Get(made.ID) },
 		"ByDiffID": func() (layer.Layer, error) { return open(t, dir).ByDiffID(made.DiffID) },
@@ -429,6 +429,10 @@ func TestAdoptAndSeal(t *testing.T) {
 	}
 	if got := digest.FromBytes(b.Bytes()); got != sealed.DiffID {
 		t.Errorf("Diff gives %s, Seal said %s", got, sealed.DiffID)
+	}
+	other := open(t, filepath.Join(base, "other"))
+	if loaded, err := other.Apply(t.Context(), sealed.DiffID, bytes.NewReader(b.Bytes())); err != nil || loaded.Size != sealed.Size {
+		t.Errorf("unpacked elsewhere it has %d bytes, %v, and here %d", loaded.Size, err, sealed.Size)
 	}
 	pulled, err := s.Apply(t.Context(), sealed.DiffID, failing{errors.New("it was read")})
 	if err != nil || pulled.ID != l.ID {
