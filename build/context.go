@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/layer"
@@ -40,11 +43,14 @@ func (r *run) mainContext(ctx context.Context, attrs map[string]string) error {
 	if r.o.DockerfileText != nil {
 		return r.writeDockerfile(attrs)
 	}
+	if r.o.ContextTar != nil {
+		attrs["filename"], err = inContext(r.o.Dockerfile)
+		r.env.Locals[dockerfile.LocalDockerfile] = dir
+		return err
+	}
 	file := r.o.Dockerfile
 	if file == "" {
 		file = filepath.Join(dir, "Dockerfile")
-	} else if r.o.ContextTar != nil {
-		file = filepath.Join(dir, filepath.Join("/", file)) // inside
 	}
 	file, err = filepath.Abs(file)
 	if err != nil {
@@ -56,6 +62,19 @@ func (r *run) mainContext(ctx context.Context, attrs map[string]string) error {
 	attrs["filename"] = filepath.Base(file)
 	r.env.Locals[dockerfile.LocalDockerfile] = filepath.Dir(file)
 	return nil
+}
+
+// inContext returns the path of a Dockerfile from the root of a context that came as a tar. What is on its way there
+// is looked up in that tree: a link of the tar to a directory of this machine leads nowhere.
+func inContext(file string) (string, error) {
+	name := strings.TrimLeft(filepath.Clean(file), "/")
+	switch {
+	case file == "":
+		return "Dockerfile", nil
+	case !filepath.IsLocal(name):
+		return "", fmt.Errorf("the Dockerfile %s is not in the build context: %w", file, errdefs.ErrInvalidArgument)
+	}
+	return name, nil
 }
 
 // contextDir returns the directory of the context, which it makes if there is none.

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -232,6 +233,45 @@ func TestHostileContexts(t *testing.T) {
 		b.write(map[string]string{"evil.tar": string(archive)})
 		res, l, _ = b.build(Options{}, "FROM busybox", "ADD evil.tar /to/")
 		host.unharmed(t, b, res, l)
+	}
+}
+
+// TestDockerfileInTar: the path of a Dockerfile is one of the tar's tree, whatever links it has.
+func TestDockerfileInTar(t *testing.T) {
+	b := newBench(t)
+	host := newSentinel(t)
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for _, h := range []tar.Header{
+		{Name: "out", Typeflag: tar.TypeSymlink, Linkname: host.dir},
+		{Name: "in", Typeflag: tar.TypeSymlink, Linkname: "/sub"},
+		{Name: "sub/linked", Typeflag: tar.TypeSymlink, Linkname: "../file"},
+		{Name: "file", Typeflag: tar.TypeReg, Size: 28},
+	} {
+		h.Mode = 0o755
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		if h.Size > 0 {
+			if _, err := io.WriteString(w, "FROM scratch\nCOPY file /to/\n"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		"out/secret": "out/secret: no such file", "../file": "not in the build context", "/../../etc/passwd": "open etc/passwd: no such file",
+		"/file": "", "sub/../file": "", "in/linked": "", "./sub/linked": "",
+	} {
+		_, _, err := b.build(Options{ContextTar: bytes.NewReader(buf.Bytes()), Dockerfile: path})
+		if want == "" && err == nil {
+			continue
+		}
+		if want == "" || err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), hostSecret) {
+			t.Errorf("%s: got %v, want %q", path, err, want)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -40,6 +41,9 @@ func (s *Server) cancellable(w http.ResponseWriter, r *request) (ctx context.Con
 func (s *Server) build(w http.ResponseWriter, r *request) error {
 	if r.param("version") == string(buildtypes.BuilderBuildKit) {
 		return s.buildInSession(w, r)
+	}
+	if v := r.param("version"); v != "" && v != string(buildtypes.BuilderV1) {
+		return invalid("invalid version %q", v)
 	}
 	o, err := buildOptions(r)
 	if err != nil {
@@ -93,7 +97,14 @@ func (s *Server) cancelBuild(w http.ResponseWriter, r *request) error {
 func buildOptions(r *request) (o build.Options, err error) {
 	o = build.Options{
 		Context: r.param("remote"), Dockerfile: r.param("dockerfile"), Target: r.param("target"),
-		NoCache: r.flag("nocache"), Pull: r.flag("pull"), Network: r.param("networkmode"), Tags: r.query["t"], CgroupParent: r.param("cgroupparent"),
+		NoCache: r.flag("nocache"), Pull: r.flag("pull"), Network: r.param("networkmode"), CgroupParent: r.param("cgroupparent"),
+		Tags: slices.DeleteFunc(slices.Clone(r.query["t"]), func(t string) bool { return t == "" }),
+	}
+	switch o.Network {
+	case "host":
+		o.Entitlements = []string{"network.host"} // asking for it is allowing it
+	case "bridge": // docker's name of its default
+		o.Network = ""
 	}
 	if o.Context == "" || o.Context == uploadedContext {
 		o.Context, o.ContextTar = "", r.Body
@@ -105,8 +116,13 @@ func buildOptions(r *request) (o build.Options, err error) {
 	if o.Limits, err = buildLimits(r); err != nil {
 		return o, err
 	}
-	if r.flag("squash") {
+	switch isolation := r.param("isolation"); {
+	case r.flag("squash"):
 		return o, invalid("squash is only supported with experimental mode")
+	case isolation != "" && !strings.EqualFold(isolation, "default"):
+		return o, invalid("Unsupported isolation: %q", isolation)
+	case len(r.query["securityopt"]) > 0:
+		return o, invalid("The daemon on this platform does not support setting security options on build")
 	}
 	shm, err := r.number("shmsize", 0)
 	if err != nil {

@@ -103,9 +103,6 @@ func sessionBuildOptions(r *request, o *build.Options) ([]buildkit.Export, error
 	if build.Yes(o.Args["BUILDKIT_INLINE_CACHE"]) {
 		o.CacheTo = append(o.CacheTo, build.CacheRef{Type: "inline"})
 	}
-	if o.Network == "host" {
-		o.Entitlements = append(o.Entitlements, "network.host") // asking for it is allowing it
-	}
 	return exports, nil
 }
 

@@ -77,6 +77,12 @@ func testBuild(t *testing.T, w *world) {
 		t.Errorf("nothing was cached:\n%s", out)
 	}
 	w.want("^sha256:[0-9a-f]{64}$", "build", "-q", "--network", "none", dir)
+	write("Dockerfile", "FROM busybox\nRUN ls /sys/class/net\n")
+	for _, network := range []string{"host", "bridge"} { // asking for the host's is allowing it
+		w.docker("build", "--network", network, dir)
+	}
+	w.fails(1, `Unsupported isolation: "hyperv"`, "build", "--isolation", "hyperv", dir)
+	w.fails(1, "security options on build", "build", "--security-opt", "no-new-privileges", dir)
 	write("Dockerfile", "FROM busybox\nRUN exit 3\n")
 	w.fails(3, "exit code: 3", "build", "--network", "none", dir)
 	write("Dockerfile", "FROM busybox\nNOSUCH x\n")
