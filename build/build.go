@@ -103,6 +103,9 @@ type Options struct {
 
 	Limits map[string]string // of commands, by the frontend's names: memory, cpushares, ...
 
+	// Policy says which sources the build may use, and what takes the place of others; nil: all, as they are.
+	Policy Policy
+
 	Question string // instead of building, ask the frontend: "frontend.outline", "frontend.targets", "frontend.lint"
 
 	CacheFrom []CacheRef // where other machines keep what they built
@@ -224,6 +227,7 @@ type run struct {
 	disk    *statefile.Scratch // for contexts that come as a stream; nil until needed
 	views   views
 	session *op.Session // nil: the Executor has none
+	permits permits
 }
 
 // A beginner is an op.Executor with something of its own for each build.
@@ -330,6 +334,12 @@ func (r *run) build(ctx context.Context) (Result, error) {
 	}
 	if compiled.Answer != nil {
 		return Result{Answer: compiled.Answer, Wrong: r.explain(compiled.Wrong)}, nil
+	}
+	for i := range compiled.Images { // what is stated of them has to be what is built
+		img := &compiled.Images[i]
+		if img.Definition, err = r.permit(ctx, img.Definition); err != nil {
+			return Result{}, err
+		}
 	}
 	r.index = compiled.Index
 	for i := range compiled.Images {

@@ -27,6 +27,10 @@ var _ dockerfile.Backend = (*backend)(nil)
 // Files implements dockerfile.Backend.
 func (b *backend) Files(ctx context.Context, def *pb.Definition) (dockerfile.Files, error) {
 	r := (*run)(b)
+	def, err := r.permit(ctx, def)
+	if err != nil {
+		return nil, err
+	}
 	r.record.Read(def)
 	state, err := r.solve(ctx, def, sealing{})
 	if err != nil && r.o.Caller != nil {
@@ -45,6 +49,16 @@ func (b *backend) Files(ctx context.Context, def *pb.Definition) (dockerfile.Fil
 
 // ResolveImage implements dockerfile.Backend.
 func (b *backend) ResolveImage(ctx context.Context, name, ref string, o dockerfile.ImageOptions) (dockerfile.ImageConfig, error) {
+	r := (*run)(b)
+	ref, o, err := r.permitImage(ctx, ref, o)
+	if err != nil {
+		return dockerfile.ImageConfig{}, fmt.Errorf("%s: %w", name, err)
+	}
+	return (*unasked)(r).ResolveImage(ctx, name, ref, o)
+}
+
+// ResolveImage implements Sources.
+func (b *unasked) ResolveImage(ctx context.Context, name, ref string, o dockerfile.ImageOptions) (dockerfile.ImageConfig, error) {
 	r := (*run)(b)
 	p := content.Host()
 	if o.Platform != nil {
@@ -68,6 +82,15 @@ func (b *backend) ResolveImage(ctx context.Context, name, ref string, o dockerfi
 
 // DescribeSource implements dockerfile.Backend.
 func (b *backend) DescribeSource(ctx context.Context, name string, s *pb.SourceOp) (dockerfile.SourceInfo, error) {
+	r := (*run)(b)
+	if _, err := r.permitSource(ctx, s, nil); err != nil {
+		return dockerfile.SourceInfo{}, fmt.Errorf("%s: %w", name, err)
+	}
+	return (*unasked)(r).DescribeSource(ctx, name, s)
+}
+
+// DescribeSource implements Sources.
+func (b *unasked) DescribeSource(ctx context.Context, name string, s *pb.SourceOp) (dockerfile.SourceInfo, error) {
 	r := (*run)(b)
 	var info op.SourceInfo
 	err := r.step(ctx, name, func(*solver.Console) (err error) {

@@ -22,6 +22,10 @@ type sealing struct {
 
 // solve returns the filesystem that def makes.
 func (r *run) solve(ctx context.Context, def *pb.Definition, s sealing) (op.Result, error) {
+	def, err := r.permit(ctx, def)
+	if err != nil {
+		return op.Result{}, err
+	}
 	g, err := graph.Load(def, content.Host())
 	if err != nil {
 		return op.Result{}, err

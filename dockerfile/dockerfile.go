@@ -83,7 +83,7 @@ type Backend interface {
 	Files(ctx context.Context, def *pb.Definition) (Files, error)
 	// ResolveImage finds out what an image reference stands for.
 	ResolveImage(ctx context.Context, name, ref string, o ImageOptions) (ImageConfig, error)
-	// DescribeSource finds out about a source that is no image.
+	// DescribeSource finds out about a source that is no image. s becomes another one where a policy says so.
 	DescribeSource(ctx context.Context, name string, s *pb.SourceOp) (SourceInfo, error)
 	// Warn passes on what the linter says.
 	Warn(w Warning)

@@ -130,10 +130,11 @@ func (g *gateway) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, op
 	if !isImage {
 		return g.describe(ctx, op, opt)
 	}
-	_, dgst, config, err := g.ResolveImageConfig(ctx, ref, opt)
+	ref, dgst, config, err := g.ResolveImageConfig(ctx, ref, opt)
 	if err != nil {
 		return nil, err
 	}
+	op.Identifier = "docker-image://" + ref // where a policy made another of it
 	return &sourceresolver.MetaResponse{Op: op, Image: &sourceresolver.ResolveImageResponse{Digest: dgst, Config: config}}, nil
 }
 

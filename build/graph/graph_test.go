@@ -127,8 +127,15 @@ func FuzzLoad(f *testing.F) {
 			return
 		}
 		g, err := Load(&def, host)
+		made, failed := Rewrite(&def, func(o *pb.Op) (bool, error) { o.GetSource().Identifier += "/more"; return true, nil })
+		if failed == nil && made != &def {
+			_, failed = Load(made, host)
+		}
 		if err != nil {
 			return
+		}
+		if failed != nil {
+			t.Fatalf("with other sources: %v", failed)
 		}
 		seen := map[*Vertex]bool{nil: true}
 		for _, v := range g.Vertices {

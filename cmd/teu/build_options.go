@@ -48,6 +48,10 @@ func (f *buildFlags) options(a *app, dir string) (build.Options, error) {
 	if err := refusePolicies(f.policies); err != nil {
 		return o, err
 	}
+	const policy = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY"
+	if o.Policy, err = sourcePolicy(os.Getenv(policy)); err != nil {
+		return o, fmt.Errorf("%s: %w", policy, err)
+	}
 	if o.Args, err = pairs("--build-arg", f.args, os.LookupEnv); err != nil {
 		return o, err
 	}
@@ -188,10 +192,20 @@ func refusePolicies(flags []string) error {
 			return fmt.Errorf("--policy %s: policies are not enforced; leave the flag away, or say disabled=true", s)
 		}
 	}
-	if file := os.Getenv("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY"); file != "" {
-		return fmt.Errorf("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY=%s: source policies are not enforced; unset the variable to build without", file)
-	}
 	return nil
+}
+
+// sourcePolicy reads the rules about sources in the file that buildx's variable names; nil: there are none.
+func sourcePolicy(file string) (build.Policy, error) {
+	if file == "" {
+		return nil, nil
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return build.ReadPolicy(f)
 }
 
 // contextNames parses --build-context. A name may be that of an image in FROM, and is called as buildx calls it.

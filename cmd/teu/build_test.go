@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -94,6 +95,23 @@ func testSocket(t *testing.T) string {
 	}
 	t.Cleanup(func() { l.Close() })
 	return path
+}
+
+func TestSourcePolicyOfTheEnvironment(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "policy.json")
+	for text, want := range map[string]bool{`{"rules":[{"action":"DENY","selector":{"identifier":"*"}}]}`: true, `{`: false, strings.Repeat(" ", 2<<20): false} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY", file)
+		if o, err := parseBuild(t); (err == nil) != want || (o.Policy != nil) != want {
+			t.Errorf("%.20q: %v", text, err)
+		}
+	}
+	t.Setenv("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY", file+".missing")
+	if _, err := parseBuild(t); err == nil {
+		t.Error("a policy that is not there: no error")
+	}
 }
 
 func TestBuildFlagsThatAreWrong(t *testing.T) {

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/teu-dev/teu/build"
 	"github.com/teu-dev/teu/build/graph"
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/dockerfile"
@@ -204,7 +205,7 @@ func unservedCalls() []apicaps.CapID {
 // unservedOps are what clients can find out that a build cannot do.
 func unservedOps() []apicaps.CapID {
 	return []apicaps.CapID{
-		pb.CapSourcePolicy, pb.CapSourcePolicySession, pb.CapExecMetaNetworkProxy, pb.CapSessionExporter,
+		pb.CapExecMetaNetworkProxy, pb.CapSessionExporter,
 		pb.CapRemoteCacheGHA, pb.CapRemoteCacheS3, pb.CapRemoteCacheAzBlob,
 		pb.CapSourceHTTPSignatureVerify, pb.CapSourceMetadataTransfer, pb.CapSourceImageBlob,
 		pb.CapSourceGitBundle, pb.CapSourceGitCheckoutBundle,
@@ -215,10 +216,11 @@ func unservedOps() []apicaps.CapID {
 func (s bridges) Solve(ctx context.Context, req *gwpb.SolveRequest) (*gwpb.SolveResponse, error) {
 	res := &gwpb.Result{}
 	err := s.call(ctx, func(ctx context.Context, b *bridge) (err error) {
-		if len(req.SourcePolicies) > 0 {
-			return errPolicies
+		def, err := permitted(req.Definition, req.SourcePolicies)
+		if err != nil {
+			return err
 		}
-		reply := &dockerfile.Reply{Ref: req.Definition}
+		reply := &dockerfile.Reply{Ref: def}
 		if req.Frontend != "" {
 			if reply, err = ask(ctx, b.backend, req.Frontend, req.FrontendOpt, req.FrontendInputs, b.caller.id); err != nil {
 				return err
@@ -476,10 +478,10 @@ func fileStat(i dockerfile.FileInfo) *types.Stat {
 func (s bridges) ResolveImageConfig(ctx context.Context, req *gwpb.ResolveImageConfigRequest) (*gwpb.ResolveImageConfigResponse, error) {
 	res := &gwpb.ResolveImageConfigResponse{}
 	err := s.call(ctx, func(ctx context.Context, b *bridge) error {
-		if len(req.SourcePolicies) > 0 {
-			return errPolicies
-		}
 		o := dockerfile.ImageOptions{Platform: graph.Platform(req.Platform), Mode: req.ResolveMode, Layout: req.StoreID}
+		if len(req.SourcePolicies) > 0 {
+			return unsupported("policies of a question for a config; ask for the source's metadata")
+		}
 		img, err := b.backend.ResolveImage(ctx, cmp.Or(req.LogName, "resolve "+req.Ref), req.Ref, o)
 		res.Ref, res.Digest, res.Config = img.Ref, img.Digest, img.Config
 		return err
@@ -487,45 +489,56 @@ func (s bridges) ResolveImageConfig(ctx context.Context, req *gwpb.ResolveImageC
 	return res, err
 }
 
-// ResolveSourceMeta implements gwpb.LLBBridgeServer. The answer's source is the one that was asked about: teu follows
-// no policy that would make another of it.
-func (s bridges) ResolveSourceMeta(ctx context.Context, req *gwpb.ResolveSourceMetaRequest) (*gwpb.ResolveSourceMetaResponse, error) {
-	res := &gwpb.ResolveSourceMetaResponse{Source: req.Source}
-	err := s.call(ctx, func(ctx context.Context, b *bridge) (err error) {
-		switch {
-		case len(req.SourcePolicies) > 0:
-			return errPolicies
-		case req.Source == nil:
-			return fmt.Errorf("no source: %w", errdefs.ErrInvalidArgument)
-		case req.Image.GetAttestationChain() || len(req.Image.GetResolveAttestations()) > 0:
-			return unsupported("the attestations of an image")
-		case req.HTTP.GetChecksumRequest() != nil:
-			return unsupported("checksums of a download with something behind it")
-		}
-		scheme, ref, _ := strings.Cut(req.Source.Identifier, "://")
-		switch scheme {
-		case "docker-image", "oci-layout":
-			o := dockerfile.ImageOptions{Platform: graph.Platform(req.Platform), Mode: req.ResolveMode, Layout: req.Source.Attrs[pb.AttrOCILayoutStoreID]}
-			if scheme == "oci-layout" && o.Layout == "" {
-				return fmt.Errorf("%s names no layout: %w", req.Source.Identifier, errdefs.ErrInvalidArgument)
+// ResolveSourceMeta implements gwpb.LLBBridgeServer.
+func (s bridges) ResolveSourceMeta(ctx context.Context, req *gwpb.ResolveSourceMetaRequest) (res *gwpb.ResolveSourceMetaResponse, err error) {
+	err = s.call(ctx, func(ctx context.Context, b *bridge) (err error) {
+		if req.Source != nil && len(req.SourcePolicies) > 0 {
+			policy, err := dockerfile.NewSourcePolicy(req.SourcePolicies...)
+			if err != nil {
+				return err
 			}
-			res.Image, err = b.resolveImage(ctx, cmp.Or(req.LogName, "resolve "+ref), ref, o)
-		default:
-			var info dockerfile.SourceInfo
-			info, err = b.backend.DescribeSource(ctx, cmp.Or(req.LogName, "resolve "+req.Source.Identifier), req.Source)
-			res.Git, res.HTTP = gitMeta(info, req.Git.GetReturnObject()), httpMeta(info)
+			if _, err := policy.Apply(req.Source); err != nil {
+				return err
+			}
 		}
+		res, err = describe(ctx, b.backend, req)
 		return err
 	})
 	return res, err
 }
 
-func (b *bridge) resolveImage(ctx context.Context, name, ref string, o dockerfile.ImageOptions) (*gwpb.ResolveSourceImageResponse, error) {
-	img, err := b.backend.ResolveImage(ctx, name, ref, o)
-	if err != nil {
-		return nil, err
+// describe tells what a source is. The answer's source is the one that was asked about, or what a policy made of it.
+func describe(ctx context.Context, sources build.Sources, req *gwpb.ResolveSourceMetaRequest) (*gwpb.ResolveSourceMetaResponse, error) {
+	switch {
+	case req.Source == nil:
+		return nil, fmt.Errorf("no source: %w", errdefs.ErrInvalidArgument)
+	case req.Image.GetAttestationChain() || len(req.Image.GetResolveAttestations()) > 0:
+		return nil, unsupported("the attestations of an image")
+	case req.HTTP.GetChecksumRequest() != nil:
+		return nil, unsupported("checksums of a download with something behind it")
 	}
-	return &gwpb.ResolveSourceImageResponse{Digest: img.Digest, Config: img.Config}, nil
+	res := &gwpb.ResolveSourceMetaResponse{Source: req.Source}
+	scheme, ref, _ := strings.Cut(req.Source.Identifier, "://")
+	switch scheme {
+	case "docker-image", "oci-layout":
+		o := dockerfile.ImageOptions{Platform: graph.Platform(req.Platform), Mode: req.ResolveMode, Layout: req.Source.Attrs[pb.AttrOCILayoutStoreID]}
+		if scheme == "oci-layout" && o.Layout == "" {
+			return nil, fmt.Errorf("%s names no layout: %w", req.Source.Identifier, errdefs.ErrInvalidArgument)
+		}
+		img, err := sources.ResolveImage(ctx, cmp.Or(req.LogName, "resolve "+ref), ref, o)
+		if err != nil {
+			return nil, err
+		}
+		req.Source.Identifier = scheme + "://" + img.Ref
+		res.Image = &gwpb.ResolveSourceImageResponse{Digest: img.Digest, Config: img.Config}
+	default:
+		info, err := sources.DescribeSource(ctx, cmp.Or(req.LogName, "resolve "+req.Source.Identifier), req.Source)
+		if err != nil {
+			return nil, err
+		}
+		res.Git, res.HTTP = gitMeta(info, req.Git.GetReturnObject()), httpMeta(info)
+	}
+	return res, nil
 }
 
 // gitMeta tells of a source in git, whole with the objects themselves; nil: it is none.

@@ -18,10 +18,7 @@ import (
 	"github.com/teu-dev/teu/dockerfile"
 )
 
-var (
-	errPolicies     = fmt.Errorf("source policies are not enforced here; build without: %w", errdefs.ErrNotImplemented)
-	errAttestations = fmt.Errorf("attestations that a client makes are not taken: %w", errdefs.ErrNotImplemented)
-)
+var errAttestations = fmt.Errorf("attestations that a client makes are not taken: %w", errdefs.ErrNotImplemented)
 
 // outward gives err the form in which clients of BuildKit show where in the Dockerfile it comes from.
 func outward(err error) error {

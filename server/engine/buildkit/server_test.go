@@ -23,6 +23,7 @@ import (
 	"github.com/moby/buildkit/session/secrets"
 	"github.com/moby/buildkit/session/sshforward"
 	"github.com/moby/buildkit/solver/pb"
+	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"github.com/moby/buildkit/util/apicaps"
 	"github.com/tonistiigi/fsutil/types"
 	"golang.org/x/crypto/ssh/agent"
@@ -237,7 +238,7 @@ func TestCalls(t *testing.T) {
 			return err
 		},
 		"a policy": func() error {
-			_, err := control.Solve(ctx, &controlapi.SolveRequest{Ref: "p", SourcePolicySession: "s"})
+			_, err := control.Solve(ctx, &controlapi.SolveRequest{Ref: "p", SourcePolicy: &spb.Policy{Rules: []*spb.Rule{nil}}})
 			return err
 		},
 		"no session": func() error {
@@ -286,7 +287,7 @@ func TestConversation(t *testing.T) {
 	}
 	for _, c := range ping.LLBCaps {
 		switch apicaps.CapID(c.ID) {
-		case pb.CapSourcePolicy, pb.CapSourceGitBundle:
+		case pb.CapSourceGitBundle, pb.CapSourceImageBlob:
 			t.Errorf("%s is promised", c.ID)
 		}
 	}

@@ -41,8 +41,9 @@ func unsupported(format string, args ...any) error {
 
 // read takes what the request says beside what to build.
 func (w *wish) read(req *controlapi.SolveRequest) error {
-	if req.SourcePolicy != nil || req.SourcePolicySession != "" {
-		return errPolicies
+	var err error
+	if w.o.Policy, err = w.c.policy(req.SourcePolicy, req.SourcePolicySession); err != nil {
+		return err
 	}
 	if req.ProxyNetwork {
 		return unsupported("a network that only leads through a proxy")
