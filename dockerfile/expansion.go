@@ -15,6 +15,12 @@ import (
 const (
 	maxValue = 1 << 20   // bytes of one
 	maxWords = 256 << 20 // bytes of all words of a Dockerfile, and of the variables of each RUN
+
+	// The frontend looks through all variables at each ENV, and each stage has a copy, some hundred bytes for one:
+	// a Dockerfile of 100 KiB could take all memory, one of 1 MiB a day. What is smaller than that cannot do harm.
+	maxVariables = 10_000    // that ENV sets, or a base image has
+	maxCopies    = 1_000_000 // stages times those
+	harmless     = 16 << 10  // bytes of a Dockerfile
 )
 
 // An expansion refuses a Dockerfile whose variables would grow without bounds: twelve lines of ten
@@ -29,6 +35,7 @@ type expansion struct {
 	file     string // name of the Dockerfile
 	text     []byte
 	env      []string // of all base images
+	most     int      // variables of the base image that has most
 	triggers []string // ONBUILD of all base images
 }
 
@@ -55,18 +62,24 @@ func (e *expansion) base(config []byte) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.env = append(e.env, img.Config.Env...)
+	e.most = max(e.most, len(img.Config.Env))
 	e.triggers = append(e.triggers, img.Config.OnBuild...)
 	return e.check()
 }
 
 // check is called with the lock.
 func (e *expansion) check() error {
-	if strings.Count(strings.Join(e.triggers, "\n"), "$")+bytes.Count(e.text, []byte("$")) < 2 {
+	grows := strings.Count(strings.Join(e.triggers, "\n"), "$")+bytes.Count(e.text, []byte("$")) > 1
+	many := len(e.text) > harmless || e.most > maxVariables/10 || len(e.triggers) > maxVariables/10
+	if !grows && !many {
 		return nil
 	}
 	res, err := parser.Parse(bytes.NewReader(e.text))
 	if err != nil {
 		return nil
+	}
+	if err := e.count(res.AST.Children); err != nil || !grows {
+		return err
 	}
 	s := sizes{of: map[string]int64{}}
 	for name, value := range e.args {
@@ -90,6 +103,30 @@ func (e *expansion) check() error {
 			return &Error{
 				Where: Location{File: e.file, Text: e.text, Start: node.StartLine, End: node.EndLine},
 				Err:   fmt.Errorf("%s would be too large: more than %d bytes: %w", what, maxValue, errdefs.ErrInvalidArgument),
+			}
+		}
+	}
+	return nil
+}
+
+// count refuses more variables than the frontend can bear.
+func (e *expansion) count(nodes []*parser.Node) error {
+	stages, variables := 0, e.most+len(e.triggers)
+	for _, node := range nodes {
+		switch strings.ToUpper(node.Value) {
+		case "FROM":
+			stages++
+		case "ONBUILD":
+			variables++
+		case "ENV":
+			for n := node.Next; n != nil && n.Next != nil && n.Next.Next != nil; n = n.Next.Next.Next {
+				variables++
+			}
+		}
+		if variables > maxVariables || variables*stages > maxCopies {
+			return &Error{
+				Where: Location{File: e.file, Text: e.text, Start: node.StartLine, End: node.EndLine},
+				Err:   fmt.Errorf("%d variables of ENV in %d stages: at most %d variables, and %d in all stages together, are taken: %w", variables, stages, maxVariables, maxCopies, errdefs.ErrInvalidArgument),
 			}
 		}
 	}

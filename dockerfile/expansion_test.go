@@ -54,6 +54,11 @@ func TestCheckExpansion(t *testing.T) {
 		"a base that says nothing new": {text: laughs("ARG", 5), base: `{"config":{"Env":["PATH=/bin"],"OnBuild":["RUN $PATH $A4","ENV P=$PATH:/x"]}}`},
 		"a base that cannot be read":   {text: laughs("ARG", 5), base: `{`},
 		"what is no Dockerfile":        {text: "$a $b\n\x00"},
+		"many variables":               {text: "FROM scratch\n" + strings.Repeat("ENV abc=1\n", maxVariables+1), fails: ":10002: 10001 variables"},
+		"many variables in few lines":  {text: "FROM scratch\n" + strings.Repeat("ENV"+strings.Repeat(" \\\n a=1", 101)+"\n", 100), fails: "variables of ENV in"},
+		"variables in many stages":     {text: "FROM scratch AS s\n" + strings.Repeat("FROM s AS s\nENV abc=1\n", 1001), fails: "1000 variables of ENV in 1001 stages"},
+		"variables of a large base":    {text: "FROM scratch AS s\nFROM s\n", base: `{"config":{"Env":["A=1"` + strings.Repeat(`,"A=1"`, maxVariables) + `]}}`, fails: "variables of ENV in"},
+		"as many as people have":       {text: strings.Repeat("FROM scratch AS some-stage\n"+strings.Repeat("ENV VARIABLE=value\n", 20), 150)},
 	} {
 		e := expansion{args: c.args}
 		err := e.read("Dockerfile", []byte(c.text))
