@@ -40,6 +40,7 @@ func newDiffCommand(a *app) *cobra.Command {
 
 func newCommitCommand(a *app) *cobra.Command {
 	var o runner.CommitOptions
+	var noPause bool
 	cmd := &cobra.Command{
 		Use:     "commit [OPTIONS] CONTAINER [REPOSITORY[:TAG]]",
 		Short:   "Make an image of what a container has changed",
@@ -48,6 +49,12 @@ func newCommitCommand(a *app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 2 {
 				o.Name = args[1]
+			}
+			switch {
+			case noPause && cmd.Flags().Changed("pause"):
+				return errors.New("conflicting options: --no-pause and --pause cannot be used together")
+			case noPause:
+				o.Pause = false
 			}
 			id, err := a.engine().Commit(cmd.Context(), args[0], o)
 			if err == nil {
@@ -61,6 +68,7 @@ func newCommitCommand(a *app) *cobra.Command {
 	f.StringVarP(&o.Comment, "message", "m", "", "comment")
 	listVar(f, &o.Changes, "change", "c", "instruction of a Dockerfile that changes the configuration")
 	f.BoolVarP(&o.Pause, "pause", "p", true, "pause the container meanwhile")
+	f.BoolVar(&noPause, "no-pause", false, "do not pause the container meanwhile")
 	return cmd
 }
 

@@ -61,6 +61,7 @@ type containerFlags struct {
 	readBps, writeBps, readIOps, writeIOps []string
 	cpuRTPeriod, cpuRTRuntime              int64
 	memorySwappiness                       int64
+	umask                                  string
 	oomKillDisable                         bool
 	kernelMemory, cgroupParent             string
 	deviceRules                            []string
@@ -169,6 +170,8 @@ func (c *containerFlags) addLimits(f *pflag.FlagSet) {
 	check(f, "device-write-bps", checkBytesRate)
 	check(f, "device-read-iops", checkCountRate)
 	check(f, "device-write-iops", checkCountRate)
+	f.StringVar(&c.umask, "umask", "", "permissions that new files do not get, in octal (default 0022)")
+	check(f, "umask", checkUmask)
 	check(f, "ulimit", checkUlimit)
 }
 

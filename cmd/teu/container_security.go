@@ -72,6 +72,13 @@ func (c *containerFlags) setSecurity(o *runner.Options) error {
 	}
 	o.CapAdd, o.CapDrop = effectiveCaps(c.capAdd, c.capDrop)
 	o.Sysctls = keyValues(c.sysctls)
+	if c.umask != "" {
+		umask, err := umaskOf(c.umask)
+		if err != nil {
+			return err
+		}
+		o.Umask = &umask
+	}
 	return c.setDeviceRules(o)
 }
 

@@ -14,7 +14,7 @@ import (
 )
 
 // TestDockerTable keeps docs/docker-cli.md true: every command and flag of docker's command
-// line (testdata/docker-cli.txt: names only, of docker 28.2) is either here, or
+// line (testdata/docker-cli.txt: names only, of docker 28.2 and 29.9) is either here, or
 // testdata/docker-differences.txt says what is different or why it is missing. Run it with
 // TEU_UPDATE_DOCS=1 to write the table.
 func TestDockerTable(t *testing.T) {
@@ -84,7 +84,7 @@ func TestDockerTable(t *testing.T) {
 
 const tableHead = `# Docker's command line and teu's
 
-Made by a test of cmd/teu from the commands themselves; do not edit. For every command of docker 28.2 and its flags:
+Made by a test of cmd/teu from the commands themselves; do not edit. For every command of docker 28.2 and 29.9 and its flags:
 *same* is the same word with the same meaning, *different* says how, *not there* says why.
 
 | command | flags | in teu | |

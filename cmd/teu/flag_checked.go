@@ -74,6 +74,20 @@ func checkCPUs(text string) error {
 	return err
 }
 
+// umaskOf reads --umask, which is octal with or without a zero before it.
+func umaskOf(text string) (uint32, error) {
+	n, err := strconv.ParseUint(text, 8, 32)
+	if err == nil && n > 0o777 {
+		err = fmt.Errorf("invalid umask %#o: it is a number from 0 to 0777", n)
+	}
+	return uint32(n), err
+}
+
+func checkUmask(text string) error {
+	_, err := umaskOf(text)
+	return err
+}
+
 func checkUlimit(text string) error {
 	_, err := units.ParseUlimit(text)
 	return err
