@@ -38,6 +38,9 @@ type stateJSON struct {
 	Health *container.Health `json:",omitempty"`
 }
 
+// String is what a template prints of the whole: docker's own fields.
+func (s stateJSON) String() string { return fmt.Sprint(s.InspectState) }
+
 // hostConfigJSON has what versions before 1.52 had.
 type hostConfigJSON struct {
 	*container.HostConfig
@@ -47,6 +50,8 @@ type hostConfigJSON struct {
 	// IDMappings are podman's: each INSIDE:OUTSIDE:SIZE. Docker has no such thing.
 	IDMappings *mappings `json:",omitempty"`
 }
+
+func (h hostConfigJSON) String() string { return fmt.Sprint(*h.HostConfig) }
 
 // mappings are the IDs of a container's user namespace.
 type mappings struct {
@@ -73,6 +78,8 @@ type configJSON struct {
 	MacAddress string `json:",omitempty"`
 	OnBuild    any    `json:"OnBuild,omitempty"`
 }
+
+func (c configJSON) String() string { return fmt.Sprint(*c.Config) }
 
 // jsonNull is null even where nothing would be left out.
 const jsonNull = jsonText("null")
