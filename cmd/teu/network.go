@@ -320,7 +320,7 @@ func newNetworkConnectCommand(a *app) *cobra.Command {
 	check(f, "ip6", checkIP)
 	f.StringArrayVar(&e.links, "link", nil, "another container under a name of one's own: CONTAINER[:ALIAS]")
 	f.StringSliceVar(&e.linkLocal, "link-local-ip", nil, "link-local address")
-	f.StringArrayVar(&e.driverOpts, "driver-opt", nil, "option of the driver: NAME=VALUE")
+	f.StringSliceVar(&e.driverOpts, "driver-opt", nil, "option of the driver: NAME=VALUE")
 	f.IntVar(&e.priority, "gw-priority", 0, "the network with the highest gives the default route")
 	return cmd
 }
