@@ -301,6 +301,7 @@ func orEmpty(m map[string]string) map[string]string {
 
 // check refuses addresses that do not fit each other, and options that are wrong.
 func (n *Network) check() error {
+	subnets := map[bool]int{} // of IPv6, or not
 	for i := range n.IPAM.Config {
 		c := &n.IPAM.Config[i]
 		if !c.Subnet.IsValid() {
@@ -308,6 +309,10 @@ func (n *Network) check() error {
 				return worded(errdefs.ErrInvalidArgument, "invalid network config:\nno matching subnet for gateway, range or aux-address")
 			}
 			continue
+		}
+		six := c.Subnet.Addr().Is6()
+		if subnets[six]++; subnets[six] > 1 && n.Driver == "bridge" && !n.ConfigOnly {
+			return worded(errdefs.ErrPermissionDenied, "bridge driver doesn't support multiple subnets")
 		}
 		if c.Subnet.Addr().IsUnspecified() { // only a size is asked for
 			switch {
