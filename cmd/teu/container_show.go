@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/teu-dev/teu/cmd/teu/ui"
 	"github.com/teu-dev/teu/runner"
+	"github.com/teu-dev/teu/runner/network"
 )
 
 func newLogsCommand(a *app) *cobra.Command {
@@ -94,8 +97,12 @@ func newPortCommand(a *app) *cobra.Command {
 					want += "/tcp"
 				}
 			}
+			ports := a.engine().Ports(c)
+			slices.SortFunc(ports, func(a, b network.Port) int {
+				return cmp.Or(cmp.Compare(a.Container, b.Container), cmp.Compare(a.Protocol, b.Protocol), a.HostIP.Compare(b.HostIP), cmp.Compare(a.HostPort, b.HostPort))
+			})
 			found := false
-			for _, p := range a.engine().Ports(c) {
+			for _, p := range ports {
 				name := fmt.Sprintf("%d/%s", p.Container, p.Protocol)
 				for _, address := range hostAddresses(p) {
 					switch where := fmt.Sprintf("%s:%d", address, p.HostPort); {

@@ -258,7 +258,7 @@ func newNetworkRmCommand(a *app) *cobra.Command {
 			return forEach(a, args, func(ref string) error {
 				err := a.engine().RemoveNetwork(cmd.Context(), ref)
 				if force && isNotFound(err) {
-					return nil
+					return errWasGone
 				}
 				return err
 			})
