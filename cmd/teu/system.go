@@ -351,7 +351,7 @@ func newInfoCommand(a *app) *cobra.Command {
 				return err
 			}
 			if format != "" {
-				return a.ui.Inspect(format, []any{info})
+				return a.ui.Describe(format, info)
 			}
 			a.ui.Printf("Containers: %d\n Running: %d\n Paused: %d\n Stopped: %d\nImages: %d\nServer Version: %s\nStorage Driver: %s\nCgroup Driver: %s\n"+
 				"Kernel Version: %s\nOSType: %s\nArchitecture: %s\nCPUs: %d\nTotal Memory: %s\nName: %s\nTeu Root Dir: %s\n",

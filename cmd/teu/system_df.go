@@ -195,7 +195,7 @@ func (u *diskUsage) printAll(a *app, format string) error {
 			a.ui.Println(string(data))
 			return err
 		}
-		return a.ui.Inspect(format, []any{object})
+		return a.ui.Describe(format, object)
 	}
 	for i, p := range parts {
 		if i > 0 {

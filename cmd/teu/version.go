@@ -55,7 +55,7 @@ func newVersionCommand(a *app) *cobra.Command {
 				for k, s := range v {
 					both[k] = s
 				}
-				return a.ui.Inspect(format, []any{both})
+				return a.ui.Describe(format, both)
 			}
 			a.ui.Printf("teu %s (%s, %s/%s)\n", v["Version"], v["GoVersion"], v["Os"], v["Arch"])
 			return nil

@@ -194,23 +194,9 @@ type TemplateError struct{ error }
 func (u *UI) Inspect(format string, objects []any) error {
 	switch format {
 	case "":
-		b, err := marshal(objects, "    ")
-		if err != nil {
-			return err
-		}
-		_, err = u.Out.Write(b)
-		return err
+		return u.writeJSON(objects, "    ")
 	case "json":
-		for _, o := range objects {
-			b, err := marshal(o, "")
-			if err != nil {
-				return err
-			}
-			if _, err := u.Out.Write(b); err != nil {
-				return err
-			}
-		}
-		return nil
+		return u.writeJSON(objects, "")
 	}
 	tmpl, err := parseTemplate(unescape(format))
 	if err != nil {
@@ -226,6 +212,22 @@ func (u *UI) Inspect(format string, objects []any) error {
 		fmt.Fprintln(u.Out, text)
 	}
 	return errors.Join(failures...)
+}
+
+// Describe prints what there is one of, such as a version: "json" gives the object itself.
+func (u *UI) Describe(format string, object any) error {
+	if format == "json" {
+		return u.writeJSON(object, "")
+	}
+	return u.Inspect(format, []any{object})
+}
+
+func (u *UI) writeJSON(v any, indent string) error {
+	b, err := marshal(v, indent)
+	if err == nil {
+		_, err = u.Out.Write(b)
+	}
+	return err
 }
 
 // execute executes a template on an object and, if that does not know a name, on its JSON, where what is not there is

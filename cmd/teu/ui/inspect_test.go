@@ -51,7 +51,7 @@ func TestTemplates(t *testing.T) {
 		"{{.Config.Labels.a}}{{.Config.Labels.nope}}": "b<no value>",
 		`{{index .Config.Labels "nope"}}`:             "",
 		"{{json .}}":                                  `{"Id":"c0ffee","Config":{"Cmd":null,"Env":["A=b"],"Volumes":null,"Labels":{"a":"b"}},"Mounts":[{"Type":"bind"}]}`,
-		"json":                                        `{"Id":"c0ffee","Config":{"Cmd":null,"Env":["A=b"],"Volumes":null,"Labels":{"a":"b"}},"Mounts":[{"Type":"bind"}]}`,
+		"json":                                        `[{"Id":"c0ffee","Config":{"Cmd":null,"Env":["A=b"],"Volumes":null,"Labels":{"a":"b"}},"Mounts":[{"Type":"bind"}]}]`,
 	} {
 		var out bytes.Buffer
 		if err := (&UI{Out: &out}).Inspect(format, []any{object}); err != nil || out.String() != want+"\n" {
@@ -68,6 +68,10 @@ func TestTemplates(t *testing.T) {
 		if err := (&UI{Out: &out}).Inspect(format, []any{object}); err == nil || err.Error() != want || out.Len() > 0 {
 			t.Errorf("%s: %q, %v, want %q", format, out.String(), err, want)
 		}
+	}
+	var one bytes.Buffer
+	if err := (&UI{Out: &one}).Describe("json", boxMount{Type: "bind"}); err != nil || one.String() != `{"Type":"bind"}`+"\n" {
+		t.Errorf("one object: %q, %v", one.String(), err)
 	}
 	// One object that has not the name leaves the others, as docker does.
 	var out bytes.Buffer
