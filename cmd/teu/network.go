@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -193,6 +194,7 @@ func newNetworkLsCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			slices.SortFunc(all, func(a, b network.Network) int { return naturally(a.Name, b.Name) })
 			var rows []ui.Row
 			for _, n := range all {
 				rows = append(rows, networkRow(n, whole))

@@ -64,6 +64,7 @@ func newVolumeLsCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			slices.SortFunc(all, func(a, b runner.Volume) int { return naturally(a.Name, b.Name) })
 			var rows []ui.Row
 			for _, v := range all {
 				if quiet {
