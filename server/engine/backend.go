@@ -117,6 +117,7 @@ type Volumes interface {
 // Images are the images of this machine.
 type Images interface {
 	All(ctx context.Context) ([]listing.Image, error)
+	Usage(ctx context.Context) ([]library.ImageUsage, error)
 	Select(ctx context.Context, images []listing.Image, f listing.Filters) ([]listing.Image, error)
 	Inspect(ctx context.Context, ref string, o library.InspectOptions) (library.Description, error)
 	History(ctx context.Context, ref string, o library.InspectOptions) ([]library.Step, error)

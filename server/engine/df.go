@@ -14,11 +14,12 @@ import (
 
 // usage is what system/df tells, before it takes the form of a version.
 type usage struct {
-	images     []image.Summary
-	imageBytes int64 // of all layers, shared ones once
-	containers []summary
-	volumes    []volume.Volume
-	cache      []build.CacheRecord
+	images      []image.Summary
+	imageBytes  int64 // of all that images keep, shared layers once
+	unusedBytes int64 // the part of it that no container needs
+	containers  []summary
+	volumes     []volume.Volume
+	cache       []build.CacheRecord
 }
 
 func (s *Server) usage(r *request) (u usage, err error) {
@@ -60,7 +61,7 @@ func (s *Server) imageUsage(r *request, u *usage) error {
 	if err != nil {
 		return err
 	}
-	all, err := images.All(r.Context())
+	all, err := images.Usage(r.Context())
 	if err != nil {
 		return err
 	}
@@ -69,8 +70,8 @@ func (s *Server) imageUsage(r *request, u *usage) error {
 		return err
 	}
 	for _, i := range all {
-		one := summaryOf(i, r.version)
-		one.Containers = int64(len(users[i.ID]))
+		one := summaryOf(i.Image, r.version)
+		one.Containers, one.SharedSize = int64(len(users[i.ID])), i.Shared
 		u.images = append(u.images, one)
 	}
 	store, err := s.Backend.Store()
@@ -78,7 +79,7 @@ func (s *Server) imageUsage(r *request, u *usage) error {
 		return err
 	}
 	du, err := store.DiskUsage(r.Context())
-	u.imageBytes = du.Layers.Bytes + du.Blobs.Bytes
+	u.imageBytes, u.unusedBytes = du.Images, du.Unused
 	return err
 }
 
@@ -177,15 +178,12 @@ type containerUsage struct {
 
 func (u usage) current(r *request) (out currentUsage) {
 	if wanted(r, "image") {
-		d := &image.DiskUsage{TotalCount: int64(len(u.images)), TotalSize: u.imageBytes}
+		d := &image.DiskUsage{TotalCount: int64(len(u.images)), TotalSize: u.imageBytes, Reclaimable: u.unusedBytes}
 		for _, i := range u.images {
 			if i.Containers > 0 {
 				d.ActiveCount++
-			} else {
-				d.Reclaimable += i.Size
 			}
 		}
-		d.Reclaimable = min(d.Reclaimable, d.TotalSize)
 		d.Items = u.images
 		out.ImageUsage = d
 	}

@@ -50,10 +50,23 @@ func (s *Server) listImages(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
+	shared := map[digest.Digest]int64{}
+	if r.version >= 42 && r.flag("shared-size") {
+		usage, err := images.Usage(r.Context())
+		if err != nil {
+			return err
+		}
+		for _, i := range usage {
+			shared[i.ID] = i.Shared
+		}
+	}
 	list := []imageSummary{}
 	for _, i := range all {
 		one := imageSummary{Summary: summaryOf(i, r.version)}
 		one.Containers = -1
+		if bytes, known := shared[i.ID]; known {
+			one.SharedSize = bytes
+		}
 		if r.version >= 51 {
 			one.Containers = int64(len(users[i.ID]))
 		}
