@@ -142,7 +142,7 @@ type Loaded struct {
 func (l *Library) Load(ctx context.Context, r io.Reader, o LoadOptions) ([]Loaded, error) {
 	var out []Loaded
 	err := l.pinned(ctx, func() error {
-		src, images, err := archive.Open(ctx, l.Store.Content, r, archive.LoadOptions{Platforms: o.Platforms, Progress: o.Progress})
+		src, images, err := archive.Open(ctx, l.Store.Content, r, archive.LoadOptions{Platforms: o.Platforms, Progress: o.Progress, Known: l.known})
 		if err != nil {
 			return err
 		}
@@ -188,6 +188,28 @@ func (l *Library) Load(ctx context.Context, r io.Reader, o LoadOptions) ([]Loade
 		}
 	}
 	return out, nil
+}
+
+// known returns the layers that an image which is here has in common with one of diffIDs, from the lowest on.
+func (l *Library) known(ctx context.Context, diffIDs []digest.Digest) (most []ocispec.Descriptor, err error) {
+	records, err := l.Store.Images.All(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range records {
+		img, err := l.Store.Resolve(ctx, r.Target)
+		if err != nil {
+			continue // it is damaged, or no image
+		}
+		n, have := 0, img.Config.RootFS.DiffIDs
+		for n < min(len(diffIDs), len(have), len(img.Manifest.Layers)) && diffIDs[n] == have[n] {
+			n++
+		}
+		if n > len(most) {
+			most = img.Manifest.Layers[:n]
+		}
+	}
+	return most, ctx.Err()
 }
 
 // unpackAll has all that was chosen of img ready to run, else what suits this machine, and what is left of it in

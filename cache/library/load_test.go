@@ -16,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/teu-dev/teu/cache/content"
+	"github.com/teu-dev/teu/cache/listing"
 )
 
 // layoutOf returns a layout that lists roots under the names "x:0", "x:1", ... Their blobs are in the store.
@@ -155,5 +156,72 @@ func TestLoadFromFile(t *testing.T) {
 		if problems, err := l.Store.Check(ctx); err != nil || len(problems) > 0 {
 			t.Errorf("check: %v, %v", problems, err)
 		}
+	}
+}
+
+// TestLoadOmitted: docker's clients send an empty file, or none, for a layer that their daemon has below the same layers.
+func TestLoadOmitted(t *testing.T) {
+	ctx := t.Context()
+	l := open(t)
+	base, err := content.Resolve(ctx, l.Store.Content, put(t, l, content.Host(), day, "a", "b"), content.Host())
+	if err != nil {
+		t.Fatal(err)
+	}
+	name(t, l, put(t, l, content.Host(), day, "b"), "docker.io/library/other:1")
+	name(t, l, base.Descriptor, "docker.io/library/base:1")
+	a, b := base.Config.RootFS.DiffIDs[0], base.Config.RootFS.DiffIDs[1]
+	var c bytes.Buffer
+	w := tar.NewWriter(&c)
+	if err := errors.Join(w.WriteHeader(&tar.Header{Name: "c", Mode: 0o644}), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	archive := func(layers []string, diffIDs ...digest.Digest) []byte {
+		config := base.Config
+		config.RootFS.DiffIDs, config.History = diffIDs, nil
+		var out bytes.Buffer
+		w := tar.NewWriter(&out)
+		for _, f := range []struct{ name, data string }{
+			{"c.json", string(marshal(t, config))},
+			{"empty", ""},
+			{"c.tar", c.String()},
+			{"manifest.json", string(marshal(t, []map[string]any{{"Config": "c.json", "RepoTags": []string{"made:1"}, "Layers": layers}}))},
+		} {
+			if err := errors.Join(w.WriteHeader(&tar.Header{Name: f.name, Size: int64(len(f.data)), Mode: 0o644}), write(w, f.data)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return out.Bytes()
+	}
+	for what, streamed := range map[string]bool{"stream": true, "file": false} {
+		load := func(archive []byte) ([]Loaded, error) {
+			r := io.Reader(bytes.NewReader(archive))
+			if streamed {
+				r = io.MultiReader(r)
+			}
+			return l.Load(ctx, r, LoadOptions{})
+		}
+		if _, err := load(archive([]string{"empty", "missing", "c.tar"}, a, b, digest.FromBytes(c.Bytes()))); err != nil {
+			t.Errorf("%s: %v", what, err)
+		} else if _, made, err := listing.Find(ctx, l.Store, "made:1"); err != nil {
+			t.Errorf("%s: %v", what, err)
+		} else if diff := cmp.Diff(base.Manifest.Layers, made.Manifest.Layers[:2]); diff != "" {
+			t.Errorf("%s: %s", what, diff)
+		}
+		for refused, bad := range map[string][]byte{
+			"not at the bottom of any image": archive([]string{"c.tar", "empty"}, digest.FromBytes(c.Bytes()), b),
+			"in another order":               archive([]string{"empty", "empty"}, b, a),
+			"unknown":                        archive([]string{"empty", "empty", "empty"}, a, b, digest.FromString("nobody's")),
+			"missing and unknown":            archive([]string{"missing"}, digest.FromString("nobody's")),
+		} {
+			if got, err := load(bad); !errdefs.IsDataLoss(err) && !errdefs.IsInvalidArgument(err) {
+				t.Errorf("%s, a layer that is %s: %v, %v", what, refused, got, err)
+			}
+		}
+	}
+	if problems, err := l.Store.Check(ctx); err != nil || len(problems) > 0 {
+		t.Errorf("check: %v, %v", problems, err)
 	}
 }

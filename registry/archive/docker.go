@@ -95,7 +95,17 @@ func (l *loader) manifest(ctx context.Context, config ocispec.Descriptor, files 
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
 		Config: config, Layers: []ocispec.Descriptor{},
 	}
+	var known []ocispec.Descriptor
+	if l.known != nil && slices.ContainsFunc(files, l.omitted) {
+		if known, err = l.known(ctx, diffIDs); err != nil {
+			return ocispec.Descriptor{}, err
+		}
+	}
 	for i, file := range files {
+		if i < len(known) && l.omitted(file) {
+			m.Layers = append(m.Layers, known[i])
+			continue
+		}
 		layer, err := l.layer(ctx, file, diffIDs[i])
 		if err != nil {
 			return ocispec.Descriptor{}, err
@@ -108,6 +118,19 @@ func (l *loader) manifest(ctx context.Context, config ocispec.Descriptor, files 
 	}
 	d := ocispec.Descriptor{MediaType: m.MediaType, Digest: digest.FromBytes(doc), Size: int64(len(doc))}
 	return d, l.dst.Push(ctx, d, bytes.NewReader(doc))
+}
+
+// omitted reports whether the archive has nothing under the name of a layer.
+func (l *loader) omitted(file string) bool {
+	at, err := l.follow(file)
+	if err != nil {
+		return true
+	}
+	if s, ok := l.spans[at]; ok {
+		return s.size == 0
+	}
+	d, ok := l.files[at]
+	return ok && d.Size == 0
 }
 
 // layer finds out how a layer is compressed. A plain one must be what the config says.

@@ -30,6 +30,11 @@ const (
 type LoadOptions struct {
 	Platforms []ocispec.Platform // only the images for these; each image of the archive must have them
 	Progress  content.Progress
+
+	// Known returns the layers that an image which is here has in common with one of diffIDs, from the lowest
+	// on. Docker's clients leave out of an archive what their daemon has, or put an empty file in its place.
+	// nil: none may be left out.
+	Known func(ctx context.Context, diffIDs []digest.Digest) ([]ocispec.Descriptor, error)
 }
 
 // Load reads an archive, plain or however compressed, from r, stores its blobs
@@ -42,7 +47,7 @@ func Load(ctx context.Context, dst Sink, r io.Reader, o LoadOptions) ([]Image, e
 		return nil, fmt.Errorf("reading archive: %w", err)
 	}
 	defer plain.Close()
-	images, err := load(ctx, dst, &loader{progress: o.Progress}, plain, o.Platforms)
+	images, err := load(ctx, dst, &loader{progress: o.Progress, known: o.Known}, plain, o.Platforms)
 	if err != nil {
 		return nil, fmt.Errorf("reading archive: %w", err)
 	}
@@ -77,6 +82,7 @@ type loader struct {
 	dst      Sink
 	place    *inPlace // for an archive whose blobs stay where they are, else nil
 	progress content.Progress
+	known    func(ctx context.Context, diffIDs []digest.Digest) ([]ocispec.Descriptor, error) // LoadOptions.Known
 
 	documents map[string][]byte             // the files that say what the others are
 	files     map[string]ocispec.Descriptor // others by name, without media type
