@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -347,14 +348,24 @@ func isEmpty(dir string) bool {
 	return len(names) == 0
 }
 
-// diskUsage sums up the sizes of the files below dir, in bytes.
+// diskUsage sums up the sizes of the files below dir, in bytes. One with several names there counts once.
 func diskUsage(dir string) (n int64) {
+	linked := map[uint64]bool{}
 	filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() {
-			if info, err := d.Info(); err == nil {
-				n += info.Size()
-			}
+		if err != nil || !d.Type().IsRegular() {
+			return nil
 		}
+		info, err := d.Info()
+		if err != nil {
+			return nil
+		}
+		if st := info.Sys().(*syscall.Stat_t); st.Nlink > 1 {
+			if linked[st.Ino] {
+				return nil
+			}
+			linked[st.Ino] = true
+		}
+		n += info.Size()
 		return nil
 	})
 	return n
