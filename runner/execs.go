@@ -220,9 +220,21 @@ func (e *Engine) ExecInspect(ctx context.Context, id string) (ExecInfo, error) {
 	return x, nil
 }
 
-// ExecResize sets the size of the terminal of a noted command that runs.
+// startTime is how long a resize waits for the start of its command; moby's daemon/resize.go.
+const startTime = 10 * time.Second
+
+// ExecResize sets the size of the terminal of a noted command that runs, or is about to: clients tell it beside
+// the start.
 func (e *Engine) ExecResize(ctx context.Context, id string, columns, rows uint16) error {
 	x, err := e.ExecInspect(ctx, id)
+	for end := time.Now().Add(startTime); err == nil && x.Pid == 0 && x.ExitCode == nil && time.Now().Before(end); {
+		select {
+		case <-time.After(10 * time.Millisecond):
+			x, err = e.ExecInspect(ctx, id)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 	if err != nil {
 		return err
 	}

@@ -203,7 +203,7 @@ func TestDocker(t *testing.T) {
 	for name, part := range map[string]func(*testing.T, *world){
 		"run": testRun, "terminal": testTerminal, "exec": testExec, "life": testLife, "files": testFiles, "images": testImages,
 		"build": testBuild, "networks and volumes": testNetworksAndVolumes, "events": testEvents, "as moby": testAsMoby, "system": testSystem,
-		"refusals": testRefusals, "shared": testShared, "inspected": testInspected, "joined": testJoined, "platforms": testPlatforms, "started": testStarted, "terminals of exec": testExecTerminal, "health": testHealthTold,
+		"refusals": testRefusals, "shared": testShared, "inspected": testInspected, "joined": testJoined, "platforms": testPlatforms, "started": testStarted, "terminals of exec": testExecTerminal, "heard": testExecHeard, "health": testHealthTold,
 		"gateways": testGateways, "frames of logs": testLogFrames, "garbage": testLoadGarbage, "compose 1": testComposeV1, "pruned": testPruned,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -449,10 +450,70 @@ func testExecTerminal(t *testing.T, w *world) {
 		_, _, code := w.try("docker", "exec", "sized", "test", "-e", "/done")
 		return code == 0
 	})
+	// nomad tells the size before the command is started.
+	early := exec(`{"AttachStdout":true,"Tty":true,"Cmd":["sh","-c","until [ \"$(stty size 2>/dev/null)\" = '41 51' ]; do sleep 0.05; done; echo sized"]}`)
+	resized := make(chan int, 1)
+	go func() {
+		status, _ := w.api("POST", "/exec/"+early+"/resize?h=41&w=51", "")
+		resized <- status
+	}()
+	select {
+	case status := <-resized:
+		t.Errorf("resizing what has not been started: %d", status)
+	case <-time.After(200 * time.Millisecond):
+		if _, out := w.api("POST", "/exec/"+early+"/start", `{"Tty":true}`); out != "sized\r\n" || <-resized != http.StatusOK {
+			t.Errorf("a size that came before the start: %q", out)
+		}
+	}
 	w.docker("kill", "sized")
 	w.docker("wait", "sized")
 	if status, answer := w.api("POST", "/exec/"+id+"/resize?h=40&w=50", ""); status != http.StatusConflict && status != http.StatusNotFound {
 		t.Errorf("resizing what has ended: %d %s", status, answer)
+	}
+}
+
+// testExecHeard: a client that reads no further once it is told that its command has ended, like nomad, has got
+// all of what the command said by then.
+func testExecHeard(t *testing.T, w *world) {
+	w.docker("run", "-d", "--name", "heard", "busybox", "sleep", "1000")
+	defer w.docker("rm", "-f", "heard")
+	var made struct{ ID string }
+	var ended struct{ Running bool }
+	for range 40 {
+		_, answer := w.api("POST", "/containers/heard/exec", `{"AttachStdout":true,"Tty":true,"Cmd":["echo","said"]}`)
+		if err := json.Unmarshal([]byte(answer), &made); err != nil {
+			t.Fatal(err, answer)
+		}
+		conn, err := net.Dial("unix", w.socket())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "POST /exec/%s/start HTTP/1.1\r\nHost: docker\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{\"Tty\":true}", made.ID)
+		var head []byte
+		for !bytes.HasSuffix(head, []byte("\r\n\r\n")) {
+			var b [1]byte
+			if _, err := conn.Read(b[:]); err != nil {
+				t.Fatal(err)
+			}
+			head = append(head, b[0])
+		}
+		for ended.Running = true; ended.Running; {
+			_, answer := w.api("GET", "/exec/"+made.ID+"/json", "")
+			if err := json.Unmarshal([]byte(answer), &ended); err != nil {
+				t.Fatal(err, answer)
+			}
+		}
+		raw, err := conn.(*net.UnixConn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, 100)
+		n := 0
+		raw.Control(func(fd uintptr) { n, _, err = unix.Recvfrom(int(fd), buf, unix.MSG_DONTWAIT) })
+		if err != nil || string(buf[:n]) != "said\r\n" {
+			t.Fatalf("at its end there was %q, %v", buf[:max(n, 0)], err)
+		}
 	}
 }
 

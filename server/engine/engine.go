@@ -47,6 +47,7 @@ type Server struct {
 	started   time.Time
 	rest      rest
 	followers followers
+	unheard   sync.Map // context.Context by the ID of a command, done when its client has been sent all it said
 	buildKit  func() (*buildkit.Server, error)
 
 	closing   context.Context // done when streams that have no end must end

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 
@@ -77,6 +78,10 @@ func (s *Server) startExec(w http.ResponseWriter, r *request) error {
 		w.WriteHeader(http.StatusOK)
 		return nil
 	}
+	heard, tell := context.WithCancel(context.Background())
+	defer tell()
+	s.unheard.Store(info.ID, heard)
+	defer s.unheard.Delete(info.ID)
 	// The form of the stream follows this request, not what the process has.
 	h, err := hijack(w, r, body.Tty)
 	if err != nil {
@@ -88,6 +93,7 @@ func (s *Server) startExec(w http.ResponseWriter, r *request) error {
 	ctx, cancel := r.stream()
 	defer cancel()
 	s.converse(ctx, x, h, newOutput(h, body.Tty), info, keys)
+	tell()
 	return nil
 }
 
@@ -168,10 +174,27 @@ func (s *Server) resizeExec(w http.ResponseWriter, r *request) error {
 	return s.Backend.Containers().ExecResize(r.Context(), r.name, columns, rows)
 }
 
+// awaitHeard waits until the client of a command that has ended was sent what it said, as long as dockerd
+// does: nomad for one reads no further once it is told of the end.
+func (s *Server) awaitHeard(ctx context.Context, id string) {
+	heard, ok := s.unheard.Load(id)
+	if !ok {
+		return
+	}
+	select {
+	case <-heard.(context.Context).Done():
+	case <-time.After(2 * time.Second):
+	case <-ctx.Done():
+	}
+}
+
 func (s *Server) inspectExec(w http.ResponseWriter, r *request) error {
 	i, err := s.Backend.Containers().ExecInspect(r.Context(), r.name)
 	if err != nil {
 		return err
+	}
+	if !i.Running {
+		s.awaitHeard(r.Context(), i.ID)
 	}
 	o := &i.Options
 	out := container.ExecInspectResponse{
