@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -27,15 +28,26 @@ import (
 // cancellable returns the context of a build, which POST /build/cancel ends too if the client gave the build an
 // ID. end is called at the end.
 func (s *Server) cancellable(w http.ResponseWriter, r *request) (ctx context.Context, end func()) {
-	http.NewResponseController(w).EnableFullDuplex() // a client reads while it sends the context
+	c := http.NewResponseController(w)
+	c.EnableFullDuplex() // a client reads while it sends the context
 	ctx, cancel := r.stream()
 	id := r.param("buildid")
-	if id == "" {
-		return ctx, cancel
+	if id != "" {
+		s.builds.Store(id, cancel)
 	}
-	s.builds.Store(id, cancel)
-	return ctx, func() { s.builds.Delete(id); cancel() }
+	return ctx, func() {
+		s.builds.Delete(id)
+		cancel()
+		// Where both directions go at the same time net/http panics over the next request, and so closes the
+		// connection, if the end of this one's body has not been read, be it the end of an archive alone.
+		if c.SetReadDeadline(time.Now().Add(leaveTime)) == nil {
+			io.CopyN(io.Discard, r.Body, restOfContext)
+		}
+	}
 }
+
+// restOfContext is how many bytes of a context that nobody needed are read so that its connection lasts.
+const restOfContext = 256 << 10
 
 // build answers POST /build, the classic builder's operation: the context is the body.
 func (s *Server) build(w http.ResponseWriter, r *request) error {

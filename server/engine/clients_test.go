@@ -202,7 +202,7 @@ func TestDocker(t *testing.T) {
 	t.Log(w.docker("--version"))
 	for name, part := range map[string]func(*testing.T, *world){
 		"run": testRun, "terminal": testTerminal, "exec": testExec, "life": testLife, "files": testFiles, "images": testImages,
-		"build": testBuild, "networks and volumes": testNetworksAndVolumes, "events": testEvents, "as moby": testAsMoby, "system": testSystem,
+		"build": testBuild, "connections of builds": testBuildConnection, "networks and volumes": testNetworksAndVolumes, "events": testEvents, "as moby": testAsMoby, "system": testSystem,
 		"refusals": testRefusals, "shared": testShared, "inspected": testInspected, "joined": testJoined, "platforms": testPlatforms, "started": testStarted, "terminals of exec": testExecTerminal, "heard": testExecHeard, "health": testHealthTold,
 		"gateways": testGateways, "frames of logs": testLogFrames, "garbage": testLoadGarbage, "compose 1": testComposeV1, "pruned": testPruned,
 	} {

@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -516,6 +517,39 @@ func testExecHeard(t *testing.T, w *world) {
 		}
 	}
 }
+
+// testBuildConnection: a connection lasts beyond a build, however that ended; Node.js has its next request fail
+// if it does not.
+func testBuildConnection(t *testing.T, w *world) {
+	dials := 0
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		dials++
+		return new(net.Dialer).DialContext(ctx, "unix", w.socket())
+	}
+	client := http.Client{Transport: &http.Transport{DialContext: dial, MaxConnsPerHost: 1}, Timeout: limit}
+	for _, text := range []string{"FROM busybox\nRUN true\n", "FROM busybox\nRUN false\n", "NOSUCH instruction\n", "FROM busybox\n"} {
+		var b bytes.Buffer
+		a := tar.NewWriter(&b)
+		if err := errors.Join(a.WriteHeader(&tar.Header{Name: "Dockerfile", Mode: 0o644, Size: int64(len(text))}), second(io.WriteString(a, text)), a.Close()); err != nil {
+			t.Fatal(err)
+		}
+		b.Write(make([]byte, 10<<10)) // as tar pads
+		resp, err := client.Post("http://docker/build", "application/x-tar", io.MultiReader(&b))
+		if err != nil {
+			t.Fatalf("%q: %v", text, err)
+		}
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+		resp.Body.Close()
+		time.Sleep(100 * time.Millisecond) // for the server to close it, if it does
+	}
+	if dials != 1 {
+		t.Errorf("%d connections for four builds", dials)
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
 
 // testHealthTold: a check that is too slow tells what it had said.
 func testHealthTold(t *testing.T, w *world) {
