@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/snapshot"
+	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/keeper"
 	"github.com/teu-dev/teu/runner/launch"
 	"github.com/teu-dev/teu/runner/oci"
@@ -158,9 +159,10 @@ func (e *Engine) execProcess(ctx context.Context, c *Container, o ExecOptions) (
 	if err != nil {
 		return nil, nil, err
 	}
+	limits, _ := statefile.ReadFile(fmt.Sprintf("/proc/%d/limits", c.State.Init.PID), 16<<10)
 	p, err := spec.NewExec(s, spec.ExecOptions{
 		Args: o.Args, Env: o.Env, WorkingDir: o.WorkingDir, User: o.User, TTY: o.TTY,
-		Privileged: o.Privileged, Files: root,
+		Privileged: o.Privileged, Files: root, Limits: limits,
 	})
 	if err == nil && o.TTY && o.Columns > 0 {
 		p.ConsoleSize = &specs.Box{Width: uint(o.Columns), Height: uint(o.Rows)}

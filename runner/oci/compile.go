@@ -83,6 +83,9 @@ func compileContainer(s *specs.Spec, r Rootfs, o Options) (*launch.Program, erro
 	if err := c.supported(); err != nil {
 		return nil, err
 	}
+	if err := c.enoughFiles(); err != nil {
+		return nil, err
+	}
 	slots, err := detachedSlots(s, &c.opts)
 	if err != nil {
 		return nil, err

@@ -50,6 +50,22 @@ func (c *compiler) raiseLimits() error {
 	return nil
 }
 
+// enoughFiles raises our limit of open files if it is too low for the descriptors of a start.
+// Who forks the child has it from us.
+func (c *compiler) enoughFiles() error {
+	const others = 8
+	least := uint64(firstFD + len(c.rootfs.Overlay.Lowers) + others)
+	var now unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &now); err != nil || now.Cur >= least {
+		return err
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: least, Max: max(now.Max, least)}); err != nil {
+		return fmt.Errorf("no more than %d files may be open here, and this container takes %d to start: raise the hard limit (ulimit -Hn): %w",
+			now.Max, least, errdefs.ErrResourceExhausted)
+	}
+	return nil
+}
+
 // rlimitNumber is the number of a limit; getrlimit(2).
 func rlimitNumber(name string) (int, bool) {
 	n := slices.Index([]string{"RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_DATA", "RLIMIT_STACK", "RLIMIT_CORE", "RLIMIT_RSS",

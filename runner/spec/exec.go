@@ -16,12 +16,13 @@ type ExecOptions struct {
 	User       string // "" is the container's
 	TTY        bool
 	Privileged bool
-	Files      Files // the container's root filesystem
+	Files      Files  // the container's root filesystem
+	Limits     []byte // of a process of the container, as /proc/PID/limits; nil if not known
 }
 
 // NewExec makes the process of an exec into a container of the given spec, by docker's
-// rules: environment, directory and user are the container's unless given; so are limits
-// and the bound of capabilities, unless privileged.
+// rules: environment, directory and user are the container's unless given; so are limits, no higher
+// than o.Limits, and the bound of capabilities, unless privileged.
 func NewExec(s *specs.Spec, o ExecOptions) (*specs.Process, error) {
 	if len(o.Args) == 0 {
 		return nil, invalid("no command specified")
@@ -34,7 +35,7 @@ func NewExec(s *specs.Spec, o ExecOptions) (*specs.Process, error) {
 	}
 	p := &specs.Process{
 		Terminal: o.TTY, Args: o.Args, Cwd: s.Process.Cwd, User: s.Process.User,
-		Rlimits: s.Process.Rlimits, NoNewPrivileges: s.Process.NoNewPrivileges,
+		Rlimits: within(s.Process.Rlimits, o.Limits), NoNewPrivileges: s.Process.NoNewPrivileges,
 		ApparmorProfile: s.Process.ApparmorProfile, SelinuxLabel: s.Process.SelinuxLabel, // of a privileged exec, too, as in docker
 	}
 	if o.WorkingDir != "" {

@@ -52,6 +52,30 @@ func (m *maker) limits() error {
 	return nil
 }
 
+// within lowers list to the hard limits of a process, proc_pid_limits(5). s was made again by somebody whose own
+// limits may be higher than those that the container was started with, which its keeper may not be able to raise.
+func within(list []specs.POSIXRlimit, limits []byte) []specs.POSIXRlimit {
+	lines := strings.Split(string(limits), "\n") // a heading, and the limits by number
+	list = slices.Clone(list)
+	for i := range list {
+		r := &list[i]
+		n := slices.Index(rlimitNames(), r.Type) + 1
+		if n == 0 || n >= len(lines) || len(lines[n]) < limitsColumn {
+			continue
+		}
+		if f := strings.Fields(lines[n][limitsColumn:]); len(f) > 1 {
+			if hard, err := strconv.ParseUint(f[1], 10, 64); err == nil { // or unlimited
+				r.Hard = min(r.Hard, hard)
+				r.Soft = min(r.Soft, r.Hard)
+			}
+		}
+	}
+	return list
+}
+
+// limitsColumn is where the names in /proc/PID/limits end.
+const limitsColumn = 26
+
 // mayRaise says that we may set limits above our own. The capability counts only in the
 // host's own user namespace.
 func mayRaise() bool { return hasCapability(capSysResource) && mappedGroups() >= 1<<32-1 }

@@ -314,6 +314,34 @@ func TestLimitsAreClamped(t *testing.T) {
 	}
 }
 
+func TestExecHasNoHigherLimits(t *testing.T) {
+	limits, err := os.ReadFile("/proc/self/limits")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, _, err := New(ocispec.ImageConfig{Cmd: []string{"x"}}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 1 << 40, Hard: 1 << 41}, {Type: "RLIMIT_CORE", Soft: 1, Hard: 2}, {Type: "RLIMIT_NICE", Soft: 3, Hard: 4}}
+	of := func(limits string) []specs.POSIXRlimit {
+		p, err := NewExec(s, ExecOptions{Args: []string{"x"}, Limits: []byte(limits)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.Rlimits
+	}
+	own, _ := ownLimit(unix.RLIMIT_NOFILE)
+	if got := of(string(limits))[0]; got.Hard != own || got.Soft != own {
+		t.Errorf("%+v where we have %d", got, own)
+	}
+	for _, text := range []string{"", "Limit\n", strings.Repeat("\n", 20), strings.Repeat("Max of something or other  unlimited  unlimited  files\n", 17)} {
+		if diff := cmp.Diff(s.Process.Rlimits, of(text)); diff != "" {
+			t.Errorf("limits %q: %s", text, diff)
+		}
+	}
+}
+
 // What an ordinary user gets maps nobody else and asks for nothing of the host's.
 func TestRootless(t *testing.T) {
 	s, _, err := New(ocispec.ImageConfig{Cmd: []string{"sh"}}, Options{})
