@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 )
 
@@ -25,7 +26,7 @@ func measureSave(ctx context.Context, b *bench) error {
 				p.failed[c.name] = err
 			}
 		}
-		c.prepare = nil
+		c.prepare = func() error { return os.RemoveAll(p.archive(c.name)) } // podman adds to one that is there
 		saves[i], loads[i] = p.or(c.name, c), p.or(c.name, loads[i])
 	}
 	rounds := max(1, b.rounds/6)
@@ -34,27 +35,30 @@ func measureSave(ctx context.Context, b *bench) error {
 	return nil
 }
 
+// archive is what the tool saves.
+func (p *pullers) archive(tool string) string { return filepath.Join(p.b.dir, tool+".tar") }
+
 // archivers save and load image; what prepares a save pulls it.
 func (p *pullers) archivers(ctx context.Context, image string) (saves, loads []contender) {
 	b := p.b
-	file := func(name string) string { return filepath.Join(b.dir, name+".tar") }
 	do := func(args ...string) func() error { return func() error { return b.must(ctx, args[0], args[1:]...) } }
 	nerdctl := func(namespace, args string) []string {
 		return []string{"sh", "-c", "exec " + p.nerdctl + " --namespace " + namespace + " " + args}
 	}
 	pull := b.podman("pull", "-q", "--tls-verify=false", image)
 	saves = []contender{
-		{name: "teu", prepare: do(b.teu, "pull", "-q", image), args: []string{b.teu, "save", "-o", file("teu"), image}},
-		{name: "docker", prepare: do("docker", "pull", "-q", image), args: []string{"docker", "save", "-o", file("docker"), image}},
-		{name: "nerdctl", prepare: do(nerdctl("save", "pull -q "+image)...), args: nerdctl("save", "save -o "+file("nerdctl")+" "+image)},
-		{name: "podman", prepare: do(pull...), args: b.podman("save", "-q", "-o", file("podman"), image)},
+		{name: "teu", prepare: do(b.teu, "pull", "-q", image), args: []string{b.teu, "save", "-o", p.archive("teu"), image}},
+		{name: "docker", prepare: do("docker", "pull", "-q", image), args: []string{"docker", "save", "-o", p.archive("docker"), image}},
+		{name: "nerdctl", prepare: do(nerdctl("save", "pull -q "+image)...), args: nerdctl("save", "save -o "+p.archive("nerdctl")+" "+image)},
+		{name: "podman", prepare: do(pull...), args: b.podman("save", "-q", "-o", p.archive("podman"), image)},
 	}
 	emptyPodman := p.fresh("podman")
+	// What is loaded stays on the disk, which does not hold three of each tool.
 	loads = []contender{
-		{name: "teu", prepare: p.freshTeu(ctx), args: []string{b.teu, "load", "-q", "-i", file("teu")}},
-		{name: "docker", prepare: do("docker", "rmi", "-f", image), args: []string{"docker", "load", "-q", "-i", file("docker")}},
-		{name: "nerdctl", args: nerdctl("load$(date +%s%N)", "load -q -i "+file("nerdctl"))},
-		{name: "podman", prepare: emptyPodman, args: b.podman("load", "-q", "-i", file("podman"))},
+		{name: "teu", prepare: p.freshTeu(ctx), args: []string{b.teu, "load", "-q", "-i", p.archive("teu")}},
+		{name: "docker", prepare: do("docker", "rmi", "-f", image), args: []string{"docker", "load", "-q", "-i", p.archive("docker")}},
+		{name: "nerdctl", most: 1, args: nerdctl("load", "load -q -i "+p.archive("nerdctl"))},
+		{name: "podman", most: 1, prepare: emptyPodman, args: b.podman("load", "-q", "-i", p.archive("podman"))},
 	}
 	return saves, loads
 }
