@@ -4,11 +4,13 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -137,6 +139,7 @@ func runBuild(ctx context.Context, a *app, f buildFlags, dir string) (err error)
 	if err := addRepository(ctx, &o); err != nil {
 		return err
 	}
+	warnOfRego(a.ui, o)
 	res, err := builder.Build(ctx, o)
 	printer.Close()
 	if f.why {
@@ -151,6 +154,17 @@ func runBuild(ctx context.Context, a *app, f buildFlags, dir string) (err error)
 	}
 	a.holdBudget(ctx)
 	return f.report(a, res, remarks)
+}
+
+// warnOfRego says that rules for the sources of a build are not kept: buildx reads them from beside the Dockerfile.
+func warnOfRego(u *ui.UI, o build.Options) {
+	if o.ContextTar != nil || o.DockerfileText != nil || o.Context == "" {
+		return
+	}
+	file := cmp.Or(o.Dockerfile, filepath.Join(o.Context, "Dockerfile")) + ".rego"
+	if _, err := os.Stat(file); err == nil {
+		u.Warnf("%s is not looked at, whatever it forbids: buildx evaluates such rules, and can build with `teu serve engine`", file)
+	}
 }
 
 // report writes what the user asked to know of the result.
