@@ -122,8 +122,15 @@ func (o *Options) NameDevice(major, minor int64, path string) {
 	if o.DevicePaths == nil {
 		o.DevicePaths = map[string]string{}
 	}
-	o.DevicePaths[fmt.Sprintf("%d:%d", major, minor)] = path
+	o.DevicePaths[deviceNumbers(major, minor)] = path
 }
+
+// DeviceName is what NameDevice has noted; "" is nothing.
+func (o *Options) DeviceName(major, minor int64) string {
+	return o.DevicePaths[deviceNumbers(major, minor)]
+}
+
+func deviceNumbers(major, minor int64) string { return fmt.Sprintf("%d:%d", major, minor) }
 
 // HealthCheck is docker's HealthConfig with native probes and what happens on failure.
 // Fields that are zero are the image's, or docker's defaults.

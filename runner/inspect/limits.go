@@ -62,7 +62,7 @@ func hostLimits(h *container.HostConfig, o *runner.Options) {
 	}
 	if b := r.BlockIO; b != nil {
 		path := func(major, minor int64) string {
-			return cmp.Or(o.DevicePaths[fmt.Sprintf("%d:%d", major, minor)], devicePath(major, minor))
+			return cmp.Or(o.DeviceName(major, minor), devicePath(major, minor))
 		}
 		h.BlkioWeight = value(b.Weight)
 		for _, d := range b.WeightDevice {

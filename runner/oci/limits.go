@@ -13,12 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/runner/launch"
+	"github.com/teu-dev/teu/runner/spec"
 )
 
 func (c *compiler) rlimits() error {
 	seen := map[int]bool{}
 	for _, r := range c.process.Rlimits {
-		n, ok := rlimitNumber(r.Type)
+		n, ok := spec.RlimitNumber(r.Type)
 		if !ok || seen[n] || r.Soft > r.Hard {
 			return fmt.Errorf("limit %s: %w", r.Type, errdefs.ErrInvalidArgument)
 		}
@@ -33,7 +34,7 @@ func (c *compiler) rlimits() error {
 // host, which is gone when the limits are set.
 func (c *compiler) raiseLimits() error {
 	for _, r := range c.process.Rlimits {
-		n, ok := rlimitNumber(r.Type)
+		n, ok := spec.RlimitNumber(r.Type)
 		if !ok {
 			continue // rlimits will say so
 		}
@@ -64,14 +65,6 @@ func (c *compiler) enoughFiles() error {
 			now.Max, least, errdefs.ErrResourceExhausted)
 	}
 	return nil
-}
-
-// rlimitNumber is the number of a limit; getrlimit(2).
-func rlimitNumber(name string) (int, bool) {
-	n := slices.Index([]string{"RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_DATA", "RLIMIT_STACK", "RLIMIT_CORE", "RLIMIT_RSS",
-		"RLIMIT_NPROC", "RLIMIT_NOFILE", "RLIMIT_MEMLOCK", "RLIMIT_AS", "RLIMIT_LOCKS", "RLIMIT_SIGPENDING",
-		"RLIMIT_MSGQUEUE", "RLIMIT_NICE", "RLIMIT_RTPRIO", "RLIMIT_RTTIME"}, name)
-	return n, n >= 0
 }
 
 func (c *compiler) personality(domain string, flags int) error {

@@ -25,8 +25,8 @@ func (m *maker) limits() error {
 		if !strings.HasPrefix(r.Type, "RLIMIT_") {
 			r.Type = "RLIMIT_" + r.Type
 		}
-		n := slices.Index(rlimitNames(), r.Type)
-		if n < 0 || seen[r.Type] || r.Soft > r.Hard {
+		n, ok := RlimitNumber(r.Type)
+		if !ok || seen[r.Type] || r.Soft > r.Hard {
 			return invalid("limit %s %d:%d", r.Type, r.Soft, r.Hard)
 		}
 		seen[r.Type] = true
@@ -59,8 +59,8 @@ func within(list []specs.POSIXRlimit, limits []byte) []specs.POSIXRlimit {
 	list = slices.Clone(list)
 	for i := range list {
 		r := &list[i]
-		n := slices.Index(rlimitNames(), r.Type) + 1
-		if n == 0 || n >= len(lines) || len(lines[n]) < limitsColumn {
+		n, ok := RlimitNumber(r.Type)
+		if n++; !ok || n >= len(lines) || len(lines[n]) < limitsColumn {
 			continue
 		}
 		if f := strings.Fields(lines[n][limitsColumn:]); len(f) > 1 {
@@ -95,11 +95,12 @@ func (m *maker) oomScore() {
 	m.spec.Process.OOMScoreAdj = &v
 }
 
-// rlimitNames are the limits by number; getrlimit(2).
-func rlimitNames() []string {
-	return []string{"RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_DATA", "RLIMIT_STACK", "RLIMIT_CORE", "RLIMIT_RSS",
+// RlimitNumber is the number of a limit of a spec, such as RLIMIT_NOFILE; getrlimit(2).
+func RlimitNumber(name string) (int, bool) {
+	n := slices.Index([]string{"RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_DATA", "RLIMIT_STACK", "RLIMIT_CORE", "RLIMIT_RSS",
 		"RLIMIT_NPROC", "RLIMIT_NOFILE", "RLIMIT_MEMLOCK", "RLIMIT_AS", "RLIMIT_LOCKS", "RLIMIT_SIGPENDING",
-		"RLIMIT_MSGQUEUE", "RLIMIT_NICE", "RLIMIT_RTPRIO", "RLIMIT_RTTIME"}
+		"RLIMIT_MSGQUEUE", "RLIMIT_NICE", "RLIMIT_RTPRIO", "RLIMIT_RTTIME"}, name)
+	return n, n >= 0
 }
 
 func ownLimit(n int) (hard uint64, ok bool) {
