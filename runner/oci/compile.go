@@ -42,6 +42,7 @@ type compiler struct {
 	stat   launch.Arg // where fstat writes
 	self   launch.Arg // what fstat wrote of the root
 	placed []placed   // filesystems we made, in order
+	copied bool       // some of them are under copies of theirs; see coverFrom
 
 	sources map[int]launch.Ref    // mounts of the spec that were opened early
 	nodes   map[string]launch.Ref // and devices, by their path

@@ -293,6 +293,33 @@ func TestContainerMasks(t *testing.T) {
 	b.want("stat -c '%t:%T' /proc/keys; grep -c -E ' (/proc/keys|/proc/sys|/sys/firmware) ' /proc/mounts", "1:3\n3\n", nil)
 }
 
+// What is masked is also masked below a path that is made read-only, by its name or that of a link of the image.
+func TestMasksBelowReadOnlyPaths(t *testing.T) {
+	b := newBundle(t)
+	b.mkdir("some")
+	b.symlink("/proc", "some/link")
+	b.mkdir("nested")
+	const look = "exec 2>/dev/null; cat /proc/keys | wc -c; echo x >/dev/shm/x || echo refused; ls /dev/shm; ls /sys/firmware /nested/sys/kernel | grep -v : | grep -c ."
+	for _, list := range [][]string{{"/proc", "/sys", "/dev", "/nested"}, {"/some/link", "/dev/shm", "/sys/"}, {"/dev", "/some/link", "/sys"}} {
+		s := b.spec(look, func(o *spec.Options) {
+			o.MaskedPaths, o.ReadonlyPaths = []string{"/proc/keys", "/dev/shm", "/sys/firmware", "/nested/sys/kernel"}, list
+		})
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/nested/sys", Type: "sysfs", Source: "sysfs", Options: []string{"ro"}})
+		if r := b.run(s); r.err != nil || r.out != "0\nrefused\n0\n" {
+			t.Errorf("%v: %+v", list, r)
+		}
+	}
+	b.symlink("/some/..", "some/root")
+	for name, set := range map[string]func(*spec.Options){
+		"read-only": func(o *spec.Options) { o.ReadonlyPaths = []string{"/some/root"} },
+		"masked":    func(o *spec.Options) { o.MaskedPaths = []string{"/some/root"} },
+	} {
+		if r := b.run(b.spec("true", set)); !errors.Is(r.err, unix.ELOOP) {
+			t.Errorf("a link to the root, %s: %+v, want ELOOP", name, r)
+		}
+	}
+}
+
 func TestContainerTerminal(t *testing.T) {
 	b := newBundle(t)
 	s := b.spec("tty; stty size; stat -c %t:%T /dev/console; test -t 0 && test -t 2 && echo terminal; ps -o pid,tty | grep -c 136,0 ; [ /dev/console -ef /dev/pts/0 ] || echo other node; echo $TERM",

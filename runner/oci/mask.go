@@ -41,6 +41,8 @@ func (c *compiler) protectPaths() error {
 		}
 		c.Note("making %s read-only", p)
 		target := c.existing(p)
+		c.notRoot(target)
+		c.coverFrom(path.Clean(p))
 		tree := c.cloneMount(launch.Cond{}, target, unix.AT_RECURSIVE)
 		c.below[tree] = c.madeBelow(path.Clean(p))
 		c.setAttr(tree, unix.AT_RECURSIVE, attr{set: unix.MOUNT_ATTR_RDONLY})
@@ -69,7 +71,7 @@ func (c *compiler) protectPaths() error {
 		c.Note("masking %s", p)
 		target := c.existing(p)
 		// Every operation on a missing target is skipped with it; so is what depends on them.
-		known := c.fstat(launch.Cond{}, target, c.stat)
+		known := c.notRoot(target)
 		isDir := c.checkMode(launch.Cond{When: known, Ignore: []unix.Errno{unix.ENOTDIR}}, unix.S_IFDIR, unix.ENOTDIR)
 		file := launch.Cond{When: known, Unless: isDir}
 		cover := c.cloneMount(file, c.null, 0)
@@ -96,8 +98,29 @@ func checkPath(p string) error {
 	return nil
 }
 
-// existing opens a path of the container, from the filesystem it is on if that is ours.
+// notRoot refuses a link of the image that leads to the root, which is never covered: a command that is executed later would
+// be above the cover, and what is masked below it. The description of target is in c.stat then.
+func (c *compiler) notRoot(target launch.Ref) (known launch.Ref) {
+	known = c.fstat(launch.Cond{}, target, c.stat)
+	c.Differ(launch.Cond{When: known}, c.stat, c.self, sameFile, unix.ELOOP)
+	return known
+}
+
+// coverFrom notes that what p leads to gets a copy of itself over it, with copies of all that is mounted below. What
+// c.placed holds open would then be under the copy, where nothing that is mounted has an effect.
+func (c *compiler) coverFrom(p string) {
+	if dir, rest := c.base(p); dir == c.root || rest == "" {
+		c.copied = true // a link of the image may lead anywhere
+		return
+	}
+	c.copied = c.copied || slices.ContainsFunc(c.placed, func(m placed) bool { return strings.HasPrefix(m.dest, p+"/") })
+}
+
+// existing opens a path of the container, from the filesystem it is on if that is ours and not under a copy.
 func (c *compiler) existing(p string) launch.Ref {
 	dir, rest := c.base(path.Clean(p))
+	if c.copied {
+		dir, rest = c.root, strings.TrimPrefix(path.Clean(p), "/")
+	}
 	return c.openat2(ignore(unix.ENOENT, unix.ENOTDIR), launch.Result(dir), rest, unix.O_PATH, inRoot)
 }
