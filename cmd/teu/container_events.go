@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -50,16 +49,12 @@ func showEvents(ctx context.Context, a *app, since, until, format string, list [
 		}
 		switch {
 		case t != nil:
-			if err := t.Execute(a.ui.Out, all); err != nil {
-				return err
-			}
-			a.ui.Println()
-			return nil
+			return a.ui.Line(t, all)
 		case format == "json":
-			return json.NewEncoder(a.ui.Out).Encode(all)
+			return a.ui.JSONLine(all)
 		}
-		_, err := fmt.Fprintln(a.ui.Out, eventLine(e))
-		return err
+		a.ui.Println(eventLine(e))
+		return a.ui.WriteError()
 	})
 }
 

@@ -107,7 +107,7 @@ func (o *ociCommand) list() *cobra.Command {
 				}
 				return nil
 			case format == "json":
-				return json.NewEncoder(o.a.ui.Out).Encode(states)
+				return o.a.ui.JSONLine(states)
 			case format != "table":
 				return badFormat(format)
 			}

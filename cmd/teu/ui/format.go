@@ -68,10 +68,15 @@ func (u *UI) List(t Table, format string, rows []Row) error {
 // ListEach is List of very many rows. None is used any more when the next is asked for.
 func (u *UI) ListEach(t Table, format string, rows iter.Seq[Row]) error {
 	out := bufio.NewWriterSize(u.Out, 32<<10) // thousands of images are not as many calls of write(2)
-	if u.OutTerminal() && format != "json" {
+	var w io.Writer = out
+	switch {
+	case !u.OutTerminal():
+	case format == "json":
+		w = jsonWriter{out}
+	default:
 		rows = visibleRows(rows) // and not the template's own text, in which people have colours
 	}
-	err := writeList(out, t, format, rows)
+	err := writeList(w, t, format, rows)
 	if flushErr := out.Flush(); err == nil { // the rows before a bad one are shown
 		err = flushErr
 	}
@@ -225,8 +230,23 @@ func (u *UI) Describe(format string, object any) error {
 func (u *UI) writeJSON(v any, indent string) error {
 	b, err := marshal(v, indent)
 	if err == nil {
-		_, err = u.Out.Write(b)
+		_, err = jsonFor(u.Out, u.OutTerminal()).Write(b)
 	}
+	return err
+}
+
+// JSONLine prints an object on one line, as encoding/json does.
+func (u *UI) JSONLine(v any) error { return json.NewEncoder(jsonFor(u.Out, u.OutTerminal())).Encode(v) }
+
+// Line prints what a template makes of an object. For a terminal its values are made visible, as in Inspect.
+func (u *UI) Line(t *template.Template, object any) error {
+	if u.OutTerminal() {
+		object = visibleValue(reflect.ValueOf(object)).Interface()
+	}
+	if err := t.Execute(u.Out, object); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(u.Out)
 	return err
 }
 

@@ -81,13 +81,13 @@ func (u *UI) Size() (columns, rows int) {
 
 // Printf writes a result. See [UI.WriteError].
 func (u *UI) Printf(format string, args ...any) {
-	_, err := fmt.Fprintf(u.Out, format, args...)
+	_, err := fmt.Fprintf(textFor(u.Out, u.OutTerminal()), format, args...)
 	u.wrote(err)
 }
 
 // Println writes a result line. See [UI.WriteError].
 func (u *UI) Println(args ...any) {
-	_, err := fmt.Fprintln(u.Out, args...)
+	_, err := fmt.Fprintln(textFor(u.Out, u.OutTerminal()), args...)
 	u.wrote(err)
 }
 

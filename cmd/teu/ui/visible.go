@@ -1,11 +1,13 @@
 package ui
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"reflect"
 	"strconv"
 	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -53,6 +55,28 @@ func visibleLines(text string) string {
 	}
 	return b.String()
 }
+
+// visibleJSON shows what JSON does not escape by itself, such as the controls from U+0080 on, as its escapes.
+func visibleJSON(text []byte) []byte {
+	if !bytes.ContainsFunc(text, hiddenInJSON) {
+		return text
+	}
+	var b []byte
+	for len(text) > 0 {
+		r, n := utf8.DecodeRune(text)
+		if hiddenInJSON(r) {
+			for _, unit := range utf16.Encode([]rune{r}) {
+				b = fmt.Appendf(b, `\u%04x`, unit)
+			}
+		} else {
+			b = append(b, text[:n]...)
+		}
+		text = text[n:]
+	}
+	return b
+}
+
+func hiddenInJSON(r rune) bool { return hidden(r) && r != '\n' && r != '\t' }
 
 // visibleValue is a copy of a value in which all text is visible, as visibleLines has it.
 func visibleValue(v reflect.Value) reflect.Value {
@@ -104,6 +128,23 @@ func textFor(w io.Writer, terminal bool) io.Writer {
 		return textWriter{w}
 	}
 	return w
+}
+
+// jsonFor returns w, or for a terminal a writer of visibleJSON. What is written at once must be whole characters.
+func jsonFor(w io.Writer, terminal bool) io.Writer {
+	if terminal {
+		return jsonWriter{w}
+	}
+	return w
+}
+
+type jsonWriter struct{ w io.Writer }
+
+func (j jsonWriter) Write(p []byte) (int, error) {
+	if _, err := j.w.Write(visibleJSON(p)); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 type textWriter struct{ w io.Writer }

@@ -2,13 +2,16 @@ package ui
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
+	"text/template"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +32,19 @@ func TestVisible(t *testing.T) {
 	}
 }
 
+// JSON for a terminal is the same JSON.
+func TestVisibleJSON(t *testing.T) {
+	const text = "{\n\t\"a\u202eb\": [\"\u009b31m\", \"\x7f\", \"\\u001b\", \"…\U000e0001\"]\n}\n"
+	got := visibleJSON([]byte(text))
+	if bytes.ContainsFunc(got, hiddenInJSON) {
+		t.Errorf("%q", got)
+	}
+	var x, y any
+	if err := errors.Join(json.Unmarshal([]byte(text), &x), json.Unmarshal(got, &y)); err != nil || !reflect.DeepEqual(x, y) {
+		t.Errorf("%q: %v", got, err)
+	}
+}
+
 // No cell of a table reaches the terminal, or makes another cell.
 func TestTablesAreText(t *testing.T) {
 	table := Table{Fields: []Field{{Name: "A", Header: "A"}, {Name: "B", Header: "B"}}, Default: []string{"A", "B"}}
@@ -45,11 +61,13 @@ func TestTablesAreText(t *testing.T) {
 
 // What others have made up does nothing to a terminal, wherever it is printed; a pipe gets it as it is.
 func TestTerminalsGetText(t *testing.T) {
-	const evil, own = "\x1b]0;owned\a\x1b[2J", "\x1b[32m"
+	const evil, own = "\x1b]0;owned\a\x1b[2J\u009b31m", "\x1b[32m" // U+009B is ESC [ to some
 	table := Table{Fields: []Field{{Name: "A", Header: "A"}}, Default: []string{"A"}}
 	show := func(u *UI) {
 		u.Notef("%s", evil)
 		u.Warnf("%s", evil)
+		u.Printf("%s\n", evil)
+		u.Println(evil)
 		u.Error(&hinted{errors.New(evil)})
 		u.BuildError(&build.Error{Step: evil, Output: []byte(evil), Where: []graph.Location{{File: evil, Text: []byte(evil), Start: 1, End: 1}}})
 		p, err := u.BuildPrinter("plain")
@@ -67,7 +85,15 @@ func TestTerminalsGetText(t *testing.T) {
 		}
 		type inner struct{ A []string }
 		for _, o := range []any{map[string]string{"A": evil}, struct{ A *inner }{&inner{[]string{evil}}}, map[string]any{"A": []any{evil}}} {
-			if err := u.Inspect(own+"{{.A}}{{json .}}", []any{o}); err != nil {
+			for _, format := range []string{own + "{{.A}}{{json .}}", "", "json"} {
+				if err := u.Inspect(format, []any{o}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := u.JSONLine(o); err != nil {
+				t.Fatal(err)
+			}
+			if err := u.Line(template.Must(ParseTemplate(own+"{{.A}}")), o); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -96,10 +122,10 @@ func TestTerminalsGetText(t *testing.T) {
 	show(New(nil, screen, screen))
 	screen.Close()
 	text := <-got
-	if n := strings.Count(text, own); n != 6 {
-		t.Errorf("the terminal got the template's colour %d times, want in two lines, a heading and three objects: %q", n, text)
+	if n := strings.Count(text, own); n != 9 {
+		t.Errorf("the terminal got the template's colour %d times, want in two lines, a heading and three objects twice: %q", n, text)
 	}
-	if text = strings.ReplaceAll(text, own, ""); strings.ContainsAny(text, "\x1b\a") || strings.Count(text, `\x1b]0;owned`) < 8 {
+	if text = strings.ReplaceAll(text, own, ""); strings.ContainsAny(text, "\x1b\a\u009b") || strings.Count(text, `\x1b]0;owned`) < 8 {
 		t.Errorf("the terminal got %q", text)
 	}
 	r, w, err := os.Pipe()
