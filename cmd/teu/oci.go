@@ -85,7 +85,14 @@ called teu-oci (or runc).`,
 			return o.logged(&usageError{command: c.CommandPath(), err: err})
 		})
 		if run := sub.RunE; run != nil {
-			sub.RunE = func(c *cobra.Command, args []string) error { return o.logged(run(c, args)) }
+			sub.RunE = func(c *cobra.Command, args []string) error {
+				if !cmd.Flags().Changed("root") && sub.Name() != "features" && sub.Name() != "spec" {
+					if err := ownOCIRoot(o.root); err != nil {
+						return o.logged(err)
+					}
+				}
+				return o.logged(run(c, args))
+			}
 		}
 		cmd.AddCommand(sub)
 	}
@@ -120,9 +127,23 @@ func defaultOCIRoot() string {
 		user = userns.Inside()
 	}
 	if !user {
-		return "/run/teu-oci"
+		return rootsOCIRoot
 	}
 	return filepath.Join(envOr("XDG_RUNTIME_DIR", fmt.Sprintf("/tmp/teu-%d", os.Geteuid())), "teu-oci")
+}
+
+const rootsOCIRoot = "/run/teu-oci"
+
+// ownOCIRoot refuses a default directory that somebody else has made, as in /tmp: what is in it says which programs are
+// executed as hooks, and which processes get signals.
+func ownOCIRoot(dir string) error {
+	if dir == rootsOCIRoot {
+		return nil
+	}
+	if err := userns.OwnDir(dir); err != nil {
+		return fmt.Errorf("%w; set XDG_RUNTIME_DIR or --root to a directory that does", err)
+	}
+	return nil
 }
 
 // ociVersion is what callers parse: go-runc wants the first word to be runc's.

@@ -64,8 +64,8 @@ func Needed() bool {
 // Enter executes a program as root of the user's namespaces, in place of this process. It
 // returns only with an error.
 func Enter(ctx context.Context, o Options) error {
-	if err := ownDir(o.RunRoot); err != nil {
-		return err
+	if err := OwnDir(o.RunRoot); err != nil {
+		return fmt.Errorf("%w; set XDG_RUNTIME_DIR or TEU_RUN_ROOT to a directory that does", err)
 	}
 	ns, err := find(ctx, o)
 	if err != nil {
@@ -79,9 +79,9 @@ func Enter(ctx context.Context, o Options) error {
 	return ns.execute(dir, o.Path, o.Args, o.Env)
 }
 
-// ownDir makes a directory of the user alone. In a directory where everybody may write,
-// somebody else could have been there first.
-func ownDir(dir string) error {
+// OwnDir makes a directory of the user alone. In a directory where everybody may write,
+// somebody else could have been there first, which is an errdefs.ErrPermissionDenied.
+func OwnDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -91,8 +91,7 @@ func ownDir(dir string) error {
 			return &os.PathError{Op: "lstat", Path: d, Err: err}
 		}
 		if st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() && (d == dir || st.Uid != 0) || d == dir && st.Mode&0o022 != 0 {
-			return fmt.Errorf("%s does not belong to user %d alone; set XDG_RUNTIME_DIR or TEU_RUN_ROOT to a directory that does: %w",
-				d, os.Geteuid(), errdefs.ErrPermissionDenied)
+			return fmt.Errorf("%s does not belong to user %d alone: %w", d, os.Geteuid(), errdefs.ErrPermissionDenied)
 		}
 	}
 	return nil
