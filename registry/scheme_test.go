@@ -3,6 +3,7 @@ package registry
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"io"
 	"log"
 	"net"
@@ -229,4 +230,45 @@ func TestUsualPorts(t *testing.T) {
 func anyBlob() ocispec.Descriptor {
 	d, _ := blob(1, 10)
 	return d
+}
+
+// TestNoPasswordInTheClear: a registry that answers by TLS and sends us to itself without TLS gets no password there.
+func TestNoPasswordInTheClear(t *testing.T) {
+	desc, data := blob(8, 1000)
+	var d *doors
+	secure := httptest.NewUnstartedServer(nil)
+	secure.StartTLS()
+	t.Cleanup(secure.Close)
+	var sent, clear atomic.Int64
+	d = newDoors(t, false, func(c net.Conn) {
+		c = tls.Server(c, secure.TLS)
+		for r := bufio.NewReader(c); ; {
+			q, err := http.ReadRequest(r)
+			if err != nil {
+				return
+			}
+			answer := "401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"r\""
+			if q.Header.Get("Authorization") != "" {
+				sent.Add(1)
+				answer = "307 Temporary Redirect\r\nLocation: http://" + d.Addr().String() + "/clear"
+			}
+			if _, err := io.WriteString(c, "HTTP/1.1 "+answer+"\r\nContent-Length: 0\r\n\r\n"); err != nil {
+				return
+			}
+		}
+	})
+	s := serveDoors(t, d, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.Header.Get("Authorization") != "" {
+			clear.Add(1)
+		}
+		if q.URL.Path == "/clear" {
+			w.Write(data)
+		}
+	}))
+	s.Start()
+	c, _ := newTestClient(Options{Keychain: keychain{basic}})
+	got, err := fetch(t.Context(), repository(t, c, d.Addr().String()+"/app"), desc)
+	if err != nil || !bytes.Equal(got, data) || sent.Load() == 0 || clear.Load() != 0 {
+		t.Errorf("%d bytes, %v; the password was sent %d times by TLS, %d times in the clear", len(got), err, sent.Load(), clear.Load())
+	}
 }

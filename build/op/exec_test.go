@@ -15,6 +15,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/solver/pb"
+	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/build/solver"
 	"github.com/teu-dev/teu/runner/keeper"
@@ -424,6 +425,32 @@ func TestMountStubsAreRemovedOnlyInTheRoot(t *testing.T) {
 	}
 	if _, err := os.Stat(target); err != nil {
 		t.Errorf("removed on the host: %v", err)
+	}
+}
+
+// The same whatever the command could do to the way to a mount point, or leave in its place.
+func TestStubsBehindLinks(t *testing.T) {
+	dir, host := t.TempDir(), t.TempDir()
+	if err := errors.Join(os.Mkdir(host+"/empty", 0o755), os.WriteFile(host+"/file", nil, 0o644),
+		os.Symlink(host, dir+"/absolute"), os.Symlink("../"+filepath.Base(host), dir+"/relative"),
+		os.Symlink(host+"/empty", dir+"/last"), os.WriteFile(dir+"/full", []byte("x"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	upper, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer upper.Close()
+	for _, p := range []string{"absolute/empty", "absolute/file", "relative/empty", "relative/file", "last", "full", "full/x",
+		"../" + filepath.Base(host) + "/empty", host + "/file", "missing/x"} {
+		if err := removeStub(upper, p); err != nil && !errors.Is(err, unix.EXDEV) {
+			t.Errorf("%s: %v", p, err)
+		}
+	}
+	for _, p := range []string{host + "/empty", host + "/file", dir + "/last", dir + "/full"} {
+		if _, err := os.Lstat(p); err != nil {
+			t.Errorf("removed: %v", err)
+		}
 	}
 }
 

@@ -235,6 +235,29 @@ func TestMkdirAllOwner(t *testing.T) {
 	}
 }
 
+// A link that somebody puts in the place of a directory that has just been made is not given an owner or a mode.
+func TestMkdirExchanged(t *testing.T) {
+	privilege.NeedRoot(t)
+	host, d := tree(t)
+	outside := filepath.Join(host, "outside")
+	if err := errors.Join(os.Mkdir(outside, 0o700), os.Symlink(outside, filepath.Join(host, "tree/made"))); err != nil {
+		t.Fatal(err)
+	}
+	parent, base, err := d.Parent("made")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer parent.Close()
+	err = d.dress(parent, base, "made", 0o777, MkdirOptions{UID: 1234, GID: 1234})
+	if err == nil {
+		t.Error("the link was followed")
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(outside, &st); err != nil || st.Uid != 0 || st.Mode&0o7777 != 0o700 {
+		t.Errorf("outside: %d %o, %v", st.Uid, st.Mode, err)
+	}
+}
+
 func TestStatAndReadlink(t *testing.T) {
 	_, d := tree(t)
 	if fi, err := d.Lstat("abs"); err != nil || fi.Mode().Type() != fs.ModeSymlink {
