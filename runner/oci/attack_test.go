@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/teu-dev/teu/runner/launch"
 	"github.com/teu-dev/teu/runner/spec"
 	"github.com/teu-dev/teu/test/privilege"
 )
@@ -418,5 +420,41 @@ func exchange(x, y string, stop <-chan bool, done chan<- int) {
 		default:
 			unix.Renameat2(unix.AT_FDCWD, x, unix.AT_FDCWD, y, unix.RENAME_EXCHANGE)
 		}
+	}
+}
+
+// A profile that forbids everything forbids the start too: it fails, and nothing stays that asks again and again to be ended.
+func TestSeccompForbidsTheEnd(t *testing.T) {
+	b := newBundle(t)
+	s := b.spec("true", nil)
+	s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActErrno}
+	p, err := Compile(s, Rootfs{Path: b.root}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	begun, err := launch.Begin(p, []*os.File{null, null, null})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var late atomic.Bool
+	timer := time.AfterFunc(10*time.Second, func() {
+		late.Store(true)
+		launch.SignalPIDFD(begun.PIDFD(), unix.SIGKILL)
+	})
+	defer timer.Stop()
+	c, err := begun.Follow()
+	if err == nil {
+		var exit launch.Exit
+		if exit, err = c.Wait(); err == nil && exit.Code == 0 {
+			t.Errorf("it ended with %+v", exit)
+		}
+	}
+	if late.Load() {
+		t.Errorf("it did not end: %v", err)
 	}
 }
