@@ -130,7 +130,8 @@ func copyOut(ctx context.Context, a *app, f cpFlags, ref, src, dst string) error
 	}
 	o := archive.ExtractOptions{NoOverwriteDirNonDir: true}
 	if !f.archive {
-		o.Owner = &archive.Owner{UID: os.Getuid(), GID: os.Getgid()}
+		// A program of the container must not become one that runs as us.
+		o.Owner, o.Harmless = &archive.Owner{UID: os.Getuid(), GID: os.Getgid()}, true
 	}
 	root, err := rootfs.Open(t.dir)
 	if err != nil {

@@ -26,6 +26,9 @@ type ExtractOptions struct {
 	NoOverwriteDirNonDir bool
 	// Owner, unless nil, is given to everything instead of the archive's owners.
 	Owner *Owner
+	// Harmless leaves out what would give the new owner's rights to whoever made the archive: set-ID bits,
+	// capabilities of files, and access of others to device nodes.
+	Harmless bool
 	// Outside, unless nil, translates the owners in the archive, and Owner, to those that
 	// files get.
 	Outside func(uid, gid int) (int, int)
@@ -172,7 +175,7 @@ func (x *extractor) clear(parent *os.File, base string, h *tar.Header) (exists b
 
 // create makes the file. It returns an O_PATH descriptor of it, or nil for a hard link.
 func (x *extractor) create(parent *os.File, base string, h *tar.Header, r io.Reader, exists bool) (*os.File, error) {
-	at, mode := int(parent.Fd()), uint32(h.Mode&0o7777)
+	at, mode := int(parent.Fd()), x.mode(h)
 	var err error
 	switch h.Typeflag {
 	case tar.TypeDir:
@@ -237,6 +240,18 @@ func (x *extractor) owner(uid, gid int) (int, int) {
 	return uid, gid
 }
 
+// mode is the mode of an entry.
+func (x *extractor) mode(h *tar.Header) uint32 {
+	mode := uint32(h.Mode & 0o7777)
+	if !x.o.Harmless {
+		return mode
+	}
+	if h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock {
+		return mode & 0o700
+	}
+	return mode &^ (unix.S_ISUID | unix.S_ISGID)
+}
+
 // dress sets owner, mode and attributes. The owner comes first, as changing it takes
 // setuid bits and capabilities away.
 func (x *extractor) dress(f *os.File, h *tar.Header) error {
@@ -248,12 +263,15 @@ func (x *extractor) dress(f *os.File, h *tar.Header) error {
 		return nil
 	}
 	self := fmt.Sprintf("/proc/self/fd/%d", f.Fd())
-	if err := unix.Chmod(self, uint32(h.Mode&0o7777)); err != nil {
+	if err := unix.Chmod(self, x.mode(h)); err != nil {
 		return fmt.Errorf("chmod: %w", err)
 	}
 	for key, value := range h.PAXRecords {
 		name, ok := strings.CutPrefix(key, xattrPrefix)
-		if !ok || name != "security.capability" && !strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "user.overlay.") {
+		if !ok || x.o.Harmless && name == "security.capability" {
+			continue
+		}
+		if name != "security.capability" && !strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "user.overlay.") {
 			continue
 		}
 		if err := unix.Setxattr(self, name, []byte(value), 0); err != nil && err != unix.ENOTSUP && err != unix.EPERM {

@@ -2,11 +2,16 @@ package archive
 
 import (
 	"archive/tar"
+	"bytes"
 	"errors"
+	"maps"
 	"os"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/cache/rootfs"
 	"github.com/teu-dev/teu/test/privilege"
 )
 
@@ -46,5 +51,56 @@ func TestPlaceExchanged(t *testing.T) {
 	}
 	if text, err := os.ReadFile(secret); string(text) != "text" || fi.Mode() != 0o600 || err != nil {
 		t.Errorf("outside: %q, %v, %v", text, fi.Mode(), err)
+	}
+}
+
+// What is given to another owner has none of the rights that its maker gave it; a setuid program of a container, copied by root,
+// would be root's.
+func TestHarmless(t *testing.T) {
+	privilege.NeedRoot(t)
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, h := range []*tar.Header{
+		{Typeflag: tar.TypeReg, Name: "setuid", Mode: 0o6755, Uid: 1000},
+		{Typeflag: tar.TypeReg, Name: "able", Mode: 0o755, PAXRecords: map[string]string{
+			xattrPrefix + "security.capability": "\x01\x00\x00\x02\xff\xff\xff\xff\x00\x00\x00\x00\xff\x01\x00\x00\x00\x00\x00\x00"}},
+		{Typeflag: tar.TypeDir, Name: "dir", Mode: 0o7777},
+		{Typeflag: tar.TypeBlock, Name: "disk", Mode: 0o666, Devmajor: 7, Devminor: 99},
+	} {
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, harmless := range []bool{false, true} {
+		dir := t.TempDir()
+		root, err := rootfs.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer root.Close()
+		if err := Extract(t.Context(), root, "/", bytes.NewReader(b.Bytes()), ExtractOptions{Owner: &Owner{}, Harmless: harmless}); err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]uint32{}
+		for _, name := range []string{"setuid", "able", "dir", "disk"} {
+			var st unix.Stat_t
+			if err := unix.Lstat(dir+"/"+name, &st); err != nil || st.Uid != 0 {
+				t.Errorf("%s: %v, of user %d", name, err, st.Uid)
+			}
+			got[name] = st.Mode & 0o7777
+		}
+		if n, _ := unix.Getxattr(dir+"/able", "security.capability", nil); n > 0 {
+			got["able"] |= 0o10000
+		}
+		want := map[string]uint32{"setuid": 0o6755, "able": 0o10755, "dir": 0o7777, "disk": 0o666}
+		if harmless {
+			want = map[string]uint32{"setuid": 0o755, "able": 0o755, "dir": 0o1777, "disk": 0o600}
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("harmless %v: %#v, want %#v", harmless, got, want)
+		}
 	}
 }
