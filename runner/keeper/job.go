@@ -8,6 +8,8 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -23,12 +25,23 @@ type Job struct {
 	Stdin io.Reader
 	// Stdout and Stderr receive its output through pipes; nil discards it.
 	Stdout, Stderr io.Writer
+	// Terminal says that the program makes a terminal, which Stdin and Stdout are then passed on to and from.
+	Terminal bool
+	// Begun is called when the program runs; it may be nil.
+	Begun func(Begun)
 	// UID and GID own the pipes, so that the program may open /dev/stdout again.
 	UID, GID int
 	// Files become its descriptors from 3 on, for the program to use before its execve.
 	Files []*os.File
 	// Cgroup lets OOM kills be reported, and what is left be killed; it may be empty.
 	Cgroup Cgroup
+}
+
+// Begun is a job that runs. Its files stay open until Run returns.
+type Begun struct {
+	PID     int
+	PIDFD   *os.File
+	Console *os.File // the terminal's master; nil: there is none
 }
 
 // Run runs j in a keeper of its own, see [Jobs.Run].
@@ -145,7 +158,15 @@ func (k *Jobs) Run(ctx context.Context, j Job) (status ExitStatus, err error) {
 	if err != nil {
 		return ExitStatus{}, gone(err)
 	}
-	status, served, err = follow(ctx, c)
+	status, served, err = follow(ctx, c, func(b Begun) (err error) {
+		if b.Console != nil {
+			b.Console, err = pipes.pass(b.Console, &j)
+		}
+		if err == nil && j.Begun != nil {
+			j.Begun(b)
+		}
+		return err
+	})
 	if errors.Is(err, errdefs.ErrUnavailable) {
 		// Its keeper may have been killed before we knew the process.
 		killAll(j.Cgroup)
@@ -155,19 +176,31 @@ func (k *Jobs) Run(ctx context.Context, j Job) (status ExitStatus, err error) {
 }
 
 // follow waits for the end of a job. Closing our half of the connection makes its
-// keeper kill it. served says that the keeper waits for another.
-func follow(ctx context.Context, c *conn) (e ExitStatus, served bool, err error) {
+// keeper kill it. served says that the keeper waits for another. The console becomes that of begun.
+func follow(ctx context.Context, c *conn, begun func(Begun) error) (e ExitStatus, served bool, err error) {
 	stop := context.AfterFunc(ctx, func() { c.c.CloseWrite() })
 	defer stop()
-	if _, err := c.readReply(); err != nil {
+	r, err := c.readReply()
+	if err != nil {
 		return ExitStatus{}, false, errOr(ctx.Err(), err)
 	}
-	files, err := c.takeFiles(1)
+	n := 1
+	if r.File {
+		n = 2
+	}
+	files, err := c.takeFiles(n)
 	if err != nil {
 		return ExitStatus{}, false, err
 	}
 	pidfd := files[0]
 	defer pidfd.Close()
+	b := Begun{PID: r.PID, PIDFD: pidfd}
+	if r.File {
+		b.Console = files[1]
+	}
+	if err := begun(b); err != nil {
+		return ExitStatus{}, false, err
+	}
 	kind, payload, err := c.read()
 	if err != nil || kind != frameExit {
 		// The keeper was killed. Nobody else knows of its job.
@@ -187,8 +220,10 @@ type jobPipes struct {
 	stdin  *os.File
 	out    []*os.File
 	wg     sync.WaitGroup
-	mu     sync.Mutex
-	errs   []error
+
+	console *console // nil: there is none
+	mu      sync.Mutex
+	errs    []error
 }
 
 func (j *Job) pipes() (p *jobPipes, err error) {
@@ -200,7 +235,7 @@ func (j *Job) pipes() (p *jobPipes, err error) {
 		}
 	}()
 	for i, use := range []bool{j.Stdin != nil, j.Stdout != nil, j.Stderr != nil} {
-		if !use {
+		if !use || j.Terminal {
 			null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
 			if err != nil {
 				return p, err
@@ -241,14 +276,69 @@ func (p *jobPipes) begin(i int, f *os.File, j *Job) {
 	to := []io.Writer{nil, j.Stdout, j.Stderr}[i]
 	p.out = append(p.out, f)
 	p.wg.Go(func() {
-		_, err := io.Copy(to, f)
+		p.copy(to, f)
 		f.Close()
-		if err != nil && !errors.Is(err, os.ErrClosed) {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			p.errs = append(p.errs, fmt.Errorf("passing on the output: %w", err))
-		}
 	})
+}
+
+// copy passes on output.
+func (p *jobPipes) copy(to io.Writer, from io.Reader) {
+	if _, err := io.Copy(to, from); err != nil && !errors.Is(err, os.ErrClosed) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.errs = append(p.errs, fmt.Errorf("passing on the output: %w", err))
+	}
+}
+
+// pass copies to and from a terminal, whose output is over when nobody has it open any more, or the job has
+// ended and left it to others. It takes master, and returns what is to be used in its place.
+func (p *jobPipes) pass(master *os.File, j *Job) (*os.File, error) {
+	defer master.Close()
+	fd, err := unix.FcntlInt(master.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "console") // with the poller, being non-blocking
+	if j.Stdin != nil {
+		go io.Copy(f, j.Stdin) // not waited for: the reader may never return
+	}
+	to := j.Stdout
+	if to == nil {
+		to = io.Discard
+	}
+	p.console = &console{master: f}
+	p.wg.Go(func() { p.copy(to, launch.ConsoleReader{Master: p.console}) })
+	return f, nil
+}
+
+// consoleRest is how long the last that a job wrote may be on its way through its terminal.
+const consoleRest = 100 * time.Millisecond
+
+// A console is read until its job has ended, and then for what is there already.
+type console struct {
+	master *os.File
+	over   atomic.Bool
+}
+
+func (c *console) Read(b []byte) (int, error) {
+	if c.over.Load() {
+		c.master.SetReadDeadline(time.Now().Add(consoleRest))
+	}
+	n, err := c.master.Read(b)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// end lets Read come to an end.
+func (c *console) end() {
+	c.over.Store(true)
+	c.master.SetReadDeadline(time.Now().Add(consoleRest))
 }
 
 // abandon ends the copying although somebody may still have the other ends.
@@ -258,6 +348,10 @@ func (p *jobPipes) abandon() { closeAll(p.out) }
 func (p *jobPipes) finish() error {
 	if p.stdin != nil {
 		p.stdin.Close()
+	}
+	if p.console != nil {
+		p.console.end()
+		defer p.console.master.Close()
 	}
 	p.wg.Wait()
 	return errors.Join(p.errs...)
@@ -278,9 +372,14 @@ func jobs(c *conn) int {
 			return 1
 		}
 		base := oomKills(q.Cgroup)
-		if err := c.writeJSON(frameReply, reply{PID: p.id.PID}, p.pidfd); err != nil {
+		files := []*os.File{p.pidfd}
+		if p.child.Console != nil {
+			files = append(files, p.child.Console)
+		}
+		if err := c.writeJSON(frameReply, reply{PID: p.id.PID, File: len(files) > 1}, files...); err != nil {
 			p.signal(unix.SIGKILL)
 		}
+		closeAll(files[1:]) // the terminal's end is that of the caller's copy
 		said := make(chan frame)
 		go func() {
 			f := c.readFrame() // the caller says nothing before the end: it is gone, or wants the end

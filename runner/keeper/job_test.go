@@ -42,6 +42,21 @@ func TestRunReportsFailedLaunch(t *testing.T) {
 	}
 }
 
+// TestRunBegun: who started a job may signal it while it runs.
+func TestRunBegun(t *testing.T) {
+	var pid int
+	out := make(pidWriter, 1)
+	e, err := Run(t.Context(), sealed(t), Job{Program: shell(t, 3, "echo $$; exec sleep 60"), Stdout: out, Begun: func(b Begun) {
+		pid = b.PID
+		if err := launch.SignalPIDFD(b.PIDFD, unix.SIGTERM); err != nil || b.Console != nil {
+			t.Errorf("%+v: %v", b, err)
+		}
+	}})
+	if err != nil || e.Code != 143 || pid == 0 {
+		t.Errorf("%+v of process %d, %v", e, pid, err)
+	}
+}
+
 func TestRunIsCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
