@@ -19,6 +19,7 @@ import (
 	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/cgroup"
 	"github.com/teu-dev/teu/runner/keeper"
+	"github.com/teu-dev/teu/runner/launch"
 	"github.com/teu-dev/teu/runner/network"
 	"github.com/teu-dev/teu/runner/oci"
 	"github.com/teu-dev/teu/runner/spec"
@@ -87,6 +88,7 @@ func (x *Containers) spec(p Process, netns string) (*specs.Spec, error) {
 		Resources: resources(p),
 		NetNS:     netns,
 		Files:     p.Files,
+		TTY:       p.TTY,
 	}
 	s, warnings, err := spec.New(ocispec.ImageConfig{}, o)
 	if err != nil {
@@ -183,19 +185,28 @@ func (x *Containers) run(ctx context.Context, jobs *keeper.Jobs, p Process, s *s
 	if err != nil {
 		return err
 	}
-	status, err := jobs.Run(ctx, keeper.Job{
-		Program: program,
-		Stdout:  p.Stdout,
-		Stderr:  p.Stderr,
-		UID:     int(s.Process.User.UID),
-		GID:     int(s.Process.User.GID),
-		Files:   files,
-		Cgroup:  at.files,
-	})
+	job := p.job(program, s.Process.User)
+	job.Files, job.Cgroup = files, at.files
+	if p.Begun != nil {
+		job.Begun = func(b keeper.Begun) { p.Begun(&running{b: b, jobs: jobs, spec: s, at: at}) }
+	}
+	return ended(jobs.Run(ctx, job))
+}
+
+// job is p for a keeper.
+func (p Process) job(program *launch.Program, user specs.User) keeper.Job {
+	return keeper.Job{
+		Program: program, Stdin: p.Stdin, Stdout: p.Stdout, Stderr: p.Stderr, Terminal: p.TTY,
+		UID: int(user.UID), GID: int(user.GID),
+	}
+}
+
+// ended judges how a job ended.
+func ended(status keeper.ExitStatus, err error) error {
 	var failed *keeper.LaunchError
 	switch {
 	case errors.As(err, &failed) && failed.Code > 125:
-		return &startError{failed}
+		return &startError{LaunchError: failed}
 	case err != nil:
 		return err
 	case status.Error != "":
@@ -207,13 +218,16 @@ func (x *Containers) run(ctx context.Context, jobs *keeper.Jobs, p Process, s *s
 }
 
 // startError is a command that could not be executed. It has the exit code that a shell gives.
-type startError struct{ *keeper.LaunchError }
+type startError struct {
+	*keeper.LaunchError
+	command string // with its arguments
+}
 
 // As makes it an ExitError for those who look at the code.
 func (e *startError) As(target any) bool {
 	exit, ok := target.(**ExitError)
 	if ok {
-		*exit = &ExitError{Code: e.Code}
+		*exit = &ExitError{Code: e.Code, Command: e.command}
 	}
 	return ok
 }

@@ -27,6 +27,9 @@ type execOp struct {
 	limits   *pb.LinuxResources
 	fresh    bool // --no-cache: begin with empty cache mounts
 
+	whole       *pb.Op            // for who is told that it failed
+	description map[string]string // likewise
+
 	deps []execDep // by input
 }
 
@@ -45,6 +48,8 @@ func (e *Env) execOp(v *graph.Vertex, o *pb.ExecOp) (*execOp, error) {
 		inputs:   len(v.Inputs),
 		limits:   v.Metadata.GetLinuxResources(),
 		fresh:    v.Metadata.GetIgnoreCache(),
+
+		whole: v.Op, description: v.Metadata.GetDescription(),
 	}
 	if o.Meta == nil || len(o.Meta.Args) == 0 {
 		return nil, fmt.Errorf("command without arguments: %w", errdefs.ErrInvalidArgument)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -26,10 +27,13 @@ type execRun struct {
 
 	process Process
 	root    *mutable
-	memory  memory // files that are only in memory
+	states  map[int]*mutable // by mount, for who asks what a failed command has left
+	kept    bool             // they are the Failure's
+	memory  memory           // files that are only in memory
 	caches  map[string]*cacheDir
 	outputs []output
-	release []func() error // in the order of making; called backwards
+	views   map[int]*os.File // mounts of states and directories, for who wants to look at them; nil: nobody does
+	release []func() error   // in the order of making; called backwards
 }
 
 // An output is what a mount leaves behind: a state that was changed, or what was there before.
@@ -54,7 +58,7 @@ func (x *execOp) Run(ctx context.Context, c *solver.Console, inputs []Result) (o
 	}
 	stubs := r.findStubs()
 	if err := r.run(ctx); err != nil {
-		return nil, err
+		return nil, r.keep(err, stubs)
 	}
 	if err := r.removeStubs(stubs); err != nil {
 		return nil, fmt.Errorf("removing mount points: %w", err)
@@ -73,9 +77,8 @@ func (x *execOp) Run(ctx context.Context, c *solver.Console, inputs []Result) (o
 // run runs the command and judges how it ended.
 func (r *execRun) run(ctx context.Context) error {
 	err := r.env.Executor.Run(ctx, r.process)
-	if host := content.Host(); errors.Is(err, unix.ENOEXEC) && r.platform.Architecture != host.Architecture {
-		return fmt.Errorf("this machine (%s/%s) cannot run programs for %s/%s: register an emulator with binfmt_misc, as the package qemu-user-static does: %w",
-			host.OS, host.Architecture, r.platform.OS, r.platform.Architecture, err)
+	if told := r.foreign(err); told != err {
+		return told
 	}
 	var exit *ExitError
 	if err != nil && !errors.As(err, &exit) {
@@ -95,9 +98,21 @@ func (r *execRun) run(ctx context.Context) error {
 	if err == nil {
 		return &ExitError{Command: strings.Join(r.op.Meta.Args, " ")}
 	}
-	if exit != nil {
+	var start *startError
+	if errors.As(err, &start) {
+		start.command = strings.Join(r.op.Meta.Args, " ")
+	} else if exit != nil {
 		exit.Command = strings.Join(r.op.Meta.Args, " ")
 		exit.DiskFull = r.env.full() // now: what the command wrote goes with it
+	}
+	return err
+}
+
+// foreign explains err where it comes from a program for another machine.
+func (x *execOp) foreign(err error) error {
+	if host := content.Host(); errors.Is(err, unix.ENOEXEC) && x.platform.Architecture != host.Architecture {
+		return fmt.Errorf("this machine (%s/%s) cannot run programs for %s/%s: register an emulator with binfmt_misc, as the package qemu-user-static does: %w",
+			host.OS, host.Architecture, x.platform.OS, x.platform.Architecture, err)
 	}
 	return err
 }
@@ -163,18 +178,29 @@ func (r *execRun) environment(ctx context.Context) error {
 			}
 		}
 	}
-	if !slices.ContainsFunc(*env, func(kv string) bool { return strings.HasPrefix(kv, "PATH=") }) {
-		*env = append(*env, defaultPath)
+	return r.env.complete(ctx, env, r.op.Secretenv)
+}
+
+// addDefault adds a variable, NAME=value, unless it is there.
+func addDefault(env *[]string, v string) {
+	name := v[:strings.IndexByte(v, '=')+1]
+	if !slices.ContainsFunc(*env, func(kv string) bool { return strings.HasPrefix(kv, name) }) {
+		*env = append(*env, v)
 	}
-	for _, s := range r.op.Secretenv {
-		value, err := r.env.secret(ctx, s.ID)
-		if errdefs.IsNotFound(err) && s.Optional {
+}
+
+// complete adds to env a PATH and what secrets are to stand in it.
+func (e *Env) complete(ctx context.Context, env *[]string, list []*pb.SecretEnv) error {
+	addDefault(env, defaultPath)
+	for _, s := range list {
+		value, err := e.secret(ctx, s.GetID())
+		if errdefs.IsNotFound(err) && s.GetOptional() {
 			value, err = nil, nil
 		}
 		if err != nil {
-			return fmt.Errorf("environment variable %s: %w", s.Name, err)
+			return fmt.Errorf("environment variable %s: %w", s.GetName(), err)
 		}
-		*env = append(*env, s.Name+"="+string(value))
+		*env = append(*env, s.GetName()+"="+string(value))
 	}
 	return nil
 }
@@ -210,13 +236,13 @@ func (r *execRun) mount(ctx context.Context, index int, m *pb.Mount) error {
 		in = r.inputs[m.Input]
 	}
 	if m.Dest == pb.RootMount {
-		return r.mountRoot(ctx, m, in)
+		return r.mountRoot(ctx, index, m, in)
 	}
 	switch m.MountType {
 	case pb.MountType_BIND:
-		return r.mountBind(ctx, m, in)
+		return r.mountBind(ctx, index, m, in)
 	case pb.MountType_CACHE:
-		return r.mountCache(ctx, m, in)
+		return r.mountCache(ctx, index, m, in)
 	case pb.MountType_TMPFS:
 		opts := []string{"nosuid"}
 		if m.Readonly {
@@ -245,17 +271,26 @@ func (r *execRun) add(m *pb.Mount, mnt Mount) {
 }
 
 // change returns a state that begins as in and is dropped unless it is committed.
-func (r *execRun) change(ctx context.Context, in Result) (*mutable, error) {
+func (r *execRun) change(ctx context.Context, index int, in Result) (*mutable, error) {
 	m, err := r.env.prepare(ctx, r.console, in)
 	if err != nil {
 		return nil, err
 	}
-	r.later(func() error { return m.discard(ctx) })
+	if r.states == nil {
+		r.states = map[int]*mutable{}
+	}
+	r.states[index] = m
+	r.later(func() error {
+		if r.kept {
+			return m.close()
+		}
+		return m.discard(ctx)
+	})
 	return m, nil
 }
 
-func (r *execRun) mountRoot(ctx context.Context, m *pb.Mount, in Result) error {
-	root, err := r.change(ctx, in)
+func (r *execRun) mountRoot(ctx context.Context, index int, m *pb.Mount, in Result) error {
+	root, err := r.change(ctx, index, in)
 	if err != nil {
 		return err
 	}
@@ -275,11 +310,11 @@ func (r *execRun) mountRoot(ctx context.Context, m *pb.Mount, in Result) error {
 
 // mountBind shows a state. A command may write to it unless it is read-only; without an
 // output what it wrote is dropped, as in BuildKit.
-func (r *execRun) mountBind(ctx context.Context, m *pb.Mount, in Result) error {
+func (r *execRun) mountBind(ctx context.Context, index int, m *pb.Mount, in Result) error {
 	var err error
 	var changed *mutable
 	if !m.Readonly || m.Input < 0 {
-		if changed, err = r.change(ctx, in); err != nil {
+		if changed, err = r.change(ctx, index, in); err != nil {
 			return err
 		}
 	}
@@ -305,12 +340,15 @@ func (r *execRun) mountBind(ctx context.Context, m *pb.Mount, in Result) error {
 	if err != nil {
 		return err
 	}
-	return r.attach(m, d)
+	return r.attach(index, m, d)
 }
 
 // attach adds a mount of d, which is closed when the command has ended.
-func (r *execRun) attach(m *pb.Mount, d detached) error {
+func (r *execRun) attach(index int, m *pb.Mount, d detached) error {
 	r.later(d.Close)
+	if r.views != nil {
+		r.views[index] = d.File
+	}
 	mnt := Mount{Source: d.File, File: d.file}
 	if m.Readonly {
 		mnt.Options = []string{"ro"}
@@ -320,7 +358,7 @@ func (r *execRun) attach(m *pb.Mount, d detached) error {
 }
 
 // mountCache shows a directory that outlives the build.
-func (r *execRun) mountCache(ctx context.Context, m *pb.Mount, in Result) error {
+func (r *execRun) mountCache(ctx context.Context, index int, m *pb.Mount, in Result) error {
 	if m.CacheOpt == nil {
 		return fmt.Errorf("cache mount without options: %w", errdefs.ErrInvalidArgument)
 	}
@@ -347,5 +385,5 @@ func (r *execRun) mountCache(ctx context.Context, m *pb.Mount, in Result) error 
 	if err != nil {
 		return err
 	}
-	return r.attach(m, d)
+	return r.attach(index, m, d)
 }

@@ -61,6 +61,8 @@ type Env struct {
 	// FillCache puts files into the directory of a cache mount that is used here for the first time;
 	// nil: it stays empty.
 	FillCache func(ctx context.Context, key, dir string) error
+	// KeepFailed keeps what failed commands leave, which is then in their Failure.
+	KeepFailed bool
 
 	locals onces[string, *Local]
 	images onces[string, Image]
@@ -68,6 +70,8 @@ type Env struct {
 	shared onces[digest.Digest, string]   // layers of shared caches that are being brought
 	refs   onces[string, gitRefs]         // of repositories, as the first question found them
 	got    onces[digest.Digest, download] // by request: a build has one content of a URL, whatever the server does meanwhile
+
+	failures []*Failure // that have something to be dropped
 
 	removal     sync.WaitGroup // of what operations have left
 	removalErrs []error
@@ -115,8 +119,9 @@ func (e *Env) Op(v *graph.Vertex) (solver.Op[Result], error) {
 
 // Close gives back what the operations kept open, and returns when what they left to be removed is.
 func (e *Env) Close() error {
+	err := e.dropFailures()
 	e.removal.Wait()
-	return errors.Join(append(e.removalErrs, e.closeLocals())...)
+	return errors.Join(append(e.removalErrs, err, e.closeLocals())...)
 }
 
 // beside does what nobody waits for until Close.

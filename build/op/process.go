@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/moby/buildkit/solver/pb"
+	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/mount"
 	"github.com/teu-dev/teu/cache/rootfs"
@@ -41,10 +42,26 @@ type Process struct {
 	Cgroup    string             // path of the group to make one in; "" for the executor's own
 	Resources *pb.LinuxResources // may be nil
 
+	Stdin          io.Reader // nil: it is empty
 	Stdout, Stderr io.Writer
+	TTY            bool // the three are a terminal, and Stderr is not used
+
+	// Begun is called when the command runs, with what may be used until Run returns; it may be nil.
+	Begun func(Running)
 
 	// Next is the network of the command that is to run on what this one leaves; nil: none is.
 	Next *Network
+}
+
+// A Running is a process that runs.
+type Running interface {
+	Signal(unix.Signal) error
+	Resize(columns, rows uint16) error
+	// Exec runs a further process in the container, as Run does. Of p only what belongs to the process counts, not
+	// to the container.
+	Exec(ctx context.Context, p Process) error
+	// Root opens the root as the process sees it.
+	Root() (*rootfs.Dir, error)
 }
 
 // A Mount is a filesystem in a container.
