@@ -285,7 +285,7 @@ func (b *Builder) start(ctx context.Context, o Options, names naming) (*run, err
 	}
 	if c := o.Caller; c != nil {
 		r.env.OpenLocal, r.env.FindLayout, r.env.FindSSH, r.env.HTTP = c.Local, c.Layout, c.SSH, c.HTTP
-		r.env.Secrets = c.Secrets
+		r.env.Secrets, r.env.KeepFailed = c.Secrets, c.KeepFailed
 	}
 	if err := r.openCache(ctx); err != nil {
 		return nil, errors.Join(err, r.close())

@@ -30,6 +30,8 @@ type Caller struct {
 	Secrets op.Secrets
 	SSH     func(ctx context.Context, id string) (op.SSHAgent, bool)
 	HTTP    *http.Client
+	// KeepFailed keeps what failed commands leave until the end: their errors are an [*op.Failure].
+	KeepFailed bool
 }
 
 // frontend returns who says what to build.

@@ -27,15 +27,7 @@ var _ dockerfile.Backend = (*backend)(nil)
 // Files implements dockerfile.Backend.
 func (b *backend) Files(ctx context.Context, def *pb.Definition) (dockerfile.Files, error) {
 	r := (*run)(b)
-	def, err := r.permit(ctx, def)
-	if err != nil {
-		return nil, err
-	}
-	r.record.Read(def)
-	state, err := r.solve(ctx, def, sealing{})
-	if err != nil && r.o.Caller != nil {
-		err = r.explain(err) // it may have asked for all of the build, and tells people itself
-	}
+	state, err := b.State(ctx, def)
 	if err != nil {
 		return nil, err
 	}

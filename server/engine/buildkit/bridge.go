@@ -3,6 +3,7 @@ package buildkit
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"path"
@@ -25,6 +26,7 @@ import (
 
 	"github.com/teu-dev/teu/build"
 	"github.com/teu-dev/teu/build/graph"
+	"github.com/teu-dev/teu/build/op"
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/dockerfile"
 )
@@ -37,13 +39,15 @@ type bridge struct {
 	inputs  map[string]*pb.Definition // that the client has when it begins
 	returns chan answer               // has room for the one
 
-	mu     sync.Mutex
-	refs   map[string]*ref
-	asked  *dockerfile.Reply // the last of the frontend
-	closed bool
-	calls  sync.WaitGroup
-	cancel context.CancelFunc // of the calls
-	ctx    context.Context
+	mu         sync.Mutex
+	refs       map[string]*ref
+	left       map[string]left        // by commands that failed
+	containers map[string]*op.Sandbox // nil: it is being made
+	asked      *dockerfile.Reply      // the last of the frontend
+	closed     bool
+	calls      sync.WaitGroup
+	cancel     context.CancelFunc // of the calls
+	ctx        context.Context
 }
 
 // A ref is a filesystem that the client knows by its ID.
@@ -63,11 +67,14 @@ type answer struct {
 const maxRefs = 10_000
 
 // converse lets the client of j say what to build.
-func (j *job) converse(ctx context.Context, b dockerfile.Backend, c *caller, inputs map[string]*pb.Definition) (*dockerfile.Reply, error) {
-	br := &bridge{backend: b, caller: c, inputs: inputs, returns: make(chan answer, 1), refs: map[string]*ref{}}
+func (j *job) converse(ctx context.Context, b dockerfile.Backend, c *caller, inputs map[string]*pb.Definition) (reply *dockerfile.Reply, err error) {
+	br := &bridge{
+		backend: b, caller: c, inputs: inputs, returns: make(chan answer, 1),
+		refs: map[string]*ref{}, left: map[string]left{}, containers: map[string]*op.Sandbox{},
+	}
 	br.ctx, br.cancel = context.WithCancel(ctx)
 	j.offer(br)
-	defer br.close()
+	defer func() { err = errors.Join(err, br.close()) }()
 	select {
 	case a := <-br.returns:
 		return a.reply, a.err
@@ -76,13 +83,14 @@ func (j *job) converse(ctx context.Context, b dockerfile.Backend, c *caller, inp
 	}
 }
 
-// close waits until no call uses the build any more.
-func (b *bridge) close() {
+// close waits until no call uses the build any more, and ends the client's containers.
+func (b *bridge) close() error {
 	b.mu.Lock()
 	b.closed = true
 	b.mu.Unlock()
 	b.cancel()
 	b.calls.Wait()
+	return b.closeContainers()
 }
 
 // enter begins a call, whose context ends with the bridge too.
@@ -170,7 +178,7 @@ func (s bridges) call(ctx context.Context, do func(context.Context, *bridge) err
 		return err
 	}
 	defer leave()
-	return outward(do(ctx, b))
+	return b.failed(outward(do(ctx, b)))
 }
 
 // Ping implements gwpb.LLBBridgeServer.
@@ -197,7 +205,6 @@ func without(all []*capspb.APICap, gone []apicaps.CapID) (left []*capspb.APICap)
 // unservedCalls are what clients can find out that they may not call.
 func unservedCalls() []apicaps.CapID {
 	return []apicaps.CapID{
-		gwpb.CapGatewayExec, gwpb.CapGatewayExecExtraHosts, gwpb.CapGatewayExecSecretEnv, gwpb.CapGatewayExecSignals, gwpb.CapGatewayExecFilesystem,
 		gwpb.CapSourceMetaResolverImageAttestations, gwpb.CapSourceMetaResolverHTTPChecksumRequest,
 	}
 }
@@ -405,24 +412,31 @@ func (s bridges) ReadFile(ctx context.Context, req *gwpb.ReadFileRequest) (*gwpb
 		if err != nil {
 			return err
 		}
-		from, to := int64(0), int64(maxFile)
-		if r := req.Range; r != nil {
-			from = max(r.Offset, 0)
-			if r.Length > 0 {
-				to = from + min(r.Length, maxFile)
-			}
-		}
-		if to > maxFile {
-			return fmt.Errorf("more than %d bytes of a file: %w", maxFile, errdefs.ErrResourceExhausted)
-		}
-		data, err := files.ReadFile(ctx, req.FilePath, to)
-		if err == nil && req.Range == nil && len(data) == maxFile {
-			return fmt.Errorf("%s has more than %d bytes: %w", req.FilePath, maxFile, errdefs.ErrResourceExhausted)
-		}
-		res.Data = data[min(int(from), len(data)):]
+		res.Data, err = readFile(ctx, files, req)
 		return err
 	})
 	return res, err
+}
+
+func readFile(ctx context.Context, files dockerfile.Files, req *gwpb.ReadFileRequest) ([]byte, error) {
+	from, to := int64(0), int64(maxFile)
+	if r := req.Range; r != nil {
+		if r.Offset < 0 || r.Length < 0 {
+			return nil, fmt.Errorf("invalid range of %s: %w", req.FilePath, errdefs.ErrInvalidArgument)
+		}
+		from = r.Offset
+		if r.Length > 0 {
+			to = from + min(r.Length, maxFile)
+		}
+	}
+	if to > maxFile {
+		return nil, fmt.Errorf("more than %d bytes of a file: %w", maxFile, errdefs.ErrResourceExhausted)
+	}
+	data, err := files.ReadFile(ctx, req.FilePath, to)
+	if err == nil && req.Range == nil && len(data) == maxFile {
+		return nil, fmt.Errorf("%s has more than %d bytes: %w", req.FilePath, maxFile, errdefs.ErrResourceExhausted)
+	}
+	return data[min(int(from), len(data)):], err
 }
 
 // ReadDir implements gwpb.LLBBridgeServer.
@@ -433,20 +447,25 @@ func (s bridges) ReadDir(ctx context.Context, req *gwpb.ReadDirRequest) (*gwpb.R
 		if err != nil {
 			return err
 		}
-		list, err := files.ReadDir(ctx, req.DirPath)
-		if err != nil {
-			return err
-		}
-		for _, i := range list {
-			if ok, err := matches(req.IncludePattern, i.Name); err != nil {
-				return err
-			} else if ok {
-				res.Entries = append(res.Entries, fileStat(i))
-			}
-		}
-		return nil
+		res.Entries, err = readDir(ctx, files, req)
+		return err
 	})
 	return res, err
+}
+
+func readDir(ctx context.Context, files dockerfile.Files, req *gwpb.ReadDirRequest) (entries []*types.Stat, err error) {
+	list, err := files.ReadDir(ctx, req.DirPath)
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range list {
+		if ok, err := matches(req.IncludePattern, i.Name); err != nil {
+			return nil, err
+		} else if ok {
+			entries = append(entries, fileStat(i))
+		}
+	}
+	return entries, nil
 }
 
 // StatFile implements gwpb.LLBBridgeServer.

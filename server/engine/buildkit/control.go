@@ -55,7 +55,7 @@ func (s *Server) solve(ctx context.Context, j *job, req *controlapi.SolveRequest
 		return nil, res, err
 	}
 	defer func() { err = errors.Join(err, c.close()) }()
-	w := &wish{c: c}
+	w := &wish{c: c, talks: req.Frontend == "" && req.Definition == nil}
 	if err := w.read(req); err != nil {
 		return nil, res, err
 	}
@@ -137,6 +137,7 @@ func configure(images []dockerfile.Image, epoch string) (err error) {
 func (w *wish) build(ctx context.Context, f *feed, compile func(context.Context, dockerfile.Backend) (*dockerfile.Result, error)) (build.Result, error) {
 	w.o.Caller = &build.Caller{
 		Compile: compile, Session: w.c.id, Local: w.c.local, Layout: w.c.layout, Cache: w.c.cache, Secrets: w.c, SSH: w.c.agent, HTTP: &http.Client{Transport: w.c},
+		KeepFailed: w.talks,
 	}
 	w.o.Events, w.o.Warn = f.event, f.warn
 	res, err := w.c.builder.Build(ctx, w.o)

@@ -70,7 +70,7 @@ func process(err error) string {
 	if !errors.As(err, &exit) || exit.Command == "" {
 		return ""
 	}
-	return fmt.Sprintf("process %q did not complete successfully: %v", exit.Command, exit)
+	return fmt.Sprintf("process %q did not complete successfully: %v", exit.Command, err)
 }
 
 // A worded error has words of its own.

@@ -33,17 +33,19 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/teu-dev/teu/build"
+	"github.com/teu-dev/teu/build/op"
 	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/dockerfile"
 	"github.com/teu-dev/teu/registry"
 )
 
-// A fixture is a server with a store of its own, whose builds run no commands.
+// A fixture is a server with a store of its own, whose builds run no commands unless they have an executor.
 type fixture struct {
 	*Server
-	store *cache.Store
-	ask   func(context.Context, string) (registry.Credential, error)
+	store    *cache.Store
+	executor op.Executor
+	ask      func(context.Context, string) (registry.Credential, error)
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -56,7 +58,7 @@ func newFixture(t *testing.T) *fixture {
 	f.Server, err = New(Options{
 		Builder: func(ask func(context.Context, string) (registry.Credential, error)) (*build.Builder, error) {
 			f.ask = ask
-			return &build.Builder{Store: store, Registry: registry.New(registry.Options{})}, nil
+			return &build.Builder{Store: store, Registry: registry.New(registry.Options{}), Executor: f.executor}, nil
 		},
 		Gateway: func(context.Context) (netip.Addr, error) { return netip.MustParseAddr("172.30.0.1"), nil },
 		Root:    store.Root(),

@@ -33,6 +33,7 @@ type wish struct {
 	names  []string // of the last output that has some: that is what BuildKit answers
 	layout string   // the directory of an image that the client wants as such; "": there is none
 	leave  bool     // something leaves this machine
+	talks  bool     // the client says what to build as it goes
 }
 
 func unsupported(format string, args ...any) error {
