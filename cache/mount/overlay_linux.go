@@ -119,7 +119,7 @@ func (o Overlay) options() [][2]string {
 type directories struct {
 	lowers      []*os.File
 	upper, work *os.File
-	padded      bool // the last lower is empty and was not asked for
+	unplace     func() // takes the place of the last lower, which is empty and was not asked for; or nil
 }
 
 func (d directories) close() {
@@ -127,6 +127,9 @@ func (d directories) close() {
 		if f != nil {
 			f.Close() // O_PATH: nothing to lose
 		}
+	}
+	if d.unplace != nil {
+		d.unplace()
 	}
 }
 
@@ -150,7 +153,11 @@ func (o Overlay) open() (d directories, err error) {
 			if err != nil {
 				return d, err
 			}
-			d.lowers, d.padded = append(d.lowers, empty), true
+			d.lowers = append(d.lowers, empty)
+			if !KernelAtLeast(6, 15) {
+				d.unplace, err = place(empty)
+			}
+			return d, err
 		}
 		return d, nil
 	}
@@ -291,13 +298,6 @@ func (o Overlay) classic(d directories) (_ *os.File, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.Remove(target)) }()
-	if d.padded {
-		unplace, err := place(d.lowers[len(d.lowers)-1])
-		if err != nil {
-			return nil, err
-		}
-		defer unplace()
-	}
 	flags := uintptr(0)
 	if o.Upper == "" {
 		flags = unix.MS_RDONLY
