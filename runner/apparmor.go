@@ -43,6 +43,12 @@ func (o *Options) appArmor() string {
 	return DefaultAppArmor
 }
 
+// AppArmor is the profile of what asks for no other, loaded; "" where this host has none.
+func (e *Engine) AppArmor() (string, error) {
+	profile := (&Options{}).appArmor()
+	return profile, e.loadAppArmor(profile)
+}
+
 // loadAppArmor has the whole of teu load the default profile, the first time after the boot.
 func (e *Engine) loadAppArmor(profile string) error {
 	if profile != DefaultAppArmor {

@@ -30,6 +30,9 @@ type Containers struct {
 	Keeper  func() (*keeper.Binary, error)
 	Network *network.Manager
 	Warn    func(string) // what the host cannot do, in plain words; may be nil
+	// AppArmor names the profile of commands that are not insecure, and makes sure that it is loaded; "" is none.
+	// It may be nil.
+	AppArmor func() (string, error)
 
 	look    sync.Once // at the control groups of the host, which stay where they are
 	host    *cgroup.Host
@@ -89,6 +92,12 @@ func (x *Containers) spec(p Process, netns string) (*specs.Spec, error) {
 		NetNS:     netns,
 		Files:     p.Files,
 		TTY:       p.TTY,
+	}
+	if x.AppArmor != nil && !p.Insecure {
+		var err error
+		if o.AppArmor, err = x.AppArmor(); err != nil {
+			return nil, err
+		}
 	}
 	s, warnings, err := spec.New(ocispec.ImageConfig{}, o)
 	if err != nil {

@@ -307,7 +307,7 @@ func (a *app) builderWith(client *registry.Client) (*build.Builder, error) {
 	}
 	return &build.Builder{
 		Store: store, Registry: client, CacheSize: size, Tell: a.tellImage,
-		Executor: &op.Containers{Keeper: a.keeper, Network: a.stepNetwork()},
+		Executor: &op.Containers{Keeper: a.keeper, Network: a.stepNetwork(), AppArmor: a.engine().AppArmor},
 		CDIDirs:  a.cdiDirs(),
 	}, nil
 }
