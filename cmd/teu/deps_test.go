@@ -22,6 +22,7 @@ var layers = map[string]int{
 	"runner/tinyelf":  -2,
 	"runner/slack":    -2,
 	"runner/userns":   -1,
+	"runner/selinux":  -1,
 	"runner/watch":    -1,
 	"cache/inflate":   -1,
 	"cache/program":   0,

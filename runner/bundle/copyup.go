@@ -24,7 +24,7 @@ func (c *Container) copyUp(conf *specs.Spec, o *oci.Options) (filled []*os.File,
 		if m.Type != "tmpfs" || !slices.Contains(m.Options, "tmpcopyup") {
 			continue
 		}
-		f, err := c.filledTmpfs(m)
+		f, err := c.filledTmpfs(m, conf.Linux.MountLabel)
 		if err != nil {
 			return filled, fmt.Errorf("filling the mount on %s: %w", m.Destination, err)
 		}
@@ -37,7 +37,7 @@ func (c *Container) copyUp(conf *specs.Spec, o *oci.Options) (filled []*os.File,
 	return filled, nil
 }
 
-func (c *Container) filledTmpfs(m specs.Mount) (*os.File, error) {
+func (c *Container) filledTmpfs(m specs.Mount, label string) (*os.File, error) {
 	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("fsopen: %w", err)
@@ -55,6 +55,11 @@ func (c *Container) filledTmpfs(m specs.Mount) (*os.File, error) {
 			if err := unix.FsconfigSetString(fs, key, value); err != nil {
 				return nil, fmt.Errorf("option %s: %w", opt, err)
 			}
+		}
+	}
+	if label != "" {
+		if err := unix.FsconfigSetString(fs, "context", label); err != nil {
+			return nil, fmt.Errorf("label %s: %w", label, err)
 		}
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {

@@ -83,6 +83,8 @@ func fileSignature(nr uint32) (signature, bool) {
 		return signature{"fchmod", "fd,oct"}, true
 	case unix.SYS_FCHMODAT:
 		return signature{"fchmodat", "fd,str,oct"}, true
+	case unix.SYS_FSETXATTR:
+		return signature{"fsetxattr", "fd,str,str,int,hex"}, true
 	case unix.SYS_FCHOWNAT:
 		return signature{"fchownat", "fd,str,int,int,tree"}, true
 	case sysFstatat:

@@ -67,7 +67,7 @@ func (c *compiler) filesystem(kind, source string, attrs int, options ...string)
 }
 
 func (c *compiler) tmpfs(options ...string) launch.Ref {
-	return c.filesystem("tmpfs", "tmpfs", 0, options...)
+	return c.filesystem("tmpfs", "tmpfs", 0, c.labelled(options)...)
 }
 
 func (c *compiler) fsmount(fs launch.Ref, attrs int) launch.Ref {

@@ -152,8 +152,8 @@ func (c *compiler) supported() error {
 	if err := c.checkNamespaces(); err != nil {
 		return err
 	}
-	if l := s.Linux.MountLabel; l != "" && !selinux() {
-		return fmt.Errorf("mountLabel %s: SELinux is not enabled on this host: %w", l, errdefs.ErrNotImplemented)
+	if err := checkLabel("mountLabel", s.Linux.MountLabel); err != nil {
+		return err
 	}
 	if s.Linux.Seccomp != nil && s.Linux.Seccomp.ListenerPath != "" && c.opts.Listener == "" {
 		return fmt.Errorf("a seccomp monitor: %w", errdefs.ErrNotImplemented)
@@ -248,18 +248,19 @@ func (c *compiler) begin() error {
 
 // arrive is the first thing done in the namespaces.
 func (c *compiler) arrive() error {
-	// A session keyring of its own, or the container would use the keeper's; keyctl(2).
-	// Some hosts deny the call, which then also denies the container every key.
-	if !c.opts.SharedKeyring {
-		c.Note("making a keyring")
-		c.CallIf(ignore(unix.ENOSYS, unix.EPERM, unix.EACCES), unix.SYS_KEYCTL, launch.Int(unix.KEYCTL_JOIN_SESSION_KEYRING), launch.Int(0))
-	}
-	switch early := c.opts.Gate != "" || c.opts.Pause != ""; {
+	switch early := c.opts.Gate != "" || c.opts.Pause != "" || c.process.SelinuxLabel != ""; {
 	case c.proc != 0 || !early && !c.needProc():
 	case c.sharesPIDs() && (c.inside || !canMountProc()):
 		c.openCallersProc()
 	case early || c.user:
 		c.openProc()
+	}
+	// A session keyring of its own, or the container would use the keeper's; keyctl(2).
+	// Some hosts deny the call, which then also denies the container every key.
+	if !c.opts.SharedKeyring {
+		c.Note("making a keyring")
+		c.labelKeys()
+		c.CallIf(ignore(unix.ENOSYS, unix.EPERM, unix.EACCES), unix.SYS_KEYCTL, launch.Int(unix.KEYCTL_JOIN_SESSION_KEYRING), launch.Int(0))
 	}
 	return nil
 }

@@ -102,6 +102,9 @@ func (c *compiler) beginExec(o ExecOptions) error {
 	default:
 		c.openCallersProc()
 	}
+	if c.proc != 0 {
+		c.labelKeys()
+	}
 	return c.labels()
 }
 

@@ -24,7 +24,7 @@ func (c *compiler) openMaskDir() {
 		return
 	}
 	c.Note("making the mask of directories")
-	fd := c.filesystem("tmpfs", "tmpfs", unix.MOUNT_ATTR_RDONLY, "mode=0755", "nr_inodes=1", "size=4k")
+	fd := c.filesystem("tmpfs", "tmpfs", unix.MOUNT_ATTR_RDONLY, c.labelled([]string{"mode=0755", "nr_inodes=1", "size=4k"})...)
 	if c.newNamespace(specs.MountNamespace) {
 		c.moveMount(fd, launch.Int(atFDCWD), "/proc")
 	}

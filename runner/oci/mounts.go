@@ -101,8 +101,10 @@ func (c *compiler) newFilesystem(i int, m specs.Mount, dest string, o mountOptio
 		return fd, nil
 	}
 	data := o.data
-	if l := c.spec.Linux.MountLabel; l != "" && (m.Type == "tmpfs" || m.Type == "devpts" || m.Type == "mqueue") {
-		data = append(data[:len(data):len(data)], "context="+l)
+	switch m.Type {
+	case "proc", "sysfs", "mqueue": // the kernel's own, and what other mounts have in common
+	default:
+		data = c.labelled(data)
 	}
 	attrs := int(o.here.set | o.below.set)
 	if c.lateReadOnly(m) {
@@ -111,7 +113,11 @@ func (c *compiler) newFilesystem(i int, m specs.Mount, dest string, o mountOptio
 	if m.Type == "tmpfs" && !o.sets("mode") {
 		attrs = 0 // takeMode has to write to it
 	}
-	return c.filesystem(m.Type, source(m), attrs, data...), nil
+	fd = c.filesystem(m.Type, source(m), attrs, data...)
+	if m.Type == "mqueue" {
+		c.labelRoot(fd)
+	}
+	return fd, nil
 }
 
 // takeMode gives a tmpfs without a mode that of the directory it will cover, as runc does:

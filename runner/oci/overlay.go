@@ -48,6 +48,9 @@ func (c *compiler) overlay(o mount.Overlay) (launch.Ref, error) {
 	for _, kv := range o.Options() {
 		c.configure1(fs, kv[0], kv[1])
 	}
+	for _, option := range c.labelled(nil) {
+		c.configure1(fs, "context", strings.TrimPrefix(option, "context="))
+	}
 	attrs := 0
 	if o.Upper == "" {
 		attrs = unix.MOUNT_ATTR_RDONLY
@@ -90,6 +93,9 @@ func (c *compiler) classicOverlay(o mount.Overlay, lowers []string) (launch.Ref,
 	}
 	for _, kv := range o.Options() {
 		data = append(data, strings.TrimSuffix(kv[0]+"="+kv[1], "="))
+	}
+	for _, option := range c.labelled(nil) {
+		data = append(data, quoted(option))
 	}
 	all := strings.Join(data, ",")
 	if len(all) >= 4096 {
