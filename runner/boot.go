@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/teu-dev/teu/runner/keeper"
+	"github.com/teu-dev/teu/runner/selinux"
 )
 
 // Boot starts what restart policies want to run after the machine, or everything of teu,
@@ -153,6 +154,10 @@ func Unit(exe string, user bool) string {
 	if user {
 		target, network = "default.target", ""
 	}
+	label := ""
+	if l := selinux.ServiceLabel(); l != "" && !user {
+		label = "# With the label that the policy gives to services containers cannot be started.\nSELinuxContext=-" + l + "\n"
+	}
 	return fmt.Sprintf(`[Unit]
 Description=Containers of teu
 %s
@@ -164,8 +169,8 @@ ExecStart=%s system boot
 KillMode=none
 Delegate=yes
 TimeoutStartSec=infinity
-
+%s
 [Install]
 WantedBy=%s
-`, network, cmp.Or(exe, "/usr/local/bin/teu"), target)
+`, network, cmp.Or(exe, "/usr/local/bin/teu"), label, target)
 }

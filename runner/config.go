@@ -26,6 +26,9 @@ type Config struct {
 	ImageHealth *HealthCheck `json:",omitempty"` // HEALTHCHECK of the image
 	ImageShell  []string     `json:",omitempty"` // SHELL of the image
 	UserIDs     *UserIDs     `json:",omitempty"` // of its own user namespace; nil: it has none
+	// ProcessLabel and MountLabel are SELinux's, of its processes and of its files; "" for none.
+	ProcessLabel string `json:",omitempty"`
+	MountLabel   string `json:",omitempty"`
 }
 
 // Options are what somebody asked for. The zero value is docker's default everywhere. Listings

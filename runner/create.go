@@ -105,7 +105,7 @@ func (e *Engine) make(ctx context.Context, store *cache.Store, c *Container, nam
 	if err != nil {
 		return err
 	}
-	if err := e.claimIDs(ctx, c, lowers); err != nil {
+	if err := errors.Join(e.claimIDs(ctx, c, lowers), e.label(ctx, c)); err != nil {
 		return err
 	}
 	if layers, lowers, err = e.ownLayers(ctx, store, c, layers, lowers); err != nil {

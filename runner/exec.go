@@ -101,7 +101,7 @@ func (e *Engine) exec(ctx context.Context, c *Container, o ExecOptions, ko keepe
 		return nil, err
 	}
 	uid, gid := c.UserIDs.outside(int(process.User.UID), int(process.User.GID))
-	x, theirs, err := execStreams(o, uid, gid)
+	x, theirs, err := execStreams(o, uid, gid, e.runDir(c.ID), c.MountLabel)
 	if err != nil {
 		return nil, err
 	}
@@ -179,8 +179,8 @@ func (e *Engine) snapshot(id string) (sn snapshot.Snapshot, err error) {
 }
 
 // execStreams makes the pipes of a process without a terminal: our own terminal and files
-// never become the container's.
-func execStreams(o ExecOptions, uid, gid int) (x *Exec, theirs []*os.File, err error) {
+// never become the container's. dir and label are those of [keeper.Pipe].
+func execStreams(o ExecOptions, uid, gid int, dir, label string) (x *Exec, theirs []*os.File, err error) {
 	x = &Exec{}
 	defer func() {
 		if err != nil {
@@ -196,16 +196,15 @@ func execStreams(o ExecOptions, uid, gid int) (x *Exec, theirs []*os.File, err e
 			theirs = append(theirs, null)
 			continue
 		}
-		var pair [2]int
-		if err := unix.Pipe2(pair[:], unix.O_CLOEXEC); err != nil {
+		ours, their, err := keeper.Pipe(dir, label)
+		if err != nil {
 			return x, theirs, err
 		}
-		ours, their := pair[0], pair[1]
 		if i == 0 {
 			ours, their = their, ours
 		}
 		// So that the process may open /dev/stdout again.
-		err := errors.Join(unix.Fchown(their, uid, gid), unix.SetNonblock(ours, true))
+		err = errors.Join(unix.Fchown(their, uid, gid), unix.SetNonblock(ours, true))
 		theirs = append(theirs, os.NewFile(uintptr(their), "theirs"))
 		*[]**os.File{&x.Stdin, &x.Stdout, &x.Stderr}[i] = os.NewFile(uintptr(ours), "ours")
 		if err != nil {

@@ -84,7 +84,7 @@ func (e *Engine) writeShared(c *Container, name string, data []byte) error {
 			return err
 		}
 	}
-	return os.Chmod(path, 0o644)
+	return errors.Join(c.labelFile(path), os.Chmod(path, 0o644))
 }
 
 // maxShared is the largest of these files that is taken over, in bytes. A container may write to its own, and a hole

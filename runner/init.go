@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/teu-dev/teu/runner/selinux"
 )
 
 // initFile is the executable that containers with --init get as their first process: a
@@ -30,6 +32,9 @@ func (e *Engine) initFile() (string, error) {
 	}
 	_, err = b.WriteTo(f)
 	err = errors.Join(err, f.Chmod(0o555), f.Close())
+	if _, label, no := selinux.Defaults(); err == nil && no == nil {
+		err = selinux.SetFile(f.Name(), label.String())
+	}
 	if err == nil {
 		err = os.Rename(f.Name(), name)
 	}

@@ -101,6 +101,7 @@ func (e *Engine) Inspect(ctx context.Context, ref string) (*Inspection, error) {
 		Mounts: inspectMounts(c.Mounts), Args: []string{},
 		Config:      c.inspectConfig(),
 		GraphDriver: InspectDriver{Name: "overlayfs"}, AppArmorProfile: c.Options.appArmor(),
+		ProcessLabel: c.ProcessLabel, MountLabel: c.MountLabel,
 	}
 	if runs(c.State) {
 		in.ExecIDs = e.execIDs(c.ID)

@@ -109,6 +109,7 @@ func (e *Engine) unmake(ctx context.Context, c *Container, o RemoveOptions) erro
 			os.Remove(filepath.Join(e.names(), c.Name))
 		}
 	}
+	e.unlabel(c)
 	gone := filepath.Join(e.containers(), removedPrefix+c.ID)
 	if err := os.Rename(e.dir(c.ID), gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

@@ -9,7 +9,7 @@ import (
 
 // SetSecurity reads docker's security options, which are KEY=VALUE or, as they once were,
 // KEY:VALUE (moby daemon/daemon_unix.go, parseSecurityOpt). Of a seccomp profile the value
-// is its text. SELinux confines none of our containers, so labels change nothing.
+// is its text. Labels are looked at by label, where there is SELinux.
 func (o *Options) SetSecurity(opts []string) error {
 	o.SecurityOpt = opts
 	for _, opt := range opts {

@@ -211,6 +211,9 @@ func (e *Engine) plan(ctx context.Context, c *Container, o StartOptions) (*plan,
 		return nil, err
 	}
 	warn(warnings)
+	if err := c.labelMounts(); err != nil {
+		return nil, err
+	}
 	if err := giveToUser(c, int(p.spec.Process.User.UID), int(p.spec.Process.User.GID)); err != nil {
 		return nil, err
 	}
@@ -284,6 +287,7 @@ func (e *Engine) specOn(root *rootfs.Dir, c *Container, ns joined) (*specs.Spec,
 		so.UserNS = ns.user
 		so.UIDs, so.GIDs = c.UserIDs.UIDs, c.UserIDs.GIDs
 	}
+	so.ProcessLabel, so.MountLabel = c.ProcessLabel, c.MountLabel
 	so.AppArmor, so.OpenPaths, so.WritableCgroups = o.appArmor(), o.OpenPaths, o.Privileged
 	if err := e.loadAppArmor(so.AppArmor); err != nil {
 		return nil, nil, err
@@ -317,7 +321,7 @@ func (e *Engine) specOn(root *rootfs.Dir, c *Container, ns joined) (*specs.Spec,
 func (e *Engine) keeperConfig(c *Container, p *plan, o StartOptions) (keeper.Config, error) {
 	opts := &c.Options
 	cfg := keeper.Config{
-		ID: c.ID, RunDir: e.runDir(c.ID), StateFile: e.stateFile(c.ID), Record: e.configFile(c.ID),
+		ID: c.ID, Label: c.MountLabel, RunDir: e.runDir(c.ID), StateFile: e.stateFile(c.ID), Record: e.configFile(c.ID),
 		Log: keeper.Log{Path: e.logFile(c.ID), MaxSize: opts.LogSize, MaxFiles: opts.LogFiles, Compress: opts.compressLog()},
 		TTY: opts.TTY, OpenStdin: opts.OpenStdin, StdinOnce: opts.StdinOnce,
 		Columns: o.Columns, Rows: o.Rows,

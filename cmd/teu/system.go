@@ -24,6 +24,8 @@ import (
 	"github.com/teu-dev/teu/runner"
 	"github.com/teu-dev/teu/runner/cgroup"
 	"github.com/teu-dev/teu/runner/network"
+	"github.com/teu-dev/teu/runner/selinux"
+	"github.com/teu-dev/teu/runner/spec"
 	"github.com/teu-dev/teu/runner/userns"
 )
 
@@ -248,6 +250,7 @@ func checkHost(u *ui.UI) {
 	if forward, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err == nil && strings.TrimSpace(string(forward)) == "0" {
 		u.Println("host: IPv4 forwarding is off; teu turns it on with the first container on the bridge")
 	}
+	checkModules(u)
 	if userns.Inside() { // nobody of us sees the host's firewall
 		return
 	}
@@ -257,6 +260,21 @@ func checkHost(u *ui.UI) {
 	}
 	for _, name := range chains {
 		u.Printf("host: the firewall's %s drops forwarded packets unless told otherwise; what to tell it is in docs/networking.md\n", name)
+	}
+}
+
+// checkModules tells which security module of the kernel confines containers.
+func checkModules(u *ui.UI) {
+	if runner.AppArmorSupported() {
+		u.Println("host: AppArmor confines containers, by the profile " + runner.DefaultAppArmor)
+	} else if spec.AppArmorEnabled() && !userns.Inside() {
+		u.Println("host: AppArmor is on, but does not confine containers: there is no apparmor_parser (package apparmor)")
+	}
+	switch process, _, err := selinux.Defaults(); {
+	case err == nil:
+		u.Printf("host: SELinux confines containers, by the type %s\n", process.Type)
+	case selinux.Enabled():
+		u.Printf("host: SELinux is on, but does not confine containers: %v\n", err)
 	}
 }
 

@@ -211,13 +211,14 @@ func (s *supervisor) startProbe(p *process, program *launch.Program) (*launch.Ch
 		return nil, nil, err
 	}
 	defer null.Close()
-	r, w, err := os.Pipe()
+	ours, theirs, err := Pipe(s.cfg.RunDir, s.cfg.Label)
 	if err != nil {
 		return nil, nil, err
 	}
+	unix.SetNonblock(ours, true)
+	r, w := os.NewFile(uintptr(ours), "output"), os.NewFile(uintptr(theirs), "output")
 	defer w.Close()
-	unix.Fchown(descriptor(w), s.cfg.UID, s.cfg.GID)
-	unix.SetNonblock(descriptor(w), false)
+	unix.Fchown(theirs, s.cfg.UID, s.cfg.GID)
 	var child *launch.Child
 	err = p.use(func(pidfd *os.File) (err error) {
 		slots := []*os.File{null, w, w}

@@ -46,9 +46,10 @@ type Config struct {
 	Record    string // a document that the living keeper holds: [statefile.Hold]
 	Log       Log
 	TTY       bool
-	OpenStdin bool // keep standard input open although nobody is attached
-	StdinOnce bool // close it when the first attached client ends
-	UID, GID  int  // owner of the standard streams, as the host sees them
+	OpenStdin bool   // keep standard input open although nobody is attached
+	StdinOnce bool   // close it when the first attached client ends
+	UID, GID  int    // owner of the standard streams, as the host sees them
+	Label     string `json:",omitempty"` // and their SELinux label, or "": else the container could not use them
 	Columns   uint16
 	Rows      uint16
 	Restart   RestartPolicy

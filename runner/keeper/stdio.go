@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,6 +37,12 @@ func (c *Config) makeFIFOs() error {
 		}
 		// So that a process of the container's user may open /dev/stdout again.
 		if err := os.Chown(path, c.UID, c.GID); err != nil {
+			return err
+		}
+		if c.Label == "" {
+			continue
+		}
+		if err := setLabel(path, c.Label); err != nil {
 			return err
 		}
 	}
@@ -218,4 +225,40 @@ func closeAll(files []*os.File) {
 	for _, f := range files {
 		f.Close()
 	}
+}
+
+// Pipe makes a pipe for a process of a container. One with an SELinux label it could not use, as the label of a pipe
+// is that of who makes it, which cannot be changed: with a label it is a FIFO in dir instead, whose name is gone
+// when Pipe returns.
+func Pipe(dir, label string) (r, w int, err error) {
+	if label == "" {
+		var pair [2]int
+		err = unix.Pipe2(pair[:], unix.O_CLOEXEC)
+		return pair[0], pair[1], err
+	}
+	path := filepath.Join(dir, fmt.Sprintf(".pipe-%d-%d", os.Getpid(), time.Now().UnixNano()))
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		return -1, -1, &os.PathError{Op: "mkfifo", Path: path, Err: err}
+	}
+	defer unix.Unlink(path)
+	if err := setLabel(path, label); err != nil {
+		return -1, -1, err
+	}
+	if r, err = unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
+		w, err = unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			err = unix.SetNonblock(r, false)
+		}
+	}
+	if err != nil {
+		return -1, -1, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return r, w, nil
+}
+
+func setLabel(path, label string) error {
+	if err := unix.Lsetxattr(path, "security.selinux", []byte(label), 0); err != nil {
+		return &os.PathError{Op: "labelling " + label, Path: path, Err: err}
+	}
+	return nil
 }

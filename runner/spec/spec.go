@@ -45,6 +45,8 @@ type Options struct {
 	Init string
 	// AppArmor is the name of a profile, "unconfined", or "" for the host's default: none.
 	AppArmor string
+	// ProcessLabel and MountLabel are SELinux's labels of the process and of all files; "" for none.
+	ProcessLabel, MountLabel string
 	// OpenPaths leaves the kernel's files unmasked and writable as far as the kernel lets.
 	OpenPaths bool
 	// WritableCgroups mounts the control groups for writing.
@@ -120,8 +122,8 @@ func New(img ocispec.ImageConfig, o Options) (s *specs.Spec, warnings []string, 
 	m := &maker{img: img, o: o, spec: &specs.Spec{
 		Version: specs.Version,
 		Root:    &specs.Root{Path: "rootfs", Readonly: o.ReadOnly},
-		Process: &specs.Process{Terminal: o.TTY, NoNewPrivileges: o.NoNewPrivileges, ApparmorProfile: o.AppArmor},
-		Linux:   &specs.Linux{CgroupsPath: o.CgroupsPath},
+		Process: &specs.Process{Terminal: o.TTY, NoNewPrivileges: o.NoNewPrivileges, ApparmorProfile: o.AppArmor, SelinuxLabel: o.ProcessLabel},
+		Linux:   &specs.Linux{CgroupsPath: o.CgroupsPath, MountLabel: o.MountLabel},
 	}}
 	for _, step := range []func() error{
 		m.namespaces, m.command, m.user, m.capabilities, m.limits, m.mounts, m.devices, m.sysctls, m.protection, m.fitUserNamespace,

@@ -135,6 +135,9 @@ func (s *Server) Info(ctx context.Context) (*system.Info, error) {
 	if userns.Inside() {
 		i.SecurityOptions = append(i.SecurityOptions, "name=rootless")
 	}
+	if runner.SELinuxSupported() {
+		i.SecurityOptions = slices.Insert(i.SecurityOptions, 0, "name=selinux")
+	}
 	if runner.AppArmorSupported() {
 		i.SecurityOptions = slices.Insert(i.SecurityOptions, 0, "name=apparmor")
 	}
