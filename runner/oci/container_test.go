@@ -309,6 +309,9 @@ func TestMasksBelowReadOnlyPaths(t *testing.T) {
 			t.Errorf("%v: %+v", list, r)
 		}
 	}
+	b.want("ls /proc/1/fd | wc -l", "0\n", func(o *spec.Options) {
+		o.MaskedPaths, o.ReadonlyPaths = []string{"/dev/fd"}, []string{} // a link of /dev
+	})
 	b.symlink("/some/..", "some/root")
 	for name, set := range map[string]func(*spec.Options){
 		"read-only": func(o *spec.Options) { o.ReadonlyPaths = []string{"/some/root"} },

@@ -109,17 +109,18 @@ func (c *compiler) notRoot(target launch.Ref) (known launch.Ref) {
 // coverFrom notes that what p leads to gets a copy of itself over it, with copies of all that is mounted below. What
 // c.placed holds open would then be under the copy, where nothing that is mounted has an effect.
 func (c *compiler) coverFrom(p string) {
-	if dir, rest := c.base(p); dir == c.root || rest == "" {
-		c.copied = true // a link of the image may lead anywhere
+	if dir, rest := c.base(p); dir == c.root || rest == "" || strings.HasPrefix(p, "/dev/") {
+		c.copied = true // a link may lead anywhere
 		return
 	}
 	c.copied = c.copied || slices.ContainsFunc(c.placed, func(m placed) bool { return strings.HasPrefix(m.dest, p+"/") })
 }
 
-// existing opens a path of the container, from the filesystem it is on if that is ours and not under a copy.
+// existing opens a path of the container, from the filesystem it is on if that is ours and not under a copy. From /dev
+// links lead into /proc, such as /dev/core, which are found from the root only.
 func (c *compiler) existing(p string) launch.Ref {
 	dir, rest := c.base(path.Clean(p))
-	if c.copied {
+	if c.copied || strings.HasPrefix(path.Clean(p), "/dev/") {
 		dir, rest = c.root, strings.TrimPrefix(path.Clean(p), "/")
 	}
 	return c.openat2(ignore(unix.ENOENT, unix.ENOTDIR), launch.Result(dir), rest, unix.O_PATH, inRoot)
