@@ -109,7 +109,24 @@ func (e *Env) lookup(ctx context.Context, ref reference.Named, mode ResolveMode)
 		return ocispec.Descriptor{}, false
 	}
 	img, err := e.Store.Images.Get(ref.String())
+	if id := imageID(ref); err != nil && id != "" {
+		img, err = e.Store.Lookup(ctx, id)
+	}
 	return img.Target, err == nil
+}
+
+// imageID returns the ID that ref may be meant as, which parses as a name of Docker Hub: "sha256:..." or
+// the twelve digits and more that listings show. Fewer digits may be a word. docker's classic builder
+// takes IDs, and its clients send them (docker-api for Ruby in Image#insert_local).
+func imageID(ref reference.Named) string {
+	name, tag := reference.FamiliarName(ref), tagOrDigest(ref)
+	switch {
+	case name == "sha256" && len(tag) == 64:
+		return "sha256:" + tag
+	case tag == "latest" && len(name) >= 12 && strings.Trim(name, "0123456789abcdef") == "":
+		return name
+	}
+	return ""
 }
 
 // describe finds out what the blob of a local manifest is.

@@ -430,6 +430,34 @@ func TestResolveModes(t *testing.T) {
 	}
 }
 
+// TestResolveID: a base may be named by its ID, as docker's classic builder has it.
+func TestResolveID(t *testing.T) {
+	local, e := newRepo(t), newEnv(t)
+	linux := ocispec.Platform{OS: "linux", Architecture: "amd64"}
+	if err := content.Copy(t.Context(), e.Store.Content, local.Store, local.tags["1"], content.CopyOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Store.Images.Put(t.Context(), image.Image{Name: "example.com/app:1", Target: local.tags["1"], Created: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	img, err := e.ResolveImage(t.Context(), "example.com/app:1", ResolveDefault, linux)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := img.Manifest.Config.Digest
+	e.Registry = func(reference.Named) (Repository, error) { return nil, errdefs.ErrUnavailable }
+	for _, ref := range []string{id.Encoded()[:12], id.Encoded()[:40], id.String()} {
+		if img, err := e.ResolveImage(t.Context(), ref, ResolveDefault, linux); err != nil || img.Target.Digest != local.tags["1"].Digest {
+			t.Errorf("%s: %s, %v", ref, img.Target.Digest, err)
+		}
+	}
+	for _, ref := range []string{id.Encoded()[:6], id.Encoded()[:12] + ":1", "user/" + id.Encoded()[:12], "example.com/" + id.Encoded()[:12]} {
+		if _, err := e.ResolveImage(t.Context(), ref, ResolveDefault, linux); !errdefs.IsUnavailable(err) {
+			t.Errorf("%s: the registry was not asked: %v", ref, err)
+		}
+	}
+}
+
 func TestOCILayout(t *testing.T) {
 	e := newEnv(t)
 	repo := newRepo(t)
