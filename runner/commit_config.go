@@ -9,13 +9,15 @@ import (
 
 // fillConfig gives the config object that somebody sent with a commit what it lacks of the
 // container's, by dockerd's rules (daemon/commit.go, merge): sets are united, variables and
-// labels that were sent win, and an entry point that was sent comes without the
-// container's arguments.
+// labels that were sent win, an entry point that was sent comes without the container's
+// arguments, and an empty list of it takes the container's away (openshift/imagebuilder
+// runs its steps by one of its own).
 func fillConfig(sent []byte, base map[string]json.RawMessage) (map[string]json.RawMessage, error) {
 	out := map[string]json.RawMessage{}
 	if err := json.Unmarshal(sent, &out); err != nil {
 		return nil, fmt.Errorf("config of the commit: %w", err)
 	}
+	without := isEmptyList(out["Entrypoint"])
 	for name, v := range out {
 		if isNothing(v) {
 			delete(out, name)
@@ -25,7 +27,7 @@ func fillConfig(sent []byte, base map[string]json.RawMessage) (map[string]json.R
 	for name, v := range base {
 		was, there := out[name]
 		if !there {
-			if name != "Cmd" || !entrypoint {
+			if !(name == "Cmd" && entrypoint || name == "Entrypoint" && without) {
 				out[name] = v
 			}
 			continue
@@ -46,10 +48,15 @@ func fillConfig(sent []byte, base map[string]json.RawMessage) (map[string]json.R
 
 func isNothing(v json.RawMessage) bool {
 	switch string(bytes.TrimSpace(v)) {
-	case "null", `""`, "{}", "[]":
+	case "null", `""`, "{}":
 		return true
 	}
-	return false
+	return isEmptyList(v)
+}
+
+func isEmptyList(v json.RawMessage) bool {
+	var list []json.RawMessage
+	return json.Unmarshal(v, &list) == nil && list != nil && len(list) == 0
 }
 
 func uniteObjects(first, second json.RawMessage) (json.RawMessage, error) {

@@ -17,6 +17,10 @@ func TestFillConfig(t *testing.T) {
 		{`{"Entrypoint":["/f"],"User":"v"}`,
 			`{"Entrypoint":["/f"],"Env":["A=1","B=2"],"Labels":{"a":"1","b":"2"},"ExposedPorts":{"80/tcp":{}},` +
 				`"OnBuild":["RUN x"],"Shell":["/bin/ash","-c"],"User":"v","Healthcheck":{"Test":["CMD","t"],"Interval":5}}`},
+		{`{"Entrypoint":[ ]}`,
+			`{"Cmd":["sh"],"Env":["A=1","B=2"],"Labels":{"a":"1","b":"2"},"ExposedPorts":{"80/tcp":{}},` +
+				`"OnBuild":["RUN x"],"Shell":["/bin/ash","-c"],"User":"u","Healthcheck":{"Test":["CMD","t"],"Interval":5}}`},
+		{`{"Entrypoint":null}`, base},
 	} {
 		var fields map[string]json.RawMessage
 		if err := json.Unmarshal([]byte(base), &fields); err != nil {
