@@ -204,14 +204,24 @@ func (o *ociCommand) watch(ctx context.Context, c *bundle.Container, once bool, 
 func statsData(s cgroup.Stats) map[string]any {
 	type m = map[string]any
 	entry := func(limit, usage, peak uint64) m { return m{"limit": limit, "usage": usage, "max": peak, "failcnt": 0} }
-	bytes := func(op string, n uint64) m { return m{"op": op, "value": n} }
+	devices := func(counts []cgroup.IOCount) []m {
+		list := []m{}
+		for _, c := range counts {
+			list = append(list, m{"major": c.Major, "minor": c.Minor, "op": c.Op, "value": c.Value})
+		}
+		return list
+	}
+	usage := m{"total": s.CPU.Nanoseconds(), "kernel": s.CPUSystem.Nanoseconds(), "user": s.CPUUser.Nanoseconds()}
+	if s.PerCPU != nil {
+		usage["percpu"] = s.PerCPU
+	}
 	return m{
-		"cpu": m{"usage": m{"total": s.CPU.Nanoseconds(), "kernel": s.CPUSystem.Nanoseconds(), "user": s.CPUUser.Nanoseconds()},
-			"throttling": m{"throttledTime": s.Throttled.Nanoseconds()}},
+		"cpu": m{"usage": usage,
+			"throttling": m{"periods": s.Periods, "throttledPeriods": s.ThrottledPeriods, "throttledTime": s.Throttled.Nanoseconds()}},
 		"memory": m{"cache": s.MemoryCache, "usage": entry(s.MemoryLimit, s.MemoryUsage, s.MemoryPeak), "swap": entry(0, 0, 0),
 			"kernel": entry(0, 0, 0), "kernelTCP": entry(0, 0, 0)},
 		"pids":               m{"current": s.Pids, "limit": s.PidsLimit},
-		"blkio":              m{"ioServiceBytesRecursive": []m{bytes("Read", s.ReadBytes), bytes("Write", s.WriteBytes)}},
+		"blkio":              m{"ioServiceBytesRecursive": devices(s.IOBytes), "ioServicedRecursive": devices(s.IOs)},
 		"hugetlb":            m{},
 		"intel_rdt":          m{},
 		"network_interfaces": nil,

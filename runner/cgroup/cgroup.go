@@ -40,9 +40,21 @@ type Stats struct {
 	MemoryUsage, MemoryLimit, MemoryPeak, MemoryCache uint64 // bytes
 	OOMKills                                          uint64
 	Memory                                            map[string]uint64 // all of memory.stat, in the kernel's names
+	MemoryFailures                                    uint64            // how often the limit stopped an allocation; version 1 counts it
 	CPU, CPUUser, CPUSystem, Throttled                time.Duration
+	PerCPU                                            []uint64 // nanoseconds on each processor; version 1 counts them
+	Periods, ThrottledPeriods                         uint64   // of the quota
 	Pids, PidsLimit                                   uint64
-	ReadBytes, WriteBytes                             uint64
+	ReadBytes, WriteBytes                             uint64    // on all devices
+	IOBytes, IOs                                      []IOCount // by device; IOs, the numbers of operations, only of version 1
+}
+
+// IOCount is what the kernel has counted of one kind of operation on one device: "read" and "write",
+// and in version 1 those that it names: "Read", "Write", "Sync", "Async", "Discard", "Total".
+type IOCount struct {
+	Major, Minor uint64
+	Op           string
+	Value        uint64
 }
 
 // Create makes the group path ("teu/ID", below the root of every hierarchy) and applies r.

@@ -88,10 +88,13 @@ func TestGroup(t *testing.T) {
 	usage, err := g.Usage()
 	want := Stats{
 		MemoryUsage: usage.MemoryUsage, MemoryLimit: s.MemoryLimit, MemoryCache: usage.MemoryCache, Memory: usage.Memory,
-		CPU: usage.CPU, Pids: usage.Pids, ReadBytes: s.ReadBytes, WriteBytes: s.WriteBytes,
+		CPU: usage.CPU, Pids: usage.Pids, ReadBytes: s.ReadBytes, WriteBytes: s.WriteBytes, IOBytes: s.IOBytes,
 	}
 	if err != nil || !reflect.DeepEqual(usage, want) || usage.CPU < s.CPU || len(usage.Memory) != 1 || usage.Memory[g.cacheKey()] != usage.MemoryCache {
 		t.Errorf("a list shows %+v of %+v, %v", usage, s, err)
+	}
+	if s.Periods == 0 || h.Mode() == V1 && (len(s.PerCPU) == 0 || s.PerCPU[0] == 0) {
+		t.Errorf("%d periods, %d on each processor", s.Periods, s.PerCPU)
 	}
 	// Limits can be changed in both directions.
 	for _, limit := range []int64{64 << 20, 16 << 20, 128 << 20} {
@@ -101,6 +104,34 @@ func TestGroup(t *testing.T) {
 		}
 		if s, err := g.Stats(); err != nil || s.MemoryLimit != uint64(limit) {
 			t.Errorf("limit %d: %+v, %v", limit, s, err)
+		}
+	}
+}
+
+func TestMemoryFailures(t *testing.T) {
+	h := detect(t)
+	g := newGroup(t, h, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr[int64](8 << 20)}})
+	_ = inGroup(g, "x=$(head -c 20000000 /dev/zero | tr '\\000' x)").Run()
+	if s, err := g.Stats(); err != nil || h.Mode() == V1 && s.MemoryFailures == 0 {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+func TestIOByDevice(t *testing.T) {
+	v1 := "254:0 Read 4096\n254:0 Write 20\n254:0 Total 4116\n7:1 Read 1\nTotal 4117\n"
+	want := []IOCount{{254, 0, "Read", 4096}, {254, 0, "Write", 20}, {254, 0, "Total", 4116}, {7, 1, "Read", 1}}
+	if got := parseIOV1(v1); !reflect.DeepEqual(got, want) {
+		t.Errorf("version 1: %v, want %v", got, want)
+	}
+	v2 := "254:0 rbytes=4096 wbytes=20 rios=1 wios=2 dbytes=0 dios=0\n7:1 \nno device\n"
+	want = []IOCount{{254, 0, "read", 4096}, {254, 0, "write", 20}}
+	if got := parseIOV2(v2); !reflect.DeepEqual(got, want) {
+		t.Errorf("version 2: %v, want %v", got, want)
+	}
+	for _, list := range [][]IOCount{parseIOV1(v1), parseIOV2(v2)} {
+		s := Stats{IOBytes: list}
+		if s.sumIO(); s.ReadBytes/2 != 2048 || s.WriteBytes != 20 {
+			t.Errorf("%v: sums %d and %d", list, s.ReadBytes, s.WriteBytes)
 		}
 	}
 }

@@ -90,19 +90,9 @@ func (g *Group) usageV1(memoryKeys []string) (s Stats) {
 	g.inV1("pids", func(dir string) { s.Pids, _ = readUint(dir, "pids.current") })
 	g.inV1("blkio", func(dir string) {
 		text, _ := readFile(dir, "blkio.throttle.io_service_bytes_recursive")
-		for line := range strings.Lines(text) {
-			f := strings.Fields(line) // "8:0 Read 4096"
-			if len(f) == 3 {
-				n, _ := strconv.ParseUint(f[2], 10, 64)
-				switch f[1] {
-				case "Read":
-					s.ReadBytes += n
-				case "Write":
-					s.WriteBytes += n
-				}
-			}
-		}
+		s.IOBytes = parseIOV1(text)
 	})
+	s.sumIO()
 	return s
 }
 
@@ -111,15 +101,26 @@ func (g *Group) detailV1(s *Stats) {
 		s.MemoryPeak, _ = readUint(dir, "memory.max_usage_in_bytes")
 		oom, _ := readKeys(dir, "memory.oom_control")
 		s.OOMKills = oom["oom_kill"]
+		s.MemoryFailures, _ = readUint(dir, "memory.failcnt")
 	})
 	g.inV1("cpuacct", func(dir string) {
 		user, _ := readUint(dir, "cpuacct.usage_user")
 		system, _ := readUint(dir, "cpuacct.usage_sys")
 		s.CPUUser, s.CPUSystem = time.Duration(user), time.Duration(system)
+		each, _ := readFile(dir, "cpuacct.usage_percpu")
+		for field := range strings.FieldsSeq(each) {
+			n, _ := strconv.ParseUint(field, 10, 64)
+			s.PerCPU = append(s.PerCPU, n)
+		}
 	})
 	g.inV1("cpu", func(dir string) {
 		stat, _ := readKeys(dir, "cpu.stat")
 		s.Throttled = time.Duration(stat["throttled_time"])
+		s.Periods, s.ThrottledPeriods = stat["nr_periods"], stat["nr_throttled"]
+	})
+	g.inV1("blkio", func(dir string) {
+		text, _ := readFile(dir, "blkio.throttle.io_serviced_recursive")
+		s.IOs = parseIOV1(text)
 	})
 	g.inV1("pids", func(dir string) { s.PidsLimit, _ = readUint(dir, "pids.max") })
 }
@@ -132,16 +133,8 @@ func (g *Group) usageV2(memoryKeys []string) (s Stats) {
 	s.CPU = g.CPU()
 	s.Pids, _ = readUint(dir, "pids.current")
 	io, _ := readFile(dir, "io.stat")
-	for field := range strings.FieldsSeq(io) { // "8:0 rbytes=4096 wbytes=0 ..."
-		key, value, _ := strings.Cut(field, "=")
-		n, _ := strconv.ParseUint(value, 10, 64)
-		switch key {
-		case "rbytes":
-			s.ReadBytes += n
-		case "wbytes":
-			s.WriteBytes += n
-		}
-	}
+	s.IOBytes = parseIOV2(io)
+	s.sumIO()
 	return s
 }
 
@@ -154,5 +147,64 @@ func (g *Group) detailV2(s *Stats) {
 	s.CPUUser = time.Duration(cpu["user_usec"]) * time.Microsecond
 	s.CPUSystem = time.Duration(cpu["system_usec"]) * time.Microsecond
 	s.Throttled = time.Duration(cpu["throttled_usec"]) * time.Microsecond
+	s.Periods, s.ThrottledPeriods = cpu["nr_periods"], cpu["nr_throttled"]
 	s.PidsLimit, _ = readUint(dir, "pids.max")
+}
+
+// parseIOV1 reads lines as "8:0 Read 4096". The last line is a sum of all devices, and left out.
+func parseIOV1(text string) (list []IOCount) {
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) != 3 {
+			continue
+		}
+		if major, minor, ok := parseDevice(f[0]); ok {
+			n, _ := strconv.ParseUint(f[2], 10, 64)
+			list = append(list, IOCount{major, minor, f[1], n})
+		}
+	}
+	return list
+}
+
+// parseIOV2 reads the bytes of lines as "8:0 rbytes=4096 wbytes=0 rios=1 ...".
+func parseIOV2(text string) (list []IOCount) {
+	for line := range strings.Lines(text) {
+		device, counts, _ := strings.Cut(line, " ")
+		major, minor, ok := parseDevice(device)
+		if !ok {
+			continue
+		}
+		for field := range strings.FieldsSeq(counts) {
+			key, value, _ := strings.Cut(field, "=")
+			n, _ := strconv.ParseUint(value, 10, 64)
+			switch key {
+			case "rbytes":
+				list = append(list, IOCount{major, minor, "read", n})
+			case "wbytes":
+				list = append(list, IOCount{major, minor, "write", n})
+			}
+		}
+	}
+	return list
+}
+
+func parseDevice(s string) (major, minor uint64, ok bool) {
+	a, b, _ := strings.Cut(s, ":")
+	major, err := strconv.ParseUint(a, 10, 32)
+	if err != nil {
+		return 0, 0, false
+	}
+	minor, err = strconv.ParseUint(b, 10, 32)
+	return major, minor, err == nil
+}
+
+func (s *Stats) sumIO() {
+	for _, c := range s.IOBytes {
+		switch c.Op {
+		case "read", "Read":
+			s.ReadBytes += c.Value
+		case "write", "Write":
+			s.WriteBytes += c.Value
+		}
+	}
 }

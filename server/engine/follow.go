@@ -17,6 +17,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/teu-dev/teu/runner"
+	"github.com/teu-dev/teu/runner/cgroup"
 	"github.com/teu-dev/teu/runner/event"
 )
 
@@ -211,20 +212,9 @@ func statsJSON(before, now runner.Stats) container.StatsResponse {
 	out.PidsStats = container.PidsStats{Current: now.Pids, Limit: now.PidsLimit}
 	out.MemoryStats = container.MemoryStats{Usage: now.MemoryUsage, Limit: memoryLimit(now.MemoryLimit), Stats: now.Memory}
 	if cgroupVersion() == "1" {
-		out.MemoryStats.MaxUsage = now.MemoryPeak
+		out.MemoryStats.MaxUsage, out.MemoryStats.Failcnt = now.MemoryPeak, now.MemoryFailures
 	}
-	out.BlkioStats.IoServiceBytesRecursive = []container.BlkioStatEntry{
-		{Op: "read", Value: now.ReadBytes}, {Op: "write", Value: now.WriteBytes},
-	}
-	b := &out.BlkioStats
-	for _, list := range []*[]container.BlkioStatEntry{
-		&b.IoServicedRecursive, &b.IoQueuedRecursive, &b.IoServiceTimeRecursive, &b.IoWaitTimeRecursive,
-		&b.IoMergedRecursive, &b.IoTimeRecursive, &b.SectorsRecursive,
-	} {
-		if cgroupVersion() == "1" {
-			*list = []container.BlkioStatEntry{}
-		}
-	}
+	out.BlkioStats = blkioStats(now)
 	for name, n := range now.Networks {
 		if out.Networks == nil {
 			out.Networks = map[string]container.NetworkStats{}
@@ -235,6 +225,25 @@ func statsJSON(before, now runner.Stats) container.StatsResponse {
 		}
 	}
 	return out
+}
+
+// blkioStats tells of each device. The lists of a scheduler that kernels have no more are empty
+// with control groups of version 1, and null with version 2, as dockerd's.
+func blkioStats(now runner.Stats) container.BlkioStats {
+	entries := func(counts []cgroup.IOCount) (list []container.BlkioStatEntry) {
+		if cgroupVersion() == "1" {
+			list = []container.BlkioStatEntry{}
+		}
+		for _, c := range counts {
+			list = append(list, container.BlkioStatEntry{Major: c.Major, Minor: c.Minor, Op: c.Op, Value: c.Value})
+		}
+		return list
+	}
+	return container.BlkioStats{
+		IoServiceBytesRecursive: entries(now.IOBytes), IoServicedRecursive: entries(now.IOs),
+		IoQueuedRecursive: entries(nil), IoServiceTimeRecursive: entries(nil), IoWaitTimeRecursive: entries(nil),
+		IoMergedRecursive: entries(nil), IoTimeRecursive: entries(nil), SectorsRecursive: entries(nil),
+	}
 }
 
 // memoryLimit of a container without one is the host's memory.
@@ -252,9 +261,9 @@ func cpuStats(st runner.Stats) container.CPUStats {
 	}
 	return container.CPUStats{
 		CPUUsage: container.CPUUsage{
-			TotalUsage: uint64(st.CPU), UsageInUsermode: uint64(st.CPUUser), UsageInKernelmode: uint64(st.CPUSystem),
+			TotalUsage: uint64(st.CPU), PercpuUsage: st.PerCPU, UsageInUsermode: uint64(st.CPUUser), UsageInKernelmode: uint64(st.CPUSystem),
 		},
 		SystemUsage: uint64(st.HostCPU), OnlineCPUs: uint32(st.CPUs),
-		ThrottlingData: container.ThrottlingData{ThrottledTime: uint64(st.Throttled)},
+		ThrottlingData: container.ThrottlingData{Periods: st.Periods, ThrottledPeriods: st.ThrottledPeriods, ThrottledTime: uint64(st.Throttled)},
 	}
 }
