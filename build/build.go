@@ -218,6 +218,7 @@ type run struct {
 	history *historian
 	journal *journal
 	record  *provenance.Record // nil: nothing is stated
+	claims  map[bool]bool      // whether who made the results states something of them, by whether they are files
 	steps   steps
 	made    map[bool]madeImage // images that were made, by whether they have statements
 	kept    bool               // the image is in the store
@@ -342,6 +343,7 @@ func (r *run) build(ctx context.Context) (Result, error) {
 		}
 	}
 	r.index = compiled.Index
+	r.claims = map[bool]bool{false: claimed(compiled.Images, false), true: claimed(compiled.Images, true)}
 	for i := range compiled.Images {
 		img := &compiled.Images[i]
 		if r.o.Epoch != nil {

@@ -27,7 +27,14 @@ import (
 // file, anything else.
 func (r *run) stated(file bool) bool {
 	p := r.o.Provenance
-	return r.o.SBOM != nil || p != nil && (!file || !p.InlineOnly)
+	return r.o.SBOM != nil || p != nil && (!file || !p.InlineOnly) || r.claims[file]
+}
+
+// claimed says whether who made the results states something of what an output gets.
+func claimed(images []dockerfile.Image, file bool) bool {
+	return slices.ContainsFunc(images, func(img dockerfile.Image) bool {
+		return slices.ContainsFunc(img.Attestations, func(a dockerfile.Attestation) bool { return a.Stated && !(file && a.InlineOnly) })
+	})
 }
 
 // A pinnedOp is a source of which it is noted what it stands for.
@@ -70,7 +77,7 @@ func (r *run) noteSteps(made map[*graph.Vertex]*solver.Vertex[op.Result]) {
 // statements returns what is stated of the image i, which is the state with these layers; nil for files.
 func (r *run) statements(ctx context.Context, console *solver.Console, c *dockerfile.Result, i int, state op.Result, layers []ocispec.Descriptor) ([]export.Statement, error) {
 	img := c.Images[i]
-	list, err := r.scanned(ctx, console, img)
+	list, err := r.attested(ctx, console, img, layers == nil)
 	if err != nil || r.o.Provenance == nil || r.o.Provenance.InlineOnly && layers == nil {
 		return list, err
 	}
@@ -89,30 +96,61 @@ func (r *run) statements(ctx context.Context, console *solver.Console, c *docker
 	return append(list, export.Statement{Kind: kind, Predicate: predicate, Name: cmp.Or(r.o.Provenance.Filename, "provenance.json")}), nil
 }
 
-// scanned returns what scanners state of an image.
-func (r *run) scanned(ctx context.Context, c *solver.Console, img dockerfile.Image) (list []export.Statement, err error) {
-	if r.o.SBOM == nil {
-		return nil, nil
-	}
-	if len(img.Attestations) == 0 {
-		return nil, invalidf("nobody said how to list what is in the image (SBOM): that is for Dockerfiles")
-	}
+// attested returns what scanners and who made the result state of an image, or of files.
+func (r *run) attested(ctx context.Context, c *solver.Console, img dockerfile.Image, file bool) (list []export.Statement, err error) {
+	scans := false
 	for _, a := range img.Attestations {
-		res, err := r.solve(ctx, a.Definition, sealing{})
+		if scans = scans || !a.Stated; a.Stated && file && a.InlineOnly || !a.Stated && r.o.SBOM == nil {
+			continue
+		}
+		found, err := r.readAttestation(ctx, c, a)
 		if err != nil {
 			return nil, err
-		}
-		view, err := r.env.View(ctx, c, res)
-		if err != nil {
-			return nil, err
-		}
-		found, err := export.ReadStatements(view.Dir, a.Dir, a.Kind, a.Core)
-		if err := errors.Join(err, view.Close()); err != nil {
-			return nil, fmt.Errorf("what the scanner wrote: %w", err)
 		}
 		list = append(list, found...)
 	}
+	if r.o.SBOM != nil && !scans {
+		return nil, invalidf("nobody said how to list what is in the image (SBOM): that is for Dockerfiles")
+	}
 	return list, nil
+}
+
+func (r *run) readAttestation(ctx context.Context, c *solver.Console, a dockerfile.Attestation) (list []export.Statement, err error) {
+	res, err := r.solve(ctx, a.Definition, sealing{})
+	if err != nil {
+		return nil, err
+	}
+	view, err := r.env.View(ctx, c, res)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, view.Close()) }()
+	if a.File == "" {
+		if list, err = export.ReadStatements(view.Dir, a.Dir, a.Kind, a.Core); err != nil {
+			return nil, fmt.Errorf("what the scanner wrote: %w", err)
+		}
+		return list, nil
+	}
+	st, err := export.ReadPredicate(view.Dir, a.File, a.Kind)
+	if err != nil {
+		return nil, fmt.Errorf("the attestation %s: %w", a.File, err)
+	}
+	st.About = len(a.Subjects) > 0
+	for _, s := range a.Subjects {
+		if s.Self {
+			st.About = false
+			if s.Name != "" {
+				st.Aliases = append(st.Aliases, s.Name)
+			}
+			continue
+		}
+		about := export.Subject{Name: cmp.Or(s.Name, "_"), Digest: map[string]string{}}
+		for _, d := range s.Digests {
+			about.Digest[d.Algorithm().String()] = d.Encoded()
+		}
+		st.Subjects = append(st.Subjects, about)
+	}
+	return []export.Statement{st}, nil
 }
 
 // layersOf returns the blobs behind an output of an operation: layers that state, which has these, has too, or

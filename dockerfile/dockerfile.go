@@ -17,6 +17,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/version"
 	"github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -68,12 +69,26 @@ type Image struct {
 	Attestations []Attestation
 }
 
-// An Attestation is a directory with statements in in-toto's form.
+// An Attestation is a directory with statements in in-toto's form, or the predicate of one.
 type Attestation struct {
 	Definition *pb.Definition
 	Dir        string // in what the definition makes
 	Kind       string // the predicate's type that each must have; "": any
 	Core       string // what the one that others belong to is called, up to a dot; "": none is
+	// Stated says that whoever made the result states this, whether a scan is asked for or not.
+	Stated bool
+	// InlineOnly keeps it out of outputs that are files.
+	InlineOnly bool
+
+	File     string    // in place of Dir: a predicate, of the type Kind
+	Subjects []Subject // of File; none: the outcome
+}
+
+// A Subject is what a statement is about.
+type Subject struct {
+	Self    bool   // the outcome itself, also by Name
+	Name    string // "": it has none
+	Digests []digest.Digest
 }
 
 // A Backend answers what the frontend asks while it compiles. It is used by several

@@ -53,19 +53,43 @@ func ReadStatements(root *rootfs.Dir, dir, kind, core string) ([]Statement, erro
 }
 
 func readStatement(root *rootfs.Dir, p, kind string) (Statement, error) {
-	f, err := root.OpenRegular(p)
+	data, err := readLimited(root, p)
 	if err != nil {
 		return Statement{}, err
+	}
+	return parseStatement(data, kind)
+}
+
+func readLimited(root *rootfs.Dir, p string) ([]byte, error) {
+	f, err := root.OpenRegular(p)
+	if err != nil {
+		return nil, err
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxStatement+1))
 	if err != nil {
-		return Statement{}, err
+		return nil, err
 	}
 	if len(data) > maxStatement {
-		return Statement{}, fmt.Errorf("more than %d bytes: %w", maxStatement, errdefs.ErrResourceExhausted)
+		return nil, fmt.Errorf("more than %d bytes: %w", maxStatement, errdefs.ErrResourceExhausted)
 	}
-	return parseStatement(data, kind)
+	return data, nil
+}
+
+// ReadPredicate reads a statement of which the file p of root is the predicate, of that kind.
+func ReadPredicate(root *rootfs.Dir, p, kind string) (Statement, error) {
+	data, err := readLimited(root, path.Join("/", p))
+	if err != nil {
+		return Statement{}, err
+	}
+	st := Statement{Kind: kind, Predicate: data, Name: path.Base(p)}
+	switch {
+	case len(data) == 0:
+		st.Predicate = json.RawMessage("null")
+	case !json.Valid(data):
+		return st, fmt.Errorf("it is no JSON: %w", errdefs.ErrInvalidArgument)
+	}
+	return st, nil
 }
 
 // parseStatement reads a statement that somebody else made.

@@ -31,6 +31,8 @@ type Statement struct {
 	Subjects []Subject
 	// About says that Subjects are all that it is about.
 	About bool
+	// Aliases are further names of the outcome.
+	Aliases []string
 }
 
 // A Subject is what a statement is about.
@@ -57,7 +59,12 @@ const (
 func (s Statement) document(self []Subject) any {
 	about := append([]Subject{}, s.Subjects...) // [] in JSON, not null
 	if !s.About {
-		about = append(about, self...)
+		for _, subject := range self {
+			about = append(about, subject)
+			for _, name := range s.Aliases {
+				about = append(about, Subject{Name: name, Digest: subject.Digest})
+			}
+		}
 	}
 	return struct {
 		Type      string          `json:"_type"`

@@ -15,7 +15,6 @@ import (
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/identity"
 	"github.com/moby/buildkit/solver/pb"
-	"github.com/moby/buildkit/solver/result"
 	"github.com/moby/buildkit/util/apicaps"
 	capspb "github.com/moby/buildkit/util/apicaps/pb"
 	"github.com/moby/buildkit/util/grpcerrors"
@@ -345,51 +344,6 @@ func (b *bridge) answer(req *gwpb.ReturnRequest) (a answer, err error) {
 		}
 	}
 	return a, err
-}
-
-// promise tells the client what is to be stated of a result, by platforms.
-func (b *bridge) promise(all map[string][]dockerfile.Attestation) (map[string]*gwpb.Attestations, error) {
-	out := map[string]*gwpb.Attestations{}
-	for id, list := range all {
-		out[id] = &gwpb.Attestations{}
-		for _, a := range list {
-			ref, err := b.add(a.Definition)
-			if err != nil {
-				return nil, err
-			}
-			out[id].Attestation = append(out[id].Attestation, &gwpb.Attestation{
-				Kind: gwpb.AttestationKind_Bundle, Ref: ref, Path: a.Dir, InTotoPredicateType: a.Kind,
-				Metadata: map[string][]byte{result.AttestationReasonKey: []byte(result.AttestationReasonSBOM), result.AttestationSBOMCore: []byte(a.Core)},
-			})
-		}
-	}
-	return out, nil
-}
-
-// promised is the reverse of promise.
-func (b *bridge) promised(all map[string]*gwpb.Attestations) (map[string][]dockerfile.Attestation, error) {
-	var out map[string][]dockerfile.Attestation
-	for id, list := range all {
-		for _, a := range list.GetAttestation() {
-			if a.GetKind() != gwpb.AttestationKind_Bundle || len(a.GetInTotoSubjects()) > 0 {
-				return nil, errAttestations
-			}
-			def, err := b.definition(a.Ref.GetId())
-			if err != nil {
-				return nil, err
-			}
-			if def == nil {
-				return nil, fmt.Errorf("an attestation without a ref: %w", errdefs.ErrInvalidArgument)
-			}
-			if out == nil {
-				out = map[string][]dockerfile.Attestation{}
-			}
-			out[id] = append(out[id], dockerfile.Attestation{
-				Definition: def, Dir: a.Path, Kind: a.InTotoPredicateType, Core: string(a.Metadata[result.AttestationSBOMCore]),
-			})
-		}
-	}
-	return out, nil
 }
 
 // Evaluate implements gwpb.LLBBridgeServer.

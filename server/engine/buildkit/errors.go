@@ -18,8 +18,6 @@ import (
 	"github.com/teu-dev/teu/dockerfile"
 )
 
-var errAttestations = fmt.Errorf("attestations that a client makes are not taken: %w", errdefs.ErrNotImplemented)
-
 // outward gives err the form in which clients of BuildKit show where in the Dockerfile it comes from.
 func outward(err error) error {
 	var b *build.Error

@@ -1,0 +1,131 @@
+package buildkit
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/client/llb"
+	gateway "github.com/moby/buildkit/frontend/gateway/client"
+	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
+	"github.com/moby/buildkit/solver/result"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// TestClientAttestations: a client states of its result what it likes, without asking for a scan.
+func TestClientAttestations(t *testing.T) {
+	f := newFixture(t)
+	says := func(change func(*gateway.Attestation)) func(context.Context, gateway.Client) (*gateway.Result, error) {
+		return func(ctx context.Context, g gateway.Client) (*gateway.Result, error) {
+			res := gateway.NewResult()
+			res.SetRef(solved(ctx, t, g, llb.Scratch().File(llb.Mkfile("/file", 0o644, []byte("x")))))
+			ref := solved(ctx, t, g, llb.Scratch().File(llb.Mkfile("/a.json", 0o644, []byte(`{"ok":true}`)).Mkfile("/b.json", 0o644, nil).Mkfile("/bad", 0o644, []byte("{"))))
+			first := gateway.Attestation{Kind: gwpb.AttestationKind_InToto, Ref: ref, Path: "/a.json"}
+			first.InToto.PredicateType = "https://example.com/a"
+			first.InToto.Subjects = []result.InTotoSubject{{Kind: gwpb.InTotoSubjectKind_Self, Name: "alias"}}
+			second := gateway.Attestation{Kind: gwpb.AttestationKind_InToto, Ref: ref, Path: "/b.json", Metadata: map[string][]byte{result.AttestationInlineOnlyKey: []byte("true")}}
+			second.InToto.PredicateType = "https://example.com/b"
+			second.InToto.Subjects = []result.InTotoSubject{{Kind: gwpb.InTotoSubjectKind_Raw, Name: "thing", Digest: []digest.Digest{digest.FromString("thing")}}}
+			if change != nil {
+				change(&first)
+			}
+			res.AddAttestation("linux/amd64", first)
+			res.AddAttestation("linux/amd64", second)
+			res.AddMeta("refs.platforms", []byte(`{"Platforms":[{"ID":"linux/amd64","Platform":{"os":"linux","architecture":"amd64"}}]}`))
+			return res, nil
+		}
+	}
+	type statement struct {
+		Type    string `json:"_type"`
+		Kind    string `json:"predicateType"`
+		Subject []struct {
+			Name   string
+			Digest map[string]string
+		}
+		Predicate any
+	}
+	read := func(data []byte) (st statement) {
+		t.Helper()
+		if err := json.Unmarshal(data, &st); err != nil {
+			t.Fatal(err)
+		}
+		return st
+	}
+
+	dir := t.TempDir()
+	if _, err := f.client(t).Build(t.Context(), client.SolveOpt{Exports: []client.ExportEntry{{Type: "local", OutputDir: dir}}}, "", says(nil), nil); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "a.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, of := read(data), digest.FromString("x").Encoded()
+	if st.Type != "https://in-toto.io/Statement/v1" || st.Kind != "https://example.com/a" || len(st.Subject) != 2 ||
+		st.Subject[0].Name != "file" || st.Subject[1].Name != "alias" || st.Subject[1].Digest["sha256"] != of {
+		t.Errorf("of files: %s", data)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "b.json")); err == nil {
+		t.Error("what is for images only is beside files")
+	}
+
+	res, err := f.client(t).Build(t.Context(), client.SolveOpt{Exports: []client.ExportEntry{{Type: "image", Attrs: map[string]string{"name": "stated:1"}}}}, "", says(nil), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var index ocispec.Index
+	var manifest ocispec.Manifest
+	get := func(d digest.Digest, to any) []byte {
+		t.Helper()
+		b, err := os.ReadFile(f.store.Content.Path(d))
+		if err == nil && to != nil {
+			err = json.Unmarshal(b, to)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	var target ocispec.Descriptor
+	names, _ := filepath.Glob(f.store.Root() + "/content/blobs/sha256/*")
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		var ix ocispec.Index
+		if err == nil && json.Unmarshal(b, &ix) == nil && ix.MediaType == ocispec.MediaTypeImageIndex {
+			index, target.Digest = ix, digest.FromBytes(b)
+		}
+	}
+	if target.Digest == "" || len(index.Manifests) != 2 {
+		t.Fatalf("no index of two: %v, %v", res.ExporterResponse, names)
+	}
+	get(index.Manifests[1].Digest, &manifest)
+	if len(manifest.Layers) != 2 {
+		t.Fatalf("statements: %v", manifest)
+	}
+	if st := read(get(manifest.Layers[0].Digest, nil)); st.Kind != "https://example.com/a" || len(st.Subject) != 2 || st.Subject[0].Digest["sha256"] != index.Manifests[0].Digest.Encoded() {
+		t.Errorf("of the image: %v", st)
+	}
+	if st := read(get(manifest.Layers[1].Digest, nil)); len(st.Subject) != 1 || st.Subject[0].Name != "thing" || st.Predicate != nil {
+		t.Errorf("of a thing: %v", st)
+	}
+
+	for name, c := range map[string]struct {
+		change func(*gateway.Attestation)
+		want   string
+	}{
+		"no JSON":     {func(a *gateway.Attestation) { a.Path = "/bad" }, "no JSON"},
+		"no file":     {func(a *gateway.Attestation) { a.Path = "/none" }, "no such file"},
+		"no type":     {func(a *gateway.Attestation) { a.InToto.PredicateType = "" }, "makes no sense"},
+		"a directory": {func(a *gateway.Attestation) { a.Path = "/" }, "not a regular file"},
+	} {
+		_, err := f.client(t).Build(t.Context(), client.SolveOpt{Exports: []client.ExportEntry{{Type: "local", OutputDir: t.TempDir()}}}, "", says(c.change), nil)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
