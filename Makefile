@@ -7,6 +7,8 @@ KEEPER  := cmd/teu/teu-keeper
 OUTLET  := cmd/teu/teu-outlet.zst
 WHOLE   := cmd/teu/teu-whole.zst
 PORTER  := cmd/teu/teu-porter.zst
+# Runs on this machine also where GOARCH names another.
+PACK    := GOARCH= $(GO) run ./cmd/teu/pack
 # Sources that the binaries are made of; go itself decides what to compile anew.
 .PHONY: help build keeper outlet setup quickstart test test-root lint fuzz bench soak clean
 
@@ -15,9 +17,9 @@ help: ## list the targets
 
 build: keeper outlet ## bin/teu, static and reproducible
 	$(BUILD) -o bin/teu-whole ./cmd/teu
-	@[ $(WHOLE) -nt bin/teu-whole ] || $(GO) run ./cmd/teu/pack bin/teu-whole $(WHOLE)
+	@[ $(WHOLE) -nt bin/teu-whole ] || $(PACK) bin/teu-whole $(WHOLE)
 	$(BUILD) -ldflags='-s -w -E teu_slack' -tags porter -o bin/teu-porter ./cmd/teu
-	@[ $(PORTER) -nt bin/teu-porter ] || $(GO) run ./cmd/teu/pack bin/teu-porter $(PORTER)
+	@[ $(PORTER) -nt bin/teu-porter ] || $(PACK) bin/teu-porter $(PORTER)
 	$(BUILD) -ldflags='-s -w -E teu_slack' -tags front -o bin/teu-front ./cmd/teu
 	@[ bin/teu -nt bin/teu-front ] || { dd if=bin/teu-front of=bin/teu.new bs=4M status=none && chmod 755 bin/teu.new && mv -f bin/teu.new bin/teu; }
 # The linker writes a program page by page, and so the kernel keeps it in single pages. Of a file that was written in large
@@ -28,7 +30,7 @@ keeper: # the supervisor that bin/teu carries inside
 
 outlet: # the way out of users' networks, likewise
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags='-s -w -buildid=' -o bin/teu-outlet ./cmd/teu-outlet
-	@[ $(OUTLET) -nt bin/teu-outlet ] || $(GO) run ./cmd/teu/pack bin/teu-outlet $(OUTLET)
+	@[ $(OUTLET) -nt bin/teu-outlet ] || $(PACK) bin/teu-outlet $(OUTLET)
 
 setup: # the Debian packages that tests and benchmarks use
 	@test/setup.sh
@@ -45,6 +47,7 @@ test-root: keeper outlet ## unit and root tests without the end-to-end scripts
 lint: build ## gofmt, vet, staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
 	$(GO) vet ./... && $(GO) vet -tags front ./cmd/teu && $(GO) vet -tags porter ./cmd/teu
+	GOARCH=arm64 $(GO) vet ./... && GOARCH=arm64 $(GO) vet -tags front ./cmd/teu
 	$(GO) tool staticcheck ./...
 	@! $(GO) list -deps -tags front ./cmd/teu | grep -E '^(net/http|crypto/tls|github.com/moby/buildkit/.*|google.golang.org/grpc)$$' || { echo "the front of teu links what only its whole may"; exit 1; }
 	@! $(GO) list -deps -tags porter ./cmd/teu | grep -E '^(github.com/moby/buildkit/.*|google.golang.org/.*|github.com/minio/.*)$$' || { echo "the porter of teu links what only its whole may"; exit 1; }

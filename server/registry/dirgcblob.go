@@ -71,7 +71,7 @@ func (c *collector) unlinkBlobs(ctx context.Context, repo, dir string, names []s
 		defer unlockBlobs()
 	}
 	for _, name := range names {
-		st, removed, err := c.unlink(filepath.Join(dir, name))
+		st, links, removed, err := c.unlink(filepath.Join(dir, name))
 		if err != nil {
 			return err
 		}
@@ -79,7 +79,7 @@ func (c *collector) unlinkBlobs(ctx context.Context, repo, dir string, names []s
 			continue
 		}
 		c.report.RemovedLinks++
-		if st.Nlink <= 1 { // it was not in blobs/
+		if links <= 1 { // it was not in blobs/
 			c.report.RemovedBlobs++
 			c.report.Bytes += st.Size
 		}
@@ -87,28 +87,30 @@ func (c *collector) unlinkBlobs(ctx context.Context, repo, dir string, names []s
 	return c.pace.did(ctx, 10*len(names))
 }
 
-// unlink removes a file that is old. The Nlink of the result counts the links there were, or
-// would have been in a run that is not dry.
-func (c *collector) unlink(path string) (st unix.Stat_t, removed bool, err error) {
+// unlink removes a file that is old, and tells how many links it had.
+func (c *collector) unlink(path string) (st unix.Stat_t, links uint64, removed bool, err error) {
 	st, err = lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return st, false, nil
+		return st, 0, false, nil
 	}
 	if err != nil {
-		return st, false, err
+		return st, 0, false, err
 	}
 	if !changed(&st).Before(c.cut) {
 		c.report.Fresh++
-		return st, false, nil
+		return st, 0, false, nil
 	}
+	links = c.links(&st)
 	if c.o.DryRun {
-		st.Nlink -= c.gone[st.Ino]
 		c.gone[st.Ino]++
-		return st, true, nil
+		return st, links, true, nil
 	}
 	err = os.Remove(path)
-	return st, err == nil, err
+	return st, links, err == nil, err
 }
+
+// links is how many links a file has, or would have in a run that is not dry.
+func (c *collector) links(st *unix.Stat_t) uint64 { return uint64(st.Nlink) - c.gone[st.Ino] }
 
 // sweepShared removes the files in blobs/ that are in no repository. Should a push link one
 // in that moment it has the bytes, and only the sharing is lost.
@@ -144,7 +146,7 @@ func (c *collector) sweepOne(path string) error {
 	if err != nil {
 		return err
 	}
-	if st.Nlink-c.gone[st.Ino] > 1 || st.Mode&unix.S_IFMT != unix.S_IFREG {
+	if c.links(&st) > 1 || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil
 	}
 	if !c.o.DryRun {
