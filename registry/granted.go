@@ -14,7 +14,7 @@ func (c *Client) CheckCredential(ctx context.Context, domain string, cred Creden
 
 // Granted is a keychain with just these credentials, by domain ("docker.io"), and none
 // from files and helpers: of clients that send theirs with every request.
-func Granted(credentials map[string]Credential) authn.Keychain { return granted(credentials) }
+func Granted(credentials map[string]Credential) Keychain { return granted(credentials) }
 
 type granted map[string]Credential
 
@@ -28,8 +28,11 @@ func (g granted) Resolve(r authn.Resource) (authn.Authenticator, error) {
 }
 
 // Asked is a keychain that asks f for credentials by domain ("docker.io"): of clients that give theirs when
-// they are needed. The zero Credential stands for none.
-func Asked(f func(ctx context.Context, domain string) (Credential, error)) authn.Keychain {
+// they are needed. The zero Credential stands for none, and so does f if it is nil.
+func Asked(f func(ctx context.Context, domain string) (Credential, error)) Keychain {
+	if f == nil {
+		return Granted(nil)
+	}
 	return asked(f)
 }
 

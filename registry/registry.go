@@ -27,6 +27,9 @@ import (
 	"github.com/teu-dev/teu/cache/content"
 )
 
+// A Keychain gives the credentials for a registry.
+type Keychain = authn.Keychain
+
 // Options change how a Client works. The zero value is what docker does.
 type Options struct {
 	// Insecure lists registries that may be reached over unverified TLS or plain HTTP:
@@ -39,7 +42,7 @@ type Options struct {
 	// speaks of it: "https://mirror.example".
 	Mirrors []string
 	// Keychain gives credentials; nil means docker's config.json and its helpers.
-	Keychain authn.Keychain
+	Keychain Keychain
 	// UserAgent is sent with every request.
 	UserAgent string
 	// ChunkSize splits uploads into pieces of so many bytes; 0 sends each blob as one stream.

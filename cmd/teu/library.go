@@ -9,20 +9,23 @@ import (
 
 	"github.com/distribution/reference"
 
+	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cache/library"
 	"github.com/teu-dev/teu/registry"
 )
 
 // library returns the images of this machine.
-func (a *app) library() (*library.Library, error) { return a.libraryWith(a.registry()) }
-
-// libraryWith returns the images of this machine, and reaches registries by client.
-func (a *app) libraryWith(client *registry.Client) (*library.Library, error) {
+func (a *app) library() (*library.Library, error) {
 	store, err := a.store()
 	if err != nil {
 		return nil, err
 	}
-	return &library.Library{Store: store, Registry: client, Containers: a.imageUsers, Tell: a.tellImage, Change: changeConfig}, nil
+	return a.libraryWith(store, a.registry()), nil
+}
+
+// libraryWith returns the images of store, and reaches registries by client.
+func (a *app) libraryWith(store *cache.Store, client *registry.Client) *library.Library {
+	return &library.Library{Store: store, Registry: client, Containers: a.imageUsers, Tell: a.tellImage, Change: changeConfig}
 }
 
 // tellImage adds an event of an image to the journal, with its labels as docker does.
@@ -41,11 +44,7 @@ func (a *app) imageUsers(ctx context.Context) ([]library.Container, error) {
 	}
 	var list []library.Container
 	for _, c := range all {
-		s := c.State.Status
-		one := library.Container{
-			ID: c.ID, Name: c.Name, Image: c.ImageID,
-			Running: s.GoesOn(),
-		}
+		one := library.Container{ID: c.ID, Name: c.Name, Image: c.ImageID, Running: c.State.Status.GoesOn()}
 		list = append(list, one)
 		for _, m := range c.Mounts {
 			if one.Image = m.ImageID; one.Image != "" {
@@ -76,13 +75,20 @@ func (a *app) completeTag(ref reference.Named, quiet bool) reference.Named {
 	return ref
 }
 
-// wholeParts are those of an app that only the whole of teu has.
+// wholeParts are those of an app that the front does not have.
 type wholeParts struct{ client *registry.Client }
 
 // registry returns the client of registries.
 func (a *app) registry() *registry.Client {
 	if a.whole.client == nil {
-		a.whole.client = registry.New(registry.Options{Insecure: a.config.InsecureRegistries, Mirrors: a.config.RegistryMirrors, UserAgent: "teu/" + version()})
+		a.whole.client = a.registryWith(nil)
 	}
 	return a.whole.client
+}
+
+// registryWith returns a client that has the credentials of keys; nil: those of docker's config.json.
+func (a *app) registryWith(keys registry.Keychain) *registry.Client {
+	return registry.New(registry.Options{
+		Insecure: a.config.InsecureRegistries, Mirrors: a.config.RegistryMirrors, UserAgent: "teu/" + version(), Keychain: keys,
+	})
 }

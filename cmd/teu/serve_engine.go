@@ -22,8 +22,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/teu-dev/teu/build"
-	"github.com/teu-dev/teu/cache"
+	"github.com/teu-dev/teu/cache/library"
 	"github.com/teu-dev/teu/registry"
 	"github.com/teu-dev/teu/server"
 	"github.com/teu-dev/teu/server/engine"
@@ -73,7 +72,8 @@ func serveEngine(ctx context.Context, a *app, o serveEngineOptions) error {
 	if len(o.hosts) == 0 {
 		o.hosts = []string{"unix://" + a.engineSocket()}
 	}
-	if _, err := a.store(); err != nil { // before there are several goroutines
+	api, err := a.engineAPI()
+	if err != nil {
 		return err
 	}
 	a.engine().Remember()
@@ -90,7 +90,6 @@ func serveEngine(ctx context.Context, a *app, o serveEngineOptions) error {
 		}
 		doors = append(doors, more...)
 	}
-	api := a.engineAPI()
 	// Unlike the commands, a server stays. Its heap is about 1 MB: with less, each exec is a collection of its
 	// own. What it has grown by goes when the server rests.
 	debug.SetGCPercent(200)
@@ -116,10 +115,18 @@ func serveEngine(ctx context.Context, a *app, o serveEngineOptions) error {
 	return errors.Join(errs...)
 }
 
-func (a *app) engineAPI() *engine.Server {
+func (a *app) engineAPI() (*engine.Server, error) {
+	store, err := a.store()
+	if err != nil {
+		return nil, err
+	}
 	return engine.New(engine.Options{
-		Backend: &engineBackend{a}, Version: version(), Root: a.root, Debug: a.debug, Log: slog.Default(), InjectCDI: a.injectCDI, CDI: a.listCDI,
-	})
+		Containers: a.engine(), Store: store,
+		Registry: a.registryWith,
+		Images:   func(c *registry.Client) *library.Library { return a.libraryWith(store, c) },
+		Builder:  a.builderWith,
+		Version:  version(), Root: a.root, Debug: a.debug, Log: slog.Default(), InjectCDI: a.injectCDI, CDI: a.listCDI,
+	}), nil
 }
 
 // engineDrain is how long a build or a pull may take to end when the server does.
@@ -270,37 +277,4 @@ func inheritedDoors(o serveEngineOptions) ([]door, error) {
 		doors = append(doors, d)
 	}
 	return doors, nil
-}
-
-// engineBackend gives the API what the commands use.
-type engineBackend struct{ a *app }
-
-func (b *engineBackend) Containers() engine.Containers { return b.a.engine() }
-func (b *engineBackend) Store() (*cache.Store, error)  { return b.a.store() }
-
-func (b *engineBackend) Registry(credentials map[string]registry.Credential) *registry.Client {
-	o := b.registryOptions()
-	o.Keychain = registry.Granted(credentials)
-	return registry.New(o)
-}
-
-func (b *engineBackend) RegistryAsking(ask func(context.Context, string) (registry.Credential, error)) *registry.Client {
-	if ask == nil {
-		return b.Registry(nil)
-	}
-	o := b.registryOptions()
-	o.Keychain = registry.Asked(ask)
-	return registry.New(o)
-}
-
-func (b *engineBackend) registryOptions() registry.Options {
-	return registry.Options{Insecure: b.a.config.InsecureRegistries, Mirrors: b.a.config.RegistryMirrors, UserAgent: "teu/" + version()}
-}
-
-func (b *engineBackend) Images(client *registry.Client) (engine.Images, error) {
-	return b.a.libraryWith(client)
-}
-
-func (b *engineBackend) Builder(client *registry.Client) (*build.Builder, error) {
-	return b.a.builderWith(client)
 }

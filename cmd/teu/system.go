@@ -362,7 +362,10 @@ func newInfoCommand(a *app) *cobra.Command {
 		Example: "  teu info\n  teu info --format '{{.Containers}}'",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			api := a.engineAPI() // what docker's clients are told
+			api, err := a.engineAPI() // what docker's clients are told
+			if err != nil {
+				return err
+			}
 			defer api.Close()
 			info, err := api.Info(cmd.Context())
 			if err != nil {

@@ -38,7 +38,7 @@ func (s *Server) statArchive(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	st, err := s.Backend.Containers().StatPath(r.Context(), r.name, path)
+	st, err := s.Containers.StatPath(r.Context(), r.name, path)
 	if err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func (s *Server) getArchive(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	rc, st, err := s.Backend.Containers().CopyFrom(r.Context(), r.name, path)
+	rc, st, err := s.Containers.CopyFrom(r.Context(), r.name, path)
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (s *Server) putArchive(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	o := runner.CopyToOptions{NoOverwriteDirNonDir: r.flag("noOverwriteDirNonDir"), CopyUIDGID: r.flag("copyUIDGID")}
-	if err := s.Backend.Containers().CopyTo(r.Context(), r.name, path, r.Body, o); err != nil {
+	if err := s.Containers.CopyTo(r.Context(), r.name, path, r.Body, o); err != nil {
 		return err
 	}
 	// What fills up an archive behind its end is read too: what a connection still holds when it is closed is a
@@ -106,7 +106,7 @@ func (c *counted) Write(b []byte) (int, error) {
 func (s *Server) export(w http.ResponseWriter, r *request) error {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	out := &counted{Writer: w}
-	err := s.Backend.Containers().Export(r.Context(), r.name, out)
+	err := s.Containers.Export(r.Context(), r.name, out)
 	if out.n > 0 {
 		return broken(err)
 	}
@@ -114,7 +114,7 @@ func (s *Server) export(w http.ResponseWriter, r *request) error {
 }
 
 func (s *Server) changes(w http.ResponseWriter, r *request) error {
-	list, err := s.Backend.Containers().Changes(r.Context(), r.name)
+	list, err := s.Containers.Changes(r.Context(), r.name)
 	if err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ func (s *Server) commit(w http.ResponseWriter, r *request) error {
 	if o.Config, err = commitConfig(&body); err != nil {
 		return err
 	}
-	id, err := s.Backend.Containers().Commit(r.Context(), r.param("container"), o)
+	id, err := s.Containers.Commit(r.Context(), r.param("container"), o)
 	if err != nil {
 		return err
 	}

@@ -62,7 +62,7 @@ func (s *Server) attachable(r *request) (c *runner.Container, keys []byte, err e
 	if keys, err = runner.ParseDetachKeys(r.param("detachKeys")); err != nil {
 		return nil, nil, err
 	}
-	if c, err = s.Backend.Containers().Get(r.Context(), r.name); err != nil {
+	if c, err = s.Containers.Get(r.Context(), r.name); err != nil {
 		return nil, nil, err
 	}
 	switch c.State.Status {
@@ -88,7 +88,7 @@ func (s *Server) attached(r *request, c *runner.Container, cl *client, v convers
 	defer cancel()
 	o := attachStreams(r, c)
 	if r.flag("logs") {
-		err := s.Backend.Containers().Logs(ctx, c.ID, runner.LogOptions{Tail: -1}, v.out.logs(streamStdout), v.out.logs(streamStderr))
+		err := s.Containers.Logs(ctx, c.ID, runner.LogOptions{Tail: -1}, v.out.logs(streamStdout), v.out.logs(streamStderr))
 		if err != nil {
 			return
 		}
@@ -110,7 +110,7 @@ func (s *Server) attached(r *request, c *runner.Container, cl *client, v convers
 
 // join connects a client to a container that runs.
 func (s *Server) join(ctx context.Context, c *runner.Container, o keeper.AttachOptions, v conversation) {
-	session, err := s.Backend.Containers().Attach(ctx, c.ID, o)
+	session, err := s.Containers.Attach(ctx, c.ID, o)
 	if err != nil {
 		return // it has just ended
 	}
@@ -155,7 +155,7 @@ func (s *Server) awaitStart(ctx context.Context, c *runner.Container, cl *client
 		if ctx.Err() != nil {
 			return
 		}
-		now, err := s.Backend.Containers().Get(ctx, c.ID)
+		now, err := s.Containers.Get(ctx, c.ID)
 		if errdefs.IsNotFound(err) {
 			return
 		}

@@ -25,7 +25,7 @@ func (s *Server) auth(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	cred := credential(body)
-	identity, err := s.Backend.Registry(map[string]registry.Credential{}).CheckCredential(r.Context(), body.ServerAddress, cred)
+	identity, err := s.Registry(registry.Granted(nil)).CheckCredential(r.Context(), body.ServerAddress, cred)
 	if errdefs.IsUnavailable(err) {
 		return err
 	}
@@ -67,7 +67,7 @@ func decodeAuth(text string, v any) bool {
 
 // credentials reads X-Registry-Auth, which is for the registry of ref. The credentials
 // of the server's own user are never used: its clients are not he.
-func credentials(r *request, ref reference.Named) map[string]registry.Credential {
+func credentials(r *request, ref reference.Named) registry.Keychain {
 	all := map[string]registry.Credential{}
 	var a dockerregistry.AuthConfig
 	if ref != nil && decodeAuth(r.Header.Get(dockerregistry.AuthHeader), &a) {
@@ -75,11 +75,11 @@ func credentials(r *request, ref reference.Named) map[string]registry.Credential
 			all[reference.Domain(ref)] = c
 		}
 	}
-	return all
+	return registry.Granted(all)
 }
 
 // buildCredentials reads X-Registry-Config: credentials by server.
-func buildCredentials(r *request) map[string]registry.Credential {
+func buildCredentials(r *request) registry.Keychain {
 	all := map[string]registry.Credential{}
 	var byServer map[string]dockerregistry.AuthConfig
 	if decodeAuth(r.Header.Get("X-Registry-Config"), &byServer) {
@@ -87,7 +87,7 @@ func buildCredentials(r *request) map[string]registry.Credential {
 			all[registry.Domain(server)] = credential(a)
 		}
 	}
-	return all
+	return registry.Granted(all)
 }
 
 // distribution answers GET /distribution/NAME/json: what a registry has under a name.
@@ -97,7 +97,7 @@ func (s *Server) distribution(w http.ResponseWriter, r *request) error {
 		return invalid("invalid reference format: %s", err)
 	}
 	ref = reference.TagNameOnly(ref)
-	repo, err := s.Backend.Registry(credentials(r, ref)).Repository(ref)
+	repo, err := s.Registry(credentials(r, ref)).Repository(ref)
 	if err != nil {
 		return err
 	}

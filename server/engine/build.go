@@ -23,6 +23,7 @@ import (
 	"github.com/teu-dev/teu/build/solver"
 	"github.com/teu-dev/teu/cache/listing"
 	"github.com/teu-dev/teu/dockerfile"
+	"github.com/teu-dev/teu/registry"
 )
 
 // cancellable returns the context of a build, which POST /build/cancel ends too if the client gave the build an
@@ -61,7 +62,7 @@ func (s *Server) build(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	b, err := s.Backend.Builder(s.Backend.Registry(buildCredentials(r)))
+	b, err := s.Builder(s.Registry(buildCredentials(r)))
 	if err != nil {
 		return err
 	}
@@ -311,7 +312,7 @@ func (s *Server) pruneBuild(w http.ResponseWriter, r *request) error {
 			anyOf(filters, "shared", func(v string) bool { return e.Shared == wished(v) }) &&
 			anyOf(filters, "private", func(v string) bool { return e.Shared != wished(v) })
 	}
-	b, err := s.Backend.Builder(s.Backend.Registry(nil))
+	b, err := s.Builder(s.Registry(registry.Granted(nil)))
 	if err != nil {
 		return err
 	}
@@ -324,6 +325,6 @@ func (s *Server) pruneBuild(w http.ResponseWriter, r *request) error {
 		report.CachesDeleted = append(report.CachesDeleted, e.ID)
 		report.SpaceReclaimed += uint64(max(e.Size, 0))
 	}
-	s.Backend.Containers().TellPruned("builder", int64(report.SpaceReclaimed))
+	s.Containers.TellPruned("builder", int64(report.SpaceReclaimed))
 	return writeJSON(w, http.StatusOK, report)
 }

@@ -19,7 +19,7 @@ func (s *Server) newBuildKit() func() (*buildkit.Server, error) {
 	return sync.OnceValues(func() (*buildkit.Server, error) {
 		return buildkit.New(buildkit.Options{
 			Builder: func(ask func(context.Context, string) (registry.Credential, error)) (*build.Builder, error) {
-				return s.Backend.Builder(s.Backend.RegistryAsking(ask))
+				return s.Builder(s.Registry(registry.Asked(ask)))
 			},
 			Gateway: s.stepGateway,
 			Root:    s.Root,
@@ -30,7 +30,7 @@ func (s *Server) newBuildKit() func() (*buildkit.Server, error) {
 
 // stepGateway returns the address of this machine in the network of builds, which is the default one.
 func (s *Server) stepGateway(ctx context.Context) (netip.Addr, error) {
-	n, err := s.Backend.Containers().InspectNetwork(ctx, "bridge")
+	n, err := s.Containers.InspectNetwork(ctx, "bridge")
 	if err != nil {
 		return netip.Addr{}, err
 	}

@@ -63,7 +63,7 @@ func (s *Server) stopContainer(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	c, err := s.Backend.Containers().Get(r.Context(), r.name)
+	c, err := s.Containers.Get(r.Context(), r.name)
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (s *Server) stopContainer(w http.ResponseWriter, r *request) error {
 		return worded(errdefs.ErrNotModified, "container is already stopped")
 	}
 	// What has begun is brought to its end, whether or not the client waits for it.
-	if err := s.Backend.Containers().Stop(context.WithoutCancel(r.Context()), c.ID, o); err != nil {
+	if err := s.Containers.Stop(context.WithoutCancel(r.Context()), c.ID, o); err != nil {
 		return err
 	}
 	return noContent(w)
@@ -82,28 +82,28 @@ func (s *Server) restartContainer(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.Backend.Containers().Restart(context.WithoutCancel(r.Context()), r.name, o); err != nil {
+	if err := s.Containers.Restart(context.WithoutCancel(r.Context()), r.name, o); err != nil {
 		return err
 	}
 	return noContent(w)
 }
 
 func (s *Server) killContainer(w http.ResponseWriter, r *request) error {
-	if err := s.Backend.Containers().Kill(r.Context(), r.name, r.param("signal")); err != nil {
+	if err := s.Containers.Kill(r.Context(), r.name, r.param("signal")); err != nil {
 		return err
 	}
 	return noContent(w)
 }
 
 func (s *Server) pauseContainer(w http.ResponseWriter, r *request) error {
-	if err := s.Backend.Containers().Pause(r.Context(), r.name); err != nil {
+	if err := s.Containers.Pause(r.Context(), r.name); err != nil {
 		return err
 	}
 	return noContent(w)
 }
 
 func (s *Server) unpauseContainer(w http.ResponseWriter, r *request) error {
-	if err := s.Backend.Containers().Unpause(r.Context(), r.name); err != nil {
+	if err := s.Containers.Unpause(r.Context(), r.name); err != nil {
 		return err
 	}
 	return noContent(w)
@@ -114,7 +114,7 @@ func (s *Server) rename(w http.ResponseWriter, r *request) error {
 	if name == "" {
 		return invalid("Neither old nor new names may be empty")
 	}
-	if err := s.Backend.Containers().Rename(r.Context(), r.name, name); err != nil {
+	if err := s.Containers.Rename(r.Context(), r.name, name); err != nil {
 		return err
 	}
 	return noContent(w)
@@ -125,7 +125,7 @@ func (s *Server) removeContainer(w http.ResponseWriter, r *request) error {
 		return notImplemented("removing links")
 	}
 	o := runner.RemoveOptions{Force: r.flag("force"), Volumes: r.flag("v")}
-	if err := s.Backend.Containers().Remove(r.Context(), r.name, o); err != nil {
+	if err := s.Containers.Remove(r.Context(), r.name, o); err != nil {
 		return err
 	}
 	return noContent(w)
@@ -136,7 +136,7 @@ func (s *Server) pruneContainers(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	ids, size, err := s.Backend.Containers().Prune(r.Context(), runner.PruneOptions{Filters: filters})
+	ids, size, err := s.Containers.Prune(r.Context(), runner.PruneOptions{Filters: filters})
 	if err != nil {
 		return err
 	}
@@ -169,7 +169,7 @@ func (s *Server) update(w http.ResponseWriter, r *request) error {
 		}
 		o.Restart = &keeper.RestartPolicy{Name: string(body.RestartPolicy.Name), MaxRetries: body.RestartPolicy.MaximumRetryCount}
 	}
-	warnings, err := s.Backend.Containers().Update(r.Context(), r.name, o)
+	warnings, err := s.Containers.Update(r.Context(), r.name, o)
 	if err != nil {
 		return err
 	}
@@ -186,8 +186,7 @@ func (s *Server) wait(w http.ResponseWriter, r *request) error {
 	if condition != container.WaitConditionNotRunning && condition != container.WaitConditionNextExit && condition != container.WaitConditionRemoved {
 		return invalid("invalid condition: %q", condition)
 	}
-	engine := s.Backend.Containers()
-	c, err := engine.Get(r.Context(), r.name)
+	c, err := s.Containers.Get(r.Context(), r.name)
 	if err != nil {
 		return err
 	}
@@ -234,7 +233,7 @@ func (s *Server) resize(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	return s.Backend.Containers().Resize(r.Context(), r.name, columns, rows)
+	return s.Containers.Resize(r.Context(), r.name, columns, rows)
 }
 
 // size reads h and w, of a terminal in characters.
@@ -257,7 +256,7 @@ func (s *Server) top(w http.ResponseWriter, r *request) error {
 	if len(args) == 0 {
 		args = []string{"-ef"}
 	}
-	titles, rows, err := s.Backend.Containers().Top(r.Context(), r.name, args)
+	titles, rows, err := s.Containers.Top(r.Context(), r.name, args)
 	if err != nil {
 		return err
 	}

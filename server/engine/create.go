@@ -69,7 +69,7 @@ func (s *Server) createContainer(w http.ResponseWriter, r *request) error {
 	if name == "" && r.param("name") != "" {
 		return invalid("Invalid container name (/), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
 	}
-	c, err := s.Backend.Containers().Create(r.Context(), name, o)
+	c, err := s.Containers.Create(r.Context(), name, o)
 	if errdefs.IsNotFound(err) && !errors.Is(err, runner.ErrPlatform) {
 		if s.imageMissing(r, o.Image) {
 			return worded(errdefs.ErrNotFound, "No such image: %s", runner.WithTag(o.Image))
@@ -105,11 +105,7 @@ func olderVersion(b *createRequest, v version) error {
 }
 
 func (s *Server) imageMissing(r *request, name string) bool {
-	store, err := s.Backend.Store()
-	if err != nil {
-		return false
-	}
-	_, err = store.Lookup(r.Context(), name)
+	_, err := s.Store.Lookup(r.Context(), name)
 	return errdefs.IsNotFound(err)
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/moby/moby/api/types/volume"
 
 	core "github.com/teu-dev/teu/build"
+	"github.com/teu-dev/teu/registry"
 )
 
 // usage is what system/df tells, before it takes the form of a version.
@@ -34,14 +35,14 @@ func (s *Server) usage(r *request) (u usage, err error) {
 		}
 	}
 	if wanted(r, "container") {
-		all, err := s.Backend.Containers().List(r.Context())
+		all, err := s.Containers.List(r.Context())
 		if err != nil {
 			return u, err
 		}
-		for i, in := range s.Backend.Containers().NetworkSettings(all...) {
+		for i, in := range s.Containers.NetworkSettings(all...) {
 			c := all[i]
 			one := s.summary(r, c, in)
-			one.SizeRw, one.SizeRootFs = s.Backend.Containers().RootSizes(c.ID)
+			one.SizeRw, one.SizeRootFs = s.Containers.RootSizes(c.ID)
 			u.containers = append(u.containers, one)
 		}
 	}
@@ -57,10 +58,7 @@ func (s *Server) usage(r *request) (u usage, err error) {
 }
 
 func (s *Server) imageUsage(r *request, u *usage) error {
-	images, err := s.images(r, nil)
-	if err != nil {
-		return err
-	}
+	images := s.Images(nil)
 	all, err := images.Usage(r.Context())
 	if err != nil {
 		return err
@@ -74,35 +72,30 @@ func (s *Server) imageUsage(r *request, u *usage) error {
 		one.Containers, one.SharedSize = int64(len(users[i.ID])), i.Shared
 		u.images = append(u.images, one)
 	}
-	store, err := s.Backend.Store()
-	if err != nil {
-		return err
-	}
-	du, err := store.DiskUsage(r.Context())
+	du, err := s.Store.DiskUsage(r.Context())
 	u.imageBytes, u.unusedBytes = du.Images, du.Unused
 	return err
 }
 
 func (s *Server) volumeUsage(u *usage) error {
-	engine := s.Backend.Containers()
-	all, err := engine.Volumes(nil)
+	all, err := s.Containers.Volumes(nil)
 	if err != nil {
 		return err
 	}
-	users, err := engine.VolumeUsers()
+	users, err := s.Containers.VolumeUsers()
 	if err != nil {
 		return err
 	}
 	for _, v := range all {
 		one := volumeOf(v)
-		one.UsageData = &volume.UsageData{RefCount: int64(len(users[v.Name])), Size: engine.VolumeSize(v.Name)}
+		one.UsageData = &volume.UsageData{RefCount: int64(len(users[v.Name])), Size: s.Containers.VolumeSize(v.Name)}
 		u.volumes = append(u.volumes, one)
 	}
 	return nil
 }
 
 func (s *Server) cacheRecords(ctx context.Context) (list []build.CacheRecord, err error) {
-	b, err := s.Backend.Builder(s.Backend.Registry(nil))
+	b, err := s.Builder(s.Registry(registry.Granted(nil)))
 	if err != nil {
 		return nil, err
 	}

@@ -17,20 +17,30 @@ import (
 	"sync"
 	"time"
 
+	"github.com/teu-dev/teu/build"
+	"github.com/teu-dev/teu/cache"
+	"github.com/teu-dev/teu/cache/library"
+	"github.com/teu-dev/teu/registry"
 	"github.com/teu-dev/teu/runner"
 	"github.com/teu-dev/teu/server/engine/buildkit"
 )
 
-// Options are what a Server works with. All of Backend is required.
+// Options are what a Server works with: the core, all of which is required, and what it tells of itself.
 type Options struct {
-	Backend Backend
+	Containers *runner.Engine
+	Store      *cache.Store
+	// Registry returns a client of registries that has the credentials of keys.
+	Registry func(keys registry.Keychain) *registry.Client
+	// Images returns the images of this machine, pulled and pushed by such a client; nil
+	// will do for what needs none.
+	Images func(*registry.Client) *library.Library
+	// Builder returns a builder that pulls with such a client.
+	Builder func(*registry.Client) (*build.Builder, error)
+
 	Version string // of teu
-	Commit  string
-	// Root is the directory of the store, told by GET /info.
-	Root string
-	// Experimental, Debug are told by GET /info only.
-	Debug bool
-	Log   *slog.Logger
+	Root    string // directory of the store, told by GET /info
+	Debug   bool   // told by GET /info
+	Log     *slog.Logger
 	// InjectCDI gives a container what its devices with CDI names need; nil: there are none.
 	InjectCDI func(*runner.Options) error
 	// CDI tells where devices with CDI names are looked up, and the names there are; nil: there are none.
@@ -55,7 +65,7 @@ type Server struct {
 	streaming sync.WaitGroup // sessions that outlive the request that made them
 }
 
-// New returns the API over a backend.
+// New returns the API.
 func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

@@ -32,7 +32,7 @@ func (s *Server) createExec(w http.ResponseWriter, r *request) error {
 	if size := body.ConsoleSize; size != nil && r.version >= 42 {
 		o.Rows, o.Columns = uint16(size[0]), uint16(size[1])
 	}
-	id, err := s.Backend.Containers().ExecCreate(r.Context(), r.name, o, body.DetachKeys)
+	id, err := s.Containers.ExecCreate(r.Context(), r.name, o, body.DetachKeys)
 	if err != nil {
 		return err
 	}
@@ -47,8 +47,7 @@ func (s *Server) startExec(w http.ResponseWriter, r *request) error {
 	if err := r.decode(&body); err != nil {
 		return err
 	}
-	engine := s.Backend.Containers()
-	info, err := engine.ExecInspect(r.Context(), r.name)
+	info, err := s.Containers.ExecInspect(r.Context(), r.name)
 	if err != nil {
 		return err
 	}
@@ -63,7 +62,7 @@ func (s *Server) startExec(w http.ResponseWriter, r *request) error {
 		}
 		o.Rows, o.Columns = uint16(size[0]), uint16(size[1])
 	}
-	x, err := engine.ExecStart(context.WithoutCancel(r.Context()), r.name, o)
+	x, err := s.Containers.ExecStart(context.WithoutCancel(r.Context()), r.name, o)
 	var launch *keeper.LaunchError
 	if errors.As(err, &launch) && !body.Detach {
 		return sayInstead(w, r, body.Tty, err)
@@ -171,7 +170,7 @@ func (s *Server) resizeExec(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	return s.Backend.Containers().ExecResize(r.Context(), r.name, columns, rows)
+	return s.Containers.ExecResize(r.Context(), r.name, columns, rows)
 }
 
 // awaitHeard waits until the client of a command that has ended was sent what it said, as long as dockerd
@@ -189,7 +188,7 @@ func (s *Server) awaitHeard(ctx context.Context, id string) {
 }
 
 func (s *Server) inspectExec(w http.ResponseWriter, r *request) error {
-	i, err := s.Backend.Containers().ExecInspect(r.Context(), r.name)
+	i, err := s.Containers.ExecInspect(r.Context(), r.name)
 	if err != nil {
 		return err
 	}

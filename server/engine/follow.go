@@ -23,7 +23,7 @@ import (
 
 // logs answers GET /containers/ID/logs.
 func (s *Server) logs(w http.ResponseWriter, r *request) error {
-	c, err := s.Backend.Containers().Get(r.Context(), r.name)
+	c, err := s.Containers.Get(r.Context(), r.name)
 	if err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func (s *Server) logs(w http.ResponseWriter, r *request) error {
 		}
 		return out.logs(kind)
 	}
-	if err := s.Backend.Containers().Logs(ctx, c.ID, o, pick(stdout, streamStdout), pick(stderr, streamStderr)); err != nil && !isGone(err) {
+	if err := s.Containers.Logs(ctx, c.ID, o, pick(stdout, streamStdout), pick(stderr, streamStderr)); err != nil && !isGone(err) {
 		s.Log.Debug("logs ended early", "container", c.ID, "error", err)
 	}
 	return nil
@@ -110,7 +110,7 @@ func (s *Server) events(w http.ResponseWriter, r *request) error {
 		w.WriteHeader(http.StatusOK)
 		flush.c.Flush()
 	}
-	err = s.Backend.Containers().Events(ctx, o, func(e event.Event) error {
+	err = s.Containers.Events(ctx, o, func(e event.Event) error {
 		s.followers.await(ctx, e)
 		if r.version < 46 && e.Type == "image" && e.Action == "create" {
 			return nil // there was none
@@ -162,8 +162,7 @@ func eventMedia(accept []string, v version) string {
 
 // stats answers GET /containers/ID/stats.
 func (s *Server) stats(w http.ResponseWriter, r *request) error {
-	engine := s.Backend.Containers()
-	c, err := engine.Get(r.Context(), r.name)
+	c, err := s.Containers.Get(r.Context(), r.name)
 	if err != nil {
 		return err
 	}
@@ -177,14 +176,13 @@ func (s *Server) stats(w http.ResponseWriter, r *request) error {
 	flush := newFlusher(w)
 	flush.c.Flush()
 	enc := json.NewEncoder(flush)
-	return ignoreWrite(engine.StatsStream(ctx, c.ID, func(before, now runner.Stats) error { return enc.Encode(statsJSON(before, now)) }))
+	return ignoreWrite(s.Containers.StatsStream(ctx, c.ID, func(before, now runner.Stats) error { return enc.Encode(statsJSON(before, now)) }))
 }
 
 // statsOnce: without one-shot docker waits for a second reading, so that a share of the
 // processors can be told.
 func (s *Server) statsOnce(ctx context.Context, w http.ResponseWriter, r *request, id string) error {
-	engine := s.Backend.Containers()
-	now, err := engine.Stats(ctx, id)
+	now, err := s.Containers.Stats(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -194,7 +192,7 @@ func (s *Server) statsOnce(ctx context.Context, w http.ResponseWriter, r *reques
 		if err := sleep(ctx, time.Second); err != nil {
 			return err
 		}
-		if now, err = engine.Stats(ctx, id); err != nil {
+		if now, err = s.Containers.Stats(ctx, id); err != nil {
 			return err
 		}
 	}

@@ -33,10 +33,7 @@ func (s *Server) listImages(w http.ResponseWriter, r *request) error {
 	if r.flag("identity") && !r.flag("manifests") {
 		return invalid("conflicting options: identity requires manifests=1")
 	}
-	images, err := s.images(r, nil)
-	if err != nil {
-		return err
-	}
+	images := s.Images(nil)
 	all, err := images.All(r.Context())
 	if err != nil {
 		return err
@@ -107,7 +104,7 @@ func familiar(names []string) []string {
 
 // imageUsers are the IDs of the containers of each image.
 func (s *Server) imageUsers(r *request) (map[digest.Digest][]string, error) {
-	all, err := s.Backend.Containers().List(r.Context())
+	all, err := s.Containers.List(r.Context())
 	users := map[digest.Digest][]string{}
 	for _, c := range all {
 		users[c.ImageID] = append(users[c.ImageID], c.ID)
@@ -116,15 +113,11 @@ func (s *Server) imageUsers(r *request) (map[digest.Digest][]string, error) {
 }
 
 func (s *Server) history(w http.ResponseWriter, r *request) error {
-	images, err := s.images(r, nil)
-	if err != nil {
-		return err
-	}
 	platform, err := r.platform(48)
 	if err != nil {
 		return err
 	}
-	steps, err := images.History(r.Context(), r.name, library.InspectOptions{Platform: platform})
+	steps, err := s.Images(nil).History(r.Context(), r.name, library.InspectOptions{Platform: platform})
 	if err != nil {
 		return err
 	}
@@ -148,11 +141,7 @@ func (s *Server) tag(w http.ResponseWriter, r *request) error {
 	if tag != "" {
 		name += ":" + tag
 	}
-	images, err := s.images(r, nil)
-	if err != nil {
-		return err
-	}
-	if err := images.Tag(r.Context(), r.name, name); err != nil {
+	if err := s.Images(nil).Tag(r.Context(), r.name, name); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusCreated)
@@ -163,10 +152,7 @@ func (s *Server) removeImage(w http.ResponseWriter, r *request) error {
 	if strings.TrimSpace(r.name) == "" {
 		return invalid("image name cannot be blank")
 	}
-	images, err := s.images(r, nil)
-	if err != nil {
-		return err
-	}
+	images := s.Images(nil)
 	o := library.RemoveOptions{Force: r.flag("force")}
 	for _, text := range r.query["platforms"] {
 		p, err := parsePlatform(text)
@@ -207,15 +193,11 @@ func (s *Server) pruneImages(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	delete(filters, "dangling")
-	images, err := s.images(r, nil)
+	removed, freed, err := s.Images(nil).Prune(r.Context(), library.PruneOptions{All: given && !dangling, Filters: filters})
 	if err != nil {
 		return err
 	}
-	removed, freed, err := images.Prune(r.Context(), library.PruneOptions{All: given && !dangling, Filters: filters})
-	if err != nil {
-		return err
-	}
-	s.Backend.Containers().TellPruned("image", freed)
+	s.Containers.TellPruned("image", freed)
 	report := image.PruneReport{SpaceReclaimed: uint64(max(freed, 0))}
 	if len(removed) > 0 {
 		report.ImagesDeleted = deletions(removed)
@@ -252,7 +234,7 @@ func (s *Server) searchImages(w http.ResponseWriter, r *request) error {
 		stars = max(stars, n)
 	}
 	hub, _ := reference.ParseNormalizedNamed("search")
-	found, err := s.Backend.Registry(credentials(r, hub)).Search(r.Context(), r.param("term"), limit)
+	found, err := s.Registry(credentials(r, hub)).Search(r.Context(), r.param("term"), limit)
 	if err != nil {
 		return err
 	}
@@ -274,11 +256,7 @@ func (s *Server) attestations(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	images, err := s.images(r, nil)
-	if err != nil {
-		return err
-	}
-	if _, err := images.Inspect(r.Context(), r.name, library.InspectOptions{Platform: platform}); err != nil {
+	if _, err := s.Images(nil).Inspect(r.Context(), r.name, library.InspectOptions{Platform: platform}); err != nil {
 		return err
 	}
 	return writeJSON(w, http.StatusOK, []struct{}{})
@@ -297,13 +275,9 @@ func (s *Server) saveImages(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	images, err := s.images(r, nil)
-	if err != nil {
-		return err
-	}
 	w.Header().Set("Content-Type", "application/x-tar")
 	out := &counted{Writer: w}
-	err = images.Save(r.Context(), out, refs, library.SaveOptions{Platforms: platforms})
+	err = s.Images(nil).Save(r.Context(), out, refs, library.SaveOptions{Platforms: platforms})
 	if out.n > 0 {
 		return broken(err)
 	}
@@ -315,12 +289,8 @@ func (s *Server) loadImages(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	images, err := s.images(r, nil)
-	if err != nil {
-		return err
-	}
 	p := &progressWriter{w: newFlusher(w)}
-	loaded, err := images.Load(r.Context(), r.Body, library.LoadOptions{Platforms: platforms})
+	loaded, err := s.Images(nil).Load(r.Context(), r.Body, library.LoadOptions{Platforms: platforms})
 	if err != nil {
 		p.begun = true // dockerd has begun by then: clients look for the error in the messages
 		w.Header().Set("Content-Type", "application/json")

@@ -24,11 +24,7 @@ func (s *Server) inspectImage(w http.ResponseWriter, r *request) error {
 	if manifests && platform != nil {
 		return invalid("conflicting options: manifests and platform options cannot both be set")
 	}
-	images, err := s.images(r, nil)
-	if err != nil {
-		return err
-	}
-	d, err := images.Inspect(r.Context(), r.name, library.InspectOptions{Platform: platform})
+	d, err := s.Images(nil).Inspect(r.Context(), r.name, library.InspectOptions{Platform: platform})
 	if err != nil {
 		return err
 	}

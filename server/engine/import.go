@@ -30,10 +30,6 @@ func (s *Server) importImage(w http.ResponseWriter, r *request) error {
 	if o.Message == "" {
 		o.Message = "Imported from " + src
 	}
-	images, err := s.images(r, nil)
-	if err != nil {
-		return err
-	}
 	p := &progressWriter{w: newFlusher(w)}
 	files := io.ReadCloser(r.Body)
 	if src != "-" {
@@ -42,7 +38,7 @@ func (s *Server) importImage(w http.ResponseWriter, r *request) error {
 		}
 	}
 	defer files.Close()
-	id, err := images.Import(r.Context(), files, o)
+	id, err := s.Images(nil).Import(r.Context(), files, o)
 	if err != nil {
 		return p.end(err)
 	}

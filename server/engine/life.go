@@ -105,8 +105,7 @@ func (f fan) Write(b []byte) (int, error) {
 
 // start starts a container and gives those who wait for it their due.
 func (s *Server) start(ctx context.Context, ref string) error {
-	engine := s.Backend.Containers()
-	c, err := engine.Get(ctx, ref)
+	c, err := s.Containers.Get(ctx, ref)
 	if err != nil {
 		return err
 	}
@@ -118,7 +117,7 @@ func (s *Server) start(ctx context.Context, ref string) error {
 	}
 	l := s.lives.take(c.ID)
 	if l == nil {
-		_, err = engine.Start(context.WithoutCancel(ctx), c.ID, runner.StartOptions{})
+		_, err = s.Containers.Start(context.WithoutCancel(ctx), c.ID, runner.StartOptions{})
 		return s.startFailed(ctx, c, err)
 	}
 	var o keeper.AttachOptions
@@ -127,7 +126,7 @@ func (s *Server) start(ctx context.Context, ref string) error {
 		o.Stdout = o.Stdout || cl.options.Stdout
 		o.Stderr = o.Stderr || cl.options.Stderr && !c.Options.TTY
 	}
-	session, err := engine.Start(context.WithoutCancel(ctx), c.ID, runner.StartOptions{Attach: &o})
+	session, err := s.Containers.Start(context.WithoutCancel(ctx), c.ID, runner.StartOptions{Attach: &o})
 	if err != nil {
 		l.fail(err)
 		return s.startFailed(ctx, c, err)
@@ -143,7 +142,7 @@ func (s *Server) startFailed(ctx context.Context, c *runner.Container, err error
 		return err
 	}
 	o := runner.RemoveOptions{Force: true, Volumes: true}
-	if e := s.Backend.Containers().Remove(context.WithoutCancel(ctx), c.ID, o); e != nil && !errdefs.IsNotFound(e) {
+	if e := s.Containers.Remove(context.WithoutCancel(ctx), c.ID, o); e != nil && !errdefs.IsNotFound(e) {
 		s.Log.Warn("a container that could not be started was not removed", "container", c.ID, "error", e)
 	}
 	return err
@@ -204,9 +203,9 @@ func (s *Server) nextExit(ctx context.Context, c *runner.Container, begin func()
 	defer s.lives.change(c.ID, func(l *life) {
 		l.waiters = slices.DeleteFunc(l.waiters, func(w chan keeper.ExitStatus) bool { return w == own })
 	})
-	engine, since := s.Backend.Containers(), time.Now()
+	since := time.Now()
 	before := c.State
-	if now, err := engine.Get(ctx, c.ID); err == nil {
+	if now, err := s.Containers.Get(ctx, c.ID); err == nil {
 		before = now.State
 	}
 	begin()
@@ -226,7 +225,7 @@ func (s *Server) nextExit(ctx context.Context, c *runner.Container, begin func()
 			return keeper.ExitStatus{}, ctx.Err()
 		case <-tick.C:
 		}
-		now, err := engine.Get(ctx, c.ID)
+		now, err := s.Containers.Get(ctx, c.ID)
 		switch {
 		case errdefs.IsNotFound(err):
 			return s.lastWords(ctx, c.ID, since)
@@ -242,7 +241,7 @@ func (s *Server) nextExit(ctx context.Context, c *runner.Container, begin func()
 
 // endOf waits for the end of a container that runs and may be gone right after it.
 func (s *Server) endOf(ctx context.Context, id string, since time.Time) (keeper.ExitStatus, error) {
-	status, err := s.Backend.Containers().Wait(ctx, id)
+	status, err := s.Containers.Wait(ctx, id)
 	if errdefs.IsNotFound(err) {
 		return s.lastWords(ctx, id, since)
 	}
@@ -264,7 +263,7 @@ func exitOf(st keeper.State) keeper.ExitStatus {
 // lastWords finds the exit code of a container that is gone in the journal of events.
 func (s *Server) lastWords(ctx context.Context, id string, since time.Time) (status keeper.ExitStatus, err error) {
 	o := runner.EventOptions{Since: since, Until: time.Now(), Filters: map[string][]string{"container": {id}, "event": {"die"}}}
-	err = s.Backend.Containers().Events(ctx, o, func(e event.Event) error {
+	err = s.Containers.Events(ctx, o, func(e event.Event) error {
 		if e.Actor.ID == id && e.Action == "die" {
 			status.Code = number(e.Actor.Attributes["exitCode"])
 		}
@@ -276,7 +275,7 @@ func (s *Server) lastWords(ctx context.Context, id string, since time.Time) (sta
 // removed waits until a container is gone.
 func (s *Server) removed(ctx context.Context, id string) error {
 	for {
-		_, err := s.Backend.Containers().Get(ctx, id)
+		_, err := s.Containers.Get(ctx, id)
 		if errdefs.IsNotFound(err) {
 			return nil
 		}

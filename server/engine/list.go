@@ -28,8 +28,7 @@ type summary struct {
 }
 
 func (s *Server) inspectContainer(w http.ResponseWriter, r *request) error {
-	engine := s.Backend.Containers()
-	in, err := engine.Inspect(r.Context(), r.name)
+	in, err := s.Containers.Inspect(r.Context(), r.name)
 	if err != nil {
 		return err
 	}
@@ -41,7 +40,7 @@ func (s *Server) inspectContainer(w http.ResponseWriter, r *request) error {
 		out.ImageManifestDescriptor = s.newManifestFinder(r).find(in.Container)
 	}
 	if r.flag("size") {
-		out.SetSizes(engine.RootSizes(in.ID))
+		out.SetSizes(s.Containers.RootSizes(in.ID))
 	}
 	return writeJSON(w, http.StatusOK, out)
 }
@@ -61,15 +60,13 @@ type manifestFinder struct {
 }
 
 func (s *Server) newManifestFinder(r *request) *manifestFinder {
-	f := &manifestFinder{ctx: r.Context(), known: map[digest.Digest]*ocispec.Descriptor{}}
-	f.store, _ = s.Backend.Store() // without it there is nothing to be found
-	return f
+	return &manifestFinder{ctx: r.Context(), store: s.Store, known: map[digest.Digest]*ocispec.Descriptor{}}
 }
 
 // find returns nil if the manifest is gone.
 func (f *manifestFinder) find(c *runner.Container) *ocispec.Descriptor {
 	d, ok := f.known[c.Manifest]
-	if !ok && f.store != nil {
+	if !ok {
 		d = f.read(c.Manifest)
 		f.known[c.Manifest] = d
 	}
@@ -98,15 +95,14 @@ func (s *Server) listContainers(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	engine := s.Backend.Containers()
-	all, err := engine.Search(r.Context(), runner.SearchOptions{All: r.flag("all"), Limit: limit, Filters: filters})
+	all, err := s.Containers.Search(r.Context(), runner.SearchOptions{All: r.flag("all"), Limit: limit, Filters: filters})
 	if err != nil {
 		return err
 	}
 	list := make([]summary, len(all))
 	manifests := s.newManifestFinder(r)
-	images := engine.ImageNames(r.Context(), all)
-	for i, in := range engine.NetworkSettings(all...) {
+	images := s.Containers.ImageNames(r.Context(), all)
+	for i, in := range s.Containers.NetworkSettings(all...) {
 		list[i] = s.summary(r, all[i], in)
 		list[i].Image = images[i]
 		if r.version >= 48 {
@@ -117,7 +113,6 @@ func (s *Server) listContainers(w http.ResponseWriter, r *request) error {
 }
 
 func (s *Server) summary(r *request, c *runner.Container, in runner.InspectNetwork) (one summary) {
-	engine := s.Backend.Containers()
 	one.Summary = container.Summary{
 		ID: c.ID, Names: []string{"/" + c.Name}, Image: c.Options.Image, ImageID: c.ImageID.String(), Command: c.Command(),
 		Labels: c.Labels(), State: container.ContainerState(c.State.Status), Status: runner.StatusText(c.State), Mounts: inspect.Mounts(c),
@@ -139,7 +134,7 @@ func (s *Server) summary(r *request, c *runner.Container, in runner.InspectNetwo
 		}
 	}
 	if r.flag("size") {
-		one.SizeRw, one.SizeRootFs = engine.RootSizes(c.ID)
+		one.SizeRw, one.SizeRootFs = s.Containers.RootSizes(c.ID)
 	}
 	return one
 }

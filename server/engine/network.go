@@ -61,7 +61,7 @@ func (s *Server) listNetworks(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	all, err := s.Backend.Containers().Networks(r.Context(), filters)
+	all, err := s.Containers.Networks(r.Context(), filters)
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,7 @@ func (s *Server) listNetworks(w http.ResponseWriter, r *request) error {
 	for _, n := range all {
 		var members map[string]runner.NetworkMember
 		if r.version < 28 {
-			if in, err := s.Backend.Containers().InspectNetwork(r.Context(), n.ID); err == nil {
+			if in, err := s.Containers.InspectNetwork(r.Context(), n.ID); err == nil {
 				members = in.Containers
 			}
 		}
@@ -82,7 +82,7 @@ func (s *Server) inspectNetwork(w http.ResponseWriter, r *request) error {
 	if scope := r.param("scope"); scope != "" && scope != "local" {
 		return worded(errdefs.ErrNotFound, "network %s not found", r.name)
 	}
-	in, err := s.Backend.Containers().InspectNetwork(r.Context(), r.name)
+	in, err := s.Containers.InspectNetwork(r.Context(), r.name)
 	if err != nil {
 		return err
 	}
@@ -123,7 +123,7 @@ func (s *Server) createNetwork(w http.ResponseWriter, r *request) error {
 			o.IPAM = append(o.IPAM, network.IPAMConfig{Subnet: c.Subnet, IPRange: c.IPRange, Gateway: c.Gateway, AuxiliaryAddresses: c.AuxAddress})
 		}
 	}
-	n, err := s.Backend.Containers().CreateNetwork(r.Context(), o)
+	n, err := s.Containers.CreateNetwork(r.Context(), o)
 	if err != nil {
 		return err
 	}
@@ -138,7 +138,7 @@ func (s *Server) connect(w http.ResponseWriter, r *request) error {
 	if err := checkEndpoint(body.EndpointConfig); err != nil {
 		return err
 	}
-	return s.Backend.Containers().ConnectNetwork(r.Context(), r.name, body.Container, endpoint(body.EndpointConfig))
+	return s.Containers.ConnectNetwork(r.Context(), r.name, body.Container, endpoint(body.EndpointConfig))
 }
 
 func checkEndpoint(e *dockernet.EndpointSettings) error {
@@ -162,11 +162,11 @@ func (s *Server) disconnect(w http.ResponseWriter, r *request) error {
 	if err := r.need(&body); err != nil {
 		return err
 	}
-	return s.Backend.Containers().DisconnectNetwork(r.Context(), r.name, body.Container, body.Force)
+	return s.Containers.DisconnectNetwork(r.Context(), r.name, body.Container, body.Force)
 }
 
 func (s *Server) removeNetwork(w http.ResponseWriter, r *request) error {
-	err := s.Backend.Containers().RemoveNetwork(r.Context(), r.name)
+	err := s.Containers.RemoveNetwork(r.Context(), r.name)
 	if errdefs.IsFailedPrecondition(err) {
 		return &statusError{http.StatusForbidden, message(err)}
 	}
@@ -181,7 +181,7 @@ func (s *Server) pruneNetworks(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	names, err := s.Backend.Containers().PruneNetworks(r.Context(), filters)
+	names, err := s.Containers.PruneNetworks(r.Context(), filters)
 	if err != nil {
 		return err
 	}

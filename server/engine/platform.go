@@ -42,11 +42,7 @@ func (r *request) platforms() (list []ocispec.Platform, err error) {
 
 // manifests are the images for all platforms that target stands for.
 func (s *Server) manifests(r *request, target ocispec.Descriptor, users map[digest.Digest][]string) ([]image.ManifestSummary, error) {
-	store, err := s.Backend.Store()
-	if err != nil {
-		return nil, err
-	}
-	variants, err := listing.Variants(r.Context(), store, target)
+	variants, err := listing.Variants(r.Context(), s.Store, target)
 	if err != nil {
 		return nil, err
 	}

@@ -44,15 +44,13 @@ func (s *Server) createImage(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	images, err := s.images(r, credentials(r, ref))
-	if err != nil {
-		return err
-	}
+	client := s.Registry(credentials(r, ref))
+	images := s.Images(client)
 	p := &progressWriter{w: newFlusher(w)}
 	if !reference.IsNameOnly(ref) {
 		return p.end(s.pull(r, p, images, ref, platform))
 	}
-	repo, err := s.Backend.Registry(credentials(r, ref)).Repository(ref)
+	repo, err := client.Repository(ref)
 	if err != nil {
 		return err
 	}
@@ -74,7 +72,7 @@ func (s *Server) createImage(w http.ResponseWriter, r *request) error {
 
 // pull pulls one image. The first message waits until the registry has been heard, so that
 // an image that is not there is a 404.
-func (s *Server) pull(r *request, p *progressWriter, images Images, ref reference.Named, platform *ocispec.Platform) error {
+func (s *Server) pull(r *request, p *progressWriter, images *library.Library, ref reference.Named, platform *ocispec.Platform) error {
 	t := &transfer{p: p, words: pullWords()}
 	t.first = progressJSON{Status: "Pulling from " + reference.Path(ref), ID: tagOf(ref)}
 	done, err := images.Pull(r.Context(), ref, library.PullOptions{Platform: platform, Progress: t.event})
@@ -104,10 +102,7 @@ func (s *Server) push(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	images, err := s.images(r, credentials(r, ref))
-	if err != nil {
-		return err
-	}
+	images := s.Images(s.Registry(credentials(r, ref)))
 	var refs []reference.NamedTagged
 	if tagged, ok := ref.(reference.NamedTagged); ok {
 		refs = append(refs, tagged)
@@ -144,7 +139,7 @@ type pushResult struct {
 	Size        int
 }
 
-func (s *Server) tagsOf(r *request, images Images, ref reference.Named) (refs []reference.NamedTagged, err error) {
+func (s *Server) tagsOf(r *request, images *library.Library, ref reference.Named) (refs []reference.NamedTagged, err error) {
 	all, err := images.All(r.Context())
 	if err != nil {
 		return nil, err

@@ -50,15 +50,15 @@ func (s *Server) getVersion(w http.ResponseWriter, r *request) error {
 	v := system.VersionResponse{
 		Platform: system.PlatformInfo{Name: "teu " + s.Version},
 		Version:  DockerVersion, APIVersion: newestVersion.String(), MinAPIVersion: oldestVersion.String(),
-		Os: "linux", Arch: runtime.GOARCH, GitCommit: s.Commit, GoVersion: runtime.Version(),
+		Os: "linux", Arch: runtime.GOARCH, GoVersion: runtime.Version(),
 		KernelVersion: kernelVersion(),
 	}
 	v.Components = []system.ComponentVersion{
 		{Name: "Engine", Version: DockerVersion, Details: map[string]string{
-			"ApiVersion": v.APIVersion, "Arch": v.Arch, "BuildTime": v.BuildTime, "Experimental": "false", "GitCommit": v.GitCommit,
+			"ApiVersion": v.APIVersion, "Arch": v.Arch, "BuildTime": v.BuildTime, "Experimental": "false", "GitCommit": "",
 			"GoVersion": v.GoVersion, "KernelVersion": v.KernelVersion, "MinAPIVersion": v.MinAPIVersion, "Os": v.Os,
 		}},
-		{Name: "teu", Version: s.Version, Details: map[string]string{"GitCommit": s.Commit}},
+		{Name: "teu", Version: s.Version, Details: map[string]string{"GitCommit": ""}},
 	}
 	return writeJSON(w, http.StatusOK, v)
 }
@@ -93,15 +93,11 @@ func (s *Server) getInfo(w http.ResponseWriter, r *request) error {
 
 // Info is what GET /info tells clients of the newest version.
 func (s *Server) Info(ctx context.Context) (*system.Info, error) {
-	all, err := s.Backend.Containers().List(ctx)
+	all, err := s.Containers.List(ctx)
 	if err != nil {
 		return nil, err
 	}
-	images, err := s.Backend.Images(nil)
-	if err != nil {
-		return nil, err
-	}
-	list, err := images.All(ctx)
+	list, err := s.Images(nil).All(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -21,7 +21,7 @@ func (s *Server) listVolumes(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	all, err := s.Backend.Containers().Volumes(filters)
+	all, err := s.Containers.Volumes(filters)
 	if err != nil {
 		return err
 	}
@@ -33,7 +33,7 @@ func (s *Server) listVolumes(w http.ResponseWriter, r *request) error {
 }
 
 func (s *Server) inspectVolume(w http.ResponseWriter, r *request) error {
-	v, err := s.Backend.Containers().Volume(r.name)
+	v, err := s.Containers.Volume(r.name)
 	if err != nil {
 		return err
 	}
@@ -48,7 +48,7 @@ func (s *Server) createVolume(w http.ResponseWriter, r *request) error {
 	if body.ClusterVolumeSpec != nil {
 		return notSwarm(w, r)
 	}
-	v, err := s.Backend.Containers().CreateVolume(r.Context(), runner.VolumeOptions{
+	v, err := s.Containers.CreateVolume(r.Context(), runner.VolumeOptions{
 		Name: body.Name, Driver: body.Driver, DriverOpts: body.DriverOpts, Labels: body.Labels,
 	})
 	if err != nil {
@@ -58,7 +58,7 @@ func (s *Server) createVolume(w http.ResponseWriter, r *request) error {
 }
 
 func (s *Server) removeVolume(w http.ResponseWriter, r *request) error {
-	if err := s.Backend.Containers().RemoveVolume(r.Context(), r.name, r.flag("force")); err != nil {
+	if err := s.Containers.RemoveVolume(r.Context(), r.name, r.flag("force")); err != nil {
 		return err
 	}
 	return noContent(w)
@@ -76,7 +76,7 @@ func (s *Server) pruneVolumes(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	delete(filters, "all")
-	names, size, err := s.Backend.Containers().PruneVolumes(r.Context(), runner.PruneVolumesOptions{All: all || r.version < 42, Filters: filters})
+	names, size, err := s.Containers.PruneVolumes(r.Context(), runner.PruneVolumesOptions{All: all || r.version < 42, Filters: filters})
 	if err != nil {
 		return err
 	}
