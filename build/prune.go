@@ -56,7 +56,7 @@ func (b *Builder) Cache(ctx context.Context) ([]CacheEntry, error) {
 		})
 	}
 	env := b.mounts()
-	mounts, err := env.CacheMounts(ctx)
+	mounts, err := env.CacheMounts()
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +129,7 @@ func (b *Builder) remove(ctx context.Context, gone []CacheEntry) error {
 			continue
 		}
 		if e.dir != "" {
-			errs = append(errs, b.mounts().RemoveCacheMount(ctx, e.dir))
+			errs = append(errs, b.mounts().RemoveCacheMount(e.dir))
 			continue
 		}
 		keys = append(keys, e.key)

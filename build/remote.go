@@ -41,14 +41,14 @@ func (s *sharedCache) Get(ctx context.Context, key digest.Digest) (solver.Record
 	rec, ok, err := s.local.Get(ctx, key)
 	if ok || err != nil {
 		if ok {
-			s.met(ctx, rec, key, nil)
+			s.met(rec, key, nil)
 		}
 		return rec, ok, err
 	}
 	for _, im := range s.from {
 		rec, ok := im.get(ctx, key)
 		if ok {
-			s.met(ctx, rec, key, im)
+			s.met(rec, key, im)
 			return rec, true, nil
 		}
 		if ctx.Err() != nil {
@@ -63,7 +63,7 @@ func (s *sharedCache) Put(ctx context.Context, rec solver.Record[op.Result]) err
 	if err := s.local.Put(ctx, rec); err != nil {
 		return err
 	}
-	s.met(ctx, rec, rec.Key, nil)
+	s.met(rec, rec.Key, nil)
 	return nil
 }
 
@@ -73,7 +73,7 @@ func (s *sharedCache) Alias(ctx context.Context, key, canonical digest.Digest) e
 	seen := s.seen[canonical]
 	s.mu.Unlock()
 	if seen != nil {
-		s.met(ctx, seen.Record, key, seen.remote)
+		s.met(seen.Record, key, seen.remote)
 		if seen.remote != nil {
 			return nil // adopt will do it
 		}
@@ -87,7 +87,7 @@ func (s *sharedCache) Lock(ctx context.Context, key digest.Digest) (unlock func(
 }
 
 // met notes that rec has the name key, and sends it on.
-func (s *sharedCache) met(ctx context.Context, rec solver.Record[op.Result], key digest.Digest, from *importer) {
+func (s *sharedCache) met(rec solver.Record[op.Result], key digest.Digest, from *importer) {
 	s.mu.Lock()
 	seen := s.seen[rec.Key]
 	if seen == nil || from == nil && seen.remote != nil {

@@ -34,6 +34,6 @@ func (s *Store) AddLayer(ctx context.Context, r io.Reader, p content.Progress) (
 	if err != nil {
 		return ocispec.Descriptor{}, "", err
 	}
-	_, err = s.fromBlob(ctx, plain.Digest(), d, p)
+	_, err = s.fromBlob(ctx, plain.Digest(), d)
 	return d, plain.Digest(), err
 }

@@ -119,7 +119,7 @@ func (s *Store) layer(ctx context.Context, diffID digest.Digest, d ocispec.Descr
 		_, err := s.Content.Exists(ctx, d)
 		return id, err
 	}
-	id, err = s.fromBlob(ctx, diffID, d, p)
+	id, err = s.fromBlob(ctx, diffID, d)
 	if local := err; src != nil && (errdefs.IsNotFound(local) || errdefs.IsDataLoss(local)) {
 		id, err = s.fromSource(ctx, diffID, d, src, errdefs.IsDataLoss(local), p)
 		if errdefs.IsNotFound(err) && errdefs.IsDataLoss(local) {
@@ -178,7 +178,7 @@ func (s *Store) unpacked(diffID digest.Digest) (id string, ok bool, err error) {
 }
 
 // fromBlob unpacks the local blob d.
-func (s *Store) fromBlob(ctx context.Context, diffID digest.Digest, d ocispec.Descriptor, p content.Progress) (string, error) {
+func (s *Store) fromBlob(ctx context.Context, diffID digest.Digest, d ocispec.Descriptor) (string, error) {
 	ok, err := s.Content.Exists(ctx, d)
 	if err != nil {
 		return "", err
@@ -207,14 +207,14 @@ func (s *Store) fromSource(ctx context.Context, diffID digest.Digest, d ocispec.
 		if ok, err := s.Content.Exists(ctx, d); err != nil {
 			return "", err
 		} else if ok {
-			return s.fromBlob(ctx, diffID, d, p)
+			return s.fromBlob(ctx, diffID, d)
 		}
 	}
 	begun := w.Size()
 	id, err := s.receive(ctx, diffID, d, src, w, p)
 	if errors.Is(err, errSlow) {
 		if err = s.store(ctx, d, src, w, p); err == nil {
-			return s.fromBlob(ctx, diffID, d, p)
+			return s.fromBlob(ctx, diffID, d)
 		}
 		id = ""
 	}

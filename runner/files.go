@@ -132,7 +132,7 @@ func (e *Engine) hostsFile(ctx context.Context, c *Container, sb network.Sandbox
 		}
 		fmt.Fprintf(&b, "%s\t%s\n", strings.Trim(address, "[]"), name)
 	}
-	links, err := e.linkHosts(ctx, c, sb)
+	links, err := e.linkHosts(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +168,7 @@ func hostGateway(sb network.Sandbox) string {
 
 // linkHosts are the lines of legacy links on the default bridge, which has no names: the
 // containers must run. On other networks links are names that the keeper resolves.
-func (e *Engine) linkHosts(ctx context.Context, c *Container, sb network.Sandbox) (string, error) {
+func (e *Engine) linkHosts(ctx context.Context, c *Container) (string, error) {
 	if c.Options.networkMode() != "bridge" {
 		return "", nil
 	}

@@ -130,10 +130,7 @@ func (e *Engine) begin(ctx context.Context, c *Container, keeps *spare, o StartO
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := e.keeperConfig(c, p, o)
-	if err != nil {
-		return nil, err
-	}
+	cfg := e.keeperConfig(c, p, o)
 	if cfg.Log.Send, err = e.logSender(ctx, c); err != nil {
 		return nil, err
 	}
@@ -318,7 +315,7 @@ func (e *Engine) specOn(root *rootfs.Dir, c *Container, ns joined) (*specs.Spec,
 }
 
 // keeperConfig is what the keeper must know.
-func (e *Engine) keeperConfig(c *Container, p *plan, o StartOptions) (keeper.Config, error) {
+func (e *Engine) keeperConfig(c *Container, p *plan, o StartOptions) keeper.Config {
 	opts := &c.Options
 	cfg := keeper.Config{
 		ID: c.ID, Label: c.MountLabel, RunDir: e.runDir(c.ID), StateFile: e.stateFile(c.ID), Record: e.configFile(c.ID),
@@ -350,7 +347,7 @@ func (e *Engine) keeperConfig(c *Container, p *plan, o StartOptions) (keeper.Con
 			cfg.Log = keeper.Log{Path: filepath.Join(e.runDir(c.ID), "log"), MaxSize: unreadLogSize, MaxFiles: 3}
 		}
 	}
-	return cfg, nil
+	return cfg
 }
 
 // cgroupFiles finds the files the keeper uses among the directories of a group.

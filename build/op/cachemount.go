@@ -81,7 +81,7 @@ func (e *Env) openCache(ctx context.Context, c *solver.Console, key string, opt 
 	dir := filepath.Join(e.cacheRoot(), key)
 	e.noteCache(key)
 	if fresh && e.firstPrune(key) {
-		if err := e.RemoveCacheMount(ctx, key); err != nil {
+		if err := e.RemoveCacheMount(key); err != nil {
 			return nil, err
 		}
 	}
@@ -223,7 +223,7 @@ func (e *Env) ReadCache(ctx context.Context, key string, read func(*rootfs.Dir) 
 }
 
 // CacheMounts returns the cache mounts there are.
-func (e *Env) CacheMounts(ctx context.Context) ([]CacheMount, error) {
+func (e *Env) CacheMounts() ([]CacheMount, error) {
 	entries, err := os.ReadDir(e.cacheRoot())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -286,7 +286,7 @@ func (e *Env) Measure(ctx context.Context, m *CacheMount) error {
 }
 
 // RemoveCacheMount removes the files of a cache mount, except those that a step uses now.
-func (e *Env) RemoveCacheMount(ctx context.Context, key string) error {
+func (e *Env) RemoveCacheMount(key string) error {
 	if digest.NewDigestFromEncoded(digest.SHA256, key).Validate() != nil {
 		return fmt.Errorf("cache mount %q: %w", key, errdefs.ErrInvalidArgument)
 	}

@@ -279,12 +279,12 @@ func TestCacheMountsLast(t *testing.T) {
 			}
 		}
 	}
-	mounts, err := e.CacheMounts(t.Context())
+	mounts, err := e.CacheMounts()
 	if err != nil || len(mounts) != 3 {
 		t.Fatalf("got %v, %v", mounts, err)
 	}
 	for _, m := range mounts {
-		if err := e.RemoveCacheMount(t.Context(), m.Key); err != nil {
+		if err := e.RemoveCacheMount(m.Key); err != nil {
 			t.Fatal(err)
 		}
 	}

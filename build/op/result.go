@@ -84,8 +84,8 @@ func (e *Env) empty() (string, error) {
 	return dir, nil
 }
 
-// Available says whether all that r needs is there or can be fetched again, and counts as a use.
-func (e *Env) Available(ctx context.Context, r Result) (bool, error) {
+// available says whether all that r needs is there or can be fetched again, and counts as a use.
+func (e *Env) available(r Result) (bool, error) {
 	if r.Local != nil {
 		return true, nil
 	}

@@ -40,7 +40,7 @@ func (c *Cache) Get(ctx context.Context, key digest.Digest) (r solver.Record[Res
 		if !c.env.rebase(o) {
 			return r, false, nil
 		}
-		if ok, err := c.env.Available(ctx, o); !ok || err != nil {
+		if ok, err := c.env.available(o); !ok || err != nil {
 			return r, false, err
 		}
 	}

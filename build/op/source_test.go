@@ -334,7 +334,7 @@ func TestImageIsPulledWhenItsBytesAreNeeded(t *testing.T) {
 	if n := repo.fetched[out.Layers[0].Blob.Digest]; n != 0 {
 		t.Errorf("a layer was fetched %d times before anybody wanted it", n)
 	}
-	if ok, err := e.Available(t.Context(), out); !ok || err != nil {
+	if ok, err := e.available(out); !ok || err != nil {
 		t.Errorf("available: %v, %v", ok, err)
 	}
 	wantContents(t, e, out, "f644 0:0 /one x", "f644 0:0 /two x")

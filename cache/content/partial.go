@@ -65,7 +65,7 @@ func (w *Writer) recall(ctx context.Context) error {
 		return w.Restart() // of another program
 	}
 	w.size, w.flushed = fi.Size(), fi.Size()
-	_, err = copyBytes(ctx, w.v, io.LimitReader(w.f, w.size))
+	err = copyBytes(ctx, w.v, io.LimitReader(w.f, w.size))
 	return err
 }
 

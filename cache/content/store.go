@@ -149,7 +149,7 @@ func (s *Store) Push(ctx context.Context, d ocispec.Descriptor, r io.Reader) err
 		return err
 	}
 	defer w.Close()
-	if _, err := copyBytes(ctx, w, r); err != nil {
+	if err := copyBytes(ctx, w, r); err != nil {
 		return fmt.Errorf("storing blob %s: %w", d.Digest, err)
 	}
 	_, err = w.Commit(ctx, d.MediaType)

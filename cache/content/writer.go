@@ -259,24 +259,23 @@ func (w *Writer) Close() error {
 }
 
 // copyBytes is io.Copy that ends when ctx does.
-func copyBytes(ctx context.Context, w io.Writer, r io.Reader) (n int64, err error) {
+func copyBytes(ctx context.Context, w io.Writer, r io.Reader) error {
 	buf := make([]byte, 256<<10)
 	for {
-		if err := ctx.Err(); err != nil {
-			return n, context.Cause(ctx)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
-		m, rerr := r.Read(buf)
-		n += int64(m)
-		if m > 0 {
-			if _, err := w.Write(buf[:m]); err != nil {
-				return n, err
+		n, rerr := r.Read(buf)
+		if n > 0 {
+			if _, err := w.Write(buf[:n]); err != nil {
+				return err
 			}
 		}
 		if rerr == io.EOF {
-			return n, nil
+			return nil
 		}
 		if rerr != nil {
-			return n, rerr
+			return rerr
 		}
 	}
 }

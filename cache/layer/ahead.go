@@ -67,10 +67,7 @@ func newOpenDir(fd int, path string) *openDir {
 
 func (d *openDir) fd() int { return int(d.Fd()) }
 
-func (d *openDir) use() *openDir {
-	d.users.Add(1)
-	return d
-}
+func (d *openDir) use() { d.users.Add(1) }
 
 func (d *openDir) release() {
 	if d.users.Add(-1) == 0 {

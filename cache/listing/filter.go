@@ -166,6 +166,6 @@ func matches(pattern, name string) bool {
 
 // Repository is a canonical name without tag and digest, "" for what is no name.
 func Repository(name string) string {
-	repository, _, _ := splitName(name)
+	repository, _ := splitName(name)
 	return repository
 }

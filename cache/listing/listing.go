@@ -69,7 +69,7 @@ func All(ctx context.Context, store *cache.Store) ([]Image, error) {
 // name adds what r says about how the image is called.
 func (i *Image) name(r *image.Image) {
 	i.Records = append(i.Records, r)
-	repository, tag, _ := splitName(r.Name)
+	repository, tag := splitName(r.Name)
 	if repository == "" {
 		return // dangling
 	}
@@ -165,11 +165,11 @@ func Familiar(name string) string {
 	return rest
 }
 
-// splitName takes a canonical name apart; all parts of what is no name are empty.
-func splitName(name string) (repository, tag, dgst string) {
-	name, dgst, _ = strings.Cut(name, "@")
+// splitName takes a canonical name apart; both parts of what is no name are empty.
+func splitName(name string) (repository, tag string) {
+	name, _, _ = strings.Cut(name, "@")
 	if colon := strings.LastIndexByte(name, ':'); colon > strings.LastIndexByte(name, '/') {
 		name, tag = name[:colon], name[colon+1:]
 	}
-	return name, tag, dgst
+	return name, tag
 }

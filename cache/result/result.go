@@ -78,32 +78,25 @@ func (s *Store) Get(ctx context.Context, key digest.Digest) (Record, error) {
 	if err := check(key); err != nil {
 		return Record{}, err
 	}
-	canonical, err := s.canonical(key)
-	if err != nil {
-		return Record{}, err
-	}
-	r, err := s.read(canonical)
+	r, err := s.read(s.canonical(key))
 	if err != nil {
 		return Record{}, err
 	}
 	// A use that cannot be noted only makes the record look older.
 	now := time.Now()
-	if os.Chtimes(s.path("records", canonical), now, now) == nil {
+	if os.Chtimes(s.path("records", r.Key), now, now) == nil {
 		r.LastUsed = now
 	}
 	return r, nil
 }
 
 // canonical follows the alias key, if it is one.
-func (s *Store) canonical(key digest.Digest) (digest.Digest, error) {
-	var a alias
-	if err := statefile.Read(s.path("aliases", key), &a); err != nil {
-		return key, nil //nolint:nilerr // missing and damaged aliases alike name nothing
+func (s *Store) canonical(key digest.Digest) digest.Digest {
+	var a alias // one that is damaged names nothing
+	if statefile.Read(s.path("aliases", key), &a) != nil || a.Key != key || check(a.Canonical) != nil {
+		return key
 	}
-	if a.Key != key || check(a.Canonical) != nil {
-		return key, nil
-	}
-	return a.Canonical, nil
+	return a.Canonical
 }
 
 func (s *Store) read(key digest.Digest) (Record, error) {

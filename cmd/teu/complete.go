@@ -47,24 +47,19 @@ func suggestions() map[string][]suggester {
 func flagSuggestions() map[string]suggester {
 	return map[string]suggester{
 		"network": networks, "net": networks, "volumes-from": containers(),
-		"restart": words(nil, "no", "on-failure", "always", "unless-stopped"), "pull": words(nil, "missing", "always", "never"),
-		"log-driver": words(nil, append(runner.LogDrivers(), "none")...), "health-on-failure": words(nil, "none", "restart", "stop", "kill"),
-		"signal": words(nil, "HUP", "INT", "QUIT", "KILL", "USR1", "USR2", "TERM"), "progress": words(nil, "auto", "plain", "tty", "json"),
-		"format": words(nil, "json", "table"), "cap-add": words(nil, "ALL", "NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "SYS_TIME"),
-		"driver": words(nil, "bridge", "macvlan", "ipvlan"), "log-format": words(nil, "text", "json"),
+		"restart": words("no", "on-failure", "always", "unless-stopped"), "pull": words("missing", "always", "never"),
+		"log-driver": words(append(runner.LogDrivers(), "none")...), "health-on-failure": words("none", "restart", "stop", "kill"),
+		"signal": words("HUP", "INT", "QUIT", "KILL", "USR1", "USR2", "TERM"), "progress": words("auto", "plain", "tty", "json"),
+		"format": words("json", "table"), "cap-add": words("ALL", "NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "SYS_TIME"),
+		"driver": words("bridge", "macvlan", "ipvlan"), "log-format": words("text", "json"),
 	}
 }
 
 func none(context.Context, *app) []string { return nil }
 
-// words are fixed ones after those of another suggester.
-func words(more suggester, list ...string) suggester {
-	return func(ctx context.Context, a *app) []string {
-		if more == nil {
-			return list
-		}
-		return append(more(ctx, a), list...)
-	}
+// words are always the same.
+func words(list ...string) suggester {
+	return func(context.Context, *app) []string { return list }
 }
 
 // containers are those with one of the statuses, or all.

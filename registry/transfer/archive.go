@@ -36,7 +36,7 @@ func openTarget(c *registry.Client, dst, src Place) (target, error) {
 	case Layout:
 		return openLayoutTarget(dst.Path, dst.Name)
 	}
-	return openArchiveTarget(dst, src)
+	return openArchiveTarget(dst, src), nil
 }
 
 // unpacked is an archive whose blobs lie in a temporary layout. Archives may have their manifests
@@ -118,7 +118,7 @@ type archiveTarget struct {
 	more  []archive.Image // what refers to the image
 }
 
-func openArchiveTarget(dst, src Place) (*archiveTarget, error) {
+func openArchiveTarget(dst, src Place) *archiveTarget {
 	a := &archiveTarget{path: dst.Path}
 	switch {
 	case dst.Name == "" && src.Kind == Registry:
@@ -130,7 +130,7 @@ func openArchiveTarget(dst, src Place) (*archiveTarget, error) {
 	case dst.Name != "":
 		a.image.Names = []string{dst.Name}
 	}
-	return a, nil
+	return a
 }
 
 func (a *archiveTarget) put(_ context.Context, src source, root ocispec.Descriptor, o content.CopyOptions) error {

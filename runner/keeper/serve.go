@@ -111,7 +111,7 @@ func (s *supervisor) command(c *conn, q request) error {
 	case "signal":
 		return s.signal(unix.Signal(q.Signal), q.Final)
 	case "stop":
-		return s.stopContainer(c, unix.Signal(q.Signal), time.Duration(q.Millis)*time.Millisecond)
+		return s.stopContainer(unix.Signal(q.Signal), time.Duration(q.Millis)*time.Millisecond)
 	case "resize":
 		_, streams, err := s.running()
 		if err != nil {
@@ -151,7 +151,7 @@ func (s *supervisor) signal(sig unix.Signal, final bool) error {
 
 // stopContainer ends the container and returns after its final exit. The client's going
 // away does not call it off, except that nobody waits any more.
-func (s *supervisor) stopContainer(c *conn, sig unix.Signal, timeout time.Duration) error {
+func (s *supervisor) stopContainer(sig unix.Signal, timeout time.Duration) error {
 	if err := s.signal(sig, true); err != nil && !errors.Is(err, errdefs.ErrConflict) {
 		return err
 	}

@@ -157,7 +157,7 @@ func (m *Manager) create(ctx context.Context, o CreateOptions) (n Network, err e
 	}
 	defer func() { err = errors.Join(err, unlockSubnets()) }()
 	if !n.ConfigOnly {
-		if err := m.chooseSubnets(&n, o); err != nil {
+		if err := m.chooseSubnets(&n); err != nil {
 			return n, err
 		}
 	}
@@ -428,7 +428,7 @@ func (n *Network) clash(all []Network) error {
 }
 
 // chooseSubnets fills in the subnets and gateways that were left open.
-func (m *Manager) chooseSubnets(n *Network, o CreateOptions) error {
+func (m *Manager) chooseSubnets(n *Network) error {
 	n.IPAM.Config = slices.DeleteFunc(n.IPAM.Config, func(c IPAMConfig) bool { return !c.Subnet.IsValid() })
 	used, _, err := m.used()
 	if err != nil {

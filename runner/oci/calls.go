@@ -78,8 +78,8 @@ func (c *compiler) fsmount(fs launch.Ref, attrs int) launch.Ref {
 }
 
 // moveMount places a mount on path below dir, or on dir itself if path is "".
-func (c *compiler) moveMount(fd launch.Ref, dir launch.Arg, path string) launch.Ref {
-	return c.moveMountIf(launch.Cond{}, fd, dir, path)
+func (c *compiler) moveMount(fd launch.Ref, dir launch.Arg, path string) {
+	c.moveMountIf(launch.Cond{}, fd, dir, path)
 }
 
 func (c *compiler) moveMountIf(cond launch.Cond, fd launch.Ref, dir launch.Arg, path string) launch.Ref {

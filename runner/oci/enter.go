@@ -163,9 +163,9 @@ func canMountProc() bool {
 }
 
 // writeProc writes a value to a file of the private procfs.
-func (c *compiler) writeProc(cond launch.Cond, file, value string) {
-	fd := c.openat2(cond, launch.Result(c.proc), file, unix.O_WRONLY, ownFiles)
-	c.CallIf(cond, unix.SYS_WRITE, launch.Result(fd), c.Str(value), launch.Int(len(value)))
+func (c *compiler) writeProc(file, value string) {
+	fd := c.openat2(launch.Cond{}, launch.Result(c.proc), file, unix.O_WRONLY, ownFiles)
+	c.Call(unix.SYS_WRITE, launch.Result(fd), c.Str(value), launch.Int(len(value)))
 	c.Call(unix.SYS_CLOSE, launch.Result(fd))
 }
 
@@ -182,7 +182,7 @@ func (c *compiler) sysctls() error {
 			return err
 		}
 		c.Note("setting sysctl %s", name)
-		c.writeProc(launch.Cond{}, "sys/"+file, value)
+		c.writeProc("sys/"+file, value)
 	}
 	return nil
 }
@@ -245,15 +245,15 @@ func sysctlOwner(file string) (specs.LinuxNamespaceType, bool) {
 func (c *compiler) labels() error {
 	if adj := c.process.OOMScoreAdj; adj != nil && !c.scored() {
 		c.Note("setting oom_score_adj")
-		c.writeProc(launch.Cond{}, "self/oom_score_adj", fmt.Sprint(*adj))
+		c.writeProc("self/oom_score_adj", fmt.Sprint(*adj))
 	}
 	if p := c.process.ApparmorProfile; p != "" && p != "unconfined" {
 		c.Note("setting the AppArmor profile %s", p)
-		c.writeProc(launch.Cond{}, "thread-self/attr/apparmor/exec", "exec "+p)
+		c.writeProc("thread-self/attr/apparmor/exec", "exec "+p)
 	}
 	if l := c.process.SelinuxLabel; l != "" {
 		c.Note("setting the SELinux label %s", l)
-		c.writeProc(launch.Cond{}, "thread-self/attr/exec", l)
+		c.writeProc("thread-self/attr/exec", l)
 	}
 	return nil
 }

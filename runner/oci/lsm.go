@@ -66,6 +66,6 @@ func quoted(option string) string {
 // labelKeys gives keys that the process makes the label of its command, which else could not use them.
 func (c *compiler) labelKeys() {
 	if l := c.process.SelinuxLabel; l != "" {
-		c.writeProc(launch.Cond{}, "thread-self/attr/keycreate", l)
+		c.writeProc("thread-self/attr/keycreate", l)
 	}
 }

@@ -137,7 +137,7 @@ func buildOptions(r *request) (o build.Options, err error) {
 	case len(r.query["securityopt"]) > 0:
 		return o, invalid("The daemon on this platform does not support setting security options on build")
 	}
-	shm, err := r.number("shmsize", 0)
+	shm, err := r.number("shmsize")
 	if err != nil {
 		return o, err
 	}
@@ -178,7 +178,7 @@ func buildOptions(r *request) (o build.Options, err error) {
 func buildLimits(r *request) (map[string]string, error) {
 	limits := map[string]string{}
 	for _, name := range []string{"memory", "memswap", "cpushares", "cpuperiod", "cpuquota"} {
-		n, err := r.number(name, 0)
+		n, err := r.number(name)
 		if err != nil {
 			return nil, err
 		}
@@ -288,7 +288,7 @@ func (s *Server) pruneBuild(w http.ResponseWriter, r *request) error {
 	}
 	o := build.PruneOptions{All: r.flag("all")}
 	for key, to := range map[string]*int64{"keep-storage": &o.Keep, "reserved-space": &o.Keep, "max-used-space": &o.MaxUsed, "min-free-space": &o.MinFree} {
-		n, err := r.number(key, 0)
+		n, err := r.number(key)
 		if err != nil {
 			return err
 		}

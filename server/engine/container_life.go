@@ -52,7 +52,7 @@ func stopOptions(r *request) (o runner.StopOptions, err error) {
 	if r.param("t") == "" {
 		return o, nil
 	}
-	n, err := r.number("t", 0)
+	n, err := r.number("t")
 	d := time.Duration(n) * time.Second
 	o.Timeout = &d
 	return o, err

@@ -91,7 +91,7 @@ func (s *Server) listContainers(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	limit, err := r.number("limit", 0)
+	limit, err := r.number("limit")
 	if err != nil {
 		return err
 	}

@@ -55,11 +55,11 @@ func truth(s string) bool {
 	return true
 }
 
-// number reads an integer parameter; a missing one is missing.
-func (r *request) number(key string, missing int) (int, error) {
+// number reads an integer parameter; a missing one is 0.
+func (r *request) number(key string) (int, error) {
 	text := r.param(key)
 	if text == "" {
-		return missing, nil
+		return 0, nil
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil {
@@ -71,11 +71,8 @@ func (r *request) number(key string, missing int) (int, error) {
 // decode reads a JSON body as dockerd does (daemon/server/httputils.ReadJSON). An empty
 // body leaves v alone.
 func (r *request) decode(v any) error {
-	body, err := r.body(v)
-	if err != nil || body {
-		return err
-	}
-	return nil
+	_, err := r.body(v)
+	return err
 }
 
 // need is decode for a body that must be there.
