@@ -8,6 +8,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -158,6 +159,11 @@ type Result struct {
 	Answer map[string][]byte
 	Wrong  error    // why the Dockerfile cannot be built, if a check was asked for
 	Why    []Reason // of the steps that ran, also when the build failed
+}
+
+// DockerfilePath is where the Dockerfile is if the context is a directory.
+func (o *Options) DockerfilePath() string {
+	return cmp.Or(o.Dockerfile, filepath.Join(o.Context, "Dockerfile"))
 }
 
 // Build builds. An error that a step or a line of the Dockerfile caused is an *Error.

@@ -48,11 +48,7 @@ func (r *run) mainContext(ctx context.Context, attrs map[string]string) error {
 		r.env.Locals[dockerfile.LocalDockerfile] = dir
 		return err
 	}
-	file := r.o.Dockerfile
-	if file == "" {
-		file = filepath.Join(dir, "Dockerfile")
-	}
-	file, err = filepath.Abs(file)
+	file, err := filepath.Abs(r.o.DockerfilePath())
 	if err != nil {
 		return err
 	}

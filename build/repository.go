@@ -94,11 +94,7 @@ const labelDockerfile = "com.docker.image.source.entrypoint"
 // Label adds labels of the repository, by the names of docker buildx with BUILDX_GIT_LABELS.
 func (r *Repository) Label(o *Options) {
 	labels := map[string]string{ocispec.AnnotationRevision: r.Revision, ocispec.AnnotationSource: r.Source}
-	file := o.Dockerfile
-	if file == "" {
-		file = filepath.Join(o.Context, "Dockerfile")
-	}
-	if name, ok := r.within(file); ok {
+	if name, ok := r.within(o.DockerfilePath()); ok {
 		labels[labelDockerfile] = name
 	}
 	maps.DeleteFunc(labels, func(_, value string) bool { return value == "" })

@@ -4,13 +4,11 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -161,7 +159,7 @@ func warnOfRego(u *ui.UI, o build.Options) {
 	if o.ContextTar != nil || o.DockerfileText != nil || o.Context == "" {
 		return
 	}
-	file := cmp.Or(o.Dockerfile, filepath.Join(o.Context, "Dockerfile")) + ".rego"
+	file := o.DockerfilePath() + ".rego"
 	if _, err := os.Stat(file); err == nil {
 		u.Warnf("%s is not looked at, whatever it forbids: buildx evaluates such rules, and can build with `teu serve engine`", file)
 	}

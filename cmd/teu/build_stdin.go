@@ -22,10 +22,8 @@ func (f *buildFlags) inputs(ctx context.Context, in io.Reader, o *build.Options)
 	switch {
 	case f.file == "-" || o.Context == "-" && f.file == "":
 		o.DockerfileName = "stdin"
-	case f.file != "":
-		o.DockerfileName = f.file
-	case !strings.Contains(o.Context, "://"):
-		o.DockerfileName = filepath.Join(o.Context, "Dockerfile")
+	case f.file != "" || !strings.Contains(o.Context, "://"):
+		o.DockerfileName = o.DockerfilePath()
 	}
 	if !isURL(f.file) {
 		return f.stdin(in, o)
