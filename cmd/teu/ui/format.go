@@ -258,11 +258,14 @@ func execute(tmpl *template.Template, object any, terminal bool) (string, error)
 	if t, ok := object.(Templated); ok {
 		typed = t.ForTemplates()
 	}
-	if terminal {
-		typed = visibleValue(reflect.ValueOf(typed)).Interface()
+	show := func(v any) any {
+		if !terminal || v == nil {
+			return v
+		}
+		return visibleValue(reflect.ValueOf(v)).Interface()
 	}
 	var b bytes.Buffer
-	if reflect.Indirect(reflect.ValueOf(typed)).Kind() == reflect.Struct && tmpl.Execute(&b, typed) == nil {
+	if reflect.Indirect(reflect.ValueOf(typed)).Kind() == reflect.Struct && tmpl.Execute(&b, show(typed)) == nil {
 		return b.String(), nil
 	}
 	raw, err := json.Marshal(object)
@@ -275,15 +278,12 @@ func execute(tmpl *template.Template, object any, terminal bool) (string, error)
 	if err := d.Decode(&value); err != nil {
 		return "", err
 	}
-	if terminal && value != nil {
-		value = visibleValue(reflect.ValueOf(value)).Interface()
-	}
 	strict, err := tmpl.Clone()
 	if err != nil {
 		return "", err
 	}
 	b.Reset()
-	err = strict.Option("missingkey=error").Execute(&b, value)
+	err = strict.Option("missingkey=error").Execute(&b, show(value))
 	return b.String(), err
 }
 
