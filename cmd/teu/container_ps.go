@@ -85,16 +85,17 @@ func listContainers(ctx context.Context, a *app, p *psFlags) error {
 		}
 		return nil
 	}
-	rows, engine := make([]ui.Row, len(all)), a.engine()
-	images := engine.ImageNames(ctx, all)
-	withSize := p.size || strings.Contains(p.format, ".Size")
-	whole := p.format != "" && p.format != "table"
+	rows, images := make([]ui.Row, len(all)), a.engine().ImageNames(ctx, all)
+	maker := psRows{
+		engine: a.engine(), noTrunc: p.noTrunc, size: p.size || strings.Contains(p.format, ".Size"),
+		rest: p.format != "" && p.format != "table",
+	}
 	var wg sync.WaitGroup
 	workers := runtime.GOMAXPROCS(0)
 	for first := range workers { // a row takes reading files
 		wg.Go(func() {
 			for i := first; i < len(all); i += workers {
-				rows[i] = psRow(engine, all[i], images[i], p.noTrunc, withSize, whole)
+				rows[i] = maker.row(all[i], images[i])
 			}
 		})
 	}
@@ -117,30 +118,38 @@ func shortImage(id digest.Digest, whole bool) string {
 	return id.Encoded()[:12]
 }
 
-// psRow has the columns of a table without a format, and with whole all others.
-func psRow(engine *runner.Engine, c *runner.Container, image string, noTrunc, size, whole bool) ui.Row {
+// psRows makes the rows of a list of containers.
+type psRows struct {
+	engine  *runner.Engine
+	noTrunc bool
+	size    bool // of what they have written and of all they see
+	rest    bool // the columns that only formats show
+}
+
+// row is that of c, whose image has the name given by [runner.Engine.ImageNames].
+func (p psRows) row(c *runner.Container, image string) ui.Row {
 	command := strconv.Quote(c.Command())
-	if !noTrunc {
+	if !p.noTrunc {
 		command = strconv.Quote(ellipsis(c.Command(), 20))
 	}
 	if image == string(c.ImageID) {
-		image = shortImage(c.ImageID, noTrunc)
+		image = shortImage(c.ImageID, p.noTrunc)
 	}
 	row := ui.Row{
-		"ID": shortID(c.ID, noTrunc), "Image": image, "Command": command, "RunningFor": ago(c.Created),
-		"Status": runner.StatusText(c.State), "Ports": portsText(engine.Ports(c), engine.Exposed(c)), "Names": c.Name,
+		"ID": shortID(c.ID, p.noTrunc), "Image": image, "Command": command, "RunningFor": ago(c.Created),
+		"Status": runner.StatusText(c.State), "Ports": portsText(p.engine.Ports(c), p.engine.Exposed(c)), "Names": c.Name,
 	}
-	if size {
-		written, whole := engine.RootSizes(c.ID)
+	if p.size {
+		written, whole := p.engine.RootSizes(c.ID)
 		row["Size"] = units.HumanSizeWithPrecision(float64(written), 3) + " (virtual " + units.HumanSizeWithPrecision(float64(whole), 3) + ")"
 	}
-	if whole {
-		psRest(row, engine, c, noTrunc)
+	if p.rest {
+		p.addRest(row, c)
 	}
 	return row
 }
 
-func psRest(row ui.Row, engine *runner.Engine, c *runner.Container, noTrunc bool) {
+func (p psRows) addRest(row ui.Row, c *runner.Container) {
 	labels := []string{}
 	for k, v := range c.Labels() {
 		labels = append(labels, k+"="+v)
@@ -154,14 +163,14 @@ func psRest(row ui.Row, engine *runner.Engine, c *runner.Container, noTrunc bool
 		} else {
 			volumes++
 		}
-		if !noTrunc {
+		if !p.noTrunc {
 			name = ellipsis(name, 15)
 		}
 		mounts = append(mounts, name)
 	}
 	row["CreatedAt"], row["State"] = c.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"), string(c.State.Status)
 	row["Labels"], row["Mounts"], row["LocalVolumes"] = strings.Join(labels, ","), strings.Join(mounts, ","), strconv.Itoa(volumes)
-	row["HealthStatus"], row["Networks"] = runner.HealthName(c.State), strings.Join(engine.NetworkNames(c), ",")
+	row["HealthStatus"], row["Networks"] = runner.HealthName(c.State), strings.Join(p.engine.NetworkNames(c), ",")
 	if row["Size"] == "" {
 		row["Size"] = "0B"
 	}

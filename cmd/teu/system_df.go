@@ -52,6 +52,7 @@ type diskUsage struct {
 	store      cache.Usage
 	images     []library.ImageUsage
 	containers []*runner.Container
+	names      []string         // of the containers' images
 	written    map[string]int64 // by ID of a container
 	volumes    []runner.Volume
 	links      map[string][]string // containers by volume
@@ -78,6 +79,7 @@ func (a *app) diskUsage(ctx context.Context) (*diskUsage, error) {
 	if u.containers, err = a.engine().List(ctx); err != nil {
 		return nil, err
 	}
+	u.names = a.engine().ImageNames(ctx, u.containers)
 	for _, c := range u.containers {
 		u.written[c.ID] = a.engine().WrittenSize(c.ID)
 	}
@@ -135,8 +137,7 @@ func (u *diskUsage) print(a *app, format string) error {
 	}
 	var containers, volumes, entries kindUsage
 	for _, c := range u.containers {
-		s := c.State.Status
-		containers.add(u.written[c.ID], s.GoesOn())
+		containers.add(u.written[c.ID], c.State.Status.GoesOn())
 	}
 	for _, v := range u.volumes {
 		volumes.add(u.sizes[v.Name], len(u.links[v.Name]) > 0)
@@ -222,8 +223,9 @@ func (u *diskUsage) imageRows() (rows []ui.Row) {
 }
 
 func (u *diskUsage) containerRows(a *app) (rows []ui.Row) {
-	for _, c := range u.containers {
-		row := psRow(a.engine(), c, c.Options.Image, false, false, true)
+	maker := psRows{engine: a.engine(), rest: true}
+	for i, c := range u.containers {
+		row := maker.row(c, u.names[i])
 		row["Size"] = units.HumanSizeWithPrecision(float64(u.written[c.ID]), 3)
 		rows = append(rows, row)
 	}

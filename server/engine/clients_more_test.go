@@ -195,6 +195,12 @@ func testSystem(t *testing.T, w *world) {
 	w.want(`^1\.56 1\.24$`, "version", "-f", "{{.Server.APIVersion}} {{.Server.MinAPIVersion}}")
 	w.want("teu", "info", "-f", "{{.DefaultRuntime}}")
 	w.want("Images", "system", "df")
+	w.docker("tag", "busybox", "moving")
+	w.docker("create", "--name", "moved", "moving")
+	w.docker("rmi", "moving")
+	w.want("^[0-9a-f]{12}$", "ps", "-a", "--filter", "name=moved", "--format", "{{.Image}}")
+	w.want(`\n[0-9a-f]{12} +[0-9a-f]{12} .* moved\n`, "system", "df", "-v")
+	w.docker("rm", "moved")
 	w.want(`busybox +latest .* [0-9.]+[kM]?B +[0-9.]+[kM]?B +[0-9]+\n`, "system", "df", "-v") // what it shares with images of other tests, and what it has alone
 	if _, got := w.api("GET", "/v1.56/images/json?shared-size=1", ""); !strings.Contains(got, `"SharedSize":`) || strings.Contains(got, `"SharedSize":-1`) {
 		t.Errorf("images with shared-size=1: %s", got)

@@ -39,11 +39,10 @@ func (s *Server) usage(r *request) (u usage, err error) {
 		if err != nil {
 			return u, err
 		}
-		for i, in := range s.Containers.NetworkSettings(all...) {
-			c := all[i]
-			one := s.summary(r, c, in)
-			one.SizeRw, one.SizeRootFs = s.Containers.RootSizes(c.ID)
-			u.containers = append(u.containers, one)
+		u.containers = s.summaries(r, all)
+		for i := range u.containers {
+			one := &u.containers[i]
+			one.SizeRw, one.SizeRootFs = s.Containers.RootSizes(one.ID)
 		}
 	}
 	if wanted(r, "volume") {
@@ -141,9 +140,6 @@ func (u usage) legacy(r *request) legacyUsage {
 	}
 	if wanted(r, "image") && out.Images == nil {
 		out.Images = []imageSummary{}
-	}
-	if wanted(r, "container") && out.Containers == nil {
-		out.Containers = []summary{}
 	}
 	if wanted(r, "volume") && out.Volumes == nil {
 		out.Volumes = []volume.Volume{}

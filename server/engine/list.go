@@ -99,22 +99,28 @@ func (s *Server) listContainers(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	list := make([]summary, len(all))
-	manifests := s.newManifestFinder(r)
-	images := s.Containers.ImageNames(r.Context(), all)
-	for i, in := range s.Containers.NetworkSettings(all...) {
-		list[i] = s.summary(r, all[i], in)
-		list[i].Image = images[i]
-		if r.version >= 48 {
-			list[i].ImageManifestDescriptor = manifests.find(all[i])
+	list := s.summaries(r, all)
+	if r.version >= 48 {
+		manifests := s.newManifestFinder(r)
+		for i, c := range all {
+			list[i].ImageManifestDescriptor = manifests.find(c)
 		}
 	}
 	return writeJSON(w, http.StatusOK, list)
 }
 
-func (s *Server) summary(r *request, c *runner.Container, in runner.InspectNetwork) (one summary) {
+func (s *Server) summaries(r *request, all []*runner.Container) []summary {
+	list := make([]summary, len(all))
+	images := s.Containers.ImageNames(r.Context(), all)
+	for i, in := range s.Containers.NetworkSettings(all...) {
+		list[i] = s.summary(r, all[i], images[i], in)
+	}
+	return list
+}
+
+func (s *Server) summary(r *request, c *runner.Container, image string, in runner.InspectNetwork) (one summary) {
 	one.Summary = container.Summary{
-		ID: c.ID, Names: []string{"/" + c.Name}, Image: c.Options.Image, ImageID: c.ImageID.String(), Command: c.Command(),
+		ID: c.ID, Names: []string{"/" + c.Name}, Image: image, ImageID: c.ImageID.String(), Command: c.Command(),
 		Labels: c.Labels(), State: container.ContainerState(c.State.Status), Status: runner.StatusText(c.State), Mounts: inspect.Mounts(c),
 	}
 	one.Created = c.Created.Unix()
