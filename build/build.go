@@ -372,7 +372,7 @@ func (r *run) build(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	r.journal.unneeded()
-	res, err := r.export(ctx, compiled, states)
+	res, err := r.export(ctx, solved{compiled, states})
 	if err != nil {
 		return res, err
 	}

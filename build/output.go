@@ -30,20 +30,26 @@ import (
 	"github.com/teu-dev/teu/registry/archive"
 )
 
+// solved is what the frontend made of the Dockerfile, and for each of its images the state that becomes its files.
+type solved struct {
+	*dockerfile.Result
+	states []op.Result
+}
+
 // export gives the user what was asked for.
-func (r *run) export(ctx context.Context, c *dockerfile.Result, states []op.Result) (Result, error) {
+func (r *run) export(ctx context.Context, s solved) (Result, error) {
 	res := Result{}
 	for i, out := range outputsOf(r.o) {
 		names := r.names.outputs[i]
 		var err error
 		switch out.Type {
 		case "image":
-			if err = r.image(ctx, &res, c, states, r.stated(false)); err == nil {
-				err = r.name(ctx, &res, states, names)
+			if err = r.image(ctx, &res, s, r.stated(false)); err == nil {
+				err = r.name(ctx, &res, s.states, names)
 			}
 		case "oci", "docker":
 			archived := res
-			if err = r.image(ctx, &archived, c, states, r.stated(true) || r.o.FileStatements && r.stated(false)); err == nil {
+			if err = r.image(ctx, &archived, s, r.stated(true) || r.o.FileStatements && r.stated(false)); err == nil {
 				err = r.archive(ctx, archived, out, names)
 			}
 			if res.Target.Digest == "" {
@@ -51,7 +57,7 @@ func (r *run) export(ctx context.Context, c *dockerfile.Result, states []op.Resu
 			}
 		case "cacheonly":
 		case "tar", "local":
-			err = r.files(ctx, out, c, states)
+			err = r.files(ctx, out, s)
 		default:
 			err = invalidf("unknown output type %q", out.Type)
 		}
@@ -60,10 +66,10 @@ func (r *run) export(ctx context.Context, c *dockerfile.Result, states []op.Resu
 		}
 	}
 	if len(r.names.push) > 0 {
-		if err := r.image(ctx, &res, c, states, r.stated(false)); err != nil {
+		if err := r.image(ctx, &res, s, r.stated(false)); err != nil {
 			return res, err
 		}
-		return res, r.push(ctx, res, states)
+		return res, r.push(ctx, res, s.states)
 	}
 	return res, nil
 }
@@ -77,11 +83,11 @@ func (r *run) needsBytes() bool {
 }
 
 // image makes the image in the store, with statements about it or without, unless that was done.
-func (r *run) image(ctx context.Context, res *Result, c *dockerfile.Result, states []op.Result, stated bool) error {
+func (r *run) image(ctx context.Context, res *Result, s solved, stated bool) error {
 	made, ok := r.made[stated]
 	if !ok {
 		var err error
-		if made, err = r.makeImage(ctx, c, states, stated); err != nil {
+		if made, err = r.makeImage(ctx, s, stated); err != nil {
 			return err
 		}
 		if r.made == nil {
@@ -102,13 +108,12 @@ type madeImage struct {
 	index  bool
 }
 
-func (r *run) makeImage(ctx context.Context, compiled *dockerfile.Result, states []op.Result, stated bool) (made madeImage, err error) {
-	images := compiled.Images
+func (r *run) makeImage(ctx context.Context, s solved, stated bool) (made madeImage, err error) {
 	notes, err := parseAnnotations(r.o.Annotations)
 	if err != nil {
 		return made, err
 	}
-	if err := notes.match(images); err != nil {
+	if err := notes.match(s.Images); err != nil {
 		return made, err
 	}
 	if stated && r.o.DockerTypes {
@@ -116,15 +121,15 @@ func (r *run) makeImage(ctx context.Context, compiled *dockerfile.Result, states
 	}
 	index := r.index || notes.needIndex()
 	err = r.step(ctx, "exporting to image", func(c *solver.Console) error {
-		sources := make([]export.Source, len(images))
-		for i, img := range images {
-			layers, err := r.layers(states[i])
+		sources := make([]export.Source, len(s.Images))
+		for i, img := range s.Images {
+			layers, err := r.layers(s.states[i])
 			if err != nil {
 				return err
 			}
 			config := img.Config
 			if r.inline {
-				if config, err = remotecache.Embed(config, r.inlineSteps(states[i])); err != nil {
+				if config, err = remotecache.Embed(config, r.inlineSteps(s.states[i])); err != nil {
 					return err
 				}
 			}
@@ -137,7 +142,7 @@ func (r *run) makeImage(ctx context.Context, compiled *dockerfile.Result, states
 				continue
 			}
 			sources[i].Statements = func(layers []ocispec.Descriptor) ([]export.Statement, error) {
-				return r.statements(ctx, c, compiled, i, states[i], layers)
+				return r.statements(ctx, c, s, i, layers)
 			}
 			if sources[i].Subjects, err = r.subjects(img.Platform); err != nil {
 				return err
@@ -293,15 +298,16 @@ func (r *run) archive(ctx context.Context, res Result, out Output, names []refer
 }
 
 // files writes the filesystems themselves; those of several platforms into directories.
-func (r *run) files(ctx context.Context, out Output, compiled *dockerfile.Result, states []op.Result) error {
+func (r *run) files(ctx context.Context, out Output, s solved) error {
 	if out.Type == "local" && (out.Dest == "" || out.Dest == "-") {
 		return invalidf("output type=local needs dest=DIRECTORY")
 	}
 	if out.Type == "local" {
 		return r.step(ctx, "exporting to client directory", func(c *solver.Console) error {
-			taken, err := r.trees(ctx, c, out, compiled, states, func(root *rootfs.Dir, o export.TreeOptions) error {
-				return export.WriteDir(ctx, out.Dest, root, o)
-			}, func(f export.StatementFile) error { return f.WriteDir(out.Dest) })
+			taken, err := r.trees(ctx, c, out, s, treeWriter{
+				files:     func(root *rootfs.Dir, o export.TreeOptions) error { return export.WriteDir(ctx, out.Dest, root, o) },
+				statement: func(f export.StatementFile) error { return f.WriteDir(out.Dest) },
+			})
 			if err == nil && out.Mirror {
 				err = export.RemoveOthers(ctx, out.Dest, taken)
 			}
@@ -314,9 +320,10 @@ func (r *run) files(ctx context.Context, out Output, compiled *dockerfile.Result
 	return r.step(ctx, "exporting to client tarball", func(c *solver.Console) error {
 		return writeTo(out, func(w io.Writer) error {
 			tw := tar.NewWriter(w)
-			_, err := r.trees(ctx, c, out, compiled, states, func(root *rootfs.Dir, o export.TreeOptions) error {
-				return export.WriteTar(ctx, tw, root, o)
-			}, func(f export.StatementFile) error { return f.WriteTar(tw) })
+			_, err := r.trees(ctx, c, out, s, treeWriter{
+				files:     func(root *rootfs.Dir, o export.TreeOptions) error { return export.WriteTar(ctx, tw, root, o) },
+				statement: func(f export.StatementFile) error { return f.WriteTar(tw) },
+			})
 			if err != nil {
 				return err
 			}
@@ -325,28 +332,42 @@ func (r *run) files(ctx context.Context, out Output, compiled *dockerfile.Result
 	})
 }
 
-// trees calls write with the filesystem of each image, and state with what is stated of it. It returns the
-// paths of all files.
-func (r *run) trees(ctx context.Context, c *solver.Console, out Output, compiled *dockerfile.Result, states []op.Result, write func(*rootfs.Dir, export.TreeOptions) error, state func(export.StatementFile) error) (map[string]bool, error) {
+// treeWriter writes the files of an image, and what is stated of them.
+type treeWriter struct {
+	files     func(*rootfs.Dir, export.TreeOptions) error
+	statement func(export.StatementFile) error
+}
+
+// trees writes the filesystem of each image. It returns the paths of all files.
+func (r *run) trees(ctx context.Context, c *solver.Console, out Output, s solved, w treeWriter) (map[string]bool, error) {
 	split := r.index
 	if out.Split != nil {
 		split = *out.Split
 	}
 	taken := map[string]bool{}
-	for i, img := range compiled.Images {
+	for i, img := range s.Images {
 		o := export.TreeOptions{Epoch: img.Epoch, Taken: taken}
 		if split {
 			o.Prefix = platformDir(img.Platform)
 		}
-		view, err := r.env.View(ctx, c, states[i])
+		view, err := r.env.View(ctx, c, s.states[i])
 		if err != nil {
 			return nil, err
 		}
 		err = writeBelow(view.Dir, out.Source, o, func(root *rootfs.Dir, o export.TreeOptions) error {
-			if err := write(root, o); err != nil || !r.stated(true) {
+			if err := w.files(root, o); err != nil || !r.stated(true) {
 				return err
 			}
-			return r.fileStatements(ctx, c, compiled, i, states[i], root, out, o, split, state)
+			list, err := r.fileStatements(ctx, c, out, s, i, root, o)
+			if err != nil {
+				return err
+			}
+			for _, f := range list {
+				if err := w.statement(f); err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 		if err := errors.Join(err, view.Close()); err != nil {
 			return nil, err

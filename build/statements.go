@@ -74,19 +74,21 @@ func (r *run) noteSteps(made map[*graph.Vertex]*solver.Vertex[op.Result]) {
 	}
 }
 
-// statements returns what is stated of the image i, which is the state with these layers; nil for files.
-func (r *run) statements(ctx context.Context, console *solver.Console, c *dockerfile.Result, i int, state op.Result, layers []ocispec.Descriptor) ([]export.Statement, error) {
-	img := c.Images[i]
-	list, err := r.attested(ctx, console, img, layers == nil)
+// statements returns what is stated of the image i, which has these layers; nil for files.
+func (r *run) statements(ctx context.Context, c *solver.Console, s solved, i int, layers []ocispec.Descriptor) ([]export.Statement, error) {
+	img := s.Images[i]
+	list, err := r.attested(ctx, c, img, layers == nil)
 	if err != nil || r.o.Provenance == nil || r.o.Provenance.InlineOnly && layers == nil {
 		return list, err
 	}
 	b := provenance.Build{
-		Frontend: c.Frontend, Args: c.Attrs, Definition: img.Definition, Platform: img.Platform,
+		Frontend: s.Frontend, Args: s.Attrs, Definition: img.Definition, Platform: img.Platform,
 		Timeless: img.Epoch != nil,
-		Layers:   func(id digest.Digest, output int) []ocispec.Descriptor { return r.layersOf(id, output, state, layers) },
+		Layers: func(id digest.Digest, output int) []ocispec.Descriptor {
+			return r.layersOf(id, output, s.states[i], layers)
+		},
 	}
-	for _, other := range c.Images {
+	for _, other := range s.Images {
 		b.All = append(b.All, other.Platform)
 	}
 	kind, predicate, err := r.record.Predicate(b, *r.o.Provenance)
@@ -202,31 +204,28 @@ func (r *run) subjects(p ocispec.Platform) ([]string, error) {
 	return list, nil
 }
 
-// fileStatements writes what is stated of the files of image i.
-func (r *run) fileStatements(ctx context.Context, console *solver.Console, c *dockerfile.Result, i int, state op.Result, root *rootfs.Dir, out Output, o export.TreeOptions, split bool, write func(export.StatementFile) error) error {
-	list, err := r.statements(ctx, console, c, i, state, nil)
+// fileStatements makes the files of out for what is stated of the image i, whose files are those of root.
+func (r *run) fileStatements(ctx context.Context, c *solver.Console, out Output, s solved, i int, root *rootfs.Dir, o export.TreeOptions) ([]export.StatementFile, error) {
+	list, err := r.statements(ctx, c, s, i, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	files, err := export.Files(ctx, root)
+	subjects, err := export.Files(ctx, root)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, st := range list {
+	files := make([]export.StatementFile, len(list))
+	for n, st := range list {
 		st.Name = out.StatementPrefix + st.Name
-		if c.Index && !split { // all platforms have one directory
+		if s.Index && o.Prefix == "" { // all platforms have one directory
 			ext := path.Ext(st.Name)
-			st.Name = strings.TrimSuffix(st.Name, ext) + "." + platformDir(c.Images[i].Platform) + ext
+			st.Name = strings.TrimSuffix(st.Name, ext) + "." + platformDir(s.Images[i].Platform) + ext
 		}
-		f, err := export.NewStatementFile(st, files, o)
-		if err == nil {
-			err = write(f)
-		}
-		if err != nil {
-			return err
+		if files[n], err = export.NewStatementFile(st, subjects, o); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return files, nil
 }
 
 // platformDir is what the directory of one of several platforms is called.
