@@ -19,6 +19,7 @@ import (
 	"github.com/distribution/reference"
 	"github.com/spf13/cobra"
 
+	"github.com/teu-dev/teu/cmd/teu/ui"
 	client "github.com/teu-dev/teu/registry"
 	"github.com/teu-dev/teu/server"
 	"github.com/teu-dev/teu/server/registry"
@@ -127,20 +128,13 @@ func (e *openDoorError) Hint() string {
 }
 
 func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
-	if given := []bool{o.htpasswd != "", o.accounts, o.anonymous}; countTrue(given) > 1 {
-		return &usageError{command: "teu serve registry", err: errors.New("--htpasswd, --accounts and --insecure-anonymous exclude each other")}
-	}
-	if o.gcInterval < 0 || o.gc.Grace < registry.MinGrace {
-		return &usageError{command: "teu serve registry", err: fmt.Errorf("--gc-grace is at least %s, and --gc-interval not negative", registry.MinGrace)}
-	}
-	if err := o.checkTLS(); err != nil {
+	if err := o.check(); err != nil {
 		return &usageError{command: "teu serve registry", err: err}
 	}
-	o.gc.Rate = gcRate
-	ro := o.at.options(a)
-	ro.Htpasswd, ro.Anonymous, ro.AllowDelete = o.htpasswd, o.anonymous, !o.disallowDeletion
-	ro.GCInterval, ro.GC, ro.Log = o.gcInterval, o.gc, slog.Default()
-	ro.Accounts, ro.URL, ro.Rate, ro.ClientCerts = o.accounts, o.url, o.rate, o.clientCA != ""
+	ro, err := o.options(a)
+	if err != nil {
+		return err
+	}
 	reload := func() error { return nil }
 	if o.audit != "" {
 		f, err := openLogFile(o.audit)
@@ -151,19 +145,6 @@ func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
 		ro.Audit, reload = f, f.reopen
 	}
 	defer onReload(a.ui.InTerminal(), reload)()
-	for _, m := range o.mirrors {
-		prefix, name, ok := strings.Cut(m, "=")
-		if !ok {
-			return &usageError{command: "teu serve registry", err: fmt.Errorf("--mirror %q is not PREFIX=REGISTRY", m)}
-		}
-		ro.Mirrors = append(ro.Mirrors, registry.Mirror{Prefix: prefix, Registry: name})
-	}
-	hooks, err := o.hooks()
-	if err != nil {
-		return err
-	}
-	ro.Webhooks = append(ro.Webhooks, hooks...)
-	ro.OpenUpstream = openUpstream(a.registry())
 	reg, err := registry.New(ro)
 	if err != nil {
 		return err
@@ -172,19 +153,11 @@ func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
 	if err != nil {
 		return err
 	}
-	ln, err := server.Listen(ctx, o.addr)
+	ln, err := o.listen(ctx, a.ui, tlsConfig != nil)
 	if err != nil {
 		return err
 	}
 	defer ln.Close()
-	if !ln.Addr().(*net.TCPAddr).IP.IsLoopback() {
-		if o.htpasswd == "" && !o.accounts && o.clientCA == "" && !o.anonymous {
-			return &openDoorError{ln.Addr()}
-		}
-		if !o.anonymous && tlsConfig == nil && o.url == "" {
-			a.ui.Warnf("passwords travel unencrypted: give --tls-cert and --tls-key or --acme, or put a proxy with TLS in front")
-		}
-	}
 	var watch net.Listener
 	if o.metrics != "" {
 		if watch, err = net.Listen("tcp", o.metrics); err != nil {
@@ -215,6 +188,54 @@ func serveRegistry(ctx context.Context, a *app, o serveRegistryOptions) error {
 	defer upkeep.Wait()
 	defer stop()
 	return server.Serve(ctx, ln, reg, server.Options{TLS: tlsConfig, Log: slog.Default()})
+}
+
+// check refuses flags that do not go together.
+func (o serveRegistryOptions) check() error {
+	if file := o.htpasswd != ""; file && o.accounts || o.anonymous && (file || o.accounts) {
+		return errors.New("--htpasswd, --accounts and --insecure-anonymous exclude each other")
+	}
+	if o.gcInterval < 0 || o.gc.Grace < registry.MinGrace {
+		return fmt.Errorf("--gc-grace is at least %s, and --gc-interval not negative", registry.MinGrace)
+	}
+	for _, m := range o.mirrors {
+		if !strings.Contains(m, "=") {
+			return fmt.Errorf("--mirror %q is not PREFIX=REGISTRY", m)
+		}
+	}
+	return o.checkTLS()
+}
+
+// options are those of the registry, without its audit log.
+func (o serveRegistryOptions) options(a *app) (registry.Options, error) {
+	ro := o.at.options(a)
+	ro.Htpasswd, ro.Anonymous, ro.AllowDelete = o.htpasswd, o.anonymous, !o.disallowDeletion
+	ro.GCInterval, ro.GC, ro.Log = o.gcInterval, o.gc, slog.Default()
+	ro.GC.Rate = gcRate
+	ro.Accounts, ro.URL, ro.Rate, ro.ClientCerts = o.accounts, o.url, o.rate, o.clientCA != ""
+	ro.OpenUpstream = openUpstream(a.registry())
+	for _, m := range o.mirrors {
+		prefix, name, _ := strings.Cut(m, "=")
+		ro.Mirrors = append(ro.Mirrors, registry.Mirror{Prefix: prefix, Registry: name})
+	}
+	hooks, err := o.hooks()
+	ro.Webhooks = append(ro.Webhooks, hooks...)
+	return ro, err
+}
+
+// listen opens the registry's port, except to a network that may do everything without anybody having said so.
+func (o serveRegistryOptions) listen(ctx context.Context, u *ui.UI, secure bool) (net.Listener, error) {
+	ln, err := server.Listen(ctx, o.addr)
+	if err != nil || ln.Addr().(*net.TCPAddr).IP.IsLoopback() {
+		return ln, err
+	}
+	if o.htpasswd == "" && !o.accounts && o.clientCA == "" && !o.anonymous {
+		return nil, errors.Join(&openDoorError{ln.Addr()}, ln.Close())
+	}
+	if !o.anonymous && !secure && o.url == "" {
+		u.Warnf("passwords travel unencrypted: give --tls-cert and --tls-key or --acme, or put a proxy with TLS in front")
+	}
+	return ln, nil
 }
 
 // hooks returns the webhooks of the flags.
@@ -264,7 +285,6 @@ func (o serveRegistryOptions) tls(reg *registry.Registry) (c *tls.Config, err er
 	return c, server.RequireClientCertificates(c, o.clientCA)
 }
 
-// checkTLS refuses flags that do not go together.
 func (o serveRegistryOptions) checkTLS() error {
 	files, names := o.tlsCert != "" || o.tlsKey != "", len(o.acme.Hosts) > 0
 	switch {
@@ -278,13 +298,4 @@ func (o serveRegistryOptions) checkTLS() error {
 		return errors.New("--acme-email, --acme-directory and --acme-ca need --acme")
 	}
 	return nil
-}
-
-func countTrue(list []bool) (n int) {
-	for _, b := range list {
-		if b {
-			n++
-		}
-	}
-	return n
 }
