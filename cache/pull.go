@@ -58,14 +58,14 @@ func (s *Store) Pull(ctx context.Context, src content.Fetcher, root ocispec.Desc
 // Unpack returns the layers of img, lowest first, unpacking from local blobs what is not unpacked.
 // The caller holds a pin. A blob that is neither unpacked nor local is an errdefs.ErrNotFound.
 func (s *Store) Unpack(ctx context.Context, img content.Image) (layerIDs []string, err error) {
-	return s.UnpackFrom(ctx, img, nil, nil)
+	return s.UnpackFrom(ctx, img, nil)
 }
 
 // UnpackFrom is Unpack that has what is neither unpacked nor local fetched from src, and stored, as Pull
 // does. A nil src is Unpack.
-func (s *Store) UnpackFrom(ctx context.Context, img content.Image, src content.Fetcher, p content.Progress) (layerIDs []string, err error) {
+func (s *Store) UnpackFrom(ctx context.Context, img content.Image, src content.Fetcher) (layerIDs []string, err error) {
 	// Nobody waits for a network, so one layer more than there are processors is enough, for when one is synced.
-	return s.unpack(ctx, img, src, PullOptions{Progress: p, Concurrency: min(4, 1+runtime.GOMAXPROCS(0))})
+	return s.unpack(ctx, img, src, PullOptions{Concurrency: min(4, 1+runtime.GOMAXPROCS(0))})
 }
 
 // unpack has all layers of img unpacked, from src if they are not local. A nil src means nowhere.

@@ -243,7 +243,7 @@ func (e *Engine) Wait(ctx context.Context, ref string) (keeper.ExitStatus, error
 		k, err := e.client(c)
 		if err == nil {
 			var s keeper.ExitStatus
-			if s, err = k.Wait(ctx, keeper.WaitOptions{}); err == nil {
+			if s, err = k.Wait(ctx); err == nil {
 				return s, nil
 			}
 		}

@@ -35,9 +35,7 @@ const (
 	EventDone     EventKind = "done"     // all bytes have moved and were verified
 	EventUnpack   EventKind = "unpack"   // Current of Total compressed bytes were unpacked
 	EventUnpacked EventKind = "unpacked" // the layer is on disk
-	EventCompress EventKind = "compress" // Current plain bytes of a layer were compressed
 	EventRetry    EventKind = "retry"    // a transfer starts again; Text says why
-	EventMessage  EventKind = "message"  // Text is for the user
 )
 
 // An Event tells of the progress of one blob. Current and Total are bytes; Total is 0 if unknown.

@@ -33,8 +33,6 @@ type Options struct {
 	// GCLock is a file locked shared while a blob is made visible or touched, and
 	// exclusively by whoever deletes. Empty: nobody deletes while others write.
 	GCLock string
-	// Durable fsyncs directories too, so a blob survives a power loss once it is stored.
-	Durable bool
 }
 
 // Store is an OCI image layout on the local disk:
@@ -46,8 +44,8 @@ type Options struct {
 //	DIR/ingest/p-ALGORITHM-HEX      the same of a known digest, for Resume to go on with
 //
 // A blob is verified while it is written, fsynced, and only then renamed to its digest, so
-// neither a killed process nor a power loss can leave wrong bytes under a digest. Without
-// Options.Durable a power loss may lose the name of a blob, which can be fetched again.
+// neither a killed process nor a power loss can leave wrong bytes under a digest. A power loss may
+// lose the name of a blob, which can be fetched again.
 // Any number of processes may use one directory, and many goroutines one Store.
 type Store struct {
 	dir   string
@@ -83,7 +81,7 @@ func OpenWith(dir string, o Options) (*Store, error) {
 		if _, err := os.Stat(path); err == nil {
 			continue // of an older run, or of another tool's layout
 		}
-		if err := statefile.Write(path, v, statefile.WriteOptions{Durable: o.Durable}); err != nil {
+		if err := statefile.Write(path, v, statefile.WriteOptions{}); err != nil {
 			return nil, fmt.Errorf("opening the blob store: %w", err)
 		}
 	}

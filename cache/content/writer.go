@@ -16,8 +16,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
-
-	"github.com/teu-dev/teu/cache/statefile"
 )
 
 const (
@@ -232,14 +230,7 @@ func (w *Writer) publish(ctx context.Context, d ocispec.Descriptor) (err error) 
 	if err := now(w.f.Name()); err != nil {
 		return err
 	}
-	path := w.s.Path(d.Digest)
-	if err := os.Rename(w.f.Name(), path); err != nil {
-		return err
-	}
-	if w.s.opts.Durable {
-		return statefile.SyncDir(filepath.Dir(path))
-	}
-	return nil
+	return os.Rename(w.f.Name(), w.s.Path(d.Digest))
 }
 
 // Close drops the bytes if they were not committed, or leaves those of a Writer that Resume gave to

@@ -22,7 +22,6 @@ import (
 // SaveOptions change how Save works.
 type SaveOptions struct {
 	Platforms []ocispec.Platform // only the images for these, of one without the index; nil: all that are here
-	Progress  content.Progress
 }
 
 // Save writes the images that refs mean into w, one archive. A repository without a tag
@@ -53,7 +52,7 @@ func (l *Library) Save(ctx context.Context, w io.Writer, refs []string, o SaveOp
 				images = collect(images, target, r.Name)
 			}
 		}
-		if err := archive.Save(ctx, w, l.Store.Content, images, archive.SaveOptions{Platforms: o.Platforms, Progress: o.Progress}); err != nil {
+		if err := archive.Save(ctx, w, l.Store.Content, images, archive.SaveOptions{Platforms: o.Platforms}); err != nil {
 			return err
 		}
 		for i, ref := range refs {
@@ -128,7 +127,6 @@ func collect(images []archive.Image, target ocispec.Descriptor, name string) []a
 // LoadOptions change how Load works.
 type LoadOptions struct {
 	Platforms []ocispec.Platform // only the images for these, all of which are unpacked; nil: all
-	Progress  content.Progress
 }
 
 // Loaded is an image that Load found.
@@ -142,14 +140,14 @@ type Loaded struct {
 func (l *Library) Load(ctx context.Context, r io.Reader, o LoadOptions) ([]Loaded, error) {
 	var out []Loaded
 	err := l.pinned(ctx, func() error {
-		src, images, err := archive.Open(ctx, l.Store.Content, r, archive.LoadOptions{Platforms: o.Platforms, Progress: o.Progress, Known: l.known})
+		src, images, err := archive.Open(ctx, l.Store.Content, r, archive.LoadOptions{Platforms: o.Platforms, Known: l.known})
 		if err != nil {
 			return err
 		}
 		var named []archive.Image
 		var artifact error
 		for _, img := range images {
-			id, err := l.unpackAll(ctx, img, src, o.Progress)
+			id, err := l.unpackAll(ctx, img, src)
 			if errdefs.IsFailedPrecondition(err) {
 				artifact = fmt.Errorf("image %s: %w", img.Target.Digest, err)
 				continue // a signature or the like beside the image it is of
@@ -214,13 +212,13 @@ func (l *Library) known(ctx context.Context, diffIDs []digest.Digest) (most []oc
 
 // unpackAll has all that was chosen of img ready to run, else what suits this machine, and what is left of it in
 // src stored. It returns the digest of the first config.
-func (l *Library) unpackAll(ctx context.Context, img archive.Image, src archive.Source, p content.Progress) (first digest.Digest, err error) {
+func (l *Library) unpackAll(ctx context.Context, img archive.Image, src archive.Source) (first digest.Digest, err error) {
 	chosen := img.Chosen
 	if len(chosen) == 0 {
 		chosen = []ocispec.Descriptor{img.Target}
 	}
 	for _, d := range chosen {
-		id, err := l.unpack(ctx, d, src, p)
+		id, err := l.unpack(ctx, d, src)
 		if err != nil {
 			return "", err
 		}
@@ -228,28 +226,28 @@ func (l *Library) unpackAll(ctx context.Context, img archive.Image, src archive.
 			first = id
 		}
 	}
-	return first, l.storeRest(ctx, img.Blobs, src, p)
+	return first, l.storeRest(ctx, img.Blobs, src)
 }
 
 // unpack has the image of target ready to run, with what only src has of it if
 // that is not nil, and returns the digest of its config. What is no image is an errdefs.ErrFailedPrecondition.
-func (l *Library) unpack(ctx context.Context, target ocispec.Descriptor, src archive.Source, p content.Progress) (digest.Digest, error) {
+func (l *Library) unpack(ctx context.Context, target ocispec.Descriptor, src archive.Source) (digest.Digest, error) {
 	img, err := l.Store.Resolve(ctx, target)
 	if err != nil {
 		return "", err
 	}
-	_, err = l.Store.UnpackFrom(ctx, img, src, p)
+	_, err = l.Store.UnpackFrom(ctx, img, src)
 	return img.Manifest.Config.Digest, err
 }
 
 // storeRest stores those of blobs that unpacking has not stored: of other platforms, and of layers that were
 // unpacked before.
-func (l *Library) storeRest(ctx context.Context, blobs []ocispec.Descriptor, src archive.Source, p content.Progress) error {
+func (l *Library) storeRest(ctx context.Context, blobs []ocispec.Descriptor, src archive.Source) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(4)
 	for _, d := range blobs {
 		g.Go(func() error {
-			return content.Copy(ctx, l.Store.Content, src, d, content.CopyOptions{Foreign: true, Progress: p})
+			return content.Copy(ctx, l.Store.Content, src, d, content.CopyOptions{Foreign: true})
 		})
 	}
 	return g.Wait()

@@ -31,7 +31,7 @@ func BenchmarkAll(b *testing.B) {
 			files = append(files, fmt.Sprint((i+j*37)%1000))
 		}
 		d := put(b, l, content.Host(), time.Unix(int64(1e9+i), 0), files...)
-		if _, err := l.unpack(b.Context(), d, nil, nil); err != nil {
+		if _, err := l.unpack(b.Context(), d, nil); err != nil {
 			b.Fatal(err)
 		}
 		name(b, l, d, fmt.Sprintf("docker.io/library/image%d:%d", i/10, i))

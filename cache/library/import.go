@@ -25,7 +25,6 @@ type ImportOptions struct {
 	Message  string            // of its history
 	Changes  []string          // instructions of a Dockerfile that describe: CMD, ENV, EXPOSE, ...
 	Platform *ocispec.Platform // nil: the host's
-	Created  time.Time         // zero: now
 }
 
 // Import makes an image of one layer out of the tar r, plain or compressed by gzip, zstd, bzip2 or xz,
@@ -77,10 +76,7 @@ func importedConfig(config []byte, diffID digest.Digest, o ImportOptions) any {
 	if o.Platform != nil {
 		platform = *o.Platform
 	}
-	created := o.Created
-	if created.IsZero() {
-		created = time.Now().UTC()
-	}
+	created := time.Now().UTC()
 	return struct {
 		ocispec.Platform
 		Created *time.Time        `json:"created"`

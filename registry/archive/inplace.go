@@ -34,7 +34,7 @@ func Open(ctx context.Context, dst Sink, r io.Reader, o LoadOptions) (Source, []
 		return nil, images, err
 	}
 	p := &inPlace{Sink: dst, file: f, blobs: map[digest.Digest]span{}}
-	images, err := load(ctx, p, &loader{progress: o.Progress, known: o.Known, place: p}, f, o.Platforms)
+	images, err := load(ctx, p, &loader{known: o.Known, place: p}, f, o.Platforms)
 	for i := range images {
 		if err == nil {
 			err = p.settle(ctx, &images[i], o.Platforms)

@@ -29,7 +29,6 @@ const (
 // LoadOptions change how Load works.
 type LoadOptions struct {
 	Platforms []ocispec.Platform // only the images for these; each image of the archive must have them
-	Progress  content.Progress
 
 	// Known returns the layers that an image which is here has in common with one of diffIDs, from the lowest
 	// on. Docker's clients leave out of an archive what their daemon has, or put an empty file in its place.
@@ -47,7 +46,7 @@ func Load(ctx context.Context, dst Sink, r io.Reader, o LoadOptions) ([]Image, e
 		return nil, fmt.Errorf("reading archive: %w", err)
 	}
 	defer plain.Close()
-	images, err := load(ctx, dst, &loader{progress: o.Progress, known: o.Known}, plain, o.Platforms)
+	images, err := load(ctx, dst, &loader{known: o.Known}, plain, o.Platforms)
 	if err != nil {
 		return nil, fmt.Errorf("reading archive: %w", err)
 	}
@@ -79,10 +78,9 @@ func load(ctx context.Context, dst Sink, l *loader, r io.Reader, platforms []oci
 }
 
 type loader struct {
-	dst      Sink
-	place    *inPlace // for an archive whose blobs stay where they are, else nil
-	progress content.Progress
-	known    func(ctx context.Context, diffIDs []digest.Digest) ([]ocispec.Descriptor, error) // LoadOptions.Known
+	dst   Sink
+	place *inPlace                                                                         // for an archive whose blobs stay where they are, else nil
+	known func(ctx context.Context, diffIDs []digest.Digest) ([]ocispec.Descriptor, error) // LoadOptions.Known
 
 	documents map[string][]byte             // the files that say what the others are
 	files     map[string]ocispec.Descriptor // others by name, without media type
@@ -137,11 +135,7 @@ func (l *loader) entry(ctx context.Context, h *tar.Header, r io.Reader) error {
 		if left, err := l.leave(d.Digest, name, h); left || err != nil {
 			return err
 		}
-		if err := l.dst.Push(ctx, d, l.progress.Reader(r, d)); err != nil {
-			return err
-		}
-		l.done(d)
-		return nil
+		return l.dst.Push(ctx, d, r)
 	}
 	if l.place != nil {
 		s, err := l.place.here(h)
@@ -153,7 +147,7 @@ func (l *loader) entry(ctx context.Context, h *tar.Header, r io.Reader) error {
 		delete(l.files, name)
 		return l.remember(name)
 	}
-	return l.file(ctx, name, h.Size, r)
+	return l.file(ctx, name, r)
 }
 
 // leave notes where a blob is, if it can stay there. Of more than can be noted the rest is stored.
@@ -219,7 +213,7 @@ func (l *loader) document(name string, r io.Reader) error {
 
 // file stores a file whose digest the archive does not tell. Which of them are layers is
 // known only at the end.
-func (l *loader) file(ctx context.Context, name string, size int64, r io.Reader) error {
+func (l *loader) file(ctx context.Context, name string, r io.Reader) error {
 	if err := l.remember(name); err != nil {
 		return err
 	}
@@ -228,7 +222,7 @@ func (l *loader) file(ctx context.Context, name string, size int64, r io.Reader)
 		return err
 	}
 	defer w.Close()
-	if _, err := io.Copy(w, &contextReader{ctx, l.progress.Reader(r, ocispec.Descriptor{Size: size})}); err != nil {
+	if _, err := io.Copy(w, &contextReader{ctx, r}); err != nil {
 		return err
 	}
 	d, err := w.Commit(ctx, "")
@@ -237,14 +231,7 @@ func (l *loader) file(ctx context.Context, name string, size int64, r io.Reader)
 	}
 	l.files[name] = d
 	delete(l.links, name)
-	l.done(d)
 	return nil
-}
-
-func (l *loader) done(d ocispec.Descriptor) {
-	if l.progress != nil {
-		l.progress(content.Event{Kind: content.EventDone, Desc: d, Current: d.Size, Total: d.Size})
-	}
 }
 
 // lookup returns the blob that a file of the archive is.

@@ -122,9 +122,8 @@ func (l *Lists) describe(ctx context.Context, ref reference.Named, d ocispec.Des
 
 // PushOptions change how Push works.
 type PushOptions struct {
-	Purge    bool                                       // remove the draft afterwards
-	Pushed   func(ref reference.Named, d digest.Digest) // called for every image; may be nil
-	Progress content.Progress
+	Purge  bool                                       // remove the draft afterwards
+	Pushed func(ref reference.Named, d digest.Digest) // called for every image; may be nil
 }
 
 // Push sends the draft name to its registry, with the images that its repository does not have, and
@@ -186,7 +185,7 @@ func (l *Lists) pushEntry(ctx context.Context, to reference.Named, e Entry, o Pu
 		dst.MountFrom = func(digest.Digest) []string { return []string{reference.Path(from)} }
 	}
 	if from.Name() != to.Name() {
-		if err := content.Copy(ctx, dst, src, e.Descriptor, content.CopyOptions{Progress: o.Progress}); err != nil {
+		if err := content.Copy(ctx, dst, src, e.Descriptor, content.CopyOptions{}); err != nil {
 			return err
 		}
 	}

@@ -147,7 +147,7 @@ func openLayoutTarget(dir, name string) (*layoutTarget, error) {
 			return nil, fmt.Errorf("%s is neither empty nor an OCI image layout: %w", dir, errdefs.ErrFailedPrecondition)
 		}
 	}
-	store, err := content.OpenWith(dir, content.Options{})
+	store, err := content.Open(dir)
 	return &layoutTarget{dir, name, store}, err
 }
 

@@ -227,20 +227,15 @@ func (k *Client) Attach(ctx context.Context, o AttachOptions) (*Stream, error) {
 	return s, nil
 }
 
-// WaitOptions say which exit to wait for.
-type WaitOptions struct {
-	Next bool // also one that the restart policy follows
-}
-
-// Wait returns the status of the final exit, or of the next one if o says so. An
+// Wait returns the status of the final exit. An
 // errdefs.ErrUnavailable means that the keeper has gone, and the state tells more.
-func (k *Client) Wait(ctx context.Context, o WaitOptions) (ExitStatus, error) {
+func (k *Client) Wait(ctx context.Context) (ExitStatus, error) {
 	c, err := k.connect()
 	if err != nil {
 		return ExitStatus{}, err
 	}
 	defer c.Close()
-	if err := c.writeJSON(frameRequest, request{Op: "wait", Next: o.Next}); err != nil {
+	if err := c.writeJSON(frameRequest, request{Op: "wait"}); err != nil {
 		return ExitStatus{}, gone(err)
 	}
 	return c.exitStatus(ctx)

@@ -278,7 +278,7 @@ func TestDetachedRunIsFinished(t *testing.T) {
 	if !await(func() bool { _, err := os.Stat(done); return err == nil }) {
 		t.Error("not finished")
 	}
-	if _, err := At(cfg.RunDir).Wait(t.Context(), WaitOptions{}); !errors.Is(err, ErrNoAnswer) {
+	if _, err := At(cfg.RunDir).Wait(t.Context()); !errors.Is(err, ErrNoAnswer) {
 		t.Errorf("a request gives %v", err)
 	}
 }

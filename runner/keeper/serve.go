@@ -95,7 +95,7 @@ func (s *supervisor) serve(c *conn) {
 		s.serveExec(c, q)
 	case "wait":
 		c.c.SetReadDeadline(time.Time{})
-		s.serveWait(c, q)
+		s.serveWait(c)
 	default:
 		var r reply
 		if err := s.command(c, q); err != nil {
@@ -221,7 +221,7 @@ func (s *supervisor) thaw() {
 	}
 }
 
-func (s *supervisor) serveWait(c *conn, q request) {
+func (s *supervisor) serveWait(c *conn) {
 	ctx, gone := context.WithCancel(context.Background())
 	go func() { // the client says nothing more; reading ends when it goes
 		defer gone()
@@ -239,13 +239,6 @@ func (s *supervisor) serveWait(c *conn, q request) {
 		select {
 		case <-next:
 		case <-ctx.Done():
-			return
-		}
-		if q.Next {
-			s.mu.Lock()
-			last = s.last
-			s.mu.Unlock()
-			c.write(frameExit, encode(last))
 			return
 		}
 	}

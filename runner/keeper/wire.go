@@ -43,7 +43,6 @@ type request struct {
 	Attach  AttachOptions  `json:",omitzero"`
 	Stream  bool           `json:",omitempty"` // start: stay connected until the exit
 	Claim   bool           `json:",omitempty"`
-	Next    bool           `json:",omitempty"`
 	Final   bool           `json:",omitempty"`
 	Signal  int            `json:",omitempty"`
 	Millis  int64          `json:",omitempty"` // stop: time-out, negative for none
