@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -110,8 +111,7 @@ func TestLargeWindowsTakeTurns(t *testing.T) {
 	}
 }
 
-// TestSlowWindowGoes: a stream that keeps others with large windows waiting because little comes of it is given up, one that
-// brings enough is not.
+// TestSlowWindowGoes: a stream that keeps others with large windows waiting because little comes of it is given up.
 func TestSlowWindowGoes(t *testing.T) {
 	of := newWindows(10 * time.Millisecond)
 	open := func(r io.Reader, giveUp func()) io.ReadCloser {
@@ -146,25 +146,29 @@ func TestSlowWindowGoes(t *testing.T) {
 	if n, err := io.Copy(io.Discard, open(bytes.NewReader(zeros(27, 2)), nil)); err != nil || n != 2*128<<10 {
 		t.Errorf("behind one that trickles: got %d bytes, %v", n, err)
 	}
-	// The counter of the source is what tells: nothing else is known of how fast it is.
-	fast := &turn{src: &sourceReader{}, giveUp: func() { t.Error("one that is fast enough was given up") }}
-	of.slot <- struct{}{}
-	of.holder.Store(fast)
-	waiting, cancel := context.WithCancel(t.Context())
-	stop := make(chan struct{})
-	go func() {
-		defer close(stop)
-		for range 50 {
-			fast.src.bytes.Add(4 * leastBytes)
-			time.Sleep(2 * time.Millisecond)
+}
+
+// TestFastWindowStays: one that brings enough is waited for. The counter of the source is what tells: nothing else is known
+// of how fast it is.
+func TestFastWindowStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		of := newWindows(10 * time.Millisecond)
+		fast := &turn{src: &sourceReader{}, giveUp: func() { t.Error("one that is fast enough was given up") }}
+		of.slot <- struct{}{}
+		of.holder.Store(fast)
+		waiting, cancel := context.WithCancel(t.Context())
+		go func() {
+			for range 20 {
+				fast.src.bytes.Add(leastBytes)
+				time.Sleep(9 * time.Millisecond)
+			}
+			cancel()
+		}()
+		next := turn{ctx: waiting, of: of}
+		if err := next.take(); !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
 		}
-		cancel()
-	}()
-	next := turn{ctx: waiting, of: of}
-	if err := next.take(); !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
-	}
-	<-stop
+	})
 }
 
 // TestLargeWindowsMemory: many layers of an image are read at once.
