@@ -102,8 +102,8 @@ func IsPropagation(s string) bool {
 	return false
 }
 
-// ParseVolumesFrom understands CONTAINER[:MODE] of --volumes-from.
-func ParseVolumesFrom(text string) (container string, m MountRequest, err error) {
+// parseVolumesFrom understands CONTAINER[:MODE] of --volumes-from.
+func parseVolumesFrom(text string) (container string, m MountRequest, err error) {
 	if text == "" {
 		return "", m, worded(errdefs.ErrInvalidArgument, "volumes-from specification cannot be an empty string")
 	}

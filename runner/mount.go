@@ -94,7 +94,7 @@ func makeSources(wishes []MountRequest) error {
 // place the later counts. The places are taken then.
 func (e *Engine) mountsFrom(ctx context.Context, c *Container, taken map[string]bool) (points []MountPoint, err error) {
 	for _, text := range c.Options.VolumesFrom {
-		ref, mode, err := ParseVolumesFrom(text)
+		ref, mode, err := parseVolumesFrom(text)
 		if err != nil {
 			return nil, err
 		}

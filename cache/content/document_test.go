@@ -291,7 +291,7 @@ func TestMatchPlatform(t *testing.T) {
 			}
 		}
 	}
-	if got := NormalizePlatform(Host()); !cmp.Equal(got, Host()) || got.OS != "linux" {
+	if got := normalizePlatform(Host()); !cmp.Equal(got, Host()) || got.OS != "linux" {
 		t.Errorf("host is %v, normalised %v", Host(), got)
 	}
 }

@@ -20,12 +20,12 @@ func Host() ocispec.Platform {
 			p.Variant = "v6"
 		}
 	}
-	return NormalizePlatform(p)
+	return normalizePlatform(p)
 }
 
-// NormalizePlatform spells p as the indexes of most images do: arm64 without v8 and amd64 without v1,
+// normalizePlatform spells p as the indexes of most images do: arm64 without v8 and amd64 without v1,
 // the arm everybody means as v7, and the kernel's names as Go's.
-func NormalizePlatform(p ocispec.Platform) ocispec.Platform {
+func normalizePlatform(p ocispec.Platform) ocispec.Platform {
 	p.OS = strings.ToLower(p.OS)
 	p.Architecture, p.Variant = strings.ToLower(p.Architecture), strings.ToLower(p.Variant)
 	switch p.Architecture {
@@ -56,7 +56,7 @@ func NormalizePlatform(p ocispec.Platform) ocispec.Platform {
 // A processor of a later variant runs what was made for an earlier one. Of an operating system the
 // features of have must be among those of want, and the version counts where it does for containers.
 func MatchPlatform(want, have ocispec.Platform) int {
-	want, have = NormalizePlatform(want), NormalizePlatform(have)
+	want, have = normalizePlatform(want), normalizePlatform(have)
 	if want.OS != have.OS || want.Architecture != have.Architecture || !hasFeatures(want, have) {
 		return 0
 	}

@@ -21,7 +21,7 @@ type Image struct {
 }
 
 // Platform returns the platform the config names.
-func (i Image) Platform() ocispec.Platform { return NormalizePlatform(i.Config.Platform) }
+func (i Image) Platform() ocispec.Platform { return normalizePlatform(i.Config.Platform) }
 
 // Resolve finds the image for p behind root, which is an index, possibly of indexes, or
 // a manifest. No image for p is an errdefs.ErrNotFound that lists the platforms there are.

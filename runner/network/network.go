@@ -42,8 +42,8 @@ import (
 	"github.com/teu-dev/teu/runner/dns"
 )
 
-// DefaultRunRoot is the RunRoot whose bridge is called teu0.
-const DefaultRunRoot = "/run/teu"
+// defaultRunRoot is the RunRoot whose bridge is called teu0.
+const defaultRunRoot = "/run/teu"
 
 // Manager attaches containers to networks. It holds no state in memory: several
 // processes may have one for the same RunRoot.

@@ -15,7 +15,7 @@ import (
 
 // nameOf is the name of the default bridge of runRoot, and of its table.
 func nameOf(runRoot string) string {
-	if runRoot == DefaultRunRoot {
+	if runRoot == defaultRunRoot {
 		return "teu0"
 	}
 	sum := sha256.Sum256([]byte(runRoot))
@@ -54,7 +54,7 @@ func removeOrphans() error {
 		a := l.Attrs()
 		_, path, _ := strings.Cut(a.Alias, "/")
 		runRoot := "/" + path
-		if l.Type() != "bridge" || used[a.Index] || runRoot == DefaultRunRoot || a.Name != nameOf(runRoot) || a.Alias != markOfRoot(runRoot) {
+		if l.Type() != "bridge" || used[a.Index] || runRoot == defaultRunRoot || a.Name != nameOf(runRoot) || a.Alias != markOfRoot(runRoot) {
 			continue
 		}
 		if _, err := os.Lstat(runRoot); !errors.Is(err, fs.ErrNotExist) {

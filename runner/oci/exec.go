@@ -119,7 +119,7 @@ func (c *compiler) enterContainer() {
 		flags &^= unix.CLONE_NEWUSER
 	}
 	if flags != 0 {
-		c.Call(unix.SYS_SETNS, launch.Int(PIDFDSlot), launch.Int(flags))
+		c.Call(unix.SYS_SETNS, launch.Int(pidfdSlot), launch.Int(flags))
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 // CompileHook makes the program that runs a createContainer hook in the namespaces of a
 // container that waits at its gate, as root of its user namespace and with the host's
 // files still in sight. The program wants five files: standard input, output, error, in
-// PIDFDSlot a pidfd of the container's first process and in RootSlot its /proc/PID/root.
+// pidfdSlot a pidfd of the container's first process and in RootSlot its /proc/PID/root.
 // dir is the working directory.
 func CompileHook(s *specs.Spec, h specs.Hook, dir string) (*launch.Program, error) {
 	c := &compiler{spec: s, process: s.Process}

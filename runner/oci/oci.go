@@ -107,12 +107,12 @@ type Taken struct {
 	Namespace uint64
 }
 
-// PIDFDSlot is the file of an exec program that is a pidfd of the container's init.
-const PIDFDSlot = 3
+// pidfdSlot is the file of an exec program that is a pidfd of the container's init.
+const pidfdSlot = 3
 
 // RootSlot is the file of an exec program that is the root of the container's init
 // (/proc/PID/root), where ExecSlots says there is one.
-const RootSlot = PIDFDSlot + 1
+const RootSlot = pidfdSlot + 1
 
 // ExecSlots is the number of files an exec program for the container wants, before those
 // to preserve: a root only if the container has no mount namespace of its own.
@@ -150,7 +150,7 @@ func Compile(s *specs.Spec, r Rootfs, o Options) (*launch.Program, error) {
 }
 
 // CompileExec makes the program that starts p in the running container of s. The program
-// wants ExecSlots files: standard input, output, error, in PIDFDSlot a pidfd of the
+// wants ExecSlots files: standard input, output, error, in pidfdSlot a pidfd of the
 // container's first process and perhaps its root in RootSlot.
 func CompileExec(s *specs.Spec, p *specs.Process, o ExecOptions) (*launch.Program, error) {
 	return compileExec(s, p, o)

@@ -21,7 +21,7 @@ import (
 // it has read a byte from in. Where subordinate IDs are granted and cannot be mapped, as in
 // a container without setuid programs, there is one ID.
 func newHolder(ctx context.Context, in *os.File, warn func(string)) (statefile.Process, error) {
-	ids, err := UserMapping()
+	ids, err := userMapping()
 	if err != nil {
 		return statefile.Process{}, err
 	}

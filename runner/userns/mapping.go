@@ -27,10 +27,10 @@ type Mapping struct {
 	Same       bool    // every ID is the same outside, which takes a root with CAP_SETUID and CAP_SETGID
 }
 
-// UserMapping is the mapping of this process's user. Without subordinate IDs of either
+// userMapping is the mapping of this process's user. Without subordinate IDs of either
 // kind, or the programs that may map them, it has one ID only; Lacking says what lacks. Root has
 // the IDs that it has.
-func UserMapping() (Mapping, error) {
+func userMapping() (Mapping, error) {
 	m := Mapping{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
 	if m.UID == 0 {
 		m.Same = true

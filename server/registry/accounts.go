@@ -22,9 +22,9 @@ type Action string
 
 // The actions. Pull is to read, push to add and to move tags, delete to remove.
 const (
-	ActionPull   Action = "pull"
-	ActionPush   Action = "push"
-	ActionDelete Action = "delete"
+	actionPull   Action = "pull"
+	actionPush   Action = "push"
+	actionDelete Action = "delete"
 )
 
 // Accounts are who may do what, as a registry keeps it for itself: the document "accounts".
@@ -67,7 +67,7 @@ func (r AccessRule) Check() error {
 		return fmt.Errorf("a rule has repositories, somebody and actions: %w", errdefs.ErrInvalidArgument)
 	}
 	for _, a := range r.Actions {
-		if a != ActionPull && a != ActionPush && a != ActionDelete {
+		if a != actionPull && a != actionPush && a != actionDelete {
 			return fmt.Errorf("%q is not one of pull, push and delete: %w", a, errdefs.ErrInvalidArgument)
 		}
 	}

@@ -31,11 +31,11 @@ func accountsServer(t *testing.T) (c *client, robot string) {
 			return err
 		}
 		a.Rules = []AccessRule{
-			{"team/**", "@dev", []Action{ActionPull, ActionPush, ActionDelete}},
-			{"team/app", "ci", []Action{ActionPull, ActionPush}},
-			{"public/*", "anonymous", []Action{ActionPull}},
-			{"public/*", "ann", []Action{ActionPull, ActionPush}},
-			{"shared", "*", []Action{ActionPull}},
+			{"team/**", "@dev", []Action{actionPull, actionPush, actionDelete}},
+			{"team/app", "ci", []Action{actionPull, actionPush}},
+			{"public/*", "anonymous", []Action{actionPull}},
+			{"public/*", "ann", []Action{actionPull, actionPush}},
+			{"shared", "*", []Action{actionPull}},
 		}
 		return nil
 	})
@@ -205,7 +205,7 @@ func TestAccountsChange(t *testing.T) {
 			t.Error(err)
 		}
 		key, _ = a.AddRobot("ci", nil, time.Now().Add(time.Hour))
-		a.Rules = []AccessRule{{"**", "*", []Action{ActionPull}}}
+		a.Rules = []AccessRule{{"**", "*", []Action{actionPull}}}
 	})
 	g, err := New(o)
 	if err != nil {
@@ -238,7 +238,7 @@ func TestAccountsChange(t *testing.T) {
 		ci := a.Users["ci"]
 		ci.Expires = time.Now().Add(-time.Second)
 		a.Users["ci"] = ci
-		a.Rules = []AccessRule{{"**", "*", []Action{ActionPull}}}
+		a.Rules = []AccessRule{{"**", "*", []Action{actionPull}}}
 	})
 	forget()
 	c.want(token.do("GET", path, nil), 401, codeUnauthorized)

@@ -108,7 +108,7 @@ func (v visitor) mayWithToken(a Action, repo string) bool {
 }
 
 // sees reports whether a repository is in the visitor's catalog.
-func (v visitor) sees(repo string) bool { return v.all || v.rules.allows(v.name, ActionPull, repo) }
+func (v visitor) sees(repo string) bool { return v.all || v.rules.allows(v.name, actionPull, repo) }
 
 // admit returns who makes the request, or the error to answer with.
 func (d *door) admit(w http.ResponseWriter, r *http.Request, rt route) (visitor, error) {

@@ -332,7 +332,7 @@ func TestAudit(t *testing.T) {
 func TestClientCertificates(t *testing.T) {
 	o := Options{Root: t.TempDir(), ClientCerts: true, Accounts: true}
 	err := EditAccounts(t.Context(), o, func(a *Accounts) error {
-		a.Rules = []AccessRule{{"team/*", "node", []Action{ActionPull}}}
+		a.Rules = []AccessRule{{"team/*", "node", []Action{actionPull}}}
 		_, err := a.AddRobot("node", nil, time.Time{})
 		return err
 	})

@@ -57,14 +57,14 @@ func (d *door) admitAccount(w http.ResponseWriter, r *http.Request, rt route) (v
 func needs(r *http.Request, rt route) (a Action, repo string) {
 	switch {
 	case r.Method == http.MethodGet || r.Method == http.MethodHead:
-		a = ActionPull
+		a = actionPull
 		if rt.kind == routeUpload {
-			a = ActionPush
+			a = actionPush
 		}
 	case r.Method == http.MethodDelete && rt.kind != routeUpload:
-		a = ActionDelete
+		a = actionDelete
 	default:
-		a = ActionPush
+		a = actionPush
 	}
 	return a, rt.repo
 }
@@ -80,8 +80,8 @@ func askedFor(r *http.Request, rt route) []access {
 	if repo == "" {
 		return list
 	}
-	if a == ActionPush {
-		list = append(list, access{"repository", "", repo, string(ActionPull)})
+	if a == actionPush {
+		list = append(list, access{"repository", "", repo, string(actionPull)})
 	}
 	return append(list, access{"repository", "", repo, string(a)})
 }
@@ -120,7 +120,7 @@ func (d *door) challenge(w http.ResponseWriter, r *http.Request, rt route, why s
 	s := `Bearer realm="` + realm + `",service="` + service + `"`
 	if a, repo := needs(r, rt); repo != "" {
 		actions := string(a)
-		if a == ActionPush {
+		if a == actionPush {
 			actions = "pull,push"
 		}
 		s += `,scope="repository:` + repo + `:` + actions

@@ -29,7 +29,7 @@ func TestConformanceTokens(t *testing.T) {
 	o := testStorage(t)
 	o.Accounts, o.AllowDelete = true, true
 	err := EditAccounts(t.Context(), o, func(a *Accounts) error {
-		a.Rules = []AccessRule{{"**", "ann", []Action{ActionPull, ActionPush, ActionDelete}}}
+		a.Rules = []AccessRule{{"**", "ann", []Action{actionPull, actionPush, actionDelete}}}
 		return a.SetPassword("ann", "x")
 	})
 	if err != nil {

@@ -27,8 +27,8 @@ type Mirror struct {
 	TTL Duration `json:"ttl,omitempty"`
 }
 
-// DefaultTTL is the TTL of a Mirror without one.
-const DefaultTTL = 30 * time.Second
+// defaultTTL is the TTL of a Mirror without one.
+const defaultTTL = 30 * time.Second
 
 // Duration is a time.Duration that is written "90s" in JSON.
 type Duration time.Duration
@@ -208,7 +208,7 @@ func (s *mirrors) fresh(m Mirror, repo, ref string) bool {
 	defer s.mu.Unlock()
 	ttl := time.Duration(m.TTL)
 	if ttl == 0 {
-		ttl = DefaultTTL
+		ttl = defaultTTL
 	}
 	at, ok := s.checked[repo+":"+ref]
 	return ok && time.Since(at) < ttl

@@ -109,7 +109,7 @@ func (c *Accounts) grant(name string, asked []tokenAccess) []tokenAccess {
 			continue
 		}
 		var actions []string
-		for _, a := range []Action{ActionPull, ActionPush, ActionDelete} {
+		for _, a := range []Action{actionPull, actionPush, actionDelete} {
 			if (slices.Contains(x.Actions, string(a)) || slices.Contains(x.Actions, "*")) && c.allows(name, a, x.Name) {
 				actions = append(actions, string(a))
 			}

@@ -67,10 +67,10 @@ func (g *Registry) mount(w http.ResponseWriter, r *http.Request, rt route, dgst,
 	if from != "" && !validName(from) {
 		return false, &apiError{http.StatusBadRequest, codeNameInvalid, "invalid repository name in from", map[string]string{"name": from}}
 	}
-	if from != "" && rt.visitor.mayWithToken(ActionPull, from) {
+	if from != "" && rt.visitor.mayWithToken(actionPull, from) {
 		return false, g.door.challenge(w, r, rt, "insufficient_scope")
 	}
-	if from != "" && !rt.visitor.may(ActionPull, from) || from == "" && !rt.visitor.may(ActionPull, "**") {
+	if from != "" && !rt.visitor.may(actionPull, from) || from == "" && !rt.visitor.may(actionPull, "**") {
 		return false, nil // as if it were not there
 	}
 	err = g.store.MountBlob(r.Context(), rt.repo, from, d)
