@@ -24,9 +24,12 @@ type SearchResult struct {
 }
 
 // Search looks for repositories by the v1 search of Docker Hub, or of the registry that term begins
-// with ("quay.io/etcd"), and returns at most limit (1 to 100). Names and descriptions are cleaned of
+// with ("quay.io/etcd"), and returns at most limit (1 to 100, 0 for 25). Names and descriptions are cleaned of
 // what a terminal would obey.
 func (c *Client) Search(ctx context.Context, term string, limit int) ([]SearchResult, error) {
+	if limit == 0 {
+		limit = 25
+	}
 	if limit < 1 || limit > 100 {
 		return nil, fmt.Errorf("limit %d is outside the range of [1, 100]: %w", limit, errdefs.ErrInvalidArgument)
 	}

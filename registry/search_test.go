@@ -22,6 +22,8 @@ func TestSearch(t *testing.T) {
 			_, _ = w.Write([]byte("<html>"))
 		case q.FormValue("q") == "team/nginx" && q.FormValue("n") == "2":
 			_ = json.NewEncoder(w).Encode(map[string]any{"num_results": 3, "results": all}) // more than asked for
+		case q.FormValue("q") == "team/usual" && q.FormValue("n") == "25":
+			_ = json.NewEncoder(w).Encode(map[string]any{"results": all})
 		default:
 			_ = json.NewEncoder(w).Encode(map[string]any{"results": []any{}})
 		}
@@ -32,13 +34,16 @@ func TestSearch(t *testing.T) {
 	if d := cmp.Diff(want, got); err != nil || d != "" {
 		t.Errorf("%v %s", err, d)
 	}
+	if got, err := c.Search(t.Context(), host+"/team/usual", 0); err != nil || len(got) != len(all) {
+		t.Errorf("the usual limit: %v, %v", got, err)
+	}
 	if got, err := c.Search(t.Context(), host+"/nothing", 25); err != nil || len(got) != 0 {
 		t.Errorf("nothing: %v, %v", got, err)
 	}
 	if _, err := c.Search(t.Context(), host+"/html", 25); !errdefs.IsUnavailable(err) {
 		t.Errorf("no JSON: %v", err)
 	}
-	for term, limit := range map[string]int{"a": 0, "b": 101, "https://hub.docker.com/x": 1} {
+	for term, limit := range map[string]int{"a": -1, "b": 101, "https://hub.docker.com/x": 1} {
 		if _, err := c.Search(t.Context(), term, limit); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%s, %d: %v", term, limit, err)
 		}

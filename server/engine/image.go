@@ -215,12 +215,6 @@ func (s *Server) searchImages(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	if limit == 0 {
-		limit = 25
-	}
-	if limit < 1 || limit > 100 {
-		return invalid("limit %d is outside the range of [1, 100]", limit)
-	}
 	official, given, err := boolFilter(filters, "is-official")
 	if err != nil {
 		return err
