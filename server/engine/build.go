@@ -142,22 +142,8 @@ func buildOptions(r *request) (o build.Options, err error) {
 		return o, err
 	}
 	o.ShmSize = int64(shm)
-	if o.Args, err = buildArgs(r.param("buildargs")); err != nil {
+	if err := buildDocuments(r, &o); err != nil {
 		return o, err
-	}
-	if text := r.param("labels"); text != "" {
-		if err := json.Unmarshal([]byte(text), &o.Labels); err != nil {
-			return o, invalid("error reading labels: %s", err)
-		}
-	}
-	if text := r.param("ulimits"); text != "" {
-		var list []*units.Ulimit
-		if err := json.Unmarshal([]byte(text), &list); err != nil {
-			return o, invalid("error reading ulimit settings: %s", err)
-		}
-		for _, u := range list {
-			o.Ulimits = append(o.Ulimits, u.String())
-		}
 	}
 	for hosts := range strings.SplitSeq(strings.Join(r.query["extrahosts"], ","), ",") {
 		if name, address, ok := strings.Cut(strings.TrimSpace(hosts), ":"); ok {
@@ -194,22 +180,41 @@ func buildLimits(r *request) (map[string]string, error) {
 	return limits, nil
 }
 
-// buildArgs reads JSON of name -> value; a value of null takes the Dockerfile's.
-func buildArgs(text string) (map[string]string, error) {
-	if text == "" {
-		return nil, nil
-	}
-	var m map[string]*string
-	if err := json.Unmarshal([]byte(text), &m); err != nil {
-		return nil, invalid("error reading build args: %s", err)
-	}
-	args := map[string]string{}
-	for k, v := range m {
-		if v != nil {
-			args[k] = *v
+// buildDocuments reads the parameters that are JSON. Of caches and outputs the classic builder makes nothing.
+func buildDocuments(r *request, o *build.Options) error {
+	var args map[string]*string
+	var ulimits []*units.Ulimit
+	for _, d := range []struct {
+		key, wrong string
+		to         any
+	}{
+		{"buildargs", "error reading build args", &args},
+		{"labels", "error reading labels", &o.Labels},
+		{"ulimits", "error reading ulimit settings", &ulimits},
+		{"cachefrom", "error reading cache-from", new([]string)},
+		{"outputs", "invalid outputs specified", new([]struct {
+			Type  string
+			Attrs map[string]string
+		})},
+	} {
+		if text := r.param(d.key); text != "" {
+			if err := json.Unmarshal([]byte(text), d.to); err != nil {
+				return invalid("%s: %s", d.wrong, err)
+			}
 		}
 	}
-	return args, nil
+	for name, value := range args {
+		if value != nil { // null takes the Dockerfile's
+			if o.Args == nil {
+				o.Args = map[string]string{}
+			}
+			o.Args[name] = *value
+		}
+	}
+	for _, u := range ulimits {
+		o.Ulimits = append(o.Ulimits, u.String())
+	}
+	return nil
 }
 
 // buildPrinter turns a build's events into the classic builder's stream of text.

@@ -133,6 +133,8 @@ func testRefusals(t *testing.T, w *world) {
 		{"POST", "/images/busybox/tag?repo=docker.io/library/sha256&tag=x", "", 400, "ambiguous tag"},
 		{"POST", "/networks/create", `{"Name":"sized","IPAM":{"Config":[{"Subnet":"0.0.0.0/20"}]}}`, 400, "those that are chosen are a /24"},
 		{"POST", "/build?remote=/etc", "", 400, "remoteURL (/etc) could not be recognized as URL"},
+		{"POST", "/build?cachefrom=x", "", 400, "error reading cache-from: invalid character"},
+		{"POST", "/build?outputs=%5B1%5D", "", 400, "invalid outputs specified: json: cannot unmarshal number"},
 		{"POST", "/containers/create?name=/", `{"Image":"busybox"}`, 400, "Invalid container name (/)"},
 		{"POST", "/containers/create", `{"Image":"busybox","HostConfig":{"AutoRemove":true,"RestartPolicy":{"Name":"always"}}}`, 400, "can't create 'AutoRemove' container"},
 		{"GET", "/system/df?type=x", "", 400, "unknown object type: x"},
