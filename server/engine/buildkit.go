@@ -110,7 +110,7 @@ func upgrade(w http.ResponseWriter, r *request, serve func(context.Context, net.
 	}
 	if _, err := io.WriteString(h.Conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"); err != nil {
 		h.Close()
-		return err
+		return errClientGone
 	}
 	ctx, cancel := r.stream()
 	defer cancel()

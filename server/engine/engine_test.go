@@ -1,7 +1,11 @@
 package engine
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/json"
+	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -212,4 +216,32 @@ func FuzzDecodeAuth(f *testing.F) {
 		var v map[string]any
 		decodeAuth(text, &v)
 	})
+}
+
+// TestClientGone: a client that leaves before it is answered is no fault of the server.
+func TestClientGone(t *testing.T) {
+	var log bytes.Buffer
+	s := New(Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	defer s.Close()
+	ours, theirs := net.Pipe()
+	theirs.Close()
+	w := leaving{httptest.NewRecorder(), ours}
+	r := &request{Request: httptest.NewRequest("POST", "/exec/x/start", nil), server: s, version: newestVersion}
+	_, err := hijack(w, r, false)
+	if err == nil {
+		t.Fatal("it was answered")
+	}
+	if s.fail(w, r, err); log.Len() > 0 {
+		t.Errorf("it was logged: %s", &log)
+	}
+}
+
+type leaving struct {
+	http.ResponseWriter
+	conn net.Conn
+}
+
+// Hijack implements http.Hijacker.
+func (l leaving) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return l.conn, bufio.NewReadWriter(bufio.NewReader(l.conn), bufio.NewWriter(l.conn)), nil
 }

@@ -104,8 +104,8 @@ func message(err error) string {
 func (s *Server) fail(w http.ResponseWriter, r *request, err error) {
 	code := status(err)
 	switch {
-	case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
-		return // the client is gone
+	case errors.Is(err, errClientGone), errors.Is(err, context.Canceled) && r.Context().Err() != nil:
+		return
 	case code == http.StatusInternalServerError:
 		s.Log.Warn("a request failed", "method", r.Method, "path", r.URL.Path, "status", code, "error", err)
 	default:

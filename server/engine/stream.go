@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -133,6 +132,9 @@ func (h *hijacked) bow() {
 // leaveTime is how long a client may stay after the end of the output.
 const leaveTime = 2 * time.Second
 
+// errClientGone is a client that left before it was answered.
+var errClientGone = errors.New("the client is gone")
+
 // hijack takes the connection over and writes the answer's head: 101 if the client asked
 // to upgrade, else 200 as before API 1.20. tty and the version decide the media type.
 //
@@ -162,7 +164,7 @@ func hijack(w http.ResponseWriter, r *request, tty bool) (*hijacked, error) {
 	all.WriteString("\r\n")
 	if _, err := h.Conn.Write(all.Bytes()); err != nil {
 		h.Close()
-		return nil, fmt.Errorf("answering: %w", err)
+		return nil, errClientGone
 	}
 	return h, nil
 }
