@@ -41,7 +41,7 @@ func newPsCommand(a *app) *cobra.Command {
 	f.BoolVar(&p.noTrunc, "no-trunc", false, "do not shorten")
 	f.BoolVarP(&p.quiet, "quiet", "q", false, "IDs only")
 	f.BoolVarP(&p.size, "size", "s", false, "show what they have written")
-	f.StringVar(&p.format, "format", "", "table, json or a template")
+	f.StringVar(&p.format, "format", "", "table, json, raw or a template")
 	filterVar(f, &p.filters, "f", "name=, id=, status=, label=, ancestor=, exited=, volume=, network=")
 	return cmd
 }
@@ -57,9 +57,15 @@ func psTable(size bool) ui.Table {
 			{Name: "HealthStatus", Header: "HEALTH STATUS"},
 		},
 		Default: []string{"ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names"},
+		Raw: []ui.Field{
+			{Name: "ID", Header: "container_id"}, {Name: "Image", Header: "image"}, {Name: "Command", Header: "command"},
+			{Name: "CreatedAt", Header: "created_at"}, {Name: "State", Header: "state"}, {Name: "Status", Header: "status"},
+			{Name: "Names", Header: "names"}, {Name: "Labels", Header: "labels"}, {Name: "Ports", Header: "ports"},
+		},
 	}
 	if size {
 		t.Default = append(t.Default, "Size")
+		t.Raw = append(t.Raw, ui.Field{Name: "Size", Header: "size"})
 	}
 	return t
 }

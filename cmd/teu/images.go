@@ -36,7 +36,7 @@ func newImagesCommand(a *app) *cobra.Command {
 	s.BoolVar(&f.noTrunc, "no-trunc", false, "do not shorten")
 	s.BoolVar(&f.digests, "digests", false, "show digests")
 	s.BoolVar(&f.tree, "tree", false, "also the platforms of each image; U: a container has it")
-	s.StringVar(&f.format, "format", "", "table, json or a template")
+	s.StringVar(&f.format, "format", "", "table, json, raw or a template")
 	filterVar(s, &f.filters, "f", "dangling=, reference=, label=, before=, since=, until=")
 	return cmd
 }
@@ -56,9 +56,14 @@ func imagesTable(digests bool) ui.Table {
 			{Name: "SharedSize", Header: "SHARED SIZE"}, {Name: "UniqueSize", Header: "UNIQUE SIZE"},
 		},
 		Default: []string{"Repository", "Tag", "ID", "CreatedSince", "Size"},
+		Raw: []ui.Field{
+			{Name: "Repository", Header: "repository"}, {Name: "Tag", Header: "tag"}, {Name: "ID", Header: "image_id"},
+			{Name: "CreatedAt", Header: "created_at"}, {Name: "Size", Header: "virtual_size"},
+		},
 	}
 	if digests {
 		t.Default = slices.Insert(t.Default, 2, "Digest")
+		t.Raw = slices.Insert(t.Raw, 2, ui.Field{Name: "Digest", Header: "digest"})
 	}
 	return t
 }

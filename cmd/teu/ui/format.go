@@ -19,11 +19,12 @@ import (
 // its table heading ("CONTAINER ID").
 type Field struct{ Name, Header string }
 
-// Table describes a listing: every field a template may name, and those that the
-// default table shows.
+// Table describes a listing: every field a template may name, those that the default
+// table shows, and those of the format "raw", by docker's names there.
 type Table struct {
 	Fields  []Field
 	Default []string
+	Raw     []Field
 }
 
 // Row maps field names to values. Values are strings, as docker's are, so that
@@ -59,8 +60,8 @@ func (headings) Label(name string) string {
 }
 
 // List prints rows by format: "" and "table" give the default table, "table
-// TEMPLATE" a table of one's own, "json" one JSON object per line, and anything
-// else is a Go template executed per row.
+// TEMPLATE" a table of one's own, "json" one JSON object per line, "raw" a line
+// per field if t has such, and anything else is a Go template executed per row.
 func (u *UI) List(t Table, format string, rows []Row) error {
 	return u.ListEach(t, format, slices.Values(rows))
 }
@@ -89,6 +90,8 @@ func writeList(w io.Writer, t Table, format string, rows iter.Seq[Row]) error {
 		return writeDefault(w, t, rows)
 	case format == "json":
 		return writeRows(w, "{{json .}}", t, rows)
+	case format == "raw" && t.Raw != nil:
+		return writeRows(w, t.rawTemplate(), t, rows)
 	case strings.HasPrefix(format, "table "):
 		return writeTable(w, unescape(strings.TrimPrefix(format, "table ")), t, rows)
 	}
@@ -101,6 +104,15 @@ func (t Table) Check(format string) error {
 		return nil
 	}
 	return writeRows(io.Discard, unescape(strings.TrimPrefix(format, "table")), t, slices.Values([]headings{headings(t.headers())}))
+}
+
+// rawTemplate writes a line for each field of "raw", and an empty one behind each row.
+func (t Table) rawTemplate() string {
+	var b strings.Builder
+	for _, f := range t.Raw {
+		fmt.Fprintf(&b, "%s:{{pad .%s 1 0}}\n", f.Header, f.Name)
+	}
+	return b.String()
 }
 
 // headers returns the row above the others.
@@ -313,6 +325,9 @@ func parseTemplate(format string) (*template.Template, error) {
 		"upper":   strings.ToUpper,
 		"println": fmt.Sprintln,
 		"pad": func(s string, before, after int) string {
+			if s == "" {
+				return ""
+			}
 			return strings.Repeat(" ", before) + s + strings.Repeat(" ", after)
 		},
 		"truncate": func(s string, n int) string { return s[:min(n, len(s))] },

@@ -33,14 +33,29 @@ type reshaped map[string]string
 
 func (reshaped) ForTemplates() any { return struct{ Shape string }{"other"} }
 
+func TestRawList(t *testing.T) {
+	table := Table{
+		Fields: []Field{{Name: "ID"}, {Name: "Image"}, {Name: "Labels"}},
+		Raw:    []Field{{Name: "ID", Header: "container_id"}, {Name: "Labels", Header: "labels"}},
+	}
+	var out bytes.Buffer
+	if err := (&UI{Out: &out}).List(table, "raw", []Row{{"ID": "c0ffee", "Image": "x", "Labels": "a=b"}, {"ID": "decaf"}}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := out.String(), "container_id: c0ffee\nlabels: a=b\n\ncontainer_id: decaf\nlabels:\n\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 // TestTemplates: names are docker's Go names or those of the JSON; what is not set is what it is in docker; what is not
 // there at all is docker's error.
 func TestTemplates(t *testing.T) {
 	object := &box{ID: "c0ffee", Config: boxConfig{Env: []string{"A=b"}, Labels: map[string]string{"a": "b"}}, Mounts: []boxMount{{Type: "bind"}}}
 	for format, want := range map[string]string{
-		"{{.ID}} {{.Config.Cmd}}": "c0ffee []",
-		"{{.Id}}":                 "c0ffee",
-		"{{json .Config.Cmd}}":    "null",
+		"{{.ID}} {{.Config.Cmd}}":                     "c0ffee []",
+		"{{.Id}}":                                     "c0ffee",
+		`{{pad .Id 1 2}}.{{pad "" 1 2}}.`:             " c0ffee  ..",
+		"{{json .Config.Cmd}}":                        "null",
 		"{{.Config.Volumes}} {{len .Config.Volumes}}": "map[] 0",
 		"{{json .Config.Volumes}}":                    "null",
 		"{{.Config.Env}}":                             "[A=b]",
