@@ -47,7 +47,9 @@ func (t *attached) run(ctx context.Context) error {
 		t.signals.serve(func(s unix.Signal) { t.a.engine().Kill(ctx, t.id, fmt.Sprint(int(s))) })
 	}
 	if t.tty {
-		stop := t.followSize(ctx)
+		stop := t.a.followSize(func(columns, rows uint16) {
+			t.session.Resize(ctx, columns, rows) // a container that just ended has none
+		})
 		defer stop()
 	}
 	if t.stdin {
@@ -83,9 +85,9 @@ func (t *attached) raw() (restore func(), err error) {
 	return sync.OnceFunc(func() { term.Restore(fd, before) }), nil
 }
 
-// followSize gives the container's terminal the size of ours, now and whenever it changes.
-func (t *attached) followSize(ctx context.Context) (stop func()) {
-	if !t.a.ui.OutTerminal() && !t.a.ui.InTerminal() {
+// followSize calls resize with the size of our terminal, if there is one, now and whenever it changes.
+func (a *app) followSize(resize func(columns, rows uint16)) (stop func()) {
+	if !a.ui.OutTerminal() && !a.ui.InTerminal() {
 		return func() {}
 	}
 	changed := make(chan os.Signal, 1)
@@ -94,8 +96,8 @@ func (t *attached) followSize(ctx context.Context) (stop func()) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {
-			columns, rows := t.a.ui.Size()
-			t.session.Resize(ctx, uint16(columns), uint16(rows)) // a container that just ended has none
+			columns, rows := a.ui.Size()
+			resize(uint16(columns), uint16(rows))
 			select {
 			case <-changed:
 			case <-done:

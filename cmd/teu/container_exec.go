@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
-	"os/signal"
 	"sync"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/teu-dev/teu/runner"
@@ -104,7 +101,7 @@ func followExec(ctx context.Context, a *app, p *runner.Exec, x *execFlags, keys 
 		ctx = untilSignal(ctx)
 	}
 	if p.Console != nil {
-		stop := followExecSize(a, p)
+		stop := a.followSize(func(columns, rows uint16) { p.Resize(columns, rows) })
 		defer stop()
 	}
 	detached := make(chan struct{})
@@ -144,31 +141,5 @@ func copyExecInput(a *app, p *runner.Exec, keys []byte, detached chan<- struct{}
 		close(detached)
 	case p.Console == nil:
 		p.Stdin.Close()
-	}
-}
-
-func followExecSize(a *app, p *runner.Exec) (stop func()) {
-	if !a.ui.OutTerminal() && !a.ui.InTerminal() {
-		return func() {}
-	}
-	changed := make(chan os.Signal, 1)
-	signal.Notify(changed, unix.SIGWINCH)
-	done := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			columns, rows := a.ui.Size()
-			p.Resize(uint16(columns), uint16(rows))
-			select {
-			case <-changed:
-			case <-done:
-				return
-			}
-		}
-	})
-	return func() {
-		signal.Stop(changed)
-		close(done)
-		wg.Wait()
 	}
 }
