@@ -26,7 +26,7 @@ func (s *Store) AddLayer(ctx context.Context, r io.Reader, p content.Progress) (
 		return ocispec.Descriptor{}, "", err
 	}
 	plain := digest.SHA256.Digester()
-	_, err = io.Copy(io.MultiWriter(z, plain.Hash()), &contextReader{ctx, r})
+	_, err = io.Copy(io.MultiWriter(z, plain.Hash()), content.ContextReader(ctx, r))
 	if err := errors.Join(err, z.Close()); err != nil {
 		return ocispec.Descriptor{}, "", fmt.Errorf("storing a layer: %w", err)
 	}

@@ -185,7 +185,7 @@ func (s *Store) recompress(ctx context.Context, l layer.Layer, d ocispec.Descrip
 	}
 	defer plain.Close()
 	v := l.DiffID.Verifier()
-	if _, err := io.Copy(io.MultiWriter(w, v), &contextReader{ctx, plain}); err != nil {
+	if _, err := io.Copy(io.MultiWriter(w, v), content.ContextReader(ctx, plain)); err != nil {
 		return err
 	}
 	if !v.Verified() {
@@ -214,16 +214,3 @@ func compressor(w io.Writer, kind string, workers int) (io.WriteCloser, error) {
 type nopWriteCloser struct{ io.Writer }
 
 func (nopWriteCloser) Close() error { return nil }
-
-// A contextReader ends when its context does.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c *contextReader) Read(p []byte) (int, error) {
-	if c.ctx.Err() != nil {
-		return 0, context.Cause(c.ctx)
-	}
-	return c.r.Read(p)
-}

@@ -247,7 +247,7 @@ func (s *Store) store(ctx context.Context, d ocispec.Descriptor, src content.Fet
 		return fmt.Errorf("fetching layer %s: %w", d.Digest, err)
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	if _, err := io.Copy(w, p.ReaderFrom(&contextReader{ctx, r}, d, w.Size())); err != nil {
+	if _, err := io.Copy(w, p.ReaderFrom(content.ContextReader(ctx, r), d, w.Size())); err != nil {
 		return fmt.Errorf("layer %s: %w", d.Digest, err)
 	}
 	if _, err := w.Commit(ctx, ""); err != nil {
@@ -266,7 +266,7 @@ func (s *Store) receive(ctx context.Context, diffID digest.Digest, d ocispec.Des
 		return "", fmt.Errorf("fetching layer %s: %w", d.Digest, err)
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	rest := io.TeeReader(p.ReaderFrom(&contextReader{ctx, r}, d, w.Size()), w)
+	rest := io.TeeReader(p.ReaderFrom(content.ContextReader(ctx, r), d, w.Size()), w)
 	// Three things go on at the same time: receiving, digesting and storing; decompressing and
 	// digesting; making files. The first has its goroutine here, the others in layer.Apply.
 	ahead := newReadAhead(io.MultiReader(w.Have(), rest))

@@ -251,24 +251,23 @@ func (w *Writer) Close() error {
 
 // copyBytes is io.Copy that ends when ctx does.
 func copyBytes(ctx context.Context, w io.Writer, r io.Reader) error {
-	buf := make([]byte, 256<<10)
-	for {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		n, rerr := r.Read(buf)
-		if n > 0 {
-			if _, err := w.Write(buf[:n]); err != nil {
-				return err
-			}
-		}
-		if rerr == io.EOF {
-			return nil
-		}
-		if rerr != nil {
-			return rerr
-		}
+	_, err := io.CopyBuffer(w, ContextReader(ctx, r), make([]byte, 256<<10))
+	return err
+}
+
+// ContextReader returns a reader of r that ends when ctx does.
+func ContextReader(ctx context.Context, r io.Reader) io.Reader { return &contextReader{ctx, r} }
+
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c *contextReader) Read(b []byte) (int, error) {
+	if c.ctx.Err() != nil {
+		return 0, context.Cause(c.ctx)
 	}
+	return c.r.Read(b)
 }
 
 // tooLarge refuses what a descriptor claims before any of it is read.

@@ -220,7 +220,7 @@ func (l *loader) plain(ctx context.Context, d ocispec.Descriptor, diffID digest.
 	}
 	defer w.Close()
 	const limit = 1 << 40 // bytes, as of a layer that is unpacked
-	if _, err := io.Copy(w, io.LimitReader(&contextReader{ctx, plain}, limit)); err != nil {
+	if _, err := io.Copy(w, io.LimitReader(content.ContextReader(ctx, plain), limit)); err != nil {
 		return d, err
 	}
 	made, err := w.Commit(ctx, ocispec.MediaTypeImageLayer)

@@ -138,7 +138,7 @@ func (p *inPlace) Stat(ctx context.Context, dgst digest.Digest) (content.Info, e
 // identify finds out the digest of a file.
 func (p *inPlace) identify(ctx context.Context, s span) (ocispec.Descriptor, error) {
 	digester := digest.SHA256.Digester()
-	n, err := io.Copy(digester.Hash(), &contextReader{ctx, p.section(s)})
+	n, err := io.Copy(digester.Hash(), content.ContextReader(ctx, p.section(s)))
 	if err == nil && n < s.size {
 		err = io.ErrUnexpectedEOF
 	}

@@ -222,7 +222,7 @@ func (l *loader) file(ctx context.Context, name string, r io.Reader) error {
 		return err
 	}
 	defer w.Close()
-	if _, err := io.Copy(w, &contextReader{ctx, r}); err != nil {
+	if _, err := io.Copy(w, content.ContextReader(ctx, r)); err != nil {
 		return err
 	}
 	d, err := w.Commit(ctx, "")
@@ -402,18 +402,4 @@ func (i *Image) add(name string) {
 	if name != "" && !slices.Contains(i.Names, name) {
 		i.Names = append(i.Names, name)
 	}
-}
-
-// contextReader ends when its context does.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-// Read implements io.Reader.
-func (c *contextReader) Read(p []byte) (int, error) {
-	if c.ctx.Err() != nil {
-		return 0, context.Cause(c.ctx)
-	}
-	return c.r.Read(p)
 }
