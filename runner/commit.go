@@ -224,27 +224,13 @@ func commitImage(ctx context.Context, store *cache.Store, base content.Image, co
 	}
 	layers := slices.Clone(base.Manifest.Layers)
 	for i := range layers {
-		layers[i].MediaType = ociLayer(layers[i].MediaType)
+		layers[i].MediaType = content.OCIType(layers[i].MediaType)
 	}
 	target, err = putJSON(ctx, store, ocispec.MediaTypeImageManifest, ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
 		Config: configBlob, Layers: append(layers, blob), Annotations: maps.Clone(base.Manifest.Annotations),
 	})
 	return target, configBlob.Digest, err
-}
-
-// ociLayer translates docker's media types of layers.
-func ociLayer(t string) string {
-	types := map[string]string{
-		"application/vnd.docker.image.rootfs.diff.tar.gzip":         ocispec.MediaTypeImageLayerGzip,
-		"application/vnd.docker.image.rootfs.diff.tar.zstd":         ocispec.MediaTypeImageLayerZstd,
-		"application/vnd.docker.image.rootfs.diff.tar":              ocispec.MediaTypeImageLayer,
-		"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip": "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
-	}
-	if oci, ok := types[t]; ok {
-		return oci
-	}
-	return t
 }
 
 func putJSON(ctx context.Context, store *cache.Store, mediaType string, v any) (d ocispec.Descriptor, err error) {

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/teu-dev/teu/cache"
+	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/layer"
 )
 
@@ -192,7 +193,7 @@ func finishLayers(ctx context.Context, s *cache.Store, src Source, o Options) ([
 			if l.ID == "" {
 				infos[i] = layerInfo{diffID: l.DiffID, created: when(l), description: l.Description}
 				blobs[i] = *l.Blob
-				blobs[i].MediaType = ociMediaType(l.Blob.MediaType)
+				blobs[i].MediaType = content.OCIType(l.Blob.MediaType)
 				return nil
 			}
 			sealed, err := seal(ctx, s, l.ID, src.Epoch)
@@ -236,7 +237,7 @@ func blob(ctx context.Context, s *cache.Store, l Layer, sealed layer.Layer, o Op
 	if l.Blob != nil && l.Blob.Digest != sealed.DiffID && (!o.Recompress || compressionOf(l.Blob.MediaType) == o.Compression) {
 		if ok, err := s.Content.Exists(ctx, *l.Blob); err != nil || ok {
 			d := *l.Blob
-			d.MediaType = ociMediaType(d.MediaType)
+			d.MediaType = content.OCIType(d.MediaType)
 			return d, err
 		}
 	}
@@ -253,21 +254,6 @@ func blob(ctx context.Context, s *cache.Store, l Layer, sealed layer.Layer, o Op
 	return ocispec.Descriptor{}, fmt.Errorf("compression %q is none of gzip, zstd and uncompressed: %w", o.Compression, errdefs.ErrInvalidArgument)
 }
 
-// ociMediaType translates docker's media types of layers.
-func ociMediaType(t string) string {
-	switch t {
-	case "application/vnd.docker.image.rootfs.diff.tar.gzip":
-		return ocispec.MediaTypeImageLayerGzip
-	case "application/vnd.docker.image.rootfs.diff.tar.zstd":
-		return ocispec.MediaTypeImageLayerZstd
-	case "application/vnd.docker.image.rootfs.diff.tar":
-		return ocispec.MediaTypeImageLayer
-	case "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip":
-		return "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip" // the base has it; it stays what it is
-	}
-	return t
-}
-
 // compressionOf returns the name of the compression that a media type of layers says.
 func compressionOf(mediaType string) string {
 	switch {
@@ -281,24 +267,8 @@ func compressionOf(mediaType string) string {
 
 // mediaType returns what an OCI media type is called in the image.
 func (o Options) mediaType(t string) string {
-	if !o.DockerTypes {
-		return t
-	}
-	switch t {
-	case ocispec.MediaTypeImageIndex:
-		return "application/vnd.docker.distribution.manifest.list.v2+json"
-	case ocispec.MediaTypeImageManifest:
-		return "application/vnd.docker.distribution.manifest.v2+json"
-	case ocispec.MediaTypeImageConfig:
-		return "application/vnd.docker.container.image.v1+json"
-	case ocispec.MediaTypeImageLayer:
-		return "application/vnd.docker.image.rootfs.diff.tar"
-	case ocispec.MediaTypeImageLayerGzip:
-		return "application/vnd.docker.image.rootfs.diff.tar.gzip"
-	case ocispec.MediaTypeImageLayerZstd:
-		return "application/vnd.docker.image.rootfs.diff.tar.zstd"
-	case "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip":
-		return "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+	if o.DockerTypes {
+		return content.DockerType(t)
 	}
 	return t
 }

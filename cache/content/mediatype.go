@@ -22,6 +22,38 @@ const (
 	mediaTypeNondistributable    = "application/vnd.oci.image.layer.nondistributable.v1.tar"
 )
 
+// equivalents are Docker's media types and those of OCI for the same.
+var equivalents = [...]struct{ docker, oci string }{
+	{MediaTypeDockerIndex, ocispec.MediaTypeImageIndex},
+	{MediaTypeDockerManifest, ocispec.MediaTypeImageManifest},
+	{MediaTypeDockerConfig, ocispec.MediaTypeImageConfig},
+	{MediaTypeDockerLayer, ocispec.MediaTypeImageLayer},
+	{MediaTypeDockerLayerGzip, ocispec.MediaTypeImageLayerGzip},
+	{MediaTypeDockerLayerZstd, ocispec.MediaTypeImageLayerZstd},
+	{MediaTypeDockerForeign, mediaTypeNondistributable},
+	{MediaTypeDockerForeignGzip, mediaTypeNondistributable + "+gzip"},
+}
+
+// OCIType returns what OCI calls a type of Docker's, or mediaType itself.
+func OCIType(mediaType string) string {
+	for _, e := range equivalents {
+		if mediaType == e.docker {
+			return e.oci
+		}
+	}
+	return mediaType
+}
+
+// DockerType returns what Docker calls a type of OCI's, or mediaType itself.
+func DockerType(mediaType string) string {
+	for _, e := range equivalents {
+		if mediaType == e.oci {
+			return e.docker
+		}
+	}
+	return mediaType
+}
+
 // IsIndex says whether mediaType is that of a list of manifests.
 func IsIndex(mediaType string) bool {
 	return mediaType == ocispec.MediaTypeImageIndex || mediaType == MediaTypeDockerIndex
