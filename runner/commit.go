@@ -218,7 +218,7 @@ func commitImage(ctx context.Context, store *cache.Store, base content.Image, co
 	for _, old := range []string{"container", "container_config", "docker_version", "parent", "id"} {
 		delete(fields, old)
 	}
-	configBlob, err := putJSON(ctx, store, ocispec.MediaTypeImageConfig, fields)
+	configBlob, err := content.PushJSON(ctx, store.Content, ocispec.MediaTypeImageConfig, fields)
 	if err != nil {
 		return target, "", err
 	}
@@ -226,25 +226,9 @@ func commitImage(ctx context.Context, store *cache.Store, base content.Image, co
 	for i := range layers {
 		layers[i].MediaType = content.OCIType(layers[i].MediaType)
 	}
-	target, err = putJSON(ctx, store, ocispec.MediaTypeImageManifest, ocispec.Manifest{
+	target, err = content.PushJSON(ctx, store.Content, ocispec.MediaTypeImageManifest, ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
 		Config: configBlob, Layers: append(layers, blob), Annotations: maps.Clone(base.Manifest.Annotations),
 	})
 	return target, configBlob.Digest, err
-}
-
-func putJSON(ctx context.Context, store *cache.Store, mediaType string, v any) (d ocispec.Descriptor, err error) {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return d, err
-	}
-	w, err := store.Content.Writer(ctx)
-	if err != nil {
-		return d, err
-	}
-	defer w.Close()
-	if _, err := w.Write(b); err != nil {
-		return d, err
-	}
-	return w.Commit(ctx, mediaType)
 }

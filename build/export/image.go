@@ -1,7 +1,6 @@
 package export
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -139,7 +138,7 @@ func commit(ctx context.Context, s *cache.Store, src Source, o Options) (manifes
 			return manifest, "", nil, err
 		}
 	}
-	configDesc, err := putBytes(ctx, s, o.mediaType(ocispec.MediaTypeImageConfig), raw)
+	configDesc, err := content.PushBytes(ctx, s.Content, o.mediaType(ocispec.MediaTypeImageConfig), raw)
 	if err != nil {
 		return manifest, "", nil, err
 	}
@@ -279,10 +278,5 @@ func put(ctx context.Context, s *cache.Store, mediaType string, v any) (ocispec.
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	return putBytes(ctx, s, mediaType, b)
-}
-
-func putBytes(ctx context.Context, s *cache.Store, mediaType string, b []byte) (ocispec.Descriptor, error) {
-	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
-	return d, s.Content.Push(ctx, d, bytes.NewReader(b))
+	return content.PushBytes(ctx, s.Content, mediaType, b)
 }

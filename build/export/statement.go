@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache"
+	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/rootfs"
 )
 
@@ -87,7 +88,7 @@ func commitStatements(ctx context.Context, s *cache.Store, about ocispec.Descrip
 		if err != nil {
 			return ocispec.Descriptor{}, fmt.Errorf("statement %s: %w", st.Kind, err)
 		}
-		d, err := putBytes(ctx, s, mediaTypeStatement, b)
+		d, err := content.PushBytes(ctx, s.Content, mediaTypeStatement, b)
 		if err != nil {
 			return ocispec.Descriptor{}, err
 		}
@@ -107,7 +108,7 @@ func commitStatements(ctx context.Context, s *cache.Store, about ocispec.Descrip
 		m.Subject = &ocispec.Descriptor{MediaType: about.MediaType, Digest: about.Digest, Size: about.Size}
 	}
 	var err error
-	if m.Config, err = putBytes(ctx, s, mediaType, raw); err != nil {
+	if m.Config, err = content.PushBytes(ctx, s.Content, mediaType, raw); err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	if !o.StatementsAsImage {

@@ -6,9 +6,12 @@
 package content
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -24,6 +27,21 @@ type Fetcher interface {
 type Pusher interface {
 	Exists(ctx context.Context, d ocispec.Descriptor) (bool, error)
 	Push(ctx context.Context, d ocispec.Descriptor, r io.Reader) error
+}
+
+// PushBytes pushes what is in memory, and returns its descriptor.
+func PushBytes(ctx context.Context, dst Pusher, mediaType string, data []byte) (ocispec.Descriptor, error) {
+	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
+	return d, dst.Push(ctx, d, bytes.NewReader(data))
+}
+
+// PushJSON pushes a document.
+func PushJSON(ctx context.Context, dst Pusher, mediaType string, v any) (ocispec.Descriptor, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	return PushBytes(ctx, dst, mediaType, data)
 }
 
 // An EventKind says what happened to a blob.

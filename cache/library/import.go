@@ -1,7 +1,6 @@
 package library
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -93,21 +92,12 @@ func importedConfig(config []byte, diffID digest.Digest, o ImportOptions) any {
 
 // putImage stores the config and a manifest with the layers, and returns the manifest and the image's ID.
 func (l *Library) putImage(ctx context.Context, config any, layers ...ocispec.Descriptor) (ocispec.Descriptor, digest.Digest, error) {
-	c, err := l.putDocument(ctx, ocispec.MediaTypeImageConfig, config)
+	c, err := content.PushJSON(ctx, l.Store.Content, ocispec.MediaTypeImageConfig, config)
 	if err != nil {
 		return ocispec.Descriptor{}, "", err
 	}
-	m, err := l.putDocument(ctx, ocispec.MediaTypeImageManifest, ocispec.Manifest{
+	m, err := content.PushJSON(ctx, l.Store.Content, ocispec.MediaTypeImageManifest, ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: c, Layers: layers,
 	})
 	return m, c.Digest, err
-}
-
-func (l *Library) putDocument(ctx context.Context, mediaType string, doc any) (ocispec.Descriptor, error) {
-	data, err := json.Marshal(doc)
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
-	return d, l.Store.Content.Push(ctx, d, bytes.NewReader(data))
 }

@@ -112,12 +112,7 @@ func (l *loader) manifest(ctx context.Context, config ocispec.Descriptor, files 
 		}
 		m.Layers = append(m.Layers, layer)
 	}
-	doc, err := json.Marshal(m)
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	d := ocispec.Descriptor{MediaType: m.MediaType, Digest: digest.FromBytes(doc), Size: int64(len(doc))}
-	return d, l.dst.Push(ctx, d, bytes.NewReader(doc))
+	return content.PushJSON(ctx, l.dst, m.MediaType, m)
 }
 
 // omitted reports whether the archive has nothing under the name of a layer.
