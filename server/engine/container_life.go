@@ -238,15 +238,18 @@ func (s *Server) resize(w http.ResponseWriter, r *request) error {
 
 // size reads h and w, of a terminal in characters.
 func (r *request) size() (rows, columns uint16, err error) {
-	for key, to := range map[string]*uint16{"h": &rows, "w": &columns} {
-		n, err := strconv.ParseInt(r.param(key), 10, 64)
-		switch what := map[string]string{"h": "height", "w": "width"}[key]; {
+	for _, p := range []struct {
+		key, what string
+		to        *uint16
+	}{{"h", "height", &rows}, {"w", "width", &columns}} {
+		n, err := strconv.ParseInt(r.param(p.key), 10, 64)
+		switch {
 		case errors.Is(err, strconv.ErrSyntax):
-			return 0, 0, invalid("invalid resize %s %q: invalid syntax", what, r.param(key))
+			return 0, 0, invalid("invalid resize %s %q: invalid syntax", p.what, r.param(p.key))
 		case err != nil || n < 0 || n > 1<<32-1:
-			return 0, 0, invalid("invalid resize %s %q: value out of range", what, r.param(key))
+			return 0, 0, invalid("invalid resize %s %q: value out of range", p.what, r.param(p.key))
 		}
-		*to = uint16(min(n, 1<<16-1))
+		*p.to = uint16(min(n, 1<<16-1))
 	}
 	return rows, columns, nil
 }
