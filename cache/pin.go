@@ -197,13 +197,12 @@ func (s *Store) leasePath(name string) (string, error) {
 	return s.path("leases", name), nil
 }
 
-// leases returns all leases. A durable one that cannot be read might protect anything, so it is an error.
-func (s *Store) leases() ([]Lease, error) {
+// leases returns all leases. A durable one that cannot be read might protect anything, so it is an error beside the others.
+func (s *Store) leases() (all []Lease, failed error) {
 	entries, err := os.ReadDir(s.path("leases"))
 	if err != nil {
 		return nil, err
 	}
-	var all []Lease
 	for _, e := range entries {
 		ext := filepath.Ext(e.Name())
 		if ext != leaseExt && ext != volatileLeaseExt {
@@ -215,9 +214,11 @@ func (s *Store) leases() ([]Lease, error) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			failed = errors.Join(failed, err)
+			continue
 		}
+		l.Volatile = ext == volatileLeaseExt
 		all = append(all, l)
 	}
-	return all, nil
+	return all, failed
 }

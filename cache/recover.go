@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/image"
@@ -16,16 +19,21 @@ import (
 	"github.com/teu-dev/teu/cache/statefile"
 )
 
-// recover forgets, once after each start of the machine, what did not reach the disk before it went down:
-// layers that were never synced, the build results that need them, and the names of images that were built
-// of them and have no blobs to unpack again. Pulled images keep their names, since they have blobs.
+// recover makes good, once after each start of the machine, what may not have reached the disk before it went down: layers
+// that were never synced. Those that were built and that an image or a container needs are looked at, and stay if they are
+// as they were made. The others are forgotten, with the build results that need them and the names of images that have
+// no blobs to unpack them from again. What containers stand on is unpacked again at once.
 func (s *Store) recover() error {
 	boot, err := statefile.BootID()
 	if err != nil || s.booted(boot) {
 		return err
 	}
-	if err := s.forgetLost(context.Background()); err != nil {
-		return fmt.Errorf("recovering from a power loss: %w", err)
+	ctx := context.Background()
+	if err := s.forgetLost(ctx); err != nil {
+		return fmt.Errorf("recovering from the start of the machine: %w", err)
+	}
+	if err := s.renew(ctx); err != nil {
+		return fmt.Errorf("recovering from the start of the machine: %w", err)
 	}
 	// Where that fails, as on a full disk, the next command looks again.
 	_ = os.WriteFile(s.path("boot"), []byte(boot+"\n"), 0o600)
@@ -43,8 +51,8 @@ func (s *Store) booted(boot string) bool {
 func (s *Store) Lost() []string { return s.lost }
 
 func (s *Store) forgetLost(ctx context.Context) (err error) {
-	ids, err := s.Layers.Lost()
-	if err != nil || len(ids) == 0 {
+	lost, err := s.Layers.Lost()
+	if err != nil || len(lost) == 0 {
 		return err
 	}
 	unlock, err := statefile.Lock(ctx, s.path("boot.lock"), statefile.LockOptions{})
@@ -52,12 +60,11 @@ func (s *Store) forgetLost(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
-	if ids, err = s.Layers.Lost(); err != nil { // another process may have been quicker
+	if lost, err = s.Layers.Lost(); err != nil { // another process may have been quicker
 		return err
 	}
-	lost := map[string]bool{}
-	for _, id := range ids {
-		lost[id] = true
+	if err := s.proveNeeded(ctx, lost); err != nil {
+		return err
 	}
 	if err := s.forgetResults(ctx, lost); err != nil {
 		return err
@@ -65,7 +72,7 @@ func (s *Store) forgetLost(ctx context.Context) (err error) {
 	if err := s.forgetImages(ctx); err != nil {
 		return err
 	}
-	for _, id := range ids { // last: who is killed before begins again
+	for id := range lost { // last: who is killed before begins again
 		if err := s.Layers.Forget(id); err != nil {
 			return err
 		}
@@ -73,11 +80,106 @@ func (s *Store) forgetLost(ctx context.Context) (err error) {
 	return nil
 }
 
+// proveNeeded takes from lost what is all there, of the layers that have a lease or that images have no blobs of. To read
+// all that the build cache has would take longer than to build it again.
+func (s *Store) proveNeeded(ctx context.Context, lost map[string]digest.Digest) error {
+	needed := map[string]bool{}
+	leases, err := s.leases()
+	unknown := err != nil // a damaged lease may need anything, and is for the collector to tell
+	for _, l := range leases {
+		for _, id := range l.Layers {
+			needed[id] = needed[id] || !l.Volatile
+		}
+	}
+	diffIDs, err := s.diffIDsWithoutBlob(ctx)
+	if err != nil {
+		return err
+	}
+	for id, d := range lost {
+		if !unknown && !needed[id] && (d == "" || !diffIDs[d]) {
+			continue
+		}
+		proven, err := s.Layers.Prove(ctx, id)
+		if err != nil {
+			return err
+		}
+		if proven {
+			delete(lost, id)
+		}
+	}
+	return nil
+}
+
+// diffIDsWithoutBlob are those of all images' layers that could not be unpacked again.
+func (s *Store) diffIDsWithoutBlob(ctx context.Context) (map[digest.Digest]bool, error) {
+	images, err := s.Images.All(ctx)
+	if err != nil {
+		return nil, err
+	}
+	diffIDs := map[digest.Digest]bool{}
+	for _, img := range images {
+		found, err := content.Resolve(ctx, s.Content, img.Target, content.Host())
+		if err != nil {
+			continue // forgetImages judges it
+		}
+		for i, d := range found.Manifest.Layers {
+			if _, err := s.Content.Stat(ctx, d.Digest); gone(err) && i < len(found.Config.RootFS.DiffIDs) {
+				diffIDs[found.Config.RootFS.DiffIDs[i]] = true
+			}
+		}
+	}
+	return diffIDs, nil
+}
+
+// renew unpacks again what leases need and is gone. What cannot be had is for those to tell who want it.
+func (s *Store) renew(ctx context.Context) (err error) {
+	leases, _ := s.leases() // of those that can be read
+	var unpin func() error
+	for _, l := range leases {
+		if l.Volatile || l.Manifest == "" || !slices.ContainsFunc(l.Layers, s.layerGone) {
+			continue
+		}
+		if unpin == nil {
+			if unpin, err = s.Pin(ctx); err != nil {
+				return err
+			}
+		}
+		_ = s.renewLease(ctx, l)
+	}
+	if unpin == nil {
+		return nil
+	}
+	return unpin()
+}
+
+func (s *Store) layerGone(id string) bool {
+	_, err := s.Layers.Get(id)
+	return errdefs.IsNotFound(err)
+}
+
+// renewLease has the layers of the manifest of l unpacked, with what they take from each other there.
+func (s *Store) renewLease(ctx context.Context, l Lease) error {
+	info, err := s.Content.Stat(ctx, l.Manifest)
+	if err != nil {
+		return err
+	}
+	img, err := content.Resolve(ctx, s.Content, ocispec.Descriptor{Digest: l.Manifest, Size: info.Size}, content.Host())
+	if err != nil {
+		return err
+	}
+	ids, err := s.Unpack(ctx, img)
+	if err != nil {
+		return err
+	}
+	_, err = s.Layers.Stack(ctx, ids)
+	return err
+}
+
 // forgetResults deletes the results that need a lost layer.
-func (s *Store) forgetResults(ctx context.Context, lost map[string]bool) error {
+func (s *Store) forgetResults(ctx context.Context, lost map[string]digest.Digest) error {
 	return s.Results.Walk(ctx, func(r result.Record) error {
 		for _, id := range r.Layers {
-			if lost[id] {
+			if _, ok := lost[id]; ok {
 				return s.Results.Delete(ctx, r.Key)
 			}
 		}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/teu-dev/teu/cache/content"
@@ -54,20 +56,7 @@ func TestRecoverForgetsWhatIsLost(t *testing.T) {
 	if lost := open().Lost(); len(lost) > 0 {
 		t.Fatalf("in the same boot: %v", lost)
 	}
-	// Another boot: neither the records nor the store are of this one.
-	records, err := filepath.Glob(filepath.Join(dir, "root/layers/*/layer.json"))
-	if err != nil || len(records) < 4 {
-		t.Fatal(records, err)
-	}
-	for _, path := range append(records, filepath.Join(dir, "root/boot")) {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, replaceBoot(t, data), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	restart(t, dir)
 	s = open()
 	if want := []string{"docker.io/library/built:1"}; !slices.Equal(s.Lost(), want) {
 		t.Errorf("lost %v, want %v", s.Lost(), want)
@@ -89,6 +78,107 @@ func TestRecoverForgetsWhatIsLost(t *testing.T) {
 	}
 	if lost := open().Lost(); len(lost) > 0 {
 		t.Errorf("the second time: %v", lost)
+	}
+}
+
+// TestRecoverKeepsWhatIsWhole: what was built and not synced stays if it is as it was made, and what a container stands on is
+// unpacked again without anybody asking for it.
+func TestRecoverKeepsWhatIsWhole(t *testing.T) {
+	dir := t.TempDir()
+	open := func() *Store {
+		s, err := Open(filepath.Join(dir, "root"), filepath.Join(dir, "run"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	s := open()
+	unpin := hold(t, s)
+	layers := map[string]string{}
+	for _, name := range []string{"whole", "torn", "leased"} {
+		layers[name] = build(t, s, name, "text of "+name)
+		l, err := s.Layers.Seal(t.Context(), layers[name], nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == "leased" { // no image has it
+			if err := s.Lease(t.Context(), "built", Lease{Layers: []string{l.ID}}); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		img := ocispec.Image{Platform: content.Host(), RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{l.DiffID}}}
+		config, err := content.PushJSON(t.Context(), s.Content, ocispec.MediaTypeImageConfig, img)
+		if err != nil {
+			t.Fatal(err)
+		}
+		blob := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: l.DiffID, Size: l.TarSize} // which is not here
+		manifest, err := content.PushJSON(t.Context(), s.Content, ocispec.MediaTypeImageManifest, ocispec.Manifest{
+			Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: []ocispec.Descriptor{blob}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Images.Put(t.Context(), image.Image{Name: "docker.io/library/" + name + ":1", Target: manifest}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	src, images := source()
+	img, err := content.Resolve(t.Context(), &keeper{src, s.Content}, images[0], content.Host())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pulled, err := s.unpack(t.Context(), img, src, PullOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Lease(t.Context(), "container", Lease{Manifest: img.Descriptor.Digest, Layers: pulled}); err != nil {
+		t.Fatal(err)
+	}
+	idle := build(t, s, "idle", "in the build cache only")
+	if _, err := s.Layers.Seal(t.Context(), idle, nil); err != nil {
+		t.Fatal(err)
+	}
+	unpin()
+	restart(t, dir)
+	if err := os.Truncate(filepath.Join(dir, "root/layers", layers["torn"], "diff/torn"), 3); err != nil {
+		t.Fatal(err)
+	}
+	s = open()
+	if want := []string{"docker.io/library/torn:1"}; !slices.Equal(s.Lost(), want) {
+		t.Errorf("lost %v, want %v", s.Lost(), want)
+	}
+	there := append([]string{layers["whole"], layers["leased"]}, pulled...)
+	for _, id := range append(there, layers["torn"], idle) {
+		_, err := s.Layers.Get(id)
+		if got, want := err == nil, slices.Contains(there, id); got != want {
+			t.Errorf("layer %s: there %v, want %v: %v", id, got, want, err)
+		}
+	}
+	for _, name := range []string{"whole", "leased"} {
+		if synced, err := s.Layers.Synced(layers[name]); err != nil || !synced {
+			t.Errorf("%s: synced %v, %v", name, synced, err)
+		}
+	}
+	if problems, err := s.Check(t.Context()); err != nil || len(problems) > 0 {
+		t.Errorf("check: %v, %v", problems, err)
+	}
+}
+
+// restart makes the store of another boot.
+func restart(t *testing.T, dir string) {
+	t.Helper()
+	records, err := filepath.Glob(filepath.Join(dir, "root/layers/*/layer.json"))
+	if err != nil || len(records) < 4 {
+		t.Fatal(records, err)
+	}
+	for _, path := range append(records, filepath.Join(dir, "root/boot")) {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, replaceBoot(t, data), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -195,7 +195,7 @@ func (e *Engine) imageMount(ctx context.Context, store *cache.Store, c *Containe
 	}
 	p.RW = false
 	// The layers stay as long as the container does. The pin of Create protects them until then.
-	return p, store.Lease(ctx, imageLeaseName(c.ID, w.Target), cache.Lease{Layers: layers})
+	return p, store.Lease(ctx, imageLeaseName(c.ID, w.Target), cache.Lease{Manifest: img.Descriptor.Digest, Layers: layers})
 }
 
 // imageLeaseName is the lease of an image that is mounted at a place.

@@ -60,6 +60,25 @@ func (e *Engine) ownLayers(ctx context.Context, store *cache.Store, c *Container
 	return append(layers[:len(layers):len(layers)], id), lowers, err
 }
 
+// renewOwnLayers makes the copy that the container stands on again where it was lost when the machine went down; layers
+// are the snapshot's.
+func (e *Engine) renewOwnLayers(ctx context.Context, store *cache.Store, c *Container, layers []string) (err error) {
+	if !c.UserIDs.copied() || len(layers) == 0 {
+		return nil
+	}
+	unpin, err := store.Pin(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unpin()) }()
+	image := layers[:len(layers)-1]
+	lowers, err := store.Layers.Stack(ctx, image)
+	if err == nil {
+		_, _, err = e.ownLayers(ctx, store, c, image, lowers)
+	}
+	return err
+}
+
 func (e *Engine) copyWithOwners(ctx context.Context, store *cache.Store, c *Container, lowers []string, name string) error {
 	f, err := mount.View(lowers)
 	if err != nil {

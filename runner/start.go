@@ -177,6 +177,9 @@ func (e *Engine) plan(ctx context.Context, c *Container, o StartOptions) (*plan,
 	if err != nil {
 		return nil, fmt.Errorf("root filesystem of %s: %w", c.Name, err)
 	}
+	if err := e.renewOwnLayers(ctx, store, c, sn.Layers); err != nil {
+		return nil, err
+	}
 	if err := e.mountVolumes(ctx, c); err != nil {
 		return nil, err
 	}

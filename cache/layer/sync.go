@@ -3,11 +3,13 @@ package layer
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/statefile"
@@ -100,20 +102,47 @@ func (s *Store) markSynced(id string, fi os.FileInfo) (err error) {
 	return ignoreMissing(os.Remove(s.unsynced(id)))
 }
 
-// Lost returns the layers that were not on the disk when the machine went down. Forget ends that.
-func (s *Store) Lost() (ids []string, err error) {
+// Lost returns the layers that were not on the disk for certain when the machine went down, and their diffIDs, "" of
+// those that have none. Prove or Forget ends that.
+func (s *Store) Lost() (map[string]digest.Digest, error) {
 	entries, err := os.ReadDir(s.unsynced(""))
 	if err != nil {
 		return nil, err
 	}
+	lost := map[string]digest.Digest{}
 	for _, e := range entries {
 		// One without a record may just be being made.
 		r, err := s.readRecord(e.Name())
-		if errors.Is(err, errdefs.ErrDataLoss) || err == nil && r.stale {
-			ids = append(ids, e.Name())
+		if errors.Is(err, errdefs.ErrDataLoss) {
+			lost[e.Name()] = ""
+		} else if err == nil && r.stale {
+			lost[e.Name()] = r.DiffID
 		}
 	}
-	return ids, nil
+	return lost, nil
+}
+
+// Prove says whether a layer that Lost has returned is all there: its tar still has the diffID that Seal has computed.
+// From then on it is one that was synced. A layer that was unpacked cannot be turned back into its tar, and proves nothing.
+func (s *Store) Prove(ctx context.Context, id string) (bool, error) {
+	r, err := s.read(id)
+	if err != nil || !r.Sealed {
+		return false, ignoreAbsent(err)
+	}
+	fi, err := os.Stat(s.record(id))
+	if err != nil {
+		return false, ignoreMissing(err)
+	}
+	if err := s.Diff(ctx, id, io.Discard, DiffOptions{}); err != nil {
+		if ctx.Err() != nil {
+			return false, context.Cause(ctx)
+		}
+		return false, nil // whatever cannot be read of it is lost
+	}
+	if err := s.index(r.DiffID, id); err != nil {
+		return false, err
+	}
+	return true, s.markSynced(id, fi)
 }
 
 // Forget removes a layer that Lost has returned.
@@ -131,6 +160,13 @@ func (s *Store) unsynced(id string) string { return filepath.Join(s.dir, "unsync
 
 // sealLock is the lock of the record of a layer that was built.
 func (s *Store) sealLock(id string) string { return filepath.Join(s.tmp(), id+".lock") }
+
+func ignoreAbsent(err error) error {
+	if errors.Is(err, errdefs.ErrNotFound) {
+		return nil
+	}
+	return err
+}
 
 func ignoreMissing(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
