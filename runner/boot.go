@@ -5,10 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/teu-dev/teu/runner/keeper"
 	"github.com/teu-dev/teu/runner/selinux"
 )
@@ -37,6 +40,59 @@ func (e *Engine) Boot(ctx context.Context, told func(c *Container, err error)) e
 		told(c, err)
 	}
 	return nil
+}
+
+// Shutdown ends everything that runs because the machine goes down, each container with its signal and its time, all at once.
+// For restart policies it is as if nobody had stopped them. told hears of every container; one that cannot be ended holds up no
+// other. What the store has is on the disk then, and need not be looked at when the machine is up again.
+func (e *Engine) Shutdown(ctx context.Context, told func(c *Container, err error)) error {
+	all, err := e.List(ctx)
+	if err != nil {
+		return err
+	}
+	var mu sync.Mutex
+	var wait sync.WaitGroup
+	for _, c := range all {
+		if ended(c.State) || c.State.Status == keeper.Created {
+			continue
+		}
+		wait.Go(func() {
+			err := e.Stop(ctx, c.ID, StopOptions{})
+			if err == nil {
+				err = e.forgetStop(ctx, c.ID)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			told(c, err)
+		})
+	}
+	wait.Wait()
+	store, err := e.Store()
+	if err != nil {
+		return err
+	}
+	return store.Layers.Sync(ctx)
+}
+
+// forgetStop has a container that has ended be one that nobody has stopped.
+func (e *Engine) forgetStop(ctx context.Context, id string) error {
+	unlock, err := e.lock(ctx, id)
+	if errors.Is(err, errdefs.ErrNotFound) { // it was to be removed at its end
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	c, err := e.load(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil || !ended(c.State) {
+		return err
+	}
+	c.State.Stopped = false
+	return e.writeState(c)
 }
 
 func (c *Container) wantedAtBoot() bool {
@@ -148,16 +204,17 @@ func (e *Engine) awaitHealthy(ctx context.Context, c *Container, all []*Containe
 	return nil
 }
 
-// Unit is a systemd unit that does [Engine.Boot] for the system, or for a user.
+// Unit is a systemd unit that does [Engine.Boot] and [Engine.Shutdown] for the system, or for a user.
 func Unit(exe string, user bool) string {
-	target, network := "multi-user.target", "After=network-online.target\nWants=network-online.target\n"
+	target, network, mode := "multi-user.target", "After=network-online.target\nWants=network-online.target\n", ""
 	if user {
-		target, network = "default.target", ""
+		target, network, mode = "default.target", "", " --user"
 	}
 	label := ""
 	if l := selinux.ServiceLabel(); l != "" && !user {
 		label = "# With the label that the policy gives to services containers cannot be started.\nSELinuxContext=-" + l + "\n"
 	}
+	exe = cmp.Or(exe, "/usr/local/bin/teu")
 	return fmt.Sprintf(`[Unit]
 Description=Containers of teu
 %s
@@ -165,12 +222,13 @@ Description=Containers of teu
 Type=oneshot
 RemainAfterExit=yes
 ExecStart=%s system boot
-# The containers are processes of their own; stopping this unit does not end them.
+# The containers are processes of their own: stopping this unit does not end them, but for when the machine goes down.
+ExecStop=/bin/sh -c 'test "$$(systemctl%s is-system-running)" != stopping || exec %s system down'
 KillMode=none
 Delegate=yes
 TimeoutStartSec=infinity
 %s
 [Install]
 WantedBy=%s
-`, network, cmp.Or(exe, "/usr/local/bin/teu"), label, target)
+`, network, exe, mode, exe, label, target)
 }

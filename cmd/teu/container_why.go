@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"github.com/spf13/cobra"
 
 	"github.com/teu-dev/teu/runner"
@@ -35,21 +36,37 @@ func newSystemBootCommand(a *app) *cobra.Command {
 				a.ui.Printf("%s", runner.Unit(a.engine().Exe, userns.Inside()))
 				return nil
 			}
-			failed := false
-			err := a.engine().Boot(cmd.Context(), func(c *runner.Container, err error) {
-				if err != nil {
-					a.ui.Error(err)
-					failed = true
-					return
-				}
-				a.ui.Println(c.Name)
-			})
-			if err == nil && failed {
-				return &exitError{code: exitFailure}
-			}
-			return err
+			return eachTold(a, cmd.Context(), a.engine().Boot)
 		},
 	}
 	cmd.Flags().BoolVar(&unit, "unit", false, "print a systemd unit that does this, for the system or for a user, and do nothing else")
 	return cmd
+}
+
+func newSystemDownCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:     "down",
+		Short:   "Stop all containers because the machine goes down",
+		Long:    "Stop all containers because the machine goes down. `teu system boot` starts again what restart policies want to run. The unit of `teu system boot --unit` does both.",
+		Example: `  teu system down`,
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return eachTold(a, cmd.Context(), a.engine().Shutdown) },
+	}
+}
+
+// eachTold does something to containers, and prints the name or the error of each.
+func eachTold(a *app, ctx context.Context, do func(context.Context, func(*runner.Container, error)) error) error {
+	failed := false
+	err := do(ctx, func(c *runner.Container, err error) {
+		if err != nil {
+			a.ui.Error(err)
+			failed = true
+			return
+		}
+		a.ui.Println(c.Name)
+	})
+	if err == nil && failed {
+		return &exitError{code: exitFailure}
+	}
+	return err
 }

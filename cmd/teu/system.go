@@ -31,7 +31,7 @@ import (
 
 func newSystemCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: "system", Short: "Look after the store and the host"}
-	cmd.AddCommand(newSystemDFCommand(a), newSystemPruneCommand(a), newSystemCheckCommand(a), newSystemResetCommand(a), newInfoCommand(a), newDialStdioCommand(a), newEventsCommand(a), newSystemBootCommand(a), newAppArmorCommand(a))
+	cmd.AddCommand(newSystemDFCommand(a), newSystemPruneCommand(a), newSystemCheckCommand(a), newSystemResetCommand(a), newInfoCommand(a), newDialStdioCommand(a), newEventsCommand(a), newSystemBootCommand(a), newSystemDownCommand(a), newAppArmorCommand(a))
 	return cmd
 }
 
