@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -72,7 +73,7 @@ func (w *world) serve(args ...string) {
 	cmd.Env, cmd.Stderr = w.env, os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err == nil {
-		err = cmd.Start()
+		err = startApart(cmd)
 	}
 	if err != nil {
 		w.t.Fatal(err)
@@ -103,6 +104,18 @@ func (w *world) serve(args ...string) {
 		}
 	}
 	w.server = cmd
+}
+
+// startApart starts a command that is to be killed when its parent dies. That is the thread (PR_SET_PDEATHSIG(2const)), and
+// tests end threads: so it gets one of its own.
+func startApart(cmd *exec.Cmd) error {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		started <- cmd.Start()
+		select {} // the thread stays
+	}()
+	return <-started
 }
 
 // stop ends the server by a signal and waits for it.
