@@ -36,7 +36,7 @@ func newSystemBootCommand(a *app) *cobra.Command {
 				a.ui.Printf("%s", runner.Unit(a.engine().Exe, userns.Inside()))
 				return nil
 			}
-			return eachTold(a, cmd.Context(), a.engine().Boot)
+			return eachTold(cmd.Context(), a, a.engine().Boot)
 		},
 	}
 	cmd.Flags().BoolVar(&unit, "unit", false, "print a systemd unit that does this, for the system or for a user, and do nothing else")
@@ -50,12 +50,12 @@ func newSystemDownCommand(a *app) *cobra.Command {
 		Long:    "Stop all containers because the machine goes down. `teu system boot` starts again what restart policies want to run. The unit of `teu system boot --unit` does both.",
 		Example: `  teu system down`,
 		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return eachTold(a, cmd.Context(), a.engine().Shutdown) },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return eachTold(cmd.Context(), a, a.engine().Shutdown) },
 	}
 }
 
 // eachTold does something to containers, and prints the name or the error of each.
-func eachTold(a *app, ctx context.Context, do func(context.Context, func(*runner.Container, error)) error) error {
+func eachTold(ctx context.Context, a *app, do func(context.Context, func(*runner.Container, error)) error) error {
 	failed := false
 	err := do(ctx, func(c *runner.Container, err error) {
 		if err != nil {
