@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
+	"github.com/teu-dev/teu/cache/listing"
 	"github.com/teu-dev/teu/runner"
 	"github.com/teu-dev/teu/runner/keeper"
 )
@@ -124,14 +125,14 @@ func createContainer(ctx context.Context, a *app, c *containerFlags, o runner.Op
 	missing := func(err error) bool { return errors.Is(err, errdefs.ErrNotFound) && a.imageMissing(ctx, o.Image, err) }
 	made, err := a.engine().Create(ctx, c.name, o)
 	if c.pull != "never" && missing(err) {
-		a.ui.Notef("Unable to find image '%s' locally", runner.WithTag(o.Image))
+		a.ui.Notef("Unable to find image '%s' locally", runner.WithTag(listing.Familiar(o.Image)))
 		if err := a.pullForRun(ctx, o.Image, o.Platform, c.quiet); err != nil {
 			return nil, err
 		}
 		made, err = a.engine().Create(ctx, c.name, o)
 	}
 	if missing(err) && !errors.Is(err, runner.ErrPlatform) { // or somebody has removed it again
-		return nil, fmt.Errorf("No such image: %s", runner.WithTag(o.Image)) //lint:ignore ST1005 docker's words
+		return nil, fmt.Errorf("No such image: %s", runner.WithTag(listing.Familiar(o.Image))) //lint:ignore ST1005 docker's words
 	}
 	if err != nil {
 		return nil, err

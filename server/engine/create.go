@@ -17,6 +17,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/teu-dev/teu/cache/listing"
 	"github.com/teu-dev/teu/runner"
 	"github.com/teu-dev/teu/runner/keeper"
 	runnernet "github.com/teu-dev/teu/runner/network"
@@ -72,7 +73,7 @@ func (s *Server) createContainer(w http.ResponseWriter, r *request) error {
 	c, err := s.Containers.Create(r.Context(), name, o)
 	if errdefs.IsNotFound(err) && !errors.Is(err, runner.ErrPlatform) {
 		if s.imageMissing(r, o.Image) {
-			return worded(errdefs.ErrNotFound, "No such image: %s", runner.WithTag(o.Image))
+			return worded(errdefs.ErrNotFound, "No such image: %s", runner.WithTag(listing.Familiar(o.Image)))
 		}
 		// Clients pull the image at a 404; another thing that is missing must not be one.
 		return invalid("%s", message(err))
