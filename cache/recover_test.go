@@ -20,14 +20,7 @@ import (
 // and what has blobs keeps its name.
 func TestRecoverForgetsWhatIsLost(t *testing.T) {
 	dir := t.TempDir()
-	open := func() *Store {
-		s, err := Open(filepath.Join(dir, "root"), filepath.Join(dir, "run"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
-	s := open()
+	s := reopen(t, dir)
 	src, images := source()
 	unpin := hold(t, s)
 	pulled, built := images[0], images[2]
@@ -53,11 +46,11 @@ func TestRecoverForgetsWhatIsLost(t *testing.T) {
 		}
 	}
 	unpin()
-	if lost := open().Lost(); len(lost) > 0 {
+	if lost := reopen(t, dir).Lost(); len(lost) > 0 {
 		t.Fatalf("in the same boot: %v", lost)
 	}
 	restart(t, dir)
-	s = open()
+	s = reopen(t, dir)
 	if want := []string{"docker.io/library/built:1"}; !slices.Equal(s.Lost(), want) {
 		t.Errorf("lost %v, want %v", s.Lost(), want)
 	}
@@ -76,7 +69,7 @@ func TestRecoverForgetsWhatIsLost(t *testing.T) {
 	if _, err := s.Unpack(t.Context(), img); err != nil {
 		t.Errorf("the pulled image: %v", err)
 	}
-	if lost := open().Lost(); len(lost) > 0 {
+	if lost := reopen(t, dir).Lost(); len(lost) > 0 {
 		t.Errorf("the second time: %v", lost)
 	}
 }
@@ -85,14 +78,7 @@ func TestRecoverForgetsWhatIsLost(t *testing.T) {
 // unpacked again without anybody asking for it.
 func TestRecoverKeepsWhatIsWhole(t *testing.T) {
 	dir := t.TempDir()
-	open := func() *Store {
-		s, err := Open(filepath.Join(dir, "root"), filepath.Join(dir, "run"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
-	s := open()
+	s := reopen(t, dir)
 	unpin := hold(t, s)
 	layers := map[string]string{}
 	for _, name := range []string{"whole", "torn", "leased"} {
@@ -143,7 +129,7 @@ func TestRecoverKeepsWhatIsWhole(t *testing.T) {
 	if err := os.Truncate(filepath.Join(dir, "root/layers", layers["torn"], "diff/torn"), 3); err != nil {
 		t.Fatal(err)
 	}
-	s = open()
+	s = reopen(t, dir)
 	if want := []string{"docker.io/library/torn:1"}; !slices.Equal(s.Lost(), want) {
 		t.Errorf("lost %v, want %v", s.Lost(), want)
 	}
@@ -162,6 +148,15 @@ func TestRecoverKeepsWhatIsWhole(t *testing.T) {
 	if problems, err := s.Check(t.Context()); err != nil || len(problems) > 0 {
 		t.Errorf("check: %v, %v", problems, err)
 	}
+}
+
+func reopen(t *testing.T, dir string) *Store {
+	t.Helper()
+	s, err := Open(filepath.Join(dir, "root"), filepath.Join(dir, "run"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 // restart makes the store of another boot.
