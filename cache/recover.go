@@ -63,13 +63,13 @@ func (s *Store) forgetLost(ctx context.Context) (err error) {
 	if lost, err = s.Layers.Lost(); err != nil { // another process may have been quicker
 		return err
 	}
-	if err := s.proveNeeded(ctx, lost); err != nil {
+	if err := s.proveLeased(ctx, lost); err != nil {
+		return err
+	}
+	if err := s.forgetImages(ctx, lost); err != nil {
 		return err
 	}
 	if err := s.forgetResults(ctx, lost); err != nil {
-		return err
-	}
-	if err := s.forgetImages(ctx); err != nil {
 		return err
 	}
 	for id := range lost { // last: who is killed before begins again
@@ -80,55 +80,50 @@ func (s *Store) forgetLost(ctx context.Context) (err error) {
 	return nil
 }
 
-// proveNeeded takes from lost what is all there, of the layers that have a lease or that images have no blobs of. To read
-// all that the build cache has would take longer than to build it again.
-func (s *Store) proveNeeded(ctx context.Context, lost map[string]digest.Digest) error {
-	needed := map[string]bool{}
+// proveLeased takes from lost what is all there, of the layers that have a lease. To read all that the build cache has would
+// take longer than to build it again.
+func (s *Store) proveLeased(ctx context.Context, lost map[string]digest.Digest) error {
 	leases, err := s.leases()
 	unknown := err != nil // a damaged lease may need anything, and is for the collector to tell
+	leased := map[string]bool{}
 	for _, l := range leases {
 		for _, id := range l.Layers {
-			needed[id] = needed[id] || !l.Volatile
+			leased[id] = leased[id] || !l.Volatile
 		}
 	}
-	diffIDs, err := s.diffIDsWithoutBlob(ctx)
-	if err != nil {
-		return err
-	}
-	for id, d := range lost {
-		if !unknown && !needed[id] && (d == "" || !diffIDs[d]) {
+	for id := range lost {
+		if !unknown && !leased[id] {
 			continue
 		}
-		proven, err := s.Layers.Prove(ctx, id)
-		if err != nil {
+		if _, err := s.prove(ctx, lost, id); err != nil {
 			return err
-		}
-		if proven {
-			delete(lost, id)
 		}
 	}
 	return nil
 }
 
-// diffIDsWithoutBlob are those of all images' layers that could not be unpacked again.
-func (s *Store) diffIDsWithoutBlob(ctx context.Context) (map[digest.Digest]bool, error) {
-	images, err := s.Images.All(ctx)
-	if err != nil {
-		return nil, err
+// prove takes a layer from lost if it is all there. Else it is not read a second time.
+func (s *Store) prove(ctx context.Context, lost map[string]digest.Digest, id string) (bool, error) {
+	proven, err := s.Layers.Prove(ctx, id)
+	if proven {
+		delete(lost, id)
+	} else {
+		lost[id] = ""
 	}
-	diffIDs := map[digest.Digest]bool{}
-	for _, img := range images {
-		found, err := content.Resolve(ctx, s.Content, img.Target, content.Host())
-		if err != nil {
-			continue // forgetImages judges it
+	return proven, err
+}
+
+// proveDiffID looks for a layer in lost that has the diffID and is all there.
+func (s *Store) proveDiffID(ctx context.Context, lost map[string]digest.Digest, diffID digest.Digest) (bool, error) {
+	for id, d := range lost {
+		if d == "" || d != diffID {
+			continue
 		}
-		for i, d := range found.Manifest.Layers {
-			if _, err := s.Content.Stat(ctx, d.Digest); gone(err) && i < len(found.Config.RootFS.DiffIDs) {
-				diffIDs[found.Config.RootFS.DiffIDs[i]] = true
-			}
+		if proven, err := s.prove(ctx, lost, id); proven || err != nil {
+			return proven, err
 		}
 	}
-	return diffIDs, nil
+	return false, nil
 }
 
 // renew unpacks again what leases need and is gone. What cannot be had is for those to tell who want it.
@@ -187,14 +182,15 @@ func (s *Store) forgetResults(ctx context.Context, lost map[string]digest.Digest
 	})
 }
 
-// forgetImages deletes the names of images that have a layer neither unpacked nor as a blob.
-func (s *Store) forgetImages(ctx context.Context) error {
+// forgetImages deletes the names of images that have a layer neither unpacked nor as a blob. It takes from lost what images
+// need and is all there.
+func (s *Store) forgetImages(ctx context.Context, lost map[string]digest.Digest) error {
 	images, err := s.Images.All(ctx)
 	if err != nil {
 		return err
 	}
 	for _, img := range images {
-		whole, err := s.unpackable(ctx, img)
+		whole, err := s.unpackable(ctx, img, lost)
 		if err != nil {
 			return fmt.Errorf("image %s: %w", img.Name, err)
 		}
@@ -212,7 +208,7 @@ func (s *Store) forgetImages(ctx context.Context) error {
 }
 
 // unpackable says whether img can be run. An image of other platforms only is as it should be.
-func (s *Store) unpackable(ctx context.Context, img image.Image) (bool, error) {
+func (s *Store) unpackable(ctx context.Context, img image.Image, lost map[string]digest.Digest) (bool, error) {
 	if _, err := s.Content.Stat(ctx, img.Target.Digest); err != nil {
 		return false, ignoreGone(err)
 	}
@@ -230,8 +226,15 @@ func (s *Store) unpackable(ctx context.Context, img image.Image) (bool, error) {
 		if ids := found.Config.RootFS.DiffIDs; i < len(ids) {
 			diffID = ids[i]
 		}
-		if _, err := s.Layers.ByDiffID(diffID); err != nil {
-			return false, ignoreGone(err)
+		_, err := s.Layers.ByDiffID(diffID)
+		if err == nil {
+			continue
+		}
+		if !gone(err) {
+			return false, err
+		}
+		if proven, err := s.proveDiffID(ctx, lost, diffID); !proven || err != nil {
+			return false, err
 		}
 	}
 	return true, nil

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/runner/selinux"
 )
 
 // stdio is the container's standard streams during one run of its program.
@@ -42,7 +44,7 @@ func (c *Config) makeFIFOs() error {
 		if c.Label == "" {
 			continue
 		}
-		if err := setLabel(path, c.Label); err != nil {
+		if err := selinux.SetFile(path, c.Label); err != nil {
 			return err
 		}
 	}
@@ -241,7 +243,7 @@ func Pipe(dir, label string) (r, w int, err error) {
 		return -1, -1, &os.PathError{Op: "mkfifo", Path: path, Err: err}
 	}
 	defer unix.Unlink(path)
-	if err := setLabel(path, label); err != nil {
+	if err := selinux.SetFile(path, label); err != nil {
 		return -1, -1, err
 	}
 	if r, err = unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
@@ -254,11 +256,4 @@ func Pipe(dir, label string) (r, w int, err error) {
 		return -1, -1, &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	return r, w, nil
-}
-
-func setLabel(path, label string) error {
-	if err := unix.Lsetxattr(path, "security.selinux", []byte(label), 0); err != nil {
-		return &os.PathError{Op: "labelling " + label, Path: path, Err: err}
-	}
-	return nil
 }

@@ -207,7 +207,7 @@ const unlabelledLevel = ":c1022,c1023"
 // wish, or else two that free says no other container has.
 func (w Wishes) Apply(process, file Label, free func(level string) bool) (processLabel, fileLabel string) {
 	sensitivity, _, _ := strings.Cut(process.Level, ":")
-	categories := strings.Contains(process.Level, ":") || sensitivity != ""
+	categories := process.Level != ""
 	file.Type = cmp.Or(w.FileType, file.Type)
 	if w.Disable {
 		if categories {
