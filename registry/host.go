@@ -62,11 +62,16 @@ func (c *Client) hostAt(name, addr string, credentials bool) *host {
 	defer c.mu.Unlock()
 	h := c.hosts[key]
 	if h == nil {
-		h = &host{client: c, name: name, addr: addr, lax: c.insecure.contains(addr), probe: newLock()}
-		h.auth = newAuthorizer(h, credentials)
-		h.trust(c.hostDir(name))
+		h = c.newHost(name, addr, credentials)
 		c.hosts[key] = h
 	}
+	return h
+}
+
+func (c *Client) newHost(name, addr string, credentials bool) *host {
+	h := &host{client: c, name: name, addr: addr, lax: c.insecure.contains(addr), probe: newLock()}
+	h.auth = newAuthorizer(h, credentials)
+	h.trust(c.hostDir(name))
 	return h
 }
 

@@ -122,8 +122,7 @@ func (c *Client) checkCredential(ctx context.Context, domain string, cred Creden
 	if domain == hubDomain {
 		addr = hubHost
 	}
-	h := &host{client: c, name: domain, addr: addr, lax: c.insecure.contains(addr), probe: newLock()}
-	h.auth = newAuthorizer(h, true)
+	h := c.newHost(domain, addr, true)
 	h.auth.config = &authn.AuthConfig{Username: cred.Username, Password: cred.Secret}
 	h.auth.offline = true
 	resp, err := h.do(ctx, request{method: http.MethodGet, path: "/v2/"})

@@ -2,7 +2,10 @@ package registry
 
 import (
 	"encoding/json"
+	"io"
+	"log"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,16 +17,18 @@ import (
 )
 
 // basicServer demands the credential u:p and otherwise is a registry.
-func basicServer(t *testing.T) string {
+func basicServer(t *testing.T) string { return server(t, basicHandler()) }
+
+func basicHandler() http.Handler {
 	inner := plain()
-	return server(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if user, pass, _ := q.BasicAuth(); user != "u" || pass != "p" {
 			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
 		inner.ServeHTTP(w, q)
-	}))
+	})
 }
 
 // dockerConfig makes text docker's config.json for the test.
@@ -99,6 +104,27 @@ func TestLoginAndLogout(t *testing.T) {
 	}
 	if err := c.Logout(ctx, host); !errdefs.IsNotFound(err) {
 		t.Errorf("second logout: %v", err)
+	}
+}
+
+// The directory of a registry says whom to trust with the password, too.
+func TestLoginWithCertificates(t *testing.T) {
+	s := httptest.NewTLSServer(basicHandler())
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	t.Cleanup(s.Close)
+	own, _ := pemOf(t, s)
+	other, err := os.ReadFile("testdata/other-ca.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := strings.TrimPrefix(s.URL, "https://")
+	for ca, trusted := range map[string]bool{own: true, string(other): false} {
+		path := dockerConfig(t, "")
+		c, _ := newTestClient(Options{HostDirs: hostDir(t, map[string]string{host + "/ca.crt": ca})})
+		_, err := c.Login(t.Context(), host, Credential{Username: "u", Secret: "p"})
+		if _, stat := os.Stat(path); (err == nil) != trusted || (stat == nil) != trusted {
+			t.Errorf("logged in: %v, stored: %v, want %v", err, stat, trusted)
+		}
 	}
 }
 
