@@ -3,6 +3,7 @@ package registry
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -135,6 +136,40 @@ func TestTokens(t *testing.T) {
 	r2 := repository(t, c, s.self+"/other")
 	if _, err := r2.Exists(ctx, desc); err != nil {
 		t.Error(err)
+	}
+}
+
+// A registry that refuses the token while a layer is being sent gets the layer once more, with another token.
+func TestTokenEndsInAnUpload(t *testing.T) {
+	desc, data := blob(18, 4<<20)
+	for _, whole := range []bool{false, true} {
+		s := newTokenServer(t)
+		inner, refused := s.inner, false
+		s.inner = http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			if q.Method != http.MethodPatch || refused {
+				inner.ServeHTTP(w, q)
+				return
+			}
+			refused = true
+			s.mu.Lock()
+			clear(s.valid)
+			s.mu.Unlock()
+			if whole {
+				_, _ = io.Copy(io.Discard, q.Body)
+			}
+			w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="http://%s/token",service="stand in",scope="repository:app:pull,push"`, s.self))
+			w.WriteHeader(http.StatusUnauthorized)
+		})
+		c, _ := newTestClient(Options{Keychain: keychain{basic}})
+		r := repository(t, c, s.self+"/app")
+		r.Source = memory(data)
+		if err := r.Push(t.Context(), desc, onlyReader{bytes.NewReader(data)}); err != nil {
+			t.Errorf("after the registry read all of it (%v): %v", whole, err)
+			continue
+		}
+		if got, err := fetch(t.Context(), r, desc); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("got %d bytes, %v", len(got), err)
+		}
 	}
 }
 

@@ -120,6 +120,9 @@ func (q request) address(base *url.URL) *url.URL {
 	return &with
 }
 
+// spent says that the body of q cannot be had a second time, once it was sent: the caller knows where to go on.
+func (q request) spent() bool { return q.once && q.length > 0 }
+
 func isRedirect(status int) bool {
 	switch status {
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
@@ -188,7 +191,7 @@ func (h *host) authorized(ctx context.Context, q request, u *url.URL, first *ans
 		return resp, nil
 	}
 	better, err := h.auth.challenged(ctx, denied, q.scope, used)
-	if err == nil && better == used {
+	if err == nil && (better == used || q.spent()) {
 		return resp, nil
 	}
 	resp.Body.Close()
