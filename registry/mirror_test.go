@@ -17,6 +17,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -236,5 +237,47 @@ func TestAnotherAuthorityIsNotTrusted(t *testing.T) {
 	var authority x509.UnknownAuthorityError
 	if !errors.As(err, &authority) {
 		t.Errorf("got %v, although loopback registries need no certificate, this one was given an authority", err)
+	}
+}
+
+// What a mirror remembers of the list of referrers is not what another is added to.
+func TestReferrersAreNotThoseOfAMirror(t *testing.T) {
+	inner := plain()
+	upstream := server(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if strings.Contains(q.URL.Path, "/referrers/") {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		inner.ServeHTTP(w, q)
+	}))
+	_, old := document(t, ocispec.MediaTypeImageIndex, ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{}})
+	mirror := server(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", ocispec.MediaTypeImageIndex)
+		_, _ = w.Write(old)
+	}))
+	c, _ := newTestClient(Options{HostDirs: hostDir(t, map[string]string{upstream + "/hosts.toml": "[host.\"http://" + mirror + "\"]"})})
+	r := repository(t, c, upstream+"/app")
+	push := func(d ocispec.Descriptor, data []byte) {
+		t.Helper()
+		if err := r.Push(t.Context(), d, bytes.NewReader(data)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	empty := ocispec.DescriptorEmptyJSON
+	push(empty, empty.Data)
+	manifest := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: empty, Layers: []ocispec.Descriptor{}}
+	subject, data := document(t, manifest.MediaType, manifest)
+	push(subject, data)
+	manifest.Subject = &subject
+	for _, kind := range []string{"signature", "sbom"} {
+		manifest.ArtifactType = "application/" + kind
+		d, data := document(t, manifest.MediaType, manifest)
+		push(d, data)
+		if err := r.Refer(t.Context(), memory(data), d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if list, err := r.Referrers(t.Context(), subject.Digest); err != nil || len(list) != 2 {
+		t.Errorf("%d referrers are listed, %v; want 2", len(list), err)
 	}
 }

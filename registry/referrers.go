@@ -76,15 +76,18 @@ func fallbackTag(d digest.Digest) string {
 	return algorithm[:min(len(algorithm), 32)] + "-" + hex[:min(len(hex), 64)]
 }
 
+// referrersByTag asks no mirror, whose list may be older than what Refer adds to.
 func (r *Repository) referrersByTag(ctx context.Context, d digest.Digest) ([]ocispec.Descriptor, error) {
-	root, err := r.Resolve(ctx, fallbackTag(d))
+	own := *r
+	own.mirrors = nil
+	root, err := own.Resolve(ctx, fallbackTag(d))
 	if errdefs.IsNotFound(err) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("listing referrers of %s: %w", d, err)
 	}
-	body, err := r.Fetch(ctx, root)
+	body, err := own.Fetch(ctx, root)
 	if err != nil {
 		return nil, fmt.Errorf("listing referrers of %s: %w", d, err)
 	}
