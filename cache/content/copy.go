@@ -31,8 +31,13 @@ func Copy(ctx context.Context, dst Pusher, src Fetcher, root ocispec.Descriptor,
 	if o.Concurrency <= 0 {
 		o.Concurrency = 4
 	}
-	c := &copier{dst: dst, src: src, opts: o, slots: make(chan struct{}, o.Concurrency), tasks: map[key]*task{}}
-	return c.copy(ctx, root, 0)
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	c := &copier{dst: dst, src: src, opts: o, stop: stop, slots: make(chan struct{}, o.Concurrency), tasks: map[key]*task{}}
+	if c.copy(ctx, root, 0) != nil {
+		return context.Cause(ctx)
+	}
+	return nil
 }
 
 // A key tells descriptors apart that must be copied each: the same bytes called a layer here
@@ -53,7 +58,8 @@ type copier struct {
 	dst   Pusher
 	src   Fetcher
 	opts  CopyOptions
-	slots chan struct{} // one for each blob that moves; not held while waiting for children
+	stop  context.CancelCauseFunc // ends all tasks: several documents may wait for one
+	slots chan struct{}           // one for each blob that moves; not held while waiting for children
 
 	mu    sync.Mutex
 	tasks map[key]*task
@@ -70,7 +76,9 @@ func (c *copier) copy(ctx context.Context, d ocispec.Descriptor, depth int) erro
 	}
 	c.mu.Unlock()
 	if !running {
-		t.err = c.do(ctx, d, depth)
+		if t.err = c.do(ctx, d, depth); t.err != nil {
+			c.stop(t.err)
+		}
 		close(t.done)
 	}
 	select {
@@ -121,10 +129,10 @@ func (c *copier) document(ctx context.Context, d ocispec.Descriptor, depth int) 
 	if err != nil {
 		return err
 	}
-	g, gctx := errgroup.WithContext(ctx)
+	var g errgroup.Group
 	g.SetLimit(maxWaiting)
 	for _, child := range c.wanted(doc) {
-		g.Go(func() error { return c.copy(gctx, child, depth+1) })
+		g.Go(func() error { return c.copy(ctx, child, depth+1) })
 	}
 	if err := g.Wait(); err != nil {
 		return err

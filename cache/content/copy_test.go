@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/compress/zstd"
@@ -199,6 +200,51 @@ func TestCopyFailures(t *testing.T) {
 	}
 	if err := Copy(t.Context(), &strict{src: m}, &locked{memory: m}, m.put(mediaTypeDockerSchema1, "{}"), CopyOptions{}); !errdefs.IsNotImplemented(err) {
 		t.Errorf("schema 1: got %v, want not implemented", err)
+	}
+}
+
+// A patient gives out two layers of an image only when the copy of it is given up, and says then that it was, the
+// second later than the first. Nobody else gets anything before.
+type patient struct {
+	Fetcher
+	first         ocispec.Descriptor // the image
+	shared, other digest.Digest
+	begun         chan struct{}
+}
+
+func (p patient) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+	switch {
+	case d.Digest == p.first.Digest || IsIndex(d.MediaType):
+	case d.Digest == p.shared:
+		close(p.begun)
+		<-ctx.Done()
+		return nil, ctx.Err()
+	case d.Digest == p.other:
+		<-ctx.Done()
+		time.Sleep(10 * time.Millisecond)
+		return nil, ctx.Err()
+	default:
+		<-p.begun
+	}
+	return p.Fetcher.Fetch(ctx, d)
+}
+
+// What two images share is given up with one of them; what is told is why that one failed.
+func TestCopyTellsWhatFailed(t *testing.T) {
+	m := newMemory()
+	layer := func(s string) ocispec.Descriptor { return m.put(ocispec.MediaTypeImageLayer, s) }
+	manifest := func(layers ...ocispec.Descriptor) ocispec.Descriptor {
+		return m.putJSON(ocispec.MediaTypeImageManifest, ocispec.Manifest{
+			MediaType: ocispec.MediaTypeImageManifest, Config: m.put(ocispec.MediaTypeImageConfig, "{}"), Layers: layers,
+		})
+	}
+	shared, other, missing := layer("shared"), layer("other"), layer("missing")
+	first := manifest(shared, other, missing)
+	root := m.index(first, manifest(shared))
+	delete(m.blobs, missing.Digest)
+	src := patient{&locked{memory: m}, first, shared.Digest, other.Digest, make(chan struct{})}
+	if err := Copy(t.Context(), &strict{src: m}, src, root, CopyOptions{Concurrency: 10}); !errdefs.IsNotFound(err) {
+		t.Errorf("got %v, want not found", err)
 	}
 }
 
