@@ -36,7 +36,7 @@ func (s *Store) PlainLayer(ctx context.Context, l layer.Layer) (ocispec.Descript
 // that were only unpacked are compressed to mediaType. What is missing of an index stays missing.
 // The caller holds a pin.
 func (s *Store) Portable(ctx context.Context, target ocispec.Descriptor, mediaType string) (ocispec.Descriptor, error) {
-	p := portable{s: s, mediaType: mediaType}
+	p := portable{s: s, mediaType: mediaType, made: map[digest.Digest]ocispec.Descriptor{}}
 	return p.target(ctx, target)
 }
 
@@ -45,14 +45,15 @@ func (s *Store) Portable(ctx context.Context, target ocispec.Descriptor, mediaTy
 // held to a size drops blobs. What replaces them is the layer as another blob, so the result has another
 // digest than what was pulled. The caller holds a pin.
 func (s *Store) Complete(ctx context.Context, target ocispec.Descriptor, mediaType string) (ocispec.Descriptor, error) {
-	p := portable{s: s, mediaType: mediaType, pulled: true}
+	p := portable{s: s, mediaType: mediaType, pulled: true, made: map[digest.Digest]ocispec.Descriptor{}}
 	return p.target(ctx, target)
 }
 
 type portable struct {
 	s         *Store
 	mediaType string
-	pulled    bool // layers that are not plain, too
+	pulled    bool                                 // layers that are not plain, too
+	made      map[digest.Digest]ocispec.Descriptor // of the indexes in indexes
 }
 
 func (p *portable) target(ctx context.Context, d ocispec.Descriptor) (ocispec.Descriptor, error) {
@@ -63,6 +64,19 @@ func (p *portable) target(ctx context.Context, d ocispec.Descriptor) (ocispec.De
 		return p.manifest(ctx, d)
 	}
 	return d, nil
+}
+
+// once is index for an index that others may list too.
+func (p *portable) once(ctx context.Context, d ocispec.Descriptor, depth int) (ocispec.Descriptor, error) {
+	if made, again := p.made[d.Digest]; again {
+		d.Digest, d.Size = made.Digest, made.Size
+		return d, nil
+	}
+	made, err := p.index(ctx, d, depth)
+	if err == nil {
+		p.made[d.Digest] = made
+	}
+	return made, err
 }
 
 func (p *portable) index(ctx context.Context, d ocispec.Descriptor, depth int) (ocispec.Descriptor, error) {
@@ -85,7 +99,7 @@ func (p *portable) index(ctx context.Context, d ocispec.Descriptor, depth int) (
 		case content.IsAttestation(child):
 			continue
 		case content.IsIndex(child.MediaType):
-			made, err = p.index(ctx, child, depth+1)
+			made, err = p.once(ctx, child, depth+1)
 		case content.IsManifest(child.MediaType):
 			made, err = p.manifest(ctx, child)
 		}

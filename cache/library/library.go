@@ -70,6 +70,11 @@ func (l *Library) Select(ctx context.Context, images []listing.Image, f listing.
 // hold touches everything that is here of target, so that no collection takes it while
 // the caller's pin lives. It fails if nothing of it could run.
 func (l *Library) hold(ctx context.Context, target ocispec.Descriptor) error {
+	return l.holdOnce(ctx, target, map[digest.Digest]error{})
+}
+
+// holdOnce is hold that does not look again at the indexes in done.
+func (l *Library) holdOnce(ctx context.Context, target ocispec.Descriptor, done map[digest.Digest]error) error {
 	there, err := l.Store.Content.Exists(ctx, target)
 	if err == nil && !there {
 		err = fmt.Errorf("blob %s is not here: %w", target.Digest, errdefs.ErrNotFound)
@@ -80,13 +85,22 @@ func (l *Library) hold(ctx context.Context, target ocispec.Descriptor) error {
 	if content.IsManifest(target.MediaType) {
 		return l.holdManifest(ctx, target)
 	}
-	children, err := content.Children(ctx, l.Store.Content, target)
+	if err, again := done[target.Digest]; again {
+		return err
+	}
+	err = l.holdIndex(ctx, target, done)
+	done[target.Digest] = err
+	return err
+}
+
+func (l *Library) holdIndex(ctx context.Context, d ocispec.Descriptor, done map[digest.Digest]error) error {
+	children, err := content.Children(ctx, l.Store.Content, d)
 	if err != nil {
 		return err
 	}
 	held, missing := 0, error(nil)
 	for _, d := range children {
-		switch err := l.hold(ctx, d); {
+		switch err := l.holdOnce(ctx, d, done); {
 		case err == nil:
 			held++
 		case errdefs.IsNotFound(err):

@@ -515,3 +515,42 @@ func TestTag(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A few small documents must not keep anybody busy for ever: indexes that list one another many times.
+func TestIndexesThatListEachOther(t *testing.T) {
+	l := open(t)
+	img := put(t, l, content.Host(), day, "a")
+	root := img
+	for range 8 {
+		root = index(t, l, append(slices.Repeat([]ocispec.Descriptor{root}, 30), img)...)
+		root.Platform = &ocispec.Platform{OS: "plan9", Architecture: "386"} // whoever looks for the image passes it by
+	}
+	root.Platform = nil
+	host := serve(t)
+	ref := tagged(t, host+"/x:1")
+	name(t, l, root, "docker.io/library/x:1")
+	done := make(chan error, 1)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	go func() {
+		err := l.Tag(ctx, "x:1", ref.String())
+		if err == nil {
+			err = l.Save(ctx, &bytes.Buffer{}, []string{ref.String()}, SaveOptions{})
+		}
+		if err == nil {
+			_, err = l.Push(ctx, ref, PushOptions{})
+		}
+		if err == nil {
+			_, err = l.Remove(ctx, ref.String(), RemoveOptions{})
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-ctx.Done():
+		t.Fatal("it takes longer than 30 seconds")
+	}
+}

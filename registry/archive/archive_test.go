@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -580,4 +581,37 @@ func FuzzLoad(f *testing.F) {
 		}
 		_, _ = loadInPlace(t.Context(), open(t), b, LoadOptions{Platforms: []ocispec.Platform{amd64}})
 	})
+}
+
+// A small archive must not keep its reader busy for ever: indexes that list one another many times.
+func TestIndexesThatListEachOther(t *testing.T) {
+	s := open(t)
+	img := image(t, s, amd64, "a")
+	img.Platform = &amd64
+	root := img
+	for range maxDepth {
+		list := append(slices.Repeat([]ocispec.Descriptor{root}, 30), img)
+		root = put(t, s, ocispec.MediaTypeImageIndex, marshal(t, ocispec.Index{
+			Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: list,
+		}))
+		root.Platform = &ocispec.Platform{OS: "plan9", Architecture: "386"} // whoever looks for an image of amd64 passes it by
+	}
+	root.Platform = nil
+	done := make(chan error, 1)
+	go func() {
+		var saved bytes.Buffer
+		err := Save(context.Background(), &saved, s, []Image{{Target: root, Names: []string{"docker.io/library/a:1"}}}, SaveOptions{})
+		if err == nil {
+			_, err = Load(context.Background(), open(t), &saved, LoadOptions{})
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("it takes longer than 20 seconds")
+	}
 }

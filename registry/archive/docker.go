@@ -54,7 +54,7 @@ func (l *loader) docker(ctx context.Context, raw []byte, known []Image) ([]Image
 
 // configs returns which of images each config belongs to.
 func (l *loader) configs(ctx context.Context, images []Image) map[digest.Digest]int {
-	found := map[digest.Digest]int{}
+	found := map[digest.Digest]int{} // documents, too: each is looked at once
 	var visit func(d ocispec.Descriptor, at int)
 	visit = func(d ocispec.Descriptor, at int) {
 		children, err := content.Children(ctx, l.dst, d)
@@ -62,10 +62,11 @@ func (l *loader) configs(ctx context.Context, images []Image) map[digest.Digest]
 			return // of a platform that is not here
 		}
 		for _, child := range children {
-			if isDocument(child) {
+			if _, seen := found[child.Digest]; seen {
+				continue
+			}
+			if found[child.Digest] = at; isDocument(child) {
 				visit(child, at)
-			} else if _, ok := found[child.Digest]; !ok {
-				found[child.Digest] = at
 			}
 		}
 	}

@@ -66,7 +66,7 @@ type saver struct {
 
 // add plans the entries of img, so that nothing is written of an image that is not whole.
 func (s *saver) add(ctx context.Context, img Image) error {
-	blobs, err := s.closure(ctx, img.Target)
+	blobs, err := s.closure(ctx, img.Target, map[digest.Digest]error{})
 	if err != nil {
 		return err
 	}
@@ -120,8 +120,24 @@ func (s *saver) add(ctx context.Context, img Image) error {
 	return nil
 }
 
-// closure returns root and everything below it, children first. What an index lacks is left out.
-func (s *saver) closure(ctx context.Context, root ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+// closure returns root and everything below it, children first, without the documents in done. What an index lacks
+// is left out.
+func (s *saver) closure(ctx context.Context, root ocispec.Descriptor, done map[digest.Digest]error) ([]ocispec.Descriptor, error) {
+	if !isDocument(root) {
+		return []ocispec.Descriptor{root}, s.require(ctx, root)
+	}
+	if err, again := done[root.Digest]; again {
+		return nil, err
+	}
+	list, err := s.below(ctx, root, done)
+	if done[root.Digest] = err; err != nil {
+		return nil, err
+	}
+	return append(list, root), nil
+}
+
+// below is closure without root itself.
+func (s *saver) below(ctx context.Context, root ocispec.Descriptor, done map[digest.Digest]error) (list []ocispec.Descriptor, err error) {
 	children, err := content.Children(ctx, s.src, root)
 	if err != nil {
 		return nil, err
@@ -129,26 +145,21 @@ func (s *saver) closure(ctx context.Context, root ocispec.Descriptor) ([]ocispec
 	if content.IsIndex(root.MediaType) && s.platforms != nil {
 		children = content.SelectPlatforms(ocispec.Index{Manifests: children}, s.platforms)
 	}
-	var list []ocispec.Descriptor
+	there := false
 	for _, child := range children {
-		below, err := s.closure(ctx, child)
-		if err == nil && !isDocument(child) {
-			err = s.require(ctx, child)
-		}
+		more, err := s.closure(ctx, child, done)
 		switch {
-		case errdefs.IsNotFound(err) && content.IsIndex(root.MediaType):
-			continue
-		case errdefs.IsNotFound(err) && content.IsForeign(child.MediaType):
+		case errdefs.IsNotFound(err) && (content.IsIndex(root.MediaType) || content.IsForeign(child.MediaType)):
 			continue
 		case err != nil:
 			return nil, err
 		}
-		list = append(list, below...)
+		there, list = true, append(list, more...)
 	}
-	if content.IsIndex(root.MediaType) && len(list) == 0 {
+	if content.IsIndex(root.MediaType) && !there {
 		return nil, fmt.Errorf("no image of index %s is here: %w", root.Digest, errdefs.ErrNotFound)
 	}
-	return append(list, root), nil
+	return list, nil
 }
 
 func isDocument(d ocispec.Descriptor) bool {

@@ -64,7 +64,7 @@ func Copy(ctx context.Context, c *registry.Client, dst, src Place, o Options) (_
 		return ocispec.Descriptor{}, fmt.Errorf("copying %s to %s: %w", src, dst, err)
 	}
 	if o.All {
-		if err := copyReferrers(ctx, to, from, root, opts, 0); err != nil {
+		if err := copyReferrers(ctx, to, from, root, opts, 0, map[digest.Digest]int{}); err != nil {
 			return ocispec.Descriptor{}, fmt.Errorf("copying what refers to %s: %w", src, err)
 		}
 	}
@@ -92,12 +92,17 @@ func onePlatform(ctx context.Context, f content.Fetcher, root ocispec.Descriptor
 	return d, nil
 }
 
-// copyReferrers copies what refers to d, to the manifests in it, and to what was copied that way.
-func copyReferrers(ctx context.Context, to target, from source, d ocispec.Descriptor, o content.CopyOptions, depth int) error {
+// copyReferrers copies what refers to d, to the manifests in it, and to what was copied that way. What is in done, with
+// the depth it was found at, it passes by.
+func copyReferrers(ctx context.Context, to target, from source, d ocispec.Descriptor, o content.CopyOptions, depth int, done map[digest.Digest]int) error {
 	const deepest = 4 // a signature of an SBOM of a platform of an image
 	if depth > deepest || !content.IsIndex(d.MediaType) && !content.IsManifest(d.MediaType) {
 		return nil
 	}
+	if before, again := done[d.Digest]; again && before <= depth {
+		return nil
+	}
+	done[d.Digest] = depth
 	list, err := from.referrers(ctx, d)
 	if err != nil {
 		return err
@@ -106,7 +111,7 @@ func copyReferrers(ctx context.Context, to target, from source, d ocispec.Descri
 		if err := to.attach(ctx, from, r, o); err != nil {
 			return err
 		}
-		if err := copyReferrers(ctx, to, from, r, o, depth+1); err != nil {
+		if err := copyReferrers(ctx, to, from, r, o, depth+1, done); err != nil {
 			return err
 		}
 	}
@@ -118,7 +123,7 @@ func copyReferrers(ctx context.Context, to target, from source, d ocispec.Descri
 		return err
 	}
 	for _, child := range children {
-		if err := copyReferrers(ctx, to, from, child, o, depth+1); err != nil {
+		if err := copyReferrers(ctx, to, from, child, o, depth+1, done); err != nil {
 			return err
 		}
 	}

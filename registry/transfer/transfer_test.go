@@ -14,8 +14,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
@@ -351,4 +353,34 @@ func TestCopyOfFIFOs(t *testing.T) {
 			t.Errorf("from a FIFO %s: %v", name, err)
 		}
 	}
+}
+
+// Indexes that list one another many times are each asked about once.
+func TestCopyAllOfIndexesThatListEachOther(t *testing.T) {
+	w := newWorld(t)
+	repo, err := client().Repository(parse(t, w.host+"/app:v1").Ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := maker{t, repo}
+	root := w.image
+	var data []byte
+	for range 4 {
+		index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: slices.Repeat([]ocispec.Descriptor{root}, 30)}
+		root = m.document(index.MediaType, index)
+		if data, err = json.Marshal(index); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := repo.Tag(t.Context(), root, "deep", data); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	to := serve(t, true) + "/app:deep"
+	if _, err := Copy(ctx, client(), parse(t, to), parse(t, w.host+"/app:deep"), Options{All: true}); err != nil {
+		t.Fatal(err)
+	}
+	w.referring = map[digest.Digest][]digest.Digest{w.image.Digest: w.referring[w.image.Digest]}
+	w.expect(t, to, root.Digest, true)
 }
