@@ -127,6 +127,9 @@ func (p *portable) index(ctx context.Context, d ocispec.Descriptor, depth int) (
 
 func (p *portable) manifest(ctx context.Context, d ocispec.Descriptor) (ocispec.Descriptor, error) {
 	img, err := content.Resolve(ctx, p.s.Content, d, content.Host())
+	if errdefs.IsFailedPrecondition(err) {
+		return d, nil // an artifact, which has no unpacked layers
+	}
 	if err != nil {
 		return d, err
 	}

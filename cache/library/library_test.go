@@ -554,3 +554,30 @@ func TestIndexesThatListEachOther(t *testing.T) {
 		t.Fatal("it takes longer than 30 seconds")
 	}
 }
+
+// An index may list what is no image: a Helm chart, a signature.
+func TestArtifactInAnIndex(t *testing.T) {
+	ctx := t.Context()
+	l := open(t)
+	artifact := blob(t, l, ocispec.MediaTypeImageManifest, marshal(t, ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: "application/example",
+		Config: blob(t, l, ocispec.MediaTypeEmptyJSON, []byte("{}")), Layers: []ocispec.Descriptor{blob(t, l, "text/plain", []byte("hello"))},
+	}))
+	target := index(t, l, put(t, l, content.Host(), day, "a"), artifact)
+	ref := tagged(t, serve(t)+"/x:1")
+	name(t, l, target, ref.String())
+	if got, err := l.Push(ctx, ref, PushOptions{}); err != nil || got.Target.Digest != target.Digest {
+		t.Errorf("push: %+v, %v", got, err)
+	}
+	var saved bytes.Buffer
+	if err := l.Save(ctx, &saved, []string{ref.String()}, SaveOptions{}); err != nil {
+		t.Errorf("save: %v", err)
+	}
+	if got, err := open(t).Load(ctx, &saved, LoadOptions{}); err != nil || len(got) != 1 {
+		t.Errorf("load: %+v, %v", got, err)
+	}
+	l2 := open(t)
+	if pulled, err := l2.Pull(ctx, ref, PullOptions{}); err != nil || pulled.Target.Digest != target.Digest {
+		t.Errorf("pull: %+v, %v", pulled, err)
+	}
+}
