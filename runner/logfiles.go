@@ -2,6 +2,7 @@ package runner
 
 import (
 	"bufio"
+	"bytes"
 	"compress/gzip"
 	"errors"
 	"fmt"
@@ -130,4 +131,23 @@ func firstTime(f *os.File) string {
 	}
 	t, _, _ := strings.Cut(line[i+len(`"time":"`):], `"`)
 	return t
+}
+
+// lastTime is the time of the last entry of a log, whose files come the oldest first; nil: it has none. The time ends
+// the line.
+func lastTime(files []*os.File) []byte {
+	for _, f := range slices.Backward(files) {
+		st, err := f.Stat()
+		if err != nil {
+			continue
+		}
+		end := make([]byte, min(128, st.Size()))
+		n, _ := f.ReadAt(end, st.Size()-int64(len(end)))
+		mark := []byte(`"time":"`)
+		if i := bytes.LastIndex(end[:n], mark); i >= 0 {
+			t, _, _ := bytes.Cut(end[i+len(mark):n], []byte{'"'})
+			return t
+		}
+	}
+	return nil
 }

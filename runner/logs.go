@@ -45,6 +45,9 @@ func (e *Engine) Logs(ctx context.Context, ref string, o LogOptions, stdout, std
 	if o.Details {
 		p.info = c.logDetails()
 	}
+	if o.Tail == 0 {
+		p.last = lastTime(files)
+	}
 	if o.Tail >= 0 {
 		if files, err = tail(files, o.Tail); err != nil {
 			return err
@@ -206,7 +209,7 @@ type logPrinter struct {
 	line []byte  // the beginning of a line that is not whole yet
 	past bool    // a line after Until has been seen
 	part [2]bool // the last entry of the stream had no end of line
-	last []byte  // the time of the last entry
+	last []byte  // the time of the last entry that is not to be told any more
 	info string  // shown before each line: details
 	text []byte  // of ParseLogLine
 	buf  []byte  // for reading

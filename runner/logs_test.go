@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -132,6 +134,33 @@ func TestTailOfOneStream(t *testing.T) {
 		var stdout, stderr bytes.Buffer
 		if err := e.Logs(t.Context(), "box", LogOptions{Tail: n}, &stdout, &stderr); err != nil || stdout.String() != want {
 			t.Errorf("tail %d: %q, %v, want %q", n, stdout.String(), err, want)
+		}
+	}
+}
+
+// TestFollowFromTheEnd follows a log that is rotated before anything is added: what was there is not told.
+func TestFollowFromTheEnd(t *testing.T) {
+	for _, compress := range []string{"true", "false"} {
+		e, dir := newEngine(t), t.TempDir()
+		o := sh("p=$(seq 300); for i in 1 2 3; do echo old$i $p; done; while [ ! -e /dir/go ]; do sleep 0.01; done; echo new1 $p; sleep 0.1; echo new2")
+		o.Mounts = []MountRequest{{Type: "bind", Source: dir, Target: "/dir"}}
+		if err := o.SetLog("json-file", map[string]string{"max-size": "1k", "max-file": "9", "compress": compress}); err != nil {
+			t.Fatal(err)
+		}
+		c := detached(t, e, "box", o)
+		await(t, "the old lines", func() bool { return strings.Contains(logs(t, e, "box", LogOptions{Tail: -1}), "old3") })
+		var got bytes.Buffer
+		done := make(chan error, 1)
+		go func() { done <- e.Logs(t.Context(), c.ID, LogOptions{Follow: true}, &got, &got) }()
+		await(t, "its reader", func() bool {
+			fds, _ := filepath.Glob("/proc/self/fd/*")
+			return slices.ContainsFunc(fds, func(fd string) bool { to, _ := os.Readlink(fd); return to == e.logFile(c.ID) })
+		})
+		if err := os.WriteFile(dir+"/go", nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil || !strings.HasPrefix(got.String(), "new1 ") || strings.Count(got.String(), "\n") != 2 {
+			t.Errorf("compress %s: %d lines, %.20q, %v", compress, strings.Count(got.String(), "\n"), got.String(), err)
 		}
 	}
 }
