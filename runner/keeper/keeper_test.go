@@ -353,6 +353,41 @@ func TestStopEndsARestartingContainer(t *testing.T) {
 	}
 }
 
+// What ends a container between two runs has ended it, and there is nothing to be signalled.
+func TestKillBetweenRuns(t *testing.T) {
+	b, cfg := sealed(t), config(t)
+	cfg.Restart = RestartPolicy{Name: "always"}
+	start(t, b, cfg, shell(t, 3, "exit 5"), StartOptions{})
+	if !await(func() bool { st := readState(cfg); return st.Status == Restarting && st.RestartCount >= 3 }) { // 400 ms to go
+		t.Fatalf("state %+v", readState(cfg))
+	}
+	if err := At(cfg.RunDir).Signal(t.Context(), unix.SIGKILL, SignalOptions{Final: true}); err != nil {
+		t.Error(err)
+	}
+	if !await(func() bool { return readState(cfg).Status == Exited }) || readState(cfg).ExitCode != 5 {
+		t.Errorf("state %+v", readState(cfg))
+	}
+}
+
+// A run that is just being started when the container is to be stopped gets the signal.
+func TestStopBesideRestart(t *testing.T) {
+	b, cfg := sealed(t), config(t)
+	ran, gated := filepath.Join(cfg.RunDir, "ran"), filepath.Join(cfg.RunDir, "gated")
+	cfg.Restart = RestartPolicy{Name: "always"}
+	cfg.Env = []string{"PATH=/usr/bin:/bin"}
+	cfg.Gates = []Gate{{Command: []string{"/bin/sh", "-c", "test ! -e " + ran + " || { touch " + gated + "; sleep 0.5; }"}}}
+	start(t, b, cfg, shell(t, 3, "test -e "+ran+" || { sleep 0.2; touch "+ran+"; exit 1; }; trap 'exit 7' TERM; while :; do sleep 0.05; done"), StartOptions{})
+	if !await(func() bool { _, err := os.Stat(gated); return err == nil }) {
+		t.Fatalf("state %+v", readState(cfg))
+	}
+	if err := At(cfg.RunDir).Stop(t.Context(), unix.SIGTERM, 3*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if st := readState(cfg); st.Status != Exited || st.ExitCode != 7 {
+		t.Errorf("state %+v", st)
+	}
+}
+
 func TestStopKillsAfterTimeout(t *testing.T) {
 	b, cfg := sealed(t), config(t)
 	cfg.Restart = RestartPolicy{Name: "always"}

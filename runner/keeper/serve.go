@@ -131,10 +131,8 @@ func (s *supervisor) command(c *conn, q request) error {
 }
 
 func (s *supervisor) signal(sig unix.Signal, final bool) error {
-	if final {
-		s.mu.Lock()
-		s.forbidRestart()
-		s.mu.Unlock()
+	if final && s.endsBetweenRuns() {
+		return nil
 	}
 	p, _, err := s.running()
 	if err != nil {
@@ -147,6 +145,25 @@ func (s *supervisor) signal(sig unix.Signal, final bool) error {
 		s.thaw()
 	}
 	return nil
+}
+
+// endsBetweenRuns lets the container not be restarted. It says whether it has ended by that, as it was between two
+// runs. One that is just being started is waited for.
+func (s *supervisor) endsBetweenRuns() bool {
+	s.mu.Lock()
+	s.forbidRestart()
+	between := s.proc == nil && !s.over
+	s.mu.Unlock()
+	for between {
+		select {
+		case <-s.ended:
+			return true
+		case <-time.After(time.Millisecond):
+		}
+		_, _, err := s.running()
+		between = err != nil
+	}
+	return false
 }
 
 // stopContainer ends the container and returns after its final exit. The client's going
