@@ -23,7 +23,7 @@ type HealthCheck struct {
 	Retries               int
 	OnFailure             string // "", restart, stop or kill
 	StopSignal            int
-	StopTimeout           time.Duration
+	StopTimeout           time.Duration // negative: no SIGKILL follows
 }
 
 // The statuses of docker's health.
@@ -153,7 +153,9 @@ func (s *supervisor) unhealthy(p *process) {
 		s.forbidRestart()
 		s.mu.Unlock()
 	}
-	s.send(p, sig)
+	if s.send(p, sig); h.StopTimeout < 0 { // it may take its time
+		return
+	}
 	time.Sleep(h.StopTimeout)
 	p.signal(unix.SIGKILL) // ESRCH if it has ended, as p is never another process
 }

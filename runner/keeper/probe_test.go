@@ -130,3 +130,17 @@ func TestUnixProbeStaysInside(t *testing.T) {
 		t.Error("a socket of the host was reached")
 	}
 }
+
+// A container that is unhealthy and has no limit of time to end in (--stop-timeout -1) is not killed.
+func TestUnhealthyWithoutTimeout(t *testing.T) {
+	privilege.NeedRoot(t)
+	b, cfg := sealed(t), config(t)
+	cfg.Health = &HealthCheck{
+		Probe: "UNIX", Target: "/nothing", Interval: 50 * time.Millisecond, Timeout: time.Second, StartInterval: time.Second, Retries: 1,
+		OnFailure: "stop", StopSignal: int(unix.SIGTERM), StopTimeout: -time.Second,
+	}
+	start(t, b, cfg, shell(t, 3, "trap 'sleep 0.3; exit 7' TERM; while :; do sleep 0.02; done"), StartOptions{})
+	if !await(func() bool { return readState(cfg).Status == Exited }) || readState(cfg).ExitCode != 7 {
+		t.Errorf("state %+v", readState(cfg))
+	}
+}
