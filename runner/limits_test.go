@@ -2,6 +2,7 @@ package runner
 
 import (
 	"errors"
+	"reflect"
 	"runtime"
 	"strings"
 	"testing"
@@ -94,5 +95,27 @@ func TestCPU(t *testing.T) {
 		if err := c.Set(&got); !errors.Is(err, errdefs.ErrInvalidArgument) || !strings.Contains(err.Error(), words) {
 			t.Errorf("%+v: %v, want %q", c, err, words)
 		}
+	}
+}
+
+// An update of one limit of a kind leaves the others of that kind.
+func TestMergeResources(t *testing.T) {
+	limit, swappiness, weight, cpus := int64(1<<30), uint64(10), uint16(300), "0"
+	was := &specs.LinuxResources{
+		Memory:  &specs.LinuxMemory{Swappiness: &swappiness},
+		CPU:     &specs.LinuxCPU{Cpus: cpus},
+		BlockIO: &specs.LinuxBlockIO{ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{{Rate: 1 << 20}}},
+	}
+	period := uint64(50000)
+	got := mergeResources(was, &specs.LinuxResources{
+		Memory: &specs.LinuxMemory{Limit: &limit}, CPU: &specs.LinuxCPU{Period: &period}, BlockIO: &specs.LinuxBlockIO{Weight: &weight},
+	})
+	want := &specs.LinuxResources{
+		Memory:  &specs.LinuxMemory{Limit: &limit, Swappiness: &swappiness},
+		CPU:     &specs.LinuxCPU{Cpus: cpus, Period: &period},
+		BlockIO: &specs.LinuxBlockIO{Weight: &weight, ThrottleReadBpsDevice: was.BlockIO.ThrottleReadBpsDevice},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, of block devices %+v", got, got.BlockIO)
 	}
 }

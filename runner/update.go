@@ -163,7 +163,17 @@ func mergeResources(r, more *specs.LinuxResources) *specs.LinuxResources {
 		all.Pids = more.Pids
 	}
 	if more.BlockIO != nil {
-		all.BlockIO = more.BlockIO
+		io := specs.LinuxBlockIO{}
+		if all.BlockIO != nil {
+			io = *all.BlockIO
+		}
+		replace(&io.Weight, more.BlockIO.Weight)
+		replaceList(&io.WeightDevice, more.BlockIO.WeightDevice)
+		replaceList(&io.ThrottleReadBpsDevice, more.BlockIO.ThrottleReadBpsDevice)
+		replaceList(&io.ThrottleWriteBpsDevice, more.BlockIO.ThrottleWriteBpsDevice)
+		replaceList(&io.ThrottleReadIOPSDevice, more.BlockIO.ThrottleReadIOPSDevice)
+		replaceList(&io.ThrottleWriteIOPSDevice, more.BlockIO.ThrottleWriteIOPSDevice)
+		all.BlockIO = &io
 	}
 	return &all
 }
@@ -171,6 +181,12 @@ func mergeResources(r, more *specs.LinuxResources) *specs.LinuxResources {
 func replace[T any](p **T, v *T) {
 	if v != nil {
 		*p = v
+	}
+}
+
+func replaceList[T any](p *[]T, list []T) {
+	if len(list) > 0 {
+		*p = list
 	}
 }
 
