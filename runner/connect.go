@@ -114,17 +114,21 @@ func (e *Engine) changeNetworks(ctx context.Context, ref string, change func(*Co
 	if err != nil {
 		return err
 	}
+	before, err := e.network.Get(c.ID)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
 	if list, err = change(c, list); err != nil {
 		return err
 	}
 	if err := statefile.Write(e.endpointsFile(c.ID), list, statefile.WriteOptions{Durable: true}); err != nil {
 		return err
 	}
-	return e.networkChanged(ctx, c)
+	return e.networkChanged(ctx, c, before)
 }
 
 // networkChanged lets a running container and its keeper know.
-func (e *Engine) networkChanged(ctx context.Context, c *Container) error {
+func (e *Engine) networkChanged(ctx context.Context, c *Container, before network.Sandbox) error {
 	if ended(c.State) {
 		return nil
 	}
@@ -132,7 +136,7 @@ func (e *Engine) networkChanged(ctx context.Context, c *Container) error {
 	if err != nil {
 		return err
 	}
-	if err := e.writeFiles(ctx, c, s); err != nil {
+	if err := e.changeFiles(c, before, s); err != nil {
 		return err
 	}
 	err = e.ask(ctx, c, func(k *keeper.Client) error { return k.Network(ctx, e.keeperNetwork(c.ID, s)) })

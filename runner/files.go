@@ -87,7 +87,7 @@ func (e *Engine) writeShared(c *Container, name string, data []byte) error {
 	return errors.Join(c.labelFile(path), os.Chmod(path, 0o644))
 }
 
-// maxShared is the largest of these files that is taken over, in bytes. A container may write to its own, and a hole
+// maxShared is the largest of these files that is read, in bytes. A container may write to its own, and a hole
 // of any size costs it nothing.
 const maxShared = 4 << 20
 
@@ -137,6 +137,14 @@ func (e *Engine) hostsFile(ctx context.Context, c *Container, sb network.Sandbox
 		return nil, err
 	}
 	b.WriteString(links)
+	for _, line := range c.ownHosts(sb) {
+		b.WriteString(line)
+	}
+	return b.Bytes(), nil
+}
+
+// ownHosts are the lines of /etc/hosts with the container's own addresses.
+func (c *Container) ownHosts(sb network.Sandbox) (lines []string) {
 	name := c.Hostname
 	if short, _, ok := strings.Cut(name, "."); ok {
 		name += " " + short
@@ -147,11 +155,50 @@ func (e *Engine) hostsFile(ctx context.Context, c *Container, sb network.Sandbox
 	for _, ep := range sb.Endpoints {
 		for _, a := range []netip.Prefix{ep.Address, ep.Address6} {
 			if a.IsValid() {
-				fmt.Fprintf(&b, "%s\t%s\n", a.Addr(), name)
+				lines = append(lines, fmt.Sprintf("%s\t%s\n", a.Addr(), name))
 			}
 		}
 	}
-	return b.Bytes(), nil
+	return lines
+}
+
+// changeFiles lets /etc/hosts and /etc/resolv.conf of a container that runs follow a change of its networks. What else is
+// in them by now stays, as in docker: tools that manage containers write there.
+func (e *Engine) changeFiles(c *Container, before, now network.Sandbox) error {
+	change := func(name string, f func(text []byte) []byte) error {
+		text, err := statefile.ReadFile(filepath.Join(e.dir(c.ID), name), maxShared)
+		if errdefs.IsResourceExhausted(err) { // that is the container's own doing
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return e.writeShared(c, name, f(text))
+	}
+	err := change("hosts", func(text []byte) []byte { return changedHosts(text, c.ownHosts(before), c.ownHosts(now)) })
+	if before.DNSPort == 0 && now.DNSPort != 0 { // its first network with names
+		err = errors.Join(err, change("resolv.conf", func(text []byte) []byte { return network.ParseResolver(text).ByResponder().Bytes() }))
+	}
+	return err
+}
+
+// changedHosts replaces the lines of a container's own addresses.
+func changedHosts(text []byte, before, now []string) []byte {
+	var b bytes.Buffer
+	for line := range strings.Lines(string(text)) {
+		if slices.Contains(now, line) || !slices.Contains(before, line) {
+			b.WriteString(line)
+		}
+	}
+	if text := b.String(); text != "" && !strings.HasSuffix(text, "\n") {
+		b.WriteByte('\n')
+	}
+	for _, line := range now {
+		if !strings.Contains("\n"+b.String(), "\n"+line) {
+			b.WriteString(line)
+		}
+	}
+	return b.Bytes()
 }
 
 // hostGateway is an address of the host as the container reaches it.
@@ -228,10 +275,7 @@ func (c *Container) resolvFile(sb network.Sandbox) ([]byte, error) {
 		r.Options = o.DNSOptions
 	}
 	if sb.DNSPort != 0 {
-		r.Nameservers = []string{network.Responder}
-		if !slices.ContainsFunc(r.Options, func(o string) bool { return strings.HasPrefix(o, "ndots:") }) {
-			r.Options = append(slices.Clone(r.Options), "ndots:0") // names of containers have no dots
-		}
+		r = r.ByResponder()
 	}
 	return r.Bytes(), nil
 }

@@ -751,6 +751,50 @@ func TestHugeHostsOfAnotherContainer(t *testing.T) {
 	}
 }
 
+// What is in the files of a container stays when its networks change, and what a start would refuse does not matter then.
+func TestFilesFollowNetworks(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	if _, err := e.CreateNetwork(ctx, network.CreateOptions{Name: "more"}); err != nil {
+		t.Fatal(err)
+	}
+	defer e.RemoveNetwork(ctx, "more")
+	o := sh("sleep 60")
+	o.Network = ""
+	detached(t, e, "linked", o)
+	o.Links, o.ExtraHosts = []string{"linked:other"}, []string{"up:host-gateway"}
+	c := detached(t, e, "box", o)
+	zero := time.Duration(0)
+	if err := e.Stop(ctx, "linked", StopOptions{Timeout: &zero}); err != nil {
+		t.Fatal(err)
+	}
+	if _, code := execOut(t, e, "box", ExecOptions{Args: []string{"sh", "-c", "echo -n 192.0.2.1 own >>/etc/hosts; echo options timeout:7 >>/etc/resolv.conf"}}); code != 0 {
+		t.Fatal(code)
+	}
+	check := func(n int, resolver string) {
+		t.Helper()
+		hosts, _ := execOut(t, e, "box", ExecOptions{Args: []string{"cat", "/etc/hosts"}})
+		if strings.Count(hosts, c.Hostname) != n || strings.Count(hosts, "192.0.2.1 own\n") != 1 || !strings.Contains(hosts, "other") || strings.Count(hosts, "localhost") != 3 {
+			t.Errorf("hosts, which have %d addresses:\n%s", n, hosts)
+		}
+		if resolv, _ := execOut(t, e, "box", ExecOptions{Args: []string{"cat", "/etc/resolv.conf"}}); !strings.Contains(resolv, "timeout:7") || strings.Contains(resolv, resolver) != (n > 1) {
+			t.Errorf("resolv.conf with %d networks:\n%s", n, resolv)
+		}
+	}
+	if err := e.ConnectNetwork(ctx, "more", "box", network.EndpointOptions{}); err != nil {
+		t.Error(err)
+	}
+	check(2, network.Responder)
+	for _, name := range []string{"bridge", "more"} {
+		if err := e.DisconnectNetwork(ctx, name, "box", false); err != nil {
+			t.Error(err)
+		}
+	}
+	hosts, _ := execOut(t, e, "box", ExecOptions{Args: []string{"cat", "/etc/hosts"}})
+	if strings.Contains(hosts, c.Hostname) || !strings.Contains(hosts, "192.0.2.1 own\n") {
+		t.Errorf("hosts without a network:\n%s", hosts)
+	}
+}
+
 func TestNetworkOfAnotherContainer(t *testing.T) {
 	e := newEngine(t)
 	o := sh("sleep 60")

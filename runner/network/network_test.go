@@ -510,7 +510,7 @@ func TestFreeAddress(t *testing.T) {
 }
 
 func TestParseResolver(t *testing.T) {
-	got := parseResolver([]byte("# comment\nnameserver 127.0.0.53\nnameserver 10.1.1.1\nnameserver\nsearch a.example\nsearch b.example c.example\noptions edns0 ndots:2\n"))
+	got := ParseResolver([]byte("# comment\nnameserver 127.0.0.53\nnameserver 10.1.1.1\nnameserver\nsearch a.example\nsearch b.example c.example\noptions edns0 ndots:2\n"))
 	want := Resolver{Nameservers: []string{"127.0.0.53", "10.1.1.1"}, Search: []string{"b.example", "c.example"}, Options: []string{"edns0", "ndots:2"}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

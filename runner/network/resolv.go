@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/teu-dev/teu/runner/dns"
@@ -87,11 +88,11 @@ func readResolver(path string) (Resolver, error) {
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, 1<<16))
-	return parseResolver(data), err
+	return ParseResolver(data), err
 }
 
-// parseResolver reads the text of a resolv.conf; the last search line wins.
-func parseResolver(data []byte) Resolver {
+// ParseResolver reads the text of a resolv.conf; the last search line wins.
+func ParseResolver(data []byte) Resolver {
 	var r Resolver
 	for line := range strings.Lines(string(data)) {
 		fields := strings.Fields(line)
@@ -106,6 +107,15 @@ func parseResolver(data []byte) Resolver {
 		case "options":
 			r.Options = append(r.Options, fields[1:]...)
 		}
+	}
+	return r
+}
+
+// ByResponder is r where a keeper answers the questions.
+func (r Resolver) ByResponder() Resolver {
+	r.Nameservers = []string{Responder}
+	if !slices.ContainsFunc(r.Options, func(o string) bool { return strings.HasPrefix(o, "ndots:") }) {
+		r.Options = append(slices.Clone(r.Options), "ndots:0") // names of containers have no dots
 	}
 	return r
 }
