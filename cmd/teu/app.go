@@ -28,6 +28,7 @@ type app struct {
 	debug      bool
 	noColor    bool
 	logFormat  string
+	wishes     dockerFlags
 	words      []string // of the command line from the command's name on
 	confined   error    // why this root, who lacks capabilities, is not root of a user namespace
 

@@ -73,28 +73,36 @@ func (c dockerConfig) proxies() proxyConfig {
 	return c.Proxies["default"]
 }
 
-// readDockerConfig reads it. A file that cannot be read says nothing: whoever needs what else it says, the
-// registry client, says what is wrong with it.
+// readDockerConfig reads it.
 func readDockerConfig() (c dockerConfig) {
+	if b := readDockerFile("config.json"); b == nil || coldjson.Unmarshal(b, &c) != nil {
+		return dockerConfig{}
+	}
+	return c
+}
+
+// readDockerFile reads a file of docker's directory. One that cannot be read says nothing: whoever needs what
+// else config.json says, the registry client, says what is wrong with it.
+func readDockerFile(name string) []byte {
 	dir := os.Getenv("DOCKER_CONFIG")
 	if dir == "" {
 		home, err := os.UserHomeDir()
 		if err != nil {
-			return c // not that of whatever directory this one is
+			return nil // not that of whatever directory this one is
 		}
 		dir = filepath.Join(home, ".docker")
 	}
-	f, err := os.Open(filepath.Join(dir, "config.json"))
+	f, err := os.Open(filepath.Join(dir, name))
 	if err != nil {
-		return c
+		return nil
 	}
 	defer f.Close()
 	const limit = 8 << 20 // as in registry
 	b, err := io.ReadAll(io.LimitReader(f, limit))
-	if err != nil || coldjson.Unmarshal(b, &c) != nil {
-		return dockerConfig{}
+	if err != nil {
+		return nil
 	}
-	return c
+	return b
 }
 
 // detachKeys parses the flag --detach-keys. Without it docker's config.json says which they are, for a terminal.

@@ -77,7 +77,7 @@ func readCommandLine(args []string) commandLine {
 			l.words = args[i:]
 			break
 		}
-		if !ok && i+1 < len(args) && slices.Contains([]string{"--root", "--run-root", "--config", "--log-format"}, name) {
+		if !ok && i+1 < len(args) && slices.Contains([]string{"--root", "--run-root", "--config", "--log-format", "--host", "-H", "--context", "-c"}, name) {
 			i++
 			value = args[i]
 		}
@@ -178,8 +178,21 @@ func newRootCommand(a *app, commands []command) *cobra.Command {
 	f.StringVar(&a.logFormat, "log-format", "text", "format of log lines: text or json")
 	f.BoolVarP(&showVersion, "version", "v", false, "print the version")
 	f.BoolVar(&a.noColor, "no-color", false, "never use colour")
+	f.StringArrayVarP(&a.wishes.hosts, "host", "H", nil, "docker's: a unix socket, which has no effect")
+	f.StringVarP(&a.wishes.context, "context", "c", "", "docker's: one of this machine, which has no effect")
+	f.MarkHidden("host")
+	f.MarkHidden("context")
 	root.TraverseChildren = true
-	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.prepare() }
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if err := a.prepare(); err != nil {
+			return err
+		}
+		if err := a.wishes.check(); err != nil {
+			return withExitCode(exitEngine, err)
+		}
+		a.warnElsewhere(cmd)
+		return nil
+	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return withExitCode(exitEngine, &usageError{command: cmd.CommandPath(), err: err})
 	})

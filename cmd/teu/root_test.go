@@ -29,6 +29,7 @@ func TestWanted(t *testing.T) {
 		{"--root /x run", "run"},
 		{"--root=/x -D --no-color ps -a", "ps"},
 		{"--config run images", "images"},
+		{"-H unix:///run/rm --context run ps", "ps"},
 		{"help run", ""},
 		{"rum", ""},
 		{"", ""},
