@@ -25,6 +25,7 @@ type Error struct {
 	RateLimit  *RateLimit    // nil if it gave none
 
 	foreign     bool   // the answer is of a server we were redirected to
+	login       bool   // the credential is one that a user gave, to log in with
 	credentials string // what is known about those we sent
 	tokens      bool   // the registry asks for tokens
 }
@@ -156,6 +157,9 @@ func (e *Error) Hint() string {
 	login := "`teu login " + e.Host + "`"
 	switch e.Status {
 	case http.StatusUnauthorized, http.StatusForbidden:
+		if e.login {
+			return ""
+		}
 		hint := "log in with " + login + ", or check that the repository is spelled right"
 		if e.credentials != "" {
 			hint += " (" + e.credentials + ")"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -71,6 +72,22 @@ func (c *Client) Login(ctx context.Context, domain string, cred Credential) (Log
 	return result, err
 }
 
+// LoginStored checks the name and password that are stored for domain, and returns the name. It is an
+// errdefs.ErrNotFound if there are none, as where a token is stored in their place.
+func (c *Client) LoginStored(ctx context.Context, domain string) (user string, err error) {
+	domain = Domain(domain)
+	a := newAuthorizer(&host{client: c, name: domain}, true)
+	cred := a.credential(ctx)
+	switch {
+	case a.configErr != nil:
+		return "", a.configErr
+	case cred.Username == "" || cred.Password == "":
+		return "", fmt.Errorf("not logged in to %s: %w", domain, errdefs.ErrNotFound)
+	}
+	_, err = c.checkCredential(ctx, domain, Credential{Username: cred.Username, Secret: cred.Password})
+	return cred.Username, err
+}
+
 // Logout removes the credential of domain. It is an errdefs.ErrNotFound if there was none.
 func (c *Client) Logout(ctx context.Context, domain string) error {
 	domain = Domain(domain)
@@ -127,6 +144,9 @@ func (c *Client) checkCredential(ctx context.Context, domain string, cred Creden
 	h.auth.offline = true
 	resp, err := h.do(ctx, request{method: http.MethodGet, path: "/v2/"})
 	if err != nil {
+		if e := (*Error)(nil); errors.As(err, &e) {
+			e.login = true
+		}
 		return "", err
 	}
 	resp.Body.Close()

@@ -68,6 +68,8 @@ func TestLoginAndLogout(t *testing.T) {
 
 	if _, err := c.Login(ctx, host, Credential{Username: "u", Secret: "wrong"}); !errdefs.IsUnauthorized(err) {
 		t.Fatalf("wrong password: %v", err)
+	} else if hint := err.(interface{ Hint() string }).Hint(); hint != "" {
+		t.Errorf("whoever logs in is told to %s", hint)
 	}
 	if len(readJSON(t, path)["auths"].(map[string]any)) != 1 {
 		t.Error("a refused login was stored")
@@ -91,6 +93,15 @@ func TestLoginAndLogout(t *testing.T) {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
 	fresh, _ := newTestClient(Options{Keychain: authn.DefaultKeychain})
+	if user, err := fresh.LoginStored(ctx, host); user != "u" || err != nil {
+		t.Errorf("with what is stored: %q, %v", user, err)
+	}
+	if user, err := fresh.LoginStored(ctx, "other"); err == nil {
+		t.Errorf("at a registry that is not there: %q", user)
+	}
+	if _, err := fresh.LoginStored(ctx, "third.example"); !errdefs.IsNotFound(err) {
+		t.Errorf("with nothing stored: %v", err)
+	}
 	if _, err := repository(t, fresh, host+"/app").Exists(ctx, desc); err != nil {
 		t.Errorf("after the login: %v", err)
 	}

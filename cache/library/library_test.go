@@ -457,6 +457,12 @@ func TestPushPartialIndex(t *testing.T) {
 	if got, err := l.Push(ctx, ref, PushOptions{Platform: &other}); err != nil || got.Target.Digest != theirs.Digest {
 		t.Errorf("%+v, %v", got, err)
 	}
+	// An image of one platform alone is none of another.
+	alone := tagged(t, host+"/alone:1")
+	name(t, l, mine, alone.String())
+	if got, err := l.Push(ctx, alone, PushOptions{Platform: &other}); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "does not provide the specified platform") {
+		t.Errorf("%+v, %v", got, err)
+	}
 }
 
 func TestSaveLoad(t *testing.T) {

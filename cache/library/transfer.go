@@ -115,7 +115,7 @@ func (l *Library) Push(ctx context.Context, ref reference.NamedTagged, o PushOpt
 		}
 		repo.Source = l.Store.Content
 		repo.MountFrom = l.mountSources(ctx, ref)
-		p := &push{library: l, repo: repo, options: o}
+		p := &push{library: l, name: reference.FamiliarString(ref), repo: repo, options: o}
 		if result, err = p.complete(ctx, record); err != nil {
 			return err
 		}
@@ -145,6 +145,7 @@ func (l *Library) portable(ctx context.Context, target ocispec.Descriptor) (ocis
 // push is one image on its way to one repository.
 type push struct {
 	library *Library
+	name    string // the user's
 	repo    *registry.Repository
 	options PushOptions
 }
@@ -170,7 +171,7 @@ func (p *push) complete(ctx context.Context, record image.Image) (Pushed, error)
 // run sends target, or what can be sent of it.
 func (p *push) run(ctx context.Context, target ocispec.Descriptor) (Pushed, error) {
 	if p.options.Platform != nil {
-		img, err := content.Resolve(ctx, p.library.Store.Content, target, *p.options.Platform)
+		img, err := listing.For(ctx, p.library.Store, p.name, target, *p.options.Platform)
 		if err != nil {
 			return Pushed{}, err
 		}

@@ -108,7 +108,7 @@ func (e *elsewhereError) Error() string {
 
 func (e *elsewhereError) Hint() string {
 	host := "HOST"
-	if h, ok := strings.CutPrefix(e.choice.host, "ssh://"); ok {
+	if h, ok := strings.CutPrefix(e.choice.host, "ssh://"); ok && !strings.ContainsAny(h, ":/") {
 		host = h
 	}
 	return "for that one use `ssh " + host + " teu ...`, or docker itself"

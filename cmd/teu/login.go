@@ -68,10 +68,14 @@ func login(ctx context.Context, a *app, f loginFlags, server string) error {
 	if f.password != "" {
 		a.ui.Warnf("using --password is insecure, others may see it; use --password-stdin")
 	}
+	domain := registry.Domain(server)
+	if f == (loginFlags{}) && a.loginStored(ctx, domain) {
+		a.ui.Println("Login Succeeded")
+		return nil
+	}
 	if err := a.askCredential(&f); err != nil {
 		return err
 	}
-	domain := registry.Domain(server)
 	done, err := a.registry().Login(ctx, domain, registry.Credential{Username: f.user, Secret: f.password})
 	if err != nil {
 		return fmt.Errorf("login to %s: %w", domain, err)
@@ -81,6 +85,20 @@ func login(ctx context.Context, a *app, f loginFlags, server string) error {
 	}
 	a.ui.Println("Login Succeeded")
 	return nil
+}
+
+// loginStored tries what is stored, as docker does before it asks for a name.
+func (a *app) loginStored(ctx context.Context, domain string) bool {
+	user, err := a.registry().LoginStored(ctx, domain)
+	switch {
+	case errdefs.IsNotFound(err):
+	case err != nil:
+		a.ui.Warnf("what is stored for %s does not log in: %v", domain, err)
+	default:
+		a.ui.Notef("Authenticated with the stored credential of %s; for another account say `teu logout` first", user)
+		return true
+	}
+	return false
 }
 
 // askCredential gets what the flags do not say: from standard input, or from the user.

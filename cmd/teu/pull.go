@@ -118,7 +118,7 @@ func pullOne(ctx context.Context, a *app, f pullFlags, ref reference.Named) erro
 func tagOf(ref reference.Named) string {
 	switch r := ref.(type) {
 	case reference.Digested:
-		return r.Digest().String()
+		return ref.String()
 	case reference.Tagged:
 		return r.Tag()
 	}

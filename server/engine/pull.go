@@ -75,6 +75,9 @@ func (s *Server) createImage(w http.ResponseWriter, r *request) error {
 func (s *Server) pull(r *request, p *progressWriter, images *library.Library, ref reference.Named, platform *ocispec.Platform) error {
 	t := &transfer{p: p, words: pullWords()}
 	t.first = progressJSON{Status: "Pulling from " + reference.Path(ref), ID: tagOf(ref)}
+	if _, ok := ref.(reference.Digested); ok {
+		t.first.ID = ref.String()
+	}
 	done, err := images.Pull(r.Context(), ref, library.PullOptions{Platform: platform, Progress: t.event})
 	var remote *registry.Error
 	if errors.As(err, &remote) && remote.NoAccess() {
