@@ -78,7 +78,9 @@ func (r *run) permit(ctx context.Context, def *pb.Definition) (*pb.Definition, e
 	if made, ok := r.permits.get(def); ok {
 		return made, nil
 	}
-	made, err := graph.Rewrite(def, func(o *pb.Op) (bool, error) { return r.permitSource(ctx, o.GetSource(), o.Platform) })
+	made, err := graph.Rewrite(ctx, def, func(ctx context.Context, o *pb.Op) (bool, error) {
+		return r.permitSource(ctx, o.GetSource(), o.Platform)
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"context"
 	"strings"
 	"testing"
 
@@ -127,7 +128,7 @@ func FuzzLoad(f *testing.F) {
 			return
 		}
 		g, err := Load(&def, host)
-		made, failed := Rewrite(&def, func(o *pb.Op) (bool, error) { o.GetSource().Identifier += "/more"; return true, nil })
+		made, failed := Rewrite(t.Context(), &def, func(_ context.Context, o *pb.Op) (bool, error) { o.GetSource().Identifier += "/more"; return true, nil })
 		if failed == nil && made != &def {
 			_, failed = Load(made, host)
 		}

@@ -1,17 +1,24 @@
 package graph
 
 import (
+	"context"
 	"fmt"
 	"maps"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 )
 
+// maxChanges is how many sources Rewrite has changed at once.
+const maxChanges = 16
+
 // Rewrite returns def with the sources that change made others of, and def itself if there are none. change is
-// called with the copy of an operation that is a source, once for each. What is wrong with def otherwise is for Load.
-func Rewrite(def *pb.Definition, change func(*pb.Op) (bool, error)) (*pb.Definition, error) {
+// called with the copy of an operation that is a source, once for each, and for several at once: it may ask a client, who
+// asks a registry. What is wrong with def otherwise is for Load.
+func Rewrite(ctx context.Context, def *pb.Definition, change func(context.Context, *pb.Op) (bool, error)) (*pb.Definition, error) {
 	if n := len(def.GetDef()); n > maxOps {
 		return nil, fmt.Errorf("build definition: has %d operations, want 2 to %d: %w", n, maxOps, errdefs.ErrInvalidArgument)
 	}
@@ -27,16 +34,9 @@ func Rewrite(def *pb.Definition, change func(*pb.Op) (bool, error)) (*pb.Definit
 			continue
 		}
 		w.ops[ids[i]] = op
-		if op.GetSource() == nil {
-			continue
-		}
-		changed, err := change(op)
-		if err != nil {
-			return nil, err
-		}
-		if changed {
-			w.changed[ids[i]] = true
-		}
+	}
+	if err := w.change(ctx, change); err != nil {
+		return nil, err
 	}
 	if len(w.changed) == 0 {
 		return def, nil
@@ -70,6 +70,28 @@ type rewriter struct {
 	changed map[string]bool
 	names   map[string]string // new ones by old ones; "" while one is looked for
 	bytes   map[string][]byte // of operations with a new name, by that
+}
+
+// change lets change have all sources, and notes which are others then.
+func (w *rewriter) change(ctx context.Context, change func(context.Context, *pb.Op) (bool, error)) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(maxChanges)
+	var mu sync.Mutex
+	for id, op := range w.ops {
+		if op.GetSource() == nil {
+			continue
+		}
+		g.Go(func() error {
+			changed, err := change(ctx, op)
+			mu.Lock()
+			defer mu.Unlock()
+			if changed {
+				w.changed[id] = true
+			}
+			return err
+		})
+	}
+	return g.Wait()
 }
 
 // name returns the digest of an operation when those that it stands on have theirs.

@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"context"
 	"errors"
 	"testing"
 
@@ -15,11 +16,11 @@ func TestRewrite(t *testing.T) {
 	def.Source = &pb.Source{Infos: []*pb.SourceInfo{{Filename: "Dockerfile"}}, Locations: map[string]*pb.Locations{
 		ids[1]: {Locations: []*pb.Location{{Ranges: []*pb.Range{{Start: &pb.Position{Line: 2}, End: &pb.Position{Line: 2}}}}}},
 	}}
-	same, err := Rewrite(def, func(*pb.Op) (bool, error) { return false, nil })
+	same, err := Rewrite(t.Context(), def, func(context.Context, *pb.Op) (bool, error) { return false, nil })
 	if err != nil || same != def {
 		t.Errorf("nothing changed: got %v, %v", same, err)
 	}
-	made, err := Rewrite(def, func(o *pb.Op) (bool, error) {
+	made, err := Rewrite(t.Context(), def, func(_ context.Context, o *pb.Op) (bool, error) {
 		o.GetSource().Identifier = "docker-image://other"
 		return true, nil
 	})
@@ -37,11 +38,11 @@ func TestRewrite(t *testing.T) {
 	if g, err := Load(def, host); err != nil || g.Root.Vertex.Inputs[0].Vertex.Op.GetSource().Identifier == "docker-image://other" {
 		t.Errorf("the definition that was given is another now: %v", err)
 	}
-	if _, err := Rewrite(def, func(*pb.Op) (bool, error) { return false, errors.New("denied") }); err == nil {
+	if _, err := Rewrite(t.Context(), def, func(context.Context, *pb.Op) (bool, error) { return false, errors.New("denied") }); err == nil {
 		t.Error("an error was lost")
 	}
 	missing := define(t, source(), &pb.Op{Inputs: []*pb.Input{{Digest: "sha256:00"}}, Op: &pb.Op_Merge{}}, end(0))
-	if made, err := Rewrite(missing, func(o *pb.Op) (bool, error) { o.GetSource().Identifier = "x"; return true, nil }); err == nil {
+	if made, err := Rewrite(t.Context(), missing, func(_ context.Context, o *pb.Op) (bool, error) { o.GetSource().Identifier = "x"; return true, nil }); err == nil {
 		if _, err := Load(made, host); err == nil {
 			t.Error("a definition that makes no sense does so now")
 		}

@@ -222,7 +222,7 @@ func unservedOps() []apicaps.CapID {
 func (s bridges) Solve(ctx context.Context, req *gwpb.SolveRequest) (*gwpb.SolveResponse, error) {
 	res := &gwpb.Result{}
 	err := s.call(ctx, func(ctx context.Context, b *bridge) (err error) {
-		def, err := permitted(req.Definition, req.SourcePolicies)
+		def, err := permitted(ctx, req.Definition, req.SourcePolicies)
 		if err != nil {
 			return err
 		}

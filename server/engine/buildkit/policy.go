@@ -91,7 +91,7 @@ func sourceOnly(s *pb.SourceOp) *gwpb.ResolveSourceMetaResponse {
 }
 
 // permitted returns def with the sources that policies of one request put into it.
-func permitted(def *pb.Definition, policies []*spb.Policy) (*pb.Definition, error) {
+func permitted(ctx context.Context, def *pb.Definition, policies []*spb.Policy) (*pb.Definition, error) {
 	if len(policies) == 0 || def == nil {
 		return def, nil
 	}
@@ -99,5 +99,5 @@ func permitted(def *pb.Definition, policies []*spb.Policy) (*pb.Definition, erro
 	if err != nil {
 		return nil, err
 	}
-	return graph.Rewrite(def, func(o *pb.Op) (bool, error) { return policy.Apply(o.GetSource()) })
+	return graph.Rewrite(ctx, def, func(_ context.Context, o *pb.Op) (bool, error) { return policy.Apply(o.GetSource()) })
 }

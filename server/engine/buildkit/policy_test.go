@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client/buildid"
@@ -122,13 +123,32 @@ func TestPolicy(t *testing.T) {
 		t.Errorf("what the client converts to is denied by rules: %q, %v", got, err)
 	}
 
+	// Sources are asked about beside each other: whoever decides about one may take its time.
+	var together sync.WaitGroup
+	together.Add(2)
+	both := func(asked) *policysession.CheckPolicyResponse {
+		together.Done()
+		together.Wait()
+		return decide(spb.PolicyAction_ALLOW, "")
+	}
+	answers["/one"], answers["/two"] = both, both
+	two, err := llb.HTTP(web.URL + "/one").File(llb.Copy(llb.HTTP(web.URL+"/two"), "/two", "/")).Marshal(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if _, err := control.Solve(ctx, &controlapi.SolveRequest{Ref: "together", Session: id, SourcePolicySession: id, Definition: two.ToPB()}); err != nil {
+		t.Errorf("two sources: %v", err)
+	}
+
 	// A client that says itself what to build gives rules with its questions.
 	solved := make(chan error, 1)
 	go func() {
 		_, err := control.Solve(t.Context(), &controlapi.SolveRequest{Ref: "talk", SourcePolicy: rules(spb.PolicyAction_CONVERT, "/b", "/c")})
 		solved <- err
 	}()
-	ctx := buildid.AppendToOutgoingContext(t.Context(), "talk")
+	ctx = buildid.AppendToOutgoingContext(t.Context(), "talk")
 	meta, err := bridge.ResolveSourceMeta(ctx, &gwpb.ResolveSourceMetaRequest{Source: &pb.SourceOp{Identifier: web.URL + "/b"}})
 	if err != nil || meta.Source.Identifier != web.URL+"/c" || meta.HTTP.GetChecksum() != digest.FromString("/c").String() {
 		t.Errorf("a source that rules convert: %v, %v", meta, err)
