@@ -136,6 +136,7 @@ type exporter struct {
 	mediaType string // of layers
 	forgiving bool   // a failure is only warned of
 	mounts    bool   // cache mounts too
+	anew      bool   // place has only what is sent now, whatever was there
 
 	slots   chan struct{}
 	wg      sync.WaitGroup
@@ -164,6 +165,7 @@ func (r *run) newExporter(ctx context.Context, c CacheRef) (*exporter, error) {
 		r: r, ctx: ctx, place: place, last: c.Args["mode"] == "min", slots: make(chan struct{}, 6), sent: map[digest.Digest]*solver.Record[op.Result]{},
 		entries: map[digest.Digest]func() (*remotecache.Entry, error){}, layers: map[string]func() (remotecache.Layer, error){},
 		ready: sync.OnceValue(func() error { return remotecache.Prepare(ctx, place) }),
+		anew:  c.Type == "local" && r.o.Caller != nil, // the index that the client finds it by is made by each build
 	}
 	if ex.mediaType, err = layerType(c.Args["compression"]); err != nil {
 		return nil, err
@@ -189,7 +191,7 @@ func layerType(compression string) (string, error) {
 
 // send begins to send rec under keys. What came from the same place is there already.
 func (x *exporter) send(rec solver.Record[op.Result], from *importer, keys ...digest.Digest) {
-	if from != nil && from.place.String() == x.place.String() {
+	if from != nil && !x.anew && from.place.String() == x.place.String() {
 		return
 	}
 	for _, key := range keys {

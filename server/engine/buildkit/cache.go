@@ -46,7 +46,7 @@ func (c *caller) cache(ctx context.Context, ref build.CacheRef, write bool) (rem
 	if write {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.written = p
+		c.written = append(c.written, p)
 		return p, nil
 	}
 	d, err := digest.Parse(ref.Args["digest"])
@@ -105,6 +105,24 @@ func (p *clientCache) Put(ctx context.Context, name string, d ocispec.Descriptor
 	defer p.mu.Unlock()
 	p.entries[name] = d
 	return nil
+}
+
+// finishCaches writes the indices of the client's caches, and returns what it has to put into index.json of all of them;
+// "": there are none.
+func (c *caller) finishCaches(ctx context.Context) (manifest string, err error) {
+	for _, p := range c.written {
+		text, err := p.finish(ctx)
+		switch {
+		case err != nil && p.forgiving:
+		case err != nil:
+			return "", err
+		case manifest != "" && manifest != text:
+			return "", fmt.Errorf("the caches %s and %s did not become the same: %w", c.written[0].dir, p.dir, errdefs.ErrInternal)
+		default:
+			manifest = text
+		}
+	}
+	return manifest, nil
 }
 
 // finish writes the index, and returns what the client has to put into index.json.

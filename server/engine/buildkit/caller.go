@@ -26,7 +26,7 @@ type caller struct {
 
 	mu       sync.Mutex
 	releases []func() error
-	written  *clientCache    // the one that the build sends its cache to, if it is the client's
+	written  []*clientCache  // those that the build sends its cache to
 	uploads  map[string]bool // paths that were pulled
 
 	bringing sync.Mutex

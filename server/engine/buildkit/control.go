@@ -80,18 +80,13 @@ func (s *Server) solve(ctx context.Context, j *job, req *controlapi.SolveRequest
 	if err != nil {
 		return nil, res, err
 	}
-	response, err = w.response(res)
-	if err == nil {
-		maps.Copy(response, returned)
+	if response, err = w.response(res); err != nil {
+		return nil, res, err
 	}
-	if p := c.written; err == nil && p != nil {
-		manifest, failed := p.finish(ctx)
-		switch {
-		case failed == nil:
-			response["cache.manifest"] = manifest
-		case !p.forgiving:
-			err = failed
-		}
+	maps.Copy(response, returned)
+	manifest, err := c.finishCaches(ctx)
+	if manifest != "" {
+		response["cache.manifest"] = manifest
 	}
 	return response, res, err
 }

@@ -221,6 +221,50 @@ func TestCacheIgnoreError(t *testing.T) {
 	}
 }
 
+// TestLocalCaches: a build may be kept in several directories of the client, and one that is read and written keeps what
+// it has.
+func TestLocalCaches(t *testing.T) {
+	def := oneFile(t, []byte("x"))
+	one, two := t.TempDir(), t.TempDir()
+	entry := func(kind, dir string, more ...string) client.CacheOptionsEntry {
+		e := client.CacheOptionsEntry{Type: "local", Attrs: map[string]string{kind: dir}}
+		for i := 0; i < len(more); i += 2 {
+			e.Attrs[more[i]] = more[i+1]
+		}
+		return e
+	}
+	build := func(from, to []client.CacheOptionsEntry) (cached bool, err error) {
+		t.Helper()
+		statuses, read := make(chan *client.SolveStatus), make(chan struct{})
+		go func() {
+			defer close(read)
+			for s := range statuses {
+				for _, v := range s.Vertexes {
+					cached = cached || v.Cached && strings.HasPrefix(v.Name, "mkfile")
+				}
+			}
+		}()
+		_, err = newFixture(t).client(t).Solve(t.Context(), def, client.SolveOpt{CacheImports: from, CacheExports: to}, statuses)
+		<-read
+		return cached, err
+	}
+	if cached, err := build(nil, []client.CacheOptionsEntry{entry("dest", one), entry("dest", two, "tag", "other")}); err != nil || cached {
+		t.Fatalf("cached %v, %v", cached, err)
+	}
+	for range 2 { // what is read there is written there
+		if cached, err := build([]client.CacheOptionsEntry{entry("src", one)}, []client.CacheOptionsEntry{entry("dest", one)}); err != nil || !cached {
+			t.Fatalf("the first directory: cached %v, %v", cached, err)
+		}
+	}
+	if cached, err := build([]client.CacheOptionsEntry{entry("src", two, "tag", "other")}, nil); err != nil || !cached {
+		t.Fatalf("the second directory: cached %v, %v", cached, err)
+	}
+	_, err := build(nil, []client.CacheOptionsEntry{entry("dest", one), entry("dest", two, "mode", "min")})
+	if err == nil || !strings.Contains(err.Error(), "the same attributes") {
+		t.Errorf("caches that differ: %v", err)
+	}
+}
+
 // TestExporterConfig: an output may say the image's config, where there is no frontend to do it.
 func TestExporterConfig(t *testing.T) {
 	f := newFixture(t)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -136,7 +137,8 @@ func (w *wish) caches(c *controlapi.CacheOptions, from []string) error {
 		}
 		w.o.CacheFrom = append(w.o.CacheFrom, build.CacheRef{Type: e.Type, Args: e.Attrs})
 	}
-	exports, locals := c.GetExports(), 0
+	var local map[string]string // the attributes of a cache of type local
+	exports := c.GetExports()
 	if ref := c.GetExportRefDeprecated(); ref != "" {
 		exports = append(exports, &controlapi.CacheOptionsEntry{Type: "registry", Attrs: map[string]string{"ref": ref}})
 	}
@@ -145,8 +147,16 @@ func (w *wish) caches(c *controlapi.CacheOptions, from []string) error {
 			return unsupported("exporting a cache of type=%s; type=registry, type=local and type=inline are there", t)
 		}
 		if e.Type == "local" {
-			if locals++; locals > 1 {
-				return unsupported("exporting two caches of type=local") // clients take the name of one
+			// The client is told of one index, and puts it into index.json of all its directories.
+			attrs := maps.Clone(e.Attrs)
+			maps.DeleteFunc(attrs, func(name, _ string) bool {
+				return slices.Contains([]string{"dest", "tag", "reset", "ignore-error"}, name)
+			})
+			if local == nil {
+				local = attrs
+			}
+			if !maps.Equal(local, attrs) {
+				return unsupported("exporting caches of type=local without the same attributes")
 			}
 		}
 		w.o.CacheTo = append(w.o.CacheTo, build.CacheRef{Type: e.Type, Args: e.Attrs})
