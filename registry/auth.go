@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -45,6 +46,7 @@ type authorizer struct {
 	mu        lock
 	challenge *challenge // nil until the host gave one
 	pinged    bool       // shouldPing has said what it has to say
+	asked     chan found // by credential; nil until then
 	config    *authn.AuthConfig
 	configErr error
 	tokens    map[string]bearer // by scopes
@@ -100,8 +102,26 @@ func (a *authorizer) headerLocked(ctx context.Context, s scope, extra []string) 
 	if err != nil {
 		return "", err
 	}
-	a.tokens[strings.Join(s.strings(), " ")] = t
+	a.keep(strings.Join(s.strings(), " "), t)
 	return "Bearer " + t.value, nil
+}
+
+// maxTokens is how many tokens of a host are kept.
+const maxTokens = 256
+
+// keep remembers a token. If there are many those that have expired go, and else any.
+func (a *authorizer) keep(scopes string, t bearer) {
+	if len(a.tokens) >= maxTokens {
+		now := a.host.client.now()
+		maps.DeleteFunc(a.tokens, func(_ string, old bearer) bool { return !now.Before(old.expires) })
+	}
+	for old := range a.tokens {
+		if len(a.tokens) < maxTokens {
+			break
+		}
+		delete(a.tokens, old)
+	}
+	a.tokens[scopes] = t
 }
 
 func basicHeader(cfg authn.AuthConfig) string {
@@ -156,21 +176,43 @@ func (a *authorizer) credential(ctx context.Context) authn.AuthConfig {
 	if a.config != nil {
 		return *a.config
 	}
-	a.config = &authn.AuthConfig{}
 	if !a.credentials {
+		a.config = &authn.AuthConfig{}
 		return *a.config
 	}
-	found, err := authn.Resolve(ctx, a.host.client.options.Keychain, keychainResource(a.host.name))
-	if err == nil {
-		var cfg *authn.AuthConfig
-		if cfg, err = authn.Authorization(ctx, found); err == nil && cfg != nil {
-			a.config = cfg
+	if a.asked == nil {
+		a.asked = make(chan found, 1)
+		go func() { a.asked <- a.host.find(context.WithoutCancel(ctx)) }()
+	}
+	select {
+	case f := <-a.asked:
+		a.config = &f.config
+		if f.err != nil {
+			a.configErr = fmt.Errorf("reading credentials: %w", f.err)
 		}
+		return *a.config
+	case <-ctx.Done():
+		return authn.AuthConfig{} // for a request that ends here
 	}
+}
+
+// found is what a keychain has for a host.
+type found struct {
+	config authn.AuthConfig
+	err    error
+}
+
+// find asks the keychain for the credential of h. It ends when a credential helper does, which nothing tells to.
+func (h *host) find(ctx context.Context) found {
+	a, err := authn.Resolve(ctx, h.client.options.Keychain, keychainResource(h.name))
 	if err != nil {
-		a.configErr = fmt.Errorf("reading credentials: %w", err)
+		return found{err: err}
 	}
-	return *a.config
+	config, err := authn.Authorization(ctx, a)
+	if err != nil || config == nil {
+		return found{err: err}
+	}
+	return found{config: *config}
 }
 
 // explain adds to a denial what is known about our credentials.

@@ -201,12 +201,12 @@ func (u *upload) post(ctx context.Context, from string) (stored bool, err error)
 		return true, nil
 	}
 	u.offset = 0
-	return false, u.moved(resp)
+	return false, u.moved(ctx, resp)
 }
 
 // moved takes the address of the session's next step.
-func (u *upload) moved(resp *http.Response) (err error) {
-	u.session, err = u.repository.location(resp, resp.Header.Get("Location"))
+func (u *upload) moved(ctx context.Context, resp *http.Response) (err error) {
+	u.session, err = u.repository.location(ctx, resp, resp.Header.Get("Location"))
 	return err
 }
 
@@ -240,7 +240,7 @@ func (u *upload) patch(ctx context.Context) error {
 	}
 	defer resp.Body.Close()
 	u.offset += n
-	return u.moved(resp)
+	return u.moved(ctx, resp)
 }
 
 func (u *upload) commit(ctx context.Context) error {
@@ -284,7 +284,7 @@ func (u *upload) ask(ctx context.Context) {
 	if u.offset = end + 1; end == 0 {
 		u.offset = 0
 	}
-	if resp.Header.Get("Location") != "" && u.moved(resp) != nil {
+	if resp.Header.Get("Location") != "" && u.moved(ctx, resp) != nil {
 		u.session, u.offset = nil, 0
 	}
 }

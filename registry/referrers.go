@@ -17,7 +17,10 @@ import (
 	"github.com/teu-dev/teu/cache/content"
 )
 
-const maxReferrerPages = 1000
+const (
+	maxReferrerPages = 1000
+	maxReferrers     = 1 << 18 // in all pages
+)
 
 // Referrers lists the manifests whose subject is the manifest d (distribution-spec v1.1, "Listing
 // Referrers"), from the fallback tag where the registry has no such API.
@@ -41,11 +44,11 @@ func (r *Repository) Referrers(ctx context.Context, d digest.Digest) ([]ocispec.
 			return nil, fmt.Errorf("listing referrers of %s: %w", d, err)
 		}
 		all = append(all, index.Manifests...)
-		next, err := r.nextPage(resp)
+		next, err := r.nextPage(ctx, resp)
 		if err != nil || next == nil {
 			return all, err
 		}
-		if page == maxReferrerPages {
+		if page == maxReferrerPages || len(all) > maxReferrers {
 			return nil, fmt.Errorf("listing referrers of %s: the registry's pages do not end: %w", d, errdefs.ErrUnavailable)
 		}
 		q.url = next

@@ -23,6 +23,7 @@ const (
 	maxManifest = 4 << 20 // bytes, the usual limit of registries
 	maxTagPage  = 8 << 20
 	maxTagPages = 10000
+	maxTags     = 4 << 20 // in all pages
 )
 
 var (
@@ -181,7 +182,7 @@ func (r *Repository) Tags(ctx context.Context) ([]string, error) {
 		if next == nil {
 			return all, nil
 		}
-		if page == maxTagPages || len(tags) == 0 {
+		if page == maxTagPages || len(tags) == 0 || len(all) > maxTags {
 			return nil, fmt.Errorf("listing tags: the registry's pages do not end: %w", errdefs.ErrUnavailable)
 		}
 		q.url = next
@@ -204,12 +205,12 @@ func (r *Repository) tagPage(ctx context.Context, q request) (tags []string, nex
 	if err := json.Unmarshal(body, &doc); err != nil {
 		return nil, nil, fmt.Errorf("listing tags: %w", err)
 	}
-	next, err = r.nextPage(resp)
+	next, err = r.nextPage(ctx, resp)
 	return doc.Tags, next, err
 }
 
 // nextPage reads the Link header (distribution-spec, "Listing Tags").
-func (r *Repository) nextPage(resp *http.Response) (*url.URL, error) {
+func (r *Repository) nextPage(ctx context.Context, resp *http.Response) (*url.URL, error) {
 	link := resp.Header.Get("Link")
 	if link == "" {
 		return nil, nil
@@ -218,19 +219,19 @@ func (r *Repository) nextPage(resp *http.Response) (*url.URL, error) {
 	if start < 0 || end < start {
 		return nil, nil
 	}
-	return r.location(resp, link[start+1:end])
+	return r.location(ctx, resp, link[start+1:end])
 }
 
 // location resolves an address the registry gave for a later request to itself. The
 // scheme is ours: registries behind a TLS proxy often do not know it.
-func (r *Repository) location(resp *http.Response, s string) (*url.URL, error) {
+func (r *Repository) location(ctx context.Context, resp *http.Response, s string) (*url.URL, error) {
 	u, err := resp.Request.URL.Parse(s)
 	if err != nil || s == "" {
 		return nil, fmt.Errorf("%s gave the unusable address %q: %w", r.host.name, printable(s), errdefs.ErrUnavailable)
 	}
 	if r.host.serves(u) {
 		if u.Host, u.Scheme = r.host.addr, "https"; r.host.lax {
-			base, err := r.host.base(resp.Request.Context())
+			base, err := r.host.base(ctx)
 			if err != nil {
 				return nil, err
 			}

@@ -68,6 +68,7 @@ func (h *host) send(ctx context.Context, q request) (*http.Response, error) {
 	if !h.serves(u) {
 		at = h.client.foreign(u)
 	}
+	began := u
 	var redirect *http.Response
 	for hop := 0; ; hop++ {
 		resp, err := at.authorized(ctx, q, u, first)
@@ -95,11 +96,18 @@ func (h *host) send(ctx context.Context, q request) (*http.Response, error) {
 		if err != nil {
 			return nil, fmt.Errorf("redirected by %s: %w", at.name, err)
 		}
-		if at = h; !h.serves(next) || u.Scheme == "https" && next.Scheme == "http" {
-			at = h.client.foreign(next)
-		}
+		at = h.next(began, next)
 		u = next
 	}
+}
+
+// next returns the host at u, where redirects of a request to h led that began at another address: h with its
+// credentials only if they are as safe there.
+func (h *host) next(began, u *url.URL) *host {
+	if h.serves(u) && (u.Scheme == "https" || began.Scheme == "http") {
+		return h
+	}
+	return h.client.foreign(u)
 }
 
 // address returns where q goes on a host with the root base.

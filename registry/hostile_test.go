@@ -1,0 +1,151 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// TestEndlessLists: pages that never end are given up while they fit into memory.
+func TestEndlessLists(t *testing.T) {
+	var tags struct {
+		Tags []string `json:"tags"`
+	}
+	tags.Tags = make([]string, 2<<20)
+	page, err := json.Marshal(tags)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := digest.FromString("x")
+	entry := fmt.Sprintf(`{"digest":%q},`, d)
+	referrers := []byte(`{"manifests":[` + strings.Repeat(entry, 3<<20/len(entry)) + strings.TrimSuffix(entry, ",") + `]}`)
+	var asked int
+	host := server(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		asked++
+		w.Header().Set("Link", fmt.Sprintf(`<%s?n=%d>; rel="next"`, q.URL.Path, asked))
+		if strings.Contains(q.URL.Path, "/referrers/") {
+			w.Header().Set("Content-Type", ocispec.MediaTypeImageIndex)
+			w.Write(referrers)
+			return
+		}
+		w.Write(page)
+	}))
+	c, _ := newTestClient(Options{})
+	r := repository(t, c, host+"/app")
+	for name, list := range map[string]func() error{
+		"tags":      func() error { _, err := r.Tags(t.Context()); return err },
+		"referrers": func() error { _, err := r.Referrers(t.Context(), d); return err },
+	} {
+		asked = 0
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if err := list(); !errdefs.IsUnavailable(err) {
+			t.Errorf("%s: got %v", name, err)
+		}
+		runtime.ReadMemStats(&after)
+		if took := (after.TotalAlloc - before.TotalAlloc) >> 20; asked > 30 || took > 2000 {
+			t.Errorf("%s: %d pages, %d MB in all", name, asked, took)
+		}
+	}
+}
+
+// TestManyTokens: a client that is asked for one repository after the other, as that of a mirror is, does not keep
+// the tokens for all of them.
+func TestManyTokens(t *testing.T) {
+	s := &tokenServer{inner: http.NotFoundHandler(), valid: map[string]string{}}
+	srv := httptest.NewServer(s)
+	t.Cleanup(srv.Close)
+	s.self = strings.TrimPrefix(srv.URL, "http://")
+	c, _ := newTestClient(Options{})
+	now := time.Now()
+	c.now = func() time.Time { return now }
+	for i := range 2 * maxTokens {
+		if _, err := repository(t, c, fmt.Sprintf("%s/r%d", s.self, i)).Resolve(t.Context(), "v1"); !errdefs.IsNotFound(err) {
+			t.Fatal(err)
+		}
+	}
+	if n := len(c.host(s.self).auth.tokens); n > maxTokens {
+		t.Errorf("%d tokens are kept", n)
+	}
+}
+
+// hanging is a keychain whose helper does not answer.
+type hanging struct{ release chan struct{} }
+
+func (h hanging) Resolve(authn.Resource) (authn.Authenticator, error) {
+	<-h.release
+	return authn.FromConfig(basic), nil
+}
+
+// TestHelperHangs: who waits for a credential helper that does not answer can leave.
+func TestHelperHangs(t *testing.T) {
+	host := server(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if _, _, ok := q.BasicAuth(); !ok {
+			w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		w.WriteHeader(http.StatusNotFound)
+	}))
+	k := hanging{make(chan struct{})}
+	c, _ := newTestClient(Options{Keychain: k})
+	r := repository(t, c, host+"/app")
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		_, err := r.Resolve(ctx, "v1")
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the request waits for the helper")
+	}
+	close(k.release) // it was only slow
+	if _, err := r.Resolve(t.Context(), "v1"); !errdefs.IsNotFound(err) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestRedirectBackWithoutTLS: credentials for a host with TLS do not go to it in the clear, by whatever way a request
+// comes there.
+func TestRedirectBackWithoutTLS(t *testing.T) {
+	c, _ := newTestClient(Options{})
+	h := c.host("reg.example")
+	parse := func(s string) *url.URL {
+		u, err := url.Parse(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return u
+	}
+	for address, own := range map[string]bool{
+		"https://reg.example/x": true, "https://reg.example:443/x": true, "https://other.example/x": false,
+		"http://reg.example/x": false, "http://reg.example:80/x": false, "http://reg.example:443/x": false,
+	} {
+		if got := h.next(parse("https://reg.example/"), parse(address)) == h; got != own {
+			t.Errorf("%s: credentials of the host: %v", address, got)
+		}
+	}
+	lax := c.host("localhost:5000")
+	if lax.next(parse("http://localhost:5000/"), parse("http://localhost:5000/x")) != lax || lax.next(parse("https://localhost:5000/"), parse("http://localhost:5000/x")) == lax {
+		t.Error("wrong for hosts that may have no TLS")
+	}
+}
