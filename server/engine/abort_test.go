@@ -61,7 +61,7 @@ func TestAbortedStreams(t *testing.T) {
 	const streams = "?stream=1&stdin=1&stdout=1&stderr=1"
 	abort := func(i int) error {
 		name := []string{"tty", "pipes", "made"}[i%3]
-		switch i % 5 {
+		switch i % 6 {
 		case 0, 1: // attach
 			conn, resp, err := w.post("/v1.50/containers/"+name+"/attach"+streams, upgrade, "")
 			if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
@@ -89,6 +89,20 @@ func TestAbortedStreams(t *testing.T) {
 			conn, resp, err := w.post("/v1.50/containers/"+name+"/wait?condition=next-exit", "", "")
 			if err != nil || resp.StatusCode != http.StatusOK {
 				return fmt.Errorf("wait: %v, %w", resp, err)
+			}
+			return conn.Close()
+		case 4: // attach by a websocket, with and without input
+			name = []string{"tty", "pipes", "made"}[i/6%3]
+			conn, err := net.Dial("unix", w.socket())
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(conn, "GET /v1.50/containers/%s/attach/ws?stream=1&stdin=%d&stdout=1 HTTP/1.1\r\nHost: docker\r\nOrigin: http://docker\r\n"+
+				"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", name, i/18%2)
+			conn.SetReadDeadline(time.Now().Add(limit))
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+				return fmt.Errorf("attach by a websocket: %v, %w", resp, err)
 			}
 			return conn.Close()
 		}

@@ -202,27 +202,34 @@ func takeOver(w http.ResponseWriter) (*hijacked, error) {
 // hangUp calls gone when the client has closed its connection altogether, which reading
 // does not tell from a client that merely has no more input. It returns when ctx ends.
 func (h *hijacked) hangUp(ctx context.Context, gone func()) {
-	raw, ok := rawConn(h.Conn)
+	if awaitEvents(ctx, h.Conn, 0) {
+		gone()
+	}
+}
+
+// awaitEvents waits until a connection is closed or broken, or one of the events of poll(2) is there. It is false if ctx
+// ends before, or nothing is known of the connection.
+func awaitEvents(ctx context.Context, c net.Conn, events int16) bool {
+	raw, ok := rawConn(c)
 	if !ok {
-		return
+		return false
 	}
 	tick := time.NewTicker(hangUpEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return false
 		case <-tick.C:
 		}
 		over := false
 		err := raw.Control(func(fd uintptr) {
-			p := []unix.PollFd{{Fd: int32(fd)}}
+			p := []unix.PollFd{{Fd: int32(fd), Events: events}}
 			n, err := unix.Poll(p, 0)
-			over = err == nil && n > 0 && p[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
+			over = err == nil && n > 0 && p[0].Revents&(events|unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
 		})
 		if over || err != nil {
-			gone()
-			return
+			return true
 		}
 	}
 }
