@@ -89,7 +89,7 @@ func (r AccessRule) applies(name string, groups []string) bool {
 	return r.Who == name
 }
 
-// allows reports whether name may do a in repo. "**" as the repository asks for all of them.
+// allows reports whether name may do a in repo.
 func (c *Accounts) allows(name string, a Action, repo string) bool {
 	groups := c.Users[name].Groups
 	return slices.ContainsFunc(c.Rules, func(r AccessRule) bool {
@@ -97,10 +97,21 @@ func (c *Accounts) allows(name string, a Action, repo string) bool {
 	})
 }
 
+// allowsEverywhere reports whether a rule lets name do a in all repositories.
+func (c *Accounts) allowsEverywhere(name string, a Action) bool {
+	groups := c.Users[name].Groups
+	return slices.ContainsFunc(c.Rules, func(r AccessRule) bool {
+		return r.applies(name, groups) && slices.Contains(r.Actions, a) && r.Repositories == everywhere
+	})
+}
+
+// everywhere is the glob of all repositories.
+const everywhere = "**"
+
 // matchGlob matches a name with a glob of "*" and "**". Its time is bounded by the product
 // of the lengths.
 func matchGlob(glob, name string) bool {
-	if glob == "**" {
+	if glob == everywhere {
 		return true
 	}
 	var starGlob, starName = -1, 0

@@ -19,7 +19,7 @@ func accountsServer(t *testing.T) (c *client, robot string) {
 	o := testStorage(t)
 	o.Accounts, o.AllowDelete = true, true
 	err := EditAccounts(t.Context(), o, func(a *Accounts) (err error) {
-		for _, name := range []string{"ann", "bob"} {
+		for _, name := range []string{"ann", "bob", "eve"} {
 			if err := a.SetPassword(name, name+"'s password"); err != nil {
 				return err
 			}
@@ -36,6 +36,7 @@ func accountsServer(t *testing.T) (c *client, robot string) {
 			{"public/*", "anonymous", []Action{actionPull}},
 			{"public/*", "ann", []Action{actionPull, actionPush}},
 			{"shared", "*", []Action{actionPull}},
+			{"*", "eve", []Action{actionPull, actionPush}},
 		}
 		return nil
 	})
@@ -171,6 +172,11 @@ func TestAccountsMount(t *testing.T) {
 	d := ann.blob("team/secret", []byte("secret")).Digest.String()
 	for _, from := range []string{"&from=team/secret", ""} {
 		ci.want(ci.do("POST", "/v2/team/app/blobs/uploads/?mount="+d+from, nil), 202, "")
+	}
+	// Who may pull from all names of one component may not pull from all.
+	eve := c.as(basic("eve", "eve's password"))
+	for _, from := range []string{"&from=team/secret", "&from=", ""} {
+		eve.want(eve.do("POST", "/v2/hers/blobs/uploads/?mount="+d+from, nil), 202, "")
 	}
 	mount := "/v2/team/app/blobs/uploads/?mount=" + d + "&from=team/secret"
 	ann.want(ann.do("POST", mount, nil), 201, "")

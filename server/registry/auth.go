@@ -102,6 +102,11 @@ func (v visitor) may(a Action, repo string) bool {
 	return v.all || v.rules.allows(v.name, a, repo) && (v.token == nil || v.token.allows(a, repo))
 }
 
+// mayEverywhere reports whether the visitor may do a in all repositories, which no token says.
+func (v visitor) mayEverywhere(a Action) bool {
+	return v.all || v.rules.allowsEverywhere(v.name, a) && v.token == nil
+}
+
 // mayWithToken reports whether the visitor may not do a in repo, but would with a token for it.
 func (v visitor) mayWithToken(a Action, repo string) bool {
 	return !v.all && v.token != nil && !v.token.allows(a, repo) && v.rules.allows(v.name, a, repo)

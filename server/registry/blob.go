@@ -105,6 +105,14 @@ func limitWriting(w http.ResponseWriter, size int64) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit)) // not supported: tests without a connection
 }
 
+// limitUnread bounds the time in which the body of r has to come if no handler reads it: net/http does, before it
+// sends an answer.
+func limitUnread(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength != 0 {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(stallTime))
+	}
+}
+
 // body is the body of a request as handlers read it: an error is a bodyError, and comes
 // when the client stalls.
 type body struct {
@@ -134,11 +142,11 @@ func (b *body) Read(p []byte) (int, error) {
 	if err == nil {
 		return n, nil
 	}
+	if err != io.EOF {
+		return n, &bodyError{err} // the limit stays, as net/http may read on
+	}
 	// From here on net/http waits for the client to go away, which is not to be limited.
 	_ = b.rc.SetReadDeadline(time.Time{})
-	if err != io.EOF {
-		err = &bodyError{err}
-	}
 	return n, err
 }
 

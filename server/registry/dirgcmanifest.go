@@ -21,16 +21,12 @@ func referencesOf(r record) (refs []digest.Digest, subject digest.Digest, err er
 		return nil, "", fmt.Errorf("manifest %s: %w: %w", r.digest, errdefs.ErrDataLoss, err)
 	}
 	for _, desc := range doc.descriptors() {
-		d, err := parseDigest(desc.Digest.String())
-		if err != nil {
-			return nil, "", fmt.Errorf("manifest %s refers to no digest: %w", r.digest, errdefs.ErrDataLoss)
-		}
-		refs = append(refs, d)
+		refs = append(refs, desc.Digest)
 	}
 	if doc.Subject != nil {
-		subject, err = parseDigest(doc.Subject.Digest.String())
+		subject = doc.Subject.Digest
 	}
-	return refs, subject, err
+	return refs, subject, nil
 }
 
 // manifestGraph is what leads to what among the manifests of a repository: indexes to

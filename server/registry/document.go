@@ -2,6 +2,7 @@ package registry
 
 import (
 	"encoding/json"
+	"errors"
 	"mime"
 	"net/http"
 	"slices"
@@ -32,16 +33,36 @@ type manifest struct {
 
 // document is the part of any manifest the registry looks at.
 type document struct {
-	Version      json.RawMessage      `json:"schemaVersion"`
-	MediaType    string               `json:"mediaType"`
-	ArtifactType string               `json:"artifactType"`
-	Config       *ocispec.Descriptor  `json:"config"`
-	Layers       []ocispec.Descriptor `json:"layers"`
-	Manifests    []ocispec.Descriptor `json:"manifests"`
-	Blobs        []ocispec.Descriptor `json:"blobs"` // of the artifact manifest that image-spec 1.1 dropped
-	FSLayers     json.RawMessage      `json:"fsLayers"`
-	Subject      *ocispec.Descriptor  `json:"subject"`
-	Annotations  map[string]string    `json:"annotations"`
+	Version      json.RawMessage   `json:"schemaVersion"`
+	MediaType    string            `json:"mediaType"`
+	ArtifactType string            `json:"artifactType"`
+	Config       *descriptor       `json:"config"`
+	Layers       []descriptor      `json:"layers"`
+	Manifests    []descriptor      `json:"manifests"`
+	Blobs        []descriptor      `json:"blobs"` // of the artifact manifest that image-spec 1.1 dropped
+	FSLayers     json.RawMessage   `json:"fsLayers"`
+	Subject      *descriptor       `json:"subject"`
+	Annotations  map[string]string `json:"annotations"`
+}
+
+// descriptor is the part of a descriptor the registry looks at. Its digest is valid.
+type descriptor struct {
+	MediaType string        `json:"mediaType"`
+	Digest    digest.Digest `json:"digest"`
+	Size      int64         `json:"size"`
+}
+
+// UnmarshalJSON implements json.Unmarshaler. The first without a digest ends the reading of a document, or 4 MiB
+// of "{}," would become a million of them in memory.
+func (d *descriptor) UnmarshalJSON(b []byte) error {
+	type fields descriptor
+	if err := json.Unmarshal(b, (*fields)(d)); err != nil {
+		return err
+	}
+	if _, err := parseDigest(d.Digest.String()); err != nil {
+		return invalidManifest("a descriptor has no valid sha256 or sha512 digest")
+	}
+	return nil
 }
 
 // parseManifest checks the bytes of a manifest that came with a Content-Type, which may be
@@ -49,6 +70,9 @@ type document struct {
 func parseManifest(b []byte, contentType string) (manifest, error) {
 	var doc document
 	if err := json.Unmarshal(b, &doc); err != nil {
+		if invalid := (*apiError)(nil); errors.As(err, &invalid) {
+			return manifest{}, invalid
+		}
 		return manifest{}, invalidManifest("not a JSON object: " + err.Error())
 	}
 	mediaType, err := doc.mediaType(contentType)
@@ -60,9 +84,7 @@ func parseManifest(b []byte, contentType string) (manifest, error) {
 	}
 	m := manifest{mediaType: mediaType, version: string(doc.Version), body: b}
 	if doc.Subject != nil {
-		if m.subject, err = parseDigest(doc.Subject.Digest.String()); err != nil {
-			return manifest{}, invalidManifest("the subject has no valid digest")
-		}
+		m.subject = doc.Subject.Digest
 	}
 	m.references, err = doc.references()
 	return m, err
@@ -135,7 +157,7 @@ func (m *manifest) checkVersion() error {
 }
 
 // descriptors are all but the subject, those of manifests first.
-func (doc *document) descriptors() []ocispec.Descriptor {
+func (doc *document) descriptors() []descriptor {
 	all := slices.Concat(doc.Manifests, doc.Layers, doc.Blobs)
 	if doc.Config != nil {
 		all = append(all, *doc.Config)
@@ -149,14 +171,10 @@ func (doc *document) references() ([]digest.Digest, error) {
 	all := doc.descriptors()
 	refs, listed := make([]digest.Digest, 0, len(all)), make(map[digest.Digest]bool, len(all))
 	for _, desc := range all {
-		d, err := parseDigest(desc.Digest.String())
-		if err != nil {
-			return nil, invalidManifest("a descriptor has no valid sha256 or sha512 digest")
-		}
 		if desc.Size < 0 {
 			return nil, invalidManifest("a descriptor has a negative size")
 		}
-		if !nonDistributable(desc.MediaType) && !listed[d] {
+		if d := desc.Digest; !nonDistributable(desc.MediaType) && !listed[d] {
 			refs, listed[d] = append(refs, d), true
 		}
 	}

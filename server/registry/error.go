@@ -103,6 +103,7 @@ func (g *Registry) fail(w http.ResponseWriter, r *http.Request, err error) {
 	h.Set("Content-Type", "application/json")
 	h.Del("Content-Length")
 	h.Del("Etag")
+	limitWriting(w, int64(len(body)))
 	w.WriteHeader(e.status)
 	w.Write(body) // a client that does not read it has gone
 }
@@ -138,7 +139,8 @@ func writeJSON(w http.ResponseWriter, contentType string, v any) error {
 	h := w.Header()
 	h.Set("Content-Type", contentType)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
-	w.Write(body)
+	limitWriting(w, int64(len(body)))
+	w.Write(body) // a client that does not read it has gone
 	return nil
 }
 

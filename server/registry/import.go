@@ -136,10 +136,11 @@ func (im *importer) manifest(ctx context.Context, repo string, up Upstream, desc
 	if err := json.Unmarshal(body, &doc); err != nil {
 		return err
 	}
-	for i, d := range doc.descriptors() {
-		if !slices.Contains(m.references, d.Digest) {
-			continue // it may not be distributed
+	for i, part := range doc.descriptors() {
+		if nonDistributable(part.MediaType) && !slices.Contains(m.references, part.Digest) {
+			continue
 		}
+		d := ocispec.Descriptor{MediaType: part.MediaType, Digest: part.Digest, Size: part.Size}
 		// BuildKit's cache has an index of blobs.
 		if i < len(doc.Manifests) && manifestType(d.MediaType) {
 			err = im.manifest(ctx, repo, up, d, nil, depth+1)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -111,6 +112,7 @@ func TestPutManifestErrors(t *testing.T) {
 		return string(encode(t, m))
 	}
 	oci, index := ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex
+	some := string(encode(t, m.Config))
 	tests := map[string]struct {
 		ref, contentType, body string
 		status                 int
@@ -119,19 +121,21 @@ func TestPutManifestErrors(t *testing.T) {
 		"not JSON":             {"x", oci, "{", 400, codeManifestInvalid},
 		"not an object":        {"x", oci, "[]", 400, codeManifestInvalid},
 		"empty":                {"x", oci, "", 400, codeManifestInvalid},
-		"no type at all":       {"x", "", `{"config":{}}`, 400, codeManifestInvalid},
+		"no type at all":       {"x", "", `{"config":` + some + `}`, 400, codeManifestInvalid},
 		"type is no manifest":  {"x", "text/html", `{}`, 400, codeManifestInvalid},
 		"type with a line":     {"x", "", `{"mediaType":"application/vnd.x\nSet-Cookie: x+json"}`, 400, codeManifestInvalid},
 		"type with a blank":    {"x", "", `{"mediaType":"application/vnd.x split+json"}`, 400, codeManifestInvalid},
 		"types differ":         {"x", index, good, 400, codeManifestInvalid},
 		"schema 1":             {"x", "application/vnd.docker.distribution.manifest.v1+prettyjws", `{}`, 400, codeManifestInvalid},
-		"both kinds":           {"x", oci, `{"config":{},"manifests":[]}`, 400, codeManifestInvalid},
+		"both kinds":           {"x", oci, `{"config":` + some + `,"manifests":[]}`, 400, codeManifestInvalid},
 		"index with layers":    {"x", index, `{"layers":[],"manifests":[]}`, 400, codeManifestInvalid},
 		"no config":            {"x", oci, `{"layers":[]}`, 400, codeManifestInvalid},
 		"no schemaVersion":     {"x", index, `{"manifests":[]}`, 400, codeManifestInvalid},
 		"schemaVersion 1":      {"x", index, `{"schemaVersion":1,"manifests":[]}`, 400, codeManifestInvalid},
 		"schemaVersion a word": {"x", index, `{"schemaVersion":"2","manifests":[]}`, 400, codeManifestInvalid},
 		"bad digest inside":    {"x", oci, without(func(m *ocispec.Manifest) { m.Layers[0].Digest = "sha256:../../x" }), 400, codeManifestInvalid},
+		"a layer of null":      {"x", oci, `{"schemaVersion":2,"config":` + some + `,"layers":[null]}`, 400, codeManifestInvalid},
+		"a layer of a word":    {"x", oci, `{"schemaVersion":2,"config":` + some + `,"layers":["x"]}`, 400, codeManifestInvalid},
 		"negative size":        {"x", oci, without(func(m *ocispec.Manifest) { m.Layers[0].Size = -1 }), 400, codeManifestInvalid},
 		"bad subject":          {"x", oci, without(func(m *ocispec.Manifest) { m.Subject = &ocispec.Descriptor{Digest: "x"} }), 400, codeManifestInvalid},
 		"layer missing":        {"x", oci, without(func(m *ocispec.Manifest) { m.Layers[0].Digest = digest.FromString("?") }), 404, codeManifestBlobUnknown},
@@ -185,6 +189,22 @@ func TestMissingReferences(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v: %s", got, want, a.body)
+	}
+}
+
+// TestManifestMemory: what a few bytes stand for takes no more memory than they do.
+func TestManifestMemory(t *testing.T) {
+	for _, layer := range []string{"{}", "null", `{"digest":"x"}`, `{"urls":["",""]}`, "[]", "1"} {
+		body := `{"schemaVersion":2,"layers":[` + strings.Repeat(layer+",", maxManifest/(len(layer)+1)-20) + layer + "]}"
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if _, err := parseManifest([]byte(body), ocispec.MediaTypeImageManifest); err == nil {
+			t.Errorf("layers of %s are taken", layer)
+		}
+		runtime.ReadMemStats(&after)
+		if took := after.TotalAlloc - before.TotalAlloc; took > 4*maxManifest {
+			t.Errorf("layers of %s take %d MB", layer, took>>20)
+		}
 	}
 }
 

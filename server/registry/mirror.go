@@ -326,6 +326,22 @@ func (s *mirrors) CreateUpload(ctx context.Context, repo string, a digest.Algori
 	return s.storage.CreateUpload(ctx, repo, a)
 }
 
+// UploadSize implements uploads.
+func (s *mirrors) UploadSize(ctx context.Context, repo, id string) (int64, error) {
+	if err := s.refuse(repo); err != nil {
+		return 0, err
+	}
+	return s.storage.UploadSize(ctx, repo, id)
+}
+
+// OpenUpload implements uploads. That nobody was given an ID does not keep clients from making one up.
+func (s *mirrors) OpenUpload(ctx context.Context, repo, id string, final digest.Digest) (upload, error) {
+	if err := s.refuse(repo); err != nil {
+		return nil, err
+	}
+	return s.storage.OpenUpload(ctx, repo, id, final)
+}
+
 // MountBlob implements blobs.
 func (s *mirrors) MountBlob(ctx context.Context, repo, from string, d digest.Digest) error {
 	if err := s.refuse(repo); err != nil {

@@ -253,4 +253,12 @@ func TestMirrorRefuses(t *testing.T) {
 	ln.Close()
 	c, _ := mirrorOf(t, u)
 	c.want(c.do("GET", "/v2/hub/app/manifests/v1", nil), 503, codeUnknown)
+
+	// The ID of an upload can be made up.
+	d := digest.FromString("x").String()
+	id := strings.Repeat("0", 31) + "2" + repoMark("hub/app")
+	for _, method := range []string{"PUT", "PATCH", "GET", "DELETE"} {
+		c.want(c.do(method, "/v2/hub/app/blobs/uploads/"+id+"?digest="+d, strings.NewReader("x")), 405, codeUnsupported)
+	}
+	c.want(c.do("POST", "/v2/hub/app/blobs/uploads/?digest="+d, strings.NewReader("x")), 405, codeUnsupported)
 }

@@ -179,6 +179,8 @@ func (g *Registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h["Docker-Distribution-Api-Version"] = []string{"registry/2.0"}
 	// What is served was uploaded by somebody; no browser shall run it.
 	h["X-Content-Type-Options"] = []string{"nosniff"}
+	limitUnread(w, r)
+	defer limitWriting(w, 0) // what is left in a buffer
 	if r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
 		g.serveHealth(w, r)
 		return

@@ -70,7 +70,7 @@ func (g *Registry) mount(w http.ResponseWriter, r *http.Request, rt route, dgst,
 	if from != "" && rt.visitor.mayWithToken(actionPull, from) {
 		return false, g.door.challenge(w, r, rt, "insufficient_scope")
 	}
-	if from != "" && !rt.visitor.may(actionPull, from) || from == "" && !rt.visitor.may(actionPull, "**") {
+	if from != "" && !rt.visitor.may(actionPull, from) || from == "" && !rt.visitor.mayEverywhere(actionPull) {
 		return false, nil // as if it were not there
 	}
 	err = g.store.MountBlob(r.Context(), rt.repo, from, d)
