@@ -100,9 +100,8 @@ func (r *run) statements(ctx context.Context, c *solver.Console, s solved, i int
 
 // attested returns what scanners and who made the result state of an image, or of files.
 func (r *run) attested(ctx context.Context, c *solver.Console, img dockerfile.Image, file bool) (list []export.Statement, err error) {
-	scans := false
 	for _, a := range img.Attestations {
-		if scans = scans || !a.Stated; a.Stated && file && a.InlineOnly || !a.Stated && r.o.SBOM == nil {
+		if a.Stated && file && a.InlineOnly || !a.Stated && r.o.SBOM == nil {
 			continue
 		}
 		found, err := r.readAttestation(ctx, c, a)
@@ -110,9 +109,6 @@ func (r *run) attested(ctx context.Context, c *solver.Console, img dockerfile.Im
 			return nil, err
 		}
 		list = append(list, found...)
-	}
-	if r.o.SBOM != nil && !scans {
-		return nil, invalidf("nobody said how to list what is in the image (SBOM): that is for Dockerfiles")
 	}
 	return list, nil
 }

@@ -15,6 +15,9 @@ import (
 	"github.com/moby/buildkit/solver/result"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/build/op"
+	"github.com/teu-dev/teu/runner/network"
 )
 
 // TestClientAttestations: a client states of its result what it likes, without asking for a scan.
@@ -127,5 +130,74 @@ func TestClientAttestations(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestClientScan: a client that has no Dockerfile asks for what is in its result, and a scanner says it unless the client does.
+func TestClientScan(t *testing.T) {
+	f := newExecFixture(t)
+	f.executor = &op.Containers{Keeper: sealed, Network: network.New(f.store.RunRoot()), Warn: func(s string) { t.Log(s) }}
+	c := f.client(t)
+	const scan = `echo "{\"predicateType\":\"https://spdx.dev/Document\",\"predicate\":{\"files\":\"$(cd $BUILDKIT_SCAN_SOURCE; echo *) $BUILDKIT_SCAN_WORD\"}}" >$BUILDKIT_SCAN_DESTINATION/found.spdx.json`
+	config, err := json.Marshal(ocispec.Image{
+		Platform: ocispec.Platform{Architecture: "amd64", OS: "linux"}, Config: ocispec.ImageConfig{Entrypoint: sh(scan)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	box, err := boxes(t).Marshal(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	scanner := client.ExportEntry{Type: "image", Attrs: map[string]string{"name": "scanner:1", "containerimage.config": string(config)}}
+	if _, err := c.Solve(t.Context(), box, client.SolveOpt{Exports: []client.ExportEntry{scanner}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	o := client.SolveOpt{
+		FrontendAttrs: map[string]string{"attest:sbom": "generator=scanner:1,WORD=told"},
+		Exports:       []client.ExportEntry{{Type: "local", OutputDir: dir}},
+	}
+	found := func(name string) (files string) {
+		t.Helper()
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		var st struct{ Predicate struct{ Files string } }
+		if err == nil {
+			err = json.Unmarshal(b, &st)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Predicate.Files
+	}
+	if _, err := c.Solve(t.Context(), oneFile(t, []byte("x")), o, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := found("found.spdx.json"); got != "file told" {
+		t.Errorf("of a definition: %q", got)
+	}
+
+	dir = t.TempDir()
+	o.Exports[0].OutputDir = dir
+	says := func(ctx context.Context, g gateway.Client) (*gateway.Result, error) {
+		res := gateway.NewResult()
+		res.SetRef(solved(ctx, t, g, llb.Scratch().File(llb.Mkfile("/file", 0o644, nil))))
+		res.AddMeta("refs.platforms", []byte(`{"Platforms":[{"ID":"linux/amd64","Platform":{"os":"linux","architecture":"amd64"}}]}`))
+		own := gateway.Attestation{
+			Kind: gwpb.AttestationKind_InToto, Path: "/own.json",
+			Ref: solved(ctx, t, g, llb.Scratch().File(llb.Mkfile("/own.json", 0o644, []byte(`{"files":"mine"}`)))),
+		}
+		own.InToto.PredicateType = "https://spdx.dev/Document"
+		res.AddAttestation("linux/amd64", own)
+		return res, nil
+	}
+	if _, err := c.Build(t.Context(), o, "", says, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := found("own.json"); got != "mine" {
+		t.Errorf("of a client's own: %q", got)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "found.spdx.json")); err == nil {
+		t.Error("what the client has said was looked for by a scanner")
 	}
 }

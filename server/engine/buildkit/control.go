@@ -70,6 +70,11 @@ func (s *Server) solve(ctx context.Context, j *job, req *controlapi.SolveRequest
 				returned[name] = string(value)
 			}
 		}
+		if w.o.SBOM != nil {
+			if err := reply.Scan(ctx, b, content.Host(), *w.o.SBOM, req.FrontendAttrs); err != nil {
+				return nil, err
+			}
+		}
 		configs(req, reply)
 		res, err := reply.Result()
 		if err != nil {
