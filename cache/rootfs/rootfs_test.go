@@ -339,3 +339,43 @@ func FuzzParentAgreesWithTheKernel(f *testing.F) {
 		}
 	})
 }
+
+// Before it has its owner what is made is open to nobody.
+func TestClosedBeforeTheOwner(t *testing.T) {
+	privilege.NeedRoot(t)
+	host, d := tree(t)
+	sources, to := map[string]*Dir{}, map[string]string{} // two, as a copy ends with the first fault
+	for name, create := range map[string]func(string) error{
+		"dir":  func(p string) error { return os.Mkdir(p, 0o777) },
+		"file": func(p string) error { return os.WriteFile(p, nil, 0o777) },
+	} {
+		from := t.TempDir()
+		if err := errors.Join(create(from+"/x"), os.Chmod(from+"/x", 0o777), os.Chown(from+"/x", 1234, 1234)); err != nil {
+			t.Fatal(err)
+		}
+		src, err := Open(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer src.Close()
+		sources[name], to[name] = src, t.TempDir()
+	}
+	old := unix.Umask(0)
+	defer unix.Umask(old)
+	privilege.WithoutChown(t, func() {
+		if err := d.MkdirAll("made", 0o777, MkdirOptions{UID: 1234, GID: 1234}); !errors.Is(err, unix.EPERM) {
+			t.Errorf("got %v", err)
+		}
+		for name, src := range sources {
+			if err := CopyTree(src, to[name], CopyOptions{}); !errors.Is(err, unix.EPERM) {
+				t.Errorf("%s: got %v", name, err)
+			}
+		}
+	})
+	for _, path := range []string{filepath.Join(host, "tree/made"), to["dir"] + "/x", to["file"] + "/x"} {
+		fi, err := os.Lstat(path)
+		if err != nil || fi.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s: %v, %v", path, fi, err)
+		}
+	}
+}

@@ -104,3 +104,36 @@ func TestHarmless(t *testing.T) {
 		}
 	}
 }
+
+// Before it has its owner what an archive brings is open to nobody.
+func TestClosedBeforeTheOwner(t *testing.T) {
+	privilege.NeedRoot(t)
+	dir := t.TempDir()
+	parent, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer parent.Close()
+	old := unix.Umask(0)
+	defer unix.Umask(old)
+	x := &extractor{}
+	for _, kind := range []byte{tar.TypeReg, tar.TypeDir} {
+		name := string(kind)
+		privilege.WithoutChown(t, func() {
+			h := &tar.Header{Typeflag: kind, Name: name, Mode: 0o777, Uid: 1234, Gid: 1234}
+			f, err := x.create(parent, name, h, strings.NewReader("written"), false)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer f.Close()
+			if err := x.dress(f, h); !errors.Is(err, unix.EPERM) {
+				t.Errorf("got %v", err)
+			}
+		})
+		fi, err := os.Lstat(dir + "/" + name)
+		if err != nil || fi.Mode().Perm()&0o077 != 0 {
+			t.Errorf("kind %q: %v, %v", kind, fi, err)
+		}
+	}
+}
