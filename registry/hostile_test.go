@@ -1,6 +1,8 @@
 package registry
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -147,5 +150,87 @@ func TestRedirectBackWithoutTLS(t *testing.T) {
 	lax := c.host("localhost:5000")
 	if lax.next(parse("http://localhost:5000/"), parse("http://localhost:5000/x")) != lax || lax.next(parse("https://localhost:5000/"), parse("http://localhost:5000/x")) == lax {
 		t.Error("wrong for hosts that may have no TLS")
+	}
+}
+
+// TestLargeAnswers: of what is larger than it can be only a part is read, packed or not.
+func TestLargeAnswers(t *testing.T) {
+	plain := append([]byte(`{"schemaVersion":2,"mediaType":"`+ocispec.MediaTypeImageManifest+`"}`), bytes.Repeat([]byte(" "), maxManifest)...)
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	if _, err := z.Write(plain); errors.Join(err, z.Close()) != nil {
+		t.Fatal(err)
+	}
+	host := server(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+		switch {
+		case q.Method == http.MethodHead:
+			w.WriteHeader(http.StatusMethodNotAllowed)
+		case strings.Contains(q.URL.Path, "/packed/"):
+			w.Header().Set("Content-Encoding", "gzip")
+			w.Write(packed.Bytes())
+		case strings.Contains(q.URL.Path, "/refused/"):
+			w.WriteHeader(http.StatusBadRequest)
+			fmt.Fprintf(w, `{"errors":[{"message":"no"}]%*s}`, 1<<20, "")
+		default:
+			w.Write(plain)
+		}
+	}))
+	c, _ := newTestClient(Options{})
+	for _, name := range []string{"plain", "packed"} {
+		if _, err := repository(t, c, host+"/"+name).Resolve(t.Context(), "v1"); !errdefs.IsOutOfRange(err) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	if _, err := repository(t, c, host+"/refused").Resolve(t.Context(), "v1"); err == nil || strings.HasSuffix(err.Error(), ": no") {
+		t.Errorf("all of an error is read: %v", err)
+	}
+}
+
+func TestLinkLocal(t *testing.T) {
+	for address, want := range map[string]bool{
+		"http://169.254.169.254/latest": true, "https://169.254.0.1:443/": true, "http://[fe80::1]/": true, "http://[fe80::1%25eth0]/": true,
+		"http://[::ffff:169.254.169.254]/": true, "http://0.0.0.0/": true, "http://[::]/": true, "http://[::ffff:0.0.0.0]:5000/": true,
+		"http://127.0.0.1/": false, "http://10.0.0.1/": false, "https://registry.example/": false, "http://[::1]:5000/": false,
+	} {
+		u, err := url.Parse(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := LinkLocal(u); got != want {
+			t.Errorf("%s: got %v", address, got)
+		}
+	}
+}
+
+func TestPrintable(t *testing.T) {
+	for text, want := range map[string]string{
+		"a b": "a b", "\x1b[31mred": "[31mred", "a\u009b31mb": "a 31mb", "a\x9bb": "a\uFFFDb", "a\r\nb\x7f": "a  b", "\x00": "", "ü": "ü",
+		strings.Repeat("x", 400): strings.Repeat("x", 300) + "...",
+	} {
+		if got := printable(text); got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+}
+
+// TestHelperNames: the name of a credential helper leads nowhere else.
+func TestHelperNames(t *testing.T) {
+	dir := t.TempDir()
+	program, mark := dir+"/docker-credential-x/../helper", dir+"/ran"
+	if err := errors.Join(os.Mkdir(dir+"/docker-credential-x", 0o700), os.WriteFile(dir+"/helper", []byte("#!/bin/sh\n: > "+mark+"\n"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	if _, err := os.Stat(program); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"x/../helper", "./docker-credential-x/../helper"} {
+		if err := runHelper(t.Context(), name, "get", ""); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	if _, err := os.Stat(mark); err == nil {
+		t.Error("it was run")
 	}
 }

@@ -179,5 +179,6 @@ func (a *authorizer) realm() (*url.URL, error) {
 // that a server should send us to lives there.
 func LinkLocal(u *url.URL) bool {
 	ip, err := netip.ParseAddr(u.Hostname())
-	return err == nil && (ip.Unmap().IsLinkLocalUnicast() || ip.IsUnspecified())
+	ip = ip.Unmap()
+	return err == nil && (ip.IsLinkLocalUnicast() || ip.IsUnspecified())
 }
