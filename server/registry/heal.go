@@ -23,7 +23,7 @@ func (v *verification) healed(ctx context.Context, b *Bad, err error) error {
 
 // healBlob gets a blob from a repository of the source that has it, into all that had it here.
 func (v *verification) healBlob(ctx context.Context, d digest.Digest, repos []string) error {
-	im := &importer{s: v.s}
+	im := newImporter(v.s)
 	var errs []error
 	var missing []string
 	for _, repo := range repos {
@@ -59,6 +59,6 @@ func (v *verification) healManifest(ctx context.Context, repo string, d digest.D
 	if err != nil {
 		return err
 	}
-	im := &importer{s: v.s}
+	im := newImporter(v.s)
 	return im.manifest(ctx, repo, up, desc, tags, 0)
 }

@@ -45,7 +45,7 @@ func Import(ctx context.Context, o Options, src ImportSource, repos []string, pr
 			return ImportReport{}, fmt.Errorf("listing repositories: %w", err)
 		}
 	}
-	im := &importer{s: s}
+	im := newImporter(s)
 	for _, repo := range repos {
 		if !validName(repo) {
 			return im.report, fmt.Errorf("%q is not the name of a repository: %w", repo, errdefs.ErrInvalidArgument)
@@ -66,7 +66,10 @@ func Import(ctx context.Context, o Options, src ImportSource, repos []string, pr
 type importer struct {
 	s      storage
 	report ImportReport
+	done   map[string]bool // "repository digest" of manifests that are here with all they lead to
 }
+
+func newImporter(s storage) *importer { return &importer{s: s, done: map[string]bool{}} }
 
 func (im *importer) repository(ctx context.Context, repo string, up Upstream) error {
 	if u, ok := up.(untagged); ok {
@@ -115,6 +118,10 @@ func (im *importer) manifest(ctx context.Context, repo string, up Upstream, desc
 	if depth > maxNesting {
 		return fmt.Errorf("indexes are nested more than %d deep: %w", maxNesting, errdefs.ErrInvalidArgument)
 	}
+	key := repo + " " + desc.Digest.String()
+	if im.done[key] && len(tags) == 0 {
+		return nil // or indexes that share what they lead to would be gone through by all of their ways
+	}
 	have, err := im.s.GetManifest(ctx, repo, desc.Digest.String())
 	if ignoreNotFound(err) != nil {
 		return err
@@ -151,7 +158,11 @@ func (im *importer) manifest(ctx context.Context, repo string, up Upstream, desc
 			return fmt.Errorf("%s: %w", d.Digest, err)
 		}
 	}
-	return im.s.PutManifest(ctx, repo, m, tags)
+	if err := im.s.PutManifest(ctx, repo, m, tags); err != nil {
+		return err
+	}
+	im.done[key] = true
+	return nil
 }
 
 func (im *importer) read(ctx context.Context, up Upstream, desc ocispec.Descriptor) ([]byte, error) {

@@ -1,10 +1,13 @@
 package registry
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -101,6 +104,34 @@ func TestImportDistribution(t *testing.T) {
 	}
 	if _, err := DistributionSource(t.TempDir()); err == nil {
 		t.Error("an empty directory is the data of distribution")
+	}
+}
+
+// TestImportDiamonds: indexes that lead to the same by very many ways are gone through once.
+func TestImportDiamonds(t *testing.T) {
+	d := distributionTree{t, t.TempDir()}
+	level := []ocispec.Descriptor{d.image("app", "layer")}
+	for i := range maxNesting {
+		var above []ocispec.Descriptor
+		for j := range 8 {
+			index := ocispec.Index{Manifests: level, Annotations: map[string]string{"which": fmt.Sprint(i, j)}}
+			index.SchemaVersion = 2
+			m := d.manifest("app", string(encode(t, index)))
+			m.MediaType = ocispec.MediaTypeImageIndex
+			above = append(above, m)
+		}
+		level = above
+	}
+	d.tag("app", "all", level[0])
+	src, err := DistributionSource(d.root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	r, err := Import(ctx, testStorage(t), src, nil, func(string) {})
+	if want := 1 + 8*maxNesting; err != nil || r.Manifests != want {
+		t.Errorf("got %+v, %v, want %d manifests", r, err, want)
 	}
 }
 
