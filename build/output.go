@@ -25,6 +25,7 @@ import (
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/image"
 	"github.com/teu-dev/teu/cache/listing"
+	"github.com/teu-dev/teu/cache/outfile"
 	"github.com/teu-dev/teu/cache/rootfs"
 	"github.com/teu-dev/teu/dockerfile"
 	"github.com/teu-dev/teu/registry/archive"
@@ -389,8 +390,8 @@ func writeBelow(root *rootfs.Dir, source string, o export.TreeOptions, write fun
 	return errors.Join(write(dir, o), dir.Close())
 }
 
-// writeTo calls write with the file of out, which appears only when it is whole.
-func writeTo(out Output, write func(io.Writer) error) (err error) {
+// writeTo calls write with the file of out.
+func writeTo(out Output, write func(io.Writer) error) error {
 	if out.Dest == "" || out.Dest == "-" {
 		if out.Writer == nil {
 			return invalidf("output type=%s needs dest=FILE", out.Type)
@@ -400,14 +401,5 @@ func writeTo(out Output, write func(io.Writer) error) (err error) {
 	if err := os.MkdirAll(filepath.Dir(out.Dest), 0o755); err != nil {
 		return err
 	}
-	temp := fmt.Sprintf("%s.tmp%d", out.Dest, os.Getpid())
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
-	if err != nil {
-		return err
-	}
-	err = write(f)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(temp))
-	}
-	return os.Rename(temp, out.Dest)
+	return outfile.Write(out.Dest, 0o644, write)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/content"
 )
@@ -329,5 +330,31 @@ func TestLocalImageIsNotCompressed(t *testing.T) {
 	}
 	if problems, err := b.Store.Check(t.Context()); err != nil || len(problems) != 0 {
 		t.Errorf("problems %v, %v", problems, err)
+	}
+}
+
+// What is no regular file at dest stays what it is: somebody reads the FIFO, and /dev/null is the machine's.
+func TestOutputIntoFIFO(t *testing.T) {
+	b := newBench(t)
+	b.write(map[string]string{"f": "text"})
+	for _, kind := range []string{"tar", "oci"} {
+		dest := filepath.Join(t.TempDir(), "out")
+		if err := unix.Mkfifo(dest, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.OpenFile(dest, os.O_RDWR, 0) // so that neither end waits for the other
+		if err != nil {
+			t.Fatal(err)
+		}
+		read := make(chan int64)
+		go func() { n, _ := io.Copy(io.Discard, f); read <- n }()
+		b.must(Options{Outputs: []Output{{Type: kind, Dest: dest}}}, "FROM busybox", "COPY f /f")
+		if fi, err := os.Lstat(dest); err != nil || fi.Mode().Type() != os.ModeNamedPipe {
+			t.Errorf("type=%s: it is %v now, %v", kind, fi.Mode(), err)
+		}
+		f.Close()
+		if n := <-read; n == 0 {
+			t.Errorf("type=%s: nothing came through", kind)
+		}
 	}
 }

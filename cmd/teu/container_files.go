@@ -3,11 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
+	"github.com/teu-dev/teu/cache/outfile"
 	"github.com/teu-dev/teu/cmd/teu/ui"
 	"github.com/teu-dev/teu/runner"
 )
@@ -94,26 +95,8 @@ func newExportCommand(a *app) *cobra.Command {
 
 // exportFile gives the file its name when it is whole.
 func exportFile(cmd *cobra.Command, a *app, ref, output string) error {
-	if fi, err := os.Stat(output); err == nil && !fi.Mode().IsRegular() {
-		if fi.IsDir() {
-			return fmt.Errorf("failed to export container: %q is a directory", output)
-		}
-		f, err := os.OpenFile(output, os.O_WRONLY, 0)
-		if err != nil {
-			return err
-		}
-		return errors.Join(a.engine().Export(cmd.Context(), ref, f), f.Close())
+	if fi, err := os.Stat(output); err == nil && fi.IsDir() {
+		return fmt.Errorf("failed to export container: %q is a directory", output)
 	}
-	f, err := os.CreateTemp(filepath.Dir(output), ".teu-export-")
-	if err != nil {
-		return fmt.Errorf("failed to export container: %w", err)
-	}
-	err = errors.Join(a.engine().Export(cmd.Context(), ref, f), f.Chmod(0o600), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), output)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
+	return outfile.Write(output, 0o600, func(w io.Writer) error { return a.engine().Export(cmd.Context(), ref, w) })
 }

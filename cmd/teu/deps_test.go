@@ -26,6 +26,7 @@ var layers = map[string]int{
 	"runner/watch":    -1,
 	"cache/inflate":   -1,
 	"cache/program":   0,
+	"cache/outfile":   0,
 	"cache/content":   0, "cache/mount": 0, "cache/rootfs": 0,
 	"dockerfile": 0, "build/graph": 0, "build/solver": 0,
 	"runner/cgroup": 0, "runner/dns": 0, "runner/seccomp": 0, "runner/event": 0, "runner/logrelay": 0, "runner/outlet": 0, "server": 0,

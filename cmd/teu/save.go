@@ -15,6 +15,7 @@ import (
 
 	"github.com/teu-dev/teu/cache/library"
 	"github.com/teu-dev/teu/cache/listing"
+	"github.com/teu-dev/teu/cache/outfile"
 )
 
 func newSaveCommand(a *app) *cobra.Command {
@@ -40,7 +41,7 @@ func newSaveCommand(a *app) *cobra.Command {
 	return cmd
 }
 
-func save(ctx context.Context, a *app, output string, refs []string, o library.SaveOptions) (err error) {
+func save(ctx context.Context, a *app, output string, refs []string, o library.SaveOptions) error {
 	lib, err := a.library()
 	if err != nil {
 		return err
@@ -49,41 +50,19 @@ func save(ctx context.Context, a *app, output string, refs []string, o library.S
 		if a.ui.OutTerminal() {
 			return errors.New("cowardly refusing to save to a terminal. Use the -o flag or redirect")
 		}
-		return buffered(a.ui.Out, func(w io.Writer) error { return lib.Save(ctx, w, refs, o) })
-	}
-	if info, err := os.Stat(output); err == nil && !info.Mode().IsRegular() && !info.IsDir() {
-		f, err := os.OpenFile(output, os.O_WRONLY, 0) // a FIFO, /dev/null
-		if err != nil {
+		w := bufio.NewWriterSize(a.ui.Out, 1<<20)
+		if err := lib.Save(ctx, w, refs, o); err != nil {
 			return err
 		}
-		return errors.Join(buffered(f, func(w io.Writer) error { return lib.Save(ctx, w, refs, o) }), f.Close())
+		return w.Flush()
 	}
 	if _, err := os.Stat(filepath.Dir(output)); err != nil {
 		return fmt.Errorf("failed to save image: invalid output path: %w", err)
 	}
-	// Written beside and renamed: nobody takes half an archive for a whole one.
-	f, err := os.CreateTemp(filepath.Dir(output), ".teu-save-*")
-	if err != nil {
+	if err := outfile.Write(output, 0o600, func(w io.Writer) error { return lib.Save(ctx, w, refs, o) }); err != nil {
 		return fmt.Errorf("saving to %s: %w", output, err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	err = buffered(f, func(w io.Writer) error { return lib.Save(ctx, w, refs, o) })
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), output)
-}
-
-func buffered(w io.Writer, fn func(io.Writer) error) error {
-	b := bufio.NewWriterSize(w, 1<<20)
-	if err := fn(b); err != nil {
-		return err
-	}
-	return b.Flush()
+	return nil
 }
 
 func newLoadCommand(a *app) *cobra.Command {

@@ -1,12 +1,11 @@
 package transfer
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -14,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/teu-dev/teu/cache/content"
+	"github.com/teu-dev/teu/cache/outfile"
 	"github.com/teu-dev/teu/registry"
 	"github.com/teu-dev/teu/registry/archive"
 )
@@ -144,19 +144,8 @@ func (a *archiveTarget) attach(_ context.Context, _ source, d ocispec.Descriptor
 }
 
 // finish writes the archive, now that all that belongs into it is known.
-func (a *archiveTarget) finish(ctx context.Context) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(a.path), ".teu-copy-*")
-	if err != nil {
-		return err
-	}
-	w := bufio.NewWriterSize(f, 1<<20)
-	err = archive.Save(ctx, w, a.src, append([]archive.Image{a.image}, a.more...), archive.SaveOptions{Progress: a.opts.Progress})
-	err = errors.Join(err, w.Flush(), f.Chmod(0o644), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), a.path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
+func (a *archiveTarget) finish(ctx context.Context) error {
+	return outfile.Write(a.path, 0o644, func(w io.Writer) error {
+		return archive.Save(ctx, w, a.src, append([]archive.Image{a.image}, a.more...), archive.SaveOptions{Progress: a.opts.Progress})
+	})
 }
