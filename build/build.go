@@ -76,20 +76,13 @@ type Options struct {
 	SSH          map[string]op.SSHAgent
 	Entitlements []string // see op.CheckEntitlement
 
-	Tags        []string          // names of the image, docker's short form; of all outputs
-	Annotations map[string]string // name, or LEVEL:NAME as buildx takes it
-	Outputs     []Output          // none: the local store
-	Load        bool              // the local store even if the image is pushed and not all of it is here
-	Push        bool              // push the image under all its Tags
-	ByDigest    bool              // push to the repositories of Tags only, and put no name on it
-	// Compression of new layers: "gzip", "zstd" or "uncompressed"; "": gzip for what leaves this
-	// machine, none for what stays.
-	Compression string
-	Recompress  bool // layers of the base too
-	Rewritten   bool // layers whose times were held to the epoch say so, as BuildKit's do with rewrite-timestamp
+	Tags    []string // names of the image, docker's short form; of all outputs
+	Outputs []Output // none: the local store
+	Load    bool     // the local store even if the image is pushed and not all of it is here
+	Push    bool     // push the image under all its Tags
+	Form             // of outputs that have none of their own, and of what Push means
 	// Epoch is used instead of the Dockerfile's and the build argument's SOURCE_DATE_EPOCH; nil: theirs.
-	Epoch       *Epoch
-	DockerTypes bool // docker's media types instead of OCI's; not with annotations, which they have not
+	Epoch *Epoch
 
 	// Provenance is stated of what is built; nil: nothing is.
 	Provenance *provenance.Options
@@ -98,9 +91,6 @@ type Options struct {
 	// SBOM asks for what is in the images, which a scanner finds: an image that is run, generator=IMAGE, and
 	// others of its settings. nil: nobody asks.
 	SBOM *string
-	// StatementsAsImage puts statements beside an image as if they were one, for registries that know no
-	// artifacts; FileStatements into archives of images too that are for images in registries only.
-	StatementsAsImage, FileStatements bool
 
 	Limits map[string]string // of commands, by the frontend's names: memory, cpushares, ...
 
@@ -122,6 +112,21 @@ type Options struct {
 // HostGateway stands for the address of this machine where the commands of RUN see it.
 const HostGateway = "host-gateway"
 
+// A Form is how an image is written.
+type Form struct {
+	Annotations map[string]string // name, or LEVEL:NAME as buildx takes it
+	ByDigest    bool              // push to the repositories of the names only, and put no name on it
+	// Compression of new layers: "gzip", "zstd" or "uncompressed"; "": gzip for what leaves this
+	// machine, none for what stays.
+	Compression string
+	Recompress  bool // layers of the base too
+	Rewritten   bool // layers whose times were held to the epoch say so, as BuildKit's do with rewrite-timestamp
+	DockerTypes bool // docker's media types instead of OCI's; not with annotations, which they have not
+	// StatementsAsImage puts statements beside an image as if they were one, for registries that know no
+	// artifacts; FileStatements into archives of images too that are for images in registries only.
+	StatementsAsImage, FileStatements bool
+}
+
 // An Output is where a result goes instead of the local store.
 type Output struct {
 	Type string // "image", "local", "tar", "oci" or "docker", or "cacheonly" for nothing
@@ -130,6 +135,8 @@ type Output struct {
 	// Names of the image of image, oci and docker, if the build has no Tags.
 	Names []string
 	Push  bool // of image: push it under its names
+	// Form of the image; nil: that of all. The annotations of all are in it too.
+	Form *Form
 	// Mirror removes what is in the directory of local and not in the result.
 	Mirror bool
 	// Source is the directory of the result that tar and local write, "" for all of it.
@@ -154,11 +161,14 @@ type Result struct {
 	// Target is the manifest, or the index of several platforms; zero if only files were written.
 	Target ocispec.Descriptor
 	Config digest.Digest // the image ID; of several platforms, that of the first
-	Index  bool          // Target is an index
-	Names  []string      // canonical
-	Answer map[string][]byte
-	Wrong  error    // why the Dockerfile cannot be built, if a check was asked for
-	Why    []Reason // of the steps that ran, also when the build failed
+	// Targets are the Target of each output, zero of one that makes no image. The last of them that is an image in the
+	// store, or else the first, is Target.
+	Targets []ocispec.Descriptor
+	Index   bool     // Target is an index
+	Names   []string // canonical
+	Answer  map[string][]byte
+	Wrong   error    // why the Dockerfile cannot be built, if a check was asked for
+	Why     []Reason // of the steps that ran, also when the build failed
 }
 
 // DockerfilePath is where the Dockerfile is if the context is a directory.
@@ -172,8 +182,10 @@ func (b *Builder) Build(ctx context.Context, o Options) (res Result, err error) 
 	if err != nil {
 		return res, err
 	}
-	if _, err := parseAnnotations(o.Annotations); err != nil {
-		return res, err
+	for _, form := range names.forms {
+		if _, err := parseAnnotations(form.Annotations); err != nil {
+			return res, err
+		}
 	}
 	for _, text := range o.Entitlements {
 		if err := op.CheckEntitlement(text); err != nil {
@@ -226,9 +238,9 @@ type run struct {
 	record  *provenance.Record // nil: nothing is stated
 	claims  map[bool]bool      // whether who made the results states something of them, by whether they are files
 	steps   steps
-	made    map[bool]madeImage // images that were made, by whether they have statements
-	kept    bool               // the image is in the store
-	labels  map[string]string  // of it
+	made    map[variant]madeImage
+	kept    bool              // the image is in the store
+	labels  map[string]string // of it
 	sealer  sealer
 	scratch *statefile.Scratch // volatile
 	disk    *statefile.Scratch // for contexts that come as a stream; nil until needed
@@ -264,7 +276,7 @@ func (b *Builder) start(ctx context.Context, o Options, names naming) (*run, err
 	}
 	r.history = newHistorian(dir, o)
 	r.sealer = sealer{store: b.Store, slots: make(chan struct{}, 2), send: r.sendEarly}
-	if kind := r.compression(); kind != "" {
+	if kind := r.earlyCompression(); kind != "" {
 		if r.sealer.mediaType, err = layerType(kind); err != nil {
 			return nil, errors.Join(err, scratch.Close())
 		}
@@ -330,7 +342,7 @@ func (r *run) build(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	if len(r.names.push) > 0 {
-		if r.early, err = r.b.Registry.Repository(r.names.push[0]); err != nil {
+		if r.early, err = r.b.Registry.Repository(r.names.push[0].name); err != nil {
 			return Result{}, err
 		}
 		r.early.Source = r.b.Store.Content

@@ -40,21 +40,26 @@ type solved struct {
 // export gives the user what was asked for.
 func (r *run) export(ctx context.Context, s solved) (Result, error) {
 	res := Result{}
+	stored := false
 	for i, out := range outputsOf(r.o) {
-		names := r.names.outputs[i]
+		names, form := r.names.outputs[i], r.names.formOf[i]
 		var err error
+		var made Result
 		switch out.Type {
 		case "image":
-			if err = r.image(ctx, &res, s, r.stated(false)); err == nil {
-				err = r.name(ctx, &res, s.states, names)
+			made = res
+			if err = r.image(ctx, &made, s, variant{form, r.stated(false)}); err == nil {
+				err = r.name(ctx, &made, s.states, names, r.names.forms[form].ByDigest)
 			}
+			res, stored = made, true
 		case "oci", "docker":
-			archived := res
-			if err = r.image(ctx, &archived, s, r.stated(true) || r.o.FileStatements && r.stated(false)); err == nil {
-				err = r.archive(ctx, archived, out, names)
+			made = res
+			stated := r.stated(true) || r.names.forms[form].FileStatements && r.stated(false)
+			if err = r.image(ctx, &made, s, variant{form, stated}); err == nil {
+				err = r.archive(ctx, made, out, names)
 			}
 			if res.Target.Digest == "" {
-				res = archived
+				res = made
 			}
 		case "cacheonly":
 		case "tar", "local":
@@ -65,12 +70,14 @@ func (r *run) export(ctx context.Context, s solved) (Result, error) {
 		if err != nil {
 			return res, err
 		}
+		res.Targets = append(res.Targets, made.Target)
 	}
 	if len(r.names.push) > 0 {
-		if err := r.image(ctx, &res, s, r.stated(false)); err != nil {
-			return res, err
+		pushed, err := r.push(ctx, s)
+		if !stored {
+			res.Target, res.Config, res.Index = pushed.Target, pushed.Config, pushed.Index
 		}
-		return res, r.push(ctx, res, s.states)
+		return res, err
 	}
 	return res, nil
 }
@@ -80,21 +87,28 @@ func (r *run) export(ctx context.Context, s solved) (Result, error) {
 func (r *run) needsBytes() bool {
 	stays := slices.ContainsFunc(outputsOf(r.o), func(o Output) bool { return o.Type == "image" && !o.Push && !r.o.Push })
 	written := slices.ContainsFunc(r.o.Outputs, func(o Output) bool { return o.Type != "image" && o.Type != "cacheonly" })
-	return r.o.Load || stays || r.o.Recompress || written
+	recompressed := slices.ContainsFunc(r.names.forms, func(f Form) bool { return f.Recompress })
+	return r.o.Load || stays || recompressed || written
 }
 
-// image makes the image in the store, with statements about it or without, unless that was done.
-func (r *run) image(ctx context.Context, res *Result, s solved, stated bool) error {
-	made, ok := r.made[stated]
+// A variant is one of the images that a build may make of the same files.
+type variant struct {
+	form   int  // of naming.forms
+	stated bool // it has statements about it
+}
+
+// image makes an image in the store, unless that was done.
+func (r *run) image(ctx context.Context, res *Result, s solved, v variant) error {
+	made, ok := r.made[v]
 	if !ok {
 		var err error
-		if made, err = r.makeImage(ctx, s, stated); err != nil {
+		if made, err = r.makeImage(ctx, s, v); err != nil {
 			return err
 		}
 		if r.made == nil {
-			r.made = map[bool]madeImage{}
+			r.made = map[variant]madeImage{}
 		}
-		r.made[stated] = made
+		r.made[v] = made
 	}
 	res.Target, res.Config, res.Index = made.target, made.config, made.index
 	r.labels = made.labels
@@ -109,15 +123,16 @@ type madeImage struct {
 	index  bool
 }
 
-func (r *run) makeImage(ctx context.Context, s solved, stated bool) (made madeImage, err error) {
-	notes, err := parseAnnotations(r.o.Annotations)
+func (r *run) makeImage(ctx context.Context, s solved, v variant) (made madeImage, err error) {
+	form, stated := r.names.forms[v.form], v.stated
+	notes, err := parseAnnotations(form.Annotations)
 	if err != nil {
 		return made, err
 	}
 	if err := notes.match(s.Images); err != nil {
 		return made, err
 	}
-	if stated && r.o.DockerTypes {
+	if stated && form.DockerTypes {
 		return made, invalidf("statements about an image need OCI's media types: leave oci-mediatypes=false away, or --provenance")
 	}
 	index := r.index || notes.needIndex()
@@ -150,10 +165,10 @@ func (r *run) makeImage(ctx context.Context, s solved, stated bool) (made madeIm
 			}
 		}
 		img, err := export.Commit(ctx, r.b.Store, sources, export.Options{
-			Compression: r.compression(),
-			Index:       index, Rewritten: r.o.Rewritten,
-			Recompress: r.o.Recompress, DockerTypes: r.o.DockerTypes && len(notes.list) == 0,
-			IndexAnnotations: notes.at("index", ocispec.Platform{}), StatementsAsImage: r.o.StatementsAsImage,
+			Compression: r.compression(form),
+			Index:       index, Rewritten: form.Rewritten,
+			Recompress: form.Recompress, DockerTypes: form.DockerTypes && len(notes.list) == 0,
+			IndexAnnotations: notes.at("index", ocispec.Platform{}), StatementsAsImage: form.StatementsAsImage,
 			Status: func(text string) { c.Status(solver.Status{ID: text, Done: true}) },
 		})
 		if err != nil {
@@ -174,18 +189,32 @@ func labelsOf(config []byte) (map[string]string, error) {
 	return img.Config.Labels, err
 }
 
-// compression is what the layers that were built need: none to stay here.
-func (r *run) compression() string {
+// compression is what the layers that were built need in a form of the image: none to stay here.
+func (r *run) compression(form Form) string {
 	travels := len(r.names.push) > 0
 	for _, out := range r.o.Outputs {
 		travels = travels || out.Type == "oci" || out.Type == "docker"
 	}
 	// What is stated of an image is of its digest, which compressing its layers later would change.
-	travels = travels || r.o.DockerTypes || r.o.Recompress || r.stated(false)
-	if r.o.Compression == "" && travels {
+	travels = travels || form.DockerTypes || form.Recompress || r.stated(false)
+	if form.Compression == "" && travels {
 		return "gzip"
 	}
-	return r.o.Compression
+	return form.Compression
+}
+
+// earlyCompression is what layers are compressed with as soon as they are there: what the first output needs that is pushed,
+// or else the first that needs any.
+func (r *run) earlyCompression() string {
+	if len(r.names.push) > 0 {
+		return r.compression(r.names.forms[r.names.push[0].form])
+	}
+	for _, form := range r.names.formOf {
+		if kind := r.compression(r.names.forms[form]); kind != "" {
+			return kind
+		}
+	}
+	return ""
 }
 
 // layers returns the layers of a state.
@@ -203,8 +232,8 @@ func (r *run) layers(state op.Result) ([]export.Layer, error) {
 	return list, nil
 }
 
-// name names the image, so that it stays.
-func (r *run) name(ctx context.Context, res *Result, states []op.Result, names []reference.Named) error {
+// name names the image, so that it stays; nameless: under its digest only.
+func (r *run) name(ctx context.Context, res *Result, states []op.Result, names []reference.Named, nameless bool) error {
 	for _, state := range states {
 		if _, missing, err := r.env.LocalIDs(state); err != nil || len(missing) > 0 {
 			return err
@@ -214,7 +243,7 @@ func (r *run) name(ctx context.Context, res *Result, states []op.Result, names [
 	target := res.Target
 	target.Annotations = nil // they are of what leaves
 	r.kept = true
-	if len(names) == 0 || r.o.ByDigest {
+	if len(names) == 0 || nameless {
 		return r.b.Store.Images.Put(ctx, image.Image{Target: target, Created: now})
 	}
 	for _, n := range names {

@@ -257,7 +257,7 @@ func TestSameInputSameDigest(t *testing.T) {
 			if i == 1 {
 				b.must(Options{}, lines...)
 			}
-			o := Options{Args: map[string]string{"SOURCE_DATE_EPOCH": "1000"}, Compression: "gzip"}
+			o := Options{Args: map[string]string{"SOURCE_DATE_EPOCH": "1000"}, Form: Form{Compression: "gzip"}}
 			if i == 1 && name == "stages" {
 				o.NoCache = true
 			}

@@ -18,16 +18,12 @@ import (
 	"github.com/teu-dev/teu/registry"
 )
 
-// push pushes the image under all its names. A blob goes once to each repository, and where a
-// repository of the same registry has it, it does not travel at all.
-func (r *run) push(ctx context.Context, res Result, states []op.Result) error {
-	manifest, err := content.ReadAll(ctx, r.b.Store.Content, res.Target)
-	if err != nil {
-		return err
-	}
+// push pushes the image, in each form under its names, and returns the last that was pushed. A blob goes once to each
+// repository, and where a repository of the same registry has it, it does not travel at all.
+func (r *run) push(ctx context.Context, s solved) (res Result, err error) {
 	r.sealer.wait() // or what is on its way would be sent twice
 	src := &blobs{r: r, layers: map[digest.Digest]op.Layer{}}
-	for _, state := range states {
+	for _, state := range s.states {
 		for _, l := range state.Layers {
 			if l.Blob != nil {
 				src.layers[l.Blob.Digest] = l
@@ -35,8 +31,16 @@ func (r *run) push(ctx context.Context, res Result, states []op.Result) error {
 		}
 	}
 	var pushed []reference.Named
-	for _, name := range r.names.push {
-		err := r.step(ctx, "pushing "+name.String(), func(c *solver.Console) error {
+	for _, p := range r.names.push {
+		if err := r.image(ctx, &res, s, variant{p.form, r.stated(false)}); err != nil {
+			return res, err
+		}
+		manifest, err := content.ReadAll(ctx, r.b.Store.Content, res.Target)
+		if err != nil {
+			return res, err
+		}
+		name := p.name
+		err = r.step(ctx, "pushing "+name.String(), func(c *solver.Console) error {
 			repo, err := r.repository(name, src, pushed)
 			if err != nil {
 				return err
@@ -44,17 +48,17 @@ func (r *run) push(ctx context.Context, res Result, states []op.Result) error {
 			if err := content.Copy(ctx, repo, src, res.Target, content.CopyOptions{Progress: progress(c)}); err != nil {
 				return err
 			}
-			if r.o.ByDigest {
+			if r.names.forms[p.form].ByDigest {
 				return nil
 			}
 			return repo.Tag(ctx, res.Target, name.(reference.Tagged).Tag(), manifest)
 		})
 		if err != nil {
-			return err
+			return res, err
 		}
 		pushed = append(pushed, name)
 	}
-	return nil
+	return res, nil
 }
 
 // repository returns where name is pushed to. Repositories of its registry that have a blob are asked

@@ -3,6 +3,7 @@ package build
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/json"
 	"io"
 	"net/http/httptest"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/teu-dev/teu/cache"
@@ -59,6 +61,60 @@ func TestPushAndBuildOnIt(t *testing.T) {
 	}
 	if _, _, err := other.build(Options{Pull: true}, "FROM "+host+"/nowhere:1"); err == nil || !strings.Contains(err.Error(), "nowhere") {
 		t.Errorf("a base that is not there: %v", err)
+	}
+}
+
+// TestForms: each output of one build has its own form of the image, and so does what is pushed.
+func TestForms(t *testing.T) {
+	host := serveRegistry(t)
+	b := newBench(t)
+	b.write(map[string]string{"f": "text"})
+	image := func(name string, form *Form) Output {
+		return Output{Type: "image", Push: true, Names: []string{host + "/" + name + ":1"}, Form: form}
+	}
+	var stream bytes.Buffer
+	res, _ := b.must(Options{Form: Form{Annotations: map[string]string{"all": "yes"}}, Outputs: []Output{
+		image("zstd", &Form{Compression: "zstd", Annotations: map[string]string{"own": "too"}}),
+		image("plain", nil),
+		{Type: "tar", Writer: &stream},
+		image("gzip", &Form{}),
+	}}, "FROM scratch", "COPY f /f")
+	if len(res.Targets) != 4 || res.Targets[1].Digest != res.Targets[3].Digest || res.Targets[0].Digest == res.Targets[1].Digest || res.Targets[2].Digest != "" || res.Target.Digest != res.Targets[3].Digest {
+		t.Errorf("the outputs are %v, the result is %v", res.Targets, res.Target)
+	}
+	manifest := func(name string) (m ocispec.Manifest) {
+		t.Helper()
+		named, err := reference.ParseNormalizedNamed(host + "/" + name + ":1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		repo, err := b.Registry.Repository(named)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, data, err := repo.Manifest(t.Context(), "1")
+		if err == nil {
+			err = json.Unmarshal(data, &m)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	for name, want := range map[string]string{"zstd": ocispec.MediaTypeImageLayerZstd, "plain": ocispec.MediaTypeImageLayerGzip, "gzip": ocispec.MediaTypeImageLayerGzip} {
+		m := manifest(name)
+		if m.Layers[0].MediaType != want || m.Annotations["all"] != "yes" || (m.Annotations["own"] == "too") != (name == "zstd") {
+			t.Errorf("%s: %+v", name, m)
+		}
+	}
+	b.must(Options{Outputs: []Output{image("docker", &Form{DockerTypes: true}), image("oci", &Form{})}}, "FROM scratch", "COPY f /f")
+	if a, b := manifest("docker").MediaType, manifest("oci").MediaType; a != "application/vnd.docker.distribution.manifest.v2+json" || b != ocispec.MediaTypeImageManifest {
+		t.Errorf("media types %s and %s", a, b)
+	}
+	// --push is of the image that stays, in its form.
+	b.must(Options{Tags: []string{host + "/pushed:1"}, Push: true, Outputs: []Output{{Type: "image", Form: &Form{Compression: "zstd"}}}}, "FROM scratch", "COPY f /f")
+	if m := manifest("pushed"); m.Layers[0].MediaType != ocispec.MediaTypeImageLayerZstd {
+		t.Errorf("pushed: %+v", m)
 	}
 }
 

@@ -12,19 +12,16 @@ import (
 
 // SetImage takes what the settings of an output say of the image itself, by the names of BuildKit's
 // exporters. Those it does not know are not for it.
-func (o *Options) SetImage(v map[string]string) error {
-	o.FileStatements = o.FileStatements || Yes(v["attestation-inline"])
+func (o *Options) SetImage(out *Output, v map[string]string) error {
+	form := &Form{FileStatements: Yes(v["attestation-inline"]), ByDigest: Yes(v["push-by-digest"])}
+	out.Form = form
 	if artifact, ok := v["oci-artifact"]; ok {
-		o.StatementsAsImage = !Yes(artifact)
+		form.StatementsAsImage = !Yes(artifact)
 	}
-	o.ByDigest = o.ByDigest || Yes(v["push-by-digest"])
 	switch c := v["compression"]; c {
 	case "":
 	case "gzip", "zstd", "uncompressed":
-		if o.Compression != "" && o.Compression != c {
-			return invalidf("two outputs with different compressions")
-		}
-		o.Compression = c
+		form.Compression = c
 	default:
 		return invalidf("compression %q is none of gzip, zstd and uncompressed", c)
 	}
@@ -40,10 +37,9 @@ func (o *Options) SetImage(v map[string]string) error {
 			return invalidf("compression-level %q is no number", level)
 		}
 	}
-	o.Rewritten = o.Rewritten || Yes(v["rewrite-timestamp"])
-	o.Recompress = o.Recompress || Yes(v["force-compression"])
+	form.Rewritten, form.Recompress = Yes(v["rewrite-timestamp"]), Yes(v["force-compression"])
 	if oci, ok := v["oci-mediatypes"]; ok {
-		o.DockerTypes = !Yes(oci)
+		form.DockerTypes = !Yes(oci)
 	}
 	for name, value := range v {
 		if key, ok := strings.CutPrefix(name, "annotation"); ok {
@@ -55,10 +51,10 @@ func (o *Options) SetImage(v map[string]string) error {
 			if level != "" {
 				key = strings.TrimPrefix(level, "-") + ":" + key
 			}
-			if o.Annotations == nil {
-				o.Annotations = map[string]string{}
+			if form.Annotations == nil {
+				form.Annotations = map[string]string{}
 			}
-			o.Annotations[key] = value
+			form.Annotations[key] = value
 		}
 	}
 	return nil

@@ -188,7 +188,11 @@ func layerKey(l op.Layer) string { return l.ID + " " + l.DiffID.String() }
 // subjects are what statements call an image, by all names that it gets.
 func (r *run) subjects(p ocispec.Platform) ([]string, error) {
 	var list []string
-	for _, n := range append(slices.Concat(r.names.outputs...), r.names.push...) {
+	names := slices.Concat(r.names.outputs...)
+	for _, p := range r.names.push {
+		names = append(names, p.name)
+	}
+	for _, n := range names {
 		name, err := provenance.PackageURL(reference.FamiliarString(n), p)
 		if err != nil {
 			return nil, err

@@ -160,7 +160,7 @@ func TestProvenance(t *testing.T) {
 func TestProvenanceOfAnother(t *testing.T) {
 	b := newBench(t)
 	b.write(map[string]string{"f": "file\n"})
-	res, _ := b.must(Options{Provenance: &provenance.Options{}, Compression: "zstd"}, "FROM scratch", "COPY f /f")
+	res, _ := b.must(Options{Provenance: &provenance.Options{}, Form: Form{Compression: "zstd"}}, "FROM scratch", "COPY f /f")
 	layer := b.manifest(res).Layers[0]
 	if err := os.Remove(filepath.Join(b.Store.Root(), "content/blobs/sha256", layer.Digest.Encoded())); err != nil {
 		t.Fatal(err)
@@ -237,7 +237,7 @@ func TestProvenanceOfOutputs(t *testing.T) {
 			t.Errorf("provenance.json is %v, %v", fi.Mode(), err)
 		}
 	}
-	_, _, err := b.build(Options{Tags: []string{"app"}, DockerTypes: true, Provenance: &provenance.Options{}}, "FROM scratch", "COPY f /")
+	_, _, err := b.build(Options{Tags: []string{"app"}, Form: Form{DockerTypes: true}, Provenance: &provenance.Options{}}, "FROM scratch", "COPY f /")
 	if err == nil || !strings.Contains(err.Error(), "OCI's media types") {
 		t.Errorf("docker's media types: %v", err)
 	}

@@ -33,7 +33,7 @@ func TestSameBytesOnAnyNumberOfThreads(t *testing.T) {
 			runtime.GOMAXPROCS(threads)
 			b := newBench(t)
 			b.write(files)
-			res, _, err := b.build(Options{Compression: compression, Epoch: &Epoch{&epoch}},
+			res, _, err := b.build(Options{Form: Form{Compression: compression}, Epoch: &Epoch{&epoch}},
 				"FROM busybox", "COPY src /src", "COPY large /", "RUN for i in $(seq 200); do echo $i >/src/d01/new$i; done && rm -r /src/d07")
 			if err != nil {
 				t.Fatal(err)

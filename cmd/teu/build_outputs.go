@@ -136,7 +136,7 @@ func (f *buildFlags) parseOutput(a *app, o *build.Options, v map[string]string) 
 	default:
 		return fmt.Errorf("type %q is none of image, registry, oci, docker, tar, local and cacheonly", out.Type)
 	}
-	if err := o.SetImage(v); err != nil {
+	if err := o.SetImage(&out, v); err != nil {
 		return err
 	}
 	if v["name"] != "" {

@@ -57,7 +57,7 @@ func TestBuildFlags(t *testing.T) {
 	want := build.Options{
 		Context: ".", Target: "x", Tags: []string{"a", "b"}, NoCacheOf: []string{"s", "t"},
 		Args: map[string]string{"A": "b=c", "GIVEN": "value"}, Labels: map[string]string{"l": "", "bare": ""},
-		Annotations: map[string]string{}, Contexts: map[string]string{"n": "docker-image://x", "alpine": "docker-image://y"},
+		Form: build.Form{Annotations: map[string]string{}}, Contexts: map[string]string{"n": "docker-image://x", "alpine": "docker-image://y"},
 		Limits: map[string]string{"memory": "1048576", "cpushares": "3"}, Question: "frontend.lint",
 		Platforms: []ocispec.Platform{{OS: "linux", Architecture: "arm64", Variant: "v8"}, {OS: "linux", Architecture: "amd64"}},
 		Network:   "host", Entitlements: []string{"network.host"}, AddHosts: []string{"h=1.2.3.4", "five.six.7.8=::2", "five.six.7.8=::3", "six=::1", "up=host-gateway"},

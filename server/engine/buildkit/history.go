@@ -13,6 +13,7 @@ import (
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -69,12 +70,14 @@ func (h *history) end(ctx context.Context, begun *controlapi.BuildHistoryRecord,
 		rec.Error.Details = nil // those are in the blob
 	}
 	if res.Target.Digest != "" {
-		d := &controlapi.Descriptor{MediaType: res.Target.MediaType, Digest: res.Target.Digest.String(), Size: res.Target.Size, Annotations: res.Target.Annotations}
-		rec.Result = &controlapi.BuildResultInfo{ResultDeprecated: d, Results: map[int64]*controlapi.Descriptor{}}
-		for id, e := range rec.Exporters {
-			if e.Type != "local" && e.Type != "tar" {
-				rec.Result.Results[int64(id)] = d
+		rec.Result = &controlapi.BuildResultInfo{Results: map[int64]*controlapi.Descriptor{}}
+		for id, t := range res.Targets {
+			if id < len(rec.Exporters) && t.Digest != "" {
+				rec.Result.Results[int64(id)] = descriptor(t)
 			}
+		}
+		if rec.Result.ResultDeprecated = rec.Result.Results[0]; rec.Result.ResultDeprecated == nil {
+			rec.Result.ResultDeprecated = descriptor(res.Target)
 		}
 	}
 	told, failed := f.summary(rec)
@@ -89,6 +92,10 @@ func (h *history) end(ctx context.Context, begun *controlapi.BuildHistoryRecord,
 	defer h.mu.Unlock()
 	delete(h.active, rec.Ref)
 	h.tell(&controlapi.BuildHistoryEvent{Type: controlapi.BuildHistoryEventType_COMPLETE, Record: rec})
+}
+
+func descriptor(d ocispec.Descriptor) *controlapi.Descriptor {
+	return &controlapi.Descriptor{MediaType: d.MediaType, Digest: d.Digest.String(), Size: d.Size, Annotations: d.Annotations}
 }
 
 // errorStatus is err as clients get it.

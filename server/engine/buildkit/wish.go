@@ -167,7 +167,7 @@ func (w *wish) caches(c *controlapi.CacheOptions, from []string) error {
 // output adds the exporter that the client knows by id.
 func (w *wish) output(id int, kind string, attrs map[string]string) error {
 	out := build.Output{Type: kind}
-	if err := w.o.SetImage(attrs); err != nil {
+	if err := w.o.SetImage(&out, attrs); err != nil {
 		return err
 	}
 	if names := attrs["name"]; names != "" {
