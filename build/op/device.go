@@ -18,6 +18,26 @@ const (
 	deviceAllow = "org.mobyproject.buildkit.device.autoallow" // no --allow is needed
 )
 
+// A Device is one that builds may ask for.
+type Device struct {
+	cdi.Device
+	Free bool // it need not be allowed
+}
+
+// Devices are those that the files in dirs tell of.
+func Devices(dirs []string) ([]Device, error) {
+	r, err := cdi.Load(dirs)
+	if err != nil {
+		return nil, err
+	}
+	known := r.Devices()
+	var list []Device
+	for _, d := range known {
+		list = append(list, Device{d, free(known, d.Name)})
+	}
+	return list, nil
+}
+
 // CheckEntitlement says whether text is something that a build can be allowed: network.host,
 // security.insecure, device, or device=NAME[,alias=NAME OF THE STEP].
 func CheckEntitlement(text string) error {

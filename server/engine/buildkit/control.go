@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/teu-dev/teu/build"
+	"github.com/teu-dev/teu/build/op"
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/dockerfile"
 )
@@ -203,6 +204,17 @@ func (s *Server) ListWorkers(ctx context.Context, _ *controlapi.ListWorkersReque
 	}
 	all := workers(labels)
 	all[0].BuildkitVersion = s.version()
+	b, err := s.Builder(nil)
+	if err != nil {
+		return nil, err
+	}
+	devices, err := op.Devices(b.CDIDirs)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range devices {
+		all[0].CDIDevices = append(all[0].CDIDevices, &apitypes.CDIDevice{Name: d.Name, AutoAllow: d.Free, Annotations: d.Annotations})
+	}
 	return &controlapi.ListWorkersResponse{Record: all}, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -45,7 +46,28 @@ type fixture struct {
 	*Server
 	store    *cache.Store
 	executor op.Executor
+	devices  []string // directories
 	ask      func(context.Context, string) (registry.Credential, error)
+}
+
+// TestDevices: clients see the devices that a build may ask for.
+func TestDevices(t *testing.T) {
+	f := newFixture(t)
+	dir := t.TempDir()
+	f.devices = []string{dir, filepath.Join(dir, "missing")}
+	const text = `{"cdiVersion":"0.6.0","kind":"vendor.com/gpu","annotations":{"org.mobyproject.buildkit.device.autoallow":"true"},
+		"devices":[{"name":"0","containerEdits":{"env":["A=b"]}},{"name":"1","containerEdits":{"env":["A=c"]},"annotations":{"org.mobyproject.buildkit.device.autoallow":"false"}}]}`
+	if err := os.WriteFile(filepath.Join(dir, "v.json"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	list, err := f.client(t).ListWorkers(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	devices := list[0].CDIDevices
+	if len(devices) != 2 || devices[0].Name != "vendor.com/gpu=0" || !devices[0].AutoAllow || devices[1].Name != "vendor.com/gpu=1" || devices[1].AutoAllow {
+		t.Errorf("got %+v", devices)
+	}
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -58,7 +80,7 @@ func newFixture(t *testing.T) *fixture {
 	f.Server, err = New(Options{
 		Builder: func(ask func(context.Context, string) (registry.Credential, error)) (*build.Builder, error) {
 			f.ask = ask
-			return &build.Builder{Store: store, Registry: registry.New(registry.Options{}), Executor: f.executor}, nil
+			return &build.Builder{Store: store, Registry: registry.New(registry.Options{}), Executor: f.executor, CDIDirs: f.devices}, nil
 		},
 		Gateway: func(context.Context) (netip.Addr, error) { return netip.MustParseAddr("172.30.0.1"), nil },
 		Root:    store.Root(),
