@@ -112,6 +112,7 @@ func TestAccounts(t *testing.T) {
 		{"GET /v2/secret/none/manifests/v1", map[string]int{"bob": 403, "ann": 403, "ci": 403, "": 401}},
 		{"POST /v2/team/app/blobs/uploads/", map[string]int{"anonymous": 401, "anonymous token": 401, "bob": 403, "bob's token": 401, "": 202}},
 		{"POST /v2/public/x/blobs/uploads/", map[string]int{"ann": 202, "bob": 403, "ci": 403, "": 401}},
+		{"GET /v2/public/x/blobs/uploads/id", map[string]int{"ann": 404, "bob": 403, "ci": 403, "": 401}}, // who may pull may not see what is pushed
 		{"DELETE /v2/team/app/manifests/none", map[string]int{"ann": 404, "ann's token": 404, "bob": 403, "ci": 403, "": 401}},
 		{"GET /v2/nothing", map[string]int{"anonymous": 401, "": 404}},
 	}
@@ -265,18 +266,24 @@ func TestToken(t *testing.T) {
 	parts := strings.Split(good, ".")
 	none := "eyJhbGciOiJub25lIn0." + parts[1] + "."
 	other, _ := claims{"somebody", "ann", 1001, 1000, nil}.sign(key)
+	unsigned, _ := claims{tokenIssuer, "ann", 1001, 1000, nil}.sign(nil)
 	for name, test := range map[string]struct {
 		token string
 		key   []byte
 		now   time.Time
 	}{
-		"over": {good, key, time.Unix(1001, 0)}, "other key": {good, []byte("x"), now}, "no key": {good, nil, now},
+		"by a registry that has no key": {unsigned, nil, now},
+		"over":                          {good, key, time.Unix(1001, 0)}, "other key": {good, []byte("x"), now}, "no key": {good, nil, now},
 		"no signature": {none, key, now}, "empty": {"", key, now}, "dots": {"..", key, now}, "other issuer": {other, key, now},
 		"changed": {parts[0] + "." + parts[1] + "x." + parts[2], key, now}, "long": {strings.Repeat("x", maxToken+1), key, now},
 	} {
 		if c, err := parseToken(test.key, test.token, test.now); err == nil {
 			t.Errorf("%s: got %+v", name, c)
 		}
+	}
+	many := strings.Repeat("repository:a:pull ", 2*maxScopes)
+	if n := len(parseScopes([]string{many, many})); n != maxScopes {
+		t.Errorf("a token has %d scopes", n)
 	}
 }
 

@@ -21,6 +21,9 @@ func TestBase(t *testing.T) {
 		if got := a.header.Get("Docker-Distribution-Api-Version"); got != "registry/2.0" {
 			t.Errorf("%s: got API version %q", path, got)
 		}
+		if got := a.header.Get("X-Content-Type-Options"); got != "nosniff" {
+			t.Errorf("%s: browsers may guess types: %q", path, got)
+		}
 	}
 	c.want(c.do("GET", "/", nil), 404, codeUnsupported)
 	c.want(c.do("GET", "/v2/a/b", nil), 404, codeUnsupported)
