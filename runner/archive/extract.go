@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/rootfs"
 	"github.com/teu-dev/teu/cache/statefile"
 )
@@ -54,7 +55,7 @@ func Extract(ctx context.Context, root *rootfs.Dir, dir string, r io.Reader, o E
 		if err != nil {
 			return fmt.Errorf("reading the archive: %w: %w", err, errdefs.ErrInvalidArgument)
 		}
-		if err := x.entry(h, tr); err != nil {
+		if err := x.entry(h, content.ContextReader(ctx, tr)); err != nil {
 			return fmt.Errorf("unpacking %s: %w", h.Name, err)
 		}
 	}

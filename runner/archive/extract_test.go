@@ -3,11 +3,14 @@ package archive
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -135,5 +138,47 @@ func TestClosedBeforeTheOwner(t *testing.T) {
 		if err != nil || fi.Mode().Perm()&0o077 != 0 {
 			t.Errorf("kind %q: %v, %v", kind, fi, err)
 		}
+	}
+}
+
+// A few bytes of an archive may stand for any number of zeros (tar(5), "GNU tar archives", sparse files): who unpacks them
+// can stop.
+func TestExtractEndsWithItsContext(t *testing.T) {
+	records := ""
+	for _, r := range []string{"major=1", "minor=0", "name=f", "realsize=8589934592"} {
+		r = "GNU.sparse." + r + "\n"
+		records += fmt.Sprintf("%d %s", len(r)+3, r)
+	}
+	var archive bytes.Buffer
+	tw := tar.NewWriter(&archive)
+	for _, body := range []string{records, "1\n0\n0\n" + strings.Repeat("\x00", 506)} { // of the file the map of its pieces
+		err := tw.WriteHeader(&tar.Header{Name: "f", Mode: 0o644, Size: int64(len(body))})
+		if _, werr := tw.Write([]byte(body)); errors.Join(err, werr) != nil {
+			t.Fatal(err, werr)
+		}
+	}
+	if err := tw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b := archive.Bytes()
+	b[156] = tar.TypeXHeader
+	copy(b[148:], "        ")
+	sum := 0
+	for _, c := range b[:512] {
+		sum += int(c)
+	}
+	copy(b[148:], fmt.Sprintf("%06o\x00 ", sum))
+	dir := t.TempDir()
+	root, err := rootfs.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	err = Extract(ctx, root, "", bytes.NewReader(b), ExtractOptions{})
+	fi, statErr := os.Stat(dir + "/f")
+	if !errors.Is(err, context.DeadlineExceeded) || statErr != nil || fi.Size() == 0 || fi.Size() > 7<<30 {
+		t.Errorf("got %v; the file has %v, %v", err, fi, statErr)
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/rootfs"
 )
 
@@ -72,7 +73,7 @@ func (a *writer) entry(ctx context.Context, f *os.File, name string) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if h.Typeflag == tar.TypeReg {
-		return a.file(f, h)
+		return a.file(ctx, f, h)
 	}
 	if name != "" {
 		if err := a.tw.WriteHeader(h); err != nil {
@@ -179,7 +180,7 @@ func (a *writer) header(f *os.File, name string, st *unix.Stat_t) (*tar.Header, 
 
 // file writes as many bytes as the header says: a file that shrinks meanwhile is filled
 // up with zeros, as tar(1) does.
-func (a *writer) file(f *os.File, h *tar.Header) error {
+func (a *writer) file(ctx context.Context, f *os.File, h *tar.Header) error {
 	r, err := reopen(f, unix.O_RDONLY)
 	if err != nil {
 		return err
@@ -188,12 +189,15 @@ func (a *writer) file(f *os.File, h *tar.Header) error {
 	if err := a.tw.WriteHeader(h); err != nil {
 		return err
 	}
-	n, err := io.CopyBuffer(a.tw, io.LimitReader(r, h.Size), a.buf)
+	n, err := io.CopyBuffer(a.tw, content.ContextReader(ctx, io.LimitReader(r, h.Size)), a.buf)
 	if err != nil {
 		return fmt.Errorf("%s: %w", h.Name, err)
 	}
 	clear(a.buf)
 	for n < h.Size {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("%s: %w", h.Name, err)
+		}
 		k, err := a.tw.Write(a.buf[:min(h.Size-n, int64(len(a.buf)))])
 		if err != nil {
 			return err

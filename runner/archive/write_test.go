@@ -3,11 +3,13 @@ package archive
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -56,6 +58,41 @@ func TestWriteOfAnAttributeThatTarHasNot(t *testing.T) {
 	}
 	if len(list) != 1 || list[0].PAXRecords[xattrPrefix+"user.c"] != "v" {
 		t.Errorf("got %v", list)
+	}
+}
+
+// A file of a few bytes may claim to have a petabyte, and then be cut short: who reads it can stop.
+func TestWriteEndsWithItsContext(t *testing.T) {
+	dir := t.TempDir()
+	if err := errors.Join(os.WriteFile(dir+"/f", nil, 0o644), os.Truncate(dir+"/f", 1<<42)); err != nil {
+		t.Fatal(err)
+	}
+	root, err := rootfs.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	for _, cut := range []bool{false, true} {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		r, w := io.Pipe()
+		go func() { // the reader goes on, so that nothing but the context ends it
+			b := make([]byte, 1<<20)
+			for begun := time.Now(); time.Since(begun) < 20*time.Second; {
+				n, err := r.Read(b)
+				if err != nil {
+					return
+				}
+				if n > 0 && cut {
+					os.Truncate(dir+"/f", 0)
+				}
+			}
+			r.CloseWithError(errors.New("it does not end"))
+		}()
+		err := Write(ctx, w, root, ".", "", WriteOptions{})
+		if w.Close(); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("cut %v: got %v", cut, err)
+		}
+		cancel()
 	}
 }
 
