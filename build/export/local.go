@@ -31,7 +31,7 @@ func WriteDir(ctx context.Context, dir string, root *rootfs.Dir, o TreeOptions) 
 	}
 	defer func() { err = errors.Join(err, dst.Close()) }()
 	c := copier{dst: dst, o: o, links: map[inode]string{}}
-	if err := walk(ctx, root, c.copy); err != nil {
+	if err := walk(ctx, root, func(e entry) error { return c.copy(ctx, e) }); err != nil {
 		return fmt.Errorf("writing to %s: %w", dir, err)
 	}
 	// Directories last and from below: files were put into them, which their modes may not allow.
@@ -50,7 +50,7 @@ type copier struct {
 	links map[inode]string // first path of a file with several names
 }
 
-func (c *copier) copy(e entry) error {
+func (c *copier) copy(ctx context.Context, e entry) error {
 	if e.path == "." {
 		return nil
 	}
@@ -95,7 +95,7 @@ func (c *copier) copy(e entry) error {
 			return fmt.Errorf("chmod %s: %w", e.path, err)
 		}
 	case unix.S_IFREG:
-		if err := c.file(dir, base, e); err != nil {
+		if err := c.file(ctx, dir, base, e); err != nil {
 			return err
 		}
 	}
@@ -156,7 +156,7 @@ func (c *copier) mkdir(dir int, base string, e entry) error {
 	return nil
 }
 
-func (c *copier) file(dir int, base string, e entry) (err error) {
+func (c *copier) file(ctx context.Context, dir int, base string, e entry) (err error) {
 	src, err := e.open()
 	if err != nil {
 		return err
@@ -166,9 +166,24 @@ func (c *copier) file(dir int, base string, e entry) (err error) {
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(dst, src)
+	err = copyFile(ctx, dst, src)
 	if err := errors.Join(err, unix.Fchmod(int(dst.Fd()), e.permissions()), dst.Close()); err != nil {
 		return fmt.Errorf("writing %s: %w", e.path, err)
+	}
+	return nil
+}
+
+// copyFile copies in pieces, each by the kernel.
+func copyFile(ctx context.Context, dst, src *os.File) error {
+	const piece = 256 << 20
+	for n := int64(piece); n == piece; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		var err error
+		if n, err = io.CopyN(dst, src, piece); err != nil && err != io.EOF {
+			return err
+		}
 	}
 	return nil
 }

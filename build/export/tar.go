@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/rootfs"
 )
 
@@ -60,7 +61,7 @@ func WriteTar(ctx context.Context, tw *tar.Writer, root *rootfs.Dir, o TreeOptio
 			return err
 		}
 		defer f.Close()
-		_, err = io.CopyN(tw, f, h.Size)
+		_, err = io.CopyN(tw, content.ContextReader(ctx, f), h.Size)
 		return err
 	})
 }
