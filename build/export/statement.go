@@ -201,8 +201,8 @@ func (f StatementFile) WriteDir(dir string) (err error) {
 		return err
 	}
 	_, err = file.Write(f.data)
-	t := unix.NsecToTimespec(f.time.UnixNano())
-	err = errors.Join(err, unix.UtimesNanoAt(int(parent.Fd()), base, []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW), file.Close())
+	t, timeErr := unix.TimeToTimespec(f.time)
+	err = errors.Join(err, timeErr, unix.UtimesNanoAt(int(parent.Fd()), base, []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW), file.Close())
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", f.path, err)
 	}

@@ -293,7 +293,10 @@ func (c *copier) setTime(fd *os.File, name string, st *unix.Stat_t) error {
 
 // setTimes sets both times of name in dir, or of the file dir itself if name is empty.
 func setTimes(dir int, name string, t time.Time) error {
-	ts := unix.NsecToTimespec(t.UnixNano())
+	ts, err := unix.TimeToTimespec(t)
+	if err != nil {
+		return err
+	}
 	return utimes(dir, name, ts, ts)
 }
 

@@ -108,8 +108,11 @@ func (d *Dir) dress(parent *os.File, base, path string, perm uint32, o MkdirOpti
 	if o.Mtime.IsZero() {
 		return nil
 	}
-	t := unix.NsecToTimeval(o.Mtime.UnixNano())
-	if err := unix.Futimes(fd, []unix.Timeval{t, t}); err != nil {
+	t, err := unix.TimeToTimespec(o.Mtime)
+	if err == nil {
+		err = unix.UtimesNanoAt(fd, "", []unix.Timespec{t, t}, unix.AT_EMPTY_PATH)
+	}
+	if err != nil {
 		return fmt.Errorf("time of %s: %w", path, err)
 	}
 	return nil

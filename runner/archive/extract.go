@@ -283,6 +283,10 @@ func (x *extractor) dress(f *os.File, h *tar.Header) error {
 }
 
 func setTime(f *os.File, t time.Time) error {
-	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, unix.NsecToTimespec(t.UnixNano())}
+	mtime, err := unix.TimeToTimespec(t)
+	if err != nil {
+		return err
+	}
+	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, mtime}
 	return unix.UtimesNanoAt(int(f.Fd()), "", times, unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW)
 }

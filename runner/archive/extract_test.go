@@ -64,7 +64,7 @@ func TestHarmless(t *testing.T) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, h := range []*tar.Header{
-		{Typeflag: tar.TypeReg, Name: "setuid", Mode: 0o6755, Uid: 1000},
+		{Typeflag: tar.TypeReg, Name: "setuid", Mode: 0o6755, Uid: 1000, ModTime: time.Unix(1<<40, 0)}, // in nanoseconds it is too much
 		{Typeflag: tar.TypeReg, Name: "able", Mode: 0o755, PAXRecords: map[string]string{
 			xattrPrefix + "security.capability": "\x01\x00\x00\x02\xff\xff\xff\xff\x00\x00\x00\x00\xff\x01\x00\x00\x00\x00\x00\x00"}},
 		{Typeflag: tar.TypeDir, Name: "dir", Mode: 0o7777},
@@ -90,8 +90,8 @@ func TestHarmless(t *testing.T) {
 		got := map[string]uint32{}
 		for _, name := range []string{"setuid", "able", "dir", "disk"} {
 			var st unix.Stat_t
-			if err := unix.Lstat(dir+"/"+name, &st); err != nil || st.Uid != 0 {
-				t.Errorf("%s: %v, of user %d", name, err, st.Uid)
+			if err := unix.Lstat(dir+"/"+name, &st); err != nil || st.Uid != 0 || st.Mtim.Sec < 0 {
+				t.Errorf("%s: %v, of user %d, at %d", name, err, st.Uid, st.Mtim.Sec)
 			}
 			got[name] = st.Mode & 0o7777
 		}
