@@ -118,6 +118,26 @@ func TestForms(t *testing.T) {
 	}
 }
 
+// The manifest and the config of a base that a full disk or a power loss damaged are fetched again, as its layers are.
+func TestBaseWithDamagedDocuments(t *testing.T) {
+	host := serveRegistry(t)
+	b := newBench(t)
+	b.write(map[string]string{"f": "text"})
+	pushed, _ := b.must(Options{Tags: []string{host + "/base:1"}, Push: true}, "FROM busybox", "COPY f /f")
+	m := b.image(pushed)
+	other := newBench(t)
+	other.must(Options{}, "FROM "+host+"/base:1", "RUN cat /f > /g")
+	for _, d := range []ocispec.Descriptor{m.Descriptor, m.Manifest.Config} {
+		path := other.Store.Content.Path(d.Digest)
+		if err := os.WriteFile(path, bytes.Repeat([]byte{0}, int(d.Size)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := other.build(Options{Pull: true, NoCache: true}, "FROM "+host+"/base:1", "RUN cat /f > /h"); err != nil {
+			t.Errorf("%s damaged: %v", d.MediaType, err)
+		}
+	}
+}
+
 func TestOutputArchive(t *testing.T) {
 	b := newBench(t)
 	b.write(map[string]string{"f": "text"})

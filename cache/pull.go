@@ -34,7 +34,7 @@ func (s *Store) Pull(ctx context.Context, src content.Fetcher, root ocispec.Desc
 	if o.Platform != nil {
 		platform = *o.Platform
 	}
-	img, err := content.Resolve(ctx, &keeper{src, s.Content}, root, platform)
+	img, err := content.Resolve(ctx, s.Keep(src), root, platform)
 	if err != nil {
 		return content.Image{}, err
 	}
@@ -350,8 +350,10 @@ func (f *finishingReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// A keeper stores the manifests and configs that are fetched through it, and does not fetch
-// again what is stored.
+// Keep returns src for manifests and configs: what is fetched of it is stored, and what is stored is not fetched
+// unless it is damaged.
+func (s *Store) Keep(src content.Fetcher) content.Fetcher { return &keeper{src, s.Content} }
+
 type keeper struct {
 	src   content.Fetcher
 	store *content.Store

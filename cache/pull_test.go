@@ -335,7 +335,7 @@ func TestPullAgainDoesNotWaitForTheDisk(t *testing.T) {
 	defer hold(t, s)()
 	src, images := source()
 	here, other := images[0], images[2]
-	img, err := content.Resolve(t.Context(), &keeper{src, s.Content}, here, content.Host())
+	img, err := content.Resolve(t.Context(), s.Keep(src), here, content.Host())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -371,7 +371,7 @@ func TestPullOfWhatHasNoBlobSyncs(t *testing.T) {
 	s := openStore(t)
 	defer hold(t, s)()
 	src, images := source()
-	img, err := content.Resolve(t.Context(), &keeper{src, s.Content}, images[0], content.Host())
+	img, err := content.Resolve(t.Context(), s.Keep(src), images[0], content.Host())
 	if err != nil {
 		t.Fatal(err)
 	}

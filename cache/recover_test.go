@@ -28,7 +28,7 @@ func TestRecoverForgetsWhatIsLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Not by Pull, which may sync meanwhile.
-	img, err := content.Resolve(t.Context(), &keeper{src, s.Content}, built, content.Host())
+	img, err := content.Resolve(t.Context(), s.Keep(src), built, content.Host())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +109,7 @@ func TestRecoverKeepsWhatIsWhole(t *testing.T) {
 		}
 	}
 	src, images := source()
-	img, err := content.Resolve(t.Context(), &keeper{src, s.Content}, images[0], content.Host())
+	img, err := content.Resolve(t.Context(), s.Keep(src), images[0], content.Host())
 	if err != nil {
 		t.Fatal(err)
 	}

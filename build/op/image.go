@@ -1,11 +1,9 @@
 package op
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -83,7 +81,7 @@ func (e *Env) resolve(ctx context.Context, ref reference.Named, mode ResolveMode
 	if img.Target, err = repo.Resolve(ctx, tagOrDigest(ref)); err != nil {
 		return Image{}, err
 	}
-	img.Image, err = content.Resolve(ctx, keeping{e.Store, repo}, img.Target, p)
+	img.Image, err = content.Resolve(ctx, e.Store.Keep(repo), img.Target, p)
 	return img, err
 }
 
@@ -170,39 +168,6 @@ func (e *Env) touch(img Image) {
 			e.warn("protecting %s: it is gone again", d)
 		}
 	}
-}
-
-// keeping fetches manifests and configs, and keeps them in the local store.
-type keeping struct {
-	store *cache.Store
-	from  content.Fetcher
-}
-
-// Fetch implements content.Fetcher.
-func (k keeping) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
-	if ok, err := k.store.Content.Exists(ctx, d); err == nil && ok {
-		return k.store.Content.Fetch(ctx, d)
-	}
-	if content.IsLayer(d.MediaType) {
-		return k.from.Fetch(ctx, d)
-	}
-	const limit = 8 << 20 // of a config
-	if d.Size > limit {
-		return nil, fmt.Errorf("blob %s has %d bytes: %w", d.Digest, d.Size, errdefs.ErrResourceExhausted)
-	}
-	r, err := k.from.Fetch(ctx, d)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	data, err := io.ReadAll(io.LimitReader(r, limit))
-	if err != nil {
-		return nil, err
-	}
-	if err := k.store.Content.Push(ctx, d, bytes.NewReader(data)); err != nil {
-		return nil, err
-	}
-	return io.NopCloser(bytes.NewReader(data)), nil
 }
 
 // pull brings the layers of an image into the store, once for all steps that want them.
@@ -376,6 +341,6 @@ func (e *Env) resolveLayout(ctx context.Context, dir, ref string, p ocispec.Plat
 	if err != nil {
 		return Image{}, err
 	}
-	img, err := content.Resolve(ctx, keeping{e.Store, layout}, target, p)
+	img, err := content.Resolve(ctx, e.Store.Keep(layout), target, p)
 	return Image{Image: img, Target: target}, err
 }
