@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"io/fs"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/distribution/reference"
+	"github.com/google/go-cmp/cmp"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/teu-dev/teu/cache"
@@ -236,5 +238,51 @@ func TestNamedContexts(t *testing.T) {
 	want := []string{"dir 644 0:0 from a directory", "oci 644 0:0 from a directory"}
 	if got := b.files(res); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// A layout or a cache that is only read may be somebody else's, or on a filesystem that is read-only.
+func TestReadingLeavesNoFiles(t *testing.T) {
+	b := newBench(t)
+	b.write(map[string]string{"f": "text"})
+	var saved bytes.Buffer
+	made, _ := b.must(Options{Outputs: []Output{{Type: "oci", Writer: &saved}}}, "FROM scratch", "COPY f /f")
+	layout, keys := t.TempDir(), t.TempDir()
+	untar(t, layout, &saved)
+	b.must(Options{CacheTo: []CacheRef{{Type: "local", Args: map[string]string{"dest": keys}}}}, "FROM busybox", "RUN echo 1 >/x")
+	for _, sub := range []string{"ingest", "blobs/sha512"} {
+		if err := os.Remove(filepath.Join(keys, sub)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list := func() (names []string) {
+		for _, dir := range []string{layout, keys} {
+			err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+				names = append(names, path)
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		return names
+	}
+	before := list()
+	other := newBench(t)
+	other.must(Options{
+		Contexts:  map[string]string{"l": "oci-layout://" + layout + "@" + made.Target.Digest.String()},
+		CacheFrom: []CacheRef{{Type: "local", Args: map[string]string{"src": keys}}},
+	}, "FROM busybox", "COPY --from=l /f /f", "RUN echo 1 >/x")
+	if diff := cmp.Diff(before, list()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func untar(t *testing.T, dir string, r io.Reader) {
+	t.Helper()
+	cmd := exec.Command("tar", "-xC", dir)
+	cmd.Stdin = r
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
 }

@@ -226,7 +226,7 @@ func openLayout(dir string) (*content.Store, error) {
 	if _, err := os.Stat(filepath.Join(dir, ocispec.ImageLayoutFile)); err != nil {
 		return nil, fmt.Errorf("OCI layout: %w", err)
 	}
-	return content.Open(dir)
+	return content.At(dir), nil
 }
 
 // imageOp is a docker-image:// or oci-layout:// source.

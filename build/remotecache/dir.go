@@ -21,11 +21,14 @@ func notFound(name string) error {
 	return fmt.Errorf("cache entry %.12s: %w", name, errdefs.ErrNotFound)
 }
 
-// InDir is a directory of this machine, which is made if make is set; else a missing one is an
+// InDir is a directory of this machine, which is made if Make is set; else it is only read, and a missing one is an
 // errdefs.ErrNotFound.
 func InDir(dir string, o DirOptions) (Place, error) {
-	if _, err := os.Stat(filepath.Join(dir, ocispec.ImageLayoutFile)); err != nil && !o.Make {
-		return nil, fmt.Errorf("cache directory %s: %w: %w", dir, errdefs.ErrNotFound, err)
+	if !o.Make {
+		if _, err := os.Stat(filepath.Join(dir, ocispec.ImageLayoutFile)); err != nil {
+			return nil, fmt.Errorf("cache directory %s: %w: %w", dir, errdefs.ErrNotFound, err)
+		}
+		return &inDir{content.At(dir), dir}, nil
 	}
 	if err := os.MkdirAll(filepath.Join(dir, "keys"), 0o755); err != nil {
 		return nil, fmt.Errorf("cache directory: %w", err)
@@ -36,7 +39,7 @@ func InDir(dir string, o DirOptions) (Place, error) {
 
 // DirOptions change how InDir works.
 type DirOptions struct {
-	Make bool // the directory need not exist
+	Make bool // the directory need not exist, and is written
 }
 
 type inDir struct {

@@ -88,6 +88,9 @@ func OpenWith(dir string, o Options) (*Store, error) {
 	return &Store{dir: dir, opts: o}, nil
 }
 
+// At is the layout in dir as it is, to read: it may be somebody else's, or on a filesystem that is read-only.
+func At(dir string) *Store { return &Store{dir: dir} }
+
 // Path returns where the blob is or would be, for sendfile and the like. The digest must be valid.
 func (s *Store) Path(dgst digest.Digest) string {
 	return filepath.Join(s.dir, "blobs", string(dgst.Algorithm()), dgst.Encoded())

@@ -328,11 +328,7 @@ func (w *wish) sendLayout(ctx context.Context, res build.Result) error {
 	if err != nil {
 		return err
 	}
-	from, err := content.Open(w.layout)
-	if err != nil {
-		return err
-	}
-	return content.Copy(ctx, newClientStore(s, "export"), from, res.Target, content.CopyOptions{Foreign: true})
+	return content.Copy(ctx, newClientStore(s, "export"), content.At(w.layout), res.Target, content.CopyOptions{Foreign: true})
 }
 
 // response tells the client what was made, by the names of BuildKit's exporters.
