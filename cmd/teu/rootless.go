@@ -78,10 +78,11 @@ func (a *app) keepers() (list []statefile.Process) {
 }
 
 // userRunRoot is where volatile state of a user is: one place, whatever way the user logged
-// in, because a container that runs is found by it.
+// in, because a container that runs is found by it. A directory of somebody else, which su(1) without a login leaves
+// in the environment, is none.
 func userRunRoot() string {
 	uid := os.Geteuid()
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && unix.Access(dir, unix.W_OK) != unix.EACCES {
 		return filepath.Join(dir, "teu")
 	}
 	if dir := fmt.Sprintf("/run/user/%d", uid); unix.Access(dir, unix.W_OK) == nil {
