@@ -76,7 +76,7 @@ func (m *Manager) Firewall() (table, lock string) {
 }
 
 // Dropping lists the chains of the host's firewall that drop forwarded packets unless one
-// of their rules decides otherwise: "chain FORWARD of table filter".
+// of their rules decides otherwise, by their policies or, as firewalld's, by their last rules: "chain FORWARD of table filter".
 func Dropping() (names []string, err error) {
 	conn, err := nftables.New()
 	if err != nil {
@@ -87,12 +87,41 @@ func Dropping() (names []string, err error) {
 		return nil, fmt.Errorf("listing the firewall's chains: %w", err)
 	}
 	for _, c := range chains {
-		forwards := c.Hooknum != nil && *c.Hooknum == *nftables.ChainHookForward && c.Table.Family != nftables.TableFamilyBridge
-		if forwards && c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop {
-			names = append(names, fmt.Sprintf("chain %s of table %s", c.Name, c.Table.Name))
+		if c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward || c.Table.Family == nftables.TableFamilyBridge {
+			continue
+		}
+		drops := c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop
+		if !drops {
+			list, err := conn.GetRules(c.Table, c)
+			if err != nil {
+				return nil, fmt.Errorf("listing the rules of the firewall's chain %s: %w", c.Name, err)
+			}
+			drops = len(list) > 0 && dropsAll(list[len(list)-1])
+		}
+		// One of IPv4 and one of IPv6 have the same name.
+		if name := fmt.Sprintf("chain %s of table %s", c.Name, c.Table.Name); drops && !slices.Contains(names, name) {
+			names = append(names, name)
 		}
 	}
 	return names, nil
+}
+
+// dropsAll says whether a rule drops or rejects whatever comes to it.
+func dropsAll(r *nftables.Rule) (drops bool) {
+	for _, e := range r.Exprs {
+		switch e := e.(type) {
+		case *expr.Counter, *expr.Log:
+		case *expr.Reject:
+			drops = true
+		case *expr.Target: // of iptables
+			drops = e.Name == "REJECT"
+		case *expr.Verdict:
+			drops = e.Kind == expr.VerdictDrop
+		default:
+			return false
+		}
+	}
+	return drops
 }
 
 func (m *Manager) table() *nftables.Table {

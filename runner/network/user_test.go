@@ -352,12 +352,18 @@ func TestDropping(t *testing.T) {
 	}
 	attach(t, New(t.TempDir()), "a", Options{}) // our own table drops nothing by policy
 	script := "add table inet strict; add chain inet strict f { type filter hook forward priority 0; policy drop; }; " +
-		"add chain inet strict i { type filter hook input priority 0; policy drop; }"
+		"add chain inet strict i { type filter hook input priority 0; policy drop; }; " +
+		"add table ip ufw; add chain ip ufw FORWARD { type filter hook forward priority 0; policy drop; }; " +
+		"add table ip6 ufw; add chain ip6 ufw FORWARD { type filter hook forward priority 0; policy drop; }; " +
+		"add table inet zones; add chain inet zones z { type filter hook forward priority 10; policy accept; }; " +
+		"add rule inet zones z ct state established accept; add rule inet zones z counter reject with icmpx type admin-prohibited; " +
+		"add table inet lax; add chain inet lax l { type filter hook forward priority 10; policy accept; }; " +
+		"add rule inet lax l iifname other drop"
 	if out, err := exec.Command("nft", script).CombinedOutput(); err != nil {
 		t.Fatalf("nft: %v: %s", err, out)
 	}
 	got, err := Dropping()
-	if want := []string{"chain f of table strict"}; err != nil || !slices.Equal(got, want) {
+	if want := []string{"chain f of table strict", "chain FORWARD of table ufw", "chain z of table zones"}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("got %q, %v; want %q", got, err, want)
 	}
 }
