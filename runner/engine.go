@@ -277,7 +277,7 @@ func (e *Engine) hasRunDir(id string) bool {
 
 // writeState replaces the state of a container without a keeper. The lock is held.
 func (e *Engine) writeState(c *Container) error {
-	return statefile.Write(e.stateFile(c.ID), &c.State, statefile.WriteOptions{})
+	return statefile.Write(e.stateFile(c.ID), &c.State, statefile.WriteOptions{Overwrite: true})
 }
 
 // lock takes the container's lock for a transition.

@@ -808,6 +808,37 @@ func TestNetworkOfAnotherContainer(t *testing.T) {
 	}
 }
 
+// A container that ends on a full disk has ended, with its exit code, and can be removed to make room.
+func TestEndOnFullDisk(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	if err := os.MkdirAll(e.containers(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", e.containers(), "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(e.containers(), unix.MNT_DETACH) })
+	o := sh("trap 'exit 3' TERM; while :; do sleep 0.02; done")
+	o.Health = &HealthCheck{Test: []string{"CMD", "sh", "-c", "p=$(seq 1000); echo $p"}, Interval: 20 * time.Millisecond}
+	c := detached(t, e, "box", o)
+	await(t, "its health", func() bool { h := get(t, e, "box").State.Health; return h != nil && len(h.Log) > 1 })
+	filler := filepath.Join(e.containers(), ".filler")
+	if err := os.WriteFile(filler, make([]byte, 2<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(filler) })
+	if err := e.Stop(ctx, "box", StopOptions{}); err != nil {
+		t.Error(err)
+	}
+	awaitKeeper(c)
+	if s := get(t, e, "box").State; s.Status != keeper.Exited || s.ExitCode != 3 || !s.Finished {
+		t.Errorf("state %+v", s)
+	}
+	if err := e.Remove(ctx, "box", RemoveOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
 // Whoever dies while a container that runs is renamed leaves its old name in the network, which the next command corrects.
 func TestRenameThatWasKilled(t *testing.T) {
 	e, ctx := newEngine(t), t.Context()

@@ -7,6 +7,7 @@
 package statefile
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/coldjson"
 )
@@ -32,6 +34,9 @@ type WriteOptions struct {
 	// Durable makes the document survive a power loss once Write has returned: the
 	// file and its directory are fsynced.
 	Durable bool
+	// Overwrite lets a document of what has happened, which cannot wait for room on a full disk, be written over the
+	// one that is there, as far as that takes up enough. A power loss at that moment can leave neither.
+	Overwrite bool
 }
 
 // Write stores v as JSON at path, replacing what is there in one step. The directory must exist.
@@ -43,7 +48,38 @@ func Write(path string, v any, o WriteOptions) error {
 	if len(data) >= maxSize {
 		return fmt.Errorf("writing %s: %d bytes are more than the %d a document may have: %w", path, len(data), maxSize, errdefs.ErrInvalidArgument)
 	}
-	return writeBytes(path, append(data, '\n'), o)
+	data = append(data, '\n')
+	err = writeBytes(path, data, o)
+	if o.Overwrite && NoRoom(err) && overwrite(path, data, o) == nil {
+		return nil
+	}
+	return err
+}
+
+// NoRoom says whether an error is that of a full disk, or of a quota.
+func NoRoom(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+
+// overwrite writes into the blocks that a document has. What is left of a longer one becomes blanks.
+func overwrite(path string, data []byte, o WriteOptions) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	if int64(len(data)) > max(st.Size, st.Blocks*512) {
+		return unix.ENOSPC
+	}
+	if rest := st.Size - int64(len(data)); rest > 0 {
+		data = append(data, bytes.Repeat([]byte{' '}, int(rest))...)
+	}
+	if _, err = f.WriteAt(data, 0); err == nil && o.Durable {
+		err = f.Sync()
+	}
+	return err
 }
 
 // writeBytes is Write of what is encoded already.
@@ -85,17 +121,23 @@ func SyncDir(dir string) error {
 // Read decodes the JSON document at path into v. A missing document is both an
 // errdefs.ErrNotFound and an fs.ErrNotExist. Documents larger than 8 MiB are refused.
 func Read(path string, v any) error {
-	data, err := ReadFile(path, maxSize)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: %w", errdefs.ErrNotFound, err)
+	for try := 0; ; try++ {
+		data, err := ReadFile(path, maxSize)
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%w: %w", errdefs.ErrNotFound, err)
+		}
+		if err != nil {
+			return err
+		}
+		err = coldjson.Unmarshal(data, v)
+		if err == nil {
+			return nil
+		}
+		if try == 2 {
+			return fmt.Errorf("decoding %s: %w: %w", path, errdefs.ErrDataLoss, err)
+		}
+		time.Sleep(time.Millisecond) // it may just be overwritten
 	}
-	if err != nil {
-		return err
-	}
-	if err := coldjson.Unmarshal(data, v); err != nil {
-		return fmt.Errorf("decoding %s: %w: %w", path, errdefs.ErrDataLoss, err)
-	}
-	return nil
 }
 
 // Sweep removes from dir what writers that died have left. No document takes an hour to write.

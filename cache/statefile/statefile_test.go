@@ -15,8 +15,10 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/test/privilege"
 )
 
 type document struct {
@@ -275,5 +277,45 @@ func TestProcess(t *testing.T) {
 		if other.Alive() {
 			t.Errorf("%s: alive", name)
 		}
+	}
+}
+
+// On a full disk a document goes where the one before is, or leaves it as it is.
+func TestOverwrite(t *testing.T) {
+	privilege.NeedRoot(t)
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	path := filepath.Join(dir, "d.json")
+	if err := statefile.Write(path, document{Pad: strings.Repeat("x", 1000)}, statefile.WriteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "full"), make([]byte, 128<<10), 0o600); !statefile.NoRoom(err) {
+		t.Fatal(err)
+	}
+	if err := statefile.Write(path, document{A: 1}, statefile.WriteOptions{}); !statefile.NoRoom(err) {
+		t.Error(err)
+	}
+	for i, size := range []int{10, 3000, 0, 200, 4000} {
+		want := document{A: i, Pad: strings.Repeat("y", size)}
+		if err := statefile.Write(path, want, statefile.WriteOptions{Overwrite: true, Durable: i%2 == 0}); err != nil {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+		var got document
+		if err := statefile.Read(path, &got); err != nil || got != want {
+			t.Errorf("%d bytes: %+v, %v", size, got, err)
+		}
+	}
+	if err := statefile.Write(path, document{Pad: strings.Repeat("z", 5000)}, statefile.WriteOptions{Overwrite: true}); !statefile.NoRoom(err) {
+		t.Error(err)
+	}
+	var got document
+	if err := statefile.Read(path, &got); err != nil || got.A != 4 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if left := names(t, dir); len(left) != 2 {
+		t.Errorf("left: %v", left)
 	}
 }

@@ -67,7 +67,13 @@ func newSupervisor(cfg *Config, unlock func() error) *supervisor {
 
 // save writes the state. mu is held.
 func (s *supervisor) save() {
-	if err := statefile.Write(s.cfg.StateFile, &s.state, statefile.WriteOptions{}); err != nil {
+	err := statefile.Write(s.cfg.StateFile, &s.state, statefile.WriteOptions{Overwrite: true})
+	if h := s.state.Health; h != nil && statefile.NoRoom(err) {
+		short := s.state
+		short.Health = &Health{Status: h.Status, FailingStreak: h.FailingStreak}
+		err = statefile.Write(s.cfg.StateFile, &short, statefile.WriteOptions{Overwrite: true})
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "writing the state:", err)
 	}
 }
