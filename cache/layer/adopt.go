@@ -81,15 +81,11 @@ func (s *Store) Remove(ctx context.Context, id string) error {
 
 // discard takes the layer's name away at once, and its files after that.
 func (s *Store) discard(id string) error {
-	scratch, err := statefile.NewScratch(s.tmp())
+	_, remove, err := statefile.MoveAside(filepath.Join(s.dir, id), s.tmp())
 	if err != nil {
-		return err
+		return ignoreMissing(err)
 	}
-	err = os.Rename(filepath.Join(s.dir, id), filepath.Join(scratch.Path(), "removed"))
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	return errors.Join(err, scratch.Close())
+	return remove()
 }
 
 // Sweep removes what processes that died have left behind, and layers that lost their records in

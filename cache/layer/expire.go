@@ -48,20 +48,17 @@ func (s *Store) Expire(id string, before time.Time) (remove func() error, err er
 	} else if !errors.Is(err, errdefs.ErrNotFound) && !errors.Is(err, errdefs.ErrDataLoss) {
 		return nil, err
 	}
-	scratch, err := statefile.NewScratch(s.tmp())
+	aside, remove, err := statefile.MoveAside(filepath.Join(s.dir, id), s.tmp())
 	if err != nil {
-		return nil, err
-	}
-	if err := os.Rename(filepath.Join(s.dir, id), filepath.Join(scratch.Path(), "removed")); err != nil {
-		return nil, errors.Join(fmt.Errorf("removing the layer %s: %w", id, err), scratch.Close())
+		return nil, fmt.Errorf("removing the layer %s: %w", id, err)
 	}
 	if diffID != "" {
-		s.unindex(diffID, id, filepath.Join(scratch.Path(), "link"))
+		s.unindex(diffID, id, filepath.Join(aside, "link"))
 	}
 	if err := ignoreMissing(os.Remove(s.unsynced(id))); err != nil {
-		return nil, errors.Join(err, scratch.Close())
+		return nil, errors.Join(err, remove())
 	}
-	return scratch.Close, nil
+	return remove, nil
 }
 
 // unindex moves the link of d to aside if it leads to id. That it led there a moment ago is not

@@ -567,3 +567,29 @@ func TestDiffOfPulledLayer(t *testing.T) {
 		t.Error("the tar is not sorted or not plain")
 	}
 }
+
+// TestRemoveWithoutInodes: what makes room does not need any.
+func TestRemoveWithoutInodes(t *testing.T) {
+	privilege.NeedRoot(t)
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "nr_inodes=60"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	s := open(t, dir)
+	l := put(t, s, f("f", "x"))
+	var err error
+	for i := 0; err == nil; i++ {
+		err = os.Mkdir(filepath.Join(dir, fmt.Sprint("full", i)), 0o700)
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+	if err := s.Remove(t.Context(), l.ID); err != nil {
+		t.Error(err)
+	}
+	if left := ids(t, s); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	empty(t, dir)
+}

@@ -38,12 +38,9 @@ func (s *Store) Expire(id string, before time.Time) (remove func() error, err er
 	if err != nil {
 		return nil, err
 	}
-	scratch, err := statefile.NewScratch(filepath.Join(s.dir, tmpName))
+	_, remove, err = statefile.MoveAside(filepath.Join(s.dir, id), filepath.Join(s.dir, tmpName))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("removing the snapshot %s: %w", id, err)
 	}
-	if err := os.Rename(filepath.Join(s.dir, id), filepath.Join(scratch.Path(), "removed")); err != nil {
-		return nil, errors.Join(fmt.Errorf("removing the snapshot %s: %w", id, err), scratch.Close())
-	}
-	return scratch.Close, nil
+	return remove, nil
 }

@@ -160,15 +160,14 @@ func (s *Store) Remove(ctx context.Context, id string) error {
 // discard takes the name away at once, and the files after that: meanwhile there may be a new
 // snapshot of that name.
 func (s *Store) discard(id string) error {
-	scratch, err := statefile.NewScratch(filepath.Join(s.dir, tmpName))
+	_, remove, err := statefile.MoveAside(filepath.Join(s.dir, id), filepath.Join(s.dir, tmpName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	err = os.Rename(filepath.Join(s.dir, id), filepath.Join(scratch.Path(), "removed"))
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	return errors.Join(err, scratch.Close())
+	return remove()
 }
 
 // Sync makes the record of the snapshot id, not the files in its upper, survive a power loss.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
@@ -212,5 +213,43 @@ func TestMounts(t *testing.T) {
 	got, err := os.ReadFile(filepath.Join(sn.Upper, "f"))
 	if err != nil || string(got) != "above" {
 		t.Errorf("the upper has %q, %v", got, err)
+	}
+}
+
+// TestRemoveWithoutInodes: what makes room does not need any.
+func TestRemoveWithoutInodes(t *testing.T) {
+	privilege.NeedRoot(t)
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "nr_inodes=40"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	s, err := snapshot.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"a", "b"} {
+		if _, err := s.Prepare(t.Context(), id, []string{t.TempDir()}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := 0; err == nil; i++ {
+		err = os.Mkdir(filepath.Join(dir, "a", "upper", fmt.Sprint(i)), 0o700)
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+	remove, err := s.Expire("b", time.Now().Add(time.Hour))
+	if err != nil || remove == nil {
+		t.Fatalf("expiring: %v", err)
+	}
+	if err := s.Remove(t.Context(), "a"); err != nil {
+		t.Error(err)
+	}
+	if err := remove(); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(filepath.Join(dir, "tmp")); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }

@@ -22,7 +22,7 @@ type Scratch struct {
 // that was not renamed out of it, unless it was renamed itself.
 func NewScratch(dir string) (*Scratch, error) {
 	for {
-		name := filepath.Join(dir, strconv.FormatUint(rand.Uint64(), 36))
+		name := scratchName(dir)
 		switch err := os.Mkdir(name, 0o700); {
 		case errors.Is(err, fs.ErrExist):
 			continue
@@ -37,6 +37,24 @@ func NewScratch(dir string) (*Scratch, error) {
 			return &Scratch{f}, nil
 		} // a sweeper came between mkdir and flock
 	}
+}
+
+func scratchName(dir string) string {
+	return filepath.Join(dir, strconv.FormatUint(rand.Uint64(), 36))
+}
+
+// MoveAside makes a scratch directory in dir of the directory at path, which is to be removed, and
+// returns its new path. It works on a full disk too, where NewScratch does not. What takes long is
+// done by remove, or by a sweeper.
+func MoveAside(path, dir string) (aside string, remove func() error, err error) {
+	aside = scratchName(dir)
+	if err := os.Rename(path, aside); err != nil {
+		return "", nil, err
+	}
+	if f, ok, err := lockScratch(aside); ok && err == nil {
+		return aside, (&Scratch{f}).Close, nil
+	} // a sweeper came between rename and flock
+	return aside, func() error { return RemoveAll(aside) }, nil
 }
 
 // lockScratch says whether the directory could be locked and is still there.
