@@ -307,3 +307,27 @@ func FuzzRespond(f *testing.F) {
 		}
 	})
 }
+
+// A server may answer in its own case, but not another question.
+func TestAnswers(t *testing.T) {
+	q, ok := parse(query("Www.Example.org.", dnsmessage.TypeA))
+	if !ok {
+		t.Fatal("no question")
+	}
+	for _, c := range []struct {
+		name string
+		kind dnsmessage.Type
+		want bool
+	}{
+		{"Www.Example.org.", dnsmessage.TypeA, true},
+		{"www.example.ORG.", dnsmessage.TypeA, true},
+		{"www.example.com.", dnsmessage.TypeA, false},
+		{"www.example.org.", dnsmessage.TypeAAAA, false},
+	} {
+		message := query(c.name, c.kind)
+		message[2] |= 0x80 // a response
+		if got := answers(message, q); got != c.want {
+			t.Errorf("%s %v: %v", c.name, c.kind, got)
+		}
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strings"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -238,7 +239,8 @@ func answers(message []byte, q question) bool {
 		return false
 	}
 	got, err := p.Question()
-	return err == dnsmessage.ErrSectionDone || err == nil && got == q.Question
+	return err == dnsmessage.ErrSectionDone || err == nil && got.Type == q.Type && got.Class == q.Class &&
+		strings.EqualFold(got.Name.String(), q.Name.String())
 }
 
 // within runs f, which must not leave its thread, in the network namespace at path. The
