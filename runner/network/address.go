@@ -123,7 +123,7 @@ func (c IPAMConfig) take(want netip.Addr, taken map[netip.Addr]bool) (netip.Pref
 		return false
 	}
 	if want.IsValid() {
-		if reserved(want) || want == c.Subnet.Masked().Addr() || want.Is4() && c.Subnet.Bits() < 31 && !c.Subnet.Contains(want.Next()) {
+		if reserved(want) || c.ownAddress(want) || !c.usable(want) {
 			return netip.Prefix{}, worded(errdefs.ErrPermissionDenied, "Address already in use")
 		}
 		return netip.PrefixFrom(want, c.Subnet.Bits()), nil
@@ -133,8 +133,8 @@ func (c IPAMConfig) take(want netip.Addr, taken map[netip.Addr]bool) (netip.Pref
 		within = c.IPRange
 	}
 	first := within.Masked().Addr()
-	if first == c.Subnet.Masked().Addr() && c.Subnet.Bits() < first.BitLen()-1 {
-		first = first.Next() // the network's own address
+	if c.ownAddress(first) {
+		first = first.Next()
 	}
 	for a := first; within.Contains(a) && c.usable(a); a = a.Next() {
 		if !reserved(a) {
@@ -142,6 +142,11 @@ func (c IPAMConfig) take(want netip.Addr, taken map[netip.Addr]bool) (netip.Pref
 		}
 	}
 	return netip.Prefix{}, worded(errdefs.ErrResourceExhausted, "no available IPv%d addresses on this network's address pools: %s", 4+2*b2i(within.Addr().Is6()), within.Masked())
+}
+
+// ownAddress says that a is the network's own, which a link of two hosts does not have (RFC 3021, 6164).
+func (c IPAMConfig) ownAddress(a netip.Addr) bool {
+	return a == c.Subnet.Masked().Addr() && c.Subnet.Bits() < a.BitLen()-1
 }
 
 // usable says that a is not the subnet's broadcast address.

@@ -507,6 +507,11 @@ func TestFreeAddress(t *testing.T) {
 	if a, err := c.take(netip.Addr{}, taken); !errdefs.IsResourceExhausted(err) {
 		t.Errorf("full subnet: got %s, %v; want resource exhausted", a, err)
 	}
+	// Both addresses of a /31 are hosts (RFC 3021).
+	point := IPAMConfig{Subnet: netip.MustParsePrefix("10.0.0.0/31"), Gateway: netip.MustParseAddr("10.0.0.1")}
+	if a, err := point.take(point.Subnet.Addr(), nil); err != nil || a != point.Subnet {
+		t.Errorf("%v, %v", a, err)
+	}
 }
 
 func TestParseResolver(t *testing.T) {
