@@ -38,7 +38,13 @@ func (l *auditLog) request(r *http.Request, user string, status int, log *slog.L
 	if reads && !refused {
 		return
 	}
-	b, err := json.Marshal(auditLine{time.Now().UTC(), user, r.RemoteAddr, r.Method, r.URL.Path, r.URL.RawQuery, status})
+	line := auditLine{time.Now().UTC(), user, r.RemoteAddr, r.Method, r.URL.Path, r.URL.RawQuery, status}
+	if status >= http.StatusBadRequest { // by anybody
+		for _, s := range []*string{&line.User, &line.Method, &line.Path, &line.Query} {
+			*s = short(*s)
+		}
+	}
+	b, err := json.Marshal(line)
 	if err != nil {
 		return // strings and a number
 	}
@@ -47,4 +53,14 @@ func (l *auditLog) request(r *http.Request, user string, status int, log *slog.L
 	if _, err := l.w.Write(append(b, '\n')); err != nil {
 		log.Error("writing audit log", "error", err)
 	}
+}
+
+// maxAudited is how much is written of a text of who was refused, in bytes, so that nobody fills the disk that way.
+const maxAudited = 1 << 10
+
+func short(s string) string {
+	if len(s) > maxAudited {
+		return s[:maxAudited] + "..."
+	}
+	return s
 }

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -384,4 +385,28 @@ func clientCertificate(t *testing.T, name string, ca *x509.CertPool) tls.Certifi
 	}
 	ca.AddCert(cert)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: cert}
+}
+
+// TestRateMemory: of clients that come once and never again not more are remembered than fit.
+func TestRateMemory(t *testing.T) {
+	l := &rateLimit{rate: 1, most: 10}
+	for i := range maxClients + 10 {
+		if err := l.take(httptest.NewRecorder(), fmt.Sprint(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(l.clients); n > maxClients {
+		t.Errorf("%d clients are remembered", n)
+	}
+}
+
+// TestAuditLines: nobody who is refused writes long lines.
+func TestAuditLines(t *testing.T) {
+	var log bytes.Buffer
+	l := &auditLog{w: &log}
+	long := strings.Repeat("x", 60<<10)
+	r := httptest.NewRequest(long, "/v2/"+long+"?"+long, nil)
+	if l.request(r, long, http.StatusUnauthorized, nil); log.Len() == 0 || log.Len() > 8<<10 {
+		t.Errorf("a line of %d bytes", log.Len())
+	}
 }

@@ -168,6 +168,9 @@ func TestBucketRedirect(t *testing.T) {
 	d := c.blob("a", []byte("blob")).Digest
 	c.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	a := c.want(c.do("GET", "/v2/a/blobs/"+d.String(), nil), 307, "")
+	if got := a.header.Get("Cache-Control"); got != "no-store" {
+		t.Errorf("an address for one client may be kept for others: %q", got)
+	}
 	resp, err := http.Get(a.header.Get("Location"))
 	if err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@ package registry
 import (
 	"encoding/json"
 	"fmt"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -141,5 +142,15 @@ func TestListCache(t *testing.T) {
 	add("newer")
 	if got := names(); len(got) != cacheFrom+2 {
 		t.Errorf("got %d names after two were added", len(got))
+	}
+}
+
+// TestPageIsBounded: no page is longer than the longest, whatever a client asks for.
+func TestPageIsBounded(t *testing.T) {
+	for query, want := range map[string]int{"": 10, "?n=": 10, "?n=0": 0, "?n=7": 7, "?n=999999999": maxPage} {
+		n, _, err := page(httptest.NewRequest("GET", "/v2/_catalog"+query, nil), 10)
+		if n != want || err != nil {
+			t.Errorf("%q: got %d, %v, want %d", query, n, err, want)
+		}
 	}
 }
