@@ -9,6 +9,14 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
+// ResolveData is Resolve for who has nothing of the image yet: the descriptor has the manifest in Data, so that Fetch
+// need not ask for it. Docker Hub counts this as the pull that it is.
+func (r *Repository) ResolveData(ctx context.Context, tagOrDigest string) (ocispec.Descriptor, error) {
+	d, data, err := r.Manifest(ctx, tagOrDigest)
+	d.Data = data
+	return d, err
+}
+
 // Manifest returns the manifest of a tag or digest and its bytes, with one request. One that is not
 // there is an errdefs.ErrNotFound.
 func (r *Repository) Manifest(ctx context.Context, tagOrDigest string) (ocispec.Descriptor, []byte, error) {

@@ -7,9 +7,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -306,6 +308,51 @@ func TestPrune(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"used:1"}, tags(t, l)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// Each request takes a round trip: a pull asks for what it needs once, and for nothing of what is here.
+func TestPullRequests(t *testing.T) {
+	ctx := t.Context()
+	r, err := server.New(server.Options{Root: t.TempDir(), Anonymous: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var asked []string
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		mu.Lock()
+		asked = append(asked, q.Method+" "+strings.TrimPrefix(q.URL.Path, "/v2/x/"))
+		mu.Unlock()
+		r.ServeHTTP(w, q)
+	}))
+	t.Cleanup(s.Close)
+	l := open(t)
+	one := put(t, l, content.Host(), day, "a")
+	m, err := content.Resolve(ctx, l.Store.Content, one, content.Host())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref := tagged(t, strings.TrimPrefix(s.URL, "http://")+"/x:1")
+	name(t, l, one, ref.String())
+	if _, err := l.Push(ctx, ref, PushOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	l2 := open(t)
+	for _, want := range [][]string{
+		{"GET manifests/1", "GET blobs/" + m.Manifest.Config.Digest.String(), "GET blobs/" + m.Manifest.Layers[0].Digest.String()},
+		{"HEAD manifests/1"},
+	} {
+		asked = nil
+		if _, err := l2.Pull(ctx, ref, PullOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, asked); diff != "" {
+			t.Error(diff)
+		}
+	}
+	if img, err := l2.Store.Images.Get(ref.String()); err != nil || img.Target.Data != nil {
+		t.Errorf("%+v, %v", img, err)
 	}
 }
 

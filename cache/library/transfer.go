@@ -42,15 +42,19 @@ func (l *Library) Pull(ctx context.Context, ref reference.Named, o PullOptions) 
 		if err != nil {
 			return err
 		}
-		if result.Target, err = repo.Resolve(ctx, what); err != nil {
-			return err
-		}
 		before, err := l.Store.Images.Get(ref.String())
 		if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsDataLoss(err) {
 			return err
 		}
-		result.New = err != nil || before.Target.Digest != result.Target.Digest
-		img, err := l.Store.Pull(ctx, repo, result.Target, cache.PullOptions{Platform: o.Platform, Progress: o.Progress})
+		resolve := repo.Resolve
+		if err != nil {
+			resolve = repo.ResolveData
+		}
+		target, err := resolve(ctx, what)
+		if err != nil {
+			return err
+		}
+		img, err := l.Store.Pull(ctx, repo, target, cache.PullOptions{Platform: o.Platform, Progress: o.Progress})
 		if err != nil {
 			return err
 		}
@@ -59,7 +63,9 @@ func (l *Library) Pull(ctx context.Context, ref reference.Named, o PullOptions) 
 			return listing.Worded(errdefs.ErrNotFound, "the image is for %s, not for %s",
 				content.PlatformString(img.Platform()), content.PlatformString(*o.Platform))
 		}
-		return l.Store.Images.Keep(ctx, image.Image{Name: ref.String(), Target: result.Target})
+		target.Data = nil
+		result = Pulled{Target: target, New: before.Target.Digest != target.Digest}
+		return l.Store.Images.Keep(ctx, image.Image{Name: ref.String(), Target: target})
 	})
 	if err != nil {
 		return Pulled{}, fmt.Errorf("pulling %s: %w", reference.FamiliarString(ref), err)
