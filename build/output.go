@@ -48,14 +48,14 @@ func (r *run) export(ctx context.Context, s solved) (Result, error) {
 		switch out.Type {
 		case "image":
 			made = res
-			if err = r.image(ctx, &made, s, variant{form, r.stated(false)}); err == nil {
-				err = r.name(ctx, &made, s.states, names, r.names.forms[form].ByDigest)
-			}
+			err = r.image(ctx, &made, s, variant{form, r.stated(false)}, func(c *solver.Console) error {
+				return r.name(ctx, c, &made, s.states, names, r.names.forms[form].ByDigest)
+			})
 			res, stored = made, true
 		case "oci", "docker":
 			made = res
 			stated := r.stated(true) || r.names.forms[form].FileStatements && r.stated(false)
-			if err = r.image(ctx, &made, s, variant{form, stated}); err == nil {
+			if err = r.image(ctx, &made, s, variant{form, stated}, nil); err == nil {
 				err = r.archive(ctx, made, out, names)
 			}
 			if res.Target.Digest == "" {
@@ -97,22 +97,27 @@ type variant struct {
 	stated bool // it has statements about it
 }
 
-// image makes an image in the store, unless that was done.
-func (r *run) image(ctx context.Context, res *Result, s solved, v variant) error {
-	made, ok := r.made[v]
-	if !ok {
-		var err error
-		if made, err = r.makeImage(ctx, s, v); err != nil {
-			return err
+// image makes an image in the store, unless that was done, and does with it what then says, as a part of the
+// same step. then may be nil.
+func (r *run) image(ctx context.Context, res *Result, s solved, v variant, then func(c *solver.Console) error) error {
+	use := func(c *solver.Console, made madeImage) error {
+		res.Target, res.Config, res.Index = made.target, made.config, made.index
+		r.labels = made.labels
+		if then == nil {
+			return nil
 		}
+		return then(c)
+	}
+	if made, ok := r.made[v]; ok {
+		return use(nil, made)
+	}
+	return r.makeImage(ctx, s, v, func(c *solver.Console, made madeImage) error {
 		if r.made == nil {
 			r.made = map[variant]madeImage{}
 		}
 		r.made[v] = made
-	}
-	res.Target, res.Config, res.Index = made.target, made.config, made.index
-	r.labels = made.labels
-	return nil
+		return use(c, made)
+	})
 }
 
 // A madeImage is an image in the store.
@@ -123,20 +128,20 @@ type madeImage struct {
 	index  bool
 }
 
-func (r *run) makeImage(ctx context.Context, s solved, v variant) (made madeImage, err error) {
+func (r *run) makeImage(ctx context.Context, s solved, v variant, then func(c *solver.Console, made madeImage) error) error {
 	form, stated := r.names.forms[v.form], v.stated
 	notes, err := parseAnnotations(form.Annotations)
 	if err != nil {
-		return made, err
+		return err
 	}
 	if err := notes.match(s.Images); err != nil {
-		return made, err
+		return err
 	}
 	if stated && form.DockerTypes {
-		return made, invalidf("statements about an image need OCI's media types: leave oci-mediatypes=false away, or --provenance")
+		return invalidf("statements about an image need OCI's media types: leave oci-mediatypes=false away, or --provenance")
 	}
 	index := r.index || notes.needIndex()
-	err = r.step(ctx, "exporting to image", func(c *solver.Console) error {
+	return r.step(ctx, "exporting to image", func(c *solver.Console) error {
 		sources := make([]export.Source, len(s.Images))
 		for i, img := range s.Images {
 			layers, err := r.layers(s.states[i])
@@ -174,12 +179,13 @@ func (r *run) makeImage(ctx context.Context, s solved, v variant) (made madeImag
 		if err != nil {
 			return err
 		}
-		made = madeImage{target: img.Target, config: img.Config, index: index || stated}
+		made := madeImage{target: img.Target, config: img.Config, index: index || stated}
 		made.target.Annotations = notes.at("index-descriptor", ocispec.Platform{})
-		made.labels, err = labelsOf(sources[0].Config)
-		return err
+		if made.labels, err = labelsOf(sources[0].Config); err != nil {
+			return err
+		}
+		return then(c, made)
 	})
-	return made, err
 }
 
 // labelsOf returns the labels in the config of an image.
@@ -232,8 +238,8 @@ func (r *run) layers(state op.Result) ([]export.Layer, error) {
 	return list, nil
 }
 
-// name names the image, so that it stays; nameless: under its digest only.
-func (r *run) name(ctx context.Context, res *Result, states []op.Result, names []reference.Named, nameless bool) error {
+// name names the image, so that it stays, and says so to c unless it is nil; nameless: under its digest only.
+func (r *run) name(ctx context.Context, c *solver.Console, res *Result, states []op.Result, names []reference.Named, nameless bool) error {
 	for _, state := range states {
 		if _, missing, err := r.env.LocalIDs(state); err != nil || len(missing) > 0 {
 			return err
@@ -248,11 +254,11 @@ func (r *run) name(ctx context.Context, res *Result, states []op.Result, names [
 	}
 	for _, n := range names {
 		name := n.String()
-		err := r.step(ctx, "naming to "+name, func(*solver.Console) error {
-			return r.rename(ctx, image.Image{Name: name, Target: target, Created: now}, res.Config)
-		})
-		if err != nil {
-			return err
+		if err := r.rename(ctx, image.Image{Name: name, Target: target, Created: now}, res.Config); err != nil {
+			return fmt.Errorf("naming to %s: %w", name, err)
+		}
+		if c != nil {
+			c.Status(solver.Status{ID: "naming to " + name, Done: true}) // BuildKit's words, which are looked for
 		}
 		if !slices.Contains(res.Names, name) {
 			res.Names = append(res.Names, name)

@@ -32,7 +32,7 @@ func (r *run) push(ctx context.Context, s solved) (res Result, err error) {
 	}
 	var pushed []reference.Named
 	for _, p := range r.names.push {
-		if err := r.image(ctx, &res, s, variant{p.form, r.stated(false)}); err != nil {
+		if err := r.image(ctx, &res, s, variant{p.form, r.stated(false)}, nil); err != nil {
 			return res, err
 		}
 		manifest, err := content.ReadAll(ctx, r.b.Store.Content, res.Target)

@@ -108,7 +108,7 @@ func testBuildxBuild(t *testing.T, w *world) {
 	if !ran.MatchString(first) {
 		t.Errorf("the first build does not show what a step printed:\n%s", first)
 	}
-	says(t, first, "naming to docker.io/library/app:1", "[internal] load build context", " transferring context: ", "DONE")
+	says(t, first, "naming to docker.io/library/app:1 done", "[internal] load build context", " transferring context: ", "DONE")
 	if got := w.docker("run", "--rm", "app:1", "cat", "/made"); got != "a\nb" {
 		t.Errorf("the image has %q", got)
 	}
@@ -336,7 +336,7 @@ target "bad" {
   dockerfile-inline = "FROM busybox\nRUN exit 5\n"
 }
 `})
-	says(t, w.buildx("bake", "--progress", "plain", "-f", "bake/docker-bake.hcl"), "[top] naming to docker.io/library/bake:top", "[side] exporting to image", "[top] exporting to image")
+	says(t, w.buildx("bake", "--progress", "plain", "-f", "bake/docker-bake.hcl"), "naming to docker.io/library/bake:top done", "[side] exporting to image", "[top] exporting to image")
 	says(t, w.buildxFails("bake", "-f", "bake/docker-bake.hcl", "-j", "defer-output", "top", "bad"),
 		"   2 | >>> RUN exit 5\n", `process "/bin/sh -c exit 5" did not complete successfully: exit code: 5`)
 	w.want("^f$", "run", "--rm", "bake:top", "cat", "/top")
