@@ -283,6 +283,32 @@ func TestDetachedRunIsFinished(t *testing.T) {
 	}
 }
 
+// TestEndIsRecordedBeforeItIsTold: who hears of a container's end and looks sees one that has ended. The journal
+// is a pipe, in which the event waits for the test.
+func TestEndIsRecordedBeforeItIsTold(t *testing.T) {
+	cfg := config(t)
+	cfg.Events = Events{Dir: t.TempDir()}
+	gate, journal := filepath.Join(t.TempDir(), "gate"), filepath.Join(cfg.Events.Dir, "events")
+	start(t, sealed(t), cfg, shell(t, 3, "until [ -e "+gate+" ]; do sleep 0.01; done"), StartOptions{})
+	if err := os.RemoveAll(journal); err != nil { // it tells of the start
+		t.Fatal(err)
+	}
+	if err := errors.Join(unix.Mkfifo(journal, 0o600), os.WriteFile(gate, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	recorded := await(func() bool { return readState(cfg).Status == Exited })
+	told, err := os.OpenFile(journal, os.O_RDWR, 0) // lets the keeper go on
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer told.Close()
+	told.SetReadDeadline(time.Now().Add(10 * time.Second))
+	line, err := bufio.NewReader(told).ReadString('\n')
+	if !recorded || err != nil || !strings.Contains(line, `"Action":"die"`) {
+		t.Errorf("recorded %t before %q, %v", recorded, line, err)
+	}
+}
+
 func TestNameOfTheProcess(t *testing.T) {
 	b, cfg := sealed(t), config(t)
 	start(t, b, cfg, shell(t, 3, "sleep 1000"), StartOptions{})

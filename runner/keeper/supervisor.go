@@ -267,20 +267,20 @@ func (s *supervisor) exit(e ExitStatus) (again bool) {
 	st.Status, st.ExitCode, st.Error = Exited, e.Code, e.Error
 	st.Init = statefile.Process{}
 	st.FinishedAt = time.Now().UTC()
-	s.tellExit(e)
 	if again {
 		st.Status = Restarting
 		st.RestartCount++
 	}
+	s.save()
+	s.tellExit(e) // compose looks at once whether the container goes on, and waits for its next end if it does
 	s.tell(e)
 	holder.end() // not before the end is recorded: should we be killed, it knows of it, and the record of it
 	return again
 }
 
-// tell saves the state and ends whoever waited for an exit. mu is held.
+// tell ends whoever waited for an exit, which the saved state has. mu is held.
 func (s *supervisor) tell(e ExitStatus) {
 	s.last, s.over = e, e.Final
-	s.save()
 	for _, sub := range s.subscribers() {
 		sub.put(frameExit, encode(e))
 		sub.end()
@@ -313,6 +313,7 @@ func (s *supervisor) relaunch() bool {
 		e.Code, e.Error = codeOf(err), err.Error()
 		s.state.ExitCode, s.state.Error = e.Code, e.Error
 	}
+	s.save()
 	s.tell(e)
 	return false
 }
