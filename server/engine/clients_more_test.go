@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -48,6 +49,14 @@ func testImages(t *testing.T, w *world) {
 	w.want("Imported from -", "history", "--no-trunc", "example/of:a-tag")
 	w.want(`^linux `, "image", "inspect", "-f", "{{.Os}} {{.Architecture}}", "example/of:a-tag")
 	w.fails(1, "No such image: nosuch", "image", "inspect", "nosuch")
+	if skopeo, err := exec.LookPath("skopeo"); err == nil { // Debian 12's asks for version 1.22
+		daemon := []string{"copy", "--quiet", "--insecure-policy", "--src-daemon-host", "unix://" + w.socket(), "--dest-daemon-host", "unix://" + w.socket()}
+		out, err := exec.Command(skopeo, append(daemon, "docker-daemon:example/of:a-tag", "docker-daemon:example/of:copied")...).CombinedOutput()
+		if err != nil {
+			t.Errorf("skopeo: %v: %s", err, out)
+		}
+		w.want("Untagged: example/of:copied", "rmi", "example/of:copied")
+	}
 	w.docker("rmi", "example/of:a-tag")
 	w.fails(1, "No such image", "rmi", "example/of:a-tag")
 	w.want("Total reclaimed space", "image", "prune", "-f")

@@ -64,6 +64,9 @@ func TestRequests(t *testing.T) {
 	}{
 		{"GET /v1.99/info", "400", "client version 1.99 is too new. Maximum supported API version is 1.56"},
 		{"GET /v1.23/info", "400", "client version 1.23 is too old. Minimum supported API version is 1.24, please upgrade your client to a newer version"},
+		{"GET /v1.22/images/nosuch/json", "404", "No such image: nosuch"}, // containers/image
+		{"GET /v1.21/images/nosuch/json", "400", "client version 1.21 is too old"},
+		{"GET /v1.22/containers/nosuch/json", "400", "client version 1.22 is too old"},
 		{"GET /v1.24/_ping", "200", "OK"},
 		{"GET /nosuch", "404", "page not found"},
 		{"PATCH /containers/json", "404", "page not found"},

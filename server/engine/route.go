@@ -57,10 +57,10 @@ func (s *Server) route(r *request) (handler, error) {
 	path := r.URL.Path
 	if rest, ok := strings.CutPrefix(path, "/v"); ok {
 		if text, tail, ok := strings.Cut(rest, "/"); ok && text != "" && strings.Trim(text, "0123456789.") == "" {
-			if err := r.negotiate(text); err != nil {
+			path = "/" + tail
+			if err := r.negotiate(text, path); err != nil {
 				return nil, err
 			}
-			path = "/" + tail
 		}
 	}
 	var err error
@@ -84,8 +84,10 @@ func (s *Server) route(r *request) (handler, error) {
 	return nil, &statusError{http.StatusNotFound, "page not found"}
 }
 
-// negotiate takes the version a client asks for, as dockerd's version middleware does.
-func (r *request) negotiate(text string) error {
+// negotiate takes the version a client asks for, as dockerd's version middleware does. The transport docker-daemon: of
+// skopeo, buildah and podman before containers/image 5.30, which is Debian 12's and Ubuntu 24.04's, asks for 1.22, saves
+// and loads images, and cannot be told to ask for another one; of images 1.22 said what 1.24 does.
+func (r *request) negotiate(text, path string) error {
 	major, minor, _ := strings.Cut(text, ".")
 	m, err := strconv.Atoi(major)
 	n, err2 := strconv.Atoi(minor)
@@ -95,6 +97,8 @@ func (r *request) negotiate(text string) error {
 	switch {
 	case m > 1 || m == 1 && version(n) > newestVersion:
 		return invalid("client version %s is too new. Maximum supported API version is %s", text, newestVersion)
+	case m == 1 && n >= 22 && version(n) < oldestVersion && strings.HasPrefix(path, "/images/"):
+		n = int(oldestVersion)
 	case m < 1 || version(n) < oldestVersion:
 		return invalid("client version %s is too old. Minimum supported API version is %s, please upgrade your client to a newer version", text, oldestVersion)
 	}
