@@ -57,11 +57,15 @@ func (b *unasked) ResolveImage(ctx context.Context, name, ref string, o dockerfi
 		p = *o.Platform
 	}
 	var img op.Image
+	var chain *op.Chain
 	err := r.step(ctx, name, func(*solver.Console) (err error) {
 		if o.Layout != "" {
 			img, err = r.env.ResolveLayoutImage(ctx, o.Layout, ref, p)
 		} else {
 			img, err = r.env.ResolveImage(ctx, ref, op.ResolveMode(o.Mode), p)
+		}
+		if err == nil && o.Chain && o.Layout == "" {
+			chain, err = r.env.Chain(ctx, img, o.Statements)
 		}
 		return err
 	})
@@ -69,7 +73,21 @@ func (b *unasked) ResolveImage(ctx context.Context, name, ref string, o dockerfi
 		return dockerfile.ImageConfig{}, err
 	}
 	r.record.Image(ref, o.Platform, img.Target.Digest, o.Layout != "")
-	return dockerfile.ImageConfig{Ref: ref, Digest: img.Target.Digest.String(), Config: img.RawConfig}, nil
+	return dockerfile.ImageConfig{Ref: ref, Digest: img.Target.Digest.String(), Config: img.RawConfig, Chain: told(chain)}, nil
+}
+
+func told(c *op.Chain) *dockerfile.Chain {
+	if c == nil {
+		return nil
+	}
+	out := &dockerfile.Chain{
+		Root: c.Root.String(), Image: c.Image.String(), Statements: c.Statements.String(), Signature: c.Signature.String(),
+		Blobs: map[string]dockerfile.Blob{},
+	}
+	for d, b := range c.Blobs {
+		out.Blobs[d.String()] = dockerfile.Blob(b)
+	}
+	return out
 }
 
 // DescribeSource implements dockerfile.Backend.

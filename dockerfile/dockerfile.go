@@ -128,6 +128,10 @@ type ImageOptions struct {
 	Platform *ocispec.Platform // nil: the host's
 	Mode     string            // "default", "pull" or "local"
 	Layout   string            // the name of an OCI layout which has the image, instead of a registry
+	// Chain asks for what is stated of the image, not of one in a layout, with the statements whose predicates are of the types
+	// Statements.
+	Chain      bool
+	Statements []string
 }
 
 // An ImageConfig is what an image reference stands for.
@@ -135,6 +139,19 @@ type ImageConfig struct {
 	Ref    string // the name to use from now on
 	Digest string // of the manifest or index
 	Config []byte // JSON
+	Chain  *Chain // nil: it was not asked for, or there is none
+}
+
+// A Chain is what leads from an image to what is stated of it: digests, "" for what is not there, and blobs by theirs.
+type Chain struct {
+	Root, Image, Statements, Signature string
+	Blobs                              map[string]Blob
+}
+
+// A Blob is what was read, and how it was referred to.
+type Blob struct {
+	Descriptor ocispec.Descriptor
+	Data       []byte
 }
 
 // A SourceInfo is what is known of a source in git or on the web; zero for others.

@@ -1,23 +1,32 @@
 package buildkit
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/distribution/reference"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/client/llb/sourceresolver"
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
+	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/solver/result"
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/teu-dev/teu/build/op"
+	"github.com/teu-dev/teu/registry"
 	"github.com/teu-dev/teu/runner/network"
+	registryserver "github.com/teu-dev/teu/server/registry"
 )
 
 // TestClientAttestations: a client states of its result what it likes, without asking for a scan.
@@ -199,5 +208,91 @@ func TestClientScan(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "found.spdx.json")); err == nil {
 		t.Error("what the client has said was looked for by a scanner")
+	}
+}
+
+// TestAttestationChain: a client learns what is stated of an image, and who signed that.
+func TestAttestationChain(t *testing.T) {
+	served, err := registryserver.New(registryserver.Options{Root: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := httptest.NewServer(served)
+	defer web.Close()
+	name := strings.TrimPrefix(web.URL, "http://") + "/stated"
+	f := newFixture(t)
+	c := f.client(t)
+	image := client.ExportEntry{Type: "image", Attrs: map[string]string{"name": name + ":1", "push": "true"}}
+	o := client.SolveOpt{FrontendAttrs: map[string]string{"attest:provenance": "mode=max"}, Exports: []client.ExportEntry{image}}
+	if _, err := c.Solve(t.Context(), oneFile(t, []byte("x")), o, nil); err != nil {
+		t.Fatal(err)
+	}
+
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	repo, err := registry.New(registry.Options{}).Repository(named)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, data, err := repo.Manifest(t.Context(), "1")
+	var index ocispec.Index
+	if err == nil {
+		err = json.Unmarshal(data, &index)
+	}
+	if err != nil || len(index.Manifests) != 2 {
+		t.Fatalf("%s, %v", data, err)
+	}
+	push := func(mediaType string, data []byte) ocispec.Descriptor {
+		t.Helper()
+		d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
+		if err := repo.Push(t.Context(), d, bytes.NewReader(data)); err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	const bundle = "application/vnd.dev.sigstore.bundle.v0.3+json"
+	signed := ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: bundle,
+		Config: push(ocispec.MediaTypeEmptyJSON, []byte("{}")), Layers: []ocispec.Descriptor{push(bundle, []byte(`{"signed":true}`))}, Subject: &index.Manifests[1],
+	}
+	data, err = json.Marshal(signed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signature := push(ocispec.MediaTypeImageManifest, data)
+
+	ask := func(image sourceresolver.ResolveImageOpt) (res *sourceresolver.ResolveImageResponse) {
+		t.Helper()
+		_, err := c.Build(t.Context(), client.SolveOpt{}, "", func(ctx context.Context, g gateway.Client) (*gateway.Result, error) {
+			md, err := g.ResolveSourceMetadata(ctx, &pb.SourceOp{Identifier: "docker-image://" + name + ":1"}, sourceresolver.Opt{ImageOpt: &image})
+			if err != nil {
+				return nil, err
+			}
+			res = md.Image
+			return gateway.NewResult(), nil
+		}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res
+	}
+	got := ask(sourceresolver.ResolveImageOpt{NoConfig: true, AttestationChain: true})
+	chain := got.AttestationChain
+	if got.Config != nil || chain == nil || chain.Root != root.Digest || chain.ImageManifest != index.Manifests[0].Digest || chain.AttestationManifest != index.Manifests[1].Digest ||
+		!slices.Equal(chain.SignatureManifests, []digest.Digest{signature.Digest}) || len(chain.Blobs) != 4 {
+		t.Fatalf("the chain is %+v", chain)
+	}
+	if b := chain.Blobs[signed.Layers[0].Digest]; string(b.Data) != `{"signed":true}` || b.Descriptor.MediaType != bundle {
+		t.Errorf("the signature is %+v", b)
+	}
+	got = ask(sourceresolver.ResolveImageOpt{ResolveAttestations: []string{"https://slsa.dev/provenance/v1"}})
+	chain = got.AttestationChain
+	if len(got.Config) == 0 || chain == nil || len(chain.Blobs) != 5 {
+		t.Fatalf("the chain with provenance is %+v", chain)
+	}
+	if got := ask(sourceresolver.ResolveImageOpt{}); got.AttestationChain != nil {
+		t.Errorf("nobody asked for %+v", got.AttestationChain)
 	}
 }

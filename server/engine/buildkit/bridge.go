@@ -204,7 +204,7 @@ func without(all []*capspb.APICap, gone []apicaps.CapID) (left []*capspb.APICap)
 // unservedCalls are what clients can find out that they may not call.
 func unservedCalls() []apicaps.CapID {
 	return []apicaps.CapID{
-		gwpb.CapSourceMetaResolverImageAttestations, gwpb.CapSourceMetaResolverHTTPChecksumRequest,
+		gwpb.CapSourceMetaResolverHTTPChecksumRequest,
 	}
 }
 
@@ -485,8 +485,6 @@ func describe(ctx context.Context, sources build.Sources, req *gwpb.ResolveSourc
 	switch {
 	case req.Source == nil:
 		return nil, fmt.Errorf("no source: %w", errdefs.ErrInvalidArgument)
-	case req.Image.GetAttestationChain() || len(req.Image.GetResolveAttestations()) > 0:
-		return nil, unsupported("the attestations of an image")
 	case req.HTTP.GetChecksumRequest() != nil:
 		return nil, unsupported("checksums of a download with something behind it")
 	}
@@ -495,6 +493,11 @@ func describe(ctx context.Context, sources build.Sources, req *gwpb.ResolveSourc
 	switch scheme {
 	case "docker-image", "oci-layout":
 		o := dockerfile.ImageOptions{Platform: graph.Platform(req.Platform), Mode: req.ResolveMode, Layout: req.Source.Attrs[pb.AttrOCILayoutStoreID]}
+		o.Statements = req.Image.GetResolveAttestations()
+		o.Chain = req.Image.GetAttestationChain() || len(o.Statements) > 0
+		if scheme == "oci-layout" && o.Chain {
+			return nil, unsupported("the attestations of an image in a layout")
+		}
 		if scheme == "oci-layout" && o.Layout == "" {
 			return nil, fmt.Errorf("%s names no layout: %w", req.Source.Identifier, errdefs.ErrInvalidArgument)
 		}
@@ -503,7 +506,10 @@ func describe(ctx context.Context, sources build.Sources, req *gwpb.ResolveSourc
 			return nil, err
 		}
 		req.Source.Identifier = scheme + "://" + img.Ref
-		res.Image = &gwpb.ResolveSourceImageResponse{Digest: img.Digest, Config: img.Config}
+		res.Image = &gwpb.ResolveSourceImageResponse{Digest: img.Digest, Config: img.Config, AttestationChain: chain(img.Chain)}
+		if req.Image.GetNoConfig() {
+			res.Image.Config = nil
+		}
 	default:
 		info, err := sources.DescribeSource(ctx, cmp.Or(req.LogName, "resolve "+req.Source.Identifier), req.Source)
 		if err != nil {
@@ -512,6 +518,25 @@ func describe(ctx context.Context, sources build.Sources, req *gwpb.ResolveSourc
 		res.Git, res.HTTP = gitMeta(info, req.Git.GetReturnObject()), httpMeta(info)
 	}
 	return res, nil
+}
+
+// chain tells of what is stated of an image; nil: nothing can be.
+func chain(c *dockerfile.Chain) *gwpb.AttestationChain {
+	if c == nil {
+		return nil
+	}
+	out := &gwpb.AttestationChain{Root: c.Root, ImageManifest: c.Image, AttestationManifest: c.Statements, Blobs: map[string]*gwpb.Blob{}}
+	if c.Signature != "" {
+		out.SignatureManifests = []string{c.Signature}
+	}
+	for name, b := range c.Blobs {
+		d := b.Descriptor
+		out.Blobs[name] = &gwpb.Blob{
+			Descriptor_: &gwpb.Descriptor{MediaType: d.MediaType, Digest: d.Digest.String(), Size: d.Size, Annotations: d.Annotations},
+			Data:        b.Data,
+		}
+	}
+	return out
 }
 
 // gitMeta tells of a source in git, whole with the objects themselves; nil: it is none.
