@@ -165,7 +165,8 @@ func (e *Engine) dropNetwork(ctx context.Context, n network.Network) error {
 	return err
 }
 
-// PruneNetworks removes the networks no running container is in, as dockerd does, and returns their names.
+// PruneNetworks removes the networks no running container is in, but for those that only have a
+// configuration for others, as dockerd does, and returns their names.
 // Docker's filters label, label! and until say which.
 func (e *Engine) PruneNetworks(ctx context.Context, filters map[string][]string) (names []string, err error) {
 	if err := checkFilters(filters, "label", "label!", "until"); err != nil {
@@ -180,7 +181,7 @@ func (e *Engine) PruneNetworks(ctx context.Context, filters map[string][]string)
 		return nil, err
 	}
 	for _, n := range all {
-		if e.network.Builtin(n) || !hasLabels(n.Labels, filters) || !before.IsZero() && !n.Created.Before(before) {
+		if e.network.Builtin(n) || n.ConfigOnly || !hasLabels(n.Labels, filters) || !before.IsZero() && !n.Created.Before(before) {
 			continue
 		}
 		err := e.dropNetwork(ctx, n)

@@ -884,3 +884,18 @@ func TestRenameThatWasKilled(t *testing.T) {
 		t.Errorf("left: %v, %v", left, err)
 	}
 }
+
+// A configuration for networks to come is in use by nobody, and stays as it does with dockerd.
+func TestPruneLeavesConfigOnly(t *testing.T) {
+	e := newEngine(t)
+	n, err := e.CreateNetwork(t.Context(), network.CreateOptions{Name: "config", ConfigOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if names, err := e.PruneNetworks(t.Context(), nil); len(names) > 0 || err != nil {
+		t.Errorf("%v, %v", names, err)
+	}
+	if err := e.RemoveNetwork(t.Context(), n.ID); err != nil {
+		t.Error(err)
+	}
+}

@@ -223,6 +223,15 @@ func (m *Manager) drop(ctx context.Context, id string) (err error) {
 	if m.Builtin(n) {
 		return worded(errdefs.ErrPermissionDenied, "%s is a pre-defined network and cannot be removed", n.Name)
 	}
+	if n.ConfigOnly {
+		all, err := m.List()
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(all, func(other Network) bool { return slices.Contains([]string{n.Name, n.ID}, other.ConfigFrom.Network) }) {
+			return worded(errdefs.ErrPermissionDenied, "configuration network %q is in use", n.Name)
+		}
+	}
 	present, err := m.sweep()
 	if err != nil {
 		return err

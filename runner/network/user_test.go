@@ -501,3 +501,23 @@ func TestForeignBridgeStays(t *testing.T) {
 		}
 	}
 }
+
+func TestConfigOnlyInUse(t *testing.T) {
+	if !sandbox(t) {
+		return
+	}
+	m := Open(t.TempDir(), t.TempDir())
+	config := define(t, m, CreateOptions{Name: "config", ConfigOnly: true})
+	for _, from := range []string{config.Name, config.ID} {
+		user := define(t, m, CreateOptions{Name: "user", ConfigFrom: from})
+		if err := m.Remove(t.Context(), config.ID); !errdefs.IsPermissionDenied(err) {
+			t.Errorf("in use: %v", err)
+		}
+		if err := m.Remove(t.Context(), user.ID); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := m.Remove(t.Context(), config.ID); err != nil {
+		t.Error(err)
+	}
+}
