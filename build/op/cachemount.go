@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -147,7 +148,7 @@ func (e *Env) fillCache(ctx context.Context, c *solver.Console, key, files strin
 	if _, err := os.Lstat(files); err == nil {
 		return nil
 	}
-	temp := files + ".new-" + strconv.FormatUint(rand.Uint64(), 36)
+	temp := files + newMark + strconv.FormatUint(rand.Uint64(), 36)
 	if err := os.Mkdir(temp, 0o700); err != nil {
 		return err
 	}
@@ -236,9 +237,8 @@ func (e *Env) CacheMounts() ([]CacheMount, error) {
 		m := CacheMount{Key: entry.Name()}
 		info := filepath.Join(e.cacheRoot(), entry.Name(), "info.json")
 		fi, err := os.Stat(info)
-		dirs, _ := filepath.Glob(filepath.Join(e.cacheRoot(), entry.Name(), "[0-9]*[0-9]"))
-		one, _ := filepath.Glob(filepath.Join(e.cacheRoot(), entry.Name(), "[0-9]"))
-		if err != nil || len(dirs)+len(one) == 0 || statefile.Read(info, &m) != nil {
+		inside, _ := os.ReadDir(filepath.Join(e.cacheRoot(), entry.Name()))
+		if err != nil || !slices.ContainsFunc(inside, holdsCache) || statefile.Read(info, &m) != nil {
 			continue // being made or removed
 		}
 		m.LastUsed = fi.ModTime()
@@ -268,9 +268,15 @@ func (e *Env) Measure(ctx context.Context, m *CacheMount) error {
 	if err != nil {
 		return fmt.Errorf("measuring the cache mount %s: %w", m.ID, err)
 	}
-	locks, err := filepath.Glob(filepath.Join(dir, "*.lock"))
-	for _, lock := range locks {
-		unlock, ok, err := statefile.TryLock(lock, statefile.LockOptions{})
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, entry := range entries {
+		if !strings.HasSuffix(entry.Name(), ".lock") {
+			continue
+		}
+		unlock, ok, err := statefile.TryLock(filepath.Join(dir, entry.Name()), statefile.LockOptions{})
 		if err != nil {
 			return err
 		}
@@ -300,19 +306,29 @@ func (e *Env) RemoveCacheMount(key string) error {
 	}
 	var errs []error
 	for _, entry := range entries {
-		if n, err := strconv.Atoi(entry.Name()); err == nil && entry.IsDir() {
-			errs = append(errs, removeCache(dir, n))
+		if holdsCache(entry) {
+			errs = append(errs, removeCache(dir, entry.Name()))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func removeCache(dir string, n int) (err error) {
-	files := filepath.Join(dir, strconv.Itoa(n))
-	unlock, ok, err := statefile.TryLock(files+".lock", statefile.LockOptions{})
+func removeCache(dir, name string) (err error) {
+	n, _, _ := strings.Cut(name, newMark)
+	unlock, ok, err := statefile.TryLock(filepath.Join(dir, n+".lock"), statefile.LockOptions{})
 	if !ok || err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
-	return statefile.RemoveAll(files)
+	return statefile.RemoveAll(filepath.Join(dir, name))
+}
+
+// newMark follows the number of a directory in the name it is filled under.
+const newMark = ".new-"
+
+// holdsCache says whether an entry of a cache mount is a directory of it, or one that a killed step was filling.
+func holdsCache(entry fs.DirEntry) bool {
+	n, _, _ := strings.Cut(entry.Name(), newMark)
+	_, err := strconv.Atoi(n)
+	return err == nil && entry.IsDir()
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -291,6 +292,31 @@ func TestCacheMountsLast(t *testing.T) {
 	_, said, err := run(t.Context(), t, e, command("ls /c", cacheOf("/SHARED", pb.CacheSharingOpt_SHARED)), base)
 	if err != nil || said != "" {
 		t.Errorf("removed cache: %q, %v", said, err)
+	}
+}
+
+// What a killed step was filling goes with the cache mount.
+func TestCacheMountOfAKilledStep(t *testing.T) {
+	e, base := execEnv(t)
+	if _, _, err := run(t.Context(), t, e, command("echo 1 >/c/log", cacheOf("/c", pb.CacheSharingOpt_SHARED)), base); err != nil {
+		t.Fatal(err)
+	}
+	mounts, err := e.CacheMounts()
+	if err != nil || len(mounts) != 1 {
+		t.Fatalf("got %v, %v", mounts, err)
+	}
+	dir := filepath.Join(e.cacheRoot(), mounts[0].Key)
+	if err := os.Rename(filepath.Join(dir, "0"), filepath.Join(dir, "0.new-x")); err != nil {
+		t.Fatal(err)
+	}
+	if mounts, err := e.CacheMounts(); err != nil || len(mounts) != 1 {
+		t.Errorf("got %v, %v: it takes room all the same", mounts, err)
+	}
+	if err := e.RemoveCacheMount(mounts[0].Key); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "0.new-x")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what a killed step left is there: %v", err)
 	}
 }
 
