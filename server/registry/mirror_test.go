@@ -193,6 +193,31 @@ func (c *client) settled(repo, d string) {
 	c.t.Fatal("the blob is not kept")
 }
 
+// TestMirrorBlobThatCameMeanwhile: who looked for a blob before it was kept, and reads it after, costs the upstream nothing.
+func TestMirrorBlobThatCameMeanwhile(t *testing.T) {
+	u := newUpstream(t)
+	d := u.blob("app", []byte("text")).Digest
+	c, s := mirrorOf(t, u)
+	var readers [2]io.ReadSeekCloser
+	for i := range readers {
+		var err error
+		if readers[i], err = s.OpenBlob(t.Context(), "hub/app", d); err != nil {
+			t.Fatal(err)
+		}
+		defer readers[i].Close()
+	}
+	for _, r := range readers {
+		if b, err := io.ReadAll(r); string(b) != "text" || err != nil {
+			t.Errorf("got %q, %v", b, err)
+		}
+		c.settled("hub/app", d.String())
+		time.Sleep(10 * time.Millisecond) // the download ends after the blob is kept
+	}
+	if n := u.blobs.Load(); n != 1 {
+		t.Errorf("the upstream sent %d blobs, want 1", n)
+	}
+}
+
 // TestMirrorTogether: many clients who want one blob at once cost the upstream one, and get
 // what has come before the rest has.
 func TestMirrorTogether(t *testing.T) {

@@ -96,6 +96,12 @@ func (s *mirrors) download(ctx context.Context, up Upstream, repo string, desc o
 
 // keep reads the blob into d and the storage at once.
 func (s *mirrors) keep(ctx context.Context, up Upstream, repo string, desc ocispec.Descriptor, d *download) error {
+	// Another download may have ended since the blob was looked for.
+	if f, err := s.storage.OpenBlob(ctx, repo, desc.Digest); err == nil {
+		defer f.Close()
+		_, err := io.Copy(d, f)
+		return err
+	}
 	r, err := up.Fetch(ctx, desc)
 	if err != nil {
 		return err
