@@ -61,6 +61,32 @@ func TestGitServerOfPlainFiles(t *testing.T) {
 	}
 }
 
+// A repository whose making was given up is made anew.
+func TestGitKilledAtFirst(t *testing.T) {
+	b := newBench(t)
+	url := gitRepo(t, "text", "")
+	real, err := exec.LookPath("git")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	script := fmt.Sprintf("#!/bin/sh\ncase \"$*\" in *'remote add'*) mkdir %s/once 2>/dev/null && exit 1;; esac\nexec %s \"$@\"\n", dir, real)
+	if err := os.WriteFile(filepath.Join(dir, "git"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	out, err := exec.CommandContext(t.Context(), real, "ls-remote", url, "refs/heads/main").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit, _, _ := strings.Cut(string(out), "\t")
+	lines := []string{"FROM scratch", "ADD " + url + "#" + commit + " /"}
+	if _, _, err := b.build(Options{}, lines...); err == nil {
+		t.Fatal("git was not killed")
+	}
+	b.must(Options{}, lines...)
+}
+
 // gitEnv is where the operations of one build work.
 func gitEnv(b *bench) *op.Env {
 	return &op.Env{Store: b.Store, Dir: b.t.TempDir(), RunDir: b.t.TempDir()}

@@ -79,18 +79,22 @@ func (o *gitOp) open(ctx context.Context) (_ *gitRepo, err error) {
 
 // init makes the repository anew.
 func (o *gitOp) init(ctx context.Context, r *gitRepo) error {
-	if err := os.RemoveAll(r.dir); err != nil {
+	made := *r // under another name until it is whole
+	made.dir += ".new"
+	if err := errors.Join(os.RemoveAll(r.dir), os.RemoveAll(made.dir)); err != nil {
 		return err
 	}
 	format := "--object-format=sha1"
 	if len(o.commit) == 64 {
 		format = "--object-format=sha256"
 	}
-	if _, err := r.git(ctx, "-c", "init.defaultBranch=master", "init", "--bare", format); err != nil {
+	if _, err := made.git(ctx, "-c", "init.defaultBranch=master", "init", "--bare", format); err != nil {
 		return err
 	}
-	_, err := r.git(ctx, "remote", "add", "origin", o.remote)
-	return err
+	if _, err := made.git(ctx, "remote", "add", "origin", o.remote); err != nil {
+		return err
+	}
+	return os.Rename(made.dir, r.dir)
 }
 
 // session prepares the environment of git: nothing of this machine's configuration, no question to
