@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -91,8 +93,15 @@ func TryLock(path string, o LockOptions) (unlock func() error, ok bool, err erro
 
 // SweepLocks removes from dir the locks, which end in ".lock", that nobody holds.
 func SweepLocks(dir string) error {
-	locks, err := filepath.Glob(filepath.Join(dir, "*.lock"))
-	for _, path := range locks {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), ".lock") {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
 		unlock, ok, lerr := TryLock(path, LockOptions{})
 		if lerr == nil && ok {
 			lerr = errors.Join(os.Remove(path), unlock())
