@@ -61,7 +61,7 @@ func readIndex(body io.ReadCloser) (index ocispec.Index, err error) {
 	if err != nil {
 		return index, err
 	}
-	if err := json.Unmarshal(data, &index); err != nil {
+	if err := content.Unmarshal(data, &index); err != nil {
 		return index, fmt.Errorf("it is no index: %w: %w", errdefs.ErrUnavailable, err)
 	}
 	for _, d := range index.Manifests {

@@ -20,7 +20,29 @@ const (
 	MaxManifest = 4 << 20
 	// MaxConfig is the largest image config that is read, in bytes.
 	MaxConfig = 8 << 20
+
+	maxValues = 1 << 17 // of Unmarshal
 )
+
+// Unmarshal is json.Unmarshal of a manifest, index or config, whoever wrote it. One of more values than an image needs is
+// an errdefs.ErrResourceExhausted: as "{}," each takes three bytes there, and a hundred and more in memory.
+func Unmarshal(data []byte, v any) error {
+	values, quoted := 0, false
+	for i := 0; i < len(data); i++ {
+		switch c := data[i]; {
+		case c == '"':
+			quoted = !quoted
+		case c == '\\' && quoted:
+			i++
+		case !quoted && (c == ',' || c == '{' || c == '['):
+			values++
+		}
+	}
+	if values > maxValues {
+		return fmt.Errorf("it has more than %d values: %w", maxValues, errdefs.ErrResourceExhausted)
+	}
+	return coldjson.Unmarshal(data, v)
+}
 
 // ReadAll returns the bytes of a manifest or another small blob, at most 4 MiB.
 func ReadAll(ctx context.Context, f Fetcher, d ocispec.Descriptor) ([]byte, error) {
@@ -107,7 +129,7 @@ var errSchema1 = fmt.Errorf("it is in Docker's image format of before 2016 (sche
 
 func parseIndex(data []byte) (document, error) {
 	var index ocispec.Index
-	if err := coldjson.Unmarshal(data, &index); err != nil {
+	if err := Unmarshal(data, &index); err != nil {
 		return document{}, fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
 	}
 	doc := document{index: &index}
@@ -116,7 +138,7 @@ func parseIndex(data []byte) (document, error) {
 
 func parseManifest(data []byte) (document, error) {
 	var manifest ocispec.Manifest
-	if err := coldjson.Unmarshal(data, &manifest); err != nil {
+	if err := Unmarshal(data, &manifest); err != nil {
 		return document{}, fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
 	}
 	doc := document{manifest: &manifest}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -245,6 +246,44 @@ func TestReadAllLimit(t *testing.T) {
 	liar.Size = 10
 	if _, err := ReadAll(t.Context(), m, liar); !errdefs.IsDataLoss(err) {
 		t.Errorf("descriptor with the wrong size: got %v, want data loss", err)
+	}
+}
+
+// A hostile document is small until it is in memory. Quoted, its bytes are those of any text.
+func TestTooManyValues(t *testing.T) {
+	m := newMemory()
+	many := func(size int) string { return strings.Repeat("{},", size/3-100) + "{}" }
+	config := func(history, text string) ocispec.Descriptor {
+		return m.put(ocispec.MediaTypeImageConfig, fmt.Sprintf(`{"os":"linux","author":%q,"rootfs":{"type":"layers"},"history":[%s]}`, text, history))
+	}
+	manifest := func(config ocispec.Descriptor, layers string) ocispec.Descriptor {
+		d, err := json.Marshal(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m.put(ocispec.MediaTypeImageManifest, fmt.Sprintf(`{"config":%s,"layers":[%s]}`, d, layers))
+	}
+	few := config("{}", `\"`+many(MaxConfig/2))
+	for name, tt := range map[string]struct {
+		d    ocispec.Descriptor
+		fine bool
+	}{
+		"text":    {d: manifest(few, ""), fine: true},
+		"layers":  {d: manifest(few, many(MaxManifest))},
+		"numbers": {d: manifest(few, strings.Repeat("1,", MaxManifest/2-200)+"1")},
+		"index":   {d: m.put(ocispec.MediaTypeImageIndex, `{"manifests":[`+many(MaxManifest)+`]}`)},
+		"history": {d: manifest(config(many(MaxConfig), ""), "")},
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := Resolve(t.Context(), m, tt.d, Host())
+		runtime.ReadMemStats(&after)
+		if tt.fine && err != nil || !tt.fine && !errdefs.IsResourceExhausted(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if n := (after.TotalAlloc - before.TotalAlloc) >> 20; n > 100 {
+			t.Errorf("%s: %d MB allocated", name, n)
+		}
 	}
 }
 

@@ -8,8 +8,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"github.com/teu-dev/teu/cache/coldjson"
 )
 
 // An Image is one platform's manifest and config.
@@ -166,7 +164,7 @@ func readImage(ctx context.Context, f Fetcher, d ocispec.Descriptor, m *ocispec.
 
 // parseConfig fills Config from RawConfig and holds it against the manifest.
 func (i *Image) parseConfig() error {
-	if err := coldjson.Unmarshal(i.RawConfig, &i.Config); err != nil {
+	if err := Unmarshal(i.RawConfig, &i.Config); err != nil {
 		if !IsConfig(i.Manifest.Config.MediaType) {
 			return fmt.Errorf("media type %q is not that of an image: %w", i.Manifest.Config.MediaType, errdefs.ErrFailedPrecondition)
 		}

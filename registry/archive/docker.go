@@ -3,7 +3,6 @@ package archive
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -22,7 +21,7 @@ import (
 // they only get the names they lack.
 func (l *loader) docker(ctx context.Context, raw []byte, known []Image) ([]Image, error) {
 	var entries []dockerManifest
-	if err := json.Unmarshal(raw, &entries); err != nil {
+	if err := content.Unmarshal(raw, &entries); err != nil {
 		return nil, fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
 	}
 	configs := l.configs(ctx, known)
@@ -84,7 +83,7 @@ func (l *loader) manifest(ctx context.Context, config ocispec.Descriptor, files 
 		return ocispec.Descriptor{}, err
 	}
 	var img ocispec.Image
-	if err := json.Unmarshal(raw, &img); err != nil {
+	if err := content.Unmarshal(raw, &img); err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("its config: %w: %w", errdefs.ErrInvalidArgument, err)
 	}
 	diffIDs := img.RootFS.DiffIDs

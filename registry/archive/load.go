@@ -3,7 +3,6 @@ package archive
 import (
 	"archive/tar"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"path"
@@ -308,7 +307,7 @@ func (l *loader) images(ctx context.Context) ([]Image, error) {
 // layout reads the images of index.json. One with several names is there several times.
 func (l *loader) layout(ctx context.Context, raw []byte) ([]Image, error) {
 	var index ocispec.Index
-	if err := json.Unmarshal(raw, &index); err != nil {
+	if err := content.Unmarshal(raw, &index); err != nil {
 		return nil, fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
 	}
 	var list []Image

@@ -73,7 +73,7 @@ func (l *Lists) Remote(ctx context.Context, name string) ([]Manifest, error) {
 		return []Manifest{m}, err
 	}
 	var index ocispec.Index
-	if err := json.Unmarshal(data, &index); err != nil {
+	if err := content.Unmarshal(data, &index); err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", name, err, errdefs.ErrInvalidArgument)
 	}
 	var list []Manifest

@@ -67,7 +67,7 @@ func (p *clientCache) read(ctx context.Context, d digest.Digest) error {
 		return err
 	}
 	var index ocispec.Index
-	if err := json.Unmarshal(data, &index); err != nil {
+	if err := content.Unmarshal(data, &index); err != nil {
 		return fmt.Errorf("index of the cache: %w", err)
 	}
 	for _, m := range index.Manifests {
