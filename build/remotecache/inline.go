@@ -25,6 +25,9 @@ func Embed(config []byte, steps []Inline) ([]byte, error) {
 	if err := json.Unmarshal(config, &fields); err != nil {
 		return nil, invalidf("image config: %v", err)
 	}
+	if fields == nil {
+		return nil, invalidf("image config: it is null")
+	}
 	text, err := json.Marshal(steps)
 	if err != nil {
 		return nil, err

@@ -221,3 +221,11 @@ func FuzzInline(f *testing.F) {
 		}
 	})
 }
+
+func TestEmbedInNoObject(t *testing.T) {
+	for _, config := range []string{"null", "[]", ""} {
+		if _, err := Embed([]byte(config), nil); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%q: %v", config, err)
+		}
+	}
+}
