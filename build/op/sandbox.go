@@ -246,7 +246,7 @@ func (s *Sandbox) files(i int) (*rootfs.Dir, error) {
 	if f := s.run.views[i]; f != nil {
 		return again(f)
 	}
-	if !over(s.there) || over(s.over) { // what is in memory is the container's
+	if !solver.Over(s.there) || solver.Over(s.over) { // what is in memory is the container's
 		return nil, fmt.Errorf("nothing is mounted at %s: %w", m.Dest, errdefs.ErrNotFound)
 	}
 	root, err := s.first.Root()
@@ -279,7 +279,7 @@ func (s *Sandbox) root() (*rootfs.Dir, error) {
 	case <-s.ctx.Done():
 		return nil, errClosed
 	}
-	if !over(s.over) {
+	if !solver.Over(s.over) {
 		if dir, err := s.first.Root(); err == nil {
 			return dir, nil
 		}
@@ -296,15 +296,6 @@ func (s *Sandbox) root() (*rootfs.Dir, error) {
 		return nil, err
 	}
 	return reopened(dir)
-}
-
-func over(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
 }
 
 // reopened opens a directory once more.

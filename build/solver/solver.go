@@ -92,18 +92,19 @@ func (s *Solver[R]) Solve(ctx context.Context, e Edge[R]) (R, error) {
 func (s *Solver[R]) Known(e Edge[R]) (r R, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if f := s.flights[e.Vertex.ID]; f != nil && over(f.done) && f.err == nil {
+	if f := s.flights[e.Vertex.ID]; f != nil && Over(f.done) && f.err == nil {
 		r, err := f.node.output(e.Index)
 		return r, err == nil
 	}
-	if st := s.studies[e.Vertex.ID]; st != nil && st.done != nil && over(st.done) && st.found {
+	if st := s.studies[e.Vertex.ID]; st != nil && st.done != nil && Over(st.done) && st.found {
 		r, err := st.node.output(e.Index)
 		return r, err == nil
 	}
 	return r, false
 }
 
-func over(done <-chan struct{}) bool {
+// Over says whether done is closed.
+func Over(done <-chan struct{}) bool {
 	select {
 	case <-done:
 		return true

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/teu-dev/teu/build/solver"
 )
 
 // A job is one Solve, and those who look at it. The client begins all its calls at once, so Solve need not
@@ -54,7 +56,7 @@ func (s *jobs) get(ref string, begin bool) (*job, error) {
 		}
 	}
 	if begin {
-		if over(j.begun) {
+		if solver.Over(j.begun) {
 			return nil, fmt.Errorf("build %s: %w", ref, errdefs.ErrAlreadyExists)
 		}
 		close(j.begun)
@@ -69,20 +71,11 @@ func (s *jobs) known(ref string) bool {
 	return s.all[ref] != nil
 }
 
-func over(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
-}
-
 // forget takes j out, unless that has happened.
 func (s *jobs) forget(ref string, j *job, unless <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.all[ref] != j || unless != nil && over(unless) {
+	if s.all[ref] != j || unless != nil && solver.Over(unless) {
 		return
 	}
 	delete(s.all, ref)
@@ -112,7 +105,7 @@ func (j *job) wait(ctx context.Context) (*bridge, error) {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	if !over(j.begun) {
+	if !solver.Over(j.begun) {
 		return nil, fmt.Errorf("no such build: %w", errdefs.ErrNotFound)
 	}
 	select {

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/teu-dev/teu/build/op"
+	"github.com/teu-dev/teu/build/solver"
 	"github.com/teu-dev/teu/runner"
 )
 
@@ -249,7 +250,7 @@ func (p *task) say(m any) bool {
 }
 
 func (p *task) sayStarted() {
-	if over(p.started) {
+	if solver.Over(p.started) {
 		return
 	}
 	p.say(&gwpb.ExecMessage_Started{Started: &gwpb.StartedMessage{}})
@@ -275,7 +276,7 @@ func (p *task) resize(m *gwpb.ResizeMessage) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.size = m
-	if p.running != nil && !over(p.ended) {
+	if p.running != nil && !solver.Over(p.ended) {
 		p.fit()
 	}
 }
@@ -293,7 +294,7 @@ func (p *task) signal(name string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case over(p.ended):
+	case solver.Over(p.ended):
 	case p.running != nil:
 		return p.running.Signal(sig)
 	case len(p.early) < maxEarly:
