@@ -2,7 +2,6 @@ package op
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 
@@ -140,7 +139,7 @@ func (r *chainReader) blob(ctx context.Context, d ocispec.Descriptor, to any) er
 	if to == nil {
 		return nil
 	}
-	if err := json.Unmarshal(data, to); err != nil {
+	if err := content.Unmarshal(data, to); err != nil {
 		return fmt.Errorf("manifest %s: %w: %w", d.Digest, errdefs.ErrInvalidArgument, err)
 	}
 	return nil
