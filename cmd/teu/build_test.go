@@ -64,7 +64,7 @@ func TestBuildFlags(t *testing.T) {
 		ShmSize: 1 << 20, Ulimits: []string{"nofile=1:2"},
 		Secrets: map[string]build.Secret{"f": {File: "/file"}, "GIVEN": {Env: "GIVEN"}, "other": {File: "other"}, "e": {Env: "VAR"}},
 		SSH:     map[string]op.SSHAgent{"default": {Socket: sock}, "raw": {Socket: sock, Raw: true}},
-		Outputs: []build.Output{{Type: "local", Dest: "out"}, {Type: "oci", Dest: "x.tar"}},
+		Outputs: []build.Output{{Type: "local", Dest: "out"}, {Type: "oci", Dest: "x.tar", Form: &build.Form{}}},
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(op.SSHAgent{})); diff != "" {
 		t.Errorf("options (-want +got):\n%s", diff)
