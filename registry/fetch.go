@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/containerd/errdefs"
@@ -57,6 +58,8 @@ func (r *Repository) fetch(ctx context.Context, d ocispec.Descriptor, offset int
 	if err := b.open(); err != nil {
 		return nil, err
 	}
+	r.client.readers.Add(1)
+	b.leave = sync.OnceFunc(func() { r.client.readers.Add(-1) })
 	return b, nil
 }
 
@@ -75,6 +78,8 @@ type blobReader struct {
 	alone  bool  // one connection only, see spread
 	// direct is where a redirect to another server led; all who read the blob share it.
 	direct *atomic.Pointer[url.URL]
+
+	leave func() // ends being one of the client's readers; nil: it is none
 
 	restarts, fullRestarts int
 	err                    error // how it ended
@@ -270,6 +275,9 @@ func notEOF(err error) error {
 func (b *blobReader) Close() error {
 	if b.err == nil {
 		b.err = errors.New("read after close")
+	}
+	if b.leave != nil {
+		b.leave()
 	}
 	return b.body.Close()
 }

@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -60,7 +61,8 @@ type Client struct {
 	now   func() time.Time
 	stall time.Duration // longest wait for a header or for the next bytes
 
-	spread spreadOptions
+	spread  spreadOptions
+	readers atomic.Int32 // of blobs, each by one or several connections
 
 	mu           sync.Mutex
 	hosts        map[string]*host

@@ -11,7 +11,8 @@ import (
 
 // When a large blob is fetched over several connections, each asking for a segment at a time. One
 // connection is often held back, by the window of TCP over a long way or by a limit of the server;
-// several are not. Where the reader is what holds back, one connection does.
+// several are not. Where the reader is what holds back, one connection does, and so it does beside others that
+// read: all of them together are several, and what is on its way to a connection that is left is lost.
 const (
 	segmentSize = 2 << 20 // bytes
 	// A Client has so many buffers of a segment, which all its downloads share. So memory does not
@@ -66,7 +67,7 @@ func (b *blobReader) timedRead(p []byte) (int, error) {
 func (b *blobReader) spread() {
 	o := b.repository.client.spread
 	rest := b.desc.Size - b.offset
-	if b.alone || rest < 3*o.size || !b.pace.heldBack(o) {
+	if b.alone || rest < 3*o.size || b.repository.client.readers.Load() > 1 || !b.pace.heldBack(o) {
 		return
 	}
 	buffers := b.repository.client.takeBuffers(int(rest/o.size) - 1)

@@ -228,6 +228,34 @@ func TestSpreadLater(t *testing.T) {
 	}
 }
 
+// Several downloads have several connections between them; the last that is left takes as many.
+func TestSpreadAlone(t *testing.T) {
+	desc, data := blob(27, 4<<20)
+	var s slow
+	s.bytes = data
+	repo := repository(t, spreading(), server(t, onlyBlobs(&s))+"/app")
+	var readers [2]io.ReadCloser
+	for i := range readers {
+		var err error
+		if readers[i], err = repo.Fetch(t.Context(), desc); err != nil {
+			t.Fatal(err)
+		}
+		defer readers[i].Close()
+	}
+	for _, r := range readers {
+		if _, err := io.CopyN(io.Discard, r, 1<<20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := s.most.Load(); n != 2 {
+		t.Fatalf("%d connections for two downloads", n)
+	}
+	readers[0].Close()
+	if _, err := io.Copy(io.Discard, readers[1]); err != nil || s.most.Load() < segmentConnections {
+		t.Errorf("%v; %d connections at once", err, s.most.Load())
+	}
+}
+
 // A connection that stands still holds up the others when all slots are filled, not before.
 func TestSegmentsPassASlowConnection(t *testing.T) {
 	desc, data := blob(26, 4<<20)
