@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
 	"github.com/teu-dev/teu/runner/keeper"
 	"github.com/teu-dev/teu/runner/selinux"
 )

@@ -75,7 +75,7 @@ func (r *chainReader) read(ctx context.Context, root ocispec.Descriptor, kinds [
 		return err
 	}
 	i := slices.IndexFunc(index.Manifests, func(d ocispec.Descriptor) bool {
-		return d.Annotations["vnd.docker.reference.type"] == "attestation-manifest" && d.Annotations["vnd.docker.reference.digest"] == r.chain.Image.String()
+		return d.Annotations["vnd.docker.reference.type"] == "attestation-manifest" && content.AboutOf(d) == r.chain.Image
 	})
 	if i < 0 {
 		return nil

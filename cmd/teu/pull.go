@@ -114,7 +114,7 @@ func pullOne(ctx context.Context, a *app, f pullFlags, ref reference.Named) erro
 	return nil
 }
 
-// tagOf returns the tag of ref, or its digest.
+// tagOf is what docker says of ref when it pulls: the tag, or the whole reference if that has a digest.
 func tagOf(ref reference.Named) string {
 	switch r := ref.(type) {
 	case reference.Digested:
