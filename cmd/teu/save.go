@@ -59,10 +59,7 @@ func save(ctx context.Context, a *app, output string, refs []string, o library.S
 	if _, err := os.Stat(filepath.Dir(output)); err != nil {
 		return fmt.Errorf("failed to save image: invalid output path: %w", err)
 	}
-	if err := outfile.Write(output, 0o600, func(w io.Writer) error { return lib.Save(ctx, w, refs, o) }); err != nil {
-		return fmt.Errorf("saving to %s: %w", output, err)
-	}
-	return nil
+	return outfile.Write(output, 0o600, func(w io.Writer) error { return lib.Save(ctx, w, refs, o) })
 }
 
 func newLoadCommand(a *app) *cobra.Command {
