@@ -108,6 +108,9 @@ const interfaceOpt = "com.docker.network.endpoint.ifname"
 func (m *Manager) place(s *Sandbox, a Attachment, wanted []string, present map[string]Sandbox) (wire, error) {
 	n := a.Network
 	w := wire{n: n}
+	if err := m.still(n); err != nil {
+		return w, err
+	}
 	name, err := chooseInterface(s, n, a, wanted)
 	if err != nil {
 		return w, err

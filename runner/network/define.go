@@ -118,6 +118,19 @@ func Among(list []Network, ref string) (Network, error) {
 	return Network{}, worded(errdefs.ErrInvalidArgument, "network %s is ambiguous (%d matches found based on ID prefix)", ref, len(found))
 }
 
+// still refuses a network that was removed after it was looked up: its interface would stay for ever. The caller holds
+// the network's lock.
+func (m *Manager) still(n Network) error {
+	if m.Builtin(n) {
+		return nil
+	}
+	_, err := os.Lstat(m.definition(n.ID))
+	if errors.Is(err, fs.ErrNotExist) {
+		return worded(errdefs.ErrNotFound, "network %s not found", n.Name)
+	}
+	return err
+}
+
 // Create defines a network. See the errors of docker's POST /networks/create: a name or
 // subnet that is taken is an errdefs.ErrConflict or errdefs.ErrPermissionDenied.
 func (m *Manager) Create(ctx context.Context, o CreateOptions) (Network, error) {

@@ -330,6 +330,35 @@ func TestDetachAndReset(t *testing.T) {
 	}
 }
 
+// TestNetworkRemovedMeanwhile: who has looked a network up and comes after its removal makes no interface for it,
+// which nobody would take away again.
+func TestNetworkRemovedMeanwhile(t *testing.T) {
+	if !sandbox(t) {
+		return
+	}
+	m, ctx := Open(t.TempDir(), t.TempDir()), t.Context()
+	attach(t, m, "a", Options{})
+	before := linkNames(t)
+	for _, driver := range []string{"bridge", "macvlan"} {
+		n, err := m.Create(ctx, CreateOptions{Name: "n", Driver: driver})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Remove(ctx, n.ID); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Connect(ctx, "a", Attachment{Network: n}); !errdefs.IsNotFound(err) {
+			t.Errorf("connect to a removed %s: got %v, want not found", driver, err)
+		}
+		if _, err := m.Attach(ctx, "b", Options{Networks: []Attachment{{Network: n}}}); !errdefs.IsNotFound(err) {
+			t.Errorf("attach to a removed %s: got %v, want not found", driver, err)
+		}
+		if after := linkNames(t); !slices.Equal(after, before) {
+			t.Errorf("interfaces after a removed %s: got %v, want %v", driver, after, before)
+		}
+	}
+}
+
 // TestRepairAfterReset: a repair that comes late leaves nothing where there is nothing any more.
 func TestRepairAfterReset(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "run")
