@@ -3,6 +3,7 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -42,6 +43,11 @@ func checkRule(r specs.LinuxDeviceCgroup) error {
 	}
 	if strings.Trim(r.Access, "rwm") != "" {
 		return fmt.Errorf("access %q: %w", r.Access, errdefs.ErrInvalidArgument)
+	}
+	for _, n := range []*int64{r.Major, r.Minor} {
+		if n != nil && *n > math.MaxInt32 { // the kernel's are shorter
+			return fmt.Errorf("number %d: %w", *n, errdefs.ErrInvalidArgument)
+		}
 	}
 	return nil
 }
@@ -116,6 +122,7 @@ const (
 const (
 	movImm = unix.BPF_ALU64 | unix.BPF_MOV | unix.BPF_K
 	exit   = unix.BPF_JMP | unix.BPF_EXIT
+	jeq    = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
 	jne    = unix.BPF_JMP | unix.BPF_JNE | unix.BPF_K
 	andImm = unix.BPF_ALU | unix.BPF_AND | unix.BPF_K // 32 bits
 	rshImm = unix.BPF_ALU | unix.BPF_RSH | unix.BPF_K
@@ -140,42 +147,41 @@ func deviceProgram(rules []specs.LinuxDeviceCgroup) []instruction {
 	return append(prog, instruction{code: movImm, regs: rResult, imm: 0}, instruction{code: exit})
 }
 
-// deviceRule returns the rule's verdict if it matches and otherwise goes on behind itself.
-// A rule that allows matches if all the access asked for is in it, one that denies if any is.
+// deviceRule goes on behind itself if the rule does not match, or leaves something to ask: a rule that
+// allows takes its access off what is asked for, and is the verdict if that was all; one that denies is
+// the verdict if any of its access is still asked for.
 func deviceRule(r specs.LinuxDeviceCgroup) []instruction {
-	verdict, mask := int32(0), int32(0)
+	mask := int32(0)
 	for bit, letter := range map[int32]string{unix.BPF_DEVCG_ACC_MKNOD: "m", unix.BPF_DEVCG_ACC_READ: "r", unix.BPF_DEVCG_ACC_WRITE: "w"} {
 		if strings.Contains(access(r), letter) {
 			mask |= bit
 		}
 	}
-	var tests []instruction // each jumps to the end if the rule does not match
+	var out []instruction // each jump is to the end
 	if k := kinds(r); len(k) == 1 {
 		kind := int32(unix.BPF_DEVCG_DEV_CHAR)
 		if k[0] == "b" {
 			kind = unix.BPF_DEVCG_DEV_BLOCK
 		}
-		tests = append(tests, instruction{code: jne, regs: rType, imm: kind})
+		out = append(out, instruction{code: jne, regs: rType, imm: kind})
 	}
 	if !any1(r.Major) {
-		tests = append(tests, instruction{code: jne, regs: rMajor, imm: int32(*r.Major)})
+		out = append(out, instruction{code: jne, regs: rMajor, imm: int32(*r.Major)})
 	}
 	if !any1(r.Minor) {
-		tests = append(tests, instruction{code: jne, regs: rMinor, imm: int32(*r.Minor)})
+		out = append(out, instruction{code: jne, regs: rMinor, imm: int32(*r.Minor)})
 	}
-	// rResult is scratch here: the access asked for, without (allow) or within (deny) the rule's.
-	copyAccess := instruction{code: unix.BPF_ALU | unix.BPF_MOV | unix.BPF_X, regs: rResult | rAccess<<4}
 	if r.Allow {
-		verdict = 1
-		tests = append(tests, copyAccess, instruction{code: andImm, regs: rResult, imm: ^mask & 7},
-			instruction{code: jne, regs: rResult, imm: 0})
-	} else {
-		tests = append(tests, copyAccess, instruction{code: andImm, regs: rResult, imm: mask},
-			instruction{code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, regs: rResult, imm: 0})
+		out = append(out, instruction{code: andImm, regs: rAccess, imm: ^mask & 7},
+			instruction{code: jne, regs: rAccess, imm: 0}, instruction{code: movImm, regs: rResult, imm: 1})
+	} else { // rResult is scratch here
+		out = append(out, instruction{code: unix.BPF_ALU | unix.BPF_MOV | unix.BPF_X, regs: rResult | rAccess<<4},
+			instruction{code: andImm, regs: rResult, imm: mask}, instruction{code: jeq, regs: rResult, imm: 0},
+			instruction{code: movImm, regs: rResult, imm: 0})
 	}
-	out := append(tests, instruction{code: movImm, regs: rResult, imm: verdict}, instruction{code: exit})
-	for i := range tests {
-		if out[i].code&7 == unix.BPF_JMP {
+	out = append(out, instruction{code: exit})
+	for i := range out[:len(out)-1] {
+		if out[i].code == jne || out[i].code == jeq {
 			out[i].off = int16(len(out) - i - 1)
 		}
 	}
@@ -205,12 +211,78 @@ func attachDevices(dir string, rules []specs.LinuxDeviceCgroup) error {
 		return fmt.Errorf("loading the device program: %w", err)
 	}
 	defer unix.Close(p)
-	// Without flags a second attach replaces the first.
-	attach := struct{ target, prog, kind, flags, replace uint32 }{uint32(fd), uint32(p), unix.BPF_CGROUP_DEVICE, 0, 0}
-	if _, err := bpf(unix.BPF_PROG_ATTACH, unsafe.Pointer(&attach), unsafe.Sizeof(attach)); err != nil {
+	if err := replaceProgram(fd, p); err != nil {
 		return fmt.Errorf("attaching the device program to %s: %w", filepath.Base(dir), err)
 	}
 	return nil
+}
+
+// attachment is what BPF_PROG_ATTACH and BPF_PROG_DETACH are told; bpf(2).
+type attachment struct{ target, prog, kind, flags, replace uint32 }
+
+// replaceProgram attaches a program to a group as one of several, so that groups below it may have
+// some too, those of containers in a container. Those that the group has had go: with this one
+// they would all have to allow an access.
+func replaceProgram(group, prog int) error {
+	old, flags, err := attachedPrograms(group)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, p := range old {
+			unix.Close(p)
+		}
+	}()
+	how := attachment{target: uint32(group), prog: uint32(prog), kind: unix.BPF_CGROUP_DEVICE, flags: unix.BPF_F_ALLOW_MULTI}
+	left := old
+	switch {
+	case len(old) > 0 && flags&unix.BPF_F_ALLOW_MULTI == 0: // it was attached as the only one, which this replaces
+		how.flags, left = flags, nil
+	case len(old) == 1:
+		how.flags |= unix.BPF_F_REPLACE
+		how.replace, left = uint32(old[0]), nil
+	}
+	if _, err := bpf(unix.BPF_PROG_ATTACH, unsafe.Pointer(&how), unsafe.Sizeof(how)); err != nil {
+		return err
+	}
+	for _, p := range left {
+		gone := attachment{target: uint32(group), prog: uint32(p), kind: unix.BPF_CGROUP_DEVICE}
+		if _, err := bpf(unix.BPF_PROG_DETACH, unsafe.Pointer(&gone), unsafe.Sizeof(gone)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// attachedPrograms opens the device programs of a group itself, and says how they were attached.
+func attachedPrograms(group int) (progs []int, flags uint32, err error) {
+	ids := make([]uint32, 64) // BPF_CGROUP_MAX_PROGS
+	query := struct {
+		target, kind, query, flags uint32
+		ids                        uint64
+		count                      uint32
+		_                          [36]byte
+	}{target: uint32(group), kind: unix.BPF_CGROUP_DEVICE, ids: uint64(uintptr(unsafe.Pointer(&ids[0]))), count: uint32(len(ids))}
+	_, err = bpf(unix.BPF_PROG_QUERY, unsafe.Pointer(&query), unsafe.Sizeof(query))
+	runtime.KeepAlive(ids)
+	if err != nil {
+		return nil, 0, fmt.Errorf("looking for programs: %w", err)
+	}
+	for _, id := range ids[:query.count] {
+		by := struct{ id, next, flags uint32 }{id: id}
+		p, err := bpf(unix.BPF_PROG_GET_FD_BY_ID, unsafe.Pointer(&by), unsafe.Sizeof(by))
+		if errors.Is(err, unix.ENOENT) { // it was detached meanwhile
+			continue
+		}
+		if err != nil {
+			for _, p := range progs {
+				unix.Close(p)
+			}
+			return nil, 0, fmt.Errorf("opening program %d: %w", id, err)
+		}
+		progs = append(progs, p)
+	}
+	return progs, query.flags, nil
 }
 
 func bpf(cmd int, attr unsafe.Pointer, size uintptr) (int, error) {

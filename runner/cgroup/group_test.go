@@ -199,16 +199,7 @@ func testDevices(t *testing.T, h *Host) {
 func TestDevices(t *testing.T) { testDevices(t, detect(t)) }
 
 // The unified hierarchy restricts devices also where it has no controllers.
-func TestDevicesV2(t *testing.T) {
-	privilege.NeedRoot(t)
-	for _, dir := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-		if _, err := os.Stat(filepath.Join(dir, "cgroup.subtree_control")); err == nil {
-			testDevices(t, &Host{mode: V2, hierarchies: []Hierarchy{{Mountpoint: dir}}})
-			return
-		}
-	}
-	t.Fatal("this host has no unified hierarchy")
-}
+func TestDevicesV2(t *testing.T) { testDevices(t, detectV2(t)) }
 
 // A period can be lowered where a group above has a quota: the present quota of the new
 // period would be more than that, so the quota comes first.
@@ -236,5 +227,66 @@ func TestLimitOfNoDevice(t *testing.T) {
 	warnings, err := g.Update(&specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{none}}})
 	if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0], "no such device") && !strings.Contains(warnings[0], "io.max is missing") {
 		t.Errorf("%q, %v", warnings, err)
+	}
+}
+
+// detectV2 finds the hierarchy of version 2, which some hosts have beside those of version 1.
+func detectV2(t *testing.T) *Host {
+	t.Helper()
+	privilege.NeedRoot(t)
+	for _, dir := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		if _, err := os.Stat(filepath.Join(dir, "cgroup.subtree_control")); err == nil {
+			return &Host{mode: V2, hierarchies: []Hierarchy{{Mountpoint: dir}}}
+		}
+	}
+	t.Fatal("this host has no unified hierarchy")
+	return nil
+}
+
+// A container's own containers have rules for devices, too, and none allows what one above it does not.
+func TestDevicesBelowDevices(t *testing.T) {
+	h := detectV2(t)
+	allow := func(minors ...int64) *specs.LinuxResources {
+		rules := []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}, {Allow: true, Type: "c", Access: "m"}}
+		for _, minor := range minors {
+			rules = append(rules, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: ptr[int64](1), Minor: &minor})
+		}
+		return &specs.LinuxResources{Devices: rules}
+	}
+	parent := newGroup(t, h, allow(3, 5))
+	for range 3 { // a second program replaces the first
+		if _, err := parent.Update(allow(3, 5)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	child, _, err := h.Create(parent.Path()+"/child", allow(3, 7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer child.Remove(t.Context())
+	if out, err := inGroup(child, probe).CombinedOutput(); err != nil || string(out) != "null\nmade\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+	if _, err := child.Update(allow(5)); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := inGroup(child, `(: > /dev/null) 2> /dev/full || echo no null; : < /dev/zero && echo zero`).CombinedOutput(); err != nil || !strings.HasSuffix(string(out), "zero\n") {
+		t.Errorf("%q, %v", out, err)
+	}
+}
+
+// Two rules about one device allow together what they allow.
+func TestDeviceAccessAddsUp(t *testing.T) {
+	for name, h := range map[string]*Host{"host": detect(t), "unified": detectV2(t)} {
+		t.Run(name, func(t *testing.T) {
+			rules := []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
+			for _, access := range []string{"r", "w"} {
+				rules = append(rules, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: ptr[int64](1), Minor: ptr[int64](5), Access: access})
+			}
+			g := newGroup(t, h, &specs.LinuxResources{Devices: rules})
+			if out, err := inGroup(g, ": <> /dev/zero").CombinedOutput(); err != nil {
+				t.Errorf("%s, %v", out, err)
+			}
+		})
 	}
 }

@@ -144,6 +144,9 @@ func TestDeviceProgram(t *testing.T) {
 		{Allow: true, Type: "b", Major: ptr[int64](8), Access: "r"},
 		{Allow: false, Type: "b", Major: ptr[int64](8), Minor: ptr[int64](1), Access: "w"},
 		{Allow: true, Type: "c", Major: ptr[int64](136), Minor: ptr[int64](-1)},
+		{Allow: true, Type: "c", Major: ptr[int64](42), Access: "r"},
+		{Allow: true, Type: "c", Major: ptr[int64](42), Access: "w"},
+		{Allow: false, Type: "c", Major: ptr[int64](42), Minor: ptr[int64](1), Access: "r"},
 	}
 	const m, r, w, block, char = 1, 2, 4, 1, 2
 	prog := deviceProgram(rules)
@@ -155,6 +158,7 @@ func TestDeviceProgram(t *testing.T) {
 		{char, r, 1, 5, false}, {char, m, 1, 5, true}, {char, m | r, 1, 5, false},
 		{block, r, 8, 0, true}, {block, w, 8, 0, false}, {block, r | w, 8, 0, false}, {block, r, 8, 1, true}, {block, w, 8, 1, false},
 		{char, w, 136, 77, true}, {char, r, 137, 0, false},
+		{char, r | w, 42, 0, true}, {char, r | w | m, 42, 0, true}, {char, r | w, 42, 1, false}, {char, w, 42, 1, true},
 	} {
 		if got := evaluate(t, prog, tt.kind, tt.access, tt.major, tt.minor); got != tt.want {
 			t.Errorf("%+v: %v", tt, got)
@@ -163,7 +167,7 @@ func TestDeviceProgram(t *testing.T) {
 	if evaluate(t, deviceProgram([]specs.LinuxDeviceCgroup{{Allow: true}}), block, r|w|m, 8, 0) != true {
 		t.Error("allow all does not")
 	}
-	if !slices.EqualFunc([]specs.LinuxDeviceCgroup{{Type: "x"}, {Access: "rx"}}, []bool{false, false},
+	if !slices.EqualFunc([]specs.LinuxDeviceCgroup{{Type: "x"}, {Access: "rx"}, {Major: ptr[int64](1<<32 + 1)}}, []bool{false, false, false},
 		func(r specs.LinuxDeviceCgroup, ok bool) bool { return (checkRule(r) == nil) == ok }) {
 		t.Error("bad rules are accepted")
 	}
