@@ -190,7 +190,7 @@ func (c *Container) create(ctx context.Context, l *keeper.Launcher, conf *specs.
 			if warnings, err = c.makeGroup(h, conf, o); err != nil {
 				return err
 			}
-			return m.Set(ctx, c.Scope, h.Files(conf.Linux.Resources))
+			return m.Set(ctx, c.Scope, h.Open(c.Cgroup).Files(conf.Linux.Resources))
 		}
 	case h != nil:
 		if warnings, err = c.makeGroup(h, conf, o); err != nil {

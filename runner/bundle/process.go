@@ -192,7 +192,7 @@ func (c *Container) Update(ctx context.Context, r *specs.LinuxResources) (warnin
 	}
 	limits := *r
 	limits.Devices = nil // as in runc: they are for those who make the container
-	if err := c.setScope(ctx, &limits); err != nil {
+	if err := c.setScope(ctx, g, &limits); err != nil {
 		return nil, err
 	}
 	return g.Update(&limits)

@@ -39,15 +39,11 @@ func (c *Container) startScope(ctx context.Context, m *systemd.Manager, l *keepe
 }
 
 // setScope tells systemd of new limits of a container.
-func (c *Container) setScope(ctx context.Context, r *specs.LinuxResources) error {
+func (c *Container) setScope(ctx context.Context, g *cgroup.Group, r *specs.LinuxResources) error {
 	if c.Scope.Unit == "" {
 		return nil
 	}
-	h, err := cgroup.Detect()
-	if err != nil {
-		return err
-	}
-	return withSystemd(ctx, func(m *systemd.Manager) error { return m.Set(ctx, c.Scope, h.Files(r)) })
+	return withSystemd(ctx, func(m *systemd.Manager) error { return m.Set(ctx, c.Scope, g.Files(r)) })
 }
 
 // stopScope ends the scope of a container whose processes have ended.

@@ -183,8 +183,11 @@ func delegate(dir string) error {
 func inheritCPUSet(parent, dir string) error {
 	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
 		have, err := readFile(dir, file)
-		if err != nil || have != "" {
+		if err != nil {
 			return err
+		}
+		if have != "" {
+			continue
 		}
 		v, err := readFile(parent, file)
 		if err != nil {

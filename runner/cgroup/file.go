@@ -35,7 +35,12 @@ func writeFile(dir, file, value string) error {
 	if err != nil {
 		return &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	_, err = unix.Write(fd, []byte(value))
+	for {
+		// While the kernel makes room for a lower limit of v1, any signal ends the call: one of the Go runtime's, too.
+		if _, err = unix.Write(fd, []byte(value)); err != unix.EINTR {
+			break
+		}
+	}
 	if err := errors.Join(err, unix.Close(fd)); err != nil {
 		return fmt.Errorf("writing %q: %w", value, &os.PathError{Op: "write", Path: path, Err: err})
 	}
@@ -77,7 +82,8 @@ func readKeys(dir, file string, keys ...string) (map[string]uint64, error) {
 	return m, nil
 }
 
-// readPids reads a list of processes.
+// readPids reads a list of processes. That of a threaded group cannot be read, and they are in that of the
+// group above that is not; cgroup-v2.rst, "Threads".
 func readPids(dir string) ([]int, error) {
 	f, err := os.Open(filepath.Join(dir, "cgroup.procs"))
 	if err != nil {
@@ -91,7 +97,10 @@ func readPids(dir string) ([]int, error) {
 			pids = append(pids, n)
 		}
 	}
-	return pids, lines.Err()
+	if err := lines.Err(); !errors.Is(err, unix.EOPNOTSUPP) {
+		return pids, err
+	}
+	return nil, nil
 }
 
 func absent(err error) bool { return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) }

@@ -59,36 +59,27 @@ func (c *collector) weights(b *specs.LinuxBlockIO, v1 bool) {
 	if b == nil {
 		return
 	}
-	add := func(value any) {
-		s := setting{controller: "blkio", file: "blkio.weight", instead: "blkio.bfq.weight", value: fmt.Sprint(value), limit: "shares of block devices"}
-		if !v1 {
-			s.file, s.instead = "io.bfq.weight", "io.weight"
+	// Of BFQ 1..1000 in both versions, of the kernel's own in v2 1..10000, as runc converts it.
+	add := func(device string, w uint16) {
+		s := setting{controller: "blkio", file: "io.bfq.weight", instead: "io.weight", limit: "shares of block devices",
+			value: device + fmt.Sprint(w), insteadValue: device + fmt.Sprint(1+(uint64(max(w, 10))-10)*9999/990)}
+		if v1 {
+			s.file, s.instead, s.insteadValue = "blkio.weight", "blkio.bfq.weight", s.value
+			if device != "" {
+				s.file, s.instead = "blkio.weight_device", "blkio.bfq.weight_device"
+			}
 		}
 		*c = append(*c, s)
 	}
-	convert := func(w uint16) uint64 {
-		if v1 {
-			return uint64(w)
-		}
-		return 1 + (uint64(max(w, 10))-10)*9999/990 // 10..1000 to 1..10000, as runc does
-	}
 	if b.Weight != nil && *b.Weight != 0 {
-		add(convert(*b.Weight))
+		add("", *b.Weight)
 	}
 	if b.LeafWeight != nil && *b.LeafWeight != 0 {
 		c.add("blkio", "blkio.leaf_weight", "shares of block devices", *b.LeafWeight)
 	}
 	for _, d := range b.WeightDevice {
-		file := "blkio.weight_device"
-		if !v1 {
-			file = "io.bfq.weight"
-		}
 		if d.Weight != nil {
-			s := setting{controller: "blkio", file: file, value: fmt.Sprintf("%d:%d %d", d.Major, d.Minor, convert(*d.Weight)), limit: "shares of block devices"}
-			if s.instead = "blkio.bfq.weight_device"; !v1 {
-				s.instead = "io.weight"
-			}
-			*c = append(*c, s)
+			add(fmt.Sprintf("%d:%d ", d.Major, d.Minor), *d.Weight)
 		}
 		if d.LeafWeight != nil {
 			c.add("blkio", "blkio.leaf_weight_device", "shares of block devices", fmt.Sprintf("%d:%d %d", d.Major, d.Minor, *d.LeafWeight))

@@ -8,12 +8,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/test/privilege"
 )
@@ -288,5 +290,122 @@ func TestDeviceAccessAddsUp(t *testing.T) {
 				t.Errorf("%s, %v", out, err)
 			}
 		})
+	}
+}
+
+// runtime-spec, config-linux.md, "Unified": an error and no warning.
+func TestUnifiedWithoutController(t *testing.T) {
+	g := newGroup(t, detectV2(t), nil)
+	if warnings, err := g.Update(&specs.LinuxResources{Unified: map[string]string{"teu.max": "1"}}); !errors.Is(err, errdefs.ErrNotImplemented) {
+		t.Errorf("%q, %v", warnings, err)
+	}
+}
+
+// The lists of threaded groups cannot be read; their processes are in that of the group above.
+func TestThreadedGroups(t *testing.T) {
+	g := newGroup(t, detectV2(t), nil)
+	below := filepath.Join(g.V2Dir(), "below")
+	if err := os.Mkdir(below, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeFile(below, "cgroup.type", "threaded"); err != nil {
+		t.Fatal(err)
+	}
+	cmd := inGroup(g, "echo 0 > '"+below+"/cgroup.threads' && sleep 1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := poll(ctx, func() (bool, error) { pids, err := g.Pids(); return len(pids) > 0, err }); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(g.Kill(ctx), g.Remove(ctx)); err != nil {
+		t.Error(err)
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+}
+
+// A quota may not be below its burst, whichever of the two is changed first.
+func TestQuotaAndBurst(t *testing.T) {
+	h := detect(t)
+	g := newGroup(t, h, &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: ptr[int64](50000), Burst: ptr[uint64](40000)}})
+	for _, quota := range []int64{20000, 90000} {
+		if _, err := g.Update(&specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: &quota, Burst: ptr(uint64(quota - 1000))}}); err != nil {
+			t.Errorf("quota %d: %v", quota, err)
+		}
+	}
+}
+
+// A limit of memory alone is refused where one of memory and swap stands in the way, which is not lifted.
+func TestMemoryAboveSwap(t *testing.T) {
+	h := detect(t)
+	if h.Mode() != V1 {
+		t.Skip("version 2 limits swap alone")
+	}
+	const limit = 32 << 20
+	g := newGroup(t, h, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr[int64](limit), Swap: ptr[int64](limit)}})
+	swap := func() string {
+		hi, _ := h.find("memory")
+		s, err := readFile(g.dir(hi), "memory.memsw.limit_in_bytes")
+		if err != nil {
+			t.Error(err)
+		}
+		return s
+	}
+	if _, err := g.Update(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr[int64](2 * limit)}}); err == nil || swap() != fmt.Sprint(limit) {
+		t.Errorf("memory and swap are limited to %s: %v", swap(), err)
+	}
+	if _, err := g.Update(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr[int64](-1)}}); err != nil || len(swap()) < 15 {
+		t.Errorf("without a limit of memory, memory and swap are limited to %s: %v", swap(), err)
+	}
+}
+
+// Whoever made a group may have died before it had its memory nodes.
+func TestHalfMadeCPUSet(t *testing.T) {
+	h := detect(t)
+	hi, ok := h.find("cpuset")
+	if !ok {
+		t.Skip("no cpuset of version 1")
+	}
+	dir := filepath.Join(hi.Mountpoint, fmt.Sprintf("teu-test-%d", os.Getpid()))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeFile(dir, "cpuset.cpus", "0"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := inGroup(newGroup(t, h, nil), "true").CombinedOutput(); err != nil {
+		t.Errorf("%s, %v", out, err)
+	}
+}
+
+// The kernel stops making room for a lower limit when a signal comes, such as those of the Go runtime.
+func TestLimitDespiteSignals(t *testing.T) {
+	g := newGroup(t, detect(t), nil)
+	file := filepath.Join(t.TempDir(), "cache")
+	if out, err := inGroup(g, "head -c 150000000 /dev/zero > '"+file+"'; sync '"+file+"'").CombinedOutput(); err != nil {
+		t.Fatalf("%s, %v", out, err)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	thread, done, ended := unix.Gettid(), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(50 * time.Microsecond):
+				unix.Tgkill(os.Getpid(), thread, unix.SIGURG)
+			}
+		}
+	}()
+	_, err := g.Update(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr[int64](8 << 20)}})
+	close(done)
+	<-ended
+	if err != nil {
+		t.Error(err)
 	}
 }

@@ -25,18 +25,9 @@ type setting struct {
 	file       string
 	value      string
 	limit      string // what it is, for a warning if the host does not have it
-	instead    string // file that takes the value where file is missing, or ""
-}
-
-// quotaOf is the file of v1 that says how much of a period may be used.
-func quotaOf(period string) string {
-	switch period {
-	case "cpu.cfs_period_us":
-		return "cpu.cfs_quota_us"
-	case "cpu.rt_period_us":
-		return "cpu.rt_runtime_us"
-	}
-	return ""
+	// instead is a file that takes insteadValue where file is missing, or "".
+	instead, insteadValue string
+	demanded              bool // a missing file is an error
 }
 
 // Update applies r to the existing group, as Create does.
@@ -50,26 +41,16 @@ func (g *Group) Update(r *specs.LinuxResources) (warnings []string, err error) {
 	if err := g.check(r); err != nil {
 		return nil, err
 	}
-	list := g.host.settings(r)
-	for i, s := range list {
-		err := g.apply(s)
-		if errors.Is(err, unix.EINVAL) && i+1 < len(list) && list[i+1].file == quotaOf(s.file) {
-			// With the old quota the new period asks for more than a group above allows.
-			if err = g.apply(list[i+1]); err == nil {
-				err = g.apply(s)
-			}
+	// One value may stand in the way of another: the present quota of the new period may be more than a
+	// group above allows, memory may never be above memory and swap, nor a quota below its burst. So
+	// what is refused is tried again when the others are set.
+	for left := g.settings(r); len(left) > 0; {
+		refused, more, err := g.applyAll(left)
+		warnings = append(warnings, more...)
+		if err != nil && (!errors.Is(err, unix.EINVAL) || len(refused) == len(left)) {
+			return warnings, err
 		}
-		if errors.Is(err, unix.ENODEV) {
-			warnings = append(warnings, "there is no such device: the limit of "+s.limit+" to "+s.value+" has no effect")
-			continue
-		}
-		if absent(err) {
-			warnings = append(warnings, "this host cannot limit "+s.limit+" ("+s.file+" is missing): the limit has no effect")
-			continue
-		}
-		if err != nil {
-			return warnings, fmt.Errorf("limiting %s: %w", s.limit, err)
-		}
+		left = refused
 	}
 	// Root of a user namespace may not load the filter, and needs none: it can neither make
 	// nodes nor open those of a filesystem that it has mounted (mount_namespaces(7)).
@@ -79,20 +60,63 @@ func (g *Group) Update(r *specs.LinuxResources) (warnings []string, err error) {
 	return warnings, nil
 }
 
-func (h *Host) settings(r *specs.LinuxResources) []setting {
-	if h.mode == V1 {
-		return append(settingsV1(r), h.furtherSettings(r)...)
+// applyAll applies what it can of list. An invalid value keeps nothing back: those are refused, the first
+// with err.
+func (g *Group) applyAll(list []setting) (refused []setting, warnings []string, err error) {
+	for _, s := range list {
+		failed := g.apply(s)
+		switch {
+		case failed == nil:
+		case errors.Is(failed, unix.ENODEV):
+			warnings = append(warnings, "there is no such device: the limit of "+s.limit+" to "+s.value+" has no effect")
+		case absent(failed) && s.demanded:
+			return nil, warnings, fmt.Errorf("unified resource %s: this host has no such file: %w", s.file, errdefs.ErrNotImplemented)
+		case absent(failed) && (s.value == "-1" || s.value == "max"): // no limit is what there is
+		case absent(failed):
+			warnings = append(warnings, "this host cannot limit "+s.limit+" ("+s.file+" is missing): the limit has no effect")
+		case errors.Is(failed, unix.EINVAL):
+			refused = append(refused, s)
+			if err == nil {
+				err = fmt.Errorf("limiting %s: %w", s.limit, failed)
+			}
+		default:
+			return nil, warnings, fmt.Errorf("limiting %s: %w", s.limit, failed)
+		}
 	}
-	return append(settingsV2(r), h.furtherSettings(r)...)
+	return refused, warnings, err
+}
+
+func (g *Group) settings(r *specs.LinuxResources) []setting {
+	if g.host.mode == V1 {
+		return append(settingsV1(r), g.host.furtherSettings(r)...)
+	}
+	return slices.Concat(settingsV2(g.withQuota(r)), g.host.furtherSettings(r), unified(r))
+}
+
+// withQuota is r with the present quota if it has a new period only: they are in one file.
+func (g *Group) withQuota(r *specs.LinuxResources) *specs.LinuxResources {
+	p := r.CPU
+	if p == nil || p.Period == nil || *p.Period == 0 || p.Quota != nil && *p.Quota != 0 {
+		return r
+	}
+	now, _ := readFile(g.dir(g.host.hierarchies[0]), "cpu.max")
+	now, _, _ = strings.Cut(now, " ")
+	quota, err := strconv.ParseInt(now, 10, 64)
+	if err != nil { // there is none
+		return r
+	}
+	all, cpu := *r, *p
+	all.CPU, cpu.Quota = &cpu, &quota
+	return &all
 }
 
 // Files are the names and values of what Update writes into the group.
-func (h *Host) Files(r *specs.LinuxResources) iter.Seq2[string, string] {
+func (g *Group) Files(r *specs.LinuxResources) iter.Seq2[string, string] {
 	return func(yield func(file, value string) bool) {
 		if r == nil {
 			return
 		}
-		for _, s := range h.settings(r) {
+		for _, s := range g.settings(r) {
 			if !yield(s.file, s.value) {
 				return
 			}
@@ -108,6 +132,9 @@ func (g *Group) check(r *specs.LinuxResources) error {
 	if m := r.Memory; m != nil {
 		if m.Limit != nil && m.Swap != nil && *m.Limit > 0 && *m.Swap > 0 && *m.Swap < *m.Limit {
 			return fmt.Errorf("limit of memory and swap is less than that of memory: %w", errdefs.ErrInvalidArgument)
+		}
+		if g.host.mode == V2 && m.Swap != nil && *m.Swap > 0 && (m.Limit == nil || *m.Limit <= 0) { // which has a limit of swap alone
+			return fmt.Errorf("limit of memory and swap without one of memory: %w", errdefs.ErrInvalidArgument)
 		}
 		if s := m.Swappiness; s != nil && *s > 100 && *s != unset {
 			return fmt.Errorf("swappiness %d is more than 100: %w", *s, errdefs.ErrInvalidArgument)
@@ -142,12 +169,7 @@ func (g *Group) apply(s setting) error {
 	}
 	err := writeFile(dir, s.file, s.value)
 	if s.instead != "" && absent(err) {
-		err = writeFile(dir, s.instead, s.value)
-	}
-	// Memory may never be above memory and swap. A new group has no limits and an old one may
-	// have lower ones, so the second limit is lifted if it stands in the way; it is set next.
-	if s.file == "memory.limit_in_bytes" && errors.Is(err, unix.EINVAL) && writeFile(dir, "memory.memsw.limit_in_bytes", "-1") == nil {
-		err = writeFile(dir, s.file, s.value)
+		err = writeFile(dir, s.instead, s.insteadValue)
 	}
 	return err
 }
@@ -165,8 +187,11 @@ func settingsV1(r *specs.LinuxResources) []setting {
 		if m.Limit != nil && *m.Limit != 0 {
 			c.add("memory", "memory.limit_in_bytes", "memory", *m.Limit)
 		}
-		if m.Swap != nil && *m.Swap != 0 {
+		switch {
+		case m.Swap != nil && *m.Swap != 0:
 			c.add("memory", "memory.memsw.limit_in_bytes", "swap", *m.Swap)
+		case m.Limit != nil && *m.Limit < 0: // as for v2
+			c.add("memory", "memory.memsw.limit_in_bytes", "swap", -1)
 		}
 		if m.Reservation != nil && *m.Reservation != 0 {
 			c.add("memory", "memory.soft_limit_in_bytes", "reserved memory", *m.Reservation)
@@ -263,10 +288,16 @@ func settingsV2(r *specs.LinuxResources) []setting {
 			}
 		}
 	}
-	for _, file := range slices.Sorted(maps.Keys(r.Unified)) {
-		c.add("", file, file, r.Unified[file])
-	}
 	return c
+}
+
+// unified are the values that are given by their files. They are written last; runtime-spec 1.3,
+// config-linux.md, "Unified".
+func unified(r *specs.LinuxResources) (list []setting) {
+	for _, file := range slices.Sorted(maps.Keys(r.Unified)) {
+		list = append(list, setting{file: file, value: r.Unified[file], limit: file, demanded: true})
+	}
+	return list
 }
 
 // maximum is how the kernel writes a limit; negative is none.
@@ -293,10 +324,8 @@ func swapV2(m *specs.LinuxMemory) (string, bool) {
 		return "max", m.Limit != nil && *m.Limit < 0
 	case *m.Swap < 0:
 		return "max", true
-	case m.Limit == nil || *m.Limit <= 0:
-		return "", false
 	}
-	return maximum(*m.Swap - *m.Limit), true
+	return maximum(*m.Swap - *m.Limit), true // see check
 }
 
 func quotaV2(p *specs.LinuxCPU) (string, bool) {

@@ -3,6 +3,8 @@ package cgroup
 import (
 	"errors"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -24,7 +26,7 @@ func TestSettings(t *testing.T) {
 			[]string{"memory/memory.limit_in_bytes=67108864", "memory/memory.memsw.limit_in_bytes=100663296"},
 			[]string{"/memory.max=67108864", "/memory.swap.max=33554432"}},
 		{"no limit", specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr[int64](-1)}, Pids: &specs.LinuxPids{Limit: ptr[int64](-1)}},
-			[]string{"memory/memory.limit_in_bytes=-1", "pids/pids.max=max"}, []string{"/memory.max=max", "/memory.swap.max=max", "/pids.max=max"}},
+			[]string{"memory/memory.limit_in_bytes=-1", "memory/memory.memsw.limit_in_bytes=-1", "pids/pids.max=max"}, []string{"/memory.max=max", "/memory.swap.max=max", "/pids.max=max"}},
 		{"swap without end", specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr[int64](1 << 20), Swap: ptr[int64](-1), Reservation: ptr[int64](5)}},
 			[]string{"memory/memory.limit_in_bytes=1048576", "memory/memory.memsw.limit_in_bytes=-1", "memory/memory.soft_limit_in_bytes=5"},
 			[]string{"/memory.max=1048576", "/memory.swap.max=max", "/memory.low=5"}},
@@ -35,7 +37,7 @@ func TestSettings(t *testing.T) {
 			[]string{"pids/pids.max=9"}, []string{"/pids.max=9", "/memory.high=7"}},
 		{"block devices", specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{Weight: ptr[uint16](1000), ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{
 			{LinuxBlockIODevice: specs.LinuxBlockIODevice{Major: 8}, Rate: 7}}}},
-			[]string{"blkio/blkio.throttle.read_bps_device=8:0 7", "blkio/blkio.weight=1000"}, []string{"/io.max=8:0 rbps=7", "blkio/io.bfq.weight=10000"}},
+			[]string{"blkio/blkio.throttle.read_bps_device=8:0 7", "blkio/blkio.weight=1000 or blkio.bfq.weight=1000"}, []string{"/io.max=8:0 rbps=7", "blkio/io.bfq.weight=1000 or io.weight=10000"}},
 		{"huge pages and RDMA", specs.LinuxResources{HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 9}},
 			Rdma: map[string]specs.LinuxRdma{"mlx5_1": {HcaHandles: ptr[uint32](3), HcaObjects: ptr[uint32](4)}}},
 			[]string{"hugetlb/hugetlb.2MB.rsvd.limit_in_bytes=9", "hugetlb/hugetlb.2MB.limit_in_bytes=9", "rdma/rdma.max=mlx5_1 hca_handle=3 hca_object=4"},
@@ -44,13 +46,17 @@ func TestSettings(t *testing.T) {
 			[]string{"net_cls/net_cls.classid=5", "net_prio/net_prio.ifpriomap=lo 6"}, []string{"net_cls/net_cls.classid=5", "net_prio/net_prio.ifpriomap=lo 6"}},
 	} {
 		for mode, want := range map[string][]string{"v1": tt.v1, "v2": tt.v2} {
-			list := append(settingsV1(&tt.r), (&Host{mode: V1}).furtherSettings(&tt.r)...)
+			h := &Host{mode: V1}
 			if mode == "v2" {
-				list = append(settingsV2(&tt.r), (&Host{mode: V2}).furtherSettings(&tt.r)...)
+				h = &Host{mode: V2, hierarchies: []Hierarchy{{Mountpoint: t.TempDir()}}}
 			}
 			var got []string
-			for _, s := range list {
-				got = append(got, s.controller+"/"+s.file+"="+s.value)
+			for _, s := range h.Open("x").settings(&tt.r) {
+				text := s.controller + "/" + s.file + "=" + s.value
+				if s.instead != "" {
+					text += " or " + s.instead + "=" + s.insteadValue
+				}
+				got = append(got, text)
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("%s, %s: %s", tt.name, mode, diff)
@@ -170,5 +176,35 @@ func TestDeviceProgram(t *testing.T) {
 	if !slices.EqualFunc([]specs.LinuxDeviceCgroup{{Type: "x"}, {Access: "rx"}, {Major: ptr[int64](1<<32 + 1)}}, []bool{false, false, false},
 		func(r specs.LinuxDeviceCgroup, ok bool) bool { return (checkRule(r) == nil) == ok }) {
 		t.Error("bad rules are accepted")
+	}
+}
+
+// A new period of v2 leaves the quota as it is, with which it is in one file.
+func TestPeriodKeepsTheQuota(t *testing.T) {
+	dir := t.TempDir()
+	g := (&Host{mode: V2, hierarchies: []Hierarchy{{Mountpoint: dir}}}).Open("/")
+	for now, want := range map[string]string{"30000 100000": "30000 50000", "max 100000": "max 50000"} {
+		if err := os.WriteFile(filepath.Join(dir, "cpu.max"), []byte(now+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r := &specs.LinuxResources{CPU: &specs.LinuxCPU{Period: ptr[uint64](50000)}}
+		for file, value := range g.Files(r) {
+			if file != "cpu.max" || value != want {
+				t.Errorf("with %s: %s=%s, want %s", now, file, value, want)
+			}
+		}
+	}
+}
+
+// v2 has a limit of swap alone, so there is none of both without one of memory.
+func TestSwapWithoutMemory(t *testing.T) {
+	for _, limit := range []*int64{nil, ptr[int64](0), ptr[int64](-1)} {
+		r := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: limit, Swap: ptr[int64](1 << 20)}}
+		if err := (&Host{mode: V2}).Open("x").check(r); !errors.Is(err, errdefs.ErrInvalidArgument) {
+			t.Errorf("version 2: %v", err)
+		}
+		if err := (&Host{mode: V1}).Open("x").check(r); err != nil {
+			t.Errorf("version 1: %v", err)
+		}
 	}
 }
