@@ -31,11 +31,7 @@ func (e *Engine) attachNetwork(ctx context.Context, c *Container, user string, p
 		return "host", nil
 	case "none":
 		// Whoever shares its namespace keeps it while the container is down.
-		kept, err := e.network.Get(c.ID)
-		if errdefs.IsNotFound(err) {
-			return "", nil
-		}
-		return kept.NetNS, err
+		return e.network.Resume(ctx, c.ID)
 	}
 	o, err := e.networkOptions(c)
 	if err != nil {
@@ -115,7 +111,11 @@ func (e *Engine) shareNetwork(ctx context.Context, c *Container, ref string) (ne
 	if further := other.Options.networkContainer(); further != "" {
 		return e.shareNetwork(ctx, c, further)
 	}
-	return e.network.Share(ctx, other.ID, other.State.Init.PID, c.ID)
+	netns, err = e.network.Share(ctx, other.ID, other.State.Init, c.ID)
+	if errdefs.IsNotFound(err) { // by now
+		err = worded(errdefs.ErrConflict, "cannot join network namespace of a non running container: container %s is %s", other.Name, keeper.Exited)
+	}
+	return netns, err
 }
 
 // ports are the ports to publish, with -P those the image exposes too.

@@ -43,7 +43,13 @@ func (m *Manager) attach(ctx context.Context, id string, o Options) (s Sandbox, 
 		if !old.Idle {
 			return Sandbox{}, fmt.Errorf("network endpoint of %s: %w", id, errdefs.ErrAlreadyExists)
 		}
-		return m.revive(old, o, present)
+		if held(old.NetNS) {
+			return m.revive(old, o, present)
+		}
+		delete(present, id) // whoever took it away has died before the record went
+		if err := m.remove(old, present); err != nil {
+			return Sandbox{}, err
+		}
 	}
 	s = Sandbox{ID: id, NetNS: m.NetNSPath(id), Owner: o.Owner, Servers: o.Servers}
 	plan, err := m.choose(&s, o, present)
@@ -307,27 +313,38 @@ func (m *Manager) revive(s Sandbox, o Options, present map[string]Sandbox) (_ Sa
 
 // Share notes that container user is in the namespace of container owner, whose first
 // process is init, and returns the namespace's path. The note goes with the user's Detach.
-func (m *Manager) Share(ctx context.Context, owner string, init int, user string) (string, error) {
+// An owner that has ended is an errdefs.ErrNotFound.
+func (m *Manager) Share(ctx context.Context, owner string, init statefile.Process, user string) (string, error) {
 	return grounded(m, func() (string, error) { return m.shareWith(ctx, owner, init, user) })
 }
 
-func (m *Manager) shareWith(ctx context.Context, owner string, init int, user string) (netns string, err error) {
+func (m *Manager) shareWith(ctx context.Context, owner string, init statefile.Process, user string) (netns string, err error) {
 	unlock, err := m.lock(ctx)
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
-	if _, err := m.Get(owner); errdefs.IsNotFound(err) {
-		// It has no network; its namespace is held from now on.
-		s := Sandbox{ID: owner, NetNS: m.NetNSPath(owner)}
+	s, err := m.Get(owner)
+	made := errdefs.IsNotFound(err)
+	switch {
+	case made: // it has no network
+		s = Sandbox{ID: owner, NetNS: m.NetNSPath(owner)}
 		if err := statefile.Write(m.record(owner), s, statefile.WriteOptions{}); err != nil {
 			return "", err
 		}
-		if err := holdNetNS(fmt.Sprintf("/proc/%d/ns/net", init), s.NetNS); err != nil {
-			return "", errors.Join(err, removeNetNS(s.NetNS), os.Remove(m.record(owner)))
-		}
-	} else if err != nil {
+	case err != nil:
 		return "", err
+	case s.Idle:
+		return "", fmt.Errorf("network namespace of %s: %w", owner, errdefs.ErrNotFound)
+	}
+	if !held(s.NetNS) { // nor is it if the first who shared it has died before he could
+		if err := m.hold(s, init); err != nil {
+			err = errors.Join(err, removeNetNS(s.NetNS))
+			if made {
+				err = errors.Join(err, os.Remove(m.record(owner)))
+			}
+			return "", err
+		}
 	}
 	if err := os.MkdirAll(filepath.Dir(m.share(user)), 0o711); err != nil {
 		return "", err
@@ -335,25 +352,66 @@ func (m *Manager) shareWith(ctx context.Context, owner string, init int, user st
 	if err := os.Remove(m.share(user)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	return m.NetNSPath(owner), os.Symlink(owner, m.share(user))
+	return s.NetNS, os.Symlink(owner, m.share(user))
 }
 
-// unshare ends a share; the last one of a container that has ended takes the namespace along.
+// hold keeps the namespace of s, in which init is, from now on. After the end of init its number may be another process's.
+func (m *Manager) hold(s Sandbox, init statefile.Process) error {
+	err := holdNetNS(fmt.Sprintf("/proc/%d/ns/net", init.PID), s.NetNS)
+	if !init.Alive() {
+		return fmt.Errorf("network namespace of %s: %w", s.ID, errdefs.ErrNotFound)
+	}
+	return err
+}
+
+// Resume is Attach for a container without networks: it has the namespace again that was kept for those who share it, if there
+// is one. The path is empty if not.
+func (m *Manager) Resume(ctx context.Context, id string) (netns string, err error) {
+	if _, err := os.Lstat(m.record(id)); errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return grounded(m, func() (string, error) { return m.resume(ctx, id) })
+}
+
+func (m *Manager) resume(ctx context.Context, id string) (netns string, err error) {
+	unlock, err := m.lock(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	s, err := m.Get(id)
+	if errdefs.IsNotFound(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	if !held(s.NetNS) {
+		return "", errors.Join(removeNetNS(s.NetNS), os.Remove(m.record(id)))
+	}
+	s.Idle = false // or the last of the others would take it along
+	return s.NetNS, statefile.Write(m.record(id), s, statefile.WriteOptions{})
+}
+
+// unshare ends a share; the last one of a container that has ended takes the namespace along. The note goes last:
+// without it nobody would come back for the rest.
 func (m *Manager) unshare(user string, present map[string]Sandbox) error {
 	owner, err := os.Readlink(m.share(user))
 	if err != nil {
 		return err
 	}
-	if err := os.Remove(m.share(user)); err != nil {
-		return err
-	}
 	users, err := m.users(owner)
-	s, ok := present[owner]
-	if err != nil || !ok || !s.Idle || len(users) > 0 {
+	if err != nil {
 		return err
 	}
-	delete(present, owner)
-	return m.remove(s, present)
+	others := slices.DeleteFunc(users, func(id string) bool { return id == user })
+	if s, ok := present[owner]; ok && s.Idle && len(others) == 0 {
+		delete(present, owner)
+		if err := m.remove(s, present); err != nil {
+			return err
+		}
+	}
+	return os.Remove(m.share(user))
 }
 
 // users lists the containers that share the namespace of owner.

@@ -368,6 +368,12 @@ func holdNetNS(ns, path string) error {
 	return nil
 }
 
+// held says whether there is a namespace at path.
+func held(path string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
+}
+
 // removeNetNS lets go of the namespace at path. The kernel destroys it, with its end of the
 // veth pair, when the last process has left; deleting the pair here would cost 15 ms.
 func removeNetNS(path string) error {

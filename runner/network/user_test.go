@@ -260,7 +260,7 @@ func TestNamespaceOutlivesItsContainer(t *testing.T) {
 	o.Ports = []Port{{Protocol: "tcp", HostPort: 8080, Container: 80}}
 	a := attach(t, m, "a", o)
 	b := attach(t, m, "b", on("b", n))
-	if path, err := m.Share(t.Context(), "a", os.Getpid(), "rider"); err != nil || path != a.NetNS {
+	if path, err := m.Share(t.Context(), "a", self(t), "rider"); err != nil || path != a.NetNS {
 		t.Fatalf("got %q, %v", path, err)
 	}
 	serve(t, a.NetNS, ":80")
