@@ -18,6 +18,7 @@ import (
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/rootfs"
 	"github.com/teu-dev/teu/runner/archive"
+	"github.com/teu-dev/teu/runner/keeper"
 )
 
 // PathStat is a file of a container, in the shape of docker's X-Docker-Container-Path-Stat.
@@ -46,7 +47,7 @@ func (e *Engine) StatPath(ctx context.Context, ref, p string) (st PathStat, err 
 		st, err = statPath(root, p)
 		return noSuchFile(err, p, ref)
 	})
-	return st, err
+	return st, e.whole(c, ref, err)
 }
 
 func noSuchFile(err error, p, ref string) error {
@@ -143,6 +144,7 @@ func (e *Engine) CopyFrom(ctx context.Context, ref, p string) (io.ReadCloser, Pa
 			given, _, _ := asGiven(p)
 			return archive.Write(ctx, w, root, given, st.Name, archive.WriteOptions{Owner: ids.inside})
 		})
+		err = e.whole(c, ref, err)
 		select {
 		case first <- found{err: err}: // it came to nothing, or was a stat that nobody waits for
 		default:
@@ -250,6 +252,14 @@ func (e *Engine) Export(ctx context.Context, ref string, w io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := e.whole(c, ref, e.export(ctx, c, w)); err != nil {
+		return err
+	}
+	e.tell(c, "export", nil)
+	return nil
+}
+
+func (e *Engine) export(ctx context.Context, c *Container, w io.Writer) error {
 	sn, err := e.snapshot(c.ID)
 	if err != nil {
 		return err
@@ -266,6 +276,14 @@ func (e *Engine) Export(ctx context.Context, ref string, w io.Writer) error {
 	if err := archive.Write(ctx, w, root, ".", "", o); err != nil {
 		return fmt.Errorf("exporting %s: %w", c.Name, err)
 	}
-	e.tell(c, "export", nil)
 	return nil
+}
+
+// whole is what has become of reading a container's files: who removes it takes them away meanwhile, and what was
+// read may lack some.
+func (e *Engine) whole(c *Container, ref string, err error) error {
+	if _, gone := e.snapshot(c.ID); errors.Is(gone, errdefs.ErrNotFound) && c.State.Status != keeper.Dead {
+		return noSuchContainer(ref)
+	}
+	return err
 }

@@ -43,6 +43,12 @@ func (e *Engine) Changes(ctx context.Context, ref string) ([]Change, error) {
 	if err != nil {
 		return nil, err
 	}
+	changes, err := e.changes(ctx, c)
+	slices.SortFunc(changes, func(a, b Change) int { return strings.Compare(a.Path, b.Path) })
+	return changes, e.whole(c, ref, err)
+}
+
+func (e *Engine) changes(ctx context.Context, c *Container) ([]Change, error) {
 	sn, err := e.snapshot(c.ID)
 	if err != nil {
 		return nil, err
@@ -52,9 +58,7 @@ func (e *Engine) Changes(ctx context.Context, ref string) ([]Change, error) {
 		return nil, fmt.Errorf("comparing %s with its image: %w", c.Name, err)
 	}
 	defer w.close()
-	changes, err := w.dir(ctx, ".", true)
-	slices.SortFunc(changes, func(a, b Change) int { return strings.Compare(a.Path, b.Path) })
-	return changes, err
+	return w.dir(ctx, ".", true)
 }
 
 // comparison walks an upper directory, which a container may be changing.

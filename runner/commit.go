@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -62,12 +63,18 @@ func (e *Engine) Commit(ctx context.Context, ref string, o CommitOptions) (_ dig
 	if err != nil {
 		return "", fmt.Errorf("the image of %s: %w", c.Name, err)
 	}
+	// The container's lease goes with it.
+	held := base.Descriptor
+	held.MediaType = cmp.Or(base.Manifest.MediaType, ocispec.MediaTypeImageManifest)
+	if err := store.Hold(ctx, held); err != nil {
+		return "", fmt.Errorf("the image of %s: %w", c.Name, err)
+	}
 	config, err := e.commitConfig(c, base, o)
 	if err != nil {
 		return "", err
 	}
 	blob, diffID, err := e.commitLayer(ctx, store, c, o)
-	if err != nil {
+	if err := e.whole(c, ref, err); err != nil {
 		return "", err
 	}
 	target, id, err := commitImage(ctx, store, base, config, blob, diffID, c.history(o))

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/teu-dev/teu/cache"
@@ -88,11 +90,26 @@ func (e *Engine) image(ctx context.Context, store *cache.Store, o Options) (cont
 	if err != nil {
 		return content.Image{}, nil, err
 	}
-	layers, err := store.Unpack(ctx, img)
+	layers, err := e.hold(ctx, store, img)
+	if errors.Is(err, errdefs.ErrNotFound) {
+		if _, gone := store.Lookup(ctx, o.Image); gone != nil { // by now
+			return content.Image{}, nil, gone
+		}
+	}
 	if err != nil {
 		return content.Image{}, nil, fmt.Errorf("unpacking %s: %w", o.Image, err)
 	}
 	return img, layers, nil
+}
+
+// hold unpacks an image. All of it stays then for as long as the caller's pin lives, also if nobody else needs it any more.
+func (e *Engine) hold(ctx context.Context, store *cache.Store, img content.Image) (layers []string, err error) {
+	for _, d := range []digest.Digest{img.Descriptor.Digest, img.Manifest.Config.Digest} {
+		if ok, err := store.Content.Touch(d); err != nil || !ok {
+			return nil, cmp.Or(err, fmt.Errorf("blob %s is not here: %w", d, errdefs.ErrNotFound))
+		}
+	}
+	return store.Unpack(ctx, img)
 }
 
 // make makes the parts of a container, the record last: what is not recorded does not

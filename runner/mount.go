@@ -106,6 +106,9 @@ func (e *Engine) mountsFrom(ctx context.Context, c *Container, taken map[string]
 			if p.Type != "volume" && p.Type != "bind" || taken[p.Destination] {
 				continue
 			}
+			if err := e.shareVolume(ctx, c, p, ref); err != nil {
+				return nil, err
+			}
 			p.RW, p.Mode = p.RW && !mode.ReadOnly, ""
 			points = slices.DeleteFunc(points, func(before MountPoint) bool { return before.Destination == p.Destination })
 			points = append(points, p)
@@ -115,6 +118,27 @@ func (e *Engine) mountsFrom(ctx context.Context, c *Container, taken map[string]
 		taken[p.Destination] = true
 	}
 	return points, nil
+}
+
+// shareVolume sees that a volume of the container ref stays when that is removed before c is recorded.
+func (e *Engine) shareVolume(ctx context.Context, c *Container, p MountPoint, ref string) error {
+	if p.Type != "volume" {
+		return nil
+	}
+	unlock, err := e.lockVolumes(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := e.claimVolume(c.ID, p.Name); err != nil {
+		return err
+	}
+	if _, err = e.Volume(p.Name); errors.Is(err, errdefs.ErrNotFound) {
+		if _, gone := e.resolve(ref); gone != nil { // by now
+			return gone
+		}
+	}
+	return err
 }
 
 // procFiles may be covered, as runc allows for the sake of lxcfs (libcontainer, checkProcMount):

@@ -223,6 +223,9 @@ func (e *Engine) Rename(ctx context.Context, ref, name string) error {
 		return err
 	}
 	defer unlock()
+	if !e.recorded(id) { // yet
+		return noSuchContainer(ref)
+	}
 	old := e.nameOf(id)
 	if old == name {
 		return worded(errdefs.ErrInvalidArgument, "Renaming a container with the same name as its current name")

@@ -154,7 +154,11 @@ func (e *Engine) RemoveNetwork(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	return e.dropNetwork(ctx, n)
+	err = e.dropNetwork(ctx, n)
+	if errdefs.IsNotFound(err) { // by now
+		err = worded(errdefs.ErrNotFound, "network %s not found", ref)
+	}
+	return err
 }
 
 func (e *Engine) dropNetwork(ctx context.Context, n network.Network) error {

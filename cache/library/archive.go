@@ -78,7 +78,7 @@ func (l *Library) wanted(ctx context.Context, ref string, target ocispec.Descrip
 		parts = append(parts, img.Descriptor)
 	}
 	for _, d := range parts {
-		if err := l.hold(ctx, d); err != nil {
+		if err := l.Store.Hold(ctx, d); err != nil {
 			return target, fmt.Errorf("saving %s: %w", ref, err)
 		}
 	}

@@ -15,10 +15,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/teu-dev/teu/cache"
-	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/image"
 	"github.com/teu-dev/teu/cache/listing"
 	"github.com/teu-dev/teu/registry"
@@ -67,98 +65,6 @@ func (l *Library) Select(ctx context.Context, images []listing.Image, f listing.
 	return listing.Select(ctx, l.Store, images, f)
 }
 
-// hold touches everything that is here of target, so that no collection takes it while
-// the caller's pin lives. It fails if nothing of it could run.
-func (l *Library) hold(ctx context.Context, target ocispec.Descriptor) error {
-	return l.holdOnce(ctx, target, map[digest.Digest]error{})
-}
-
-// holdOnce is hold that does not look again at the indexes in done.
-func (l *Library) holdOnce(ctx context.Context, target ocispec.Descriptor, done map[digest.Digest]error) error {
-	there, err := l.Store.Content.Exists(ctx, target)
-	if err == nil && !there {
-		err = fmt.Errorf("blob %s is not here: %w", target.Digest, errdefs.ErrNotFound)
-	}
-	if err != nil || !isDocument(target) {
-		return err
-	}
-	if content.IsManifest(target.MediaType) {
-		return l.holdManifest(ctx, target)
-	}
-	if err, again := done[target.Digest]; again {
-		return err
-	}
-	err = l.holdIndex(ctx, target, done)
-	done[target.Digest] = err
-	return err
-}
-
-func (l *Library) holdIndex(ctx context.Context, d ocispec.Descriptor, done map[digest.Digest]error) error {
-	children, err := content.Children(ctx, l.Store.Content, d)
-	if err != nil {
-		return err
-	}
-	held, missing := 0, error(nil)
-	for _, d := range children {
-		switch err := l.holdOnce(ctx, d, done); {
-		case err == nil:
-			held++
-		case errdefs.IsNotFound(err):
-			missing = err
-		default:
-			return err
-		}
-	}
-	if held == 0 {
-		return missing
-	}
-	return nil
-}
-
-// holdManifest touches the blobs and the unpacked layers of an image. One of both is enough.
-func (l *Library) holdManifest(ctx context.Context, d ocispec.Descriptor) error {
-	children, err := content.Children(ctx, l.Store.Content, d)
-	if err != nil || len(children) == 0 {
-		return err
-	}
-	if there, err := l.Store.Content.Exists(ctx, children[0]); err != nil || !there {
-		return errors.Join(err, notFoundUnless(there, children[0]))
-	}
-	var diffIDs []digest.Digest
-	if img, err := content.Resolve(ctx, l.Store.Content, d, content.Host()); err == nil {
-		diffIDs = img.Config.RootFS.DiffIDs
-	}
-	for i, layer := range children[1:] {
-		there, err := l.Store.Content.Exists(ctx, layer)
-		if err != nil {
-			return err
-		}
-		unpacked := false
-		if i < len(diffIDs) {
-			if found, err := l.Store.Layers.ByDiffID(diffIDs[i]); err == nil {
-				if unpacked, err = l.Store.Layers.Touch(found.ID); err != nil {
-					return err
-				}
-			}
-		}
-		if err := notFoundUnless(there || unpacked || content.IsForeign(layer.MediaType), layer); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func notFoundUnless(there bool, d ocispec.Descriptor) error {
-	if there {
-		return nil
-	}
-	return fmt.Errorf("blob %s is not here: %w", d.Digest, errdefs.ErrNotFound)
-}
-
-func isDocument(d ocispec.Descriptor) bool {
-	return content.IsIndex(d.MediaType) || content.IsManifest(d.MediaType)
-}
-
 // pinned calls fn while nothing that is touched can be collected.
 func (l *Library) pinned(ctx context.Context, fn func() error) (err error) {
 	unpin, err := l.Store.Pin(ctx)
@@ -186,7 +92,7 @@ func (l *Library) Tag(ctx context.Context, source, name string) error {
 		if err != nil {
 			return err
 		}
-		if err := l.hold(ctx, record.Target); err != nil {
+		if err := l.Store.Hold(ctx, record.Target); err != nil {
 			return fmt.Errorf("image %s: %w", source, err)
 		}
 		name := reference.TagNameOnly(ref).String()

@@ -109,7 +109,7 @@ func (l *Library) Push(ctx context.Context, ref reference.NamedTagged, o PushOpt
 		if err != nil {
 			return err
 		}
-		if err := l.hold(ctx, record.Target); err != nil {
+		if err := l.Store.Hold(ctx, record.Target); err != nil {
 			return err
 		}
 		if record.Target, err = l.portable(ctx, record.Target); err != nil {

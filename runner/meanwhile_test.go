@@ -1,0 +1,254 @@
+package runner
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/cache"
+	"github.com/teu-dev/teu/runner/network"
+)
+
+// These tests have another process come between two steps of a command.
+
+// exited makes a container that has run a script and has ended.
+func exited(t *testing.T, e *Engine, name, script string) *Container {
+	t.Helper()
+	c := detached(t, e, name, sh(script))
+	await(t, name+" to end", func() bool { return ended(get(t, e, name).State) })
+	return c
+}
+
+// ageBlobs has the blobs of a store be old: a collection spares them only if they are needed.
+func ageBlobs(t *testing.T, e *Engine) {
+	t.Helper()
+	blobs, err := filepath.Glob(filepath.Join(e.Root, "content/blobs/sha256/*"))
+	if err != nil || len(blobs) == 0 {
+		t.Fatal(blobs, err)
+	}
+	long := time.Now().Add(-time.Hour)
+	for _, path := range blobs {
+		if err := os.Chtimes(path, long, long); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// forgetImage removes the image, as rmi does.
+func forgetImage(t *testing.T, e *Engine) {
+	t.Helper()
+	store, err := e.Store()
+	if err == nil {
+		err = store.Images.Delete(t.Context(), "docker.io/library/busybox:latest")
+	}
+	if err == nil {
+		_, err = store.GC(t.Context(), cache.GCOptions{})
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// An image that is removed while a container is made of it is all there as long as the container is.
+func TestImageRemovedDuringCreate(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	store, err := e.Store()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ageBlobs(t, e)
+	unpin, err := store.Pin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unpin()
+	img, _, err := e.image(ctx, store, Options{Image: "busybox"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	forgetImage(t, e)
+	for _, d := range []ocispec.Descriptor{img.Descriptor, img.Manifest.Config, img.Manifest.Layers[0]} {
+		if _, err := store.Content.Stat(ctx, d.Digest); err != nil {
+			t.Errorf("%s: %v", d.MediaType, err)
+		}
+	}
+}
+
+// An image that is committed has all of its base, also if container and image are removed meanwhile, or it is none.
+func TestRemovedDuringCommit(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	store, err := e.Store()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name      string
+		meanwhile func(c *Container) error
+		ok        bool
+	}{
+		{"its lease", func(c *Container) error {
+			_, err := store.Snapshots.Touch(c.ID) // its files are still to be read
+			return errors.Join(err, store.Unlease(ctx, leaseName(c.ID)))
+		}, true},
+		{"all of it", func(c *Container) error { return e.Remove(ctx, c.ID, RemoveOptions{}) }, false},
+	} {
+		c := exited(t, e, "box", "echo of the container >/file")
+		ageBlobs(t, e)
+		e.Change = func(config []byte, _ []string) ([]byte, error) {
+			if err := test.meanwhile(c); err != nil {
+				t.Error(err)
+			}
+			forgetImage(t, e)
+			return config, nil
+		}
+		_, err = e.Commit(ctx, "box", CommitOptions{Name: "made", Changes: []string{"CMD true"}})
+		if img, e2 := store.Images.Get("docker.io/library/made:latest"); test.ok {
+			if err := errors.Join(err, e2, store.Hold(ctx, img.Target)); err != nil {
+				t.Errorf("%s: %v", test.name, err)
+			}
+		} else if e2 == nil || err == nil || !strings.Contains(err.Error(), "No such container: box") {
+			t.Errorf("%s: %v, named: %v", test.name, err, e2 == nil)
+		}
+		e.Remove(ctx, "box", RemoveOptions{})
+		store.Images.Delete(ctx, "docker.io/library/made:latest")
+		addImage(t, e)
+	}
+}
+
+// afterFirst calls f at the first write.
+type afterFirst struct {
+	bytes.Buffer
+	f func()
+}
+
+func (w *afterFirst) Write(b []byte) (int, error) {
+	if w.f != nil {
+		w.f()
+		w.f = nil
+	}
+	return w.Buffer.Write(b)
+}
+
+// What is read of a container that is removed meanwhile is not said to be all of it.
+func TestRemovedWhileRead(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	remove := func() {
+		if err := e.Remove(ctx, "box", RemoveOptions{}); err != nil {
+			t.Error(err)
+		}
+	}
+	const files = "mkdir /d; for i in $(seq 50); do echo $i >/d/$i; done"
+	for _, test := range []struct {
+		name string
+		read func() error
+	}{
+		{"export", func() error { return e.Export(ctx, "box", &afterFirst{f: remove}) }},
+		{"cp", func() error {
+			r, _, err := e.CopyFrom(ctx, "box", "/d")
+			if err != nil {
+				return err
+			}
+			_, err = io.Copy(struct{ io.Writer }{&afterFirst{f: remove}}, io.MultiReader(io.LimitReader(r, 512), r))
+			return errors.Join(err, r.Close())
+		}},
+	} {
+		exited(t, e, "box", files)
+		if err := test.read(); err == nil || !strings.Contains(err.Error(), "No such container: box") {
+			t.Errorf("%s: %v", test.name, err)
+		}
+	}
+}
+
+// A volume of another container stays when that is removed with its volumes before the new one is recorded.
+func TestVolumeSharedDuringRemove(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	other, err := e.Create(ctx, "other", sh("true"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &Container{Config: Config{ID: newID(), Options: Options{VolumesFrom: []string{"other"}}}}
+	if err := e.makeDir(c.ID, false); err != nil {
+		t.Fatal(err)
+	}
+	points, err := e.mountsFrom(ctx, c, map[string]bool{})
+	if err != nil || len(points) != 1 {
+		t.Fatal(points, err)
+	}
+	if err := e.Remove(ctx, other.ID, RemoveOptions{Volumes: true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Volume(points[0].Name); err != nil {
+		t.Errorf("the volume went: %v", err)
+	}
+	if err := e.unmake(ctx, c, RemoveOptions{}); err != nil {
+		t.Error(err)
+	}
+	// And if it was too late already:
+	if _, _, err := e.PruneVolumes(ctx, PruneVolumesOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.makeDir(c.ID, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.shareVolume(ctx, c, points[0], "other"); err == nil || !strings.Contains(err.Error(), "No such container: other") {
+		t.Errorf("a volume that is gone: %v", err)
+	}
+	if err := e.unmake(ctx, c, RemoveOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
+// Who comes second hears of the network by the name he gave.
+func TestNetworkRemovedTwice(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	n, err := e.CreateNetwork(ctx, network.CreateOptions{Name: "net"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The first waits for the lock, as the second does.
+	errs := make(chan error)
+	for range 8 {
+		go func() { errs <- e.RemoveNetwork(ctx, "net") }()
+	}
+	done := 0
+	for range 8 {
+		err := <-errs
+		if err == nil {
+			done++
+		} else if !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "network net not found") {
+			t.Errorf("%v", err)
+		}
+	}
+	if done != 1 {
+		t.Errorf("%s was removed %d times", n.ID, done)
+	}
+}
+
+// A container that is being made has nothing yet that could be renamed.
+func TestRenameDuringCreate(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	id := newID()
+	if err := e.makeDir(id, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.claimName(ctx, id, "box", ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Rename(ctx, "box", "other"); err == nil || err.Error() != "No such container: box" {
+		t.Errorf("got %v", err)
+	}
+	if name := e.nameOf(id); name != "box" {
+		t.Errorf("it is called %q", name)
+	}
+	if err := e.unmake(ctx, &Container{Config: Config{ID: id}, Name: "box"}, RemoveOptions{}); err != nil {
+		t.Error(err)
+	}
+}
