@@ -12,7 +12,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/teu-dev/teu/cache/content"
-	"github.com/teu-dev/teu/cache/image"
 	"github.com/teu-dev/teu/cache/layer"
 )
 
@@ -194,12 +193,9 @@ func (s *Store) Rename(ctx context.Context, old, made ocispec.Descriptor) error 
 		if img.Target.Digest != old.Digest {
 			continue
 		}
-		if err := s.Images.Put(ctx, image.Image{Name: img.Name, Target: made, Created: img.Created}); err != nil {
+		if err := s.Images.Replace(ctx, img, made); err != nil && !errdefs.IsNotFound(err) {
 			return err
 		}
-	}
-	if err := s.Images.DeleteDangling(ctx, old.Digest); err != nil && !errdefs.IsNotFound(err) {
-		return err
 	}
 	return nil
 }

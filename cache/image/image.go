@@ -97,21 +97,57 @@ func (s *Store) put(ctx context.Context, img Image, keep bool) (err error) {
 			return err
 		}
 	}
-	if s.targets != "" {
-		if err := statefile.SyncDir(s.targets); err != nil {
-			return fmt.Errorf("naming image %s: %w", img.Name, err)
-		}
-	}
-	path := s.namePath(img.Name)
 	if keep && err == nil && reflect.DeepEqual(old.Target, img.Target) {
-		err = statefile.SyncDir(filepath.Dir(path)) // whoever wrote it may have died before
-	} else {
-		err = statefile.Write(path, img, statefile.WriteOptions{Durable: true})
+		return s.settle(img, func(path string) error { return statefile.SyncDir(filepath.Dir(path)) }) // whoever wrote it may have died before
+	}
+	return s.write(img)
+}
+
+// write writes the record of a name.
+func (s *Store) write(img Image) error {
+	return s.settle(img, func(path string) error { return statefile.Write(path, img, statefile.WriteOptions{Durable: true}) })
+}
+
+// settle makes sure of the record of a name, and of what it stands for.
+func (s *Store) settle(img Image, record func(path string) error) error {
+	var err error
+	if s.targets != "" {
+		err = statefile.SyncDir(s.targets)
+	}
+	if err == nil {
+		err = record(s.namePath(img.Name))
 	}
 	if err != nil {
 		return fmt.Errorf("naming image %s: %w", img.Name, err)
 	}
 	return s.remove(s.danglingPath(img.Target.Digest)) // it has a name now
+}
+
+// Replace has the image that was read as old stand for another target, which is the same image in other clothes: old does not
+// become a dangling image. A name that meanwhile stands for another one, or none, is an errdefs.ErrNotFound and stays.
+func (s *Store) Replace(ctx context.Context, old Image, target ocispec.Descriptor) (err error) {
+	made := Image{Name: old.Name, Target: target, Created: old.Created}
+	if err := check(made); err != nil {
+		return err
+	}
+	unlock, err := s.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	if old.Name == "" {
+		if _, err := os.Stat(s.danglingPath(old.Target.Digest)); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("image %s: %w", old.Target.Digest, errdefs.ErrNotFound)
+		}
+		if err := s.dangle(ctx, made); err != nil {
+			return err
+		}
+		return s.remove(s.danglingPath(old.Target.Digest))
+	}
+	if err := s.still(old); err != nil {
+		return err
+	}
+	return s.write(made)
 }
 
 // check refuses what could not be read back as it was written.
@@ -169,14 +205,19 @@ func (s *Store) DeleteRecord(ctx context.Context, img Image) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
-	now, err := s.Get(img.Name)
-	if err != nil {
+	if err := s.still(img); err != nil {
 		return err
 	}
-	if now.Target.Digest != img.Target.Digest {
-		return fmt.Errorf("image %s is another one now: %w", img.Name, errdefs.ErrNotFound)
-	}
 	return s.remove(s.namePath(img.Name))
+}
+
+// still says whether a name stands for what it did. The lock is held.
+func (s *Store) still(img Image) error {
+	now, err := s.Get(img.Name)
+	if err == nil && now.Target.Digest != img.Target.Digest {
+		err = fmt.Errorf("image %s is another one now: %w", img.Name, errdefs.ErrNotFound)
+	}
+	return err
 }
 
 // DeleteDangling forgets the dangling image of a target. A missing one is an errdefs.ErrNotFound.

@@ -258,3 +258,53 @@ func TestDeleteRecord(t *testing.T) {
 		t.Errorf("%v, %v", all, err)
 	}
 }
+
+func TestReplace(t *testing.T) {
+	ctx := t.Context()
+	s, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := func(c string) ocispec.Descriptor {
+		return ocispec.Descriptor{Digest: digest.FromString(c), Size: 1}
+	}
+	put := func(img Image) {
+		t.Helper()
+		if err := s.Put(ctx, img); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old := Image{Name: "docker.io/library/x:1", Target: target("old"), Created: time.Unix(1, 0).UTC()}
+	put(old)
+	if err := s.Replace(ctx, old, target("made")); err != nil {
+		t.Error(err)
+	}
+	want := []Image{{Name: old.Name, Target: target("made"), Created: old.Created}}
+	if all, err := s.All(ctx); err != nil || !cmp.Equal(all, want) {
+		t.Errorf("%v\n%s", err, cmp.Diff(want, all))
+	}
+	// Another process gave the name to another image, or took it away.
+	if err := s.Replace(ctx, old, target("late")); !errdefs.IsNotFound(err) {
+		t.Errorf("of a name that was given away: %v", err)
+	}
+	if all, err := s.All(ctx); err != nil || !cmp.Equal(all, want) {
+		t.Errorf("%v\n%s", err, cmp.Diff(want, all))
+	}
+	if err := s.Delete(ctx, old.Name); err != nil {
+		t.Fatal(err)
+	}
+	nameless := Image{Target: target("old"), Created: old.Created}
+	for _, img := range []Image{want[0], nameless} {
+		if err := s.Replace(ctx, img, target("late")); !errdefs.IsNotFound(err) {
+			t.Errorf("of one that is gone: %v", err)
+		}
+	}
+	put(nameless)
+	if err := s.Replace(ctx, nameless, target("made")); err != nil {
+		t.Error(err)
+	}
+	want[0].Name = ""
+	if all, err := s.All(ctx); err != nil || !cmp.Equal(all, want) {
+		t.Errorf("%v\n%s", err, cmp.Diff(want, all))
+	}
+}

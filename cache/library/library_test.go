@@ -467,6 +467,20 @@ func TestOtherCompression(t *testing.T) {
 	if _, err := l2.Pull(ctx, tagged(t, other), PullOptions{}); err != nil || idOf(t, l2, other) != id {
 		t.Errorf("pulled from the other registry: %v", err)
 	}
+
+	// What has been given the name while the layers were sent keeps it.
+	again, built := serve(t)+"/two:1", put(t, l, content.Host(), day, "built")
+	if err := l.Tag(ctx, host+"/two:1", again); err != nil {
+		t.Fatal(err)
+	}
+	var build sync.Once
+	meanwhile := func(content.Event) { build.Do(func() { name(t, l, built, again) }) }
+	if _, err := l.Push(ctx, tagged(t, again), PushOptions{Progress: meanwhile}); err != nil {
+		t.Fatal(err)
+	}
+	if now, err := l.Store.Images.Get(again); err != nil || now.Target.Digest != built.Digest {
+		t.Errorf("the name stands for %s, want %s; %v", now.Target.Digest, built.Digest, err)
+	}
 }
 
 // After a pull an index is here for one platform only.

@@ -167,11 +167,17 @@ func (p *push) complete(ctx context.Context, record image.Image) (Pushed, error)
 	if completeErr != nil || made.Digest == record.Target.Digest {
 		return result, errors.Join(err, completeErr)
 	}
-	record.Target = made
 	if result, err = p.run(ctx, made); err != nil {
 		return result, err
 	}
-	return result, p.library.Store.Images.Put(ctx, record)
+	err = p.library.Store.Images.Replace(ctx, record, made)
+	if errdefs.IsNotFound(err) { // meanwhile the name has been given to another image, or none
+		return result, nil
+	}
+	if err != nil {
+		return result, err
+	}
+	return result, p.library.Store.Images.Put(ctx, image.Image{Target: record.Target, Created: record.Created}) // dangling
 }
 
 // run sends target, or what can be sent of it.
