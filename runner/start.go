@@ -251,12 +251,22 @@ func (e *Engine) Explain(ctx context.Context, ref string) (string, error) {
 	if c.State.Status != keeper.Created && c.State.Status != keeper.Exited {
 		return "", worded(errdefs.ErrConflict, "container %s is %s", c.ID, c.State.Status)
 	}
+	// From here on there is something to finish, should we die.
+	c.State.Finished = false
+	if err := e.writeState(c); err != nil {
+		return "", err
+	}
 	p, err := e.plan(ctx, c, StartOptions{})
 	text := ""
 	if err == nil {
 		text = p.program.String()
 	}
-	return text, errors.Join(err, e.tidy(context.WithoutCancel(ctx), c), e.releaseVolumes(context.WithoutCancel(ctx), c))
+	end := context.WithoutCancel(ctx)
+	if undone := errors.Join(e.tidy(end, c), e.releaseVolumes(end, c)); undone != nil {
+		return text, errors.Join(err, undone)
+	}
+	c.State.Finished = true
+	return text, errors.Join(err, e.writeState(c))
 }
 
 // spec makes the runtime spec of a container that does not run.

@@ -43,6 +43,8 @@ func TestKilledAtEachStep(t *testing.T) {
 func (s *stress) stepCases() []stepCase {
 	running := []string{"run", "-d", "--name", "one", "busybox", "sleep", "1000"}
 	created := []string{"create", "--name", "one", "busybox", "true"}
+	owner := []string{"run", "-d", "--name", "owner", "--network", "none", "busybox", "sleep", "1000"}
+	sharing, rmOwner := []string{"run", "-d", "--name", "one", "--network", "container:owner", "busybox", "sleep", "1000"}, []string{"rm", "-f", "owner"}
 	rm, taken := []string{"rm", "-f", "one"}, []string{"already in use"}
 	return []stepCase{
 		{name: "run", args: []string{"run", "--name", "one", "busybox", "true"}, again: taken, after: [][]string{rm}},
@@ -51,6 +53,9 @@ func (s *stress) stepCases() []stepCase {
 		{name: "run -v", args: []string{"run", "--name", "one", "-v", "vol:/etc", "--network", "none", "busybox", "true"}, again: taken, after: [][]string{rm, {"volume", "rm", "vol"}}},
 		{name: "create", args: created, again: taken, after: [][]string{rm}},
 		{name: "start", before: [][]string{created}, args: []string{"start", "one"}, after: [][]string{rm}},
+		{name: "run --explain", args: []string{"run", "--explain", "--name", "one", "busybox", "true"}, again: taken, after: [][]string{rm}},
+		{name: "run --network container", before: [][]string{owner}, args: sharing, again: taken, after: [][]string{rm, rmOwner}},
+		{name: "rm -f of the last", before: [][]string{owner, sharing, rmOwner}, args: rm, after: [][]string{rm}},
 		{name: "stop", before: [][]string{running}, args: []string{"stop", "-t", "0", "one"}, after: [][]string{rm}},
 		{name: "restart", before: [][]string{running}, args: []string{"restart", "-t", "0", "one"}, after: [][]string{rm}},
 		{name: "exec", before: [][]string{running}, args: []string{"exec", "one", "true"}, after: [][]string{rm}},
@@ -118,7 +123,8 @@ func (s *stress) killAtSteps(t *testing.T, c stepCase, stride int) {
 
 // left is what containers, volumes and networks have left.
 func (s *stress) left() (found []string) {
-	for _, pattern := range []string{"root/containers/*", "root/names/*", "root/volumes/*", "root/networks/*.json", "root/snapshots/*/*.json", "root/leases/[^.]*", "run/containers/*"} {
+	for _, pattern := range []string{"root/containers/*", "root/names/*", "root/volumes/*", "root/networks/*.json", "root/snapshots/*/*.json", "root/leases/[^.]*", "run/containers/*",
+		"run/netns/*", "run/network/endpoints/[^.]*", "run/network/shares/*"} {
 		files, err := filepath.Glob(s.path(pattern))
 		if err != nil {
 			s.t.Error(err)
