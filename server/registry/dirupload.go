@@ -214,6 +214,7 @@ func (u *fileUpload) Close() error {
 		return nil
 	}
 	if u.running != nil {
+		u.running.file = identity(u.f)
 		u.s.hashes.put(u.id, u.running)
 	}
 	return u.f.Close()
@@ -221,7 +222,7 @@ func (u *fileUpload) Close() error {
 
 // ReadFrom appends r, and goes on with the hash of what was there if it is known.
 func (u *fileUpload) ReadFrom(r io.Reader) (n int64, err error) {
-	u.running = u.s.hashes.take(u.id)
+	u.running = u.remembered()
 	if u.size == 0 {
 		u.running = &runningHash{algorithm: u.algorithm, hash: newHash(u.algorithm)}
 	} else if u.running != nil && u.running.size != u.size {
@@ -345,7 +346,7 @@ func (u *fileUpload) end() {
 // digest returns the digest of the upload, from the running hash or by reading it.
 func (u *fileUpload) digest(a digest.Algorithm) (digest.Digest, error) {
 	if u.running == nil {
-		u.running = u.s.hashes.take(u.id)
+		u.running = u.remembered()
 	}
 	if u.running != nil && u.running.algorithm == a && u.running.size == u.size {
 		return digest.NewDigest(a, u.running.hash), nil
@@ -365,6 +366,26 @@ func (u *fileUpload) digest(a digest.Algorithm) (digest.Digest, error) {
 		return "", fmt.Errorf("reading upload: %w", io.ErrUnexpectedEOF)
 	}
 	return digest.NewDigest(a, h), nil
+}
+
+// remembered takes what is known of the upload's hash, unless that is of another file: other servers may have ended the
+// upload, and somebody begun it again.
+func (u *fileUpload) remembered() *runningHash {
+	r := u.s.hashes.take(u.id)
+	if r == nil || u.f == nil || r.file == "" || r.file != identity(u.f) {
+		return nil
+	}
+	return r
+}
+
+// identity is what no other file has or had, as a handle has the generation of the inode beside its number,
+// name_to_handle_at(2). It is empty where the file system has no handles.
+func identity(f *os.File) string {
+	h, _, err := unix.NameToHandleAt(int(f.Fd()), "", unix.AT_EMPTY_PATH)
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%d %x", h.Type(), h.Bytes())
 }
 
 // Cancel implements upload.
@@ -413,6 +434,7 @@ type runningHash struct {
 	algorithm digest.Algorithm
 	hash      hash.Hash
 	size      int64
+	file      string // its identity
 }
 
 // take returns what is known about an upload, and forgets it: whoever goes on puts it back.

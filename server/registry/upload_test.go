@@ -34,6 +34,26 @@ func TestUploadSurvivesRestart(t *testing.T) {
 	}
 }
 
+// TestUploadBegunAgain: what one server remembers of an upload is not said of other bytes, which came to servers that have not
+// heard of its end.
+func TestUploadBegunAgain(t *testing.T) {
+	root := t.TempDir()
+	var servers []*client
+	for range 3 {
+		servers = append(servers, serveOptions(t, Options{Root: root, AllowDelete: true}))
+	}
+	good, bad := "0123456789", "9876543210"
+	d := digest.FromString(good).String()
+	for range 20 { // as a file system gives the number of a file to the next one, or not
+		location := servers[0].start("a")
+		servers[0].want(servers[0].do("PATCH", location, strings.NewReader(good)), 202, "")
+		servers[1].want(servers[1].do("DELETE", location, nil), 204, "")
+		servers[2].want(servers[2].do("PATCH", location, strings.NewReader(bad)), 202, "")
+		servers[0].want(servers[0].do("PUT", location+"?digest="+d, nil), 400, codeDigestInvalid)
+		servers[0].want(servers[0].do("GET", "/v2/a/blobs/"+d, nil), 404, codeBlobUnknown)
+	}
+}
+
 // TestUploadWithoutBytes: an upload that was only begun is nothing on disk, and any server goes on with it, also
 // after the one that began it was killed.
 func TestUploadWithoutBytes(t *testing.T) {
