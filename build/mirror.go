@@ -31,10 +31,7 @@ func (b *Builder) Mirror(key, about string, fill func(dir string) error) (dir st
 		return b.scratchMirror(fill)
 	}
 	home := filepath.Join(b.mirrors(), digest.FromString(key).Encoded())
-	if err := os.MkdirAll(home, 0o700); err != nil {
-		return "", nil, err
-	}
-	unlock, free, err := statefile.TryLock(filepath.Join(home, "lock"), statefile.LockOptions{})
+	unlock, free, err := lockMirror(home)
 	if err != nil {
 		return "", nil, err
 	}
@@ -45,6 +42,19 @@ func (b *Builder) Mirror(key, about string, fill func(dir string) error) (dir st
 		return "", nil, errors.Join(err, statefile.RemoveAll(filepath.Join(home, "tree")), unlock())
 	}
 	return filepath.Join(home, "tree"), unlock, nil
+}
+
+// lockMirror makes a mirror unless it is there, and says whether it could be locked.
+func lockMirror(home string) (unlock func() error, free bool, err error) {
+	for {
+		if err := os.MkdirAll(home, 0o700); err != nil {
+			return nil, false, err
+		}
+		unlock, free, err := statefile.TryLock(filepath.Join(home, "lock"), statefile.LockOptions{})
+		if !errors.Is(err, fs.ErrNotExist) { // somebody else has just removed it
+			return unlock, free, err
+		}
+	}
 }
 
 func fillMirror(home, about string, fill func(dir string) error) error {
@@ -113,6 +123,9 @@ func (b *Builder) mirrorEntries(ctx context.Context) (list []CacheEntry, err err
 			return nil, fmt.Errorf("measuring %s: %w", about, err)
 		}
 		unlock, free, err := statefile.TryLock(filepath.Join(home, "lock"), statefile.LockOptions{Shared: true})
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -145,11 +158,21 @@ func sizeBelow(ctx context.Context, dir string) (size int64, err error) {
 // removeMirror removes a mirror, unless a build uses it.
 func (b *Builder) removeMirror(name string) error {
 	home := filepath.Join(b.mirrors(), name)
-	unlock, free, err := statefile.TryLock(filepath.Join(home, "lock"), statefile.LockOptions{})
+	lock := filepath.Join(home, "lock")
+	unlock, free, err := statefile.TryLock(lock, statefile.LockOptions{})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil || !free {
 		return err
 	}
-	// The lock goes last: whoever waited for it finds that it is another one now.
-	err = errors.Join(statefile.RemoveAll(filepath.Join(home, "tree")), statefile.RemoveAll(home))
+	for _, part := range []string{"tree", "about", "changing"} {
+		err = errors.Join(err, statefile.RemoveAll(filepath.Join(home, part)))
+	}
+	if err == nil {
+		// The lock goes last, and from then on what is there is a new build's.
+		err = os.Remove(lock)
+		_ = os.Remove(home)
+	}
 	return errors.Join(err, unlock())
 }

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/teu-dev/teu/build"
 	"github.com/teu-dev/teu/cache"
 )
@@ -65,4 +67,48 @@ func TestMirror(t *testing.T) {
 	}
 	_, release = open("key", false, nil)
 	release()
+}
+
+// TestMirrorPruned: builds find their mirror, and keep what they have put there, whoever prunes at the same time.
+func TestMirrorPruned(t *testing.T) {
+	store, err := cache.Open(t.TempDir(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, ctx := &build.Builder{Store: store}, t.Context()
+	over := make(chan struct{})
+	var prunes errgroup.Group
+	for range 2 {
+		prunes.Go(func() error {
+			for {
+				select {
+				case <-over:
+					return nil
+				default:
+				}
+				if _, err := b.Prune(ctx, build.PruneOptions{All: true, Collected: true}); err != nil {
+					return err
+				}
+			}
+		})
+	}
+	for i := 0; i < 2000 && !t.Failed(); i++ {
+		dir, release, err := b.Mirror("key", "a mirror", func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "file"), nil, 0o600)
+		})
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		if _, err := os.Stat(filepath.Join(dir, "file")); err != nil {
+			t.Error(err)
+		}
+		if err := release(); err != nil {
+			t.Error(err)
+		}
+	}
+	close(over)
+	if err := prunes.Wait(); err != nil {
+		t.Error(err)
+	}
 }
