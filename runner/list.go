@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/teu-dev/teu/cache/statefile"
-	"github.com/teu-dev/teu/runner/keeper"
 )
 
 // List returns all containers, the newest first. It takes no lock and waits for no
@@ -28,7 +27,7 @@ func (e *Engine) List(ctx context.Context) ([]*Container, error) {
 		c, err := e.loadKnown(ids[i], e.known)
 		switch {
 		case err == nil:
-			all[i], lost[i] = c, e.seemsOrphaned(c) || unfinished(c.State)
+			all[i], lost[i] = c, e.seemsOrphaned(c) || c.unfinished()
 		case !errors.Is(err, fs.ErrNotExist): // which is one being made or removed
 			errs[i] = err
 		}
@@ -83,8 +82,11 @@ func (e *Engine) seemsOrphaned(c *Container) bool {
 // adoptTime is how long a listing lets orphans be adopted.
 const adoptTime = 2 * time.Second
 
-// unfinished says whether a container has ended and lost its keeper before that could finish it.
-func unfinished(s keeper.State) bool { return ended(s) && !s.Finished && !s.Keeper.Alive() }
+// unfinished says whether a container has ended and lost its keeper before that could finish it, or was to be removed at its
+// end by one who wanted to start it again first.
+func (c *Container) unfinished() bool {
+	return ended(c.State) && !c.State.Keeper.Alive() && (!c.State.Finished || c.Options.AutoRemove && !c.State.StartedAt.IsZero())
+}
 
 // adoptAll adopts or finishes those that are lost. What it cannot is shown as it is; nil is
 // one that is gone.

@@ -12,8 +12,10 @@ import (
 
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/teu-dev/teu/cache"
+	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/network"
 )
 
@@ -250,5 +252,42 @@ func TestRenameDuringCreate(t *testing.T) {
 	}
 	if err := e.unmake(ctx, &Container{Config: Config{ID: id}, Name: "box"}, RemoveOptions{}); err != nil {
 		t.Error(err)
+	}
+}
+
+// A container with --rm that several restart at once is there after each of them, and not after one who was killed.
+func TestRestartsTogether(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	o := sh("exec sleep 1000")
+	o.AutoRemove = true
+	c := detached(t, e, "box", o)
+	zero := time.Duration(0)
+	var all errgroup.Group
+	for range 3 {
+		all.Go(func() error {
+			for range 8 {
+				if err := e.Restart(ctx, "box", StopOptions{Timeout: &zero}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := all.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	unmark, err := statefile.Lock(ctx, e.restartLock(c.ID), statefile.LockOptions{Shared: true})
+	if err == nil {
+		err = e.Stop(ctx, "box", StopOptions{Timeout: &zero})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	awaitKeeper(get(t, e, "box"))
+	for _, want := range []int{1, 0} {
+		if all, err := e.List(ctx); err != nil || len(all) != want {
+			t.Errorf("%d containers, want %d; %v", len(all), want, err)
+		}
+		unmark()
 	}
 }

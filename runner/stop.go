@@ -171,21 +171,18 @@ func (e *Engine) Restart(ctx context.Context, ref string, o StopOptions) error {
 	if err != nil {
 		return err
 	}
+	unmark := func() error { return nil }
 	if c.Options.AutoRemove {
-		self, err := statefile.Self()
-		if err != nil {
-			return err
-		}
-		if err := statefile.Write(e.restartMark(c.ID), &self, statefile.WriteOptions{}); err != nil {
-			return err
+		if unmark, err = statefile.Lock(ctx, e.restartLock(c.ID), statefile.LockOptions{Shared: true}); err != nil {
+			return missing(err, ref)
 		}
 	}
 	err = e.Stop(ctx, c.ID, o)
 	if err == nil {
 		_, err = e.Start(ctx, c.ID, StartOptions{})
 	}
+	err = errors.Join(err, unmark())
 	if c.Options.AutoRemove {
-		os.Remove(e.restartMark(c.ID))
 		if now, e2 := e.current(ctx, c.ID); e2 == nil && ended(now.State) { // it ended before the mark went
 			return errors.Join(err, e.Finish(ctx, c.ID))
 		}
@@ -199,13 +196,19 @@ func (e *Engine) Restart(ctx context.Context, ref string, o StopOptions) error {
 	return nil
 }
 
-// restartMark is a file that says which process restarts a container.
-func (e *Engine) restartMark(id string) string { return filepath.Join(e.dir(id), "restart.json") }
+// restartLock is held, shared, by all who restart a container.
+func (e *Engine) restartLock(id string) string { return filepath.Join(e.dir(id), "restart.lock") }
 
-// restarting says whether a container that has ended will be started by who has ended it.
+// restarting says whether a container that has ended will be started by who has ended it. The container's lock is held.
 func (e *Engine) restarting(id string) bool {
-	var who statefile.Process
-	return statefile.Read(e.restartMark(id), &who) == nil && who.Alive()
+	if _, err := os.Lstat(e.restartLock(id)); err != nil {
+		return false
+	}
+	unlock, free, err := statefile.TryLock(e.restartLock(id), statefile.LockOptions{})
+	if free {
+		err = unlock()
+	}
+	return err == nil && !free
 }
 
 // Pause freezes a container.
