@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/teu-dev/teu/cache/statefile"
 	"github.com/teu-dev/teu/runner/cgroup"
 	"github.com/teu-dev/teu/runner/keeper"
 	"github.com/teu-dev/teu/test/privilege"
@@ -497,5 +498,42 @@ func TestDevicesWithoutRules(t *testing.T) {
 		if got, want := p.output(t), "10:229 denied\n7:128 denied\ndone\n"; got != want {
 			t.Errorf("%s: got %q, want %q", name, got, want)
 		}
+	}
+}
+
+// A directory without a record is left of a process that was killed: it keeps no ID from being used again.
+func TestLeftDirectory(t *testing.T) {
+	p := newPlace(t)
+	dir := filepath.Join(p.root, "a")
+	if err := os.MkdirAll(filepath.Join(dir, notifyDir), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{fifoName, notifyDir + "/" + notifySocket} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unlock, err := statefile.Lock(t.Context(), filepath.Join(dir, lockName), statefile.LockOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.create(t, "a", "true", nil); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("while somebody makes it: %v", err)
+	}
+	if err := unlock(); err != nil {
+		t.Fatal(err)
+	}
+	c, err := p.create(t, "a", "true", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.create(t, "a", "true", nil); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("one that exists: %v", err)
+	}
+	if _, err := c.Delete(t.Context(), DeleteOptions{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("left: %v", err)
 	}
 }

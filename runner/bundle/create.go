@@ -82,12 +82,7 @@ func (s *Store) Create(ctx context.Context, id, dir string, o CreateOptions) (c 
 	if err := os.MkdirAll(s.root, 0o700); err != nil {
 		return nil, nil, err
 	}
-	if err := os.Mkdir(c.dir, 0o700); errors.Is(err, os.ErrExist) {
-		return nil, nil, fmt.Errorf("container with given ID already exists: %s: %w", id, errdefs.ErrAlreadyExists)
-	} else if err != nil {
-		return nil, nil, err
-	}
-	unlock, err := statefile.Lock(ctx, filepath.Join(c.dir, lockName), statefile.LockOptions{})
+	unlock, err := c.claim()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -110,6 +105,42 @@ func (s *Store) Create(ctx context.Context, id, dir string, o CreateOptions) (c 
 	}
 	more, err := c.create(ctx, l, conf, o)
 	return c, slices.Concat(warnings, oci.Ungrantable(conf.Process), more), err
+}
+
+// claim makes the container's directory and locks it. One without a record is nobody's: whoever made it died
+// before there was one, or whoever removed it after that had gone.
+func (c *Container) claim() (unlock func() error, err error) {
+	taken := fmt.Errorf("container with given ID already exists: %s: %w", c.ID, errdefs.ErrAlreadyExists)
+	if err := os.Mkdir(c.dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	unlock, free, err := statefile.TryLock(filepath.Join(c.dir, lockName), statefile.LockOptions{})
+	if errors.Is(err, os.ErrNotExist) || err == nil && !free { // it is being removed, or made
+		return nil, taken
+	}
+	if err != nil {
+		return nil, err
+	}
+	if _, err = os.Lstat(filepath.Join(c.dir, recordName)); err == nil {
+		err = taken
+	} else if errors.Is(err, os.ErrNotExist) {
+		err = c.clear()
+	}
+	if err != nil {
+		return nil, errors.Join(err, unlock())
+	}
+	return unlock, nil
+}
+
+// clear removes what is in the container's directory but for the lock, which is held.
+func (c *Container) clear() error {
+	entries, err := os.ReadDir(c.dir)
+	for _, e := range entries {
+		if e.Name() != lockName {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(c.dir, e.Name())))
+		}
+	}
+	return err
 }
 
 // load reads the spec of a bundle and makes its paths absolute.

@@ -298,7 +298,13 @@ func (c *Container) discard(ctx context.Context) error {
 			return err
 		}
 	}
-	return os.RemoveAll(c.dir)
+	if err := errors.Join(c.clear(), os.Remove(filepath.Join(c.dir, lockName))); err != nil {
+		return err
+	}
+	if err := unix.Rmdir(c.dir); err != nil && err != unix.ENOTEMPTY { // somebody makes the container anew
+		return &os.PathError{Op: "rmdir", Path: c.dir, Err: err}
+	}
+	return nil
 }
 
 // awaitEnd waits for the killed process to be gone.

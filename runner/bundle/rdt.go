@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,33 +37,48 @@ func (c *Container) claimRDT(r *specs.LinuxIntelRdt) error {
 		return err
 	}
 	class := cmp.Or(r.ClosID, c.ID)
-	if class != filepath.Base(class) || slices.Contains([]string{".", "..", "/", "info", "mon_data", "mon_groups"}, class) || strings.Contains(class, "\n") {
+	if class != filepath.Base(class) || slices.Contains([]string{".", "..", "info", "mon_data", "mon_groups"}, class) || strings.Contains(class, "\n") {
 		return fmt.Errorf("intelRdt: closID %q: %w", class, errdefs.ErrInvalidArgument)
 	}
-	c.RDT = rdt{Class: filepath.Join(root, class), Own: r.ClosID == ""}
+	c.RDT = rdt{Class: filepath.Join(root, class)} // "/" is the root
+	if r.ClosID == "" {
+		_, err := os.Lstat(c.RDT.Class)
+		c.RDT.Own = errors.Is(err, os.ErrNotExist)
+	}
 	if r.EnableMonitoring {
 		c.RDT.Monitor = filepath.Join(c.RDT.Class, "mon_groups", c.ID)
 	}
 	return nil
 }
 
-// makeRDT makes the groups. A class that is named and has no shares to be set is somebody
-// else's, who has made it.
+// makeRDT makes the groups. A class that is there is somebody else's, whose shares stay as they are.
 func (c *Container) makeRDT(r *specs.LinuxIntelRdt) error {
 	if r == nil {
 		return nil
 	}
 	lines := schemata(r)
-	if c.RDT.Own || len(lines) > 0 {
-		if err := os.Mkdir(c.RDT.Class, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+	made := false
+	if r.ClosID == "" || len(lines) > 0 {
+		err := os.Mkdir(c.RDT.Class, 0o755)
+		if made = err == nil; !made && !errors.Is(err, os.ErrExist) {
 			return fmt.Errorf("intelRdt: %w", err)
 		}
 	}
 	if _, err := os.Stat(c.RDT.Class); err != nil {
 		return fmt.Errorf("intelRdt: no such class of service: %w", err)
 	}
-	if len(lines) > 0 {
+	switch {
+	case len(lines) == 0:
+	case made:
 		if err := c.writeRDT(c.RDT.Class, "schemata", strings.Join(lines, "\n")+"\n"); err != nil {
+			return err
+		}
+	default:
+		now, err := os.ReadFile(filepath.Join(c.RDT.Class, "schemata"))
+		if err != nil {
+			return fmt.Errorf("intelRdt: %w", err)
+		}
+		if err := sameShares(shares(lines), shares(strings.Split(string(now), "\n"))); err != nil {
 			return err
 		}
 	}
@@ -74,11 +90,33 @@ func (c *Container) makeRDT(r *specs.LinuxIntelRdt) error {
 	return nil
 }
 
-// schemata are the lines to be written.
-func schemata(r *specs.LinuxIntelRdt) (lines []string) {
-	if len(r.Schemata) > 0 {
-		return r.Schemata
+// sameShares says which of the wanted shares a class has not.
+func sameShares(wanted, has map[string]string) error {
+	for _, domain := range slices.Sorted(maps.Keys(wanted)) {
+		if has[domain] != wanted[domain] {
+			return fmt.Errorf("intelRdt: the class of service is there and has %s=%s, not %s: %w", domain, has[domain], wanted[domain], errdefs.ErrFailedPrecondition)
+		}
 	}
+	return nil
+}
+
+// shares reads lines of schemata such as "L3:0=7f0;1=1f": the last of each domain, "L3:0", counts.
+func shares(lines []string) map[string]string {
+	m := map[string]string{}
+	for _, line := range lines {
+		resource, list, _ := strings.Cut(strings.TrimSpace(line), ":")
+		for part := range strings.SplitSeq(list, ";") {
+			if domain, value, ok := strings.Cut(part, "="); ok {
+				value = strings.TrimLeft(strings.ToLower(strings.TrimSpace(value)), "0")
+				m[resource+":"+strings.TrimSpace(domain)] = cmp.Or(value, "0")
+			}
+		}
+	}
+	return m
+}
+
+// schemata are the lines to be written, those that are given as such last.
+func schemata(r *specs.LinuxIntelRdt) (lines []string) {
 	for line := range strings.SplitSeq(r.L3CacheSchema, "\n") {
 		// What is said of bandwidth elsewhere counts.
 		if line != "" && (r.MemBwSchema == "" || !strings.HasPrefix(line, "MB:")) {
@@ -88,7 +126,7 @@ func schemata(r *specs.LinuxIntelRdt) (lines []string) {
 	if r.MemBwSchema != "" {
 		lines = append(lines, r.MemBwSchema)
 	}
-	return lines
+	return append(lines, r.Schemata...)
 }
 
 // dirs are the directories of the groups.

@@ -22,9 +22,12 @@ func TestRDT(t *testing.T) {
 	if err := os.Mkdir(shared, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, file := range []string{"tasks", "schemata"} {
-		if err := os.WriteFile(filepath.Join(shared, file), nil, 0o644); err != nil {
-			t.Fatal(err)
+	const schema = "    L3:0=00f;1=0ff\n    MB:0=20;1=100\n"
+	for _, dir := range []string{root, shared} {
+		for file, text := range map[string]string{"tasks": "", "schemata": schema} {
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	has := func(file, want string) {
@@ -41,7 +44,7 @@ func TestRDT(t *testing.T) {
 		t.Fatal(err)
 	}
 	has("tasks", strconv.Itoa(c.Init.PID))
-	has("schemata", "L3:0=f\nMB:0=20\n")
+	has("schemata", schema)
 	if err := c.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -52,8 +55,33 @@ func TestRDT(t *testing.T) {
 	if _, err := c.Delete(t.Context(), DeleteOptions{Force: true}); err != nil {
 		t.Error(err)
 	}
-	has("schemata", "L3:0=f\nMB:0=20\n")
+	has("schemata", schema)
 
+	if _, err := p.create(t, "b", "true", with(specs.LinuxIntelRdt{ClosID: "shared", Schemata: []string{"L3:0=f", "L3:1=7f"}})); err == nil || !strings.Contains(err.Error(), "L3:1=ff, not 7f") {
+		t.Errorf("other shares than the class has: %v", err)
+	}
+	c, err = p.create(t, "root", "true", with(specs.LinuxIntelRdt{ClosID: "/"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(filepath.Join(root, "tasks")); err != nil || string(b) != strconv.Itoa(c.Init.PID) {
+		t.Errorf("in the root: %q, %v", b, err)
+	}
+	if _, err := c.Delete(t.Context(), DeleteOptions{}); err != nil {
+		t.Error(err)
+	}
+	for _, file := range []string{"tasks", "schemata"} {
+		os.Remove(filepath.Join(root, file))
+	}
+	if err := os.Mkdir(filepath.Join(root, "b"), 0o755); err != nil { // by its ID, and not its own
+		t.Fatal(err)
+	}
+	if _, err := p.create(t, "b", "true", with(specs.LinuxIntelRdt{})); err == nil {
+		t.Error("without a file of tasks")
+	}
+	if err := os.Remove(filepath.Join(root, "b")); err != nil {
+		t.Error(err)
+	}
 	for id, want := range map[string]string{"missing": "no such class of service", "..": "closID", "a/b": "closID", "info": "closID", "": "tasks: no such file"} {
 		if _, err := p.create(t, "b", "true", with(specs.LinuxIntelRdt{ClosID: id})); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("closID %q: %v, want %q", id, err, want)
@@ -72,8 +100,8 @@ func TestRDT(t *testing.T) {
 }
 
 func TestSchemata(t *testing.T) {
-	got := schemata(&specs.LinuxIntelRdt{Schemata: []string{"L3:0=1", "MB:0=5"}, L3CacheSchema: "L3:0=7"})
-	if d := cmp.Diff([]string{"L3:0=1", "MB:0=5"}, got); d != "" {
+	got := schemata(&specs.LinuxIntelRdt{Schemata: []string{"L3:0=1", "MB:0=5"}, L3CacheSchema: "L3:0=7", MemBwSchema: "MB:0=6"})
+	if d := cmp.Diff([]string{"L3:0=7", "MB:0=6", "L3:0=1", "MB:0=5"}, got); d != "" {
 		t.Error(d)
 	}
 }
