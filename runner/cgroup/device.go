@@ -52,27 +52,95 @@ func checkRule(r specs.LinuxDeviceCgroup) error {
 	return nil
 }
 
-// devicesV1 writes the rules to devices.allow and devices.deny;
+// devicesV1 writes what the rules come to to devices.allow and devices.deny;
 // Documentation/admin-guide/cgroup-v1/devices.rst.
 func devicesV1(dir string, rules []specs.LinuxDeviceCgroup) error {
-	for _, r := range rules {
-		file := "devices.deny"
-		if r.Allow {
-			file = "devices.allow"
+	v, err := verdictOf(rules)
+	if err != nil {
+		return err
+	}
+	rest, but := "devices.deny", "devices.allow"
+	if v.allow {
+		rest, but = but, rest
+	}
+	if v.reset {
+		if err := writeFile(dir, rest, "a"); err != nil {
+			return err
 		}
+	}
+	for _, e := range v.exceptions {
+		line := fmt.Sprintf("%s %s:%s %s", e.kind, number(&e.major), number(&e.minor), e.access)
+		if err := writeFile(dir, but, line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// verdict is what rules come to: all devices may be used, or none, but for exceptions.
+type verdict struct {
+	allow, reset bool // reset: a rule says so
+	exceptions   []exception
+}
+
+// exception is one device, or all with a negative number, and letters of "rwm", never none.
+type exception struct {
+	kind         string
+	major, minor int64
+	access       string
+}
+
+// verdictOf applies the rules in their order. The kernel of version 1 knows exceptions of one kind only, and
+// passes over what would be one from them: a device of many that are allowed could not be denied.
+func verdictOf(rules []specs.LinuxDeviceCgroup) (verdict, error) {
+	v := verdict{allow: true}
+	for _, r := range rules {
 		if all(r) {
-			if err := writeFile(dir, file, "a"); err != nil {
-				return err
-			}
+			v = verdict{allow: r.Allow, reset: true}
 			continue
 		}
 		for _, kind := range kinds(r) {
-			line := fmt.Sprintf("%s %s:%s %s", kind, number(r.Major), number(r.Minor), access(r))
-			if err := writeFile(dir, file, line); err != nil {
-				return err
+			e := exception{kind: kind, major: -1, minor: -1, access: access(r)}
+			if !any1(r.Major) {
+				e.major = *r.Major
+			}
+			if !any1(r.Minor) {
+				e.minor = *r.Minor
+			}
+			if r.Allow != v.allow {
+				v.exceptions = append(v.exceptions, e)
+			} else if err := v.except(e); err != nil {
+				return v, err
 			}
 		}
 	}
+	return v, nil
+}
+
+// except takes e off the exceptions.
+func (v *verdict) except(e exception) error {
+	wider := func(a, b int64) bool { return a < 0 && b >= 0 }
+	var left []exception
+	for _, x := range v.exceptions {
+		rest := strings.Map(func(letter rune) rune {
+			if strings.ContainsRune(e.access, letter) {
+				return -1
+			}
+			return letter
+		}, x.access)
+		apart := func(a, b int64) bool { return a >= 0 && b >= 0 && a != b }
+		switch {
+		case x.kind != e.kind || rest == x.access || apart(x.major, e.major) || apart(x.minor, e.minor):
+			left = append(left, x)
+		case wider(x.major, e.major) || wider(x.minor, e.minor):
+			return fmt.Errorf("rule about %s %s:%s %s, a part of what a rule before it says otherwise of, on a host with cgroup v1: %w",
+				e.kind, number(&e.major), number(&e.minor), e.access, errdefs.ErrNotImplemented)
+		case rest != "":
+			x.access = rest
+			left = append(left, x)
+		}
+	}
+	v.exceptions = left
 	return nil
 }
 

@@ -409,3 +409,39 @@ func TestLimitDespiteSignals(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The last rule about a device counts, or the rules are refused: version 1 passes over a part of what
+// another rule says otherwise of.
+func TestDeniedDevices(t *testing.T) {
+	h := detect(t)
+	kind := func(allow bool, major, minor int64, access string) specs.LinuxDeviceCgroup {
+		return specs.LinuxDeviceCgroup{Allow: allow, Type: "c", Major: &major, Minor: &minor, Access: access}
+	}
+	none, every := specs.LinuxDeviceCgroup{Access: "rwm"}, specs.LinuxDeviceCgroup{Allow: true, Access: "rwm"}
+	null := kind(true, 1, 3, "rwm")
+	for name, tt := range map[string]struct {
+		rules []specs.LinuxDeviceCgroup
+		want  string
+	}{
+		"many after one":     {[]specs.LinuxDeviceCgroup{none, null, kind(true, 1, 5, "rw"), kind(false, -1, 5, "rwm"), kind(true, -1, -1, "m")}, "null\nmade\n"},
+		"one access":         {[]specs.LinuxDeviceCgroup{none, null, kind(true, 1, 5, "rw"), kind(false, 1, 5, "r"), kind(true, -1, -1, "m")}, "null\nmade\n"},
+		"a part of all":      {[]specs.LinuxDeviceCgroup{every, kind(false, 1, 7, "rw")}, "null\nzero\nmade\n"},
+		"all but, and again": {[]specs.LinuxDeviceCgroup{every, kind(false, 1, 7, "rwm"), kind(true, -1, -1, "m")}, "null\nzero\nmade\n"},
+		"one of many":        {[]specs.LinuxDeviceCgroup{none, kind(true, 1, -1, "rwm"), kind(false, 1, 5, "r")}, "null\nmade\nused\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGroup(t, h, nil)
+			if _, err := g.Update(&specs.LinuxResources{Devices: tt.rules}); h.Mode() == V1 && name == "one of many" {
+				if !errors.Is(err, errdefs.ErrNotImplemented) {
+					t.Error(err)
+				}
+				return
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			if out, err := inGroup(g, probe).CombinedOutput(); err != nil || string(out) != tt.want {
+				t.Errorf("%q, %v; want %q", out, err, tt.want)
+			}
+		})
+	}
+}

@@ -37,7 +37,7 @@ func (h Hierarchy) has(controller string) bool { return slices.Contains(h.Contro
 
 // Detect finds the hierarchies this process can see. A host without any is no error.
 func Detect() (*Host, error) {
-	f, err := os.Open("/proc/self/mountinfo")
+	f, err := os.Open("/proc/thread-self/mountinfo") // the thread's own: it may have left the others' mounts
 	if err != nil {
 		return nil, fmt.Errorf("looking for control groups: %w", err)
 	}

@@ -133,7 +133,8 @@ func (g *Group) check(r *specs.LinuxResources) error {
 		if m.Limit != nil && m.Swap != nil && *m.Limit > 0 && *m.Swap > 0 && *m.Swap < *m.Limit {
 			return fmt.Errorf("limit of memory and swap is less than that of memory: %w", errdefs.ErrInvalidArgument)
 		}
-		if g.host.mode == V2 && m.Swap != nil && *m.Swap > 0 && (m.Limit == nil || *m.Limit <= 0) { // which has a limit of swap alone
+		// v2 has a limit of swap alone.
+		if m.Swap != nil && *m.Swap > 0 && (m.Limit != nil && *m.Limit < 0 || g.host.mode == V2 && (m.Limit == nil || *m.Limit == 0)) {
 			return fmt.Errorf("limit of memory and swap without one of memory: %w", errdefs.ErrInvalidArgument)
 		}
 		if s := m.Swappiness; s != nil && *s > 100 && *s != unset {

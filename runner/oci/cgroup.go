@@ -40,6 +40,7 @@ func (c *compiler) mountCgroup(dest string, o mountOptions) error {
 		c.moveMount(fd, launch.Result(target), "")
 		c.Call(unix.SYS_CLOSE, launch.Result(target))
 	}
+	c.nameControllers(dir, host.Hierarchies())
 	c.placesAmong(dir, dest, host.Hierarchies())
 	c.setAttr(dir, 0, attr{set: uint64(attrs)})
 	c.placed = append(c.placed, placed{dest: dest, fd: dir})
@@ -83,6 +84,7 @@ func (c *compiler) bindCgroup(dest string, host *cgroup.Host, o mountOptions) er
 		c.moveMount(group(i), launch.Result(target), "")
 		c.Call(unix.SYS_CLOSE, launch.Result(target))
 	}
+	c.nameControllers(dir, list)
 	c.placesAmong(dir, dest, list)
 	c.setAttr(dir, 0, attrs)
 	if !own { // in a tree without a place attributes cannot be changed
@@ -90,6 +92,19 @@ func (c *compiler) bindCgroup(dest string, host *cgroup.Host, o mountOptions) er
 	}
 	c.placed = append(c.placed, placed{dest: dest, fd: dir})
 	return nil
+}
+
+// nameControllers makes links from the names of controllers that share a hierarchy to its directory, as on the
+// host and with runc: cpu is cpu,cpuacct.
+func (c *compiler) nameControllers(dir launch.Ref, list []cgroup.Hierarchy) {
+	for _, h := range list {
+		names := strings.Split(h.Name, ",")
+		for _, name := range names {
+			if len(names) > 1 && name != "" {
+				c.CallIf(ignore(unix.EEXIST), unix.SYS_SYMLINKAT, c.Str(h.Name), launch.Result(dir), c.Str(name))
+			}
+		}
+	}
 }
 
 // placesAmong makes the directories beside the hierarchies that mounts of the spec want, such as

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -270,4 +271,48 @@ func TestMountBesideHierarchies(t *testing.T) {
 	if r := b.run(s); r.err != nil || r.out != "host secret\nread-only\n" {
 		t.Errorf("%q, %v", r.out, r.err)
 	}
+}
+
+// Controllers that share a hierarchy are found by the name of each.
+func TestNamesOfControllers(t *testing.T) {
+	b := newBundle(t)
+	h, err := cgroup.Detect()
+	if err != nil || h.Mode() != cgroup.V1 {
+		t.Skip("no hierarchies of cgroup v1", err)
+	}
+	for _, own := range []string{"", "host"} {
+		var r result
+		onOwnThread(func() {
+			both, pids := b.dir+"/pids,other", "/sys/fs/cgroup/pids"
+			r.err = errors.Join(os.MkdirAll(both, 0o755), unix.Unshare(unix.CLONE_NEWNS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
+				unix.Mount(pids, both, "", unix.MS_BIND, ""), unix.Unmount(pids, unix.MNT_DETACH))
+			if r.err != nil {
+				return
+			}
+			s := b.spec("cd /sys/fs/cgroup; for f in pids other; do readlink $f; ls $f/cgroup.procs; done", func(o *spec.Options) { o.CgroupNS = own })
+			if own != "" {
+				s.Mounts = append(s.Mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro"}})
+			}
+			r = b.run(s)
+		})
+		if r.err != nil || r.out != "pids,other\npids/cgroup.procs\npids,other\nother/cgroup.procs\n" {
+			t.Errorf("%q: %q, %v", own, r.out, r.err)
+		}
+	}
+}
+
+// onOwnThread calls f on a thread that ends with it. The main thread would not, and its mounts are /proc/self's.
+func onOwnThread(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked
+		if unix.Gettid() == os.Getpid() {
+			defer runtime.UnlockOSThread()
+			onOwnThread(f)
+			return
+		}
+		f()
+	}()
+	<-done
 }
