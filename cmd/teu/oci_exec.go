@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -132,9 +133,6 @@ func (f *ociExec) load(c *bundle.Container, args []string) (*specs.Process, erro
 	if f.label != "" {
 		p.SelinuxLabel = f.label
 	}
-	for _, g := range f.groups {
-		p.User.AdditionalGids = append(p.User.AdditionalGids, uint32(g))
-	}
 	if len(f.caps) > 0 {
 		have := specs.LinuxCapabilities{}
 		if p.Capabilities != nil {
@@ -154,6 +152,12 @@ func (f *ociExec) load(c *bundle.Container, args []string) (*specs.Process, erro
 }
 
 func (f *ociExec) setUser(p *specs.Process) error {
+	for _, g := range f.groups {
+		if g > math.MaxUint32 {
+			return fmt.Errorf("group %d: %w", g, errdefs.ErrInvalidArgument)
+		}
+		p.User.AdditionalGids = append(p.User.AdditionalGids, uint32(g))
+	}
 	if f.user == "" {
 		return nil
 	}

@@ -38,4 +38,10 @@ func TestOCIExecUser(t *testing.T) {
 			t.Errorf("%q: %v, %d:%d", user, err, p.User.UID, p.User.GID)
 		}
 	}
+	for group, ok := range map[uint]bool{0: true, 1<<32 - 2: true, 1 << 32: false} {
+		p := &specs.Process{}
+		if err := (&ociExec{groups: []uint{group}}).setUser(p); (err == nil) != ok || ok && p.User.AdditionalGids[0] != uint32(group) {
+			t.Errorf("group %d: %v, %v", group, err, p.User.AdditionalGids)
+		}
+	}
 }

@@ -116,7 +116,7 @@ func (p *place) create(t *testing.T, id, script string, change func(*specs.Spec)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b = bytes.ReplaceAll(b, []byte(`"env":["EMPTY"]`), []byte(`"env":[]`)) // which specs-go leaves out
+	b = bytes.ReplaceAll(b, []byte(`["EMPTY"]`), []byte(`[]`)) // which specs-go leaves out
 	if err := os.WriteFile(p.bundle+"/config.json", b, 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -157,6 +157,10 @@ func (c *Container) load(dir string) (*specs.Spec, error) {
 		return nil, fmt.Errorf("config.json without root or linux: %w", errdefs.ErrInvalidArgument)
 	}
 	hook.KeepEmptyEnv(conf.Hooks)
+	if s := conf.Linux.Seccomp; s != nil && s.Flags != nil && len(s.Flags) == 0 {
+		// JSON leaves an empty list out, and without any there are others. This one has no effect.
+		s.Flags = []specs.LinuxSeccompFlag{"SECCOMP_FILTER_FLAG_TSYNC"}
+	}
 	within := func(path string) string {
 		if filepath.IsAbs(path) {
 			return path

@@ -278,3 +278,25 @@ func TestNoProcess(t *testing.T) {
 	}
 	wantStatus(t, c, specs.StateStopped)
 }
+
+// No flags are others than none given, also for what is executed later, with the spec that was kept.
+func TestEmptySeccompFlagsAreKept(t *testing.T) {
+	p := newPlace(t)
+	for given, want := range map[bool]int{true: 1, false: 0} {
+		c, err := p.create(t, "a", "true", func(s *specs.Spec) {
+			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow}
+			if given {
+				s.Linux.Seccomp.Flags = []specs.LinuxSeccompFlag{"EMPTY"} // see create
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if conf, err := c.spec(); err != nil || len(conf.Linux.Seccomp.Flags) != want {
+			t.Errorf("given %v: %v, %v", given, conf.Linux.Seccomp, err)
+		}
+		if _, err := c.Delete(t.Context(), DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
