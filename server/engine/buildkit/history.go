@@ -218,12 +218,12 @@ func (s *Server) ListenBuildHistory(req *controlapi.BuildHistoryRequest, stream 
 	if err != nil {
 		return err
 	}
+	l, events, leave := s.history.listen(req.Ref) // before anything is answered: who has the answer is told of what comes then
+	defer leave()
 	// Clients say by it how long ago something was.
 	if err := stream.SendHeader(metadata.Pairs("buildkit-current-timestamp", time.Now().Format(time.RFC3339Nano))); err != nil {
 		return err
 	}
-	l, events, leave := s.history.listen(req.Ref)
-	defer leave()
 	if !req.ActiveOnly {
 		ended, err := s.ended(req, match)
 		if err != nil {

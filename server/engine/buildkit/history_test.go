@@ -2,6 +2,7 @@ package buildkit
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +22,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
@@ -158,7 +160,6 @@ func TestHistoryListener(t *testing.T) {
 	if _, err := stream.Header(); err != nil { // it listens
 		t.Fatal(err)
 	}
-	time.Sleep(50 * time.Millisecond)
 	for _, ref := range []string{"other", "it"} {
 		if _, err := c.Solve(t.Context(), oneFile(t, []byte("x")), client.SolveOpt{Ref: ref}, nil); err != nil {
 			t.Fatal(err)
@@ -172,6 +173,45 @@ func TestHistoryListener(t *testing.T) {
 		if err != nil || e.Type != want || e.Record.Ref != "it" {
 			t.Errorf("got %v, %v, want %v", e, err, want)
 		}
+	}
+}
+
+// A headStream does something once the head of the answer is sent, and takes one event.
+type headStream struct {
+	controlapi.Control_ListenBuildHistoryServer
+	ctx  context.Context
+	head func()
+	sent func(*controlapi.BuildHistoryEvent)
+}
+
+func (s headStream) Context() context.Context { return s.ctx }
+
+func (s headStream) SendHeader(metadata.MD) error {
+	s.head()
+	return nil
+}
+
+func (s headStream) Send(e *controlapi.BuildHistoryEvent) error {
+	s.sent(e)
+	return nil
+}
+
+// TestHistoryHead: who has the head of the answer is told of all that comes then.
+func TestHistoryHead(t *testing.T) {
+	f := newFixture(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	got := ""
+	f.ListenBuildHistory(&controlapi.BuildHistoryRequest{}, headStream{ctx: ctx, head: func() {
+		f.history.mu.Lock()
+		defer f.history.mu.Unlock()
+		f.history.tell(&controlapi.BuildHistoryEvent{Type: controlapi.BuildHistoryEventType_DELETED, Record: &controlapi.BuildHistoryRecord{Ref: "it"}})
+	}, sent: func(e *controlapi.BuildHistoryEvent) {
+		got = e.Record.Ref
+		cancel()
+	}})
+	if got != "it" {
+		t.Error("an event is lost")
 	}
 }
 
