@@ -123,11 +123,10 @@ func TestCopy(t *testing.T) {
 func retry(t *testing.T, f func() error) {
 	t.Helper()
 	var err error
-	for range 500 {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if err = f(); err == nil {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	t.Fatal(err)
 }

@@ -89,6 +89,7 @@ func TestFillKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	whole := time.Since(begun)
+	latest := 2 * whole
 	var empty, complete int
 	for round := 0; round < 20 || round < 200 && (empty == 0 || complete == 0); round++ {
 		root := filepath.Join(t.TempDir(), "root")
@@ -102,7 +103,7 @@ func TestFillKilled(t *testing.T) {
 				t.Fatal(err)
 			}
 			fillers.Go(func() {
-				time.Sleep(time.Duration(rand.Int64N(int64(2 * whole))))
+				time.Sleep(rand.N(latest))
 				_ = cmd.Process.Kill() // or it has finished
 				_ = cmd.Wait()
 			})
@@ -115,10 +116,12 @@ func TestFillKilled(t *testing.T) {
 		}
 		if _, err := os.Lstat(data); errors.Is(err, fs.ErrNotExist) || isEmpty(data) {
 			empty++
+			latest += latest / 2
 		} else if err := sameTree(tree, data); err != nil {
 			t.Fatal(err)
 		} else {
 			complete++
+			latest = max(latest*2/3, time.Millisecond) // filling took longer when it was measured
 		}
 		if err := fillForTest(root, tree, "."); err != nil {
 			t.Fatal(err)

@@ -100,11 +100,7 @@ func newEngine(t *testing.T) *Engine {
 
 // awaitKeeper waits until a keeper has let go of its files.
 func awaitKeeper(c *Container) {
-	for range 500 {
-		if !c.State.Keeper.Alive() {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
+	for end := time.Now().Add(time.Minute); c.State.Keeper.Alive() && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 	}
 }
 
@@ -241,11 +237,10 @@ func get(t *testing.T, e *Engine, ref string) *Container {
 
 func await(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for range 1000 {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if f() {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	t.Fatal("waited in vain: ", what)
 }

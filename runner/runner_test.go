@@ -450,7 +450,7 @@ func TestSessionThatIsLeftMeanwhile(t *testing.T) {
 			t.Fatal(err)
 		}
 		stream := s.current()
-		late := time.AfterFunc(5*time.Second, func() {
+		late := time.AfterFunc(time.Minute, func() {
 			t.Errorf("%s: the session goes on", name)
 			stream.Close()
 		})
@@ -480,11 +480,12 @@ func (s *syncBuffer) String() string {
 
 func TestOrphanIsNoticedAndRemoved(t *testing.T) {
 	e := newEngine(t)
-	o := sh("sleep 0.3")
+	o := sh("sleep 1000")
 	o.AutoRemove = true
 	c := detached(t, e, "", o)
 	killKeeper(t, c)
-	time.Sleep(400 * time.Millisecond)
+	unix.Kill(c.State.Init.PID, unix.SIGKILL)
+	await(t, "its end", func() bool { return !c.State.Init.Alive() })
 	await(t, "its removal", func() bool {
 		all, err := e.List(t.Context())
 		return err == nil && len(all) == 0
@@ -516,11 +517,14 @@ func TestPause(t *testing.T) {
 	if err := e.Pause(ctx, "tick"); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(100 * time.Millisecond)
-	before := logs(t, e, "tick", LogOptions{Tail: -1})
-	time.Sleep(200 * time.Millisecond)
-	if after := logs(t, e, "tick", LogOptions{Tail: -1}); after != before || get(t, e, c.ID).State.Status != keeper.Paused {
-		t.Errorf("a paused container says %q", strings.TrimPrefix(after, before))
+	var before string
+	await(t, "silence", func() bool { // what it has said before comes into the log some time after
+		before = logs(t, e, "tick", LogOptions{Tail: -1})
+		time.Sleep(200 * time.Millisecond)
+		return logs(t, e, "tick", LogOptions{Tail: -1}) == before
+	})
+	if s := get(t, e, c.ID).State; s.Status != keeper.Paused {
+		t.Errorf("state %+v", s)
 	}
 	if err := e.Pause(ctx, "tick"); err == nil || !strings.Contains(err.Error(), "is already paused") {
 		t.Errorf("paused twice: %v", err)

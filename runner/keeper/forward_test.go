@@ -45,7 +45,7 @@ func TestForwardUDP(t *testing.T) {
 		return c.(*net.UDPConn)
 	}
 	ask := func(c *net.UDPConn, text string) string {
-		c.SetDeadline(time.Now().Add(5 * time.Second))
+		c.SetDeadline(time.Now().Add(time.Minute))
 		buffer := make([]byte, 1500)
 		if _, err := c.Write([]byte(text)); err != nil {
 			t.Fatal(err)

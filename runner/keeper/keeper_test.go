@@ -132,7 +132,6 @@ func readState(cfg Config) State {
 	return s
 }
 
-// await polls for up to ten seconds.
 // startSpare is [Binary.Spare] and [Spare.Start] in one.
 func startSpare(ctx context.Context, b *Binary, cfg Config, p *launch.Program, o StartOptions) (*Stream, error) {
 	k, err := b.Spare(cfg.RunDir)
@@ -143,12 +142,12 @@ func startSpare(ctx context.Context, b *Binary, cfg Config, p *launch.Program, o
 	return k.Start(ctx, cfg, p, o)
 }
 
+// await polls for up to a minute.
 func await(f func() bool) bool {
-	for range 1000 {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if f() {
 			return true
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	return false
 }
@@ -384,7 +383,7 @@ func TestKillBetweenRuns(t *testing.T) {
 	b, cfg := sealed(t), config(t)
 	cfg.Restart = RestartPolicy{Name: "always"}
 	start(t, b, cfg, shell(t, 3, "exit 5"), StartOptions{})
-	if !await(func() bool { st := readState(cfg); return st.Status == Restarting && st.RestartCount >= 3 }) { // 400 ms to go
+	if !await(func() bool { st := readState(cfg); return st.Status == Restarting && st.RestartCount >= 6 }) { // 3.2 s to go
 		t.Fatalf("state %+v", readState(cfg))
 	}
 	if err := At(cfg.RunDir).Signal(t.Context(), unix.SIGKILL, SignalOptions{Final: true}); err != nil {
@@ -398,15 +397,15 @@ func TestKillBetweenRuns(t *testing.T) {
 // A run that is just being started when the container is to be stopped gets the signal.
 func TestStopBesideRestart(t *testing.T) {
 	b, cfg := sealed(t), config(t)
-	ran, gated := filepath.Join(cfg.RunDir, "ran"), filepath.Join(cfg.RunDir, "gated")
+	ran, gated, traps := filepath.Join(cfg.RunDir, "ran"), filepath.Join(cfg.RunDir, "gated"), filepath.Join(cfg.RunDir, "traps")
 	cfg.Restart = RestartPolicy{Name: "always"}
 	cfg.Env = []string{"PATH=/usr/bin:/bin"}
-	cfg.Gates = []Gate{{Command: []string{"/bin/sh", "-c", "test ! -e " + ran + " || { touch " + gated + "; sleep 0.5; }"}}}
-	start(t, b, cfg, shell(t, 3, "test -e "+ran+" || { sleep 0.2; touch "+ran+"; exit 1; }; trap 'exit 7' TERM; while :; do sleep 0.05; done"), StartOptions{})
+	cfg.Gates = []Gate{{Command: []string{"/bin/sh", "-c", "test ! -e " + ran + " || { touch " + gated + "; sleep 0.5; until test -e " + traps + "; do sleep 0.05; done; }"}}}
+	start(t, b, cfg, shell(t, 3, "test -e "+ran+" || { sleep 0.2; touch "+ran+"; exit 1; }; trap 'exit 7' TERM; touch "+traps+"; while :; do sleep 0.05; done"), StartOptions{})
 	if !await(func() bool { _, err := os.Stat(gated); return err == nil }) {
 		t.Fatalf("state %+v", readState(cfg))
 	}
-	if err := At(cfg.RunDir).Stop(t.Context(), unix.SIGTERM, 3*time.Second); err != nil {
+	if err := At(cfg.RunDir).Stop(t.Context(), unix.SIGTERM, time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	if st := readState(cfg); st.Status != Exited || st.ExitCode != 7 {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -135,11 +136,20 @@ func TestUnixProbeStaysInside(t *testing.T) {
 func TestUnhealthyWithoutTimeout(t *testing.T) {
 	privilege.NeedRoot(t)
 	b, cfg := sealed(t), config(t)
+	well, err := net.Listen("unix", filepath.Join(cfg.RunDir, "well")) // until the shell traps the signal
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer well.Close()
 	cfg.Health = &HealthCheck{
-		Probe: "UNIX", Target: "/nothing", Interval: 50 * time.Millisecond, Timeout: time.Second, StartInterval: time.Second, Retries: 1,
+		Probe: "UNIX", Target: well.Addr().String(), Interval: 50 * time.Millisecond, Timeout: time.Second, StartInterval: time.Second, Retries: 1,
 		OnFailure: "stop", StopSignal: int(unix.SIGTERM), StopTimeout: -time.Second,
 	}
-	start(t, b, cfg, shell(t, 3, "trap 'sleep 0.3; exit 7' TERM; while :; do sleep 0.02; done"), StartOptions{})
+	start(t, b, cfg, shell(t, 3, "trap 'sleep 0.3; exit 7' TERM; echo ready; while :; do sleep 0.02; done"), StartOptions{})
+	if !await(func() bool { return len(logEntries(t, cfg)) > 0 }) {
+		t.Fatal("the program did not start")
+	}
+	well.Close()
 	if !await(func() bool { return readState(cfg).Status == Exited }) || readState(cfg).ExitCode != 7 {
 		t.Errorf("state %+v", readState(cfg))
 	}

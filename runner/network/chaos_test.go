@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -92,15 +91,7 @@ func TestKilledAtAnyTime(t *testing.T) {
 	if err := errors.Join(err, m.Reset(ctx)); err != nil {
 		t.Fatal(err)
 	}
-	for range 200 { // the pairs go when the kernel gets round to it
-		if slices.Equal(linkNames(t), before) {
-			break
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	if after := linkNames(t); !slices.Equal(after, before) {
-		t.Errorf("interfaces: got %v, want %v", after, before)
-	}
+	wantLinks(t, before)
 	if mounts, err := os.ReadFile("/proc/self/mounts"); err != nil || strings.Contains(string(mounts), runRoot) {
 		t.Errorf("mounts are left below %s: %v", runRoot, err)
 	}

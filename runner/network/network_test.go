@@ -49,7 +49,10 @@ func sandbox(t *testing.T) bool {
 		return true
 	}
 	t.Parallel()
-	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=60s")
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
+	if end, ok := t.Deadline(); ok {
+		cmd.Args = append(cmd.Args, "-test.timeout="+(time.Until(end)*9/10).String())
+	}
 	cmd.Env = append(os.Environ(), insideEnv+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Unshareflags: unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.CombinedOutput()
@@ -123,10 +126,21 @@ func serve(t *testing.T, path, address string) {
 // ask connects from the namespace at path and returns what the server said.
 func ask(t *testing.T, path, address string) (string, error) {
 	t.Helper()
+	return askFor(t, time.Minute, path, address)
+}
+
+// askBriefly is ask for what nobody shall answer.
+func askBriefly(t *testing.T, path, address string) (string, error) {
+	t.Helper()
+	return askFor(t, time.Second, path, address)
+}
+
+func askFor(t *testing.T, patience time.Duration, path, address string) (string, error) {
+	t.Helper()
 	var answer string
 	var failure error
 	in(t, path, func() error {
-		c, err := net.DialTimeout("tcp4", address, time.Second)
+		c, err := net.DialTimeout("tcp4", address, patience)
 		if err != nil {
 			failure = err
 			return nil
@@ -244,10 +258,10 @@ func TestPublishedPort(t *testing.T) {
 			t.Errorf("%s: got %q, %v; want %q", c.name, got, err, c.want)
 		}
 	}
-	if got, err := ask(t, client, "10.9.0.1:8082"); err == nil {
+	if got, err := askBriefly(t, client, "10.9.0.1:8082"); err == nil {
 		t.Errorf("a port published on loopback answered outside: %q", got)
 	}
-	if got, err := ask(t, client, ep.Address.Addr().String()+":80"); err == nil {
+	if got, err := askBriefly(t, client, ep.Address.Addr().String()+":80"); err == nil {
 		t.Errorf("a machine with a route to the bridge's subnet was let in: %q", got)
 	}
 }
@@ -395,7 +409,7 @@ func TestOrphans(t *testing.T) {
 		}
 	}
 	there := func(name string) bool { _, err := netlink.LinkByName(name); return err == nil }
-	for end := time.Now().Add(5 * time.Second); there(gone.name) && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); there(gone.name) && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		// The kernel takes its time to remove the port of a namespace.
 		next := New(t.TempDir())
 		attach(t, next, "a", Options{})

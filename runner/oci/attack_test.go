@@ -178,25 +178,14 @@ func TestMountTargetSwappedWhileStarting(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := b.hostState()
-	stop, done := make(chan bool), make(chan int)
-	go func() {
-		n := 0
-		for {
-			select {
-			case <-stop:
-				done <- n
-				return
-			default:
-				unix.Renameat2(unix.AT_FDCWD, volume+"/dir", unix.AT_FDCWD, volume+"/link", unix.RENAME_EXCHANGE)
-				n++
-			}
-		}
-	}()
+	stop, done := make(chan bool), make(chan bool)
+	var turns atomic.Int64
+	go exchange(volume+"/dir", volume+"/link", &turns, stop, done)
 	s := b.spec("cat /volume/dir/secret "+b.host+"/secret /volume/link/secret; find / -name secret -xdev", func(o *spec.Options) {
 		o.Mounts = []spec.Mount{{Source: volume, Target: "/volume"}, {Source: data, Target: "/volume/dir/new/place"}, {Source: data, Target: "/volume/dir"}}
 	})
 	started := 0
-	for begin := time.Now(); time.Since(begin) < 3*time.Second; {
+	for begin := time.Now(); time.Since(begin) < 3*time.Second || (started == 0 || turns.Load() < 10000) && time.Since(begin) < time.Minute; {
 		c, out, err := b.start(s, Options{})
 		r := finish(t, c, out, err)
 		if err == nil {
@@ -207,8 +196,8 @@ func TestMountTargetSwappedWhileStarting(t *testing.T) {
 		}
 	}
 	close(stop)
-	if n := <-done; n < 10000 || started == 0 {
-		t.Errorf("%d exchanges, %d starts", n, started)
+	if <-done; turns.Load() < 10000 || started == 0 {
+		t.Errorf("%d exchanges, %d starts", turns.Load(), started)
 	}
 	if after := b.hostState(); after != before {
 		t.Errorf("the host has changed from\n%s\nto\n%s", before, after)
@@ -377,10 +366,11 @@ func TestImageSwappedWhileStarting(t *testing.T) {
 			if !withDev {
 				s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool { return strings.HasPrefix(m.Destination, "/dev") })
 			}
-			stop, done := make(chan bool), make(chan int)
-			go exchange(filepath.Join(b.root, path), filepath.Join(b.root, path+".link"), stop, done)
+			stop, done := make(chan bool), make(chan bool)
+			var turns atomic.Int64
+			go exchange(filepath.Join(b.root, path), filepath.Join(b.root, path+".link"), &turns, stop, done)
 			started := 0
-			for begin := time.Now(); time.Since(begin) < 150*time.Millisecond || started == 0 && time.Since(begin) < 5*time.Second; {
+			for begin := time.Now(); time.Since(begin) < 150*time.Millisecond || (started == 0 || turns.Load() < 100) && time.Since(begin) < time.Minute; {
 				c, out, err := b.start(s, Options{})
 				r := finish(t, c, out, err)
 				if err != nil {
@@ -394,8 +384,8 @@ func TestImageSwappedWhileStarting(t *testing.T) {
 				}
 			}
 			close(stop)
-			if turns := <-done; started == 0 || turns < 100 {
-				t.Errorf("%s: %d starts, %d exchanges", path, started, turns)
+			if <-done; started == 0 || turns.Load() < 100 {
+				t.Errorf("%s: %d starts, %d exchanges", path, started, turns.Load())
 			}
 		}
 	}
@@ -407,18 +397,19 @@ func TestImageSwappedWhileStarting(t *testing.T) {
 	}
 }
 
-// exchange swaps two paths until it is told to stop, says how often, and leaves them as they were.
-func exchange(x, y string, stop <-chan bool, done chan<- int) {
-	for n := 0; ; n++ {
+// exchange swaps two paths until it is told to stop, counts how often, and leaves them as they were.
+func exchange(x, y string, turns *atomic.Int64, stop <-chan bool, done chan<- bool) {
+	defer close(done)
+	for {
 		select {
 		case <-stop:
-			if n%2 == 1 {
+			if turns.Load()%2 == 1 {
 				unix.Renameat2(unix.AT_FDCWD, x, unix.AT_FDCWD, y, unix.RENAME_EXCHANGE)
 			}
-			done <- n
 			return
 		default:
 			unix.Renameat2(unix.AT_FDCWD, x, unix.AT_FDCWD, y, unix.RENAME_EXCHANGE)
+			turns.Add(1)
 		}
 	}
 }

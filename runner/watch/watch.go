@@ -12,8 +12,9 @@ import (
 // Dir waits for changes of one directory by inotify(7). Where that cannot be had, as when the user has
 // all instances that user may have, it looks now and then.
 type Dir struct {
-	path string
-	f    *os.File // nil: not yet
+	path     string
+	f        *os.File      // nil: not yet
+	watching time.Duration // how long Wait waits at most
 }
 
 // How long Wait waits at most. A change is missed where files are not written by this kernel, as on NFS.
@@ -27,7 +28,7 @@ const changes = unix.IN_MODIFY | unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_DEL
 
 // New watches a directory, which need not be there yet. What changes from now on ends a Wait.
 func New(path string) *Dir {
-	d := &Dir{path: path}
+	d := &Dir{path: path, watching: watching}
 	d.open()
 	return d
 }
@@ -56,7 +57,7 @@ func (d *Dir) Wait(ctx context.Context) error {
 		return ctx.Err()
 	}
 	f := d.f
-	f.SetReadDeadline(time.Now().Add(watching))
+	f.SetReadDeadline(time.Now().Add(d.watching))
 	stop := context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Unix(1, 0)) }) // which may come as late as after a Close
 	defer stop()
 	var events [16 << 10]byte // what happened does not matter; one event has 272 bytes at most
