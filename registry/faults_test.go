@@ -210,7 +210,7 @@ func TestFetchFrom(t *testing.T) {
 func TestFetchLeavesAHangingServer(t *testing.T) {
 	desc, data := blob(5, 100<<10)
 	c, _ := newTestClient(Options{})
-	c.stall = 50 * time.Millisecond
+	c.stall = time.Second
 	f := &faulty{bytes: data, cut: 50 << 10, hang: true}
 	got, err := fetch(t.Context(), repository(t, c, server(t, f)+"/app"), desc)
 	if err != nil || !bytes.Equal(got, data) {

@@ -379,7 +379,11 @@ func TestCacheSharing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		patience := time.Minute
+		if !c.together {
+			patience = 300 * time.Millisecond
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		two, err := e.openCache(ctx, console(), key, opt, nil, false)
 		cancel()
 		if got := err == nil; got != c.together {
@@ -534,7 +538,7 @@ func TestCancelEndsEverything(t *testing.T) {
 	e, base := execEnv(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	o := command("(busybox sleep 1234 &); echo started; busybox sleep 1234")
+	o := command(strings.ReplaceAll("(busybox sleep N &); echo started; busybox sleep N", "N", longSleep()))
 	op, err := e.Op(vertex(&pb.Op{Op: &pb.Op_Exec{Exec: o}}, 1))
 	if err != nil {
 		t.Fatal(err)
@@ -556,6 +560,9 @@ func TestCancelEndsEverything(t *testing.T) {
 	}
 }
 
+// longSleep is how long processes of TestCancelEndsEverything sleep, and nothing else on this machine.
+func longSleep() string { return fmt.Sprint("1234.", os.Getpid()) }
+
 // sleeping returns the processes of TestCancelEndsEverything.
 func sleeping(t *testing.T) (pids []string) {
 	t.Helper()
@@ -564,7 +571,7 @@ func sleeping(t *testing.T) (pids []string) {
 		t.Fatal(err)
 	}
 	for _, d := range dirs {
-		if line, err := os.ReadFile(d); err == nil && bytes.Contains(line, []byte("sleep\x001234")) {
+		if line, err := os.ReadFile(d); err == nil && bytes.Contains(line, []byte("sleep\x00"+longSleep()+"\x00")) {
 			pids = append(pids, d)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -169,8 +171,13 @@ func TestHTTPOnce(t *testing.T) {
 
 // A server that goes silent, before its answer or within, does not hold a build up for ever.
 func TestSilentServers(t *testing.T) {
+	e := newEnv(t)
+	synctest.Test(t, func(t *testing.T) { silentServers(t, e) })
+}
+
+func silentServers(t *testing.T, e *Env) {
 	stop := make(chan struct{})
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/within":
 			io.WriteString(w, "a")
@@ -180,27 +187,47 @@ func TestSilentServers(t *testing.T) {
 			for range 10 {
 				io.WriteString(w, "a")
 				http.NewResponseController(w).Flush()
-				time.Sleep(50 * time.Millisecond)
+				time.Sleep(httpPatience / 2)
 			}
 		default:
 			<-stop
 		}
-	}))
+	})}
+	l := make(pipeListener)
+	go server.Serve(l)
 	defer server.Close()
 	defer close(stop)
-	e := newEnv(t)
-	e.HTTP = server.Client()
+	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		here, there := net.Pipe()
+		l <- there
+		return here, nil
+	}}
+	defer transport.CloseIdleConnections()
+	e.HTTP = &http.Client{Transport: transport}
 	for path, want := range map[string]error{"/": errdefs.ErrUnavailable, "/within": errdefs.ErrUnavailable, "/slow": nil} {
-		o, err := e.httpOp(server.URL+path, nil)
+		o, err := e.httpOp("http://silent.example"+path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		o.patience = 300 * time.Millisecond
 		if _, err := o.Key(t.Context()); !errors.Is(err, want) || errors.Is(err, context.Canceled) {
 			t.Errorf("%s: got %v, want %v", path, err, want)
 		}
 	}
 }
+
+// pipeListener is a listener whose connections are pipes: nothing of them is in a kernel, so that time can be made up.
+type pipeListener chan net.Conn
+
+func (l pipeListener) Accept() (net.Conn, error) {
+	c, ok := <-l
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+
+func (l pipeListener) Close() error   { close(l); return nil }
+func (l pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
 
 // A server does not choose what of this machine's cloud is read.
 func TestRedirectsToTheCloudsSecrets(t *testing.T) {

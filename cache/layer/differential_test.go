@@ -88,7 +88,7 @@ func docker(t *testing.T, base, run, archive string) func(name string) string {
 		must(t, daemon.Process.Signal(unix.SIGTERM))
 		_ = daemon.Wait()
 	})
-	for range 200 {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
 		if exec.Command("docker", "--host", host, "version").Run() == nil {
 			break
 		}

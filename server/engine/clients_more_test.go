@@ -112,7 +112,7 @@ func testNetworksAndVolumes(t *testing.T, w *world) {
 	w.docker("run", "-d", "--name", "server", "--network", "net1", "--network-alias", "alias", "-p", "8080", "-v", "vol1:/data", "busybox",
 		"sh", "-c", "echo served >/data/index.html; exec httpd -f -p 8080 -h /data")
 	defer w.docker("rm", "-f", "-v", "server")
-	w.want("^served$", "run", "--rm", "--network", "net1", "busybox", "sh", "-c", "for i in 1 2 3 4 5; do wget -qO- http://alias:8080/ && break; sleep 0.2; done")
+	w.want("^served$", "run", "--rm", "--network", "net1", "busybox", "sh", "-c", "until wget -qO- http://alias:8080/; do sleep 0.1; done")
 	w.want(`^10\.99\.0\.2$`, "inspect", "-f", "{{.NetworkSettings.Networks.net1.IPAddress}}", "server")
 	w.want(`^0\.0\.0\.0:\d+`, "port", "server", "8080")
 	w.fails(1, "net1", "network", "rm", "net1")
@@ -258,7 +258,7 @@ func TestServerIsKilled(t *testing.T) {
 	if n := len(strings.Fields(w.docker("ps", "-q", "--filter", "label=kept"))); n != 6 {
 		t.Errorf("%d containers run, want 6", n)
 	}
-	w.want("tick", "logs", "--tail", "1", "survivor")
+	w.soon("it is heard", func() bool { return w.docker("logs", "--tail", "1", "survivor") == "tick" })
 	// What was being made is there or not, but not half.
 	for _, id := range strings.Fields(w.docker("ps", "-aq", "--filter", "label=cut")) {
 		w.docker("inspect", id)

@@ -92,7 +92,7 @@ func (w *world) serve(args ...string) {
 		if !ok {
 			w.t.Fatal("the server did not start")
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(limit):
 		w.t.Fatal("the server did not start in time")
 	}
 	if w.server == nil { // the namespace stays when the server goes
@@ -155,7 +155,7 @@ func (w *world) tryIn(stdin, name string, args ...string) (stdout, stderr string
 	cmd := exec.CommandContext(ctx, name, args...)
 	var out, errs bytes.Buffer
 	cmd.Env, cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = w.env, w.dir, strings.NewReader(stdin), &out, &errs
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = limit // also how long what it has said may take to arrive
 	err := cmd.Run()
 	if ctx.Err() != nil {
 		w.t.Errorf("%s %q hangs\n%s%s", name, args, out.String(), errs.String())
@@ -200,11 +200,10 @@ func (w *world) fails(code int, pattern string, args ...string) {
 // soon repeats a check until it holds.
 func (w *world) soon(what string, holds func() bool) {
 	w.t.Helper()
-	for range 300 {
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if holds() {
 			return
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 	w.t.Errorf("it never came true that %s", what)
 }
@@ -261,12 +260,13 @@ func testTerminal(t *testing.T, w *world) {
 	}
 	// Detach by keys, attach again, end by typing.
 	w.docker("run", "-dit", "--name", "shell", "busybox")
-	out, _, _ := w.tryIn("", "sh", "-c", `(sleep 0.5; printf 'echo fi''rst\n'; sleep 0.5; printf '\020\021') | script -qec 'docker attach shell' /dev/null`)
+	out, _, _ := w.tryIn("", "sh", "-c", `: >said; { printf 'echo fi""rst\n'; for i in $(seq 1000); do ! grep -q first said || break; sleep 0.05; done; printf '\020\021'; } |
+		script -qec 'docker attach shell' /dev/null >said; cat said`)
 	if !strings.Contains(out, "first") {
 		t.Errorf("attached: %q", out)
 	}
 	w.want("true", "inspect", "-f", "{{.State.Running}}", "shell")
-	w.tryIn("", "sh", "-c", `(sleep 0.5; printf 'exit 9\n'; sleep 0.5) | script -qec 'docker attach shell' /dev/null`)
+	w.tryIn("", "sh", "-c", `{ printf 'exit 9\n'; docker wait shell >/dev/null; } | script -qec 'docker attach shell' /dev/null`)
 	w.want("^9$", "wait", "shell")
 	w.docker("rm", "shell")
 }

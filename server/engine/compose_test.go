@@ -30,7 +30,7 @@ services:
     networks: {default: {aliases: [backend]}, back: {}}
   web:
     <<: *short
-    command: sh -c 'for i in 1 2 3 4 5 6 7 8 9; do wget -qO- http://backend/ && break; sleep 0.2; done; exec sleep 1000'
+    command: sh -c 'until wget -qO- http://backend/; do sleep 0.1; done; exec sleep 1000'
     depends_on: [api]
     ports: ["18080:80"]
     environment: {COLOUR: blue}

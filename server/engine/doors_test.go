@@ -163,7 +163,7 @@ func TestTLS(t *testing.T) {
 	cmd := exec.Command("sh", "-c", `LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" serve engine --host fd:// --tls-cert "$1/cert.pem" --tls-key "$1/key.pem" --tls-ca-cert "$1/ca.pem"`, w.teu, w.dir)
 	cmd.Env, cmd.ExtraFiles = w.env, []*os.File{file}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	if err := startApart(cmd); err != nil {
 		t.Fatal(err)
 	}
 	file.Close()

@@ -135,7 +135,7 @@ func FuzzCreate(f *testing.F) {
 
 // TestRoundTrip: what a container was created with is what an inspection tells.
 func TestRoundTrip(t *testing.T) {
-	const text = `{"Image":"x","HostConfig":{"NetworkMode":"none","Binds":["/a:/b:ro,z","named:/c"],"Memory":67108864,"MemorySwap":-1,"NanoCpus":1500000000,
+	const text = `{"Image":"x","HostConfig":{"NetworkMode":"none","Binds":["/a:/b:ro,z","named:/c"],"Memory":67108864,"MemorySwap":-1,"NanoCpus":500000000,
 		"CpuShares":512,"CpuRealtimePeriod":1000000,"CpuRealtimeRuntime":950000,"DeviceCgroupRules":["c 1:3 rwm","b *:* r"],"CpusetCpus":"0-1","PidsLimit":10,"OomScoreAdj":5,"RestartPolicy":{"Name":"on-failure","MaximumRetryCount":3},"AutoRemove":false,
 		"CapAdd":["NET_ADMIN"],"CapDrop":["ALL"],"Dns":["1.1.1.1"],"DnsSearch":["a"],"DnsOptions":["b"],"ExtraHosts":["h:1.2.3.4"],"GroupAdd":["g"],
 		"IpcMode":"host","PidMode":"host","UTSMode":"host","Privileged":true,"PublishAllPorts":true,"ReadonlyRootfs":true,"SecurityOpt":["no-new-privileges","label=disable"],

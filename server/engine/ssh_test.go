@@ -49,7 +49,7 @@ END`, w.teu)
 	log, err := os.Create(w.dir + "/ssh/log")
 	if err == nil {
 		cmd.Stderr = log
-		err = cmd.Start()
+		err = startApart(cmd)
 	}
 	if err != nil {
 		w.t.Fatal(err)

@@ -74,7 +74,7 @@ func makeBucket(addr string) error {
 	if err != nil {
 		return err
 	}
-	for range 100 {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
 		if err = c.MakeBucket(context.Background(), "registry", minio.MakeBucketOptions{}); err == nil {
 			return nil
 		}

@@ -38,6 +38,7 @@ func TestKill(t *testing.T) {
 			wg.Go(func() { pushUntilDead(p, all, fmt.Sprintf("%d-%d", round, worker)) })
 		}
 		time.Sleep(time.Duration(20+rand.IntN(80)) * time.Millisecond)
+		all.await(t, round)
 		p.kill()
 		wg.Wait()
 		if t.Failed() {
@@ -71,6 +72,23 @@ func (a *acknowledged) add(path string, d digest.Digest) {
 		a.paths = map[string]digest.Digest{}
 	}
 	a.paths[path] = d
+}
+
+func (a *acknowledged) len() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.paths)
+}
+
+// await waits until more than n requests are acknowledged, which all of a slow machine's kills could come before.
+func (a *acknowledged) await(t *testing.T, n int) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if a.len() > n {
+			return
+		}
+	}
+	t.Errorf("no more than %d acknowledged requests", n)
 }
 
 // pushUntilDead pushes small images in several ways until the server does not answer. An

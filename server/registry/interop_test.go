@@ -26,7 +26,12 @@ func newTools(t *testing.T, c *client) tools {
 	t.Helper()
 	privilege.NeedRoot(t)
 	dir := t.TempDir()
-	store := []string{"--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "runroot"), "--storage-driver", "vfs"}
+	run, err := os.MkdirTemp("", "p") // podman wants a path of at most 50 characters
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(run) })
+	store := []string{"--root", filepath.Join(dir, "root"), "--runroot", run, "--storage-driver", "vfs"}
 	x := tools{t, dir, strings.TrimPrefix(c.base, "http://"), map[string][]string{
 		"skopeo": {"--policy", filepath.Join(dir, "policy.json")}, "podman": store, "buildah": store,
 	}}

@@ -99,7 +99,7 @@ func mirrorOf(t *testing.T, u *upstreamServer) (*client, *mirrors) {
 		t.Fatal(err)
 	}
 	s := g.store.(*mirrors)
-	s.patience, s.rest = 200*time.Millisecond, time.Hour
+	s.patience, s.rest = time.Minute, time.Hour
 	return serveRegistry(t, g), s
 }
 
@@ -155,6 +155,7 @@ func TestMirror(t *testing.T) {
 	for _, status := range []int32{500, 429} {
 		goOn()
 		u.status.Store(status)
+		s.patience = 200 * time.Millisecond // in which an error is asked about again
 		if a := pull("v1"); !strings.HasPrefix(a.header.Get("Warning"), `299 - "stale`) {
 			t.Errorf("%d: got Warning %q", status, a.header.Get("Warning"))
 		}
@@ -165,6 +166,7 @@ func TestMirror(t *testing.T) {
 			t.Errorf("%d: got tags %v", status, got)
 		}
 	}
+	s.patience = time.Minute
 	u.status.Store(401)
 	c.want(c.do("GET", "/v2/hub/library/none/manifests/v1", nil), 404, codeManifestUnknown)
 	u.status.Store(0)

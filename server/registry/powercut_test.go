@@ -95,6 +95,7 @@ func TestPowerCut(t *testing.T) {
 			work.Go(func() { pushUntilCut(p, all, fmt.Sprintf("%d-%d", round, worker)) })
 		}
 		time.Sleep(time.Duration(50+rand.IntN(150)) * time.Millisecond)
+		all.await(t, round)
 		d.cut()
 		work.Wait()
 		p.kill()

@@ -85,6 +85,12 @@ type history struct {
 	start time.Time
 }
 
+func (h *history) len() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.ops)
+}
+
 // run does op by a replica that may be dead, and remembers it. What was not answered and
 // would have changed something may have been done at any time since.
 func (h *history) run(t *testing.T, client int, p *process, op tagOp, bodies map[digest.Digest][]byte) {
@@ -135,13 +141,17 @@ func TestBucketReplicas(t *testing.T) {
 		bodies[digest.FromBytes(b)] = b
 		values = append(values, digest.FromBytes(b))
 	}
-	end := time.Now().Add(time.Duration(seconds) * time.Second)
 	h := &history{start: time.Now()}
 	all := &acknowledged{}
+	begun := time.Now()
+	goesOn := func() bool { // longer where little can be done in the time
+		took := time.Since(begun)
+		return took < time.Duration(seconds)*time.Second || took < time.Minute && (h.len() < 50 || all.len() == 0)
+	}
 	var work sync.WaitGroup
 	for c := range 6 {
 		work.Go(func() {
-			for n := 0; time.Now().Before(end); n++ {
+			for n := 0; goesOn(); n++ {
 				op := tagOp{tag: fmt.Sprintf("t%d", rand.IntN(4)), write: rand.IntN(2) == 0}
 				if op.write && rand.IntN(5) > 0 {
 					op.value = values[rand.IntN(len(values))]
@@ -151,11 +161,11 @@ func TestBucketReplicas(t *testing.T) {
 		})
 	}
 	work.Go(func() {
-		for n := 0; time.Now().Before(end); n++ {
+		for n := 0; goesOn(); n++ {
 			r.upload(t, all, n)
 		}
 	})
-	for time.Now().Before(end) {
+	for goesOn() {
 		time.Sleep(time.Duration(300+rand.IntN(500)) * time.Millisecond)
 		r.killOne(t)
 	}

@@ -116,7 +116,7 @@ func (p *printer) String() string {
 // await waits until the process has printed text.
 func (p *printer) await(t *testing.T, text string) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !strings.Contains(p.String(), text); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !strings.Contains(p.String(), text); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%q did not come, but %q", text, p.String())
 		}
@@ -326,11 +326,14 @@ func TestFailedState(t *testing.T) {
 	f.leftNothing(t)
 }
 
-// running returns the processes that have text among their arguments.
+// unique is how long to sleep, as nothing else on this machine does.
+func unique(n int) string { return fmt.Sprintf("%d.%d", 4321+n, os.Getpid()) }
+
+// running returns the processes that sleep for so long.
 func running(text string) (pids []string) {
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, file := range files {
-		if line, err := os.ReadFile(file); err == nil && bytes.Contains(line, []byte("sleep\x00"+text)) {
+		if line, err := os.ReadFile(file); err == nil && bytes.Contains(line, []byte("sleep\x00"+text+"\x00")) {
 			pids = append(pids, filepath.Base(filepath.Dir(file)))
 		}
 	}
@@ -340,7 +343,7 @@ func running(text string) (pids []string) {
 // awaitSleep waits until there are so many.
 func awaitSleep(t *testing.T, text string, want int) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); len(running(text)) != want; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); len(running(text)) != want; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("processes %v, want %d", running(text), want)
 		}
@@ -372,7 +375,7 @@ func sleepers(t *testing.T, text string, stop <-chan struct{}) func(context.Cont
 // TestContainersEnd: what a client has started ends with its build, however that ends.
 func TestContainersEnd(t *testing.T) {
 	f := newExecFixture(t)
-	for name, text := range map[string]string{"done": "4321.1", "cancelled": "4321.2", "gone": "4321.3"} {
+	for name, text := range map[string]string{"done": unique(1), "cancelled": unique(2), "gone": unique(3)} {
 		t.Run(name, func(t *testing.T) {
 			c := f.client(t)
 			ctx, cancel := context.WithCancel(t.Context())
@@ -398,7 +401,7 @@ func TestContainersEnd(t *testing.T) {
 			if err := <-ended; (err == nil) != (name == "done") {
 				t.Error(err)
 			}
-			for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 				if left, _ := filepath.Glob(filepath.Join(f.store.Root(), "snapshots/build-*")); len(left) == 0 {
 					break
 				} else if time.Now().After(end) {
@@ -432,7 +435,7 @@ func TestServerKilled(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		if _, err := os.Stat(dir + "/s"); err == nil {
 			break
 		} else if time.Now().After(end) {
@@ -444,7 +447,7 @@ func TestServerKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	const text = "4321.4"
+	text := unique(4)
 	stop, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
 		_, err := c.Build(t.Context(), client.SolveOpt{}, "", sleepers(t, text, stop), nil)
@@ -475,7 +478,7 @@ func TestServerKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for end := time.Now().Add(10 * time.Second); len(groups()) > 0; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); len(groups()) > 0; time.Sleep(20 * time.Millisecond) {
 		if err := (&op.Containers{}).Sweep(t.Context()); err != nil {
 			t.Error(err)
 		}
