@@ -144,7 +144,7 @@ func (w *world) serveRegistry(t *testing.T) string {
 	select {
 	case a := <-address:
 		return a
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the registry did not start")
 		return ""
 	}
@@ -278,7 +278,7 @@ func (w *world) setup(e *testscript.Env) error {
 // leftovers lists the mounts and processes that still have to do with store.
 func leftovers(store string) string {
 	var found []string
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if found = holdersOf(store); len(found) == 0 {
 			return ""
 		}
