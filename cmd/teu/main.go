@@ -40,10 +40,19 @@ const oneWish = 500 * time.Millisecond
 // untilSignal returns the context of a command. The first signal cancels it, so that the command can
 // clean up; one that comes later than oneWish after it has its default effect again. So has one that
 // comes before the command has anything to clean up: nobody waits until signals are caught, which
-// takes the runtime a thread and several turns of it for each.
+// takes the runtime a thread and several turns of it for each; see awaitCatching.
 func untilSignal(ctx context.Context) context.Context {
-	ctx, _ = untilSignals(ctx, oneWish)
-	return ctx
+	ctx, catching := untilSignals(ctx, oneWish)
+	return context.WithValue(ctx, catchingKey{}, catching)
+}
+
+type catchingKey struct{}
+
+// awaitCatching returns when a signal cancels ctx, if untilSignal has made it.
+func awaitCatching(ctx context.Context) {
+	if catching, ok := ctx.Value(catchingKey{}).(<-chan struct{}); ok {
+		<-catching
+	}
 }
 
 func untilSignals(ctx context.Context, wish time.Duration) (_ context.Context, catching <-chan struct{}) {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/teu-dev/teu/cmd/teu/ui"
 )
 
 // TestSignalsAtOnce: the second of two signals at once does not end a command that cleans up, a later one does.
@@ -52,4 +54,34 @@ func signalTwice(t *testing.T, wish time.Duration, again bool) {
 		send()
 	}
 	os.Stdout.WriteString("alive")
+}
+
+// TestSignalAtQuestion: a signal means no as soon as there is a question.
+func TestSignalAtQuestion(t *testing.T) {
+	if os.Getenv("TEU_TEST_QUESTION") != "" {
+		runtime.GOMAXPROCS(1) // nothing else runs before somebody waits
+		runtime.LockOSThread()
+		ctx := untilSignal(t.Context())
+		in, silent, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer silent.Close()
+		if newApp(&ui.UI{In: in, Out: toldOff{}}).confirm(ctx, "") {
+			t.Error("that was a yes")
+		}
+		return
+	}
+	cmd := exec.CommandContext(t.Context(), "env", "--default-signal=TERM", os.Args[0], "-test.run=^TestSignalAtQuestion$")
+	cmd.Env = append(os.Environ(), "TEU_TEST_QUESTION=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// toldOff is an output that gets a signal for what it writes.
+type toldOff struct{}
+
+func (toldOff) Write(p []byte) (int, error) {
+	return len(p), unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGTERM)
 }

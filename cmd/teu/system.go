@@ -81,6 +81,7 @@ func newSystemPruneCommand(a *app) *cobra.Command {
 // prune`. No answer, and a signal while it waits for one, mean no and are no failure, as docker
 // has it; a script that meant yes is told how to say so.
 func (a *app) confirm(ctx context.Context, warning string) bool {
+	awaitCatching(ctx)
 	fmt.Fprintf(a.ui.Out, "%sAre you sure you want to continue? [y/N] ", warning)
 	type reply struct {
 		line string
