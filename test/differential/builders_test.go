@@ -101,7 +101,7 @@ func freePort(t *testing.T) string {
 func (w *world) await(t *testing.T, network, address string) {
 	t.Helper()
 	var err error
-	for range 400 {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
 		var c net.Conn
 		if c, err = net.Dial(network, address); err == nil {
 			c.Close()
