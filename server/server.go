@@ -18,7 +18,8 @@ import (
 type Options struct {
 	// TLS makes the server speak HTTPS (and HTTP/2). It needs a certificate.
 	TLS *tls.Config
-	// PlainHTTP2 takes HTTP/2 without TLS too, from clients that speak it from the first byte.
+	// PlainHTTP2 takes HTTP/2 from clients that speak it from the first byte too: without TLS, and within TLS where
+	// the handshake did not choose it. Requests then do not know of TLS (Request.TLS).
 	PlainHTTP2 bool
 	// Drain is how long requests that are running may take to finish after the end
 	// of the context. 0 means 30 seconds, a negative value does not wait.
@@ -45,11 +46,14 @@ func Serve(ctx context.Context, ln net.Listener, handler http.Handler, o Options
 	s := newServer(ctx, handler, o)
 	done := make(chan error, 1)
 	go func() {
-		if o.TLS != nil {
+		switch {
+		case o.TLS == nil:
+			done <- s.Serve(ln)
+		case o.PlainHTTP2:
+			done <- s.Serve(newInnerListener(ln, o.TLS, s.ErrorLog))
+		default:
 			done <- s.ServeTLS(ln, "", "")
-			return
 		}
-		done <- s.Serve(ln)
 	}()
 	select {
 	case err := <-done:

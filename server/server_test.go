@@ -145,3 +145,67 @@ func TestBrokenListener(t *testing.T) {
 		t.Error("got nil from a listener that was closed")
 	}
 }
+
+// TestInnerHTTP2: within TLS a client may speak HTTP/2 from the first byte, chosen by the handshake or not; HTTP/1 goes
+// on, its connections can be taken over, and who speaks no TLS is told.
+func TestInnerHTTP2(t *testing.T) {
+	ts := httptest.NewTLSServer(nil) // for its certificate
+	defer ts.Close()
+	s := start(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/take" {
+			fmt.Fprintf(w, "%s tls=%v", r.Proto, r.TLS != nil)
+			return
+		}
+		c, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		if _, ok := c.(interface{ NetConn() net.Conn }).NetConn().(*net.TCPConn); !ok {
+			t.Error("the connection below is unknown")
+		}
+		io.WriteString(c, "taken")
+		c.(interface{ CloseWrite() error }).CloseWrite()
+		io.Copy(io.Discard, c)
+	}, Options{TLS: &tls.Config{Certificates: ts.TLS.Certificates, NextProtos: []string{"http/1.1"}}, PlainHTTP2: true})
+	defer func() { s.stop(); <-s.done }()
+	for _, alpn := range [][]string{nil, {"h2"}} {
+		c, err := tls.Dial("tcp", s.addr, &tls.Config{InsecureSkipVerify: true, NextProtos: alpn})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+		// RFC 9113, 3.4: the preface and a frame of settings, which the server answers with its own.
+		io.WriteString(c, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+		head := make([]byte, 9)
+		if _, err := io.ReadFull(c, head); err != nil || head[3] != 4 {
+			t.Errorf("with ALPN %q a client of HTTP/2 got %q, %v; want a frame of settings", alpn, head, err)
+		}
+	}
+	client := ts.Client()
+	for _, c := range []struct{ url, want string }{
+		{"https://" + s.addr + "/", "HTTP/1.1 tls=false"},
+		{"http://" + s.addr + "/", "Client sent an HTTP request to an HTTPS server.\n"},
+	} {
+		resp, err := client.Get(c.url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if string(b) != c.want {
+			t.Errorf("%s answers %q, want %q", c.url, b, c.want)
+		}
+	}
+	c, err := tls.Dial("tcp", s.addr, &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "POST /take HTTP/1.1\r\nHost: x\r\n\r\n")
+	if b, err := io.ReadAll(c); err != nil || string(b) != "taken" {
+		t.Errorf("a connection that was taken over brought %q, %v", b, err)
+	}
+}
