@@ -86,7 +86,7 @@ func (r *run) contextDir(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	_, err = layer.Apply(ctx, dir, plain, layer.ApplyOptions{NoChown: true})
+	_, err = layer.Apply(ctx, dir, plain, layer.ApplyOptions{NoChown: true, Plain: true})
 	return dir, errors.Join(err, plain.Close())
 }
 

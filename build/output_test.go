@@ -165,7 +165,10 @@ func TestContextOfATar(t *testing.T) {
 	b := newBench(t)
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
-	for name, text := range map[string]string{"Dockerfile": "FROM scratch\nCOPY f /\n", "f": "text"} {
+	// A context is no layer: names of whiteouts are those of files.
+	for name, text := range map[string]string{
+		"Dockerfile": "FROM scratch\nCOPY f .wh.w/x /\nCOPY .wh.f /w\nCOPY .wh..wh..opq /o\n", "f": "text", ".wh.f": "w", ".wh..wh..opq": "o", ".wh.w/x": "x",
+	} {
 		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(text)), Uid: 77}); err != nil {
 			t.Fatal(err)
 		}
@@ -177,7 +180,7 @@ func TestContextOfATar(t *testing.T) {
 		t.Fatal(err)
 	}
 	res, _ := b.must(Options{ContextTar: &buf})
-	if diff := cmp.Diff([]string{"f 644 0:0 text"}, b.files(res)); diff != "" {
+	if diff := cmp.Diff([]string{"f 644 0:0 text", "o 644 0:0 o", "w 644 0:0 w", "x 644 0:0 x"}, b.files(res)); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
 	res, _ = b.must(Options{Context: b.dir, DockerfileText: []byte("FROM scratch\nLABEL x=y\n")})

@@ -18,6 +18,8 @@ type ApplyOptions struct {
 	UserXattr bool
 	// NoChown leaves the owner of all files to the process, which cannot change it.
 	NoChown bool
+	// Plain is for a tar that is no layer: files may be called as whiteouts are.
+	Plain bool
 	// MaxEntries and MaxBytes bound the number of entries and the sum of the sizes of
 	// the files; 0 means the limits of the package.
 	MaxEntries, MaxBytes int64

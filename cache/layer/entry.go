@@ -65,8 +65,10 @@ func (a *applier) check(hdr *tar.Header) (*entry, error) {
 		return nil, err
 	}
 	e.mtime = unix.Timespec{Sec: hdr.ModTime.Unix(), Nsec: int64(hdr.ModTime.Nanosecond())}
-	if err := e.checkReserved(); err != nil || e.ignored || e.whiteout || e.opaque {
-		return e, err
+	if !a.o.Plain {
+		if err := e.checkReserved(); err != nil || e.ignored || e.whiteout || e.opaque {
+			return e, err
+		}
 	}
 	if err := e.checkOwner(hdr); err != nil {
 		return nil, err
@@ -147,7 +149,7 @@ func (a *applier) checkKind(e *entry, hdr *tar.Header) (err error) {
 			return fmt.Errorf("its target: %w", err)
 		}
 		target := strings.TrimPrefix(e.link, aufsLinks+"/")
-		if strings.HasPrefix(target, whiteoutPrefix) || strings.Contains(target, "/"+whiteoutPrefix) {
+		if !a.o.Plain && strings.Contains("/"+target, "/"+whiteoutPrefix) {
 			return invalid("its target is a whiteout")
 		}
 	case tar.TypeChar, tar.TypeBlock:

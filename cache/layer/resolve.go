@@ -177,7 +177,7 @@ func (a *applier) step(at, name string, missing func(directory, string) error) (
 
 // makeImplicit makes a directory for which the tar has no entry, so far.
 func (a *applier) makeImplicit(at place, mtime unix.Timespec) error {
-	if strings.HasPrefix(at.base, whiteoutPrefix) {
+	if !a.o.Plain && strings.HasPrefix(at.base, whiteoutPrefix) {
 		return invalid("its directory leads to %q, the name of a whiteout", at.base)
 	}
 	if err := a.mkdir(at); err != nil {
