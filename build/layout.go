@@ -1,10 +1,7 @@
 package build
 
 import (
-	"encoding/json"
 	"fmt"
-	"io"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -44,15 +41,9 @@ func (r *run) layoutContext(attrs map[string]string, name, value string) error {
 // layoutImage finds the image with a tag in the index of a layout; without a tag the one called
 // latest, or the only one.
 func layoutImage(dir, tag string) (digest.Digest, error) {
-	const limit = 4 << 20
-	f, err := content.OpenRegular(filepath.Join(dir, ocispec.ImageIndexFile))
+	index, err := content.ReadIndex(dir)
 	if err != nil {
 		return "", fmt.Errorf("OCI layout: %w", err)
-	}
-	defer f.Close()
-	var index ocispec.Index
-	if err := json.NewDecoder(io.LimitReader(f, limit)).Decode(&index); err != nil {
-		return "", fmt.Errorf("index of the OCI layout %s: %w: %w", dir, err, errdefs.ErrInvalidArgument)
 	}
 	want := tag
 	if tag == "" {

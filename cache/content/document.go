@@ -21,7 +21,8 @@ const (
 	// MaxConfig is the largest image config that is read, in bytes.
 	MaxConfig = 8 << 20
 
-	maxValues = 1 << 17 // of Unmarshal
+	// maxValues is what Unmarshal takes: more than an index has that fills its 4 MiB with platforms, the shortest there are.
+	maxValues = 1 << 18
 )
 
 // Unmarshal is json.Unmarshal of a manifest, index or config, whoever wrote it. One of more values than an image needs is

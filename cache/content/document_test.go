@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -246,6 +248,43 @@ func TestReadAllLimit(t *testing.T) {
 	liar.Size = 10
 	if _, err := ReadAll(t.Context(), m, liar); !errdefs.IsDataLoss(err) {
 		t.Errorf("descriptor with the wrong size: got %v, want data loss", err)
+	}
+}
+
+// TestFullIndex: as many platforms as 4 MiB have room for are not too many values.
+func TestFullIndex(t *testing.T) {
+	const entry = `{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:%064x","size":1,"platform":{"architecture":"arm","os":"linux"}}`
+	var b strings.Builder
+	b.WriteString(`{"manifests":[` + fmt.Sprintf(entry, 0))
+	n := 1
+	for ; b.Len() < MaxManifest-300; n++ {
+		b.WriteString("," + fmt.Sprintf(entry, n))
+	}
+	b.WriteString("]}")
+	index, err := parseIndex([]byte(b.String()))
+	if err != nil || len(index.index.Manifests) != n {
+		t.Errorf("an index of %d images: %v", n, err)
+	}
+}
+
+// TestReadIndex: an index.json may be anybody's.
+func TestReadIndex(t *testing.T) {
+	for name, tt := range map[string]struct {
+		text string
+		is   func(error) bool
+	}{
+		"an index":        {`{"schemaVersion":2,"manifests":[]}`, func(err error) bool { return err == nil }},
+		"no JSON":         {`{"manifests":`, errdefs.IsInvalidArgument},
+		"too many values": {`{"manifests":[` + strings.Repeat("{},", 1<<20) + `{}]}`, errdefs.IsResourceExhausted},
+		"too many bytes":  {`{"manifests":[]}` + strings.Repeat(" ", maxIndex), errdefs.IsResourceExhausted},
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, ocispec.ImageIndexFile), []byte(tt.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ReadIndex(dir); !tt.is(err) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

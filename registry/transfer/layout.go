@@ -21,8 +21,6 @@ import (
 	"github.com/teu-dev/teu/cache/statefile"
 )
 
-const maxIndex = 8 << 20 // bytes of index.json
-
 // layout is a directory in the OCI image layout that is only read.
 type layout struct {
 	dir   string
@@ -36,20 +34,8 @@ func openLayout(dir, name string) (*layout, error) {
 	if _, err := os.Stat(filepath.Join(dir, ocispec.ImageLayoutFile)); err != nil {
 		return nil, fmt.Errorf("%s is no OCI image layout: %w", dir, err)
 	}
-	l.index, err = readIndex(dir)
+	l.index, err = content.ReadIndex(dir)
 	return l, err
-}
-
-func readIndex(dir string) (index ocispec.Index, err error) {
-	f, err := content.OpenRegular(filepath.Join(dir, ocispec.ImageIndexFile))
-	if err != nil {
-		return index, err
-	}
-	defer f.Close()
-	if err := json.NewDecoder(io.LimitReader(f, maxIndex)).Decode(&index); err != nil {
-		return index, fmt.Errorf("%s: %w: %w", f.Name(), err, errdefs.ErrInvalidArgument)
-	}
-	return index, nil
 }
 
 // Fetch implements content.Fetcher.
@@ -181,7 +167,7 @@ func (l *layoutTarget) add(ctx context.Context, d ocispec.Descriptor) (err error
 		return err
 	}
 	defer func() { err = errors.Join(err, os.Remove(lock), unlock()) }()
-	index, err := readIndex(l.dir)
+	index, err := content.ReadIndex(l.dir)
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,8 +15,8 @@ import (
 // referencesOf returns everything a stored manifest leads to, layers that may not be
 // distributed among it in case they were, and its subject or "".
 func referencesOf(r record) (refs []digest.Digest, subject digest.Digest, err error) {
-	var doc document
-	if err := json.Unmarshal(r.body, &doc); err != nil {
+	doc, err := readDocument(r.body)
+	if err != nil {
 		return nil, "", fmt.Errorf("manifest %s: %w: %w", r.digest, errdefs.ErrDataLoss, err)
 	}
 	for _, desc := range doc.descriptors() {

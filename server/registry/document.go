@@ -2,7 +2,6 @@ package registry
 
 import (
 	"encoding/json"
-	"errors"
 	"mime"
 	"net/http"
 	"slices"
@@ -10,6 +9,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/teu-dev/teu/cache/content"
 )
 
 // Docker's media types, image manifest version 2 schema 2.
@@ -52,28 +53,32 @@ type descriptor struct {
 	Size      int64         `json:"size"`
 }
 
-// UnmarshalJSON implements json.Unmarshaler. The first without a digest ends the reading of a document, or 4 MiB
-// of "{}," would become a million of them in memory.
-func (d *descriptor) UnmarshalJSON(b []byte) error {
-	type fields descriptor
-	if err := json.Unmarshal(b, (*fields)(d)); err != nil {
-		return err
+// readDocument reads the bytes of a manifest, whoever wrote it.
+func readDocument(b []byte) (doc document, err error) {
+	if err := content.Unmarshal(b, &doc); err != nil {
+		return doc, invalidManifest("not a JSON object: " + err.Error())
 	}
-	if _, err := parseDigest(d.Digest.String()); err != nil {
-		return invalidManifest("a descriptor has no valid sha256 or sha512 digest")
+	for _, d := range doc.descriptors() {
+		if _, err := parseDigest(d.Digest.String()); err != nil {
+			return doc, errNoDigest
+		}
 	}
-	return nil
+	if doc.Subject != nil {
+		if _, err := parseDigest(doc.Subject.Digest.String()); err != nil {
+			return doc, errNoDigest
+		}
+	}
+	return doc, nil
 }
+
+var errNoDigest = invalidManifest("a descriptor has no valid sha256 or sha512 digest")
 
 // parseManifest checks the bytes of a manifest that came with a Content-Type, which may be
 // empty. The digest is left open.
 func parseManifest(b []byte, contentType string) (manifest, error) {
-	var doc document
-	if err := json.Unmarshal(b, &doc); err != nil {
-		if invalid := (*apiError)(nil); errors.As(err, &invalid) {
-			return manifest{}, invalid
-		}
-		return manifest{}, invalidManifest("not a JSON object: " + err.Error())
+	doc, err := readDocument(b)
+	if err != nil {
+		return manifest{}, err
 	}
 	mediaType, err := doc.mediaType(contentType)
 	if err != nil {
@@ -193,8 +198,8 @@ func invalidManifest(why string) error {
 // referrers of its subject. distribution-spec 1.1, "Listing Referrers": the artifact type
 // of an image manifest without one is the type of its config.
 func referrer(r record) (ocispec.Descriptor, error) {
-	var doc document
-	if err := json.Unmarshal(r.body, &doc); err != nil {
+	doc, err := readDocument(r.body)
+	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	d := ocispec.Descriptor{

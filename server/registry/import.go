@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -139,8 +138,8 @@ func (im *importer) manifest(ctx context.Context, repo string, up Upstream, desc
 		return err
 	}
 	m.digest = desc.Digest
-	var doc document
-	if err := json.Unmarshal(body, &doc); err != nil {
+	doc, err := readDocument(body)
+	if err != nil {
 		return err
 	}
 	for i, part := range doc.descriptors() {
@@ -174,8 +173,11 @@ func (im *importer) read(ctx context.Context, up Upstream, desc ocispec.Descript
 		return nil, err
 	}
 	defer r.Close()
-	b, err := io.ReadAll(r)
+	b, err := io.ReadAll(io.LimitReader(r, maxManifest+1)) // what it says of its size need not be true
 	im.report.Bytes += int64(len(b))
+	if err == nil && len(b) > maxManifest {
+		err = fmt.Errorf("a manifest of more than %d bytes: %w", maxManifest, errdefs.ErrInvalidArgument)
+	}
 	return b, err
 }
 

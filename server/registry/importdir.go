@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -127,8 +126,8 @@ func (r *distributionRepository) Resolve(_ context.Context, tagOrDigest string) 
 	if err != nil {
 		return desc, err
 	}
-	var doc document
-	if err := json.Unmarshal(b, &doc); err != nil || len(b) > maxManifest {
+	doc, err := readDocument(b)
+	if err != nil || len(b) > maxManifest {
 		return desc, fmt.Errorf("%s is not a manifest: %w", d, errors.Join(errdefs.ErrDataLoss, err))
 	}
 	mediaType := doc.MediaType

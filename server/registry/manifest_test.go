@@ -194,16 +194,24 @@ func TestMissingReferences(t *testing.T) {
 
 // TestManifestMemory: what a few bytes stand for takes no more memory than they do.
 func TestManifestMemory(t *testing.T) {
+	bodies := map[string]string{}
 	for _, layer := range []string{"{}", "null", `{"digest":"x"}`, `{"urls":["",""]}`, "[]", "1"} {
-		body := `{"schemaVersion":2,"layers":[` + strings.Repeat(layer+",", maxManifest/(len(layer)+1)-20) + layer + "]}"
+		bodies["layers of "+layer] = `{"schemaVersion":2,"layers":[` + strings.Repeat(layer+",", maxManifest/(len(layer)+1)-20) + layer + "]}"
+	}
+	var notes strings.Builder
+	for i := range maxManifest/11 - 20 {
+		fmt.Fprintf(&notes, `"%05x":"",`, i)
+	}
+	bodies["annotations"] = `{"schemaVersion":2,"annotations":{` + notes.String() + `"":""}}`
+	for name, body := range bodies {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		if _, err := parseManifest([]byte(body), ocispec.MediaTypeImageManifest); err == nil {
-			t.Errorf("layers of %s are taken", layer)
+			t.Errorf("%s are taken", name)
 		}
 		runtime.ReadMemStats(&after)
 		if took := after.TotalAlloc - before.TotalAlloc; took > 4*maxManifest {
-			t.Errorf("layers of %s take %d MB", layer, took>>20)
+			t.Errorf("%s take %d MB", name, took>>20)
 		}
 	}
 }
