@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
@@ -21,32 +22,41 @@ func (s *directory) quarantineBlob(ctx context.Context, d digest.Digest) (repos 
 		return nil, err
 	}
 	err = s.eachRepository("", func(repo string) error {
-		path := s.repoBlobPath(repo, d)
-		bad, err := isBad(path, d)
-		if err != nil || !bad {
-			return ignoreNotFound(err) // it has been pushed again
+		was, err := s.quarantineLink(ctx, s.repoBlobPath(repo, d), d)
+		if was {
+			repos = append(repos, repo)
 		}
-		unlock, err := lockBlobs(ctx, filepath.Dir(path), unix.LOCK_EX)
-		if err != nil {
-			return ignoreNotFound(err)
-		}
-		defer unlock()
-		repos = append(repos, repo)
-		return s.quarantine(path, d)
+		return ignoreNotFound(err)
 	})
 	return repos, err
 }
 
-// isBad reads a file.
-func isBad(path string, d digest.Digest) (bool, error) {
+// quarantineLink puts the blob of a repository out of the way if it is bad. Reading may take long, so that is done without
+// the lock; what a push has put in its place meanwhile stays.
+func (s *directory) quarantineLink(ctx context.Context, path string, d digest.Digest) (was bool, err error) {
 	f, err := openRead(path)
 	if err != nil {
 		return false, notFound(err)
 	}
-	defer f.Close()
+	defer f.Close() // not before the end: no other file gets its inode
 	h := newHash(d.Algorithm())
-	_, err = io.Copy(h, f)
-	return err != nil || digest.NewDigest(d.Algorithm(), h) != d, nil
+	if _, err := io.Copy(h, f); err == nil && digest.NewDigest(d.Algorithm(), h) == d {
+		return false, nil
+	}
+	unlock, err := lockBlobs(ctx, filepath.Dir(path), unix.LOCK_EX)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	read, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	now, err := os.Lstat(path)
+	if err != nil || !os.SameFile(read, now) {
+		return false, notFound(err)
+	}
+	return true, s.quarantine(path, d)
 }
 
 func (s *directory) quarantine(path string, d digest.Digest) error {
@@ -75,6 +85,9 @@ func (s *directory) quarantineManifest(ctx context.Context, repo string, d diges
 	}
 	defer unlock()
 	path := s.recordPath(repo, d)
+	if r, _, err := readRecord(path); errdefs.IsNotFound(err) || err == nil && r.is(d) {
+		return nil, nil // it has been deleted, or pushed again
+	}
 	if tags, err = s.removeTagsOf(repo, path, d, false); err != nil {
 		return tags, ignoreNotFound(err)
 	}

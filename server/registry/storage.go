@@ -115,6 +115,11 @@ type record struct {
 	warning   string // what a client should know about it
 }
 
+// is reports whether the bytes are those of d.
+func (r record) is(d digest.Digest) bool {
+	return r.digest == d && digestOf(d.Algorithm(), r.body) == d
+}
+
 // missingError says which references of a manifest the repository does not have.
 type missingError struct{ digests []digest.Digest }
 

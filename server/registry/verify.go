@@ -104,7 +104,7 @@ func (v *verification) blob(ctx context.Context, d digest.Digest, r io.Reader) e
 
 func (v *verification) manifest(ctx context.Context, repo string, d digest.Digest, r record, err error) error {
 	v.report.Manifests++
-	if err == nil && r.digest == d && digestOf(d.Algorithm(), r.body) == d {
+	if err == nil && r.is(d) {
 		return nil
 	}
 	if errdefs.IsNotFound(err) {

@@ -1,10 +1,14 @@
 package registry
 
 import (
+	"bytes"
 	"os"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 // TestVerify: what a disk has changed is found, and put out of the way so that a push heals
@@ -65,6 +69,59 @@ func TestVerify(t *testing.T) {
 	}
 	if a := c.want(c.do("GET", "/v2/a/blobs/"+layer.String(), nil), 200, ""); string(a.body) != "bad layer" {
 		t.Errorf("got %q", a.body)
+	}
+}
+
+// TestQuarantineBesidePush: what a push has put in the place of something bad, after that was read, stays.
+func TestQuarantineBesidePush(t *testing.T) {
+	s, err := openDirectory(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := digest.FromString("good")
+	if err := s.adoptBytes(t.Context(), []byte("good"), "a", d); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.PutManifest(t.Context(), "a", manifest{digest: d, mediaType: "application/vnd.x+json", body: []byte("good")}, nil); err != nil {
+		t.Fatal(err)
+	}
+	for path, quarantine := range map[string]func() error{
+		s.repoBlobPath("a", d): func() error { _, err := s.quarantineBlob(t.Context(), d); return err },
+		s.recordPath("a", d):   func() error { _, err := s.quarantineManifest(t.Context(), "a", d); return err },
+	} {
+		good, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := s.writeTemp(good)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, bytes.ToUpper(good), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		unlock, err := lockDir(t.Context(), filepath.Dir(path), unix.LOCK_SH) // as a push of a blob has it
+		if err != nil {
+			t.Fatal(err)
+		}
+		unlockRepo, err := s.lockRepository(t.Context(), "a", unix.LOCK_SH) // as that of a manifest
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error)
+		go func() { done <- quarantine() }()
+		time.Sleep(100 * time.Millisecond) // it has read, and waits
+		if err := os.Rename(again, path); err != nil {
+			t.Fatal(err)
+		}
+		unlock()
+		unlockRepo()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if b, err := os.ReadFile(path); !bytes.Equal(b, good) {
+			t.Errorf("%s: what was pushed meanwhile is %q, %v", path, b, err)
+		}
 	}
 }
 
