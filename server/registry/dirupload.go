@@ -402,23 +402,27 @@ func (u *fileUpload) Cancel() error {
 // to one is told so. Should that be forgotten, or happen on another server, it is an upload without a byte.
 type endedUploads struct {
 	mu       sync.Mutex
-	now, old map[string]struct{} // the first halves of IDs
+	now, old map[endedID]struct{}
 }
+
+// endedID is the first half of an ID. A part of the string would keep all of the request in memory that it is from.
+type endedID [16]byte
 
 func (e *endedUploads) add(id string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.now == nil || len(e.now) >= maxEnded {
-		e.old, e.now = e.now, map[string]struct{}{}
+		e.old, e.now = e.now, map[endedID]struct{}{}
 	}
-	e.now[id[:16]] = struct{}{}
+	e.now[endedID([]byte(id[:16]))] = struct{}{}
 }
 
 func (e *endedUploads) has(id string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	_, now := e.now[id[:16]]
-	_, old := e.old[id[:16]]
+	key := endedID([]byte(id[:16]))
+	_, now := e.now[key]
+	_, old := e.old[key]
 	return now || old
 }
 
@@ -452,7 +456,7 @@ func (h *hashes) put(id string, r *runningHash) {
 	if h.m == nil || len(h.m) >= maxHashes {
 		h.m = map[string]*runningHash{}
 	}
-	h.m[id] = r
+	h.m[strings.Clone(id)] = r // see endedID
 }
 
 // newHash returns the hash of an algorithm that parseDigest accepts.

@@ -301,3 +301,23 @@ func TestBodyDeadline(t *testing.T) {
 		}
 	}
 }
+
+// TestUploadMemory: what is remembered of uploads holds little, however long the requests were.
+func TestUploadMemory(t *testing.T) {
+	kept := held(func() any {
+		s := &directory{}
+		for i := range 500 {
+			r := httptest.NewRequest("PUT", fmt.Sprintf("/v2/a/blobs/uploads/%016x%032x?%s", i, i, strings.Repeat("x", 60<<10)), nil)
+			rt, err := parseRoute(r.URL.Path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.hashes.put(rt.ref, &runningHash{})
+			s.ended.add(rt.ref)
+		}
+		return s
+	})
+	if kept > 1<<20 {
+		t.Errorf("500 uploads hold %d KB", kept>>10)
+	}
+}

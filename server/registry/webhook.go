@@ -151,12 +151,16 @@ func (g *Registry) notify(r *http.Request, rt route, action string, target event
 		return
 	}
 	target.Repository, target.Length = rt.repo, target.Size
-	if target.Digest != "" {
+	if target.Digest != "" && len(r.Host) <= maxAudited {
 		target.URL = g.door.base(r) + "/v2/" + rt.repo + "/manifests/" + target.Digest
 	}
 	e := event{ID: randomHex(), Timestamp: time.Now().UTC(), Action: action, Target: target}
-	e.Request.Addr, e.Request.Host, e.Request.Method, e.Request.UserAgent = r.RemoteAddr, r.Host, r.Method, r.UserAgent()
+	e.Request.Addr, e.Request.Host, e.Request.Method, e.Request.UserAgent = r.RemoteAddr, short(r.Host), r.Method, short(r.UserAgent())
 	e.Actor.Name = rt.visitor.name
+	// Parts of a request would keep all of it in memory.
+	for _, s := range []*string{&e.Target.MediaType, &e.Target.Digest, &e.Target.Repository, &e.Target.Tag, &e.Request.Method, &e.Actor.Name} {
+		*s = strings.Clone(*s)
+	}
 	for _, h := range g.hooks {
 		h.add(e)
 	}

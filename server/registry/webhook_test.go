@@ -10,7 +10,9 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -106,4 +108,41 @@ func TestWebhookQueue(t *testing.T) {
 	if e := hooks[0].events; len(e) != maxEvents || e[0].ID != "5" || hooks[0].lost != 5 {
 		t.Errorf("got %d events from %s, %d lost", len(e), e[0].ID, hooks[0].lost)
 	}
+}
+
+// TestWebhookMemory: events that nobody hears hold little, however long the requests were.
+func TestWebhookMemory(t *testing.T) {
+	g, err := New(Options{Root: t.TempDir(), Webhooks: []Webhook{{URL: "http://127.0.0.1:1"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := held(func() any {
+		for i := range 500 {
+			long := strings.Repeat("x", 60<<10)
+			r := httptest.NewRequest("PUT", fmt.Sprintf("/v2/a/manifests/v%d?%s", i, long), nil)
+			r.Header.Set("User-Agent", long+"u")
+			r.Host = long + "h"
+			rt, err := parseRoute(r.URL.Path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			g.notifyPush(r, rt, manifest{mediaType: (long + "m")[60<<10:]}, []string{rt.ref})
+		}
+		return g
+	})
+	if kept > 4<<20 {
+		t.Errorf("500 events hold %d KB", kept>>10)
+	}
+}
+
+// held returns how many bytes are in use for what f returns.
+func held(f func() any) int64 {
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	v := f()
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	runtime.KeepAlive(v)
+	return int64(after.HeapAlloc) - int64(before.HeapAlloc)
 }
