@@ -17,10 +17,12 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/moby/buildkit/solver/pb"
 
 	"github.com/teu-dev/teu/build/op"
+	"github.com/teu-dev/teu/cache/statefile"
 )
 
 // gitRepo makes a repository whose file f begins with text and serves its files as they are: a server of that kind cannot cut
@@ -85,6 +87,87 @@ func TestGitKilledAtFirst(t *testing.T) {
 		t.Fatal("git was not killed")
 	}
 	b.must(Options{}, lines...)
+}
+
+// TestGitPruned: what was fetched from a repository is a part of the build cache, and goes with it unless a build uses it.
+func TestGitPruned(t *testing.T) {
+	b := newBench(t)
+	url := strings.Replace(gitRepo(t, "text", ""), "//", "//user:secret@", 1)
+	lines := []string{"FROM scratch", "ADD " + url + "#main /"}
+	b.must(Options{}, lines...)
+	repos := func() (list []CacheEntry) {
+		t.Helper()
+		all, err := b.Cache(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.DeleteFunc(all, func(e CacheEntry) bool { return e.Type != CacheGit })
+	}
+	prune := func() {
+		t.Helper()
+		if _, err := b.Prune(t.Context(), PruneOptions{All: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list := repos()
+	if len(list) != 1 || list[0].Size == 0 || list[0].InUse || time.Since(list[0].LastUsed) > time.Minute ||
+		list[0].Description != "git repository "+strings.Replace(url, "secret", "xxxxx", 1) {
+		t.Fatalf("entries: %+v", list)
+	}
+	locks, err := filepath.Glob(filepath.Join(b.Store.Root(), "build", "git", "*.lock"))
+	if err != nil || len(locks) != 1 {
+		t.Fatalf("locks %q, %v", locks, err)
+	}
+	unlock, err := statefile.Lock(t.Context(), locks[0], statefile.LockOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	prune()
+	if list := repos(); len(list) != 1 || !list[0].InUse {
+		t.Errorf("while a build uses it: %+v", list)
+	}
+	if err := unlock(); err != nil {
+		t.Fatal(err)
+	}
+	prune()
+	if list := repos(); len(list) != 0 {
+		t.Errorf("after it: %+v", list)
+	}
+	b.must(Options{}, lines...)
+}
+
+// TestNotesForgotten: what builds note for later ones does not stay for ever.
+func TestNotesForgotten(t *testing.T) {
+	b := newBench(t)
+	dir := filepath.Join(b.Store.Root(), "build")
+	old, now := time.Now().Add(-40*24*time.Hour), time.Now()
+	has := map[string]bool{}
+	for _, notes := range []string{"contexts/a", "http/a", "why/a"} {
+		for name, at := range map[string]time.Time{notes + "old": old, notes: now} {
+			path := filepath.Join(dir, name)
+			if strings.HasPrefix(name, "why/") {
+				path += "/steps.json"
+			}
+			if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chtimes(filepath.Join(dir, name), at, at); err != nil {
+				t.Fatal(err)
+			}
+			has[name] = at == now
+		}
+	}
+	if _, err := b.Prune(t.Context(), PruneOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range has {
+		if _, err := os.Stat(filepath.Join(dir, name)); (err == nil) != want {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 // gitEnv is where the operations of one build work.

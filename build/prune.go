@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -19,15 +20,16 @@ import (
 
 // Types of cache entries, in BuildKit's words.
 const (
-	CacheRegular = "regular"         // the result of a step
-	CacheLocal   = "source.local"    // files that a client of the engine sent
-	CacheMount   = "exec.cachemount" // the directory of a RUN --mount=type=cache
+	CacheRegular = "regular"             // the result of a step
+	CacheLocal   = "source.local"        // files that a client of the engine sent
+	CacheMount   = "exec.cachemount"     // the directory of a RUN --mount=type=cache
+	CacheGit     = "source.git.checkout" // what was fetched from a repository
 )
 
 // A CacheEntry is something the build cache keeps.
 type CacheEntry struct {
 	ID          string // 25 hex digits
-	Type        string // CacheRegular, CacheLocal or CacheMount
+	Type        string // CacheRegular, CacheLocal, CacheMount or CacheGit
 	Description string
 	Size        int64 // bytes that go with it
 	Created     time.Time
@@ -38,6 +40,7 @@ type CacheEntry struct {
 	key    digest.Digest // of a result
 	dir    string        // of a cache mount
 	mirror string        // of files that were sent
+	repo   string        // of a repository
 }
 
 func shortKey(hex string) string { return hex[:min(25, len(hex))] }
@@ -74,11 +77,25 @@ func (b *Builder) Cache(ctx context.Context) ([]CacheEntry, error) {
 		return nil, err
 	}
 	list = append(list, mirrors...)
+	repos, err := env.GitRepos()
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range repos {
+		e := CacheEntry{
+			ID: shortKey(r.Key), Type: CacheGit, Description: strings.TrimSpace("git repository " + r.Remote),
+			Created: r.LastUsed, LastUsed: r.LastUsed, InUse: r.InUse, repo: r.Key,
+		}
+		if e.Size, err = sizeBelow(ctx, r.Dir); err != nil {
+			return nil, fmt.Errorf("measuring the %s: %w", e.Description, err)
+		}
+		list = append(list, e)
+	}
 	slices.SortStableFunc(list, func(a, b CacheEntry) int { return a.LastUsed.Compare(b.LastUsed) })
 	return list, nil
 }
 
-// mounts returns what knows of cache mounts.
+// mounts returns what knows of cache mounts and of repositories.
 func (b *Builder) mounts() *op.Env {
 	return &op.Env{Store: b.Store, Dir: filepath.Join(b.Store.Root(), "build")}
 }
@@ -113,6 +130,9 @@ func (b *Builder) Prune(ctx context.Context, o PruneOptions) ([]CacheEntry, erro
 	if err := b.sweep(ctx); err != nil {
 		return nil, fmt.Errorf("removing what builds that were killed have left: %w", err)
 	}
+	if err := b.forget(time.Now().Add(-notesLife)); err != nil {
+		return nil, fmt.Errorf("pruning the build cache: %w", err)
+	}
 	if len(gone) == 0 && o.Collected {
 		return nil, nil
 	}
@@ -128,6 +148,10 @@ func (b *Builder) remove(ctx context.Context, gone []CacheEntry) error {
 			errs = append(errs, b.removeMirror(e.mirror))
 			continue
 		}
+		if e.repo != "" {
+			errs = append(errs, b.mounts().RemoveGitRepo(e.repo))
+			continue
+		}
 		if e.dir != "" {
 			errs = append(errs, b.mounts().RemoveCacheMount(e.dir))
 			continue
@@ -140,6 +164,28 @@ func (b *Builder) remove(ctx context.Context, gone []CacheEntry) error {
 	}
 	_, err := b.Store.GC(ctx, cache.GCOptions{})
 	return err
+}
+
+// notesLife is how long small notes stay that builds make: of files of contexts, so as not to read them again, of downloads,
+// and of steps, for --why. One that is still of use is made again.
+const notesLife = 30 * 24 * time.Hour
+
+// forget removes the notes that were not written since before.
+func (b *Builder) forget(before time.Time) error {
+	dir := filepath.Join(b.Store.Root(), "build")
+	var errs []error
+	for _, notes := range []string{"contexts", "http", "why"} {
+		entries, err := os.ReadDir(filepath.Join(dir, notes))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+		for _, e := range entries { // of steps, the directory has changed with each build
+			if fi, err := e.Info(); err == nil && fi.ModTime().Before(before) {
+				errs = append(errs, os.RemoveAll(filepath.Join(dir, notes, e.Name())))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // A sweeper is an op.Executor whose commands may leave something when it is killed.
@@ -214,6 +260,9 @@ func (b *Builder) collect(ctx context.Context) error {
 	}
 	if errors.Is(statErr, os.ErrNotExist) {
 		return nil // the first build on this store, which may be the only one, as on a CI machine
+	}
+	if err := b.forget(time.Now().Add(-notesLife)); err != nil {
+		return err
 	}
 	keep := b.CacheSize
 	if keep == 0 {

@@ -49,7 +49,7 @@ func (r *gitRepo) close() error {
 
 // open opens the repository of the remote, which is made if needed.
 func (o *gitOp) open(ctx context.Context) (_ *gitRepo, err error) {
-	parent := filepath.Join(o.env.Dir, "git")
+	parent := o.env.gitRoot()
 	scratch := filepath.Join(parent, "tmp")
 	if err := os.MkdirAll(scratch, 0o700); err != nil {
 		return nil, err
@@ -57,7 +57,7 @@ func (o *gitOp) open(ctx context.Context) (_ *gitRepo, err error) {
 	if err := statefile.SweepScratch(scratch); err != nil {
 		return nil, err
 	}
-	name := filepath.Join(parent, "repo-"+digest.FromString(o.remote).Encoded())
+	name := filepath.Join(parent, repoPrefix+digest.FromString(o.remote).Encoded())
 	r, err := o.session(ctx)
 	if err != nil {
 		return nil, err
@@ -71,6 +71,10 @@ func (o *gitOp) open(ctx context.Context) (_ *gitRepo, err error) {
 		return nil, err
 	}
 	r.dir = name
+	now := time.Now()
+	if err := os.Chtimes(name+".lock", now, now); err != nil {
+		return nil, err
+	}
 	if _, err := os.Stat(filepath.Join(name, "HEAD")); err == nil {
 		return r, nil
 	}
@@ -92,6 +96,9 @@ func (o *gitOp) init(ctx context.Context, r *gitRepo) error {
 		return err
 	}
 	if _, err := made.git(ctx, "remote", "add", "origin", o.remote); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(made.dir, "description"), []byte(redact(o.remote)), 0o600); err != nil {
 		return err
 	}
 	return os.Rename(made.dir, r.dir)
