@@ -70,8 +70,9 @@ func openArchive(ctx context.Context, p Place) (_ *unpacked, err error) {
 	return u, nil
 }
 
-func (u *unpacked) resolve(context.Context) (ocispec.Descriptor, error) {
+func (u *unpacked) resolve(ctx context.Context) (ocispec.Descriptor, error) {
 	var have []string
+	var all []ocispec.Descriptor
 	for _, img := range u.images {
 		if u.name == img.Target.Digest.String() || u.name != "" && u.name == img.Tag {
 			return img.Target, nil
@@ -81,10 +82,13 @@ func (u *unpacked) resolve(context.Context) (ocispec.Descriptor, error) {
 				return img.Target, nil
 			}
 		}
-		have = append(append(have, img.Names...), img.Tag)
+		have, all = append(append(have, img.Names...), img.Tag), append(all, img.Target)
 	}
-	if u.name == "" && len(u.images) == 1 {
-		return u.images[0].Target, nil
+	if u.name == "" {
+		all = images(ctx, u, all)
+	}
+	if u.name == "" && len(all) == 1 {
+		return all[0], nil
 	}
 	if u.name == "" {
 		return ocispec.Descriptor{}, fmt.Errorf("it has several images, say which: %s: %w", strings.Join(have, " "), errdefs.ErrInvalidArgument)

@@ -53,12 +53,15 @@ func (l *layout) Fetch(_ context.Context, d ocispec.Descriptor) (io.ReadCloser, 
 	return content.Verify(f, d)
 }
 
-func (l *layout) resolve(context.Context) (ocispec.Descriptor, error) {
+func (l *layout) resolve(ctx context.Context) (ocispec.Descriptor, error) {
 	var found []ocispec.Descriptor
 	for _, d := range l.index.Manifests {
 		if l.name == "" || named(d, l.name) {
 			found = append(found, d)
 		}
+	}
+	if l.name == "" {
+		found = images(ctx, l, found)
 	}
 	switch {
 	case len(found) == 0 && l.name == "":
@@ -71,6 +74,22 @@ func (l *layout) resolve(context.Context) (ocispec.Descriptor, error) {
 	d := found[0]
 	d.Annotations = nil
 	return d, nil
+}
+
+// images returns those of list that refer to no other: what was copied with all has its signatures beside it.
+func images(ctx context.Context, f content.Fetcher, list []ocispec.Descriptor) (own []ocispec.Descriptor) {
+	if len(list) == 1 {
+		return list
+	}
+	for _, d := range list {
+		if subject, err := subjectOf(ctx, f, d); err != nil || subject == "" {
+			own = append(own, d)
+		}
+	}
+	if len(own) == 0 {
+		return list
+	}
+	return own
 }
 
 // named says whether name means d: by tag, by reference or by digest.
