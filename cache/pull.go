@@ -223,10 +223,19 @@ func (s *Store) fromSource(ctx context.Context, diffID digest.Digest, d ocispec.
 	if begun > 0 && spoilt(err) && w.Restart() == nil {
 		id, err = s.receive(ctx, diffID, d, src, w, p)
 	}
+	if from, ok := src.(doubter); ok && spoilt(err) && !errors.Is(err, unix.ENOSPC) && from.Doubt() && w.Restart() == nil {
+		id, err = s.receive(ctx, diffID, d, src, w, p)
+	}
 	if spoilt(err) {
 		err = errors.Join(err, w.Discard())
 	}
 	return id, err
+}
+
+// A doubter is a content.Fetcher that has blobs from several servers, not all of which are to be believed.
+type doubter interface {
+	// Doubt says that a blob was not what it should be, and whether another server may be asked for it.
+	Doubt() bool
 }
 
 // spoilt says whether after err it is no use to go on with the same bytes.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -212,6 +213,47 @@ func TestPullRefusesALayerThatIsNotItsDiffID(t *testing.T) {
 	}
 	if _, layers := visible(t, s); len(layers) != 0 {
 		t.Errorf("layers are visible: %v", layers)
+	}
+}
+
+// several is a source with a server that damages layers, which may be doubted.
+type several struct {
+	*memory
+	others  bool
+	doubted atomic.Bool
+}
+
+func (s *several) Doubt() bool { s.doubted.Store(true); return s.others }
+
+// TestPullDoubts: a layer that one server has damaged comes from another.
+func TestPullDoubts(t *testing.T) {
+	for _, others := range []bool{true, false} {
+		s, src := openStore(t), &several{memory: newMemory(), others: others}
+		defer hold(t, s)()
+		manifest, _ := src.image(content.Host(), tarOf("a", "1"), tarOf("b", "2"))
+		src.damage = func(d ocispec.Descriptor, r io.Reader) io.Reader {
+			if d.MediaType != ocispec.MediaTypeImageLayerGzip || src.doubted.Load() {
+				return r
+			}
+			return io.MultiReader(io.LimitReader(r, d.Size-1), strings.NewReader("?"))
+		}
+		img, err := s.Pull(t.Context(), src, manifest, PullOptions{Concurrency: 1})
+		if !others {
+			if !errdefs.IsDataLoss(err) {
+				t.Errorf("without another server: %v", err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids, err := s.Unpack(t.Context(), img)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := readLayers(t, s, ids); got != "a=1 b=2" {
+			t.Errorf("layers hold %s", got)
+		}
 	}
 }
 

@@ -34,7 +34,7 @@ type host struct {
 	probe  lock
 	scheme string      // "" until known; guarded by probe
 	seen   atomic.Bool // it has answered once
-	down   atomic.Bool // a mirror that did not answer
+	down   atomic.Bool // a mirror that did not answer, or is doubted
 	rate   atomic.Pointer[RateLimit]
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -20,6 +21,14 @@ func (r *Repository) ResolveData(ctx context.Context, tagOrDigest string) (ocisp
 // Manifest returns the manifest of a tag or digest and its bytes, with one request. One that is not
 // there is an errdefs.ErrNotFound.
 func (r *Repository) Manifest(ctx context.Context, tagOrDigest string) (ocispec.Descriptor, []byte, error) {
+	d, data, err := r.manifest(ctx, tagOrDigest)
+	if errdefs.IsDataLoss(err) && r.Doubt() {
+		return r.manifest(ctx, tagOrDigest)
+	}
+	return d, data, err
+}
+
+func (r *Repository) manifest(ctx context.Context, tagOrDigest string) (ocispec.Descriptor, []byte, error) {
 	q := r.request(http.MethodGet, "manifests/"+tagOrDigest)
 	q.header = http.Header{"Accept": acceptManifests()}
 	resp, err := r.read(ctx, q, needed(tagOrDigest))

@@ -275,6 +275,15 @@ func (r *Repository) read(ctx context.Context, q request, capability string) (*h
 	return r.host.do(ctx, q)
 }
 
+// Doubt says that what came of a blob were other bytes than it has, and whether somebody else may be asked for it: from
+// now on the registry itself is, and no mirror.
+func (r *Repository) Doubt() (again bool) {
+	for _, m := range r.mirrors {
+		m.host.down.Store(true)
+	}
+	return len(r.mirrors) > 0
+}
+
 // request makes q one to the mirror. Whose repository is meant says the parameter ns.
 func (m mirror) request(q request, name string) request {
 	q.path = m.prefix + strings.TrimPrefix(q.path, "/v2")

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -128,6 +129,64 @@ func TestMirrorIsAskedWithItsPathAndHeader(t *testing.T) {
 	}
 	if leaked.Load() > 0 {
 		t.Error("the header went to where the mirror redirected")
+	}
+}
+
+// TestMirrorThatLies: what a mirror gives instead of what it was asked for comes from the registry, or is found out.
+func TestMirrorThatLies(t *testing.T) {
+	small, smallData := blob(14, 1000)
+	large, largeData := blob(15, maxManifest+1000)
+	manifest, manifestData := document(t, ocispec.MediaTypeImageManifest, ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: small})
+	upstream := server(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		for d, data := range map[digest.Digest][]byte{small.Digest: smallData, large.Digest: largeData, manifest.Digest: manifestData} {
+			if strings.HasSuffix(q.URL.Path, d.String()) {
+				w.Header().Set("Content-Type", manifest.MediaType)
+				http.ServeContent(w, q, "", time.Time{}, bytes.NewReader(data))
+			}
+		}
+	}))
+	for name, lie := range map[string]func(w http.ResponseWriter, length int){
+		"other bytes": func(w http.ResponseWriter, length int) { _, _ = w.Write(make([]byte, length)) },
+		"too short": func(w http.ResponseWriter, length int) {
+			w.Header().Set("Content-Length", "10")
+			_, _ = w.Write(make([]byte, 10))
+		},
+		"another range": func(w http.ResponseWriter, length int) {
+			w.Header().Set("Content-Range", "bytes 5-9/10")
+			w.WriteHeader(http.StatusPartialContent)
+		},
+	} {
+		mirror := server(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			for d, length := range map[digest.Digest]int{small.Digest: len(smallData), large.Digest: len(largeData), manifest.Digest: len(manifestData)} {
+				if strings.HasSuffix(q.URL.Path, d.String()) {
+					lie(w, length)
+				}
+			}
+		}))
+		repo := func() *Repository {
+			c, _ := newTestClient(Options{HostDirs: hostDir(t, map[string]string{upstream + "/hosts.toml": "[host.\"http://" + mirror + "\"]\n"})})
+			return repository(t, c, upstream+"/app")
+		}
+		if got, err := fetch(t.Context(), repo(), small); err != nil || !bytes.Equal(got, smallData) {
+			t.Errorf("%s, of a small blob: %v", name, err)
+		}
+		if _, got, err := repo().Manifest(t.Context(), manifest.Digest.String()); err != nil || !bytes.Equal(got, manifestData) {
+			t.Errorf("%s, of a manifest: %v", name, err)
+		}
+		r := repo()
+		if got, err := fetch(t.Context(), r, large); err == nil && !bytes.Equal(got, largeData) || err != nil && (name != "other bytes" || !errdefs.IsDataLoss(err)) {
+			t.Errorf("%s, of a large blob: %v", name, err)
+		}
+		if !r.Doubt() {
+			t.Errorf("%s: nobody else may be asked", name)
+		}
+		if got, err := fetch(t.Context(), r, large); err != nil || !bytes.Equal(got, largeData) {
+			t.Errorf("%s, once it is doubted: %v", name, err)
+		}
+	}
+	c, _ := newTestClient(Options{})
+	if repository(t, c, upstream+"/app").Doubt() {
+		t.Error("without mirrors somebody else may be asked")
 	}
 }
 
