@@ -51,7 +51,11 @@ func Parse(text string) (Label, error) {
 }
 
 func (l Label) String() string {
-	return strings.TrimSuffix(l.User+":"+l.Role+":"+l.Type+":"+l.Level, ":")
+	text := l.User + ":" + l.Role + ":" + l.Type
+	if l.Level != "" {
+		text += ":" + l.Level
+	}
+	return text
 }
 
 // Defaults are what the policy of this host has for containers: the label of their processes and that of
