@@ -140,6 +140,51 @@ inside "seq 1 200000 >/data" & inside "cd /app && go build -o /out/app ."; wait 
 	}, nil
 }
 
+// measureBuildC builds Lua as its users do: compiled and installed in one stage, its manual packed in another, both taken into a
+// third. Most of its time is the compiler's too, but it has as many steps as such files have.
+func measureBuildC(ctx context.Context, s *builders) error {
+	b := s.b
+	gcc := filepath.Join(b.dir, "gcc")
+	if err := writeFile(filepath.Join(gcc, "Dockerfile"), "FROM scratch\nADD debian-gcc.tar /\n"); err != nil {
+		return err
+	}
+	dir := filepath.Join(b.dir, "lua")
+	script := `ln "$1/debian-gcc.tar" "$2/" 2>/dev/null || cp "$1/debian-gcc.tar" "$2/"; mkdir "$3" && tar -xf "$1/lua.tar.gz" -C "$3" --strip-components=1`
+	if err := b.must(ctx, "sh", "-ec", script, "sh", b.peers, gcc, dir); err != nil {
+		return err
+	}
+	if err := b.must(ctx, b.teu, "build", "-q", "-t", s.registry+"/gcc", "--push", gcc); err != nil {
+		return err
+	}
+	text := `FROM ` + s.registry + `/gcc AS build
+WORKDIR /src
+COPY Makefile ./
+COPY src src
+COPY doc doc
+RUN make -j2 posix MYLDFLAGS=-static
+RUN make test
+RUN make install INSTALL_TOP=/out && strip /out/bin/lua /out/bin/luac
+
+FROM ` + s.registry + `/base AS manual
+COPY doc /manual
+RUN gzip -9 /manual/*.html /manual/*.1
+
+FROM ` + s.registry + `/base
+COPY --from=build /out/bin /usr/local/bin
+COPY --from=manual /manual /usr/local/share/doc/lua
+RUN lua -e 'assert(_VERSION == "Lua 5.4")'
+CMD ["lua"]
+`
+	if err := writeFile(filepath.Join(dir, "Dockerfile"), text); err != nil {
+		return err
+	}
+	r := buildRace{dir: dir, noCache: true}
+	s.race(ctx, "Build of Lua in three stages, --no-cache", "Compiled by gcc on Debian, installed, tested, its manual packed. "+imageNote, 1, b.few(), s.contenders(r))
+	r.noCache = false
+	s.race(ctx, "Build of Lua in three stages, nothing changed", imageNote, 1, b.rounds/2, s.contenders(r))
+	return nil
+}
+
 // makeGo pushes REGISTRY/go: busybox and what of this machine's Go toolchain compiles programs.
 func (s *builders) makeGo(ctx context.Context) error {
 	dir := filepath.Join(s.b.dir, "go-image")

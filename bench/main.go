@@ -54,6 +54,7 @@ var figures = []struct {
 	{"build-nocache", withBuilders(measureBuildNoCache)},
 	{"build-runs", withBuilders(measureBuildRuns)},
 	{"build-stages", withBuilders(measureBuildStages)},
+	{"build-lua", withBuilders(measureBuildC)},
 	{"build-copy", withBuilders(measureBuildCopy)},
 	{"build-ci", withBuilders(measureBuildCI)},
 	{"registry", measureRegistry},
