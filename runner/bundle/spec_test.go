@@ -105,10 +105,10 @@ func TestSpec(t *testing.T) {
 			s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch, Nice: 7}
 			s.Process.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 6}
 		}, "7\nbest-effort: prio 6\n"},
-		{"filter that forbids getcwd and sendmsg", "echo ran", func(s *specs.Spec) {
+		{"filter that forbids getcwd, sendmsg and umask", "grep Umask /proc/self/status", func(s *specs.Spec) {
 			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{
-				{Names: []string{"getcwd", "sendmsg"}, Action: specs.ActErrno}}}
-		}, "ran\n"},
+				{Names: []string{"getcwd", "sendmsg", "umask"}, Action: specs.ActErrno}}}
+		}, "Umask:\t0022\n"},
 		{"sysctl of a user namespace", "cat /proc/sys/net/ipv4/ip_forward", func(s *specs.Spec) {
 			mapped(s)
 			s.Linux.Sysctl = map[string]string{"net.ipv4.ip_forward": "1"}

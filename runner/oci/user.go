@@ -41,6 +41,7 @@ func (c *compiler) becomeUser() error {
 	c.Note("closing files")
 	c.closeFiles()
 	there := c.changeDir()
+	c.setUmask()
 	if !c.process.NoNewPrivileges {
 		if err := c.loadSeccomp(); err != nil {
 			return err
@@ -96,6 +97,15 @@ func (c *compiler) checkDir(cond launch.Cond) {
 	c.Check(cond, buf, 1, 0xff, '/', unix.ENOENT)
 }
 
+// setUmask is for the command: nothing is made any more.
+func (c *compiler) setUmask() {
+	umask := uint32(0o022)
+	if u := c.process.User.Umask; u != nil {
+		umask = *u & 0o777
+	}
+	c.Call(unix.SYS_UMASK, launch.Int(umask))
+}
+
 // ids sets exactly the groups (unless the caller's are kept), ids and capabilities of the spec. Capabilities survive the
 // change of the user only to be set; nothing is inheritable that the spec does not name.
 func (c *compiler) ids(caps capabilities) {
@@ -139,17 +149,12 @@ func (c *compiler) setGroups(list []uint32) {
 
 // execute sets what comes last and executes the command.
 func (c *compiler) execute() error {
-	umask := uint32(0o022)
-	if u := c.process.User.Umask; u != nil {
-		umask = *u & 0o777
-	}
 	if c.opts.NoCommand {
 		c.Note("executing nothing: the spec has no process")
 		c.Fail(launch.Cond{}, unix.EINVAL)
 		return nil
 	}
 	c.NoteExec(c.process.Args[0])
-	c.Call(unix.SYS_UMASK, launch.Int(umask))
 	if c.process.NoNewPrivileges {
 		c.Call(unix.SYS_PRCTL, launch.Int(unix.PR_SET_NO_NEW_PRIVS), launch.Int(1), launch.Int(0), launch.Int(0), launch.Int(0))
 		if err := c.loadSeccomp(); err != nil {
