@@ -73,7 +73,13 @@ func (h *Host) Create(path string, r *specs.LinuxResources) (g *Group, warnings 
 			return nil, nil, fmt.Errorf("making control group %s: %w", path, err)
 		}
 	}
-	warnings, err = g.Update(r)
+	if r == nil {
+		return g, nil, nil
+	}
+	if err := g.check(r); err != nil {
+		return g, nil, err
+	}
+	warnings, err = g.update(r)
 	return g, warnings, err
 }
 

@@ -445,3 +445,23 @@ func TestDeniedDevices(t *testing.T) {
 		})
 	}
 }
+
+// What was changed before a value was refused is as it was.
+func TestFailedUpdateChangesNothing(t *testing.T) {
+	h := detect(t)
+	g := newGroup(t, h, &specs.LinuxResources{
+		Memory: &specs.LinuxMemory{Limit: ptr[int64](32 << 20), Swap: ptr[int64](32 << 20)},
+		CPU:    &specs.LinuxCPU{Quota: ptr[int64](50000), Period: ptr[uint64](100000), Shares: ptr[uint64](512)}, Pids: &specs.LinuxPids{Limit: ptr[int64](20)},
+	})
+	r := &specs.LinuxResources{
+		Memory: &specs.LinuxMemory{Limit: ptr[int64](64 << 20), Swap: ptr[int64](64 << 20)},
+		CPU:    &specs.LinuxCPU{Quota: ptr[int64](5000), Period: ptr[uint64](10000), Shares: ptr[uint64](256), Cpus: "none"}, Pids: &specs.LinuxPids{Limit: ptr[int64](30)},
+	}
+	before := g.present(g.settings(r))
+	if _, err := g.Update(r); err == nil || len(before) == 0 {
+		t.Errorf("%v, %v", before, err)
+	}
+	if now := g.present(g.settings(r)); !reflect.DeepEqual(now, before) {
+		t.Errorf("%v, want %v", now, before)
+	}
+}

@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"iter"
@@ -30,32 +31,73 @@ type setting struct {
 	demanded              bool // a missing file is an error
 }
 
-// Update applies r to the existing group, as Create does.
+// Update applies r to the existing group, as Create does. With an error limits are as they were, but for those
+// of single devices.
 func (g *Group) Update(r *specs.LinuxResources) (warnings []string, err error) {
-	if r == nil {
+	switch {
+	case r == nil:
 		return nil, nil
-	}
-	if g.host.mode == None {
+	case g.host.mode == None:
 		return g.host.unlimited(r), nil
 	}
 	if err := g.check(r); err != nil {
 		return nil, err
 	}
+	before := g.present(g.settings(r))
+	warnings, err = g.update(r)
+	if err != nil {
+		_, failed := g.applyInTurn(before)
+		err = errors.Join(err, failed)
+	}
+	return warnings, err
+}
+
+// present is list with the values that the files have now, without those of many values.
+func (g *Group) present(list []setting) (now []setting) {
+	for _, s := range list {
+		for _, file := range []string{s.file, s.instead} {
+			dir, err := g.dirOf(s)
+			if err != nil || file == "" {
+				continue
+			}
+			value, err := readFile(dir, file)
+			if err != nil {
+				continue
+			}
+			if !strings.ContainsAny(value, " \n") || file == "cpu.max" {
+				now = append(now, setting{controller: s.controller, file: file, value: cmp.Or(value, "\n"), limit: s.limit}) // an empty write is none
+			}
+			break
+		}
+	}
+	return now
+}
+
+// update applies what was checked; an error leaves what was done.
+func (g *Group) update(r *specs.LinuxResources) (warnings []string, err error) {
+	if warnings, err = g.applyInTurn(g.settings(r)); err != nil {
+		return warnings, err
+	}
+	// Root of a user namespace may not load the filter, and needs none: it can neither make
+	// nodes nor open those of a filesystem that it has mounted (mount_namespaces(7)).
+	if err := g.devices(r.Devices); err != nil && !(errors.Is(err, unix.EPERM) && userns.Inside()) {
+		return warnings, fmt.Errorf("restricting devices: %w", err)
+	}
+	return warnings, nil
+}
+
+// applyInTurn applies list in an order that the kernel takes.
+func (g *Group) applyInTurn(list []setting) (warnings []string, err error) {
 	// One value may stand in the way of another: the present quota of the new period may be more than a
 	// group above allows, memory may never be above memory and swap, nor a quota below its burst. So
 	// what is refused is tried again when the others are set.
-	for left := g.settings(r); len(left) > 0; {
+	for left := list; len(left) > 0; {
 		refused, more, err := g.applyAll(left)
 		warnings = append(warnings, more...)
 		if err != nil && (!errors.Is(err, unix.EINVAL) || len(refused) == len(left)) {
 			return warnings, err
 		}
 		left = refused
-	}
-	// Root of a user namespace may not load the filter, and needs none: it can neither make
-	// nodes nor open those of a filesystem that it has mounted (mount_namespaces(7)).
-	if err := g.devices(r.Devices); err != nil && !(errors.Is(err, unix.EPERM) && userns.Inside()) {
-		return warnings, fmt.Errorf("restricting devices: %w", err)
 	}
 	return warnings, nil
 }
@@ -157,18 +199,24 @@ func (g *Group) check(r *specs.LinuxResources) error {
 	return nil
 }
 
-func (g *Group) apply(s setting) error {
-	dir := ""
+// dirOf is the directory that a setting's file is in.
+func (g *Group) dirOf(s setting) (string, error) {
 	if g.host.mode == V2 {
-		dir = g.dir(g.host.hierarchies[0])
-	} else {
-		hi, ok := g.host.find(s.controller)
-		if !ok {
-			return &os.PathError{Op: "open", Path: s.file, Err: unix.ENOENT}
-		}
-		dir = g.dir(hi)
+		return g.dir(g.host.hierarchies[0]), nil
 	}
-	err := writeFile(dir, s.file, s.value)
+	hi, ok := g.host.find(s.controller)
+	if !ok {
+		return "", &os.PathError{Op: "open", Path: s.file, Err: unix.ENOENT}
+	}
+	return g.dir(hi), nil
+}
+
+func (g *Group) apply(s setting) error {
+	dir, err := g.dirOf(s)
+	if err != nil {
+		return err
+	}
+	err = writeFile(dir, s.file, s.value)
 	if s.instead != "" && absent(err) {
 		err = writeFile(dir, s.instead, s.insteadValue)
 	}
