@@ -39,7 +39,7 @@ func FullName(name string) (string, error) {
 func parseUserName(name string) (imageName, error) {
 	n, err := parseName(name)
 	if err != nil {
-		return imageName{}, fmt.Errorf("image name %.300q: %w: %w", name, errdefs.ErrInvalidArgument, err)
+		return imageName{}, fmt.Errorf("image name %.300q: %w: %w", name, err, errdefs.ErrInvalidArgument)
 	}
 	return n, nil
 }

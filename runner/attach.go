@@ -25,9 +25,6 @@ func (e *Engine) attachNetwork(ctx context.Context, c *Container, user string, p
 	}
 	switch mode := c.Options.networkMode(); mode {
 	case "host":
-		if len(c.Options.Ports) > 0 {
-			p.warnings = append(p.warnings, "Published ports are discarded when using host network mode")
-		}
 		return "host", nil
 	case "none":
 		// Whoever shares its namespace keeps it while the container is down.

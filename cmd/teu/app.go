@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/teu-dev/teu/cache"
@@ -28,6 +29,7 @@ type app struct {
 	debug      bool
 	noColor    bool
 	logFormat  string
+	logLevel   string
 	wishes     dockerFlags
 	words      []string // of the command line from the command's name on
 	confined   error    // why this root, who lacks capabilities, is not root of a user namespace
@@ -77,7 +79,10 @@ func (a *app) prepare() error {
 	if a.noColor {
 		a.ui.Color = false
 	}
-	level := slog.LevelWarn
+	level, err := logLevel(a.logLevel)
+	if err != nil {
+		return err
+	}
 	if a.debug {
 		level = slog.LevelDebug
 	}
@@ -106,6 +111,21 @@ func (a *app) prepare() error {
 	}
 	a.config = c
 	return a.handOverFor(c)
+}
+
+// logLevel reads docker's --log-level. Its usual "info" is what people want to see of an engine; of commands it is warnings.
+func logLevel(name string) (slog.Level, error) {
+	switch strings.ToLower(name) {
+	case "", "warn", "warning":
+		return slog.LevelWarn, nil
+	case "trace", "debug":
+		return slog.LevelDebug, nil
+	case "info":
+		return slog.LevelInfo, nil
+	case "error", "fatal", "panic":
+		return slog.LevelError, nil
+	}
+	return 0, fmt.Errorf("unable to parse logging level: %s", name)
 }
 
 // takeConfig tells what --config means: a file is teu's; a directory, or what is not there, is docker's, where

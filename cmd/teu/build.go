@@ -83,6 +83,8 @@ func (f *buildFlags) register(cmd *cobra.Command) {
 	s.StringArrayVar(&f.allow, "allow", nil, "what steps may ask for: network.host, security.insecure, device or device=NAME; or buildx.local.delete, for -o with mode=delete")
 	s.StringVar(&f.shmSize, "shm-size", "", "size of /dev/shm of the steps")
 	s.StringArrayVar(&f.ulimits, "ulimit", nil, "NAME=SOFT[:HARD], a limit of the steps")
+	check(s, "shm-size", checkSize)
+	check(s, "ulimit", checkUlimit)
 	s.StringVar(&f.cgroupParent, "cgroup-parent", "", "cgroup that the steps' cgroups are made in")
 	s.StringVar(&f.iidFile, "iidfile", "", "write the image ID to this file")
 	s.StringVar(&f.metadataFile, "metadata-file", "", "write digests and names to this file, as JSON")
@@ -112,8 +114,9 @@ func runBuild(ctx context.Context, a *app, f buildFlags, dir string) (err error)
 	if err := f.inputs(ctx, a.ui.In, &o); err != nil {
 		return err
 	}
-	if f.iidFile != "" { // what an earlier build wrote is not to be taken for ours, should it fail
-		if err := os.Remove(f.iidFile); err != nil && !errors.Is(err, os.ErrNotExist) {
+	// What an earlier build wrote is not to be taken for ours, should it fail. A device such as /dev/null has written nothing.
+	if fi, err := os.Lstat(f.iidFile); err == nil && fi.Mode().IsRegular() {
+		if err := os.Remove(f.iidFile); err != nil {
 			return err
 		}
 	}

@@ -4,7 +4,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 
@@ -157,24 +156,4 @@ func (l limits) set(o *build.Options) error {
 		o.Limits = m
 	}
 	return nil
-}
-
-// newBuildxCommand is `docker buildx`, as far as scripts use it.
-func newBuildxCommand(a *app) *cobra.Command {
-	cmd := &cobra.Command{Use: "buildx", Short: "The words of docker buildx", Hidden: true}
-	build := newBuildCommand(a)
-	build.Aliases = []string{"b"}
-	cmd.AddCommand(build, newBuilderDuCommand(a), newBuilderPruneCommand(a))
-	for _, word := range []string{"create", "use", "inspect", "ls", "rm", "stop", "install"} {
-		cmd.AddCommand(&cobra.Command{
-			Use: word, Hidden: true, DisableFlagParsing: true,
-			Short: "Does nothing: teu has one builder, which is always there",
-			RunE:  func(*cobra.Command, []string) error { return nil },
-		})
-	}
-	cmd.AddCommand(&cobra.Command{Use: "version", RunE: func(*cobra.Command, []string) error {
-		_, err := fmt.Fprintln(os.Stdout, "teu buildx", version())
-		return err
-	}})
-	return cmd
 }

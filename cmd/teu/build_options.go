@@ -318,6 +318,11 @@ func parseSecrets(list []string) (map[string]build.Secret, error) {
 				file = id
 			}
 		}
+		if file != "" {
+			if _, err := os.Stat(file); err != nil {
+				return nil, fmt.Errorf("--secret %s: %w", s, err)
+			}
+		}
 		m[id] = build.Secret{Env: env, File: file}
 	}
 	return m, nil

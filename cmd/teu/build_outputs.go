@@ -50,6 +50,8 @@ func fields(flag, s string, known ...string) (map[string]string, error) {
 func (f *buildFlags) parseOutputs(a *app, o *build.Options) error {
 	for _, s := range f.outputs {
 		switch {
+		case s == "": // as buildx: an unset variable of a script
+			continue
 		case s == "-":
 			o.Outputs = append(o.Outputs, build.Output{Type: "tar", Writer: a.ui.Out})
 			continue

@@ -35,6 +35,9 @@ func newCpCommand(a *app) *cobra.Command {
   teu cp web:/etc - | tar tv`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if !cmd.Flags().Changed("quiet") {
+				f.quiet = !a.ui.OutTerminal()
+			}
 			from, src := splitCopy(args[0])
 			to, dst := splitCopy(args[1])
 			switch {
@@ -50,7 +53,7 @@ func newCpCommand(a *app) *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&f.archive, "archive", "a", false, "keep users and groups")
 	cmd.Flags().BoolVarP(&f.followLink, "follow-link", "L", false, "follow a symbolic link that is the source")
-	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "say nothing of success")
+	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "say nothing of success, as where standard output is no terminal")
 	return cmd
 }
 
@@ -105,6 +108,9 @@ func isContent(src string) bool { return src == "." || strings.HasSuffix(src, "/
 
 // copyOut copies from a container.
 func copyOut(ctx context.Context, a *app, f cpFlags, ref, src, dst string) error {
+	if src == "" {
+		return errors.New("bad parameter: path cannot be empty")
+	}
 	e := a.engine()
 	name := "" // the source's
 	if f.followLink {
@@ -122,6 +128,9 @@ func copyOut(ctx context.Context, a *app, f cpFlags, ref, src, dst string) error
 			return errors.New("cowardly refusing to copy to a terminal: redirect the archive")
 		}
 		_, err := io.Copy(a.ui.Out, r)
+		return err
+	}
+	if err := checkOutput(dst); err != nil {
 		return err
 	}
 	t, err := copyTarget(src, st.Mode.IsDir(), dst, hostMode)
@@ -144,6 +153,23 @@ func copyOut(ctx context.Context, a *app, f cpFlags, ref, src, dst string) error
 	}
 	copied(a, f, n, dst)
 	return nil
+}
+
+// checkOutput refuses a place in no directory, and devices: a file would take the place of /dev/null (docker/cli
+// cli/command, ValidateOutputPath).
+func checkOutput(p string) error {
+	if dir := filepath.Dir(filepath.Clean(p)); !isThere(dir) {
+		return fmt.Errorf("invalid output path: directory %q does not exist", dir)
+	}
+	if fi, err := os.Stat(p); err == nil && fi.Mode()&fs.ModeDevice != 0 {
+		return fmt.Errorf("invalid output path: %q must be a directory or a regular file: got a device", p)
+	}
+	return nil
+}
+
+func isThere(p string) bool {
+	_, err := os.Stat(p)
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // copyIn copies into a container.
@@ -282,7 +308,7 @@ func (c *countingReader) Read(b []byte) (int, error) {
 }
 
 func copied(a *app, f cpFlags, n int64, to string) {
-	if !f.quiet && a.ui.ErrTerminal() {
+	if !f.quiet {
 		fmt.Fprintf(a.ui.Err, "Successfully copied %s to %s\n", units.HumanSize(float64(n)), to)
 	}
 }

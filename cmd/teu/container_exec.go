@@ -47,6 +47,7 @@ func newExecCommand(a *app) *cobra.Command {
 	f.StringVarP(&x.WorkingDir, "workdir", "w", "", "working directory")
 	f.BoolVar(&x.Privileged, "privileged", false, "give the command all rights")
 	f.StringVar(&x.detachKeys, "detach-keys", "", "keys that detach (default ctrl-p,ctrl-q)")
+	check(f, "env", checkEnv)
 	f.SetInterspersed(false) // flags after the container are those of the command
 	return cmd
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -93,10 +94,21 @@ func newExportCommand(a *app) *cobra.Command {
 	return cmd
 }
 
+// checkArchive refuses a place for an archive where none can be.
+func checkArchive(output string) error {
+	if fi, err := os.Stat(output); err == nil && fi.IsDir() {
+		return fmt.Errorf("%q is a directory", output)
+	}
+	if _, err := os.Stat(filepath.Dir(output)); err != nil {
+		return fmt.Errorf("invalid output path: %w", err)
+	}
+	return nil
+}
+
 // exportFile gives the file its name when it is whole.
 func exportFile(cmd *cobra.Command, a *app, ref, output string) error {
-	if fi, err := os.Stat(output); err == nil && fi.IsDir() {
-		return fmt.Errorf("failed to export container: %q is a directory", output)
+	if err := checkArchive(output); err != nil {
+		return fmt.Errorf("failed to export container: %w", err)
 	}
 	return outfile.Write(output, 0o600, func(w io.Writer) error { return a.engine().Export(cmd.Context(), ref, w) })
 }

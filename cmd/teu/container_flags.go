@@ -72,7 +72,7 @@ func (c *containerFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&c.cidfile, "cidfile", "", "write the container's ID to a file")
 	f.StringVar(&c.pull, "pull", "missing", "pull the image before: always, missing or never")
 	f.BoolVarP(&c.quiet, "quiet", "q", false, "do not show how the image is pulled")
-	f.StringVar(&c.platform, "platform", "", "platform of the image, if it has several: os/arch[/variant]")
+	f.StringVar(&c.platform, "platform", os.Getenv("DOCKER_DEFAULT_PLATFORM"), "platform of the image, if it has several: os/arch[/variant]")
 
 	f.BoolVarP(&c.tty, "tty", "t", false, "give the container a terminal")
 	f.BoolVarP(&c.interactive, "interactive", "i", false, "keep standard input open")

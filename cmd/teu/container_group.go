@@ -3,6 +3,9 @@
 package main
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
@@ -53,7 +56,7 @@ func newContainerPruneCommand(a *app) *cobra.Command {
 					return nil
 				}
 			}
-			ids, size, err := a.engine().Prune(cmd.Context(), runner.PruneOptions{Filters: splitFilters(filters)})
+			ids, size, err := a.engine().Prune(cmd.Context(), runner.PruneOptions{Filters: splitFilters(pruneFilters(filters))})
 			if err != nil && len(ids) == 0 {
 				return err
 			}
@@ -107,7 +110,10 @@ func newVolumePruneCommand(a *app) *cobra.Command {
 		Short: "Remove volumes that no container uses",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			o.Filters = splitFilters(filters)
+			o.Filters = splitFilters(pruneFilters(filters))
+			if all := o.Filters["all"]; o.All && len(all) > 0 {
+				return fmt.Errorf("conflicting options: cannot specify both --all and --filter all=%s", strings.Join(all, ","))
+			}
 			warning := "WARNING! This will remove anonymous local volumes not used by at least one container.\n"
 			if o.All {
 				warning = "WARNING! This will remove all local volumes not used by at least one container.\n"

@@ -178,12 +178,16 @@ func newKillCommand(a *app) *cobra.Command {
 
 func newRmCommand(a *app) *cobra.Command {
 	var o runner.RemoveOptions
+	var link bool
 	cmd := &cobra.Command{
 		Use:     "rm [OPTIONS] CONTAINER [CONTAINER...]",
 		Aliases: []string{"remove"},
 		Short:   "Remove containers",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if link { // what is named is no container then
+				return errors.New("--link: links end with their container and cannot be removed")
+			}
 			return forEach(a, args, func(ref string) error {
 				err := a.engine().Remove(cmd.Context(), ref, o)
 				if o.Force && errors.Is(err, errdefs.ErrNotFound) {
@@ -194,7 +198,7 @@ func newRmCommand(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&o.Force, "force", "f", false, "kill the container if it runs")
-	cmd.Flags().BoolP("link", "l", false, "not there: there are no links to remove")
+	cmd.Flags().BoolVarP(&link, "link", "l", false, "not there: there are no links to remove")
 	hide(cmd.Flags(), "link")
 	cmd.Flags().BoolVarP(&o.Volumes, "volumes", "v", false, "remove its anonymous volumes too")
 	return cmd

@@ -11,8 +11,10 @@ import (
 
 	"github.com/docker/go-units"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
+	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cmd/teu/ui"
 	"github.com/teu-dev/teu/runner"
 )
@@ -54,7 +56,7 @@ func psTable(size bool) ui.Table {
 			{Name: "State", Header: "STATE"}, {Name: "Ports", Header: "PORTS"}, {Name: "Names", Header: "NAMES"},
 			{Name: "Size", Header: "SIZE"}, {Name: "Labels", Header: "LABELS"}, {Name: "Mounts", Header: "MOUNTS"},
 			{Name: "Networks", Header: "NETWORKS"}, {Name: "LocalVolumes", Header: "LOCAL VOLUMES"},
-			{Name: "HealthStatus", Header: "HEALTH STATUS"},
+			{Name: "HealthStatus", Header: "HEALTH STATUS"}, {Name: "Platform", Header: "PLATFORM"},
 		},
 		Default: []string{"ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names"},
 		Raw: []ui.Field{
@@ -78,7 +80,7 @@ func listContainers(ctx context.Context, a *app, p *psFlags) error {
 		return err
 	}
 	limit := p.last
-	if p.latest {
+	if p.latest && limit == -1 {
 		limit = 1
 	}
 	all, err := a.engine().Search(ctx, runner.SearchOptions{All: p.all, Limit: limit, Filters: splitFilters(p.filters)})
@@ -95,6 +97,9 @@ func listContainers(ctx context.Context, a *app, p *psFlags) error {
 	maker := psRows{
 		engine: a.engine(), noTrunc: p.noTrunc, size: p.size || strings.Contains(p.format, ".Size"),
 		rest: p.format != "" && p.format != "table",
+	}
+	if p.format == "json" || strings.Contains(p.format, "json .") || strings.Contains(p.format, ".Platform") {
+		maker.platforms = platformsOf(ctx, a.engine(), all)
 	}
 	var wg sync.WaitGroup
 	workers := runtime.GOMAXPROCS(0)
@@ -130,6 +135,31 @@ type psRows struct {
 	noTrunc bool
 	size    bool // of what they have written and of all they see
 	rest    bool // the columns that only formats show
+
+	platforms map[digest.Digest]string // by manifest
+}
+
+// platformsOf are the platforms of containers by their manifests. One whose manifest is gone has none.
+func platformsOf(ctx context.Context, e *runner.Engine, list []*runner.Container) map[digest.Digest]string {
+	platforms := map[digest.Digest]string{}
+	store, err := e.Store()
+	if err != nil {
+		return platforms
+	}
+	for _, c := range list {
+		if _, known := platforms[c.Manifest]; known {
+			continue
+		}
+		info, err := store.Content.Stat(ctx, c.Manifest)
+		if err != nil {
+			continue
+		}
+		d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: c.Manifest, Size: info.Size}
+		if img, err := content.Resolve(ctx, store.Content, d, content.Host()); err == nil {
+			platforms[c.Manifest] = content.PlatformString(img.Platform())
+		}
+	}
+	return platforms
 }
 
 // row is that of c, whose image has the name given by [runner.Engine.ImageNames].
@@ -177,6 +207,7 @@ func (p psRows) addRest(row ui.Row, c *runner.Container) {
 	row["CreatedAt"], row["State"] = c.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"), string(c.State.Status)
 	row["Labels"], row["Mounts"], row["LocalVolumes"] = strings.Join(labels, ","), strings.Join(mounts, ","), strconv.Itoa(volumes)
 	row["HealthStatus"], row["Networks"] = runner.HealthName(c.State), strings.Join(p.engine.NetworkNames(c), ",")
+	row["Platform"] = p.platforms[c.Manifest]
 	if row["Size"] == "" {
 		row["Size"] = "0B"
 	}

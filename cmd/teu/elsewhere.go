@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -37,6 +38,9 @@ func chosenDocker() dockerChoice {
 	}
 	return dockerChoice{context: name, host: contextHost(name)}
 }
+
+// contextName is the context that docker's command takes without flags.
+func contextName() string { return cmp.Or(chosenDocker().context, "default") }
 
 // elsewhere says that this is not an engine of this machine. tcp is somebody else's even at the
 // loopback address: a tunnel ends there, or a machine of its own.

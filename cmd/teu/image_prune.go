@@ -34,7 +34,7 @@ func newImagePruneCommand(a *app) *cobra.Command {
 }
 
 func pruneImages(ctx context.Context, a *app, f pruneImagesFlags) error {
-	filters, err := listing.ParseFilters(f.filters)
+	filters, err := listing.ParseFilters(pruneFilters(f.filters))
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,9 @@ package main
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -17,6 +20,9 @@ func newInspectCommand(a *app) *cobra.Command {
 		Short: "Show everything about containers, images, networks and volumes",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if kinds := []string{"", "container", "image", "network", "volume"}; !slices.Contains(kinds, kind) {
+				return fmt.Errorf(`unknown type: %q: must be one of "%s"`, kind, strings.Join(kinds[1:], `", "`))
+			}
 			return inspectAll(a, format, args, func(ref string) (any, error) { return a.inspect(cmd.Context(), kind, ref, size) })
 		},
 	}

@@ -22,19 +22,14 @@ func (a *app) inspectOther(ctx context.Context, kind, ref string) (any, error) {
 		{"network", func() (any, error) { return a.engine().InspectNetwork(ctx, ref) }},
 		{"volume", func() (any, error) { return a.inspectVolume(ref) }},
 	}
-	known := kind == ""
 	for _, f := range finders {
 		if kind != "" && kind != f.kind {
 			continue
 		}
-		known = true
 		o, err := f.find()
 		if err == nil || kind != "" || !isNotFound(err) && !errors.Is(err, errdefs.ErrInvalidArgument) {
 			return o, err
 		}
-	}
-	if !known {
-		return nil, fmt.Errorf(`unknown type: %q: must be one of "container", "image", "network", "volume"`, kind)
 	}
 	return nil, fmt.Errorf("no such object: %s", ref)
 }

@@ -57,11 +57,7 @@ func manualPage(cmd *cobra.Command) []byte {
 	var b bytes.Buffer
 	name := pageName(cmd)
 	fmt.Fprintf(&b, ".TH %s 1 \"\" \"teu %s\" \"User commands\"\n.SH NAME\n%s \\- %s\n", roff(strings.ToUpper(name)), roff(version()), roff(name), roff(cmd.Short))
-	use := cmd.UseLine()
-	if !cmd.Runnable() || cmd.HasSubCommands() && cmd.HasParent() {
-		use = cmd.CommandPath() + " COMMAND"
-	}
-	fmt.Fprintf(&b, ".SH SYNOPSIS\n.B %s\n", roff(use))
+	fmt.Fprintf(&b, ".SH SYNOPSIS\n.B %s\n", roff(cmd.UseLine()))
 	if cmd.Long != "" {
 		fmt.Fprintf(&b, ".SH DESCRIPTION\n%s", roffLines(cmd.Long))
 	}

@@ -18,7 +18,7 @@ import (
 // newManifestCommand groups what there is about lists of manifests, as docker does.
 func newManifestCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "manifest COMMAND",
+		Use:   "manifest",
 		Short: "Make one name for images of several platforms",
 		Long: `Make one name for images of several platforms, which a registry has already.
 

@@ -73,6 +73,7 @@ networks. With --internal nothing leads out of it.`,
 	f.StringArrayVar(&c.auxes, "aux-address", nil, "address that is not given to containers: NAME=ADDRESS")
 	f.StringArrayVarP(&c.options, "opt", "o", nil, "option of the driver: NAME=VALUE")
 	f.StringArrayVar(&c.labels, "label", nil, "set a label: NAME[=VALUE]")
+	check(f, "label", checkLabel)
 	f.BoolVar(&c.internal, "internal", false, "nothing leads out of it")
 	f.BoolVar(&c.ipv4, "ipv4", true, "give containers IPv4 addresses")
 	f.BoolVar(&c.ipv6, "ipv6", false, "give containers IPv6 addresses")
@@ -283,7 +284,7 @@ func newNetworkPruneCommand(a *app) *cobra.Command {
 					return nil
 				}
 			}
-			names, err := a.engine().PruneNetworks(cmd.Context(), splitFilters(filters))
+			names, err := a.engine().PruneNetworks(cmd.Context(), splitFilters(pruneFilters(filters)))
 			if len(names) > 0 {
 				a.ui.Println("Deleted Networks:")
 				for _, n := range names {

@@ -49,6 +49,8 @@ type dockerConfig struct {
 	Proxies    map[string]proxyConfig `json:"proxies"`
 	DetachKeys string                 `json:"detachKeys"`
 
+	PruneFilters []string `json:"pruneFilters"` // NAME=VALUE, for every prune
+
 	// Of listings, where --format is not given.
 	PsFormat       string `json:"psFormat"`
 	ImagesFormat   string `json:"imagesFormat"`
@@ -63,6 +65,23 @@ func listFormat(flag string, quiet bool, usual func(c dockerConfig) string) stri
 		return flag
 	}
 	return usual(readDockerConfig())
+}
+
+// pruneFilters returns the flags --filter of a prune with those that docker's config.json has for every prune. What is to
+// stay by one and to go by the other is as the flag says (docker/cli cli/command, PruneFilters).
+func pruneFilters(given []string) []string {
+	all := slices.Clip(given)
+	for _, usual := range readDockerConfig().PruneFilters {
+		name, value, ok := strings.Cut(usual, "=")
+		opposite := name + "!"
+		if wanted, negated := strings.CutSuffix(name, "!"); negated {
+			opposite = wanted
+		}
+		if ok && !slices.Contains(given, opposite+"="+value) && !slices.Contains(given, usual) {
+			all = append(all, usual)
+		}
+	}
+	return all
 }
 
 // proxies are those of the docker that teu stands for, or else those of any.

@@ -77,7 +77,7 @@ func readCommandLine(args []string) commandLine {
 			l.words = args[i:]
 			break
 		}
-		if !ok && i+1 < len(args) && slices.Contains([]string{"--root", "--run-root", "--config", "--log-format", "--host", "-H", "--context", "-c"}, name) {
+		if !ok && i+1 < len(args) && slices.Contains([]string{"--root", "--run-root", "--config", "--log-format", "--log-level", "-l", "--host", "-H", "--context", "-c"}, name) {
 			i++
 			value = args[i]
 		}
@@ -176,6 +176,7 @@ func newRootCommand(a *app, commands []command) *cobra.Command {
 	f.StringVar(&a.configFile, "config", a.configFile, "configuration file (TEU_CONFIG), or docker's directory of config.json (DOCKER_CONFIG)")
 	f.BoolVarP(&a.debug, "debug", "D", false, "say more on standard error")
 	f.StringVar(&a.logFormat, "log-format", "text", "format of log lines: text or json")
+	f.StringVarP(&a.logLevel, "log-level", "l", "", "least important log lines to show: debug, info, warn or error (default warn)")
 	f.BoolVarP(&showVersion, "version", "v", false, "print the version")
 	f.BoolVar(&a.noColor, "no-color", false, "never use colour")
 	f.StringArrayVarP(&a.wishes.hosts, "host", "H", nil, "docker's: a unix socket, which has no effect")
@@ -213,7 +214,7 @@ const helpTemplate = `{{with (or .Long .Short)}}{{. | trimTrailingWhitespaces}}
 {{.Example}}
 
 {{end}}Usage:
-  {{if .Runnable}}{{.UseLine}}{{else}}{{.CommandPath}} COMMAND{{end}}
+  {{.UseLine}}
 {{if .HasAvailableSubCommands}}
 Commands:{{range .Commands}}{{if .IsAvailableCommand}}
   {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}
@@ -276,6 +277,7 @@ func adoptUsageErrors(cmd *cobra.Command) {
 		}
 	}
 	if cmd.HasSubCommands() && cmd.RunE == nil && cmd.Run == nil {
+		cmd.Use = cmd.Name() + " COMMAND"
 		cmd.Args = cobra.ArbitraryArgs
 		cmd.RunE = func(c *cobra.Command, list []string) error {
 			if len(list) == 0 {

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -56,8 +55,8 @@ func save(ctx context.Context, a *app, output string, refs []string, o library.S
 		}
 		return w.Flush()
 	}
-	if _, err := os.Stat(filepath.Dir(output)); err != nil {
-		return fmt.Errorf("failed to save image: invalid output path: %w", err)
+	if err := checkArchive(output); err != nil {
+		return fmt.Errorf("failed to save image: %w", err)
 	}
 	return outfile.Write(output, 0o600, func(w io.Writer) error { return lib.Save(ctx, w, refs, o) })
 }

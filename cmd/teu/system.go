@@ -27,6 +27,7 @@ import (
 	"github.com/teu-dev/teu/runner/selinux"
 	"github.com/teu-dev/teu/runner/spec"
 	"github.com/teu-dev/teu/runner/userns"
+	"github.com/teu-dev/teu/server/engine"
 )
 
 func newSystemCommand(a *app) *cobra.Command {
@@ -61,10 +62,13 @@ func newSystemPruneCommand(a *app) *cobra.Command {
 			if f.volumes && slices.ContainsFunc(f.filters, func(s string) bool { return strings.HasPrefix(s, "until=") }) {
 				return errors.New(`the "until" filter is not supported with "--volumes"`)
 			}
-			if !f.force {
-				if !a.confirm(cmd.Context(), "WARNING! This will remove:\n  - "+strings.Join(what, "\n  - ")+"\n") {
-					return nil
-				}
+			f.filters = pruneFilters(f.filters)
+			warning := "WARNING! This will remove:\n  - " + strings.Join(what, "\n  - ") + "\n\n"
+			if len(f.filters) > 0 {
+				warning += "  Items to be pruned will be filtered with:\n  - " + strings.Join(f.filters, "\n  - ") + "\n\n"
+			}
+			if !f.force && !a.confirm(cmd.Context(), warning) {
+				return nil
 			}
 			return systemPrune(cmd.Context(), a, f)
 		},
@@ -373,7 +377,12 @@ func newInfoCommand(a *app) *cobra.Command {
 				return err
 			}
 			if format != "" {
-				return a.ui.Describe(format, info)
+				client := clientVersion()
+				client["Debug"], client["Plugins"], client["Warnings"] = a.debug, []string{}, nil
+				return a.ui.Describe(format, struct {
+					*engine.Info
+					ClientInfo map[string]any
+				}{info, client})
 			}
 			a.ui.Printf("Containers: %d\n Running: %d\n Paused: %d\n Stopped: %d\nImages: %d\nServer Version: %s\nStorage Driver: %s\nCgroup Driver: %s\n"+
 				"Kernel Version: %s\nOSType: %s\nArchitecture: %s\nCPUs: %d\nTotal Memory: %s\nName: %s\nTeu Root Dir: %s\n",

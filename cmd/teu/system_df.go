@@ -160,8 +160,9 @@ func (u *diskUsage) print(a *app, format string) error {
 	})
 }
 
-// printAll writes docker's long form: a table of each kind, or one object.
+// printAll writes docker's long form: a table of each kind, or one object, in which nothing is shortened.
 func (u *diskUsage) printAll(a *app, format string) error {
+	whole := format != "" && format != "table"
 	images := imagesTable(false)
 	images.Default = []string{"Repository", "Tag", "ID", "CreatedSince", "Size", "SharedSize", "UniqueSize", "Containers"}
 	containers := psTable(true)
@@ -171,8 +172,8 @@ func (u *diskUsage) printAll(a *app, format string) error {
 		table        ui.Table
 		rows         []ui.Row
 	}{
-		{"Images", "Images space usage:", images, u.imageRows()},
-		{"Containers", "Containers space usage:", containers, u.containerRows(a)},
+		{"Images", "Images space usage:", images, u.imageRows(whole)},
+		{"Containers", "Containers space usage:", containers, u.containerRows(a, whole)},
 		{"Volumes", "Local Volumes space usage:", ui.Table{
 			Fields:  []ui.Field{{Name: "Name", Header: "VOLUME NAME"}, {Name: "Links", Header: "LINKS"}, {Name: "Size", Header: "SIZE"}},
 			Default: []string{"Name", "Links", "Size"},
@@ -186,7 +187,7 @@ func (u *diskUsage) printAll(a *app, format string) error {
 			Default: []string{"ID", "CacheType", "Size", "CreatedSince", "LastUsedSince", "UsageCount", "Shared"},
 		}, u.cacheRows()},
 	}
-	if format != "" && format != "table" {
+	if whole {
 		object := map[string][]ui.Row{}
 		for _, p := range parts {
 			object[p.key] = append([]ui.Row{}, p.rows...)
@@ -210,9 +211,9 @@ func (u *diskUsage) printAll(a *app, format string) error {
 	return nil
 }
 
-func (u *diskUsage) imageRows() (rows []ui.Row) {
+func (u *diskUsage) imageRows(whole bool) (rows []ui.Row) {
 	for _, img := range u.images {
-		imageRows(img.Image, imagesFlags{format: "all"}, ui.Row{}, func(row ui.Row) bool {
+		imageRows(img.Image, imagesFlags{format: "all", noTrunc: whole}, ui.Row{}, func(row ui.Row) bool {
 			row["SharedSize"], row["UniqueSize"] = units.HumanSize(float64(img.Shared)), units.HumanSize(float64(img.Unique))
 			row["Containers"] = strconv.Itoa(img.Containers)
 			rows = append(rows, maps.Clone(row))
@@ -222,8 +223,8 @@ func (u *diskUsage) imageRows() (rows []ui.Row) {
 	return rows
 }
 
-func (u *diskUsage) containerRows(a *app) (rows []ui.Row) {
-	maker := psRows{engine: a.engine(), rest: true}
+func (u *diskUsage) containerRows(a *app, whole bool) (rows []ui.Row) {
+	maker := psRows{engine: a.engine(), rest: true, noTrunc: whole}
 	for i, c := range u.containers {
 		row := maker.row(c, u.names[i])
 		row["Size"] = units.HumanSizeWithPrecision(float64(u.written[c.ID]), 3)
@@ -234,9 +235,9 @@ func (u *diskUsage) containerRows(a *app) (rows []ui.Row) {
 
 func (u *diskUsage) volumeRows() (rows []ui.Row) {
 	for _, v := range u.volumes {
-		rows = append(rows, ui.Row{
-			"Name": v.Name, "Links": strconv.Itoa(len(u.links[v.Name])), "Size": units.HumanSize(float64(u.sizes[v.Name])),
-		})
+		row := volumeRow(v)
+		row["Links"], row["Size"] = strconv.Itoa(len(u.links[v.Name])), units.HumanSize(float64(u.sizes[v.Name]))
+		rows = append(rows, row)
 	}
 	return rows
 }

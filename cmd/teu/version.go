@@ -1,11 +1,13 @@
 package main
 
 import (
+	"fmt"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 )
 
 // version returns the version teu was built from: the module version or tag where
@@ -18,8 +20,11 @@ func version() string {
 	return info.Main.Version
 }
 
-// apiVersion is the version of docker's API that teu serves.
-const apiVersion = "1.56"
+// The newest and the oldest version of docker's API that teu serves.
+const (
+	apiVersion    = "1.56"
+	minAPIVersion = "1.24"
+)
 
 // dockerVersion is the release of docker that programs are told of which ask for docker's: they
 // compare it, and know nothing of teu's own numbers.
@@ -43,24 +48,53 @@ func newVersionCommand(a *app) *cobra.Command {
   teu version --format '{{.Version}}'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			v := map[string]string{"Version": version(), "ApiVersion": apiVersion, "GoVersion": runtime.Version(), "Os": runtime.GOOS, "Arch": runtime.GOARCH}
 			if format != "" {
-				v["APIVersion"] = apiVersion // as docker's templates say it
-				half := map[string]any{"Platform": map[string]string{"Name": "teu " + version()}}
-				for k, s := range v {
-					half[k] = s
-				}
-				half["Version"] = dockerVersion
-				both := map[string]any{"Client": half, "Server": half} // docker's halves; here they are one
-				for k, s := range v {
-					both[k] = s
-				}
-				return a.ui.Describe(format, both)
+				return a.ui.Describe(format, versions())
 			}
-			a.ui.Printf("teu %s (%s, %s/%s)\n", v["Version"], v["GoVersion"], v["Os"], v["Arch"])
+			a.ui.Printf("teu %s (%s, %s/%s)\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return nil
 		},
 	}
 	cmd.Flags().StringVarP(&format, "format", "f", "", "print by a Go template, or \"json\"")
 	return cmd
+}
+
+// versions has teu's own version and docker's halves, which are one here but for what only a client or an engine has.
+func versions() map[string]any {
+	own := map[string]any{
+		"Version": version(), "ApiVersion": apiVersion, "APIVersion": apiVersion, // docker's JSON and its templates
+		"GoVersion": runtime.Version(), "Os": runtime.GOOS, "Arch": runtime.GOARCH,
+	}
+	server := clientVersion()
+	delete(server, "DefaultAPIVersion")
+	delete(server, "Context")
+	server["MinAPIVersion"], server["KernelVersion"], server["Experimental"] = minAPIVersion, kernelVersion(), false
+	details := map[string]string{}
+	for _, name := range []string{"ApiVersion", "Arch", "BuildTime", "GitCommit", "GoVersion", "KernelVersion", "MinAPIVersion", "Os"} {
+		details[name] = fmt.Sprint(server[name])
+	}
+	details["Experimental"] = "false"
+	server["Components"] = []map[string]any{
+		{"Name": "Engine", "Version": dockerVersion, "Details": details},
+		{"Name": "teu", "Version": version(), "Details": map[string]string{"GitCommit": ""}},
+	}
+	own["Client"], own["Server"] = clientVersion(), server
+	return own
+}
+
+// clientVersion is what docker's command line tells of itself.
+func clientVersion() map[string]any {
+	return map[string]any{
+		"Platform": map[string]string{"Name": "teu " + version()}, "Version": dockerVersion, "ApiVersion": apiVersion, "APIVersion": apiVersion,
+		"DefaultAPIVersion": apiVersion, "GitCommit": "", "GoVersion": runtime.Version(), "Os": runtime.GOOS, "Arch": runtime.GOARCH,
+		"BuildTime": "", "Context": contextName(),
+	}
+}
+
+func kernelVersion() string {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(u.Release[:])
 }

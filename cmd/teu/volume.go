@@ -67,13 +67,7 @@ func newVolumeLsCommand(a *app) *cobra.Command {
 			slices.SortFunc(all, func(a, b runner.Volume) int { return naturally(a.Name, b.Name) })
 			var rows []ui.Row
 			for _, v := range all {
-				if quiet {
-					a.ui.Println(v.Name)
-				}
-				rows = append(rows, ui.Row{"Driver": v.Driver, "Name": v.Name, "Mountpoint": v.Mountpoint, "Scope": v.Scope, "Labels": joinMap(v.Labels), "Size": "N/A", "Links": "N/A", "Availability": "N/A", "Group": "N/A", "Status": "N/A"})
-			}
-			if quiet {
-				return nil
+				rows = append(rows, volumeRow(v))
 			}
 			t := ui.Table{
 				Fields: []ui.Field{
@@ -84,7 +78,11 @@ func newVolumeLsCommand(a *app) *cobra.Command {
 				},
 				Default: []string{"Driver", "Name"},
 			}
-			return a.ui.List(t, listFormat(format, quiet, func(c dockerConfig) string { return c.VolumesFormat }), rows)
+			format = listFormat(format, quiet, func(c dockerConfig) string { return c.VolumesFormat })
+			if quiet && (format == "" || format == "table") {
+				format = "{{.Name}}"
+			}
+			return a.ui.List(t, format, rows)
 		},
 	}
 	f := cmd.Flags()
@@ -92,6 +90,13 @@ func newVolumeLsCommand(a *app) *cobra.Command {
 	f.StringVar(&format, "format", "", "table, json or a template")
 	filterVar(f, &filters, "f", "name=, label=, dangling=true|false")
 	return cmd
+}
+
+func volumeRow(v runner.Volume) ui.Row {
+	return ui.Row{
+		"Driver": v.Driver, "Name": v.Name, "Mountpoint": v.Mountpoint, "Scope": v.Scope, "Labels": joinMap(v.Labels),
+		"Size": "N/A", "Links": "N/A", "Availability": "N/A", "Group": "N/A", "Status": "N/A",
+	}
 }
 
 func joinMap(m map[string]string) string {

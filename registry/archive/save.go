@@ -98,7 +98,7 @@ func (s *saver) add(ctx context.Context, img Image) error {
 	for _, name := range img.Names {
 		ref, err := reference.ParseNormalizedNamed(name)
 		if err != nil {
-			return fmt.Errorf("image name %q: %w: %w", name, errdefs.ErrInvalidArgument, err)
+			return fmt.Errorf("image name %q: %w: %w", name, err, errdefs.ErrInvalidArgument)
 		}
 		ref = reference.TagNameOnly(ref)
 		names := map[string]string{annotationImageName: ref.String()}

@@ -91,8 +91,11 @@ func (s *Server) getInfo(w http.ResponseWriter, r *request) error {
 	return writeJSON(w, http.StatusOK, i)
 }
 
+// Info is docker's type, for those that may not name it.
+type Info = system.Info
+
 // Info is what GET /info tells clients of the newest version.
-func (s *Server) Info(ctx context.Context) (*system.Info, error) {
+func (s *Server) Info(ctx context.Context) (*Info, error) {
 	all, err := s.Containers.List(ctx)
 	if err != nil {
 		return nil, err

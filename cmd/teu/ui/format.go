@@ -50,6 +50,27 @@ func (r Row) Label(name string) string {
 	return value
 }
 
+// MarshalJSON is the form that docker gives rows: all are strings but a platform, which is an object, or null.
+func (r Row) MarshalJSON() ([]byte, error) {
+	platform, ok := r["Platform"]
+	if !ok {
+		return marshal(map[string]string(r), "")
+	}
+	m := map[string]any{}
+	for name, value := range r {
+		m[name] = value
+	}
+	m["Platform"] = nil
+	if parts := strings.Split(platform, "/"); len(parts) > 1 {
+		o := map[string]string{"os": parts[0], "architecture": parts[1]}
+		if len(parts) > 2 {
+			o["variant"] = parts[2]
+		}
+		m["Platform"] = o
+	}
+	return marshal(m, "")
+}
+
 // headings are the row above the others.
 type headings map[string]string
 

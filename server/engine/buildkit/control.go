@@ -223,12 +223,12 @@ func workers(labels map[string]string) []*apitypes.WorkerRecord {
 }
 
 func (s *Server) version() *apitypes.BuildkitVersion {
-	return &apitypes.BuildkitVersion{Package: "github.com/teu-dev/teu", Version: bkVersion, Revision: s.Version + " " + runtime.Version(), DockerfileVersion: dockerfile.Version()}
+	return &apitypes.BuildkitVersion{Package: "github.com/teu-dev/teu", Version: Version, Revision: s.Version + " " + runtime.Version(), DockerfileVersion: dockerfile.Version()}
 }
 
-// bkVersion is the release of BuildKit whose API and frontend these are: clients compare it, and know nothing
+// Version is the release of BuildKit whose API and frontend these are: clients compare it, and know nothing
 // of teu's own numbers.
-const bkVersion = "v0.34.2"
+const Version = "v0.34.2"
 
 // Info implements controlapi.ControlServer.
 func (s *Server) Info(context.Context, *controlapi.InfoRequest) (*controlapi.InfoResponse, error) {
