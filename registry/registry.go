@@ -73,7 +73,7 @@ type Client struct {
 // New returns a client.
 func New(o Options) *Client {
 	if o.Keychain == nil {
-		o.Keychain = authn.DefaultKeychain
+		o.Keychain = envKeychain{authn.DefaultKeychain}
 	}
 	if o.HostDirs == nil {
 		o.HostDirs = defaultHostDirs()

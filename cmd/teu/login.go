@@ -37,6 +37,7 @@ func newLoginCommand(a *app) *cobra.Command {
 			if err := f.check(cmd.Flags().Changed); err != nil {
 				return err
 			}
+			a.warnAuthVariable()
 			return login(cmd.Context(), a, f, append(args, "")[0])
 		},
 	}
@@ -45,6 +46,13 @@ func newLoginCommand(a *app) *cobra.Command {
 	s.StringVarP(&f.password, "password", "p", "", "password or access token; others on this machine may see it")
 	s.BoolVar(&f.stdin, "password-stdin", false, "read the password or access token from standard input")
 	return cmd
+}
+
+// warnAuthVariable says that what is stored, or not any more, is not what counts.
+func (a *app) warnAuthVariable() {
+	if os.Getenv(registry.AuthVariable) != "" {
+		a.ui.Warnf("%s is set, and its credentials come before those that are stored", registry.AuthVariable)
+	}
 }
 
 func (f *loginFlags) check(changed func(string) bool) error {
@@ -153,6 +161,7 @@ func newLogoutCommand(a *app) *cobra.Command {
 		Short: "Log out from a registry",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			a.warnAuthVariable()
 			domain := registry.Domain(append(args, "")[0])
 			err := a.registry().Logout(cmd.Context(), domain)
 			if errdefs.IsNotFound(err) {
