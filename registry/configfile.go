@@ -72,6 +72,23 @@ func editConfig(ctx context.Context, path string, edit func(*configFile) error) 
 	return nil
 }
 
+// SetContext makes a context of docker the current one in docker's config.json, as `docker context use` does; "default" is
+// none.
+func SetContext(ctx context.Context, name string) error {
+	path, err := configPath()
+	if err != nil {
+		return err
+	}
+	return editConfig(ctx, path, func(f *configFile) error {
+		if delete(f.fields, "currentContext"); name == "default" {
+			return nil
+		}
+		value, err := json.Marshal(name)
+		f.fields["currentContext"] = value
+		return err
+	})
+}
+
 func readConfig(path string) (*configFile, error) {
 	f := &configFile{fields: map[string]json.RawMessage{}, auths: map[string]json.RawMessage{}}
 	file, err := os.Open(path)

@@ -31,6 +31,7 @@ func commands() []command {
 			{"info", newInfoCommand},
 			{"serve", newServeCommand},
 			{"registry", newRegistryCommand},
+			{"context", newContextCommand},
 			{"completion", newCompletionCommand},
 			{"man", newManCommand},
 		})

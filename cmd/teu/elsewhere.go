@@ -51,6 +51,18 @@ func (c dockerChoice) elsewhere() bool {
 	return !strings.HasPrefix(c.host, "unix://")
 }
 
+// dockerDir is docker's directory of configuration, or "".
+func dockerDir() string {
+	if dir := os.Getenv("DOCKER_CONFIG"); dir != "" {
+		return dir
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "" // not that of whatever directory this one is
+	}
+	return filepath.Join(home, ".docker")
+}
+
 // currentContext is what `docker context use` has written. Most files say nothing of it, and decoding
 // one would take longer than reading it.
 func currentContext() string {
@@ -72,14 +84,19 @@ func contextHost(name string) string {
 	if name == "" || name == "default" {
 		return ""
 	}
-	id := sha256.Sum256([]byte(name)) // docker/cli cli/context/store, contextdirOf
 	var meta struct {
 		Endpoints map[string]struct{ Host string }
 	}
-	if coldjson.Unmarshal(readDockerFile(filepath.Join("contexts/meta", hex.EncodeToString(id[:]), "meta.json")), &meta) != nil {
+	if coldjson.Unmarshal(readDockerFile(filepath.Join("contexts/meta", contextID(name), "meta.json")), &meta) != nil {
 		return ""
 	}
 	return meta.Endpoints["docker"].Host
+}
+
+// contextID is what the directories of a context are called (docker/cli cli/context/store, contextdirOf).
+func contextID(name string) string {
+	id := sha256.Sum256([]byte(name))
+	return hex.EncodeToString(id[:])
 }
 
 // dockerFlags are docker's flags for an engine.
@@ -122,7 +139,7 @@ func (e *elsewhereError) Hint() string {
 // meant for another machine.
 func (a *app) warnElsewhere(cmd *cobra.Command) {
 	if cmd.Hidden || cmd.HasSubCommands() || slices.Contains(
-		[]string{"completion", "copy", "help", "login", "logout", "man", "manifest", "oci", "registry", "search", "serve", "version"},
+		[]string{"completion", "context", "copy", "help", "login", "logout", "man", "manifest", "oci", "registry", "search", "serve", "version"},
 		a.words[0]) {
 		return // executed by teu itself or by engines, or about no engine's containers and images
 	}

@@ -103,13 +103,9 @@ func readDockerConfig() (c dockerConfig) {
 // readDockerFile reads a file of docker's directory. One that cannot be read says nothing: whoever needs what
 // else config.json says, the registry client, says what is wrong with it.
 func readDockerFile(name string) []byte {
-	dir := os.Getenv("DOCKER_CONFIG")
+	dir := dockerDir()
 	if dir == "" {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return nil // not that of whatever directory this one is
-		}
-		dir = filepath.Join(home, ".docker")
+		return nil
 	}
 	f, err := os.Open(filepath.Join(dir, name))
 	if err != nil {

@@ -26,7 +26,7 @@ func (l commandLine) entersNamespace() bool {
 		return false
 	}
 	switch l.words[0] {
-	case "oci", "version", "help", "login", "logout", "search", "registry", "completion", "man":
+	case "oci", "version", "help", "login", "logout", "search", "registry", "completion", "context", "man":
 		return false
 	case "serve":
 		return len(l.words) > 1 && l.words[1] == "engine"
