@@ -33,7 +33,7 @@ func parseBuild(t *testing.T, args ...string) (build.Options, error) {
 	cmd := &cobra.Command{}
 	f.register(cmd)
 	if err := cmd.ParseFlags(args); err != nil {
-		t.Fatal(err)
+		return build.Options{}, err
 	}
 	return f.options(&app{ui: &ui.UI{Out: &bytes.Buffer{}}}, ".")
 }
@@ -46,7 +46,7 @@ func TestBuildFlags(t *testing.T) {
 		"-t", "a", "-t", "b", "--target", "x", "--build-arg", "A=b=c", "--build-arg", "GIVEN", "--build-arg", "NOT_GIVEN",
 		"--label", "l=", "--label", "bare", "--platform", "linux/arm64/v8,amd64", "--no-cache-filter", "s,t", "--network", "host",
 		"--add-host", "h:1.2.3.4,five.six.7.8=::2,::3", "--add-host", "six=[::1]", "--add-host", "up:host-gateway", "--shm-size", "1m", "--ulimit", "nofile=1:2",
-		"--secret", "id=f,src=/file", "--secret", "id=GIVEN", "--secret", "id=other", "--secret", "type=env,id=e,src=VAR",
+		"--secret", "id=f,src=build.go", "--secret", "id=GIVEN", "--secret", "id=image.go", "--secret", "type=env,id=e,src=VAR",
 		"--ssh", "default="+sock, "--ssh", "raw="+sock+",raw=true", "-o", "out", "-o", "type=oci,dest=x.tar", "--build-context", "n=docker-image://x",
 		"--build-context", "docker.io/library/alpine:latest=docker-image://y", "--rm=false", "--resource", "memory=1m", "--resource", "cpu-shares=3",
 		"--call", "format=json,check", "--policy", "disabled=true")
@@ -62,7 +62,7 @@ func TestBuildFlags(t *testing.T) {
 		Platforms: []ocispec.Platform{{OS: "linux", Architecture: "arm64", Variant: "v8"}, {OS: "linux", Architecture: "amd64"}},
 		Network:   "host", Entitlements: []string{"network.host"}, AddHosts: []string{"h=1.2.3.4", "five.six.7.8=::2", "five.six.7.8=::3", "six=::1", "up=host-gateway"},
 		ShmSize: 1 << 20, Ulimits: []string{"nofile=1:2"},
-		Secrets: map[string]build.Secret{"f": {File: "/file"}, "GIVEN": {Env: "GIVEN"}, "other": {File: "other"}, "e": {Env: "VAR"}},
+		Secrets: map[string]build.Secret{"f": {File: "build.go"}, "GIVEN": {Env: "GIVEN"}, "image.go": {File: "image.go"}, "e": {Env: "VAR"}},
 		SSH:     map[string]op.SSHAgent{"default": {Socket: sock}, "raw": {Socket: sock, Raw: true}},
 		Outputs: []build.Output{{Type: "local", Dest: "out"}, {Type: "oci", Dest: "x.tar", Form: &build.Form{}}},
 	}
@@ -116,7 +116,7 @@ func TestSourcePolicyOfTheEnvironment(t *testing.T) {
 
 func TestBuildFlagsThatAreWrong(t *testing.T) {
 	for _, line := range []string{
-		"--label =x", "--secret src=x", "--secret id", "--add-host h", "--shm-size much", "--platform a/b/c/d",
+		"--label =x", "--secret src=x", "--secret id", "--secret id=x,src=/missing", "--ulimit x", "--add-host h", "--shm-size much", "--platform a/b/c/d",
 		"--output type=tar,color=red", "--call guess", "--call check,outline", "--add-host h:1.2.3", "--add-host 1.2.3.4", "--secret type=x,id=a",
 		"--policy filename=p", "--resource disk=1", "--no-cache --no-cache-filter s", "-o x --iidfile i", "-o type=tar --iidfile i", "-o type=local,dest=/x,mode=delete", "-o type=local,dest=.,mode=delete", "-o type=local,dest=x,mode=move", "--allow buildx.local.delete=true",
 		"-o type=local,dest=x,platform-split=maybe", "-o type=local,dest=x,src=", "-o type=image,push=maybe", "-o type=local", "-o type=local,dest=-", "--build-arg BUILDKIT_SYNTAX=", "--build-context UP=.", "--build-arg =x", "--ssh =x", "--ssh a=/missing", "--ssh a=/etc/passwd", "--ssh a=/dev/null,raw=true",

@@ -51,7 +51,7 @@ func flagSuggestions() map[string]suggester {
 		"log-driver": words(append(runner.LogDrivers(), "none")...), "health-on-failure": words("none", "restart", "stop", "kill"),
 		"signal": words("HUP", "INT", "QUIT", "KILL", "USR1", "USR2", "TERM"), "progress": words("auto", "plain", "tty", "json"),
 		"format": words("json", "table"), "cap-add": words("ALL", "NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "SYS_TIME"),
-		"driver": words("bridge", "macvlan", "ipvlan"), "log-format": words("text", "json"), "log-level": words("debug", "info", "warn", "error"),
+		"driver": words("bridge", "macvlan", "ipvlan"), "gpus": words("all"), "log-format": words("text", "json"), "log-level": words("debug", "info", "warn", "error"),
 	}
 }
 

@@ -46,6 +46,7 @@ type containerFlags struct {
 	cpusetCPUs, cpusetMems                           string
 	pidsLimit                                        int64
 	oomScoreAdj                                      int
+	gpus                                             gpuFlag
 	ulimits, sysctls, devices, capAdd, capDrop, sopt []string
 	privileged, readOnly, init                       bool
 	ipc, pid, uts, cgroupns, userns                  string
@@ -178,6 +179,7 @@ func (c *containerFlags) addLimits(f *pflag.FlagSet) {
 func (c *containerFlags) addSecurity(f *pflag.FlagSet) {
 	listVar(f, &c.sysctls, "sysctl", "", "kernel parameter of the container: NAME=VALUE")
 	listVar(f, &c.devices, "device", "", "device of the host: SOURCE[:TARGET[:rwm]], or its CDI name: VENDOR/CLASS=NAME")
+	f.Var(&c.gpus, "gpus", "GPUs of the host by their CDI names: all, a number or device=ID")
 	listVar(f, &c.capAdd, "cap-add", "", "add a capability")
 	listVar(f, &c.capDrop, "cap-drop", "", "drop a capability")
 	listVar(f, &c.sopt, "security-opt", "", "no-new-privileges, seccomp=FILE|unconfined, apparmor=PROFILE, systempaths=unconfined")

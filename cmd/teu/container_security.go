@@ -50,6 +50,13 @@ func (c *containerFlags) setSecurity(o *runner.Options) error {
 	if err := o.SetSecurity(opts); err != nil {
 		return err
 	}
+	for _, request := range c.gpus {
+		names, err := request.Devices()
+		if err != nil {
+			return engineError{err}
+		}
+		o.CDIDevices = append(o.CDIDevices, names...)
+	}
 	for _, text := range c.devices {
 		if isCDIName(text) {
 			o.CDIDevices = append(o.CDIDevices, text)

@@ -79,7 +79,7 @@ func (l commandLine) wantsCDI() bool {
 	}
 	for i, word := range l.words {
 		device, ok := strings.CutPrefix(word, "--device=")
-		if ok && isCDIName(device) || i > 0 && l.words[i-1] == "--device" && isCDIName(word) {
+		if word == "--gpus" || strings.HasPrefix(word, "--gpus=") || ok && isCDIName(device) || i > 0 && l.words[i-1] == "--device" && isCDIName(word) {
 			return true
 		}
 	}

@@ -186,7 +186,6 @@ func refuse(b *createRequest, _ *runner.Options) error {
 		{h.VolumeDriver != "" && h.VolumeDriver != "local", "HostConfig.VolumeDriver " + h.VolumeDriver},
 		{h.Cgroup != "", "HostConfig.Cgroup"},
 		{len(h.StorageOpt) > 0, "HostConfig.StorageOpt"},
-		{slices.ContainsFunc(h.DeviceRequests, func(r container.DeviceRequest) bool { return r.Driver != "cdi" }), "HostConfig.DeviceRequests of a driver other than cdi"},
 		{h.CPUCount != 0 || h.CPUPercent != 0 || h.IOMaximumBandwidth != 0 || h.IOMaximumIOps != 0, "a limit of Windows"},
 	} {
 		if f.set {

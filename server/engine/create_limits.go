@@ -154,7 +154,15 @@ func setDevices(b *createRequest, o *runner.Options) error {
 		o.Devices = append(o.Devices, one)
 	}
 	for _, r := range b.HostConfig.DeviceRequests {
-		o.CDIDevices = append(o.CDIDevices, r.DeviceIDs...)
+		if r.Driver == "cdi" {
+			o.CDIDevices = append(o.CDIDevices, r.DeviceIDs...)
+			continue
+		}
+		names, err := runner.GPURequest{Driver: r.Driver, Count: r.Count, DeviceIDs: r.DeviceIDs, Capabilities: r.Capabilities}.Devices()
+		if err != nil {
+			return err
+		}
+		o.CDIDevices = append(o.CDIDevices, names...)
 	}
 	for _, text := range b.HostConfig.DeviceCgroupRules {
 		rule, err := deviceRule(text)
