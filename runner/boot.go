@@ -143,7 +143,7 @@ type dependency struct {
 
 func (c *Container) dependencies(all []*Container) []dependency {
 	var list []dependency
-	refs := []string{c.Options.networkContainer()}
+	refs := append([]string{c.Options.networkContainer()}, c.Options.LinkIDs...)
 	for _, from := range append(slices.Clone(c.Options.VolumesFrom), c.Options.Links...) {
 		name, _, _ := strings.Cut(from, ":")
 		refs = append(refs, name)

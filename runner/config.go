@@ -64,6 +64,7 @@ type Options struct {
 	Endpoints     []Endpoint     `json:",omitempty"`
 	EndpointsOnly bool           `json:",omitempty"`
 	Links         []string       `json:",omitempty"` // CONTAINER[:ALIAS], of the default bridge
+	LinkIDs       []string       `json:",omitempty"` // of the containers of Links, which may get other names; set by Create
 	MacAddress    string         `json:",omitempty"` // in Network
 	Ports         []network.Port `json:",omitzero"`
 	PublishAll    bool           `json:",omitzero"`

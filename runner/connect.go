@@ -270,14 +270,17 @@ func (e *Engine) nameNetworks(o *Options) error {
 
 // checkNetworks refuses networks that are not there and wishes that they cannot fulfil.
 func (e *Engine) checkNetworks(o *Options) error {
+	o.LinkIDs = nil
 	for _, link := range o.Links {
 		ref, _, _ := strings.Cut(link, ":")
 		if o.networkMode() != "bridge" {
 			break // a name, which may be given later
 		}
-		if _, err := e.resolve(ref); err != nil {
+		id, err := e.resolve(ref)
+		if err != nil {
 			return fmt.Errorf("could not get container for %s: %w", ref, err)
 		}
+		o.LinkIDs = append(o.LinkIDs, id)
 	}
 	const conflict = "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
 	list := o.endpoints()

@@ -220,9 +220,9 @@ func (e *Engine) linkHosts(ctx context.Context, c *Container) (string, error) {
 		return "", nil
 	}
 	var b strings.Builder
-	for _, link := range c.Options.Links {
+	for i, link := range c.Options.Links {
 		ref, alias, _ := strings.Cut(link, ":")
-		other, err := e.Get(ctx, ref)
+		other, err := e.linked(ctx, c, i)
 		if err != nil {
 			return "", fmt.Errorf("could not get container for %s: %w", ref, err)
 		}
@@ -239,6 +239,33 @@ func (e *Engine) linkHosts(ctx context.Context, c *Container) (string, error) {
 		fmt.Fprintf(&b, "%s\t%s\n", ep.Address.Addr(), strings.Join(slices.Compact(names), " "))
 	}
 	return b.String(), nil
+}
+
+// linked returns the container that a link leads to, whatever it is called now, or else one that was made again under the
+// name.
+func (e *Engine) linked(ctx context.Context, c *Container, link int) (*Container, error) {
+	if link < len(c.Options.LinkIDs) {
+		if other, err := e.Get(ctx, c.Options.LinkIDs[link]); err == nil {
+			return other, nil
+		}
+	}
+	ref, _, _ := strings.Cut(c.Options.Links[link], ":")
+	return e.Get(ctx, ref)
+}
+
+// currentLinks are the links of a container with the names that the others have now.
+func (e *Engine) currentLinks(ctx context.Context, c *Container) []string {
+	list := slices.Clone(c.Options.Links)
+	for i, text := range list {
+		ref, alias, ok := strings.Cut(text, ":")
+		if !ok {
+			alias = ref
+		}
+		if other, err := e.linked(ctx, c, i); err == nil && i < len(c.Options.LinkIDs) {
+			list[i] = other.Name + ":" + strings.TrimPrefix(alias, "/")
+		}
+	}
+	return list
 }
 
 // cutHost splits name:address or name=address.

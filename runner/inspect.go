@@ -91,6 +91,11 @@ func (e *Engine) Inspect(ctx context.Context, ref string) (*Inspection, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(c.Options.Links) > 0 {
+		shown := *c // a server's own is everybody's
+		shown.Options.Links = e.currentLinks(ctx, c)
+		c = &shown
+	}
 	argv := c.command()
 	in := &Inspection{
 		Container: c,

@@ -107,7 +107,7 @@ func probePort(p Port) (uint16, error) {
 func portError(p Port, err error) error {
 	var errno unix.Errno
 	if errors.As(err, &errno) {
-		return fmt.Errorf("failed to bind host port %s/%s: %w (%w)", hostAddress(p, "0.0.0.0"), p.Protocol, errno, errdefs.ErrConflict)
+		return fmt.Errorf("failed to bind host port %s/%s: %w: %w", hostAddress(p, "0.0.0.0"), p.Protocol, errno, errdefs.ErrConflict)
 	}
 	return fmt.Errorf("failed to bind host port %s/%s: %w: %w", hostAddress(p, "0.0.0.0"), p.Protocol, errdefs.ErrConflict, err)
 }
