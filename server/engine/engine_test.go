@@ -185,7 +185,7 @@ func TestLinks(t *testing.T) {
 // TestRefused: what teu does not have is named.
 func TestRefused(t *testing.T) {
 	for host, word := range map[string]string{
-		`"Runtime":"nvidia"`: "nvidia", `"DeviceRequests":[{"Driver":"x"}]`: `could not select device driver \"x\" with capabilities: []`, `"Isolation":"hyperv"`: "invalid isolation 'hyperv' on linux",
+		`"Runtime":"nvidia"`: "nvidia", `"DeviceRequests":[{"Driver":"x"}]`: `could not select device driver "x" with capabilities: []`, `"Isolation":"hyperv"`: "invalid isolation 'hyperv' on linux",
 		`"LogConfig":{"Type":"splunk"}`: "splunk", `"Binds":["a:b"]`: "absolute", `"Binds":["/a:/"]`: "destination can't be '/'",
 		`"Binds":["/a:/b:ro,rw"]`: "invalid mode: ro,rw", `"Binds":["vol:/b:shared"]`: "invalid mode: shared", `"Binds":["vol:/b:copy"]`: "invalid mode: copy",
 		`"Mounts":[{"Type":"bind","Source":"/a","Target":"/x","BindOptions":{"Propagation":"all"}}]`: "invalid propagation mode: all",
