@@ -67,7 +67,7 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	before, err := s.cutoff()
+	before, err := s.Cutoff()
 	if err != nil {
 		return Report{}, fmt.Errorf("collecting: %w", err)
 	}
@@ -124,8 +124,9 @@ func (s *Store) pruneResults(ctx context.Context, o GCOptions) ([]result.Record,
 	return s.Results.Prune(ctx, prune)
 }
 
-// cutoff returns the time before which an object must have been used last to be taken.
-func (s *Store) cutoff() (time.Time, error) {
+// Cutoff returns the time before which an object must have been used last to be taken. Whoever takes one asks for it before
+// he looks at what needs the object.
+func (s *Store) Cutoff() (time.Time, error) {
 	began, err := s.stamp()
 	if err != nil {
 		return time.Time{}, err
@@ -149,6 +150,15 @@ func (s *Store) stamp() (time.Time, error) {
 		return time.Time{}, err
 	}
 	return fi.ModTime(), nil
+}
+
+// Take takes the blob d away as GC does, although something leads to it, and says whether it did: it stays if it was used at
+// before, a Cutoff, or later. One that is not there is an errdefs.ErrNotFound.
+func (s *Store) Take(ctx context.Context, d digest.Digest, before time.Time) (gone bool, err error) {
+	if _, err := s.Content.Stat(ctx, d); err != nil {
+		return false, err
+	}
+	return s.expire(ctx, Object{Kind: KindBlob, ID: string(d)}, before)
 }
 
 // expire takes one object away if it was not used meanwhile, and says whether it did.

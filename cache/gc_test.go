@@ -222,7 +222,7 @@ func TestGC(t *testing.T) {
 func TestGCSparesWhatIsUsedWhileItRuns(t *testing.T) {
 	w := makeWorld(t)
 	w.age(t, time.Hour)
-	before, err := w.cutoff()
+	before, err := w.Cutoff()
 	if err != nil {
 		t.Fatal(err)
 	}

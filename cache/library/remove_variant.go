@@ -2,8 +2,10 @@ package library
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -17,6 +19,10 @@ import (
 // removeVariants removes the images for o.Platforms from what ref, whose record it is, stands for. If no other
 // image of it is here, it says that all of it is to be removed, and does nothing.
 func (l *Library) removeVariants(ctx context.Context, ref string, record image.Image, o RemoveOptions) (removed []Removal, all bool, err error) {
+	before, err := l.Store.Cutoff()
+	if err != nil {
+		return nil, false, err
+	}
 	victims := map[digest.Digest]content.Image{} // by manifest
 	for _, p := range o.Platforms {
 		img, err := listing.For(ctx, l.Store, ref, record.Target, p)
@@ -47,23 +53,39 @@ func (l *Library) removeVariants(ctx context.Context, ref string, record image.I
 			continue
 		}
 		delete(victims, v.Target.Digest)
-		// A manifest that is not here leads nowhere, so the collection takes the rest.
-		if err := l.Store.Content.Delete(ctx, v.Target.Digest); err != nil && !errdefs.IsNotFound(err) {
-			return removed, false, err
+		if err = l.takeVariant(ctx, img, before); err != nil {
+			break
 		}
 		removed = append(removed, Removal{Deleted: v.Target.Digest.String()})
 		l.tell("delete", v.ID, v.Target.Digest.String(), img.Config.Config.Labels)
 	}
-	if err := listing.Forget(l.Store); err != nil {
+	if err := errors.Join(err, listing.Forget(l.Store)); err != nil {
 		return removed, false, err
 	}
 	_, err = l.Store.GC(ctx, cache.GCOptions{})
 	return removed, false, err
 }
 
+// takeVariant takes the manifest of an image away, unless a command that is not done yet wants it. A manifest that is not here
+// leads nowhere, so the collection takes the rest.
+func (l *Library) takeVariant(ctx context.Context, img content.Image, before time.Time) error {
+	gone, err := l.Store.Take(ctx, img.Descriptor.Digest, before)
+	if err == nil && !gone {
+		err = listing.Worded(errdefs.ErrConflict, "conflict: unable to delete %s (cannot be forced) - image is being used by a command that has not ended", variantName(img))
+	}
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+func variantName(img content.Image) string {
+	return fmt.Sprintf("%s (%s)", listing.ShortID(img.Manifest.Config.Digest), content.PlatformString(img.Platform()))
+}
+
 // variantRemovable refuses what containers use, or what is another image too.
 func (l *Library) variantRemovable(ctx context.Context, record image.Image, img content.Image, o RemoveOptions) error {
-	what := fmt.Sprintf("%s (%s)", listing.ShortID(img.Manifest.Config.Digest), content.PlatformString(img.Platform()))
+	what := variantName(img)
 	using, err := l.users(ctx, img.Manifest.Config.Digest)
 	if err != nil {
 		return err

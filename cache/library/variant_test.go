@@ -179,3 +179,34 @@ func TestSomePlatforms(t *testing.T) {
 		t.Errorf("the image of another platform: %v", err)
 	}
 }
+
+// TestVariantInUse: what a command has found stays until that has named it, or has ended.
+func TestVariantInUse(t *testing.T) {
+	ctx := t.Context()
+	l := open(t)
+	mine, theirs := put(t, l, content.Host(), day, "a"), put(t, l, other, day, "b")
+	name(t, l, index(t, l, mine, theirs), "docker.io/library/x:1")
+	unpin, err := l.Store.Pin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Store.Hold(ctx, theirs); err != nil {
+		t.Fatal(err)
+	}
+	remove := func() error { return second(l.Remove(ctx, "x:1", RemoveOptions{Platforms: []ocispec.Platform{other}})) }
+	if err := remove(); !errdefs.IsConflict(err) {
+		t.Errorf("while a command uses it: %v", err)
+	}
+	if err := l.Store.Hold(ctx, theirs); err != nil {
+		t.Errorf("it went: %v", err)
+	}
+	if err := unpin(); err != nil {
+		t.Fatal(err)
+	}
+	if err := remove(); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+	if ok, err := l.Store.Content.Exists(ctx, theirs); ok || err != nil {
+		t.Errorf("it is there: %v, %v", ok, err)
+	}
+}
