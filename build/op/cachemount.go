@@ -28,6 +28,7 @@ import (
 // A cacheDir is the directory of a cache mount, held by its lock.
 //
 //	DIR/cache-mounts/HEX/info.json   what it is for; its time is that of the last use
+//	DIR/cache-mounts/HEX/lock        held, shared, while an N is chosen; alone by who looks which are used
 //	DIR/cache-mounts/HEX/N.lock      held while N is used: shared, or alone for locked and private
 //	DIR/cache-mounts/HEX/N/          the files
 //
@@ -132,6 +133,12 @@ func lockCache(ctx context.Context, dir string, sharing pb.CacheSharingOpt) (n i
 	default:
 		return 0, nil, fmt.Errorf("cache sharing %d: %w", sharing, errdefs.ErrInvalidArgument)
 	}
+	// Who looks whether a directory is used locks it for a moment, which would give us another, empty one.
+	chosen, err := statefile.Lock(ctx, chooseLock(dir), statefile.LockOptions{Shared: true})
+	if err != nil {
+		return 0, nil, err
+	}
+	defer func() { err = errors.Join(err, chosen()) }()
 	const most = 1000
 	for n := range most {
 		unlock, ok, err := statefile.TryLock(lock(n), o)
@@ -141,6 +148,8 @@ func lockCache(ctx context.Context, dir string, sharing pb.CacheSharingOpt) (n i
 	}
 	return 0, nil, fmt.Errorf("%d steps use the cache mount: %w", most, errdefs.ErrUnavailable)
 }
+
+func chooseLock(dir string) string { return filepath.Join(dir, "lock") }
 
 // fillCache makes the directory files, with the content of base if there is one. Whoever
 // comes second, with a shared lock, keeps what the first made.
@@ -248,9 +257,9 @@ func (e *Env) CacheMounts() ([]CacheMount, error) {
 }
 
 // Measure fills in what m weighs and whether a step uses it.
-func (e *Env) Measure(ctx context.Context, m *CacheMount) error {
+func (e *Env) Measure(ctx context.Context, m *CacheMount) (err error) {
 	dir := filepath.Join(e.cacheRoot(), m.Key)
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -268,10 +277,15 @@ func (e *Env) Measure(ctx context.Context, m *CacheMount) error {
 	if err != nil {
 		return fmt.Errorf("measuring the cache mount %s: %w", m.ID, err)
 	}
-	entries, err := os.ReadDir(dir)
+	chosen, err := statefile.Lock(ctx, chooseLock(dir), statefile.LockOptions{})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, chosen()) }()
+	entries, err := os.ReadDir(dir)
 	for _, entry := range entries {
 		if !strings.HasSuffix(entry.Name(), ".lock") {
 			continue

@@ -16,6 +16,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/solver/pb"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/build/solver"
@@ -263,6 +264,46 @@ func TestSecretEnvironmentAndProxy(t *testing.T) {
 
 func cacheOf(id string, sharing pb.CacheSharingOpt) *pb.Mount {
 	return &pb.Mount{Dest: "/c", Input: -1, Output: -1, MountType: pb.MountType_CACHE, CacheOpt: &pb.CacheOpt{ID: id, Sharing: sharing}}
+}
+
+// TestCacheMountLookedAt: steps have one directory together, also while somebody looks whether it is used.
+func TestCacheMountLookedAt(t *testing.T) {
+	e := newEnv(t)
+	key, err := e.cacheKey(t.Context(), console(), "x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	over := make(chan struct{})
+	var looks errgroup.Group
+	looks.Go(func() error {
+		for {
+			select {
+			case <-over:
+				return nil
+			default:
+			}
+			if err := e.Measure(t.Context(), &CacheMount{Key: key}); err != nil {
+				return err
+			}
+		}
+	})
+	for range 600 {
+		dir, err := e.openCache(t.Context(), console(), key, &pb.CacheOpt{ID: "x", Sharing: pb.CacheSharingOpt_SHARED}, nil, false)
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		if err := dir.close(); err != nil {
+			t.Error(err)
+		}
+	}
+	close(over)
+	if err := looks.Wait(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(filepath.Join(e.cacheRoot(), key, "1")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("there is another directory: %v", err)
+	}
 }
 
 func TestCacheMountsLast(t *testing.T) {
