@@ -11,11 +11,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/statefile"
@@ -144,16 +146,56 @@ func (l *layout) close() error { return nil }
 type layoutTarget struct {
 	dir, name string
 	store     *content.Store
+	held      *os.File // dir, locked by all who write to it: the last takes away what only they need
 }
 
-func openLayoutTarget(dir, name string) (*layoutTarget, error) {
+func openLayoutTarget(dir, name string) (_ *layoutTarget, err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	held, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			held.Close()
+		}
+	}()
+	for {
+		if _, err := os.Stat(filepath.Join(dir, ocispec.ImageLayoutFile)); err == nil {
+			break
+		}
+		if lockDir(held, unix.LOCK_EX|unix.LOCK_NB) { // else another is making it
+			if err := makeLayout(dir); err != nil {
+				return nil, err
+			}
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	lockDir(held, unix.LOCK_SH)
+	store, err := content.Open(dir)
+	return &layoutTarget{dir, name, store, held}, err
+}
+
+func makeLayout(dir string) error {
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 		if _, err := os.Stat(filepath.Join(dir, ocispec.ImageLayoutFile)); err != nil {
-			return nil, fmt.Errorf("%s is neither empty nor an OCI image layout: %w", dir, errdefs.ErrFailedPrecondition)
+			return fmt.Errorf("%s is neither empty nor an OCI image layout: %w", dir, errdefs.ErrFailedPrecondition)
 		}
 	}
-	store, err := content.Open(dir)
-	return &layoutTarget{dir, name, store}, err
+	_, err := content.Open(dir)
+	return err
+}
+
+// lockDir says whether nobody else has the directory locked. Where directories cannot be locked, as on NFS, nobody has.
+func lockDir(dir *os.File, how int) bool {
+	for {
+		if err := unix.Flock(int(dir.Fd()), how); err != unix.EINTR {
+			return err != unix.EWOULDBLOCK
+		}
+	}
 }
 
 func (l *layoutTarget) put(ctx context.Context, src source, root ocispec.Descriptor, o content.CopyOptions) error {
@@ -202,6 +244,10 @@ func (l *layoutTarget) add(ctx context.Context, d ocispec.Descriptor) (err error
 
 // finish removes the directories that only writing needs.
 func (l *layoutTarget) finish(context.Context) error {
+	defer l.held.Close()
+	if !lockDir(l.held, unix.LOCK_EX|unix.LOCK_NB) {
+		return nil // others write
+	}
 	for _, sub := range []string{"ingest", "blobs/sha512"} {
 		_ = os.Remove(filepath.Join(l.dir, sub)) // unless something is in it
 	}

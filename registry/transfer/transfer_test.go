@@ -25,6 +25,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/content"
@@ -231,6 +232,30 @@ func TestCopyAll(t *testing.T) {
 	}
 	if left, err := filepath.Glob(filepath.Join(dir, "*/ingest")); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// TestCopyTogether: several write to one new layout, and none is in the others' way.
+func TestCopyTogether(t *testing.T) {
+	w := newWorld(t)
+	for range 5 {
+		dir := filepath.Join(t.TempDir(), "layout")
+		var all errgroup.Group
+		for i := range 8 {
+			all.Go(func() error {
+				_, err := Copy(t.Context(), client(), parse(t, fmt.Sprintf("oci:%s:n%d", dir, i)), parse(t, w.host+"/app:v1"), Options{All: true})
+				return err
+			})
+		}
+		if err := all.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 8 {
+			w.expect(t, fmt.Sprintf("oci:%s:n%d", dir, i), w.root.Digest, true)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "ingest")); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the last has left ingest: %v", err)
+		}
 	}
 }
 
