@@ -129,11 +129,17 @@ func (e *Engine) exec(ctx context.Context, c *Container, o ExecOptions, ko keepe
 // process has ended.
 func (e *Engine) endedMeanwhile(ctx context.Context, c *Container, err error) error {
 	root, now, e2 := e.runningRoot(ctx, c)
+	if errdefs.IsNotFound(e2) {
+		return e2
+	}
 	if e2 != nil {
 		return err
 	}
 	if root != nil {
 		root.Close()
+	}
+	if now.State.Init != c.State.Init { // and another has been started since
+		return notRunning(c)
 	}
 	return cmp.Or(canExec(now, now.Name), err)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cache/statefile"
@@ -208,29 +209,68 @@ func TestVolumeSharedDuringRemove(t *testing.T) {
 	}
 }
 
-// Who comes second hears of the network by the name he gave.
-func TestNetworkRemovedTwice(t *testing.T) {
+// Who comes second hears of a network or volume by the name he gave.
+func TestRemovedTwice(t *testing.T) {
 	e, ctx := newEngine(t), t.Context()
-	n, err := e.CreateNetwork(ctx, network.CreateOptions{Name: "net"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The first waits for the lock, as the second does.
-	errs := make(chan error)
-	for range 8 {
-		go func() { errs <- e.RemoveNetwork(ctx, "net") }()
-	}
-	done := 0
-	for range 8 {
-		err := <-errs
-		if err == nil {
-			done++
-		} else if !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "network net not found") {
-			t.Errorf("%v", err)
+	for _, test := range []struct {
+		words  string
+		make   func() error
+		remove func() error
+	}{
+		{"network two not found", func() error {
+			_, err := e.CreateNetwork(ctx, network.CreateOptions{Name: "two"})
+			return err
+		}, func() error { return e.RemoveNetwork(ctx, "two") }},
+		{"get two: no such volume", func() error {
+			_, err := e.CreateVolume(ctx, VolumeOptions{Name: "two"})
+			return err
+		}, func() error { return e.RemoveVolume(ctx, "two", false) }},
+	} {
+		if err := test.make(); err != nil {
+			t.Fatal(err)
+		}
+		unlock, err := e.lockVolumes(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		errs, done := make(chan error), 0
+		for range 8 {
+			go func() { errs <- test.remove() }()
+		}
+		time.Sleep(50 * time.Millisecond) // until all have found it
+		unlock()
+		for range 8 {
+			err := <-errs
+			if err == nil {
+				done++
+			} else if !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), test.words) {
+				t.Errorf("got %v, want %q", err, test.words)
+			}
+		}
+		if done != 1 {
+			t.Errorf("removed %d times", done)
 		}
 	}
-	if done != 1 {
-		t.Errorf("%s was removed %d times", n.ID, done)
+}
+
+// A command that came too late for one run of a container has failed for that, not for what the next run is like.
+func TestExecDuringRestart(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	c, zero := detached(t, e, "box", sh("exec sleep 1000")), time.Duration(0)
+	if err := e.Restart(ctx, "box", StopOptions{Timeout: &zero}); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.endedMeanwhile(ctx, get(t, e, c.ID), unix.ESRCH); err != unix.ESRCH {
+		t.Errorf("of this run: %v", err)
+	}
+	if err := e.endedMeanwhile(ctx, c, unix.ESRCH); !errdefs.IsConflict(err) || !strings.Contains(err.Error(), "is not running") {
+		t.Errorf("of the last run: %v", err)
+	}
+	if err := e.Remove(ctx, "box", RemoveOptions{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.endedMeanwhile(ctx, c, unix.ESRCH); err == nil || !strings.Contains(err.Error(), "No such container") {
+		t.Errorf("after it was removed: %v", err)
 	}
 }
 

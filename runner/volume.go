@@ -229,17 +229,17 @@ func (e *Engine) VolumeUsers() (map[string][]string, error) {
 // RemoveVolume removes a volume that no container uses; one that is in use is an
 // errdefs.ErrConflict. With force a missing one is no error.
 func (e *Engine) RemoveVolume(ctx context.Context, name string, force bool) error {
+	unlock, err := e.lockVolumes(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if _, err := e.Volume(name); err != nil {
 		if force && errors.Is(err, errdefs.ErrNotFound) {
 			return nil
 		}
 		return err
 	}
-	unlock, err := e.lockVolumes(ctx)
-	if err != nil {
-		return err
-	}
-	defer unlock()
 	users, err := e.VolumeUsers()
 	if err != nil {
 		return err

@@ -358,7 +358,7 @@ func (m *Manager) shareWith(ctx context.Context, owner string, init statefile.Pr
 // hold keeps the namespace of s, in which init is, from now on. After the end of init its number may be another process's.
 func (m *Manager) hold(s Sandbox, init statefile.Process) error {
 	err := holdNetNS(fmt.Sprintf("/proc/%d/ns/net", init.PID), s.NetNS)
-	if !init.Alive() {
+	if errors.Is(err, fs.ErrNotExist) || !init.Alive() { // one that is just ending has no namespaces
 		return fmt.Errorf("network namespace of %s: %w", s.ID, errdefs.ErrNotFound)
 	}
 	return err
