@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -263,18 +264,7 @@ func attachDevices(dir string, rules []specs.LinuxDeviceCgroup) error {
 		return fmt.Errorf("%s: %w", dir, err)
 	}
 	defer unix.Close(fd)
-	prog := deviceProgram(rules)
-	license := []byte("Apache-2.0\x00")
-	load := struct {
-		kind, count uint32
-		insns       uint64
-		license     uint64
-		_           [96]byte
-	}{kind: unix.BPF_PROG_TYPE_CGROUP_DEVICE, count: uint32(len(prog)),
-		insns: uint64(uintptr(unsafe.Pointer(&prog[0]))), license: uint64(uintptr(unsafe.Pointer(&license[0])))}
-	p, err := bpf(unix.BPF_PROG_LOAD, unsafe.Pointer(&load), unsafe.Sizeof(load))
-	runtime.KeepAlive(prog)
-	runtime.KeepAlive(license)
+	p, err := lockingMore(func() (int, error) { return loadProgram(deviceProgram(rules)) })
 	if err != nil {
 		return fmt.Errorf("loading the device program: %w", err)
 	}
@@ -283,6 +273,40 @@ func attachDevices(dir string, rules []specs.LinuxDeviceCgroup) error {
 		return fmt.Errorf("attaching the device program to %s: %w", filepath.Base(dir), err)
 	}
 	return nil
+}
+
+func loadProgram(prog []instruction) (fd int, err error) {
+	license := []byte("Apache-2.0\x00")
+	load := struct {
+		kind, count uint32
+		insns       uint64
+		license     uint64
+		_           [96]byte
+	}{kind: unix.BPF_PROG_TYPE_CGROUP_DEVICE, count: uint32(len(prog)),
+		insns: uint64(uintptr(unsafe.Pointer(&prog[0]))), license: uint64(uintptr(unsafe.Pointer(&license[0])))}
+	fd, err = bpf(unix.BPF_PROG_LOAD, unsafe.Pointer(&load), unsafe.Sizeof(load))
+	runtime.KeepAlive(prog)
+	runtime.KeepAlive(license)
+	return fd, err
+}
+
+// lockingMore calls load again with as much locked memory as may be if a limit of it may have been what refused it: until Linux 5.11 the
+// programs of all containers count for it, and the usual 64 KiB are enough for sixteen.
+func lockingMore(load func() (int, error)) (int, error) {
+	fd, err := load()
+	var limit unix.Rlimit
+	if err != unix.EPERM || unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit) != nil {
+		return fd, err
+	}
+	more := []unix.Rlimit{{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}, {Cur: limit.Max, Max: limit.Max}} // the first wants CAP_SYS_RESOURCE
+	if unix.Setrlimit(unix.RLIMIT_MEMLOCK, &more[0]) != nil && unix.Setrlimit(unix.RLIMIT_MEMLOCK, &more[1]) != nil {
+		return fd, err
+	}
+	fd, err = load()
+	if e := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &limit); e != nil && err == nil { // the container has the same
+		return -1, errors.Join(os.NewSyscallError("setrlimit", e), unix.Close(fd))
+	}
+	return fd, err
 }
 
 // attachment is what BPF_PROG_ATTACH and BPF_PROG_DETACH are told; bpf(2).

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 func ptr[T any](v T) *T { return &v }
@@ -206,5 +207,31 @@ func TestSwapWithoutMemory(t *testing.T) {
 		if err := (&Host{mode: V1}).Open("x").check(r); (err == nil) != (limit == nil || *limit == 0) {
 			t.Errorf("version 1: %v", err)
 		}
+	}
+}
+
+// Kernels of before 5.11 refuse a program when those of other containers have used up what may be locked.
+func TestLockingMore(t *testing.T) {
+	limit := func() (l unix.Rlimit) {
+		if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &l); err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	before := limit()
+	if unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: 65536, Max: before.Max}) != nil {
+		t.Fatal("the limit cannot be lowered")
+	}
+	defer unix.Setrlimit(unix.RLIMIT_MEMLOCK, &before)
+	lowered := limit()
+	var seen []uint64
+	_, err := lockingMore(func() (int, error) {
+		if seen = append(seen, limit().Cur); len(seen) == 1 {
+			return -1, unix.EPERM
+		}
+		return 0, nil
+	})
+	if err != nil || len(seen) != 2 || seen[1] <= seen[0] || limit() != lowered {
+		t.Errorf("limits of %d, then %+v: %v", seen, limit(), err)
 	}
 }
