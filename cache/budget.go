@@ -19,7 +19,7 @@ type Shrunk struct {
 // where it was pulled. Names, containers and the build cache stay what they are.
 func (s *Store) Shrink(ctx context.Context, size int64) (Shrunk, error) {
 	out := Shrunk{}
-	before, err := s.Cutoff()
+	before, err := s.cutoff()
 	if err != nil {
 		return out, fmt.Errorf("shrinking the store: %w", err)
 	}

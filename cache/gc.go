@@ -67,7 +67,7 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	before, err := s.Cutoff()
+	before, err := s.cutoff()
 	if err != nil {
 		return Report{}, fmt.Errorf("collecting: %w", err)
 	}
@@ -124,14 +124,26 @@ func (s *Store) pruneResults(ctx context.Context, o GCOptions) ([]result.Record,
 	return s.Results.Prune(ctx, prune)
 }
 
-// Cutoff returns the time before which an object must have been used last to be taken. Whoever takes one asks for it before
-// he looks at what needs the object.
-func (s *Store) Cutoff() (time.Time, error) {
+// cutoff returns the time before which an object must have been used last to be taken.
+func (s *Store) cutoff() (time.Time, error) {
 	began, err := s.stamp()
 	if err != nil {
 		return time.Time{}, err
 	}
 	return s.oldestPin(began)
+}
+
+// Cutoff returns the time for Take. Whoever takes an object asks for it before he looks at what needs that. It is later than
+// all that was used before, which took place in the same tick of the clock perhaps.
+func (s *Store) Cutoff() (time.Time, error) {
+	first, err := s.stamp()
+	for began := first; err == nil; began, err = s.stamp() {
+		if began.After(first) {
+			return s.oldestPin(began)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return time.Time{}, err
 }
 
 // stamp returns the time by the clock that the files of the store get their times from.
