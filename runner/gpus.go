@@ -16,6 +16,8 @@ type GPURequest struct {
 	Capabilities [][]string // one of the lists has to be there; it has "gpu" in it
 }
 
+const maxGPUs = 1024 // of a request; nobody has as many
+
 // Devices are the names by which the vendor's files of the Container Device Interface know what is asked for, such as
 // nvidia.com/gpu=all. What is no request for GPUs is an errdefs.ErrInvalidArgument in docker's words.
 func (r GPURequest) Devices() (names []string, err error) {
@@ -29,6 +31,8 @@ func (r GPURequest) Devices() (names []string, err error) {
 	switch {
 	case len(ids) > 0 && r.Count != 0:
 		return nil, worded(errdefs.ErrInvalidArgument, "cannot set both Count and DeviceIDs on device request")
+	case r.Count > maxGPUs:
+		return nil, worded(errdefs.ErrInvalidArgument, "a request for %d GPUs: more than %d are not there", r.Count, maxGPUs)
 	case r.Count < 0:
 		ids = []string{"all"}
 	}

@@ -16,6 +16,7 @@ func TestGPUDevices(t *testing.T) {
 		{"some", GPURequest{Driver: "nvidia", Count: 2, Capabilities: [][]string{{"compute", "gpu"}}}, "nvidia.com/gpu=0 nvidia.com/gpu=1"},
 		{"by ID", GPURequest{DeviceIDs: []string{"GPU-1", "0:1"}, Capabilities: gpu}, "nvidia.com/gpu=GPU-1 nvidia.com/gpu=0:1"},
 		{"another vendor", GPURequest{Driver: "amd", Count: 1, Capabilities: gpu}, "amd.com/gpu=0"},
+		{"too many", GPURequest{Count: 1 << 40, Capabilities: gpu}, "a request for 1099511627776 GPUs: more than 1024 are not there"},
 		{"none", GPURequest{Capabilities: gpu}, ""},
 		{"unknown driver", GPURequest{Driver: "x", Count: 1, Capabilities: gpu}, `could not select device driver "x" with capabilities: [[gpu]]`},
 		{"no GPU", GPURequest{Count: 1, Capabilities: [][]string{{"tpu"}}}, `could not select device driver "" with capabilities: [[tpu]]`},
