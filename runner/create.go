@@ -90,7 +90,7 @@ func (e *Engine) image(ctx context.Context, store *cache.Store, o Options) (cont
 	if err != nil {
 		return content.Image{}, nil, err
 	}
-	layers, err := e.hold(ctx, store, img)
+	layers, err := hold(ctx, store, img)
 	if errors.Is(err, errdefs.ErrNotFound) {
 		if _, gone := store.Lookup(ctx, o.Image); gone != nil { // by now
 			return content.Image{}, nil, gone
@@ -103,7 +103,7 @@ func (e *Engine) image(ctx context.Context, store *cache.Store, o Options) (cont
 }
 
 // hold unpacks an image. All of it stays then for as long as the caller's pin lives, also if nobody else needs it any more.
-func (e *Engine) hold(ctx context.Context, store *cache.Store, img content.Image) (layers []string, err error) {
+func hold(ctx context.Context, store *cache.Store, img content.Image) (layers []string, err error) {
 	for _, d := range []digest.Digest{img.Descriptor.Digest, img.Manifest.Config.Digest} {
 		if ok, err := store.Content.Touch(d); err != nil || !ok {
 			return nil, cmp.Or(err, fmt.Errorf("blob %s is not here: %w", d, errdefs.ErrNotFound))

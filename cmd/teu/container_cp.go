@@ -158,18 +158,14 @@ func copyOut(ctx context.Context, a *app, f cpFlags, ref, src, dst string) error
 // checkOutput refuses a place in no directory, and devices: a file would take the place of /dev/null (docker/cli
 // cli/command, ValidateOutputPath).
 func checkOutput(p string) error {
-	if dir := filepath.Dir(filepath.Clean(p)); !isThere(dir) {
+	dir := filepath.Dir(filepath.Clean(p))
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("invalid output path: directory %q does not exist", dir)
 	}
 	if fi, err := os.Stat(p); err == nil && fi.Mode()&fs.ModeDevice != 0 {
 		return fmt.Errorf("invalid output path: %q must be a directory or a regular file: got a device", p)
 	}
 	return nil
-}
-
-func isThere(p string) bool {
-	_, err := os.Stat(p)
-	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // copyIn copies into a container.

@@ -11,7 +11,6 @@ import (
 
 	"github.com/docker/go-units"
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
 	"github.com/teu-dev/teu/cache/content"
@@ -146,17 +145,10 @@ func platformsOf(ctx context.Context, e *runner.Engine, list []*runner.Container
 	if err != nil {
 		return platforms
 	}
+	manifests := runner.NewManifests(store)
 	for _, c := range list {
-		if _, known := platforms[c.Manifest]; known {
-			continue
-		}
-		info, err := store.Content.Stat(ctx, c.Manifest)
-		if err != nil {
-			continue
-		}
-		d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: c.Manifest, Size: info.Size}
-		if img, err := content.Resolve(ctx, store.Content, d, content.Host()); err == nil {
-			platforms[c.Manifest] = content.PlatformString(img.Platform())
+		if d := manifests.Of(ctx, c); d != nil {
+			platforms[c.Manifest] = content.PlatformString(*d.Platform)
 		}
 	}
 	return platforms

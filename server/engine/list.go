@@ -2,7 +2,6 @@ package engine
 
 import (
 	"cmp"
-	"context"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -10,11 +9,8 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/storage"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/teu-dev/teu/cache"
-	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/runner"
 	"github.com/teu-dev/teu/runner/inspect"
 )
@@ -37,7 +33,7 @@ func (s *Server) inspectContainer(w http.ResponseWriter, r *request) error {
 		out.Storage = &storage.Storage{RootFS: &storage.RootFSStorage{Snapshot: &storage.RootFSStorageSnapshot{Name: out.GraphDriver.Name}}}
 	}
 	if r.version >= 48 {
-		out.ImageManifestDescriptor = s.newManifestFinder(r).find(in.Container)
+		out.ImageManifestDescriptor = runner.NewManifests(s.Store).Of(r.Context(), in.Container)
 	}
 	if r.flag("size") {
 		out.SetSizes(s.Containers.RootSizes(in.ID))
@@ -50,40 +46,6 @@ type inspection struct {
 	*inspect.Container
 	ImageManifestDescriptor *ocispec.Descriptor `json:",omitempty"`
 	Storage                 *storage.Storage    `json:",omitempty"` // beside GraphDriver, which tells the directories too
-}
-
-// manifestFinder finds the manifests of containers' images, of each image once.
-type manifestFinder struct {
-	ctx   context.Context
-	store *cache.Store
-	known map[digest.Digest]*ocispec.Descriptor
-}
-
-func (s *Server) newManifestFinder(r *request) *manifestFinder {
-	return &manifestFinder{ctx: r.Context(), store: s.Store, known: map[digest.Digest]*ocispec.Descriptor{}}
-}
-
-// find returns nil if the manifest is gone.
-func (f *manifestFinder) find(c *runner.Container) *ocispec.Descriptor {
-	d, ok := f.known[c.Manifest]
-	if !ok {
-		d = f.read(c.Manifest)
-		f.known[c.Manifest] = d
-	}
-	return d
-}
-
-func (f *manifestFinder) read(name digest.Digest) *ocispec.Descriptor {
-	info, err := f.store.Content.Stat(f.ctx, name)
-	if err != nil {
-		return nil
-	}
-	img, err := content.Resolve(f.ctx, f.store.Content, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: name, Size: info.Size}, content.Host())
-	if err != nil {
-		return nil
-	}
-	platform := img.Platform()
-	return &ocispec.Descriptor{MediaType: cmp.Or(img.Manifest.MediaType, ocispec.MediaTypeImageManifest), Digest: name, Size: info.Size, Platform: &platform}
 }
 
 func (s *Server) listContainers(w http.ResponseWriter, r *request) error {
@@ -101,9 +63,9 @@ func (s *Server) listContainers(w http.ResponseWriter, r *request) error {
 	}
 	list := s.summaries(r, all)
 	if r.version >= 48 {
-		manifests := s.newManifestFinder(r)
+		manifests := runner.NewManifests(s.Store)
 		for i, c := range all {
-			list[i].ImageManifestDescriptor = manifests.find(c)
+			list[i].ImageManifestDescriptor = manifests.Of(r.Context(), c)
 		}
 	}
 	return writeJSON(w, http.StatusOK, list)
