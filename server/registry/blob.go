@@ -40,6 +40,9 @@ func (g *Registry) getBlob(w http.ResponseWriter, r *http.Request, rt route) err
 	if err != nil {
 		return err
 	}
+	if r.Method == http.MethodHead {
+		r.Header.Del("Range") // RFC 9110, 14.2: it is for GET alone
+	}
 	if err := checkRange(w, r, size); err != nil {
 		return err
 	}
