@@ -37,7 +37,7 @@ func TestRegistryGC(t *testing.T) {
 		"text":         {[]string{"--root", root, "--dry-run"}, 0, "kept 1 that are unused for less than 1h0m0s\nwould remove 0 manifests"},
 		"json":         {[]string{"--root", root, "--dry-run", "--format", "json"}, 0, `"blobs":1,"fresh":1`},
 		"short grace":  {[]string{"--root", root, "--grace", "1ms"}, exitFailure, "too short"},
-		"no registry":  {[]string{"--root", t.TempDir()}, exitFailure, "not a registry"},
+		"no registry":  {[]string{"--root", t.TempDir()}, exitFailure, "there is no registry"},
 		"wrong format": {[]string{"--format", "x"}, exitFailure, "text or json"},
 	}
 	for name, test := range tests {
@@ -125,6 +125,8 @@ func TestRegistryRules(t *testing.T) {
 	if err := os.WriteFile(file, []byte(`[{"repositories": "**", "keepLast": 1}]`), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	runCommand(t, exitFailure, "registry", "rules", "show", "--root", root)
+	runCommand(t, 0, "registry", "token", "create", "--root", root, "ci") // makes it
 	if got := runCommand(t, 0, "registry", "rules", "show", "--root", root); got != "[]\n" {
 		t.Errorf("got %q", got)
 	}
@@ -144,7 +146,31 @@ func TestRegistryRules(t *testing.T) {
 // TestRegistryCare: stat, verify and import of a registry, and what they refuse.
 func TestRegistryCare(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "registry")
-	runCommand(t, 0, "registry", "rules", "show", "--root", root) // makes it
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"gc"}, {"stat"}, {"verify"}, {"verify", "--quarantine"}, {"rules", "show"}, {"rules", "preview"},
+		{"user", "ls"}, {"user", "rm", "ann"}, {"token", "ls"}, {"token", "rm", "ci"}, {"acl", "ls"}, {"acl", "rm", "**", "ann"}} {
+		empty := t.TempDir()
+		for _, dir := range []string{root, empty, file} {
+			r := startCommand(t, append(append([]string{"registry"}, args...), "--root", dir)...)
+			if code := <-r.code; code != exitFailure || !strings.Contains(r.errors(t), "there is no registry") {
+				t.Errorf("%v --root %s: got %d: %s", args, dir, code, r.errors(t))
+			}
+		}
+		if made, err := filepath.Glob(empty + "/*"); err != nil || len(made) > 0 {
+			t.Errorf("%v made %v", args, made)
+		}
+		if _, err := os.Lstat(root); err == nil {
+			t.Fatalf("%v made a registry", args)
+		}
+	}
+	rules := filepath.Join(t.TempDir(), "rules")
+	if err := os.WriteFile(rules, []byte("[]"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	runCommand(t, 0, "registry", "rules", "set", "--root", root, rules) // makes it
 	if got := runCommand(t, 0, "registry", "stat", "--root", root, "--format", "json"); !strings.Contains(got, `"repositories":0`) {
 		t.Errorf("got %s", got)
 	}

@@ -148,7 +148,7 @@ func matchGlob(glob, name string) bool {
 }
 
 // EditAccounts changes the accounts of the registry in o.Root or o.Bucket. Servers see it
-// within some seconds.
+// within some seconds. A registry that is not there is made, unless o.Existing says otherwise.
 func EditAccounts(ctx context.Context, o Options, edit func(*Accounts) error) error {
 	s, err := openStorage(o)
 	if err != nil {
@@ -174,8 +174,10 @@ func editAccounts(ctx context.Context, s documents, edit func(*Accounts) error) 
 	})
 }
 
-// ReadAccounts returns the accounts of the registry in o.Root or o.Bucket.
+// ReadAccounts returns the accounts of the registry in o.Root or o.Bucket. errdefs.ErrNotFound
+// when there is no registry.
 func ReadAccounts(ctx context.Context, o Options) (*Accounts, error) {
+	o.Existing = true
 	s, err := openStorage(o)
 	if err != nil {
 		return nil, err

@@ -87,8 +87,9 @@ const (
 	presignLife = 15 * time.Minute
 )
 
-// openBucket opens the storage in a bucket, which has to exist.
-func openBucket(ctx context.Context, o BucketOptions) (*bucket, error) {
+// openBucket opens the storage in a bucket, which has to exist. It makes one if there is none
+// and need not be.
+func openBucket(ctx context.Context, o BucketOptions, existing bool) (*bucket, error) {
 	u, err := url.Parse(o.URL)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
@@ -119,15 +120,18 @@ func openBucket(ctx context.Context, o BucketOptions) (*bucket, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := b.checkLayout(ctx); err != nil {
+	if err := b.checkLayout(ctx, existing); err != nil {
 		return nil, err
 	}
 	return b, b.probe(ctx)
 }
 
-// checkLayout refuses a tree of a later teu, and marks a new one.
-func (b *bucket) checkLayout(ctx context.Context) error {
+// checkLayout refuses a tree of a later teu, and marks a new one unless one has to be there.
+func (b *bucket) checkLayout(ctx context.Context, existing bool) error {
 	o, err := b.get(ctx, "layout")
+	if existing && err != nil {
+		return noRegistry(err)
+	}
 	if errdefs.IsNotFound(err) {
 		if _, _, err := b.create(ctx, "layout", []byte(bucketLayout)); err != nil {
 			return err

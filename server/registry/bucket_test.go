@@ -120,7 +120,7 @@ func testStorage(t testing.TB) Options {
 // openTestBucket opens a bucket whose leases are short, and where whatever is found is touched.
 func openTestBucket(t testing.TB, url string) *bucket {
 	t.Helper()
-	b, err := openBucket(t.Context(), BucketOptions{URL: url, Region: "us-east-1", Temp: t.TempDir()})
+	b, err := openBucket(t.Context(), BucketOptions{URL: url, Region: "us-east-1", Temp: t.TempDir()}, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -160,7 +160,7 @@ func (p *process) expect(status int, method, path string, body []byte, headers .
 // says, and every manifest has what it refers to.
 func checkTree(t *testing.T, root string) {
 	t.Helper()
-	s, err := openDirectory(root)
+	s, err := openDirectory(root, false)
 	if err != nil {
 		t.Fatal(err)
 	}

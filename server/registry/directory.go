@@ -33,13 +33,18 @@ var _ storage = (*directory)(nil)
 // layoutLine is what ROOT/layout says.
 const layoutLine = "teu registry 1\n"
 
-// openDirectory opens the storage in root, and makes it if there is none.
-func openDirectory(root string) (*directory, error) {
+// openDirectory opens the storage in root, and makes it if there is none and need not be.
+func openDirectory(root string, existing bool) (*directory, error) {
 	root, err := filepath.Abs(root)
 	if err != nil {
 		return nil, err
 	}
 	s := &directory{root: root, sync: newSyncer(root)}
+	err = s.checkLayout()
+	new := errdefs.IsNotFound(err) && !existing
+	if err != nil && !new {
+		return nil, err
+	}
 	// Others on the machine have no business with private images: 0700.
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, err
@@ -49,30 +54,35 @@ func openDirectory(root string) (*directory, error) {
 			return nil, err
 		}
 	}
-	if err := s.checkLayout(); err != nil {
-		return nil, err
+	if new {
+		if err := s.putLayout(); err != nil {
+			return nil, err
+		}
 	}
 	return s, errors.Join(s.sync.dir(root), s.sync.dir(filepath.Dir(root)))
 }
 
-// checkLayout refuses a tree of a later teu, and marks a new one.
+func (s *directory) layoutPath() string { return filepath.Join(s.root, "layout") }
+
+// checkLayout refuses a tree of a later teu. errdefs.ErrNotFound: there is no registry.
 func (s *directory) checkLayout() error {
-	path := filepath.Join(s.root, "layout")
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		tmp, err := s.writeTemp([]byte(layoutLine))
-		if err != nil {
-			return err
-		}
-		return os.Rename(tmp, path)
+	b, err := os.ReadFile(s.layoutPath())
+	if err != nil {
+		return noRegistry(notFound(err))
 	}
+	if string(b) != layoutLine {
+		return fmt.Errorf("%s is not %q: made by another version of teu, or not a registry: %w", s.layoutPath(), layoutLine[:len(layoutLine)-1], errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
+// putLayout marks a new tree.
+func (s *directory) putLayout() error {
+	tmp, err := s.writeTemp([]byte(layoutLine))
 	if err != nil {
 		return err
 	}
-	if string(b) != layoutLine {
-		return fmt.Errorf("%s is not %q: made by another version of teu, or not a registry: %w", path, layoutLine[:len(layoutLine)-1], errdefs.ErrFailedPrecondition)
-	}
-	return nil
+	return os.Rename(tmp, s.layoutPath())
 }
 
 // Paths. All their parts have been checked by the API.

@@ -19,7 +19,7 @@ import (
 func TestOpenDirectory(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "new")
 	for range 2 {
-		if _, err := openDirectory(root); err != nil {
+		if _, err := openDirectory(root, false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -29,7 +29,7 @@ func TestOpenDirectory(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "layout"), []byte("teu registry 2\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openDirectory(root); !errdefs.IsFailedPrecondition(err) {
+	if _, err := openDirectory(root, false); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("got %v for a layout of the future", err)
 	}
 }
@@ -110,7 +110,7 @@ func TestSyncerMkdir(t *testing.T) {
 // TestManyTags makes more tags than a file can have links.
 func TestManyTags(t *testing.T) {
 	root := t.TempDir()
-	s, err := openDirectory(root)
+	s, err := openDirectory(root, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func TestManyTags(t *testing.T) {
 
 // TestManyRepositories has a blob in more repositories than a file can have links.
 func TestManyRepositories(t *testing.T) {
-	s, err := openDirectory(t.TempDir())
+	s, err := openDirectory(t.TempDir(), false)
 	if err != nil {
 		t.Fatal(err)
 	}

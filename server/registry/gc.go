@@ -3,7 +3,6 @@ package registry
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -81,11 +80,7 @@ func (g *Registry) GC(ctx context.Context, o GCOptions) (GCReport, error) {
 // GC collects the garbage of the registry in o.Root or o.Bucket, which servers may be using.
 // errdefs.ErrNotFound when there is none.
 func GC(ctx context.Context, o Options, gc GCOptions) (GCReport, error) {
-	if o.Bucket.URL == "" {
-		if _, err := os.Lstat(filepath.Join(o.Root, "layout")); err != nil {
-			return GCReport{}, fmt.Errorf("%s is not a registry: %w", o.Root, notFound(err))
-		}
-	}
+	o.Existing = true
 	s, err := openStorage(o)
 	if err != nil {
 		return GCReport{}, err

@@ -23,7 +23,7 @@ import (
 func serveDirectory(t *testing.T) (*client, *directory) {
 	t.Helper()
 	root := t.TempDir()
-	s, err := openDirectory(root)
+	s, err := openDirectory(root, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +293,7 @@ func (s *syncBuffer) String() string {
 
 // BenchmarkGC looks at a repository of 20,000 blobs with their manifests; b.N times.
 func BenchmarkGC(b *testing.B) {
-	s, err := openDirectory(b.TempDir())
+	s, err := openDirectory(b.TempDir(), false)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -53,6 +53,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/containerd/errdefs"
 )
 
 // Options say where a registry keeps its data and who may use it.
@@ -61,6 +63,8 @@ type Options struct {
 	Root string
 	// Bucket, if its URL is set, holds everything instead.
 	Bucket BucketOptions
+	// Existing says that there has to be a registry. Nothing is made then.
+	Existing bool
 	// Htpasswd is a file of "user:bcrypt hash" lines. Who logs in may do everything,
 	// anonymous requests are refused. The file is read again when it changes.
 	Htpasswd string
@@ -156,21 +160,31 @@ func New(o Options) (*Registry, error) {
 // openTime is how long the service of a bucket may take to answer at the start.
 const openTime = time.Minute
 
+// openStorage opens what o says. errdefs.ErrNotFound when there is no registry and o.Existing
+// wants one.
 func openStorage(o Options) (storage, error) {
 	if o.Bucket.URL != "" {
 		ctx, cancel := context.WithTimeout(context.Background(), openTime)
 		defer cancel()
-		b, err := openBucket(ctx, o.Bucket)
+		b, err := openBucket(ctx, o.Bucket, o.Existing)
 		if err != nil {
 			return nil, fmt.Errorf("opening registry %s: %w", o.Bucket.URL, err)
 		}
 		return b, nil
 	}
-	s, err := openDirectory(o.Root)
+	s, err := openDirectory(o.Root, o.Existing)
 	if err != nil {
 		return nil, fmt.Errorf("opening registry %s: %w", o.Root, err)
 	}
 	return s, nil
+}
+
+// noRegistry says in a word what it means that the mark of a registry is not found.
+func noRegistry(err error) error {
+	if errdefs.IsNotFound(err) {
+		return fmt.Errorf("there is no registry: %w", errdefs.ErrNotFound)
+	}
+	return err
 }
 
 // ServeHTTP implements http.Handler.

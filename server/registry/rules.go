@@ -86,8 +86,10 @@ func SetRules(ctx context.Context, o Options, rs Rules) error {
 	return editDocument(ctx, s, rulesDocument, func([]byte) ([]byte, error) { return json.MarshalIndent(rs, "", " ") })
 }
 
-// ReadRules returns the rules of the registry in o.Root or o.Bucket.
+// ReadRules returns the rules of the registry in o.Root or o.Bucket. errdefs.ErrNotFound when
+// there is no registry.
 func ReadRules(ctx context.Context, o Options) (Rules, error) {
+	o.Existing = true
 	s, err := openStorage(o)
 	if err != nil {
 		return nil, err
@@ -201,7 +203,9 @@ func retainIn(ctx context.Context, s storage, rs Rules, repo string, dryRun bool
 }
 
 // PreviewRules returns the tags that rs would remove from the registry in o.Root or o.Bucket.
+// errdefs.ErrNotFound when there is none.
 func PreviewRules(ctx context.Context, o Options, rs Rules) ([]Expired, error) {
+	o.Existing = true
 	s, err := openStorage(o)
 	if err != nil {
 		return nil, err

@@ -16,7 +16,9 @@ type Stat struct {
 }
 
 // ReadStat counts what the registry in o.Root or o.Bucket has, without reading blobs.
+// errdefs.ErrNotFound when there is none.
 func ReadStat(ctx context.Context, o Options) (Stat, error) {
+	o.Existing = true
 	s, err := openStorage(o)
 	if err != nil {
 		return Stat{}, err

@@ -215,7 +215,7 @@ func TestUploadTogether(t *testing.T) {
 // TestSweep removes what was abandoned and nothing that is in use.
 func TestSweep(t *testing.T) {
 	root := t.TempDir()
-	s, err := openDirectory(root)
+	s, err := openDirectory(root, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -54,8 +54,9 @@ type verifiable interface {
 }
 
 // Verify reads everything in the registry in o.Root or o.Bucket, which servers may be using,
-// and compares it with its digests.
+// and compares it with its digests. errdefs.ErrNotFound when there is none.
 func Verify(ctx context.Context, o Options, how VerifyOptions) (VerifyReport, error) {
+	o.Existing = true
 	s, err := openStorage(o)
 	if err != nil {
 		return VerifyReport{}, err

@@ -21,7 +21,7 @@ func TestVerify(t *testing.T) {
 	badDesc := c.put("a", "bad", bad)
 	layer := bad.Layers[0].Digest
 	c.want(c.do("POST", "/v2/b/blobs/uploads/?mount="+layer.String()+"&from=a", nil), 201, "")
-	s, err := openDirectory(o.Root)
+	s, err := openDirectory(o.Root, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func TestVerify(t *testing.T) {
 
 // TestQuarantineBesidePush: what a push has put in the place of something bad, after that was read, stays.
 func TestQuarantineBesidePush(t *testing.T) {
-	s, err := openDirectory(t.TempDir())
+	s, err := openDirectory(t.TempDir(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
