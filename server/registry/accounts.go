@@ -267,5 +267,15 @@ func (u User) checkKey(key string) bool {
 	return subtle.ConstantTimeCompare([]byte(hashKey(key)), []byte(u.Key)) == 1
 }
 
+// mark tells one account of a name from another, and a password from the one before, so that a
+// token is no good for who was not asked for the same. It is "" for who has no account.
+func (c *Accounts) mark(name string) string {
+	u, ok := c.Users[name]
+	if !ok {
+		return ""
+	}
+	return hex.EncodeToString(tokenMAC(c.Key, u.Password+" "+u.Key+" "+u.Created.UTC().Format(time.RFC3339Nano))[:8])
+}
+
 // expired reports whether a user's time is over.
 func (u User) expired() bool { return !u.Expires.IsZero() && time.Now().After(u.Expires) }

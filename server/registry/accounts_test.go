@@ -220,8 +220,28 @@ func TestAccountsChange(t *testing.T) {
 	}
 	c := serveRegistry(t, g)
 	forget := func() { g.door.accounts.expire() }
-	token := c.as("Bearer " + c.token("ann", "x", "repository:a:pull"))
 	path := "/v2/a/manifests/none"
+	old := c.as("Bearer " + c.token("ann", "x", "repository:a:pull"))
+	oldRobot := c.as("Bearer " + c.token("ci", key, "repository:a:pull"))
+	old.want(old.do("GET", path, nil), 404, codeManifestUnknown)
+	oldRobot.want(oldRobot.do("GET", path, nil), 404, codeManifestUnknown)
+	edit(func(a *Accounts) {
+		if err := a.SetPassword("ann", "another"); err != nil {
+			t.Error(err)
+		}
+		delete(a.Users, "ci")
+		key, _ = a.AddRobot("ci", nil, time.Now().Add(time.Hour))
+	})
+	forget()
+	old.want(old.do("GET", path, nil), 401, codeUnauthorized)
+	oldRobot.want(oldRobot.do("GET", path, nil), 401, codeUnauthorized)
+	edit(func(a *Accounts) {
+		if err := a.SetPassword("ann", "x"); err != nil {
+			t.Error(err)
+		}
+	})
+	forget()
+	token := c.as("Bearer " + c.token("ann", "x", "repository:a:pull"))
 	token.want(token.do("GET", path, nil), 404, codeManifestUnknown)
 	for _, wrong := range []string{basic("ann", "y"), basic("eve", "x"), basic("ci", "x"), basic("ann", key), "Basic x", "Bearer", "x"} {
 		c.want(c.as(wrong).do("GET", path, nil), 401, codeUnauthorized)
@@ -256,7 +276,7 @@ func TestAccountsChange(t *testing.T) {
 func TestToken(t *testing.T) {
 	key := []byte("key")
 	now := time.Unix(1000, 0)
-	good, err := claims{tokenIssuer, "ann", 1001, 1000, nil}.sign(key)
+	good, err := claims{tokenIssuer, "ann", 1001, 1000, "", nil}.sign(key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,8 +285,8 @@ func TestToken(t *testing.T) {
 	}
 	parts := strings.Split(good, ".")
 	none := "eyJhbGciOiJub25lIn0." + parts[1] + "."
-	other, _ := claims{"somebody", "ann", 1001, 1000, nil}.sign(key)
-	unsigned, _ := claims{tokenIssuer, "ann", 1001, 1000, nil}.sign(nil)
+	other, _ := claims{"somebody", "ann", 1001, 1000, "", nil}.sign(key)
+	unsigned, _ := claims{tokenIssuer, "ann", 1001, 1000, "", nil}.sign(nil)
 	for name, test := range map[string]struct {
 		token string
 		key   []byte
@@ -280,6 +300,15 @@ func TestToken(t *testing.T) {
 		if c, err := parseToken(test.key, test.token, test.now); err == nil {
 			t.Errorf("%s: got %+v", name, c)
 		}
+	}
+	largest := claims{tokenIssuer, strings.Repeat("u", 64), 1001, 1000, "", nil}
+	for range maxScopes {
+		largest.Access = append(largest.Access, tokenAccess{"repository", strings.Repeat("r", maxName), []string{"pull", "push", "delete"}})
+	}
+	if token, err := largest.sign(key); err != nil {
+		t.Error(err)
+	} else if c, err := parseToken(key, token, now); err != nil || len(c.Access) != maxScopes {
+		t.Errorf("a token of %d bytes is refused by its maker: %v", len(token), err)
 	}
 	many := strings.Repeat("repository:a:pull ", 2*maxScopes)
 	if n := len(parseScopes([]string{many, many})); n != maxScopes {

@@ -24,7 +24,7 @@ func (d *door) admitAccount(w http.ResponseWriter, r *http.Request, rt route) (v
 	case scheme == "":
 	case strings.EqualFold(scheme, "Bearer"):
 		t, err := parseToken(c.Key, strings.TrimSpace(rest), time.Now())
-		if u, ok := c.Users[t.Subject]; err != nil || t.Subject != "" && (!ok || u.expired()) {
+		if u, ok := c.Users[t.Subject]; err != nil || t.Subject != "" && (!ok || u.expired() || t.Account != c.mark(t.Subject)) {
 			return v, d.challenge(w, r, rt, "invalid_token")
 		}
 		v.name, v.token, v.bearer, loggedIn = t.Subject, &t, true, true

@@ -23,6 +23,7 @@ type claims struct {
 	Subject string        `json:"sub"`
 	Expires int64         `json:"exp"`
 	Issued  int64         `json:"iat"`
+	Account string        `json:"account,omitempty"` // User.mark of the subject
 	Access  []tokenAccess `json:"access"`
 }
 
@@ -37,7 +38,8 @@ const (
 	tokenLife   = 5 * time.Minute
 	// tokenHeader is {"alg":"HS256","typ":"JWT"}: there is no other, so nobody can ask for it.
 	tokenHeader = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9"
-	maxToken    = 16 << 10
+	// maxToken has room for maxScopes of the longest names. A header may have twice as much.
+	maxToken = 32 << 10
 	// maxScopes is how many scopes one token may have.
 	maxScopes = 64
 )
@@ -170,7 +172,7 @@ func (g *Registry) writeToken(w http.ResponseWriter, r *http.Request, user strin
 		return &apiError{http.StatusUnauthorized, codeUnauthorized, "nobody has an account here", nil}
 	}
 	now := time.Now()
-	token, err := claims{tokenIssuer, user, now.Add(tokenLife).Unix(), now.Unix(), c.grant(user, parseScopes(q["scope"]))}.sign(c.Key)
+	token, err := claims{tokenIssuer, user, now.Add(tokenLife).Unix(), now.Unix(), c.mark(user), c.grant(user, parseScopes(q["scope"]))}.sign(c.Key)
 	if err != nil {
 		return err
 	}
