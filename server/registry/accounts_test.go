@@ -1,13 +1,16 @@
 package registry
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -371,5 +374,82 @@ func TestDocuments(t *testing.T) {
 	}
 	if body, _, _ := s.Document(ctx, "x"); string(body) != "3" {
 		t.Errorf("got %q", body)
+	}
+}
+
+// brokenDocuments are documents that cannot be read, or make no sense, when a test says so.
+type brokenDocuments struct {
+	body  string
+	err   error
+	reads int
+}
+
+func (b *brokenDocuments) Document(context.Context, string) ([]byte, string, error) {
+	b.reads++
+	return []byte(b.body), b.body, b.err
+}
+
+func (b *brokenDocuments) PutDocument(context.Context, string, string, []byte) error {
+	return errdefs.ErrNotImplemented
+}
+
+// TestDocumentCache: a document that cannot be read, or is half-written, is what it was for a
+// minute, and nobody asks for it again at each request.
+func TestDocumentCache(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &brokenDocuments{body: `[{"repositories": "a", "immutable": true}]`}
+		c := newRulesCache(s)
+		want := func(n int, ok bool) {
+			t.Helper()
+			if rs, err := c.get(t.Context()); len(rs) != n || ok != (err == nil) {
+				t.Errorf("got %+v %v, want %d rules", rs, err, n)
+			}
+		}
+		want(1, true)
+		for name, broken := range map[string]brokenDocuments{
+			"cannot be read": {err: errors.New("no answer")},
+			"half-written":   {body: `[{"repositories": "a", "immu`},
+		} {
+			t.Log(name)
+			good := s.body
+			s.body, s.err = broken.body, broken.err
+			time.Sleep(2 * documentFor)
+			s.reads = 0
+			for range 100 {
+				want(1, true)
+			}
+			if s.reads != 1 {
+				t.Errorf("read %d times", s.reads)
+			}
+			time.Sleep(documentStale)
+			want(1, false)
+			s.body, s.err = good, nil
+			time.Sleep(documentFor)
+			want(1, true)
+		}
+	})
+}
+
+// TestDocumentsAreBounded: what could not be read again is not written.
+func TestDocumentsAreBounded(t *testing.T) {
+	o := testStorage(t)
+	rs := Rules{}
+	for range 18_000 {
+		rs = append(rs, Rule{Repositories: "team/app", Tags: "v*", Immutable: true})
+	}
+	if err := SetRules(t.Context(), o, rs); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ReadRules(t.Context(), o); err != nil || len(got) != len(rs) {
+		t.Errorf("got %d rules: %v", len(got), err)
+	}
+	if err := SetRules(t.Context(), o, slices.Concat(rs, rs, rs, rs)); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("got %v", err)
+	}
+	if got, err := ReadRules(t.Context(), o); err != nil || len(got) != len(rs) {
+		t.Errorf("got %d rules: %v", len(got), err)
+	}
+	if rs, err := DecodeRules(strings.NewReader(`[] [{"repositories":"**","immutable":true}]`)); err == nil {
+		t.Errorf("the second list was dropped: got %+v", rs)
 	}
 }

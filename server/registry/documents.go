@@ -24,6 +24,9 @@ type documents interface {
 	PutDocument(ctx context.Context, name, version string, body []byte) error
 }
 
+// maxDocument is the largest document, in bytes: a larger one could not be read again.
+const maxDocument = maxRecord
+
 // editDocument changes a document by edit, again and again until nobody else did meanwhile.
 func editDocument(ctx context.Context, s documents, name string, edit func([]byte) ([]byte, error)) error {
 	for range 20 {
@@ -33,6 +36,9 @@ func editDocument(ctx context.Context, s documents, name string, edit func([]byt
 		}
 		if body, err = edit(body); err != nil {
 			return err
+		}
+		if len(body) > maxDocument {
+			return fmt.Errorf("%s would be larger than %d bytes: %w", name, maxDocument, errdefs.ErrInvalidArgument)
 		}
 		if err = s.PutDocument(ctx, name, version, body); !errdefs.IsAborted(err) {
 			return err
@@ -54,7 +60,7 @@ func (s *directory) Document(_ context.Context, name string) ([]byte, string, er
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return nil, "", err
 	}
-	if st.Size > maxObject {
+	if st.Size > maxDocument {
 		return nil, "", fmt.Errorf("document %s is too large: %w", name, errdefs.ErrDataLoss)
 	}
 	body := make([]byte, st.Size)
@@ -125,34 +131,50 @@ type documentCache[T any] struct {
 	known   bool
 	now     T
 	version string
-	looked  time.Time
+	read    time.Time // when it was that
+	looked  time.Time // when that was asked, with whatever answer
+	err     error     // the answer, if it was none
 }
 
-// documentFor is how long a server may not know of a change.
-const documentFor = 2 * time.Second
+const (
+	// documentFor is how long a server may not know of a change.
+	documentFor = 2 * time.Second
+	// documentStale is how long a document is good that cannot be read.
+	documentStale = time.Minute
+	// documentWait is how long everybody waits for a document to be read.
+	documentWait = 10 * time.Second
+)
 
-// get returns the document, an empty one if there is none. While it cannot be read the old
-// one is good for not longer than a minute.
+// get returns the document, an empty one if there is none. While it cannot be read, or makes no
+// sense as somebody is writing to it, the old one is good for not longer than a minute.
 func (c *documentCache[T]) get(ctx context.Context) (T, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.known && time.Since(c.looked) < documentFor {
+	if time.Since(c.looked) >= documentFor {
+		c.err = c.load(ctx)
+		c.looked = time.Now()
+	}
+	if c.known && time.Since(c.read) < documentStale {
 		return c.now, nil
 	}
-	b, version, err := c.store.Document(context.WithoutCancel(ctx), c.name)
+	return c.now, c.err
+}
+
+// load reads the document. The caller holds c.mu.
+func (c *documentCache[T]) load(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), documentWait)
+	defer cancel()
+	b, version, err := c.store.Document(ctx, c.name)
 	if ignoreNotFound(err) != nil {
-		if c.known && time.Since(c.looked) < time.Minute {
-			return c.now, nil
-		}
-		return c.now, fmt.Errorf("reading %s: %w", c.name, err)
+		return fmt.Errorf("reading %s: %w", c.name, err)
 	}
 	if !c.known || version != c.version {
 		now, err := c.decode(b)
 		if err != nil {
-			return c.now, err
+			return err
 		}
 		c.now, c.version, c.known = now, version, true
 	}
-	c.looked = time.Now()
-	return c.now, nil
+	c.read = time.Now()
+	return nil
 }

@@ -61,9 +61,15 @@ func (rs Rules) untagged(repo string) bool {
 
 // DecodeRules reads a JSON list of rules. errdefs.ErrInvalidArgument when it is none.
 func DecodeRules(r io.Reader) (rs Rules, err error) {
-	d := json.NewDecoder(io.LimitReader(r, 1<<20))
+	d := json.NewDecoder(io.LimitReader(r, maxObject))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&rs); err != nil && err != io.EOF {
+	err = d.Decode(&rs)
+	if err == nil {
+		if _, more := d.Token(); more != io.EOF {
+			err = errors.New("something follows the list")
+		}
+	}
+	if err != nil && err != io.EOF {
 		return nil, fmt.Errorf("rules: %w: %w", errdefs.ErrInvalidArgument, err)
 	}
 	for i, rule := range rs {
