@@ -1,8 +1,10 @@
 package build
 
 import (
+	"context"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -11,9 +13,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache"
 	"github.com/teu-dev/teu/cache/layer"
+	"github.com/teu-dev/teu/cache/statefile"
 )
 
 // A round is one build of a series on one cache, and the steps it has to run.
@@ -215,6 +219,102 @@ func TestCacheMountSharing(t *testing.T) {
 				t.Errorf("steps with a %s cache mount (-want +got):\n%s", sharing, diff)
 			}
 		})
+	}
+}
+
+// TestLockedCacheMountsInAnyOrder runs steps that name the same two locked cache mounts, each in another order, at the
+// moment when one of the two comes free.
+func TestLockedCacheMountsInAnyOrder(t *testing.T) {
+	b := newBench(t)
+	step := func(first, second, name string) string {
+		const mount = "--mount=type=cache,sharing=locked,id=%s,target=/%d " // a definition has them by target
+		return "RUN " + fmt.Sprintf(mount, first, 1) + fmt.Sprintf(mount, second, 2) + "echo " + name
+	}
+	b.must(Options{}, "FROM busybox", step("a", "b", "first"))
+	mounts, err := b.mounts().CacheMounts()
+	if err != nil || len(mounts) != 2 {
+		t.Fatalf("cache mounts %v, %v", mounts, err)
+	}
+	locks := map[string]string{}
+	for _, m := range mounts {
+		locks[path.Base(m.ID)] = filepath.Join(b.Store.Root(), "build/cache-mounts", m.Key, "0.lock")
+	}
+	unlock, err := statefile.Lock(t.Context(), locks["a"], statefile.LockOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	for i, order := range [][2]string{{"a", "b"}, {"b", "a"}} {
+		name := fmt.Sprint("step", i)
+		other := b.again()
+		other.dir = filepath.Join(b.dir, name)
+		if err := os.MkdirAll(other.dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			if _, _, err := other.buildCtx(ctx, Options{}, "FROM busybox", step(order[0], order[1], name)); err != nil {
+				t.Errorf("mounting %v: %v", order, err)
+			}
+		})
+		for waiting(t, locks["a"])+waiting(t, locks["b"]) <= i {
+			if ctx.Err() != nil {
+				t.Fatal("no step waits")
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	if err := unlock(); err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+}
+
+// waiting returns how many wait for the lock path.
+func waiting(t *testing.T, path string) (n int) {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("/proc/locks")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if strings.Contains(line, "->") && strings.Contains(line, fmt.Sprintf(":%d ", st.Ino)) {
+			n++
+		}
+	}
+	return n
+}
+
+// TestBuildsWithoutTheCacheAtOnce holds that builds which ignore the cache do not wait for each other: none of them
+// takes what another has made.
+func TestBuildsWithoutTheCacheAtOnce(t *testing.T) {
+	b := newBench(t)
+	b.write(map[string]string{"Dockerfile": "FROM busybox\n" +
+		"RUN --mount=type=cache,target=/c touch /c/$(cat /proc/sys/kernel/random/uuid); " +
+		"for i in $(seq 1000); do [ $(ls /c | wc -l) -ge 2 ] && break; sleep 0.01; done; echo \"saw $(ls /c | wc -l)\"\n"})
+	var mu sync.Mutex
+	var saw []string
+	var wg sync.WaitGroup
+	for range 2 {
+		other := b.again()
+		wg.Go(func() {
+			_, l, err := other.build(Options{NoCache: true})
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				t.Error(err)
+			}
+			saw = append(saw, strings.TrimSpace(l.output.String()))
+		})
+	}
+	wg.Wait()
+	if diff := cmp.Diff([]string{"saw 2", "saw 2"}, saw); diff != "" {
+		t.Errorf("steps of two builds (-want +got):\n%s", diff)
 	}
 }
 

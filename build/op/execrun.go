@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"slices"
@@ -27,10 +28,10 @@ type execRun struct {
 
 	process Process
 	root    *mutable
-	states  map[int]*mutable // by mount, for who asks what a failed command has left
-	kept    bool             // they are the Failure's
-	memory  memory           // files that are only in memory
-	caches  map[string]*cacheDir
+	states  map[int]*mutable  // by mount, for who asks what a failed command has left
+	kept    bool              // they are the Failure's
+	memory  memory            // files that are only in memory
+	caches  map[int]*cacheDir // by mount
 	outputs []output
 	views   map[int]*os.File // mounts of states and directories, for who wants to look at them; nil: nobody does
 	release []func() error   // in the order of making; called backwards
@@ -47,7 +48,7 @@ func (x *execOp) Run(ctx context.Context, c *solver.Console, inputs []Result) (o
 	if x.env.Executor == nil {
 		return nil, fmt.Errorf("running a command: %w", errdefs.ErrNotImplemented)
 	}
-	r := &execRun{execOp: x, console: c, inputs: inputs, caches: map[string]*cacheDir{}}
+	r := &execRun{execOp: x, console: c, inputs: inputs, caches: map[int]*cacheDir{}}
 	defer func() {
 		for _, f := range slices.Backward(r.release) {
 			err = errors.Join(err, f())
@@ -221,6 +222,9 @@ func (r *execRun) mounts(ctx context.Context) error {
 	if err := r.systemFiles(); err != nil {
 		return err
 	}
+	if err := r.openCaches(ctx); err != nil {
+		return err
+	}
 	for i, m := range r.op.Mounts {
 		if err := r.mount(ctx, i, m); err != nil {
 			return fmt.Errorf("mount %s: %w", m.Dest, err)
@@ -242,7 +246,7 @@ func (r *execRun) mount(ctx context.Context, index int, m *pb.Mount) error {
 	case pb.MountType_BIND:
 		return r.mountBind(ctx, index, m, in)
 	case pb.MountType_CACHE:
-		return r.mountCache(ctx, index, m, in)
+		return r.mountCache(index, m, in)
 	case pb.MountType_TMPFS:
 		opts := []string{"nosuid"}
 		if m.Readonly {
@@ -357,31 +361,51 @@ func (r *execRun) attach(index int, m *pb.Mount, d detached) error {
 	return nil
 }
 
+// openCaches opens the directories of cache mounts, ordered by key: of two steps that want the same locked ones, the
+// one that has to wait then has none that the other waits for.
+func (r *execRun) openCaches(ctx context.Context) error {
+	byKey := map[string][]int{} // mounted twice it is one directory, and locked once
+	for i, m := range r.op.Mounts {
+		if m.MountType != pb.MountType_CACHE || m.Dest == pb.RootMount {
+			continue
+		}
+		if m.CacheOpt == nil {
+			return fmt.Errorf("mount %s: cache mount without options: %w", m.Dest, errdefs.ErrInvalidArgument)
+		}
+		key, err := r.env.cacheKey(ctx, r.console, m.CacheOpt.ID, r.input(m))
+		if err != nil {
+			return fmt.Errorf("mount %s: %w", m.Dest, err)
+		}
+		byKey[key] = append(byKey[key], i)
+	}
+	for _, key := range slices.Sorted(maps.Keys(byKey)) {
+		m := r.op.Mounts[byKey[key][0]]
+		dir, err := r.env.openCache(ctx, r.console, key, m.CacheOpt, r.input(m), r.fresh)
+		if err != nil {
+			return fmt.Errorf("mount %s: %w", m.Dest, err)
+		}
+		r.later(dir.close)
+		for _, i := range byKey[key] {
+			r.caches[i] = dir
+		}
+	}
+	return nil
+}
+
+// input is what m begins with, nil for nothing.
+func (r *execRun) input(m *pb.Mount) *Result {
+	if m.Input < 0 {
+		return nil
+	}
+	return &r.inputs[m.Input]
+}
+
 // mountCache shows a directory that outlives the build.
-func (r *execRun) mountCache(ctx context.Context, index int, m *pb.Mount, in Result) error {
-	if m.CacheOpt == nil {
-		return fmt.Errorf("cache mount without options: %w", errdefs.ErrInvalidArgument)
-	}
-	var base *Result
-	if m.Input >= 0 {
-		base = &in
-	}
+func (r *execRun) mountCache(index int, m *pb.Mount, in Result) error {
 	if m.Output >= 0 {
 		r.outputs[m.Output] = output{result: in}
 	}
-	key, err := r.env.cacheKey(ctx, r.console, m.CacheOpt.ID, base)
-	if err != nil {
-		return err
-	}
-	dir, ok := r.caches[key]
-	if !ok {
-		if dir, err = r.env.openCache(ctx, r.console, key, m.CacheOpt, base, r.fresh); err != nil {
-			return err
-		}
-		r.caches[key] = dir // mounted twice it is one directory, and locked once
-		r.later(dir.close)
-	}
-	d, err := detach(dir.Dir, m.Selector, nil)
+	d, err := detach(r.caches[index].Dir, m.Selector, nil)
 	if err != nil {
 		return err
 	}

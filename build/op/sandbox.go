@@ -74,7 +74,7 @@ func (e *Env) NewSandbox(ctx context.Context, c *solver.Console, o SandboxOption
 		return nil, err
 	}
 	s := &Sandbox{
-		run:   &execRun{execOp: x, console: c, inputs: o.Inputs, caches: map[string]*cacheDir{}, views: map[int]*os.File{}},
+		run:   &execRun{execOp: x, console: c, inputs: o.Inputs, caches: map[int]*cacheDir{}, views: map[int]*os.File{}},
 		there: make(chan struct{}), over: make(chan struct{}),
 	}
 	s.ctx, s.stop = context.WithCancel(ctx)
