@@ -19,6 +19,7 @@ package solver
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"runtime"
@@ -36,6 +37,7 @@ type Options struct {
 // A Solver solves graphs that share vertices, for the time of one build. It is safe for
 // concurrent use.
 type Solver[R any] struct {
+	id    string // unlike that of any other
 	cache Cache[R]
 	emit  func(Event)
 	slots chan struct{}
@@ -52,6 +54,7 @@ func New[R any](cache Cache[R], o Options) *Solver[R] {
 		o.Parallel = runtime.GOMAXPROCS(0)
 	}
 	return &Solver[R]{
+		id:      rand.Text(),
 		cache:   cache,
 		emit:    o.Events,
 		slots:   make(chan struct{}, o.Parallel),

@@ -68,9 +68,14 @@ type keys struct {
 }
 
 // findOrRun looks for the content key, which may be the same as that of the definition, and runs v if there is
-// nothing. It holds the lock of the content key, so that of several builds only one runs it.
+// nothing. It holds the lock of the content key, so that of several builds only one runs it. One that is run in spite
+// of the cache is nobody else's, nor is another's of use for it: only this Solver has to wait.
 func (s *Solver[R]) findOrRun(ctx context.Context, c *Console, v *Vertex[R], in []input[R], k keys) (n node[R], found bool, err error) {
-	unlock, err := s.cache.Lock(ctx, k.content.digest)
+	lock := k.content.digest
+	if v.IgnoreCache {
+		lock = digest.FromString(s.id + lock.String())
+	}
+	unlock, err := s.cache.Lock(ctx, lock)
 	if err != nil {
 		return n, false, err
 	}
