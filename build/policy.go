@@ -117,7 +117,7 @@ func (r *run) permitImage(ctx context.Context, ref string, o dockerfile.ImageOpt
 	}
 	scheme, after, _ := strings.Cut(s.Identifier, "://")
 	if !strings.HasPrefix(asked, scheme+"://") {
-		return "", o, invalidf("the source policy makes %s of the image %s, where a config is asked for", s.Identifier, ref)
+		return "", o, &dockerfile.ReplacedError{Ref: ref, By: s.Identifier}
 	}
 	if o.Layout != "" {
 		o.Layout = s.Attrs[pb.AttrOCILayoutStoreID]

@@ -3,6 +3,7 @@ package build
 import (
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -81,5 +82,17 @@ func TestSourcePolicy(t *testing.T) {
 	}
 	if len(used) != 2 || !strings.Contains(used[0]+used[1], "docker/busybox@latest") || !strings.Contains(used[0]+used[1], web.URL+"/b") {
 		t.Errorf("what was used: %q", used)
+	}
+
+	// A named context may become a directory that the build was given.
+	b.write(map[string]string{"dir/g": "g"})
+	contexts := map[string]string{"c": "docker-image://other", "d": filepath.Join(b.dir, "dir")}
+	convert := policy(rule("CONVERT", "docker-image://docker.io/library/other:*", "local://d"))
+	res, _ = b.must(Options{Policy: convert, Contexts: contexts}, "FROM scratch", "COPY --from=c g /")
+	if diff := cmp.Diff([]string{"g 644 0:0 g"}, b.files(res)); diff != "" {
+		t.Errorf("files of a directory in place of an image (-want +got):\n%s", diff)
+	}
+	if _, _, err := b.build(Options{Policy: convert, Contexts: contexts}, "FROM other", "COPY f /"); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a directory in place of a base image: got %v", err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	dockerref "github.com/distribution/reference"
 	"github.com/moby/buildkit/solver/pb"
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
+	"github.com/moby/buildkit/util/imageutil"
 	"github.com/moby/buildkit/util/wildcard"
 )
 
@@ -237,4 +238,27 @@ func (r *policyRule) expand(identifier, template string) (string, error) {
 		}
 	}
 	return string(append(out, identifier[end:]...)), nil
+}
+
+// A ReplacedError says that a policy has put something that is no image in the place of one whose config is wanted. The
+// frontend takes it for a named context and, for anything else, for a mistake.
+type ReplacedError struct {
+	Ref string // the image
+	By  string // the identifier of what takes its place
+}
+
+func (e *ReplacedError) Error() string {
+	return fmt.Sprintf("the source policy makes %s of the image %s, where a config is asked for", e.By, e.Ref)
+}
+
+// Unwrap gives the class of the error.
+func (e *ReplacedError) Unwrap() error { return errdefs.ErrInvalidArgument }
+
+// As lets the frontend find the error that it knows.
+func (e *ReplacedError) As(target any) bool {
+	t, ok := target.(**imageutil.ResolveToNonImageError)
+	if ok {
+		*t = &imageutil.ResolveToNonImageError{Ref: e.Ref, Updated: e.By}
+	}
+	return ok
 }

@@ -502,6 +502,10 @@ func describe(ctx context.Context, sources build.Sources, req *gwpb.ResolveSourc
 			return nil, fmt.Errorf("%s names no layout: %w", req.Source.Identifier, errdefs.ErrInvalidArgument)
 		}
 		img, err := sources.ResolveImage(ctx, cmp.Or(req.LogName, "resolve "+ref), ref, o)
+		if replaced := (*dockerfile.ReplacedError)(nil); errors.As(err, &replaced) {
+			req.Source.Identifier = replaced.By // without an image: the client looks at that
+			return res, nil
+		}
 		if err != nil {
 			return nil, err
 		}
