@@ -207,7 +207,14 @@ func (s *Solver[R]) foreseeInputs(ctx context.Context, fail context.CancelCauseF
 }
 
 // tellFound tells that v, and what it stands on, was found.
-func (s *Solver[R]) tellFound(v *Vertex[R]) {
+func (s *Solver[R]) tellFound(v *Vertex[R]) { s.tellBelow(v, map[*Vertex[R]]bool{}) }
+
+// tellBelow is tellFound for those that are not seen yet: there may be more ways to a vertex than can be walked.
+func (s *Solver[R]) tellBelow(v *Vertex[R], seen map[*Vertex[R]]bool) {
+	if seen[v] {
+		return
+	}
+	seen[v] = true
 	st := s.study(v)
 	s.mu.Lock()
 	told, found := st.told, st.found
@@ -217,7 +224,7 @@ func (s *Solver[R]) tellFound(v *Vertex[R]) {
 		return
 	}
 	for _, in := range v.Inputs {
-		s.tellFound(in.Vertex)
+		s.tellBelow(in.Vertex, seen)
 	}
 	if found {
 		s.tellCached(v)

@@ -450,3 +450,40 @@ func (f funcOp) ContentKeys(context.Context, *Console, []string) ([]digest.Diges
 	return nil, nil
 }
 func (f funcOp) Run(ctx context.Context, _ *Console, _ []string) ([]string, error) { return f(ctx) }
+
+// TestEachVertexIsSeenOnce finds a result behind vertices that stand on the one before twice each: of what lies between
+// nothing is there any more, and there are 2^60 ways through it.
+func TestEachVertexIsSeenOnce(t *testing.T) {
+	cache := newMemory()
+	const long = 60
+	var steps []step
+	var between []string
+	for i := range long {
+		s := step{name: fmt.Sprint("s", i), key: fmt.Sprint("s", i), out: []string{"x"}}
+		if i > 0 {
+			s.from = []string{steps[i-1].name, steps[i-1].name}
+		}
+		if i < long-1 {
+			between = append(between, s.name)
+		}
+		steps = append(steps, s)
+	}
+	if _, err := New[string](cache, Options{}).Solve(t.Context(), build(&recorder{}, steps)); err != nil {
+		t.Fatal(err)
+	}
+	cache.forget(between)
+	done := make(chan error, 1)
+	rec := &recorder{}
+	go func() {
+		_, err := New[string](cache, Options{}).Solve(t.Context(), build(rec, steps))
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err != nil || len(rec.ran) > 0 {
+			t.Errorf("ran %q, %v", rec.ran, err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the result is not found in ten seconds")
+	}
+}
