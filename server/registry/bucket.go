@@ -35,7 +35,8 @@ type BucketOptions struct {
 // use one. Its objects, below the prefix:
 //
 //	layout                                     "teu registry s3 1", the version of this tree
-//	data/ab/ab12..                             bytes of a blob, named by the upload that brought it
+//	data/ab/ab12..                             bytes of a blob, named by the upload that brought it;
+//	                                           never written again
 //	blobs/sha256/HEX                           where the bytes of a digest are
 //	repos/NAME/_blobs/sha256/HEX               the same: the blob is visible in NAME
 //	repos/NAME/_manifests/sha256/HEX           record of a manifest, as in a directory
@@ -46,6 +47,7 @@ type BucketOptions struct {
 //	uploads/ID/state                           an upload, who writes to it and the hash so far
 //	uploads/ID/tail-..                         its bytes behind the last whole part
 //	gc/lease, gc/last                          the collection that runs, and when one ended
+//	gc/removing                                pointers it is about to remove with their data
 //
 // All but data and tails are small objects that begin with a random line (see object), so
 // that every write gives another ETag. What two servers could both change is changed by

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -75,7 +76,7 @@ func (b *bucket) lockGC(ctx context.Context) (end func(), err error) {
 	wait, cancel := context.WithTimeoutCause(ctx, b.lease+b.lease/4, errHeld)
 	defer cancel()
 	owned := []byte("held")
-	l, err := b.hold(wait, key, func(body []byte) bool { return string(body) == "held" },
+	l, err := b.hold(wait, key, func(body []byte) (bool, error) { return string(body) == "held", nil },
 		func([]byte) []byte { return owned }, func([]byte) []byte { return owned })
 	if errors.Is(err, errHeld) {
 		return nil, fmt.Errorf("another collection is running: %w", errdefs.ErrUnavailable)
@@ -228,6 +229,9 @@ func (c *bucketCollector) references(ctx context.Context, repo string, d digest.
 	if err != nil {
 		return nil, "", err
 	}
+	if !r.is(d) { // other repositories are not to suffer for what this one has
+		return nil, "", fmt.Errorf("manifest %s has other bytes: %w", d, errdefs.ErrDataLoss)
+	}
 	refs, subject, err := referencesOf(r)
 	if err != nil {
 		return nil, "", err
@@ -315,8 +319,21 @@ func (c *bucketCollector) removeManifest(ctx context.Context, repo string, e dig
 	return true, c.pace.did(ctx, 10)
 }
 
+// removing has the pointers that are about to be removed: who is killed between a pointer and its
+// data leaves something that nothing names.
+const removing = "gc/removing"
+
+// removeBatch is how many pointers are written down at once.
+const removeBatch = 64
+
 // pointers removes the blobs of which no marker was seen.
 func (c *bucketCollector) pointers(ctx context.Context) error {
+	if !c.o.DryRun {
+		if err := c.finishRemoving(ctx); err != nil {
+			return err
+		}
+	}
+	var batch []digestEntry
 	for e, err := range c.b.list(ctx, "blobs/", "") {
 		if err != nil {
 			return err
@@ -325,33 +342,87 @@ func (c *bucketCollector) pointers(ctx context.Context) error {
 		if err != nil || c.live.has(d.Encoded()) || !e.modified.Before(c.cut) {
 			continue
 		}
-		if err := c.removeBlob(ctx, d, e.etag); err != nil {
+		if batch = append(batch, digestEntry{e, d}); len(batch) == removeBatch {
+			if err := c.removeBlobs(ctx, batch); err != nil {
+				return err
+			}
+			batch = batch[:0]
+		}
+	}
+	if err := c.removeBlobs(ctx, batch); err != nil || c.o.DryRun {
+		return err
+	}
+	return ignoreNotFound(c.b.drop(ctx, removing))
+}
+
+// finishRemoving removes the data of blobs that a collection left which was killed.
+func (c *bucketCollector) finishRemoving(ctx context.Context) error {
+	o, err := c.b.get(ctx, removing)
+	if err != nil {
+		return ignoreNotFound(err)
+	}
+	for line := range bytes.Lines(o.body) {
+		p, err := decodePointer(line)
+		if err != nil {
 			return err
+		}
+		there, err := c.b.pointer(ctx, blobKey(p.digest))
+		if ignoreNotFound(err) != nil {
+			return err
+		}
+		if there.data != p.data {
+			if err := c.b.remove(ctx, p.data); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func (c *bucketCollector) removeBlob(ctx context.Context, d digest.Digest, etag string) error {
-	o, err := c.b.get(ctx, blobKey(d))
-	if err != nil {
-		return ignoreNotFound(err)
-	}
-	p, err := decodePointer(o.body)
-	if err != nil || o.etag != etag {
-		return err // somebody took it into use
-	}
-	if !c.o.DryRun {
-		if ok, err := c.b.removeIf(ctx, blobKey(d), etag); err != nil || !ok {
+// removeBlobs removes pointers that are what they were when they were listed, and their data.
+func (c *bucketCollector) removeBlobs(ctx context.Context, batch []digestEntry) error {
+	var going []pointer
+	var etags []string
+	var list []byte
+	for _, e := range batch {
+		o, err := c.b.get(ctx, blobKey(e.digest))
+		if errdefs.IsNotFound(err) || err == nil && o.etag != e.etag {
+			continue // somebody took it into use
+		}
+		if err != nil {
 			return err
 		}
-		if err := c.b.remove(ctx, p.data); err != nil {
+		p, err := decodePointer(o.body)
+		if err != nil {
+			return err
+		}
+		going, etags, list = append(going, p), append(etags, e.etag), append(list, p.encode()...)
+	}
+	if len(going) > 0 && !c.o.DryRun {
+		if err := c.b.put(ctx, removing, list); err != nil {
 			return err
 		}
 	}
-	c.report.RemovedBlobs++
-	c.report.Bytes += p.size
-	return c.pace.did(ctx, 10)
+	for i, p := range going {
+		if !c.o.DryRun {
+			ok, err := c.b.removeIf(ctx, blobKey(p.digest), etags[i])
+			if err == nil && ok {
+				err = c.b.remove(ctx, p.data)
+			}
+			if err != nil {
+				return err
+			}
+			if !ok {
+				continue
+			}
+		}
+		c.report.RemovedBlobs++
+		c.report.Bytes += p.size
+		if err := c.pace.did(ctx, 10); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // refCache remembers what manifests refer to.

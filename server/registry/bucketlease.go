@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,9 +28,11 @@ type lease struct {
 	key  string
 	body func() []byte // what to renew it with
 
-	mu   sync.Mutex // held while it is written
-	etag string
-	err  error // errLost, or why it could not be renewed
+	mu      sync.Mutex // held while it is written
+	etag    string
+	written time.Time
+	unsure  []string // nonces of what was written since, perhaps: nobody said
+	err     error    // errLost, or nil
 
 	stop context.CancelFunc
 	done chan struct{}
@@ -37,8 +40,8 @@ type lease struct {
 
 // hold takes the object at key. held tells whether a body has an owner, take returns the
 // body to own it with, and body the one to renew it with, under lease.mu. A ctx that ends
-// is answered with its cause; errdefs.ErrNotFound: there is no object.
-func (b *bucket) hold(ctx context.Context, key string, held func([]byte) bool, take, body func([]byte) []byte) (*lease, error) {
+// is answered with its cause, and an error of held with that; errdefs.ErrNotFound: there is no object.
+func (b *bucket) hold(ctx context.Context, key string, held func([]byte) (bool, error), take, body func([]byte) []byte) (*lease, error) {
 	var seen string
 	var since time.Time
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, b.lease/8) {
@@ -52,7 +55,11 @@ func (b *bucket) hold(ctx context.Context, key string, held func([]byte) bool, t
 		if o.etag != seen {
 			seen, since = o.etag, time.Now()
 		}
-		if !held(o.body) || time.Since(since) > b.lease {
+		owned, err := held(o.body)
+		if err != nil {
+			return nil, err
+		}
+		if !owned || time.Since(since) > b.lease {
 			etag, ok, err := b.replace(ctx, key, o.etag, take(o.body))
 			if err != nil {
 				return nil, err
@@ -72,7 +79,7 @@ func (b *bucket) hold(ctx context.Context, key string, held func([]byte) bool, t
 
 func (b *bucket) startLease(ctx context.Context, key, etag string, body func() []byte) *lease {
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	l := &lease{b: b, key: key, body: body, etag: etag, stop: stop, done: make(chan struct{})}
+	l := &lease{b: b, key: key, body: body, etag: etag, written: time.Now(), stop: stop, done: make(chan struct{})}
 	go l.renew(ctx)
 	return l
 }
@@ -100,16 +107,34 @@ func (l *lease) write(ctx context.Context, body []byte) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, l.b.lease)
 	defer cancel()
-	etag, ok, err := l.b.replace(ctx, l.key, l.etag, body)
+	nonce := newNonce()
+	etag, ok, err := l.b.replaceAs(ctx, l.key, l.etag, nonce, body)
+	if err == nil && !ok && len(l.unsure) > 0 {
+		there, readErr := l.b.get(ctx, l.key)
+		if err = ignoreNotFound(readErr); readErr == nil && slices.Contains(l.unsure, there.nonce) {
+			etag, ok, err = l.b.replaceAs(ctx, l.key, there.etag, nonce, body)
+		}
+	}
 	switch {
 	case err != nil:
+		l.unsure = append(l.unsure, nonce)
 		return err // the next renewal may go better
 	case !ok:
 		l.err = errLost
 		return l.err
 	}
-	l.etag = etag
+	l.etag, l.written, l.unsure = etag, time.Now(), nil
 	return nil
+}
+
+// check returns errLost when another server has taken over. Who has been asleep asks.
+func (l *lease) check(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if time.Since(l.written) > l.b.lease/2 {
+		return l.write(ctx, l.body())
+	}
+	return l.err
 }
 
 // end stops the renewal. The object stays as it is.

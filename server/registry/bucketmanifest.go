@@ -75,9 +75,14 @@ func (b *bucket) putRecord(ctx context.Context, repo string, m manifest, tags []
 		return err
 	}
 	if !created {
-		if _, err := b.touch(ctx, key); errdefs.IsNotFound(err) {
+		o, err := b.touch(ctx, key)
+		if err == nil {
+			err = b.healRecord(ctx, key, m.digest, o, body)
+		}
+		if errdefs.IsNotFound(err) {
 			return b.putRecord(ctx, repo, m, tags)
-		} else if err != nil {
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -86,9 +91,14 @@ func (b *bucket) putRecord(ctx context.Context, repo string, m manifest, tags []
 	for _, tag := range tags {
 		work.Go(func() error { return b.put(inner, taggedKey(repo, m.digest, tag), nil) })
 	}
-	if created {
-		work.Go(func() error { return b.put(inner, nameKey(repo), nil) })
-	}
+	work.Go(func() error {
+		if !created { // an earlier try may not have got as far as that
+			if _, err := b.get(inner, nameKey(repo)); !errdefs.IsNotFound(err) {
+				return err
+			}
+		}
+		return b.put(inner, nameKey(repo), nil)
+	})
 	if m.subject != "" {
 		work.Go(func() error { return b.put(inner, referrersKey(repo, m.subject)+flatDigest(m.digest), nil) })
 	}
@@ -106,6 +116,19 @@ func (b *bucket) putRecord(ctx context.Context, repo string, m manifest, tags []
 		})
 	}
 	return work.Wait()
+}
+
+// healRecord writes a record over one that has other bytes than its digest says. errdefs.ErrNotFound
+// when that is not there any more.
+func (b *bucket) healRecord(ctx context.Context, key string, d digest.Digest, there object, body []byte) error {
+	if r, _, err := decodeRecord(there.body); err == nil && r.is(d) {
+		return nil
+	}
+	_, ok, err := b.replace(ctx, key, there.etag, body)
+	if err == nil && !ok {
+		return errdefs.ErrNotFound
+	}
+	return err
 }
 
 // putFixed sets a tag that does not change once it is there.

@@ -31,6 +31,7 @@ const nonceSize = 33
 const maxObject = maxRecord + nonceSize
 
 // get reads a small object. errdefs.ErrNotFound: there is none, or one without a byte.
+// errdefs.ErrDataLoss: it is none that was written here; the result has its ETag.
 func (b *bucket) get(ctx context.Context, key string) (object, error) {
 	r, info, _, err := b.api.GetObject(ctx, b.name, b.prefix+key, minio.GetObjectOptions{})
 	if err != nil {
@@ -45,7 +46,7 @@ func (b *bucket) get(ctx context.Context, key string) (object, error) {
 	case len(all) == 0:
 		return o, fmt.Errorf("%s has been deleted: %w", key, errdefs.ErrNotFound)
 	case len(all) < nonceSize || len(all) > maxObject || all[nonceSize-1] != '\n':
-		return object{}, fmt.Errorf("%s is not of this registry: %w", key, errdefs.ErrDataLoss)
+		return o, fmt.Errorf("%s is not of this registry: %w", key, errdefs.ErrDataLoss)
 	}
 	o.nonce, o.body = string(all[:nonceSize]), all[nonceSize:]
 	return o, nil
@@ -53,7 +54,7 @@ func (b *bucket) get(ctx context.Context, key string) (object, error) {
 
 // put writes a small object over whatever is there.
 func (b *bucket) put(ctx context.Context, key string, body []byte) error {
-	_, err := b.write(ctx, key, randomHex()+"\n", body, minio.PutObjectOptions{})
+	_, err := b.write(ctx, key, newNonce(), body, minio.PutObjectOptions{})
 	return bucketError(key, err)
 }
 
@@ -68,7 +69,7 @@ func (b *bucket) write(ctx context.Context, key, nonce string, body []byte, o mi
 func (b *bucket) create(ctx context.Context, key string, body []byte) (etag string, created bool, err error) {
 	var o minio.PutObjectOptions
 	o.SetMatchETagExcept("*")
-	etag, created, err = b.writeIf(ctx, key, body, o)
+	etag, created, err = b.writeIf(ctx, key, newNonce(), body, o)
 	if err != nil || created {
 		return etag, created, err
 	}
@@ -85,15 +86,20 @@ func (b *bucket) create(ctx context.Context, key string, body []byte) (etag stri
 // replace writes a small object over the one with that ETag. ok is false when it is not
 // there any more.
 func (b *bucket) replace(ctx context.Context, key, etag string, body []byte) (newETag string, ok bool, err error) {
+	return b.replaceAs(ctx, key, etag, newNonce(), body)
+}
+
+func (b *bucket) replaceAs(ctx context.Context, key, etag, nonce string, body []byte) (newETag string, ok bool, err error) {
 	var o minio.PutObjectOptions
 	o.SetMatchETag(etag)
-	return b.writeIf(ctx, key, body, o)
+	return b.writeIf(ctx, key, nonce, body, o)
 }
+
+func newNonce() string { return randomHex() + "\n" }
 
 // writeIf is a conditional write. One that was answered by nobody, and repeated, fails for
 // its own success: the nonce tells.
-func (b *bucket) writeIf(ctx context.Context, key string, body []byte, o minio.PutObjectOptions) (etag string, ok bool, err error) {
-	nonce := randomHex() + "\n"
+func (b *bucket) writeIf(ctx context.Context, key, nonce string, body []byte, o minio.PutObjectOptions) (etag string, ok bool, err error) {
 	for range 10 {
 		etag, err = b.write(ctx, key, nonce, body, o)
 		if err == nil {

@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"net/http"
 	"os"
+	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,9 +33,24 @@ type uploadState struct {
 	Size      int64            `json:"size"`
 	Hash      []byte           `json:"hash"`                // of Size bytes, as hash.Hash marshals it
 	Multipart string           `json:"multipart,omitempty"` // ID of the multipart upload of the data
+	Data      string           `json:"data,omitempty"`      // its key
 	Parts     []string         `json:"parts,omitempty"`     // their ETags
 	Tail      string           `json:"tail,omitempty"`      // key of the bytes behind the parts
 	Final     digest.Digest    `json:"final,omitempty"`     // what it is about to become
+	// Earlier are what it was about to become when a server died or the bucket failed: the
+	// blobs may be there, with the data that was stored for them.
+	Earlier []digest.Digest `json:"earlier,omitempty"`
+	Gone    bool            `json:"gone,omitempty"` // it has ended: only the sweep looks at it
+}
+
+// dataKey is where the bytes of the upload are stored in the end. Nothing is ever written over
+// what is there, as blobs may be there already: of one without parts see createData, and each
+// multipart upload has a key of its own.
+func (s uploadState) dataKey(id string) string {
+	if s.Data != "" {
+		return s.Data
+	}
+	return dataKey(id)
 }
 
 func decodeState(b []byte) (s uploadState, err error) {
@@ -49,6 +67,9 @@ func (s uploadState) encode() []byte {
 	}
 	return b
 }
+
+// partsMark is between the ID of an upload and what is random in the key of its data.
+const partsMark = "."
 
 func uploadKey(id, name string) string { return "uploads/" + id + "/" + name }
 
@@ -69,8 +90,13 @@ func (b *bucket) UploadSize(ctx context.Context, repo, id string) (int64, error)
 		return 0, err
 	}
 	s, err := decodeState(o.body)
+	if err == nil && s.Gone {
+		err = errGone
+	}
 	return s.Size, err
 }
+
+var errGone = fmt.Errorf("the upload has ended: %w", errdefs.ErrNotFound)
 
 // OpenUpload implements uploads.
 func (b *bucket) OpenUpload(ctx context.Context, repo, id string, final digest.Digest) (upload, error) {
@@ -92,11 +118,17 @@ func (b *bucket) openUpload(ctx context.Context, id string, final digest.Digest)
 	u := &bucketUpload{ctx: context.WithoutCancel(ctx), b: b, id: id, final: final}
 	owner := randomHex()
 	var err error
-	u.lease, err = b.hold(ctx, uploadKey(id, "state"), func(body []byte) bool {
+	u.lease, err = b.hold(ctx, uploadKey(id, "state"), func(body []byte) (bool, error) {
 		s, err := decodeState(body)
-		return err == nil && s.Owner != ""
+		if err == nil && s.Gone {
+			err = errGone
+		}
+		return s.Owner != "", err
 	}, func(body []byte) []byte {
 		u.state, err = decodeState(body)
+		if was := u.state.Final; was != "" && !slices.Contains(u.state.Earlier, was) {
+			u.state.Earlier = append(u.state.Earlier, was)
+		}
 		u.state.Owner, u.state.Final = owner, final
 		return u.state.encode()
 	}, func([]byte) []byte { return u.state.encode() })
@@ -124,6 +156,7 @@ type bucketUpload struct {
 	hash   hash.Hash // of size bytes
 	spool  *os.File  // the bytes behind the parts, nil until they are needed
 	stored string    // the tail that the state in the bucket may name
+	ending bool      // the data may have been stored
 	ended  bool      // the state is not ours any more
 }
 
@@ -202,18 +235,16 @@ func (u *bucketUpload) openSpool() error {
 // renewal.
 func (u *bucketUpload) flushPart() error {
 	if u.state.Multipart == "" {
-		id, err := u.b.api.NewMultipartUpload(u.ctx, u.b.name, u.b.prefix+dataKey(u.id), minio.PutObjectOptions{ContentType: "application/octet-stream"})
+		key := dataKey(u.id) + partsMark + randomHex()
+		id, err := u.b.api.NewMultipartUpload(u.ctx, u.b.name, u.b.prefix+key, minio.PutObjectOptions{ContentType: "application/octet-stream"})
 		if err != nil {
-			return bucketError(dataKey(u.id), err)
+			return bucketError(key, err)
 		}
 		u.lease.mu.Lock()
-		u.state.Multipart = id
+		u.state.Multipart, u.state.Data = id, key
 		u.lease.mu.Unlock()
 	}
-	u.lease.mu.Lock()
-	err := u.lease.err
-	u.lease.mu.Unlock()
-	if err != nil {
+	if err := u.lease.check(u.ctx); err != nil {
 		return err
 	}
 	etag, err := u.putPart()
@@ -230,9 +261,10 @@ func (u *bucketUpload) flushPart() error {
 // putPart stores the spool as the next part.
 func (u *bucketUpload) putPart() (etag string, err error) {
 	size := u.spooled()
-	part, err := u.b.api.PutObjectPart(u.ctx, u.b.name, u.b.prefix+dataKey(u.id), u.state.Multipart, len(u.state.Parts)+1,
+	key := u.state.dataKey(u.id)
+	part, err := u.b.api.PutObjectPart(u.ctx, u.b.name, u.b.prefix+key, u.state.Multipart, len(u.state.Parts)+1,
 		io.NewSectionReader(u.spool, 0, size), size, minio.PutObjectPartOptions{})
-	return part.ETag, bucketError(dataKey(u.id), err)
+	return part.ETag, bucketError(key, err)
 }
 
 // save stores the spool and the state, and lets go of the upload.
@@ -289,24 +321,32 @@ func (u *bucketUpload) Commit(ctx context.Context, d digest.Digest) error {
 			return err
 		}
 	}
-	if err := u.store(); err != nil {
+	if err := u.lease.check(ctx); err != nil {
 		return err
 	}
-	if !known {
-		if err := u.readBack(ctx, d); err != nil {
+	u.ending = true
+	sure, err := u.store()
+	if err != nil {
+		return err
+	}
+	if !known || !sure {
+		if err := u.readBack(ctx, d, sure); err != nil {
 			return err
 		}
 	}
-	if err := u.b.adopt(ctx, u.repo, pointer{d, u.size, dataKey(u.id)}); err != nil {
+	if err := u.b.adopt(ctx, u.repo, pointer{d, u.size, u.state.dataKey(u.id)}); err != nil {
 		return err
 	}
 	return u.discard()
 }
 
-// store makes one object of the parts and the spool.
-func (u *bucketUpload) store() error {
+// store makes one object of the parts and the spool. sure is false if this request may not have
+// done it: there was something, or the multipart upload is not there any more, as it was completed
+// and the answer got lost.
+func (u *bucketUpload) store() (sure bool, err error) {
+	key := u.state.dataKey(u.id)
 	if len(u.state.Parts) == 0 {
-		return u.b.putData(u.ctx, dataKey(u.id), u.spool, u.size)
+		return u.b.createData(u.ctx, key, u.spool, u.size)
 	}
 	parts := make([]minio.CompletePart, 0, len(u.state.Parts)+1)
 	for i, etag := range u.state.Parts {
@@ -315,27 +355,53 @@ func (u *bucketUpload) store() error {
 	if u.spooled() > 0 {
 		etag, err := u.putPart()
 		if err != nil {
-			return err
+			return false, ignoreNotFound(err)
 		}
 		parts = append(parts, minio.CompletePart{PartNumber: len(parts) + 1, ETag: etag})
 	}
-	_, err := u.b.api.CompleteMultipartUpload(u.ctx, u.b.name, u.b.prefix+dataKey(u.id), u.state.Multipart, parts, minio.PutObjectOptions{})
-	return bucketError(dataKey(u.id), err)
+	_, err = u.b.api.CompleteMultipartUpload(u.ctx, u.b.name, u.b.prefix+key, u.state.Multipart, parts, minio.PutObjectOptions{})
+	err = bucketError(key, err)
+	return err == nil, ignoreNotFound(err)
 }
 
-// readBack checks what was stored, when the digest is of another kind than was announced.
-func (u *bucketUpload) readBack(ctx context.Context, d digest.Digest) error {
-	r := &dataReader{ctx: ctx, b: u.b, p: pointer{d, u.size, dataKey(u.id)}}
+// createData stores the first size bytes of a file where nothing is. created is false when there
+// was something: an earlier try, or another server's.
+func (b *bucket) createData(ctx context.Context, key string, f *os.File, size int64) (created bool, err error) {
+	o := minio.PutObjectOptions{ContentType: "application/octet-stream"}
+	o.SetMatchETagExcept("*")
+	for range 10 {
+		_, err = b.api.PutObject(ctx, b.name, b.prefix+key, io.NewSectionReader(f, 0, size), size, "", "", o)
+		switch minio.ToErrorResponse(err).StatusCode {
+		case http.StatusPreconditionFailed:
+			return false, nil
+		case http.StatusConflict: // another one is under way
+			time.Sleep(20 * time.Millisecond)
+			continue
+		}
+		break
+	}
+	return err == nil, bucketError(key, err)
+}
+
+// readBack checks what was stored, when the digest is of another kind than was announced, or
+// when it may be another request's.
+func (u *bucketUpload) readBack(ctx context.Context, d digest.Digest, ours bool) error {
+	r := &dataReader{ctx: ctx, b: u.b, p: pointer{d, u.size, u.state.dataKey(u.id)}}
 	defer r.Close()
 	sum, err := readDigest(d.Algorithm(), r)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case sum == d:
+		return nil
+	case !ours: // and perhaps a blob by now
+		return errSpoiled
 	}
-	if sum != d {
-		return errors.Join(errDigest, u.b.remove(u.ctx, dataKey(u.id)), u.discard())
-	}
-	return nil
+	return errors.Join(errDigest, u.b.remove(u.ctx, u.state.dataKey(u.id)), u.discard())
 }
+
+// errSpoiled says that an upload cannot be ended, as somebody else did, with other bytes.
+var errSpoiled = &apiError{http.StatusConflict, codeBlobUploadInvalid, "another request ended this upload with other bytes", nil}
 
 func readDigest(a digest.Algorithm, r io.Reader) (digest.Digest, error) {
 	h := newHash(a)
@@ -347,9 +413,16 @@ func readDigest(a digest.Algorithm, r io.Reader) (digest.Digest, error) {
 
 // Cancel implements upload.
 func (u *bucketUpload) Cancel() error {
+	if err := u.lease.check(u.ctx); err != nil {
+		return err
+	}
+	if len(u.state.Earlier) > 0 {
+		return u.leave()
+	}
 	if u.state.Multipart != "" {
-		err := u.b.api.AbortMultipartUpload(u.ctx, u.b.name, u.b.prefix+dataKey(u.id), u.state.Multipart)
-		if err := bucketError(dataKey(u.id), err); err != nil && !errdefs.IsNotFound(err) {
+		key := u.state.dataKey(u.id)
+		err := u.b.api.AbortMultipartUpload(u.ctx, u.b.name, u.b.prefix+key, u.state.Multipart)
+		if err := bucketError(key, err); err != nil && !errdefs.IsNotFound(err) {
 			return err
 		}
 	}
@@ -359,8 +432,16 @@ func (u *bucketUpload) Cancel() error {
 // discard removes the state and tails. The state goes last: whatever happens, it can be
 // found and done again.
 func (u *bucketUpload) discard() error {
+	if len(u.state.Earlier) > 0 {
+		return u.leave()
+	}
 	u.lease.end()
 	u.ended = true
+	if err := u.lease.check(u.ctx); errors.Is(err, errLost) {
+		return nil // the other server does it
+	} else if err != nil {
+		return err
+	}
 	for _, tail := range []string{u.stored, u.state.Tail} {
 		if tail != "" {
 			if err := u.b.remove(u.ctx, tail); err != nil {
@@ -371,12 +452,23 @@ func (u *bucketUpload) discard() error {
 	return u.b.remove(u.ctx, uploadKey(u.id, "state"))
 }
 
+// leave ends an upload that may have left data behind: the sweep looks whose they are.
+func (u *bucketUpload) leave() error {
+	u.lease.end()
+	u.ended = true
+	u.state.Owner, u.state.Gone = "", true
+	return u.lease.write(u.ctx, u.state.encode())
+}
+
 // Close implements upload.
 func (u *bucketUpload) Close() error {
 	var err error
 	if !u.ended {
 		u.lease.end()
-		u.state.Owner, u.state.Final = "", ""
+		u.state.Owner = ""
+		if !u.ending {
+			u.state.Final = ""
+		}
 		err = u.lease.write(u.ctx, u.state.encode())
 		u.ended = true
 	}
@@ -389,11 +481,19 @@ func (u *bucketUpload) Close() error {
 
 // SweepUploads implements uploads.
 func (b *bucket) SweepUploads(ctx context.Context, before time.Time) (removed int, err error) {
+	var last string // upload whose state was seen
 	for e, err := range b.list(ctx, "uploads/", "") {
 		if err != nil {
 			return removed, err
 		}
 		id, name, _ := strings.Cut(e.key, "/")
+		if name == "state" {
+			last = id
+		} else if id != last && e.modified.Before(before) { // a tail behind the upload
+			if err := b.remove(ctx, "uploads/"+e.key); err != nil {
+				return removed, err
+			}
+		}
 		if name != "state" || !e.modified.Before(before) {
 			continue
 		}
@@ -422,19 +522,25 @@ func (b *bucket) sweepUpload(ctx context.Context, id string) (ok bool, err error
 	if _, ok, err := b.replace(ctx, uploadKey(id, "state"), o.etag, s.encode()); err != nil || !ok {
 		return false, err
 	}
-	if s.Final != "" {
-		p, err := b.pointer(ctx, blobKey(s.Final))
+	key := s.dataKey(id)
+	stored, kept := s.Final != "" || len(s.Earlier) > 0, false
+	for _, d := range append(s.Earlier, s.Final) {
+		if d == "" {
+			continue
+		}
+		p, err := b.pointer(ctx, blobKey(d))
 		if ignoreNotFound(err) != nil {
 			return false, err
 		}
-		if p.data != dataKey(id) {
-			if err := b.remove(ctx, dataKey(id)); err != nil {
-				return false, err
-			}
+		kept = kept || p.data == key
+	}
+	if stored && !kept {
+		if err := b.remove(ctx, key); err != nil {
+			return false, err
 		}
 	}
 	if s.Multipart != "" {
-		err := b.api.AbortMultipartUpload(ctx, b.name, b.prefix+dataKey(id), s.Multipart)
+		err := b.api.AbortMultipartUpload(ctx, b.name, b.prefix+key, s.Multipart)
 		if err := bucketError(id, err); ignoreNotFound(err) != nil {
 			return false, err
 		}
@@ -460,6 +566,14 @@ func (b *bucket) sweepMultiparts(ctx context.Context, before time.Time) error {
 		}
 		if !m.Initiated.Before(before.Add(-uploadLife)) {
 			continue
+		}
+		id, _, _ := strings.Cut(path.Base(m.Key), partsMark)
+		o, err := b.get(ctx, uploadKey(id, "state"))
+		if ignoreNotFound(err) != nil {
+			return err
+		}
+		if s, err := decodeState(o.body); err == nil && s.Multipart == m.UploadID {
+			continue // of an upload that takes so long
 		}
 		if err := b.api.AbortMultipartUpload(ctx, b.name, m.Key, m.UploadID); err != nil {
 			return bucketError(m.Key, err)

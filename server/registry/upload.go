@@ -130,7 +130,7 @@ func (g *Registry) finishUpload(w http.ResponseWriter, r *http.Request, rt route
 		return err
 	}
 	if err := u.Commit(r.Context(), d); err != nil {
-		return err
+		return unknownUpload(err)
 	}
 	created(w, "/v2/"+rt.repo+"/blobs/"+d.String(), d)
 	return nil

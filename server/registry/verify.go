@@ -97,8 +97,11 @@ func (v *verification) blob(ctx context.Context, d digest.Digest, r io.Reader) e
 		return nil
 	}
 	repos, err := v.v.quarantineBlob(ctx, d)
-	if err != nil || v.how.Heal == nil {
-		return err
+	if err != nil {
+		return v.healed(ctx, bad, err)
+	}
+	if v.how.Heal == nil {
+		return nil
 	}
 	return v.healed(ctx, bad, v.healBlob(ctx, d, repos))
 }
