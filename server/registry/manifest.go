@@ -1,9 +1,11 @@
 package registry
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 
@@ -12,6 +14,13 @@ import (
 
 // maxManifest is the largest manifest that is accepted, in bytes.
 const maxManifest = 4 << 20
+
+// Manifests of less than smallManifest bytes are in memory while they come, which nobody knows how long
+// it takes, and of larger ones that have come maxLargeManifests at once.
+const (
+	smallManifest     = 16 << 10
+	maxLargeManifests = 16
+)
 
 // maxIgnored is how much of a manifest that is too large is read before the answer, in bytes.
 const maxIgnored = 16 << 20
@@ -65,10 +74,11 @@ func (g *Registry) putManifest(w http.ResponseWriter, r *http.Request, rt route)
 	if err != nil {
 		return err
 	}
-	b, err := readManifest(w, r)
+	b, release, err := g.readManifest(w, r)
 	if err != nil {
 		return err
 	}
+	defer release()
 	m, err := parseManifest(b, r.Header.Get("Content-Type"))
 	if err == nil {
 		err = m.checkVersion()
@@ -128,20 +138,59 @@ func putReference(r *http.Request, rt route) (want digest.Digest, tags []string,
 	return want, tags, nil
 }
 
-func readManifest(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	b, body := []byte(nil), newBody(w, r)
-	if r.ContentLength <= maxManifest {
-		var err error
-		if b, err = io.ReadAll(io.LimitReader(body, maxManifest+1)); err != nil {
-			return nil, err
-		}
+// readManifest returns the body of r. release has to be called when it is not needed any more.
+func (g *Registry) readManifest(w http.ResponseWriter, r *http.Request) (b []byte, release func(), err error) {
+	body := newBody(w, r)
+	if r.ContentLength > maxManifest {
+		return nil, nil, tooLargeManifest(body)
 	}
-	if r.ContentLength <= maxManifest && len(b) <= maxManifest {
-		return b, nil
+	b, err = io.ReadAll(io.LimitReader(body, smallManifest))
+	if err != nil || len(b) < smallManifest {
+		return b, func() {}, err
 	}
+	return g.spoolManifest(r.Context(), b, body)
+}
+
+// spoolManifest is readManifest for one that begins with first, which it writes over: it is in a
+// file until all of it has come, and maxLargeManifests are in memory then.
+func (g *Registry) spoolManifest(ctx context.Context, first []byte, body io.Reader) (b []byte, release func(), err error) {
+	f, err := os.CreateTemp(g.temp, "manifest-")
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, nil, err
+	}
+	if _, err := f.Write(first); err != nil {
+		return nil, nil, err
+	}
+	// A file that reads by itself would do so by a larger buffer.
+	n, err := io.CopyBuffer(struct{ io.Writer }{f}, io.LimitReader(body, maxManifest+1-smallManifest), first)
+	if err != nil {
+		return nil, nil, err
+	}
+	if n += smallManifest; n > maxManifest {
+		return nil, nil, tooLargeManifest(body)
+	}
+	select {
+	case g.largeManifests <- struct{}{}:
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
+	}
+	release = func() { <-g.largeManifests }
+	b = make([]byte, n)
+	if _, err := f.ReadAt(b, 0); err != nil {
+		release()
+		return nil, nil, err
+	}
+	return b, release, nil
+}
+
+func tooLargeManifest(body io.Reader) error {
 	// Many clients look at the answer when they have sent all, and find the connection closed.
 	_, _ = io.CopyN(io.Discard, body, maxIgnored)
-	return nil, &apiError{http.StatusRequestEntityTooLarge, codeSizeInvalid, "manifests are at most 4 MiB", nil}
+	return &apiError{http.StatusRequestEntityTooLarge, codeSizeInvalid, "manifests are at most 4 MiB", nil}
 }
 
 // deleteManifest serves DELETE /v2/NAME/manifests/TAG-OR-DIGEST: a digest goes with all
@@ -162,7 +211,7 @@ func (g *Registry) deleteManifest(w http.ResponseWriter, r *http.Request, rt rou
 	} else if !validTag(rt.ref) {
 		return &apiError{http.StatusNotFound, codeManifestUnknown, "manifest unknown: not a tag", nil}
 	} else if err = g.mayRemove(r.Context(), rt.repo, rt.ref, false); err == nil {
-		err = g.store.RemoveTag(r.Context(), rt.repo, rt.ref)
+		err = g.store.RemoveTag(r.Context(), rt.repo, rt.ref, "")
 	}
 	if err != nil {
 		return unknownManifest(err, rt)

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
@@ -214,6 +215,38 @@ func TestManifestMemory(t *testing.T) {
 			t.Errorf("%s take %d MB", name, took>>20)
 		}
 	}
+}
+
+// TestSlowManifests: manifests that come slowly are not in memory.
+func TestSlowManifests(t *testing.T) {
+	c := serve(t)
+	before := heap()
+	sent := []byte(strings.Repeat(" ", 3<<20))
+	for range 32 {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(c.base, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "PUT /v2/a/manifests/x HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", maxManifest)
+		if _, err := conn.Write(sent); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 10 {
+		if took := heap() - before; took > 16<<20 {
+			t.Fatalf("32 of them take %d MB", took>>20)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// heap is how many bytes are in use.
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 func TestLargeManifest(t *testing.T) {

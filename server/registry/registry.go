@@ -51,6 +51,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -101,6 +102,14 @@ type Options struct {
 	Log *slog.Logger
 }
 
+// temp is the directory for what need not outlive the server.
+func (o Options) temp() string {
+	if o.Bucket.URL != "" {
+		return o.Bucket.Temp // "" is os.TempDir, also for os.CreateTemp
+	}
+	return filepath.Join(o.Root, "tmp")
+}
+
 // Registry is an http.Handler for everything below /v2/. It is safe for concurrent use,
 // and several may work on one directory, in one process or in many.
 type Registry struct {
@@ -115,6 +124,9 @@ type Registry struct {
 	rules       *documentCache[Rules]
 	hooks       []*hook
 	metrics     metrics
+
+	temp           string        // directory for manifests that come
+	largeManifests chan struct{} // those that have come
 }
 
 const (
@@ -143,7 +155,8 @@ func New(o Options) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Registry{store: s, door: d, allowDelete: o.AllowDelete, gcInterval: o.GCInterval, gc: o.GC, log: log, rules: newRulesCache(s)}
+	g := &Registry{store: s, door: d, allowDelete: o.AllowDelete, gcInterval: o.GCInterval, gc: o.GC, log: log, rules: newRulesCache(s),
+		temp: o.temp(), largeManifests: make(chan struct{}, maxLargeManifests)}
 	if g.hooks, err = newHooks(o.Webhooks, log); err != nil {
 		return nil, err
 	}
