@@ -150,7 +150,7 @@ func (b *bucket) putFixed(ctx context.Context, repo, tag string, d digest.Digest
 	return fmt.Errorf("tag %s comes and goes: %w", tag, errdefs.ErrUnavailable)
 }
 
-// TagInfos implements manifests.
+// TagInfos implements tags.
 func (b *bucket) TagInfos(ctx context.Context, repo string) (list []tagInfo, err error) {
 	for e, err := range b.list(ctx, repoKey(repo, "tags"), "") {
 		if err != nil {
@@ -159,11 +159,6 @@ func (b *bucket) TagInfos(ctx context.Context, repo string) (list []tagInfo, err
 		list = append(list, tagInfo{e.key, e.modified, e.etag})
 	}
 	return list, nil
-}
-
-// RemoveTagIf implements manifests.
-func (b *bucket) RemoveTagIf(ctx context.Context, repo, tag, version string) (ok bool, err error) {
-	return b.removeIf(ctx, tagKey(repo, tag), version)
 }
 
 // touchReferences is checkReferences.
@@ -282,9 +277,16 @@ func (b *bucket) dropName(ctx context.Context, repo string) error {
 	return err
 }
 
-// RemoveTag implements manifests.
-func (b *bucket) RemoveTag(ctx context.Context, repo, tag string) error {
-	return b.drop(ctx, tagKey(repo, tag))
+// RemoveTag implements tags.
+func (b *bucket) RemoveTag(ctx context.Context, repo, tag, version string) error {
+	if version == "" {
+		return b.drop(ctx, tagKey(repo, tag))
+	}
+	ok, err := b.removeIf(ctx, tagKey(repo, tag), version)
+	if err == nil && !ok {
+		err = errOtherVersion
+	}
+	return err
 }
 
 // Referrers implements manifests.
@@ -341,7 +343,7 @@ func (b *bucket) records(ctx context.Context, repo string, digests []digest.Dige
 	return there, nil
 }
 
-// Tags implements listings.
+// Tags implements tags.
 func (b *bucket) Tags(ctx context.Context, repo, last string, n int) ([]string, bool, error) {
 	names, more, err := b.names(ctx, repoKey(repo, "tags"), last, "", n)
 	if err != nil || len(names) > 0 {
@@ -355,7 +357,7 @@ func (b *bucket) Tags(ctx context.Context, repo, last string, n int) ([]string, 
 	return nil, false, fmt.Errorf("repository %s: %w", repo, errdefs.ErrNotFound)
 }
 
-// Repositories implements listings.
+// Repositories implements storage.
 func (b *bucket) Repositories(ctx context.Context, last string, n int) ([]string, bool, error) {
 	return b.names(ctx, "names/", last, "!", n)
 }

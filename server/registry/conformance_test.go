@@ -425,7 +425,7 @@ func (s *contentSet) run() {
 	for _, m := range s.manifests {
 		s.push(m)
 	}
-	list := tags(c.client, conformRepo, "")
+	list := tagsOf(c.client, conformRepo, "")
 	for tag, d := range s.tags {
 		if !slices.Contains(list, tag) {
 			c.t.Errorf("tag %s is not in the list %v", tag, list)

@@ -141,7 +141,7 @@ func TestManyTags(t *testing.T) {
 	}
 	c.put("a", "other", c.image("a", "config of other", "layer of other"))
 	c.want(c.do("DELETE", "/v2/a/manifests/"+d.String(), nil), 202, "")
-	if got := tags(c, "a", ""); !slices.Equal(got, []string{"other"}) {
+	if got := tagsOf(c, "a", ""); !slices.Equal(got, []string{"other"}) {
 		t.Errorf("%d tags are left of a deleted manifest: %.100v", len(got), got)
 	}
 	c.want(c.do("GET", "/v2/a/manifests/"+other.String(), nil), 200, "")
@@ -217,13 +217,13 @@ func TestPushAndDeleteTogether(t *testing.T) {
 	}
 	wg.Wait()
 	c.want(c.do("GET", blob, nil), 200, "")
-	for _, tag := range tags(c, "a", "") {
+	for _, tag := range tagsOf(c, "a", "") {
 		c.want(c.do("GET", "/v2/a/manifests/"+tag, nil), 200, "")
 		c.want(c.do("GET", "/v2/a/manifests/"+d, nil), 200, "")
 	}
 	c.want(c.do("PUT", "/v2/a/manifests/"+d, strings.NewReader(b), "Content-Type", m.MediaType), 201, "")
 	c.want(c.do("DELETE", "/v2/a/manifests/"+d, nil), 202, "")
-	if got := tags(c, "a", ""); len(got) != 0 {
+	if got := tagsOf(c, "a", ""); len(got) != 0 {
 		t.Errorf("tags %v outlived their manifest", got)
 	}
 }

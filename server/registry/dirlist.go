@@ -16,7 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// Tags implements listings.
+// Tags implements tags.
 func (s *directory) Tags(_ context.Context, repo, last string, n int) ([]string, bool, error) {
 	tags, err := s.tags.names(s.repo(repo) + "/_tags")
 	if errdefs.IsNotFound(err) && s.exists(repo) {
@@ -110,7 +110,7 @@ func (c *listCache) remember(dir string, l cachedList) {
 	c.lists[dir] = l
 }
 
-// Repositories implements listings.
+// Repositories implements storage.
 func (s *directory) Repositories(ctx context.Context, last string, n int) ([]string, bool, error) {
 	w := repositoryWalk{ctx: ctx, base: filepath.Join(s.root, "repositories"), last: last, n: n, names: []string{}}
 	if n == 0 {

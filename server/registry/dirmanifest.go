@@ -298,7 +298,7 @@ func (s *directory) removeTagsOf(repo, path string, d digest.Digest, split bool)
 	return removed, s.sync.dir(dir)
 }
 
-// TagInfos implements manifests. A tag is a link to its manifest's record, and as old.
+// TagInfos implements tags. A tag is a link to its manifest's record, and as old.
 func (s *directory) TagInfos(ctx context.Context, repo string) ([]tagInfo, error) {
 	names, err := readNames(s.repo(repo) + "/_tags")
 	if err != nil {
@@ -325,27 +325,27 @@ func tagVersion(st *unix.Stat_t) string {
 	return fmt.Sprintf("%d-%d.%d", st.Ino, st.Mtim.Sec, st.Mtim.Nsec)
 }
 
-// RemoveTagIf implements manifests.
-func (s *directory) RemoveTagIf(ctx context.Context, repo, tag, version string) (ok bool, err error) {
-	unlock, err := s.lockRepository(ctx, repo, unix.LOCK_EX)
-	if err != nil {
-		return false, ignoreNotFound(err)
+// RemoveTag implements tags. Only who looks at the version needs the lock.
+func (s *directory) RemoveTag(ctx context.Context, repo, tag, version string) error {
+	path := s.tagPath(repo, tag)
+	if version != "" {
+		unlock, err := s.lockRepository(ctx, repo, unix.LOCK_EX)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		st, err := lstat(path)
+		if err != nil {
+			return notFound(err)
+		}
+		if tagVersion(&st) != version {
+			return errOtherVersion
+		}
 	}
-	defer unlock()
-	st, err := lstat(s.tagPath(repo, tag))
-	if err != nil {
-		return false, ignoreNotFound(notFound(err))
-	}
-	if tagVersion(&st) != version {
-		return false, nil
-	}
-	return true, removeDurably(s.sync, s.tagPath(repo, tag))
+	return notFound(removeDurably(s.sync, path))
 }
 
-// RemoveTag implements manifests.
-func (s *directory) RemoveTag(_ context.Context, repo, tag string) error {
-	return notFound(removeDurably(s.sync, s.tagPath(repo, tag)))
-}
+var errOtherVersion = fmt.Errorf("another version: %w", errdefs.ErrNotFound)
 
 func removeDurably(s *syncer, path string) error {
 	if err := os.Remove(path); err != nil {

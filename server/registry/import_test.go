@@ -156,7 +156,7 @@ func TestImportRemote(t *testing.T) {
 		t.Fatalf("got %+v %v", r, err)
 	}
 	c := serveOptions(t, o)
-	if got := tags(c, "team/app", ""); !slices.Equal(got, []string{"v1"}) {
+	if got := tagsOf(c, "team/app", ""); !slices.Equal(got, []string{"v1"}) {
 		t.Errorf("got tags %v", got)
 	}
 	c.want(c.do("GET", "/v2/team/app/manifests/"+d.Digest.String(), nil), 200, "")

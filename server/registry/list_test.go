@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// tags reads all pages of a tag list.
-func tags(c *client, repo, query string) (list []string) {
+// tagsOf reads all pages of a tag list.
+func tagsOf(c *client, repo, query string) (list []string) {
 	c.t.Helper()
 	return pages(c, "/v2/"+repo+"/tags/list"+query)
 }
@@ -42,7 +42,7 @@ func TestListTags(t *testing.T) {
 		c.put("a", tag, m)
 	}
 	for _, query := range []string{"", "?n=3", "?n=1", "?n=8", "?n=100", "?last=", "?n=3&last=0"} {
-		if got := tags(c, "a", query); !slices.Equal(got, want) {
+		if got := tagsOf(c, "a", query); !slices.Equal(got, want) {
 			t.Errorf("%s: got %v, want %v", query, got, want)
 		}
 	}
@@ -76,7 +76,7 @@ func TestListTags(t *testing.T) {
 	c.want(c.do("GET", "/v2/a/tags/list?n=-1", nil), 400, codePageInvalid)
 	c.want(c.do("GET", "/v2/b/tags/list", nil), 404, codeNameUnknown)
 	c.blob("b", []byte("x"))
-	if got := tags(c, "b", ""); len(got) != 0 {
+	if got := tagsOf(c, "b", ""); len(got) != 0 {
 		t.Errorf("got %v from a repository without tags", got)
 	}
 }

@@ -327,7 +327,7 @@ func TestDeleteManifest(t *testing.T) {
 	c.want(c.do("DELETE", "/v2/a/manifests/sha256:1", nil), 400, codeDigestInvalid)
 	c.want(c.do("DELETE", "/v2/a/manifests/.x", nil), 404, codeManifestUnknown)
 
-	if got, want := tags(c, "a", ""), []string{"other"}; !slices.Equal(got, want) {
+	if got, want := tagsOf(c, "a", ""), []string{"other"}; !slices.Equal(got, want) {
 		t.Errorf("got tags %v, want %v", got, want)
 	}
 	c.put("a", "again", m)

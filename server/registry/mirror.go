@@ -272,7 +272,7 @@ func (s *mirrors) ConfirmManifest(ctx context.Context, repo string, d digest.Dig
 	return err
 }
 
-// Tags implements listings: the upstream's, or those that were fetched while it is away.
+// Tags implements tags: the upstream's, or those that were fetched while it is away.
 func (s *mirrors) Tags(ctx context.Context, repo, last string, n int) ([]string, bool, error) {
 	m, name, ok := s.of(repo)
 	if !ok {

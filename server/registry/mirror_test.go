@@ -139,7 +139,7 @@ func TestMirror(t *testing.T) {
 	}
 	c.want(c.do("GET", "/v2/library/app/manifests/v1?ns=other.example", nil), 404, codeNameUnknown)
 	c.want(c.do("GET", "/v2/library/app/manifests/v1", nil), 404, codeManifestUnknown)
-	if got := tags(c, "hub/library/app", ""); !slices.Equal(got, []string{"v1"}) {
+	if got := tagsOf(c, "hub/library/app", ""); !slices.Equal(got, []string{"v1"}) {
 		t.Errorf("got tags %v", got)
 	}
 
@@ -162,7 +162,7 @@ func TestMirror(t *testing.T) {
 		if a := pull(d.Digest.String()); a.header.Get("Warning") != "" {
 			t.Errorf("%d: a digest is stale: %q", status, a.header.Get("Warning"))
 		}
-		if got := tags(c, "hub/library/app", ""); !slices.Equal(got, []string{"v1"}) {
+		if got := tagsOf(c, "hub/library/app", ""); !slices.Equal(got, []string{"v1"}) {
 			t.Errorf("%d: got tags %v", status, got)
 		}
 	}

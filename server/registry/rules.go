@@ -195,12 +195,12 @@ func retainIn(ctx context.Context, s storage, rs Rules, repo string, dryRun bool
 	}
 	for _, e := range rs.expired(repo, tags, time.Now()) {
 		if !dryRun {
-			ok, err := s.RemoveTagIf(ctx, repo, e.Tag, e.version)
+			err := s.RemoveTag(ctx, repo, e.Tag, e.version)
+			if errdefs.IsNotFound(err) {
+				continue // it was pushed meanwhile
+			}
 			if err != nil {
 				return gone, err
-			}
-			if !ok {
-				continue // it was pushed meanwhile
 			}
 		}
 		gone = append(gone, e)

@@ -20,8 +20,11 @@ type storage interface {
 	blobs
 	uploads
 	manifests
-	listings
+	tags
 	documents
+	// Repositories returns up to n names of repositories with manifests after last, sorted by
+	// byte; more tells whether there are others behind them.
+	Repositories(ctx context.Context, last string, n int) (names []string, more bool, err error)
 	// Collect removes what nothing leads to. errdefs.ErrUnavailable: a collection runs.
 	Collect(ctx context.Context, o GCOptions) (GCReport, error)
 	// Ready returns an error when nothing can be read or written.
@@ -78,7 +81,7 @@ type upload interface {
 	io.Closer
 }
 
-// manifests are small documents by digest and by tag, per repository.
+// manifests are small documents by digest, or by a tag, per repository.
 type manifests interface {
 	// GetManifest looks up a tag or, if it has a colon, a digest.
 	GetManifest(ctx context.Context, repo, ref string) (record, error)
@@ -89,22 +92,21 @@ type manifests interface {
 	PutManifest(ctx context.Context, repo string, m manifest, tags []string) error
 	// RemoveManifest removes a manifest with its tags.
 	RemoveManifest(ctx context.Context, repo string, d digest.Digest) error
-	// RemoveTag removes a tag.
-	RemoveTag(ctx context.Context, repo, tag string) error
-	// TagInfos returns the tags of a repository, in no order.
-	TagInfos(ctx context.Context, repo string) ([]tagInfo, error)
-	// RemoveTagIf removes a tag that still has the version. ok is false if it has not.
-	RemoveTagIf(ctx context.Context, repo, tag, version string) (ok bool, err error)
 	// Referrers yields, sorted by digest, the manifests of repo whose subject is d and
 	// whose digest is behind last. An error ends it.
 	Referrers(ctx context.Context, repo string, d digest.Digest, last string) iter.Seq2[record, error]
 }
 
-// listings are sorted by byte. They return up to n names after last; more tells whether
-// there are others behind them.
-type listings interface {
+// tags are names of manifests, per repository. PutManifest sets them.
+type tags interface {
+	// Tags returns up to n tags after last, sorted by byte; more tells whether there are others
+	// behind them.
 	Tags(ctx context.Context, repo, last string, n int) (names []string, more bool, err error)
-	Repositories(ctx context.Context, last string, n int) (names []string, more bool, err error)
+	// TagInfos returns all tags, in no order.
+	TagInfos(ctx context.Context, repo string) ([]tagInfo, error)
+	// RemoveTag removes a tag, whatever it is if version is "". errdefs.ErrNotFound when there
+	// is none that has the version.
+	RemoveTag(ctx context.Context, repo, tag, version string) error
 }
 
 // record is a stored manifest.
