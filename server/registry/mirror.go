@@ -96,7 +96,7 @@ func newMirrors(s storage, o Options) (*mirrors, error) {
 	list := slices.Clone(o.Mirrors)
 	// The longest prefix speaks for a repository.
 	slices.SortFunc(list, func(a, b Mirror) int { return len(b.Prefix) - len(a.Prefix) })
-	return &mirrors{storage: s, list: list, open: o.OpenUpstream, temp: o.Bucket.Temp,
+	return &mirrors{storage: s, list: list, open: o.OpenUpstream, temp: o.temp(),
 		patience: mirrorPatience, rest: mirrorRest, checked: map[string]time.Time{}, down: map[string]time.Time{}}, nil
 }
 

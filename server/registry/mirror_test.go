@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -101,6 +102,19 @@ func mirrorOf(t *testing.T, u *upstreamServer) (*client, *mirrors) {
 	s := g.store.(*mirrors)
 	s.patience, s.rest = time.Minute, time.Hour
 	return serveRegistry(t, g), s
+}
+
+// TestMirrorTemp: what is downloaded waits beside the blobs, not where the machine may have memory
+// for a disk.
+func TestMirrorTemp(t *testing.T) {
+	u := newUpstream(t)
+	c, _ := mirrorOf(t, u)
+	u.tagged("library/app", "v1")
+	t.Setenv("TMPDIR", filepath.Join(t.TempDir(), "full"))
+	a := c.want(c.do("GET", "/v2/hub/library/app/blobs/"+digest.FromString("layer of v1").String(), nil), 200, "")
+	if string(a.body) != "layer of v1" {
+		t.Errorf("got %q", a.body)
+	}
 }
 
 // TestMirror: what the upstream has is here, once it was asked for also when the upstream is

@@ -70,11 +70,7 @@ func (s *mirrors) download(ctx context.Context, up Upstream, repo string, desc o
 		d.mu.Unlock()
 		return d, nil
 	}
-	temp := s.temp
-	if temp == "" {
-		temp = os.TempDir()
-	}
-	f, err := os.OpenFile(temp, os.O_RDWR|unix.O_TMPFILE, 0o600)
+	f, err := os.OpenFile(s.temp, os.O_RDWR|unix.O_TMPFILE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening a file for a download: %w", err)
 	}

@@ -46,11 +46,13 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -104,10 +106,10 @@ type Options struct {
 
 // temp is the directory for what need not outlive the server.
 func (o Options) temp() string {
-	if o.Bucket.URL != "" {
-		return o.Bucket.Temp // "" is os.TempDir, also for os.CreateTemp
+	if o.Bucket.URL == "" {
+		return filepath.Join(o.Root, "tmp")
 	}
-	return filepath.Join(o.Root, "tmp")
+	return cmp.Or(o.Bucket.Temp, os.TempDir())
 }
 
 // Registry is an http.Handler for everything below /v2/. It is safe for concurrent use,
@@ -125,7 +127,7 @@ type Registry struct {
 	hooks       []*hook
 	metrics     metrics
 
-	temp           string        // directory for manifests that come
+	temp           string        // directory for manifests while they come
 	largeManifests chan struct{} // those that have come
 }
 
