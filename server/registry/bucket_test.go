@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
 )
@@ -155,6 +156,12 @@ func TestBucketRefuses(t *testing.T) {
 	} {
 		if _, err := New(Options{Bucket: BucketOptions{URL: url, Region: "us-east-1"}}); err == nil {
 			t.Errorf("%s: opened", name)
+		}
+	}
+	nothing := Options{Bucket: BucketOptions{URL: url + "/nothing", Region: "us-east-1"}}
+	for range 2 { // the first makes none
+		if r, err := Verify(t.Context(), nothing, VerifyOptions{}); !errdefs.IsNotFound(err) {
+			t.Errorf("verified what is not there: %+v %v", r, err)
 		}
 	}
 }
