@@ -143,7 +143,7 @@ type files struct{ view *op.View }
 
 var _ dockerfile.Files = files{}
 
-func (f files) ReadFile(_ context.Context, path string, most int64) ([]byte, error) {
+func (f files) ReadFile(_ context.Context, path string, from, most int64) ([]byte, error) {
 	file, err := f.view.Dir.OpenRegular(path)
 	if err != nil {
 		var failed *fs.PathError
@@ -153,7 +153,7 @@ func (f files) ReadFile(_ context.Context, path string, most int64) ([]byte, err
 		return nil, err
 	}
 	defer file.Close()
-	return io.ReadAll(io.LimitReader(file, most))
+	return io.ReadAll(io.NewSectionReader(file, from, most))
 }
 
 func (f files) Stat(_ context.Context, path string) (dockerfile.FileInfo, error) {

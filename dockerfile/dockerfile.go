@@ -107,8 +107,8 @@ type Backend interface {
 // Files gives out files of a filesystem. Paths are relative to its root; links are
 // followed inside it. A missing file is an fs.ErrNotExist.
 type Files interface {
-	// ReadFile returns what a file begins with, at most so many bytes.
-	ReadFile(ctx context.Context, path string, most int64) ([]byte, error)
+	// ReadFile returns what a file has from an offset on, at most so many bytes.
+	ReadFile(ctx context.Context, path string, from, most int64) ([]byte, error)
 	Stat(ctx context.Context, path string) (FileInfo, error)
 	ReadDir(ctx context.Context, path string) ([]FileInfo, error)
 }

@@ -53,11 +53,12 @@ func (f *fake) Warn(w Warning) {
 
 type fakeFiles map[string]string
 
-func (f fakeFiles) ReadFile(_ context.Context, path string, most int64) ([]byte, error) {
+func (f fakeFiles) ReadFile(_ context.Context, path string, from, most int64) ([]byte, error) {
 	s, ok := f[strings.TrimPrefix(path, "/")]
 	if !ok {
 		return nil, fs.ErrNotExist
 	}
+	s = s[min(int64(len(s)), from):]
 	return []byte(s[:min(int64(len(s)), most)]), nil
 }
 

@@ -235,7 +235,7 @@ func (r *reference) ReadFile(ctx context.Context, req client.ReadRequest) ([]byt
 	if req.Range == nil || req.Range.Offset != 0 || req.Range.Length <= 0 {
 		return nil, fmt.Errorf("reading anything but the beginning of a file: %w", errdefs.ErrNotImplemented)
 	}
-	b, err := files.ReadFile(ctx, req.Filename, int64(req.Range.Length))
+	b, err := files.ReadFile(ctx, req.Filename, 0, int64(req.Range.Length))
 	if err == nil && req.Range.Length > headerSize && !strings.HasSuffix(req.Filename, ".dockerignore") {
 		err = r.words.read(path.Base(req.Filename), b)
 	}

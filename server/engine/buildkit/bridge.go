@@ -355,8 +355,8 @@ func (s bridges) Evaluate(ctx context.Context, req *gwpb.EvaluateRequest) (*gwpb
 	return &gwpb.EvaluateResponse{}, err
 }
 
-// maxFile is the largest part of a file that is read at once.
-const maxFile = maxMessage - 1<<20
+// maxFile is the largest part of a file that is read at once: what a message takes with what stands around it.
+const maxFile = maxMessage - 16
 
 // ReadFile implements gwpb.LLBBridgeServer.
 func (s bridges) ReadFile(ctx context.Context, req *gwpb.ReadFileRequest) (*gwpb.ReadFileResponse, error) {
@@ -373,24 +373,18 @@ func (s bridges) ReadFile(ctx context.Context, req *gwpb.ReadFileRequest) (*gwpb
 }
 
 func readFile(ctx context.Context, files dockerfile.Files, req *gwpb.ReadFileRequest) ([]byte, error) {
-	from, to := int64(0), int64(maxFile)
+	from, most := int64(0), int64(maxFile+1)
 	if r := req.Range; r != nil {
 		if r.Offset < 0 || r.Length < 0 {
 			return nil, fmt.Errorf("invalid range of %s: %w", req.FilePath, errdefs.ErrInvalidArgument)
 		}
-		from = r.Offset
-		if r.Length > 0 {
-			to = from + min(r.Length, maxFile)
-		}
+		from, most = r.Offset, min(r.Length, most)
 	}
-	if to > maxFile {
-		return nil, fmt.Errorf("more than %d bytes of a file: %w", maxFile, errdefs.ErrResourceExhausted)
+	data, err := files.ReadFile(ctx, req.FilePath, from, most)
+	if err == nil && len(data) > maxFile {
+		return nil, fmt.Errorf("more than %d bytes of %s: %w", maxFile, req.FilePath, errdefs.ErrResourceExhausted)
 	}
-	data, err := files.ReadFile(ctx, req.FilePath, to)
-	if err == nil && req.Range == nil && len(data) == maxFile {
-		return nil, fmt.Errorf("%s has more than %d bytes: %w", req.FilePath, maxFile, errdefs.ErrResourceExhausted)
-	}
-	return data[min(int(from), len(data)):], err
+	return data, err
 }
 
 // ReadDir implements gwpb.LLBBridgeServer.
