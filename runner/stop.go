@@ -232,8 +232,8 @@ func (e *Engine) Unpause(ctx context.Context, ref string) error {
 	return e.ask(ctx, c, func(k *keeper.Client) error { return k.Resume(ctx) })
 }
 
-// Wait returns the exit status of a container's next end, or of its last if it does not
-// run. With Next it waits for the next end in any case.
+// Wait returns the exit status of a container's next end, also of one that another run follows,
+// or of its last if it does not run.
 func (e *Engine) Wait(ctx context.Context, ref string) (keeper.ExitStatus, error) {
 	c, err := e.Get(ctx, ref)
 	if err != nil {

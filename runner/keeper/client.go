@@ -227,7 +227,7 @@ func (k *Client) Attach(ctx context.Context, o AttachOptions) (*Stream, error) {
 	return s, nil
 }
 
-// Wait returns the status of the final exit. An
+// Wait returns the status of the next exit, or of the last if nothing runs any more. An
 // errdefs.ErrUnavailable means that the keeper has gone, and the state tells more.
 func (k *Client) Wait(ctx context.Context) (ExitStatus, error) {
 	c, err := k.connect()

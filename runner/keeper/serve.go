@@ -238,27 +238,27 @@ func (s *supervisor) thaw() {
 	}
 }
 
+// serveWait tells of the next exit, also of one that another run follows: docker's wait does.
 func (s *supervisor) serveWait(c *conn) {
 	ctx, gone := context.WithCancel(context.Background())
 	go func() { // the client says nothing more; reading ends when it goes
 		defer gone()
 		c.read()
 	}()
-	for {
-		s.mu.Lock()
-		over, next := s.over, s.exited
-		last := s.last
-		s.mu.Unlock()
-		if over {
-			c.write(frameExit, encode(last))
-			return
-		}
+	s.mu.Lock()
+	over, next := s.over, s.exited
+	s.mu.Unlock()
+	if !over {
 		select {
 		case <-next:
 		case <-ctx.Done():
 			return
 		}
 	}
+	s.mu.Lock()
+	last := s.last
+	s.mu.Unlock()
+	c.write(frameExit, encode(last))
 }
 
 // serveExec runs another program and reports how it ended.

@@ -325,6 +325,9 @@ func testLife(t *testing.T, w *world) {
 	w.want("Exited .137.", "ps", "-a", "--filter", "name=life2", "--format", "{{.Status}}")
 	w.docker("stop", "life2") // is no error
 	w.fails(1, "not running", "kill", "life2")
+	w.docker("run", "-d", "--name", "again", "--restart", "always", "busybox", "sh", "-c", "sleep 1; exit 4")
+	w.want("^4$", "wait", "again") // of each end, also of one that another run follows
+	w.docker("rm", "-f", "again")
 	waited := make(chan string, 1)
 	w.docker("start", "life2")
 	go func() {
