@@ -16,6 +16,9 @@ import (
 // them, so there is nothing to do but to count them up.
 type mergeOp struct{ op *pb.MergeOp }
 
+// maxLayers is how many layers a merge may have, as many as a stack: sixty merges of a state with itself have 2^60.
+const maxLayers = 1000
+
 // Key implements solver.Op.
 func (m *mergeOp) Key(ctx context.Context) (solver.Key, error) {
 	dt, err := json.Marshal(struct {
@@ -44,7 +47,9 @@ func (m *mergeOp) Run(ctx context.Context, c *solver.Console, inputs []Result) (
 		if err != nil {
 			return nil, err
 		}
-		out.Layers = append(out.Layers, r.Layers...)
+		if out.Layers = append(out.Layers, r.Layers...); len(out.Layers) > maxLayers {
+			return nil, fmt.Errorf("merge of more than %d layers: %w", maxLayers, errdefs.ErrInvalidArgument)
+		}
 	}
 	return []Result{out}, nil
 }

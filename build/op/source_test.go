@@ -756,4 +756,13 @@ func TestMergeAndDiff(t *testing.T) {
 	if _, err := diff(0, 1).Run(t.Context(), console(), []Result{a, b}); !errdefs.IsNotImplemented(err) {
 		t.Errorf("diff of strangers: %v", err)
 	}
+	twice := a
+	for i := 0; err == nil && i < 20; i++ { // each has twice the layers
+		if out, err = merge.Run(t.Context(), console(), []Result{twice, twice}); err == nil {
+			twice = out[0]
+		}
+	}
+	if !errdefs.IsInvalidArgument(err) || len(twice.Layers) > maxLayers {
+		t.Errorf("%d layers, %v", len(twice.Layers), err)
+	}
 }

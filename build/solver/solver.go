@@ -41,6 +41,7 @@ type Solver[R any] struct {
 	cache Cache[R]
 	emit  func(Event)
 	slots chan struct{}
+	lines chan struct{} // of those who wait for the lock of a key
 
 	mu      sync.Mutex
 	flights map[digest.Digest]*flight[R] // by vertex
@@ -58,11 +59,16 @@ func New[R any](cache Cache[R], o Options) *Solver[R] {
 		cache:   cache,
 		emit:    o.Events,
 		slots:   make(chan struct{}, o.Parallel),
+		lines:   make(chan struct{}, maxLocks+o.Parallel),
 		flights: map[digest.Digest]*flight[R]{},
 		studies: map[digest.Digest]*study[R]{},
 		fresh:   map[digest.Digest]node[R]{},
 	}
 }
+
+// maxLocks is how many more vertices of a Solver than run at once ask for the lock of their key, or hold it: a thread may have
+// to wait for each, and a process has 10,000. Whoever holds a lock waits for a slot only, so the others get it.
+const maxLocks = 64
 
 // A VertexError is the failure of one vertex.
 type VertexError struct {

@@ -487,3 +487,39 @@ func TestEachVertexIsSeenOnce(t *testing.T) {
 		t.Fatal("the result is not found in ten seconds")
 	}
 }
+
+// A crowd counts who asks for locks.
+type crowd struct {
+	*memory
+	now, most atomic.Int64
+}
+
+func (c *crowd) Lock(ctx context.Context, key digest.Digest) (func() error, error) {
+	n := c.now.Add(1)
+	for old := c.most.Load(); n > old && !c.most.CompareAndSwap(old, n); old = c.most.Load() {
+	}
+	unlock, err := c.memory.Lock(ctx, key)
+	return func() error { defer c.now.Add(-1); return unlock() }, err
+}
+
+func (c *crowd) Get(ctx context.Context, key digest.Digest) (Record[string], bool, error) {
+	time.Sleep(time.Millisecond) // so that there is a crowd
+	return c.memory.Get(ctx, key)
+}
+
+// TestLocksAreBounded: a thread may wait for each lock.
+func TestLocksAreBounded(t *testing.T) {
+	cache := &crowd{memory: newMemory()}
+	var steps []step
+	end := step{name: "end", key: "end"}
+	for i := range 1000 {
+		name := fmt.Sprint("s", i)
+		steps, end.from = append(steps, step{name: name, key: name}), append(end.from, name)
+	}
+	if _, err := New[string](cache, Options{Parallel: 2}).Solve(t.Context(), build(&recorder{}, append(steps, end))); err != nil {
+		t.Fatal(err)
+	}
+	if most := cache.most.Load(); most > maxLocks+2 {
+		t.Errorf("%d vertices asked for locks at once", most)
+	}
+}

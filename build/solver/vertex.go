@@ -75,6 +75,12 @@ func (s *Solver[R]) findOrRun(ctx context.Context, c *Console, v *Vertex[R], in 
 	if v.IgnoreCache {
 		lock = digest.FromString(s.id + lock.String())
 	}
+	select {
+	case <-ctx.Done():
+		return n, false, context.Cause(ctx)
+	case s.lines <- struct{}{}:
+	}
+	defer func() { <-s.lines }()
 	unlock, err := s.cache.Lock(ctx, lock)
 	if err != nil {
 		return n, false, err
