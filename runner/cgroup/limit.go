@@ -152,14 +152,15 @@ func (g *Group) withQuota(r *specs.LinuxResources) *specs.LinuxResources {
 	return &all
 }
 
-// Files are the names and values of what Update writes into the group.
+// Files are the names and values of what Update writes into the group, and of what it may
+// write instead.
 func (g *Group) Files(r *specs.LinuxResources) iter.Seq2[string, string] {
 	return func(yield func(file, value string) bool) {
 		if r == nil {
 			return
 		}
 		for _, s := range g.settings(r) {
-			if !yield(s.file, s.value) {
+			if !yield(s.file, s.value) || s.instead != "" && !yield(s.instead, s.insteadValue) {
 				return
 			}
 		}

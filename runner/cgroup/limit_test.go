@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"errors"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -194,6 +195,18 @@ func TestPeriodKeepsTheQuota(t *testing.T) {
 				t.Errorf("with %s: %s=%s, want %s", now, file, value, want)
 			}
 		}
+	}
+}
+
+// Where the kernel counts shares of devices itself they are in a file of their own, which is
+// the one systemd has a property for.
+func TestFilesOfWeight(t *testing.T) {
+	dir := t.TempDir()
+	g := (&Host{mode: V2, hierarchies: []Hierarchy{{Mountpoint: dir}}}).Open("/")
+	r := &specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{Weight: ptr[uint16](300)}}
+	want := map[string]string{"io.bfq.weight": "300", "io.weight": "2930"}
+	if diff := cmp.Diff(want, maps.Collect(g.Files(r))); diff != "" {
+		t.Error(diff)
 	}
 }
 
