@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // openLogs opens the files of a log, the oldest first. Files that a rotation moves while
@@ -92,18 +94,38 @@ func openLog(name string) (*os.File, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	plain, err := os.CreateTemp(filepath.Dir(name), ".log-")
-	if err != nil {
-		return nil, err
+	if err == nil {
+		os.Remove(plain.Name())
+		if err = unpack(plain, zr); err == nil {
+			return plain, nil
+		}
+		plain.Close()
 	}
-	os.Remove(plain.Name())
-	if _, err = io.Copy(plain, zr); err == nil {
-		_, err = plain.Seek(0, io.SeekStart)
+	// A disk that is full or broken is when logs are read.
+	fd, e := unix.MemfdCreate("log", unix.MFD_CLOEXEC)
+	if e != nil {
+		return nil, fmt.Errorf("%s: %w", name, errors.Join(err, e))
+	}
+	plain = os.NewFile(uintptr(fd), "log")
+	if _, err = f.Seek(0, io.SeekStart); err == nil {
+		if err = zr.Reset(bufio.NewReaderSize(f, 256<<10)); err == nil {
+			err = unpack(plain, zr)
+		}
 	}
 	if err != nil {
 		plain.Close()
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return plain, nil
+}
+
+// unpack writes everything into a file and goes back to its beginning.
+func unpack(to *os.File, from io.Reader) error {
+	if _, err := io.Copy(to, from); err != nil {
+		return err
+	}
+	_, err := to.Seek(0, io.SeekStart)
+	return err
 }
 
 // isCurrent says whether the newest of the files is still the one that is written.
@@ -119,35 +141,26 @@ func isCurrent(files []*os.File, path string) bool {
 	return err == nil && os.SameFile(st, now)
 }
 
-// firstTime is the time of the first entry of a log file, which is then read from its
-// beginning. Empty: it has none.
-func firstTime(f *os.File) string {
-	buf := make([]byte, 128<<10)
-	n, _ := f.ReadAt(buf, 0)
-	line, _, ok := strings.Cut(string(buf[:n]), "\n")
-	i := strings.LastIndex(line, `"time":"`)
-	if !ok || i < 0 {
-		return ""
+// newer returns those of the files of a log, the oldest first, that came after f, which has been rotated away: all if it has
+// been dropped since. By then it may have been compressed, and clocks go back: it is known by how it begins.
+func newer(files []*os.File, f *os.File) []*os.File {
+	first := firstLine(f)
+	for i, other := range files[:len(files)-1] {
+		if len(first) > 0 && bytes.Equal(firstLine(other), first) {
+			return files[i+1:]
+		}
 	}
-	t, _, _ := strings.Cut(line[i+len(`"time":"`):], `"`)
-	return t
+	if len(first) == 0 { // it may be any of them
+		return files[len(files)-1:]
+	}
+	return files
 }
 
-// lastTime is the time of the last entry of a log, whose files come the oldest first; nil: it has none. The time ends
-// the line.
-func lastTime(files []*os.File) []byte {
-	for _, f := range slices.Backward(files) {
-		st, err := f.Stat()
-		if err != nil {
-			continue
-		}
-		end := make([]byte, min(128, st.Size()))
-		n, _ := f.ReadAt(end, st.Size()-int64(len(end)))
-		mark := []byte(`"time":"`)
-		if i := bytes.LastIndex(end[:n], mark); i >= 0 {
-			t, _, _ := bytes.Cut(end[i+len(mark):n], []byte{'"'})
-			return t
-		}
+// firstLine is the first entry of a log file, with its time, which no other has.
+func firstLine(f *os.File) []byte {
+	line, err := bufio.NewReader(io.NewSectionReader(f, 0, 1<<62)).ReadBytes('\n')
+	if err != nil {
+		return nil
 	}
-	return nil
+	return line
 }

@@ -45,9 +45,6 @@ func (e *Engine) Logs(ctx context.Context, ref string, o LogOptions, stdout, std
 	if o.Details {
 		p.info = c.logDetails()
 	}
-	if o.Tail == 0 {
-		p.last = lastTime(files)
-	}
 	if o.Tail >= 0 {
 		if files, err = tail(files, o.Tail); err != nil {
 			return err
@@ -180,26 +177,28 @@ func (e *Engine) rotated(ctx context.Context, id string, p *logPrinter, f *os.Fi
 	if err != nil || len(files) == 0 {
 		return nil, err
 	}
+	missed := files
 	if f != nil {
 		if err := p.print(ctx, f); err != nil {
 			closeFiles(files)
 			return nil, err
 		}
+		missed, p.line = newer(files, f), p.line[:0]
 		f.Close()
 	}
-	last := len(files) - 1
-	for _, missed := range files[:last] {
-		// Lines of one time are never in two files.
-		if t := firstTime(missed); err == nil && t > string(p.last) {
-			err = p.print(ctx, missed)
+	closeFiles(files[:len(files)-len(missed)])
+	last := len(missed) - 1
+	for _, m := range missed[:last] {
+		if err == nil {
+			err = p.print(ctx, m)
 		}
 	}
-	closeFiles(files[:last])
+	closeFiles(missed[:last])
 	if err != nil {
-		files[last].Close()
+		missed[last].Close()
 		return nil, err
 	}
-	return files[last], nil
+	return missed[last], nil
 }
 
 // logPrinter prints the lines of a json-file log.
@@ -209,7 +208,6 @@ type logPrinter struct {
 	line []byte  // the beginning of a line that is not whole yet
 	past bool    // a line after Until has been seen
 	part [2]bool // the last entry of the stream had no end of line
-	last []byte  // the time of the last entry that is not to be told any more
 	info string  // shown before each line: details
 	text []byte  // of ParseLogLine
 	buf  []byte  // for reading
@@ -298,7 +296,6 @@ func (p *logPrinter) entry(line []byte) error {
 			return err
 		}
 	}
-	p.last = append(p.last[:0], l.Time...)
 	if !*part {
 		if p.o.Timestamps {
 			w.Write(l.Time)

@@ -164,3 +164,57 @@ func TestFollowFromTheEnd(t *testing.T) {
 		}
 	}
 }
+
+// TestFollowedFiles: who follows a log sees all of it, once, whatever its files are like: there is only one, their lines are longer
+// than any other, or the clock went back when they were written.
+func TestFollowedFiles(t *testing.T) {
+	e := newEngine(t)
+	const lines = 3000
+	script := fmt.Sprintf(`i=0; while [ $i -lt %d ]; do echo "line $i"; i=$((i+1)); [ $((i %% 20)) = 0 ] && sleep 0.02; done`, lines)
+	var want strings.Builder
+	for i := range lines {
+		fmt.Fprintf(&want, "line %d\n", i)
+	}
+	o := sh(script)
+	if err := o.SetLog("json-file", map[string]string{"max-size": "20k", "max-file": "1"}); err != nil {
+		t.Fatal(err)
+	}
+	c := detached(t, e, "", o)
+	if got := logs(t, e, c.ID, LogOptions{Follow: true, Tail: -1}); got != want.String() {
+		t.Errorf("one file: %d bytes, want %d", len(got), want.Len())
+	}
+
+	path := filepath.Join(t.TempDir(), "log")
+	entry := func(i int) string { // the clock goes back
+		return fmt.Sprintf(`{"log":"%s %d\n","stream":"stdout","time":"2026-01-02T03:04:05.%09dZ"}`+"\n", strings.Repeat(`\u0001`, 60<<10), i, 100-i)
+	}
+	var followed *os.File
+	for i := range 4 {
+		name := path
+		if i < 3 {
+			name = fmt.Sprintf("%s.%d", path, 3-i)
+		}
+		if err := os.WriteFile(name, []byte(entry(i)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if i == 1 {
+			f, err := os.Open(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			followed = f
+		}
+	}
+	files, err := openLogs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeFiles(files)
+	if got := newer(files, followed); len(got) != 2 || got[0].Name() != path+".1" {
+		t.Errorf("%d files are newer", len(got))
+	}
+	if got := newer(files[2:], followed); len(got) != 2 {
+		t.Errorf("%d files are newer than one that was dropped", len(got))
+	}
+}

@@ -102,10 +102,6 @@ func (l *jsonLog) flush() error {
 
 // rotate moves every file one number up and begins a new one.
 func (l *jsonLog) rotate() error {
-	if l.cfg.MaxFiles <= 1 {
-		l.size = 0
-		return l.f.Truncate(0)
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	// First what can fail for want of room or descriptors: files that are moved up again and again are dropped in the end.
