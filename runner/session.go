@@ -23,6 +23,7 @@ type Session struct {
 	mu       sync.Mutex
 	stream   *keeper.Stream
 	detached bool
+	inputEnd bool // there is no more input, and the next keeper is to know it too
 	left     bool // nobody wants a stream any more, whichever comes
 }
 
@@ -91,6 +92,9 @@ func (s *Session) connect(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stream = stream
+	if s.inputEnd {
+		stream.Stdin().Close() // what comes of it Copy will see
+	}
 	if s.left {
 		stream.Close()
 	}
@@ -137,7 +141,12 @@ func (s *Session) isDetached() bool {
 }
 
 // CloseInput tells the container that there is no more input.
-func (s *Session) CloseInput() error { return s.current().Stdin().Close() }
+func (s *Session) CloseInput() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.inputEnd = true
+	return s.stream.Stdin().Close()
+}
 
 // Resize sets the size of the container's terminal.
 func (s *Session) Resize(ctx context.Context, columns, rows uint16) error {

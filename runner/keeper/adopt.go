@@ -16,17 +16,16 @@ func (s *supervisor) adopt(c *conn) bool {
 	case Running, Paused:
 		s.resumeRun()
 	case Restarting:
-		err := EndHolders(s.cfg.RunDir, s.state)
-		s.clear()
-		if err == nil {
-			err = s.launch()
-		}
-		if err != nil {
+		if err := EndHolders(s.cfg.RunDir, s.state); err != nil {
 			c.writeJSON(frameReply, failure(err))
-			s.mu.Lock()
-			s.state.Status, s.state.ExitCode, s.state.Error = Exited, codeOf(err), err.Error()
-			s.save()
-			s.mu.Unlock()
+			return false
+		}
+		s.clear()
+		s.stop = s.state.Stopped // by a keeper that did not live to say that it has ended
+		if !s.relaunch() {       // of which the state tells
+			c.writeJSON(frameReply, reply{})
+			c.Close()
+			s.retire()
 			return false
 		}
 	default: // it ended with its keeper, or before
@@ -52,11 +51,20 @@ func (s *supervisor) resumeRun() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state.Stopped { // by a keeper that died while it stopped the container
-		s.forbidRestart()
+		s.forbidRestart(true)
+	}
+	if s.cfg.Cgroup.Freeze != "" { // a keeper may have died between freezing it and saying so
+		s.state.Status = Running
+		if s.frozen() {
+			s.state.Status = Paused
+		}
 	}
 	s.awaitClients(streams)
 	s.save()
 	s.enter(p, streams)
+	if h := s.state.Health; h != nil && h.Status == HealthUnhealthy && s.cfg.Health != nil && s.cfg.Health.OnFailure != "" {
+		go s.unhealthy(p) // the keeper that found it out may have died before it did
+	}
 }
 
 // clear ends a run that a keeper began and did not live to record: there must not be two.

@@ -44,7 +44,7 @@ const (
 // success, and a paused container is left alone.
 func (s *supervisor) watchHealth(ctx context.Context, p *process) {
 	h := s.cfg.Health
-	began := time.Now()
+	began := time.Now().Add(-p.age()) // another keeper may have been there before
 	for {
 		wait := h.Interval
 		if s.healthStarting() && time.Since(began) < h.Period {
@@ -150,7 +150,7 @@ func (s *supervisor) unhealthy(p *process) {
 		s.mu.Unlock()
 	case "stop":
 		s.mu.Lock()
-		s.forbidRestart()
+		s.forbidRestart(true)
 		s.mu.Unlock()
 	}
 	if s.send(p, sig); h.StopTimeout < 0 { // it may take its time

@@ -135,7 +135,12 @@ func prepare(runDir string) (*supervisor, error) {
 	if s.state.Keeper, err = statefile.Self(); err != nil {
 		return nil, err
 	}
-	if s.rec, err = openRecorder(cfg.Log, filepath.Join(runDir, "cursor")); err != nil {
+	cursor := filepath.Join(runDir, "cursor")
+	if s.rec, err = openRecorder(cfg.Log, cursor); err != nil && s.state.Status.GoesOn() {
+		fmt.Fprintln(os.Stderr, "output is not logged:", err) // for that nobody leaves a container without a keeper
+		s.rec, err = openRecorder(Log{}, cursor)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if err := s.openNetwork(); err != nil {

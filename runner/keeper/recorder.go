@@ -34,6 +34,7 @@ func openRecorder(cfg Log, cursorPath string) (*recorder, error) {
 	}
 	r := &recorder{cur: cur}
 	if cfg.Path == "" {
+		cur.note.carry = [2][]byte{}
 		return r, nil
 	}
 	if r.log, err = openLog(cfg); err != nil {

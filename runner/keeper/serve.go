@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -109,9 +110,9 @@ func (s *supervisor) serve(c *conn) {
 func (s *supervisor) command(c *conn, q request) error {
 	switch q.Op {
 	case "signal":
-		return s.signal(unix.Signal(q.Signal), q.Final)
+		return s.signal(unix.Signal(q.Signal), q.Final, true)
 	case "stop":
-		return s.stopContainer(unix.Signal(q.Signal), time.Duration(q.Millis)*time.Millisecond)
+		return s.stopContainer(unix.Signal(q.Signal), time.Duration(q.Millis)*time.Millisecond, !q.Down)
 	case "resize":
 		_, streams, err := s.running()
 		if err != nil {
@@ -130,8 +131,8 @@ func (s *supervisor) command(c *conn, q request) error {
 	return fmt.Errorf("request %q: %w", q.Op, errdefs.ErrNotImplemented)
 }
 
-func (s *supervisor) signal(sig unix.Signal, final bool) error {
-	if final && s.endsBetweenRuns() {
+func (s *supervisor) signal(sig unix.Signal, final, user bool) error {
+	if final && s.endsBetweenRuns(user) {
 		return nil
 	}
 	p, _, err := s.running()
@@ -149,27 +150,26 @@ func (s *supervisor) signal(sig unix.Signal, final bool) error {
 
 // endsBetweenRuns lets the container not be restarted. It says whether it has ended by that, as it was between two
 // runs. One that is just being started is waited for.
-func (s *supervisor) endsBetweenRuns() bool {
+func (s *supervisor) endsBetweenRuns(user bool) bool {
 	s.mu.Lock()
-	s.forbidRestart()
-	between := s.proc == nil && !s.over
+	s.forbidRestart(user)
+	between, begun := s.proc == nil && !s.over, s.begun
 	s.mu.Unlock()
-	for between {
-		select {
-		case <-s.ended:
-			return true
-		case <-time.After(time.Millisecond):
-		}
-		_, _, err := s.running()
-		between = err != nil
+	if !between {
+		return false
 	}
-	return false
+	select {
+	case <-s.ended:
+		return true
+	case <-begun:
+		return false
+	}
 }
 
 // stopContainer ends the container and returns after its final exit. The client's going
-// away does not call it off, except that nobody waits any more.
-func (s *supervisor) stopContainer(sig unix.Signal, timeout time.Duration) error {
-	if err := s.signal(sig, true); err != nil && !errors.Is(err, errdefs.ErrConflict) {
+// away does not call it off, except that nobody waits any more. user says whether its user wants that.
+func (s *supervisor) stopContainer(sig unix.Signal, timeout time.Duration, user bool) error {
+	if err := s.signal(sig, true, user); err != nil && !errors.Is(err, errdefs.ErrConflict) {
 		return err
 	}
 	var expired <-chan time.Time
@@ -183,7 +183,7 @@ func (s *supervisor) stopContainer(sig unix.Signal, timeout time.Duration) error
 		return nil
 	case <-expired:
 	}
-	if err := s.signal(unix.SIGKILL, true); err != nil && !errors.Is(err, errdefs.ErrConflict) {
+	if err := s.signal(unix.SIGKILL, true, user); err != nil && !errors.Is(err, errdefs.ErrConflict) {
 		return err
 	}
 	<-s.ended
@@ -231,11 +231,27 @@ func (s *supervisor) cannotFreeze(to Status) error {
 	return fmt.Errorf(why+": %w", s.cfg.ID, errdefs.ErrConflict)
 }
 
-// thaw lets a paused container meet its signal.
+// thaw lets a container that is paused, or that somebody else has frozen, meet its signal.
 func (s *supervisor) thaw() {
-	if err := s.freeze(Paused, Running, s.cfg.Cgroup.Thawed); err != nil && !errors.Is(err, errdefs.ErrConflict) {
+	err := s.freeze(Paused, Running, s.cfg.Cgroup.Thawed)
+	if errors.Is(err, errdefs.ErrConflict) {
+		err = nil
+		if s.frozen() {
+			err = os.WriteFile(s.cfg.Cgroup.Freeze, []byte(s.cfg.Cgroup.Thawed), 0)
+		}
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) { // it has ended
 		fmt.Fprintln(os.Stderr, "thawing:", err)
 	}
+}
+
+// frozen asks the kernel whether the container is frozen, or is being frozen.
+func (s *supervisor) frozen() bool {
+	if s.cfg.Cgroup.Freeze == "" {
+		return false
+	}
+	b, err := os.ReadFile(s.cfg.Cgroup.Freeze)
+	return err == nil && string(bytes.TrimSpace(b)) != s.cfg.Cgroup.Thawed
 }
 
 // serveWait tells of the next exit, also of one that another run follows: docker's wait does.

@@ -44,6 +44,7 @@ type supervisor struct {
 	stop    bool // no more restarts
 	stopped chan struct{}
 	exited  chan struct{} // closed at the next exit, then replaced
+	begun   chan struct{} // between two runs: closed when the next one begins
 	ended   chan struct{} // closed at the final exit
 	subs    map[*subscriber]bool
 	pos     [2]int64 // bytes of each stream that were broadcast, by earlier keepers too
@@ -165,7 +166,7 @@ func (s *supervisor) started(p *process, streams *stdio, oom uint64) {
 	s.state.ExitCode, s.state.OOMKilled, s.state.Error = 0, false, ""
 	s.state.OOMKills = oom
 	s.state.StartedAt = time.Now().UTC()
-	s.state.Finished, s.state.Stopped = false, s.stop
+	s.state.Finished, s.state.Stopped = false, s.stop && s.state.Stopped
 	s.state.Holder = streams.holder.id
 	s.state.Health, s.state.Attached = nil, s.clients()
 	if s.cfg.Health != nil {
@@ -179,6 +180,10 @@ func (s *supervisor) started(p *process, streams *stdio, oom uint64) {
 // enter makes p the present run and lets its output flow. mu is held.
 func (s *supervisor) enter(p *process, streams *stdio) {
 	s.proc, s.io = p, streams
+	if s.begun != nil {
+		close(s.begun)
+		s.begun = nil
+	}
 	s.rec.limit(true)
 	s.beginHealth(p)
 	go s.watchHolder(p, streams.holder)
@@ -209,8 +214,8 @@ func (s *supervisor) life() {
 		killAll(s.cfg.Cgroup)
 		s.awaitReturn()
 		s.drain()
-		ran := time.Since(s.state.StartedAt)
-		again := s.exit(exit)
+		ran := s.proc.age()
+		again := s.exit(exit, ran)
 		if !again {
 			return
 		}
@@ -246,9 +251,9 @@ func (s *supervisor) drain() {
 	s.rec.flush()
 }
 
-// exit records the end of a run and tells the clients. It reports whether there will be
-// another.
-func (s *supervisor) exit(e ExitStatus) (again bool) {
+// exit records the end of a run, which has lasted as long as ran says, and tells the clients. It
+// reports whether there will be another.
+func (s *supervisor) exit(e ExitStatus, ran time.Duration) (again bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.noteOOM()
@@ -262,7 +267,7 @@ func (s *supervisor) exit(e ExitStatus) (again bool) {
 	e.Final = !again
 	holder := s.io.holder
 	s.proc.close()
-	s.proc, s.io = nil, nil
+	s.proc, s.io, s.begun = nil, nil, make(chan struct{})
 	st := &s.state
 	st.Status, st.ExitCode, st.Error = Exited, e.Code, e.Error
 	st.Init = statefile.Process{}
@@ -272,7 +277,7 @@ func (s *supervisor) exit(e ExitStatus) (again bool) {
 		st.RestartCount++
 	}
 	s.save()
-	s.tellExit(e) // compose looks at once whether the container goes on, and waits for its next end if it does
+	s.tellExit(e, ran) // compose looks at once whether the container goes on, and waits for its next end if it does
 	s.tell(e)
 	holder.end() // not before the end is recorded: should we be killed, it knows of it, and the record of it
 	return again
@@ -327,13 +332,14 @@ func codeOf(err error) int {
 	return 125
 }
 
-// forbidRestart makes the next exit the final one. mu is held.
-func (s *supervisor) forbidRestart() {
+// forbidRestart makes the next exit the final one. For restart policies the container was stopped only if its user
+// wants that. mu is held.
+func (s *supervisor) forbidRestart(user bool) {
 	if !s.stop {
 		s.stop = true
 		close(s.stopped)
 	}
-	if !s.state.Stopped {
+	if user && !s.state.Stopped {
 		s.state.Stopped = true
 		s.save()
 	}

@@ -41,9 +41,9 @@ func (s *supervisor) event(action string, more map[string]string) {
 }
 
 // tellExit tells of the end of a run. mu is held.
-func (s *supervisor) tellExit(e ExitStatus) {
+func (s *supervisor) tellExit(e ExitStatus, ran time.Duration) {
 	s.event("die", map[string]string{
-		"exitCode": strconv.Itoa(e.Code), "execDuration": strconv.Itoa(int(time.Since(s.state.StartedAt) / time.Second)),
+		"exitCode": strconv.Itoa(e.Code), "execDuration": strconv.Itoa(int(ran / time.Second)),
 	})
 }
 

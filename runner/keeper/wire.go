@@ -46,6 +46,7 @@ type request struct {
 	Final   bool           `json:",omitempty"`
 	Signal  int            `json:",omitempty"`
 	Millis  int64          `json:",omitempty"` // stop: time-out, negative for none
+	Down    bool           `json:",omitempty"` // stop: because the machine goes down, not for its user
 	Columns uint16         `json:",omitempty"`
 	Rows    uint16         `json:",omitempty"`
 	Files   int            `json:",omitempty"`
