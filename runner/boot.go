@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 	"sync"
@@ -33,12 +32,21 @@ func (e *Engine) Boot(ctx context.Context, told func(c *Container, err error)) e
 		}
 		err := e.awaitHealthy(ctx, c, all)
 		if err == nil {
+			// Others work meanwhile: they start it, stop it, change its policy or remove it.
+			var now *Container
+			if now, err = e.Get(ctx, c.ID); err == nil && !now.wantedAtBoot() {
+				continue
+			}
+		}
+		if err == nil {
 			_, err = e.Start(ctx, c.ID, StartOptions{})
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		told(c, err)
+		if !errors.Is(err, errdefs.ErrNotFound) || e.recorded(c.ID) {
+			told(c, err)
+		}
 	}
 	return nil
 }
@@ -47,53 +55,34 @@ func (e *Engine) Boot(ctx context.Context, told func(c *Container, err error)) e
 // For restart policies it is as if nobody had stopped them. told hears of every container; one that cannot be ended holds up no
 // other. What the store has is on the disk then, and need not be looked at when the machine is up again.
 func (e *Engine) Shutdown(ctx context.Context, told func(c *Container, err error)) error {
-	all, err := e.List(ctx)
-	if err != nil {
-		return err
-	}
-	var mu sync.Mutex
-	var wait sync.WaitGroup
-	for _, c := range all {
-		if ended(c.State) || c.State.Status == keeper.Created {
-			continue
+	seen := map[string]bool{}
+	for {
+		all, err := e.List(ctx)
+		if err != nil {
+			return err
 		}
-		wait.Go(func() {
-			err := e.Stop(ctx, c.ID, StopOptions{})
-			if err == nil {
-				err = e.forgetStop(ctx, c.ID)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			told(c, err)
-		})
+		all = slices.DeleteFunc(all, func(c *Container) bool { return ended(c.State) || seen[c.ID] })
+		if len(all) == 0 { // nor have others been started meanwhile
+			break
+		}
+		var mu sync.Mutex
+		var wait sync.WaitGroup
+		for _, c := range all {
+			seen[c.ID] = true
+			wait.Go(func() {
+				err := e.Stop(ctx, c.ID, StopOptions{down: true})
+				mu.Lock()
+				defer mu.Unlock()
+				told(c, err)
+			})
+		}
+		wait.Wait()
 	}
-	wait.Wait()
 	store, err := e.Store()
 	if err != nil {
 		return err
 	}
 	return store.Layers.Sync(ctx)
-}
-
-// forgetStop has a container that has ended be one that nobody has stopped.
-func (e *Engine) forgetStop(ctx context.Context, id string) error {
-	unlock, err := e.lock(ctx, id)
-	if errors.Is(err, errdefs.ErrNotFound) { // it was to be removed at its end
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	c, err := e.load(id)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil || !ended(c.State) {
-		return err
-	}
-	c.State.Stopped = false
-	return e.writeState(c)
 }
 
 func (c *Container) wantedAtBoot() bool {

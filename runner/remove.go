@@ -47,7 +47,7 @@ func (e *Engine) removeIfEnded(ctx context.Context, ref string, c *Container, o 
 		if !o.Force {
 			return worded(errdefs.ErrConflict, "cannot remove container %q: container is %s: stop the container before removing or force remove", ref, c.State.Status)
 		}
-		if err := e.end(ctx, c, unix.SIGKILL, 0); err != nil {
+		if err := e.end(ctx, c, unix.SIGKILL, 0, false); err != nil {
 			return fmt.Errorf("killing container %s: %w", ref, err)
 		}
 	}

@@ -21,6 +21,7 @@ import (
 type StopOptions struct {
 	Signal  string         // "" is the container's
 	Timeout *time.Duration // until SIGKILL, negative for never; nil is the container's
+	down    bool           // because the machine goes down: see keeper.Client.Down
 }
 
 const defaultStopTimeout = 10 * time.Second
@@ -47,7 +48,7 @@ func (e *Engine) Stop(ctx context.Context, ref string, o StopOptions) error {
 	if o.Timeout != nil {
 		timeout = *o.Timeout
 	}
-	if err := e.end(ctx, c, sig, timeout); err != nil {
+	if err := e.end(ctx, c, sig, timeout, o.down); err != nil {
 		return err
 	}
 	e.tell(c, "stop", nil)
@@ -65,11 +66,15 @@ func (c *Container) stopSignal() string {
 }
 
 // end ends a container by way of its keeper, of the next keeper if that one dies
-// meanwhile, and sees that it is finished.
-func (e *Engine) end(ctx context.Context, c *Container, sig unix.Signal, timeout time.Duration) error {
+// meanwhile, and sees that it is finished. down says whether that is because the machine goes down.
+func (e *Engine) end(ctx context.Context, c *Container, sig unix.Signal, timeout time.Duration, down bool) error {
 	for {
 		k, err := e.client(c)
-		if err == nil {
+		switch {
+		case err != nil:
+		case down:
+			err = k.Down(ctx, sig, timeout)
+		default:
 			err = k.Stop(ctx, sig, timeout)
 		}
 		if err != nil && !errors.Is(err, errdefs.ErrUnavailable) && !errors.Is(err, errdefs.ErrConflict) {

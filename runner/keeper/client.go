@@ -271,6 +271,11 @@ func (k *Client) Stop(ctx context.Context, s unix.Signal, timeout time.Duration)
 	return k.command(ctx, request{Op: "stop", Signal: int(s), Millis: timeout.Milliseconds()})
 }
 
+// Down is Stop because the machine goes down: for restart policies nobody has stopped the container.
+func (k *Client) Down(ctx context.Context, s unix.Signal, timeout time.Duration) error {
+	return k.command(ctx, request{Op: "stop", Signal: int(s), Millis: timeout.Milliseconds(), Down: true})
+}
+
 // Resize sets the size of the container's terminal.
 func (k *Client) Resize(ctx context.Context, columns, rows uint16) error {
 	return k.command(ctx, request{Op: "resize", Columns: columns, Rows: rows})
