@@ -903,3 +903,35 @@ func TestPruneLeavesConfigOnly(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestWaitForOneRun: waiting ends with the present run, as docker's does, although another follows it.
+func TestWaitForOneRun(t *testing.T) {
+	e, dir := newEngine(t), t.TempDir()
+	o := sh("while [ ! -e /dir/end ]; do sleep 0.01; done; rm /dir/end; exit 5")
+	o.Mounts = []MountRequest{{Type: "bind", Source: dir, Target: "/dir"}}
+	o.Restart = keeper.RestartPolicy{Name: "always"}
+	c := detached(t, e, "", o)
+	for range 2 {
+		await(t, "a run", func() bool { return runs(get(t, e, c.ID).State) })
+		waiting := make(chan struct{})
+		go func() {
+			defer close(waiting)
+			if s, err := e.Wait(t.Context(), c.ID); err != nil || s.Code != 5 || s.Final {
+				t.Errorf("%+v, %v", s, err)
+			}
+		}()
+		time.Sleep(100 * time.Millisecond) // it is waited for; should that come later, it is for the next run
+		if err := os.WriteFile(dir+"/end", nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-waiting:
+		case <-time.After(5 * time.Second):
+			os.WriteFile(dir+"/end", nil, 0o600)
+			<-waiting
+		}
+	}
+	if s := get(t, e, c.ID).State; !s.Status.GoesOn() {
+		t.Errorf("state %+v", s)
+	}
+}
