@@ -63,7 +63,7 @@ func (t *attached) run(ctx context.Context) error {
 	case errors.Is(err, io.EOF): // detached
 		return nil
 	case ctx.Err() != nil: // by a signal
-		return &exitError{code: exitInterrupted}
+		return interrupted(ctx)
 	case err != nil:
 		return err
 	case status.Code != 0:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -42,7 +43,7 @@ func showEvents(ctx context.Context, a *app, since, until, format string, list [
 			return withExitCode(exitTemplate, fmt.Errorf("Error parsing format: %w", err))
 		}
 	}
-	return a.engine().Events(ctx, o, func(e event.Event) error {
+	err = a.engine().Events(ctx, o, func(e event.Event) error {
 		all := apiEvent{Event: e}
 		if e.Type == event.Container {
 			all.Status, all.ID, all.From = e.Action, e.Actor.ID, e.Actor.Attributes["image"]
@@ -56,6 +57,7 @@ func showEvents(ctx context.Context, a *app, since, until, format string, list [
 		a.ui.Println(eventLine(e))
 		return a.ui.WriteError()
 	})
+	return cmp.Or(err, ctx.Err())
 }
 
 // eventLine is docker's: time, type, action, ID and the attributes by name.

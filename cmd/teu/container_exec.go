@@ -67,6 +67,9 @@ func execIn(ctx context.Context, a *app, x *execFlags, ref string, args []string
 		return err
 	}
 	if x.TTY && x.interactive && !x.detach && !a.ui.InTerminal() {
+		if _, err := a.engine().Get(ctx, ref); err != nil {
+			return err
+		}
 		return errors.New("the input device is not a TTY")
 	}
 	for _, path := range x.envFiles {
@@ -127,7 +130,7 @@ func followExec(ctx context.Context, a *app, p *runner.Exec, x *execFlags, keys 
 	case <-detached:
 		return errEscaped()
 	case <-ctx.Done():
-		return ctx.Err()
+		return interrupted(ctx)
 	}
 }
 

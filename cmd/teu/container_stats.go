@@ -60,7 +60,7 @@ func showStats(ctx context.Context, a *app, f statsFlags, args []string) error {
 	for wait := firstInterval; ; wait = time.Second {
 		select {
 		case <-ctx.Done():
-			return nil
+			return ctx.Err()
 		case <-time.After(wait):
 		}
 		if wait != firstInterval {

@@ -21,6 +21,7 @@ const (
 	exitNotExecutable = 126
 	exitNotFound      = 127
 	exitInterrupted   = 130
+	exitTerminated    = 143
 )
 
 // engineError is an error of a command line that docker's engine finds, not its command: create ends
@@ -137,6 +138,15 @@ func report(u *ui.UI, err error) int {
 	}
 	u.Error(err)
 	return code
+}
+
+// interrupted is the error of a command that a signal has ended: who sent that knows it.
+func interrupted(ctx context.Context) error {
+	code := exitInterrupted
+	if context.Cause(ctx) == errTerminated {
+		code = exitTerminated
+	}
+	return &exitError{code: code}
 }
 
 func isNotFound(err error) bool { return errors.Is(err, errdefs.ErrNotFound) }

@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"runtime"
@@ -56,19 +57,28 @@ func awaitCatching(ctx context.Context) {
 }
 
 func untilSignals(ctx context.Context, wish time.Duration) (_ context.Context, catching <-chan struct{}) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	ready := make(chan struct{})
 	go func() { // until the process ends
 		caught := make(chan os.Signal, 1)
 		signal.Notify(caught, syscall.SIGINT, syscall.SIGTERM)
 		close(ready)
-		<-caught
-		cancel()
+		cancel(interruption(<-caught))
 		time.Sleep(wish)
 		signal.Stop(caught)
 	}()
 	return ctx, ready
 }
+
+// interruption is the context's cause when a signal has ended it. It is a context.Canceled.
+func interruption(s os.Signal) error {
+	if s == syscall.SIGTERM {
+		return errTerminated
+	}
+	return context.Canceled
+}
+
+var errTerminated = fmt.Errorf("terminated: %w", context.Canceled)
 
 // The growth of the heap in percent until the first collection, and after it. Most commands end before
 // their heap has reached 32 MB and need none; the others would take nine times what they need.

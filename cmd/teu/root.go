@@ -139,7 +139,11 @@ func execute(ctx context.Context, u *ui.UI, args []string) int {
 	}
 	root := newRootCommand(a, wanted)
 	root.SetArgs(args)
-	return report(u, a.explain(cmp.Or(root.ExecuteContext(ctx), u.WriteError())))
+	err := cmp.Or(root.ExecuteContext(ctx), u.WriteError())
+	if err == context.Canceled && ctx.Err() != nil {
+		err = interrupted(ctx)
+	}
+	return report(u, a.explain(err))
 }
 
 func newRootCommand(a *app, commands []command) *cobra.Command {
