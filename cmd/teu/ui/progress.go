@@ -26,7 +26,7 @@ type BuildPrinter interface {
 func (u *UI) BuildPrinter(mode string) (BuildPrinter, error) {
 	switch mode {
 	case "", "auto":
-		if u.ErrTerminal() {
+		if u.draws() {
 			return newTTYPrinter(u), nil
 		}
 		return newPlainPrinter(u.errText(), u.commandText()), nil

@@ -86,7 +86,7 @@ func (p *ttyPrinter) Close() {
 	<-p.done
 	columns, _ := p.u.Size()
 	now := time.Now()
-	lines := []string{p.heading(now)}
+	lines := []string{p.heading(now, columns)}
 	for _, s := range p.steps.list {
 		lines = append(lines, p.line(s, now, columns))
 	}
@@ -128,10 +128,10 @@ func (p *ttyPrinter) region(now time.Time, columns, rows int) []string {
 	if room := max(rows-2, 1); len(lines) > room {
 		lines = lines[len(lines)-room:]
 	}
-	return append([]string{p.heading(now)}, lines...)
+	return append([]string{p.heading(now, columns)}, lines...)
 }
 
-func (p *ttyPrinter) heading(now time.Time) string {
+func (p *ttyPrinter) heading(now time.Time, columns int) string {
 	ended := 0
 	for _, s := range p.steps.list {
 		if !s.ended.IsZero() {
@@ -142,7 +142,7 @@ func (p *ttyPrinter) heading(now time.Time) string {
 	if ended == len(p.steps.list) {
 		word = " FINISHED"
 	}
-	return fmt.Sprintf("[+] Building %.1fs (%d/%d)%s", now.Sub(p.began).Seconds(), ended, len(p.steps.list), word)
+	return cut(fmt.Sprintf("[+] Building %.1fs (%d/%d)%s", now.Sub(p.began).Seconds(), ended, len(p.steps.list), word), columns)
 }
 
 // line is the one of a step: its name on the left, its time on the right.
@@ -166,7 +166,7 @@ func (p *ttyPrinter) line(s *step, now time.Time, columns int) string {
 	}
 	took := fmt.Sprintf(" %.1fs", s.since(end))
 	text = cut(text+printable(s.name), columns-len(took))
-	pad := max(columns-len(took)-len([]rune(text)), 0)
+	pad := max(columns-len(took)-width(text), 0)
 	return p.colour(colour, text+strings.Repeat(" ", pad)+took)
 }
 

@@ -28,11 +28,38 @@ func size(n int64) string {
 
 // cut shortens text to columns, which must not wrap or the region could not be found again.
 func cut(text string, columns int) string {
-	r := []rune(text)
-	if len(r) > max(columns, 1) {
-		r = r[:max(columns, 1)]
+	room := max(columns, 1)
+	for i, r := range text {
+		if room -= cells(r); room < 0 {
+			return text[:i]
+		}
 	}
-	return string(r)
+	return text
+}
+
+// width is how many columns text takes on a terminal.
+func width(text string) int {
+	n := 0
+	for _, r := range text {
+		n += cells(r)
+	}
+	return n
+}
+
+// cells is how many columns a character takes: two for those of East Asia and pictures (Unicode Standard Annex 11, wide and
+// fullwidth), none for marks on the one before.
+func cells(r rune) int {
+	switch {
+	case r < 0x300:
+		return 1
+	case unicode.Is(unicode.Mn, r):
+		return 0
+	case r >= 0x1100 && r <= 0x115f, r >= 0x2e80 && r <= 0xa4cf && r != 0x303f, r >= 0xac00 && r <= 0xd7a3, r >= 0xf900 && r <= 0xfaff,
+		r >= 0xfe30 && r <= 0xfe6f, r >= 0xff00 && r <= 0xff60, r >= 0xffe0 && r <= 0xffe6,
+		r >= 0x1f300 && r <= 0x1f64f, r >= 0x1f680 && r <= 0x1f6ff, r >= 0x1f900 && r <= 0x1faff, r >= 0x20000 && r <= 0x3fffd:
+		return 2
+	}
+	return 1
 }
 
 // printable takes out of text what would move the cursor or change the terminal: it was written by

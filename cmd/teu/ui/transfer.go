@@ -89,7 +89,7 @@ func (u *UI) Transfer(words TransferWords, mode TransferMode) *Transfer {
 		t.json.SetEscapeHTML(false)
 	case "plain":
 	default: // on something that is no terminal "tty" is "plain"
-		t.terminal = u.ErrTerminal()
+		t.terminal = u.draws()
 	}
 	if t.terminal {
 		t.stop, t.stopped = make(chan struct{}), make(chan struct{})

@@ -140,3 +140,22 @@ func TestTransferModes(t *testing.T) {
 		t.Errorf("json: %v, %q", err, m)
 	}
 }
+
+// TestCut: what is cut fits, whatever it consists of.
+func TestCut(t *testing.T) {
+	for _, c := range []struct {
+		text, want string
+		columns    int
+	}{
+		{"plain", "pla", 3},
+		{"日本語", "日", 3},
+		{"日本語", "日本", 4},
+		{"e\u0301te\u0301", "e\u0301te\u0301", 3},
+		{"🚀 off", "🚀 ", 3},
+		{"any", "a", 0},
+	} {
+		if got := cut(c.text, c.columns); got != c.want || width(got) > max(c.columns, 1) {
+			t.Errorf("%q in %d columns: %q", c.text, c.columns, got)
+		}
+	}
+}

@@ -3,7 +3,7 @@
 // The rules of output:
 //   - results go to Out, everything else (progress, warnings, errors) to Err;
 //   - an error is at most two lines, `teu: what failed` and `hint: what to do`;
-//   - a live region is drawn only when Err is a terminal; else one line per event;
+//   - a live region is drawn only when Err is a terminal that can do it, not with TERM=dumb; else one line per event;
 //   - what images, containers, registries and commands of builds say is shown on a terminal as text: it does not
 //     move the cursor or change anything there. To a file or pipe it goes as it is;
 //   - colour only on a terminal, never as the only carrier of meaning, and never
@@ -55,6 +55,9 @@ func (u *UI) OutTerminal() bool { return isTerminal(u.out) }
 
 // ErrTerminal reports whether standard error is a terminal.
 func (u *UI) ErrTerminal() bool { return isTerminal(u.err) }
+
+// draws reports whether a region of lines can be drawn on standard error.
+func (u *UI) draws() bool { return u.ErrTerminal() && os.Getenv("TERM") != "dumb" }
 
 // InFile returns standard input as a file, or nil in tests that gave none.
 func (u *UI) InFile() *os.File { return u.in }
