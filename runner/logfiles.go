@@ -3,6 +3,7 @@ package runner
 import (
 	"bufio"
 	"bytes"
+	"compress/flate"
 	"compress/gzip"
 	"errors"
 	"fmt"
@@ -90,6 +91,9 @@ func openLog(name string) (*os.File, error) {
 	}
 	defer f.Close()
 	zr, err := gzip.NewReader(bufio.NewReaderSize(f, 256<<10))
+	if damaged(err) {
+		return os.Open(os.DevNull)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
@@ -119,9 +123,16 @@ func openLog(name string) (*os.File, error) {
 	return plain, nil
 }
 
-// unpack writes everything into a file and goes back to its beginning.
+// damaged says whether err comes from what a compressed file holds. The others of the log can be read all the same.
+func damaged(err error) bool {
+	var corrupt flate.CorruptInputError
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, gzip.ErrHeader) || errors.Is(err, gzip.ErrChecksum) ||
+		errors.As(err, &corrupt)
+}
+
+// unpack writes everything into a file, as far as it is not damaged, and goes back to its beginning.
 func unpack(to *os.File, from io.Reader) error {
-	if _, err := io.Copy(to, from); err != nil {
+	if _, err := io.Copy(to, from); err != nil && !damaged(err) {
 		return err
 	}
 	_, err := to.Seek(0, io.SeekStart)

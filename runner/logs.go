@@ -211,6 +211,9 @@ type logPrinter struct {
 	info string  // shown before each line: details
 	text []byte  // of ParseLogLine
 	buf  []byte  // for reading
+
+	of    *os.File // what was printed last begins with first
+	first []byte
 }
 
 func newLogWriters(stdout, stderr io.Writer) [2]*bufio.Writer {
@@ -244,7 +247,10 @@ func (p *logPrinter) print(ctx context.Context, f *os.File) error {
 			p.line, rest = p.line[:0], rest[i+1:]
 		}
 		p.line = append(p.line, rest...)
-		if err == io.EOF {
+		if err == io.EOF && p.emptied(f) {
+			p.line = p.line[:0]
+			_, err = f.Seek(0, io.SeekStart)
+		} else if err == io.EOF {
 			return nil
 		}
 		if err != nil {
@@ -252,6 +258,31 @@ func (p *logPrinter) print(ctx context.Context, f *os.File) error {
 		}
 	}
 	return nil
+}
+
+// emptied says whether somebody has made f shorter, which has been read to its end, and it has begun anew. A keeper cuts off
+// what the one before it had not noted; then it begins as it did.
+func (p *logPrinter) emptied(f *os.File) bool {
+	at, err := f.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return false
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	if p.of != f || len(p.first) == 0 {
+		p.of, p.first = f, firstLine(f)
+	}
+	if at <= st.Size() {
+		return false
+	}
+	now := firstLine(f)
+	again := len(now) > 0 && !bytes.Equal(now, p.first)
+	if again {
+		p.first = now
+	}
+	return again
 }
 
 // parseAny parses a line that is JSON of another form.

@@ -2,14 +2,20 @@ package runner
 
 import (
 	"bytes"
+	"compress/gzip"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/teu-dev/teu/runner/keeper"
+	"github.com/teu-dev/teu/test/privilege"
 )
 
 // TestLogRotation floods a log that is rotated and compressed often while somebody follows
@@ -216,5 +222,64 @@ func TestFollowedFiles(t *testing.T) {
 	}
 	if got := newer(files[2:], followed); len(got) != 2 {
 		t.Errorf("%d files are newer than one that was dropped", len(got))
+	}
+}
+
+// TestLogThatIsEmptied: whoever makes room by emptying the log of a container does not end those who follow it.
+func TestLogThatIsEmptied(t *testing.T) {
+	e, dir := newEngine(t), t.TempDir()
+	o := sh("seq 500; while [ ! -e /dir/go ]; do sleep 0.01; done; seq 501 600")
+	o.Mounts = []MountRequest{{Type: "bind", Source: dir, Target: "/dir"}}
+	c := detached(t, e, "", o)
+	var got syncBuffer
+	ended := make(chan error)
+	go func() { ended <- e.Logs(t.Context(), c.ID, LogOptions{Follow: true, Tail: -1}, &got, &got) }()
+	await(t, "the first lines", func() bool { return strings.HasSuffix(got.String(), "\n500\n") })
+	if err := errors.Join(os.Truncate(e.logFile(c.ID), 0), os.WriteFile(dir+"/go", nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	var want strings.Builder
+	for i := range 600 {
+		fmt.Fprintln(&want, i+1)
+	}
+	if err := <-ended; err != nil || got.String() != want.String() {
+		t.Errorf("%d bytes, want %d; %v", len(got.String()), want.Len(), err)
+	}
+	// Nor does a file that is damaged keep anybody from reading the others.
+	if err := os.WriteFile(e.logFile(c.ID)+".1.gz", []byte("no gzip"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := logs(t, e, c.ID, LogOptions{Tail: -1}); !strings.HasSuffix(got, "\n600\n") {
+		t.Errorf("%d bytes", len(got))
+	}
+}
+
+// TestLogWithoutRoom: files that were compressed can be read where nothing can be written.
+func TestLogWithoutRoom(t *testing.T) {
+	privilege.NeedRoot(t)
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	var packed bytes.Buffer
+	zw := gzip.NewWriter(&packed)
+	want := strings.Repeat("line\n", 100000)
+	zw.Write([]byte(want))
+	if err := errors.Join(zw.Close(), os.WriteFile(dir+"/log.1.gz", packed.Bytes(), 0o600), os.WriteFile(dir+"/log", nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, how := range []uintptr{0, unix.MS_RDONLY} { // no room; no writing
+		if err := unix.Mount("", dir, "", unix.MS_REMOUNT|how, "size=64k"); err != nil {
+			t.Fatal(err)
+		}
+		files, err := openLogs(dir + "/log")
+		if err != nil || len(files) != 2 {
+			t.Fatalf("%d files, %v", len(files), err)
+		}
+		if got, err := io.ReadAll(files[0]); err != nil || string(got) != want {
+			t.Errorf("%d bytes, %v", len(got), err)
+		}
+		closeFiles(files)
 	}
 }
