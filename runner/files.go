@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -99,6 +100,9 @@ func (e *Engine) copyFiles(other string, c *Container) error {
 	}
 	for _, name := range sharedFiles() {
 		b, err := statefile.ReadFile(filepath.Join(e.dir(id), name), maxShared)
+		if errors.Is(err, fs.ErrNotExist) && !e.recorded(id) { // it has been removed since
+			return noSuchContainer(other)
+		}
 		if err != nil {
 			return fmt.Errorf("the file of container %s: %w", other, err)
 		}

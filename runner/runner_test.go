@@ -810,6 +810,18 @@ func TestNetworkOfAnotherContainer(t *testing.T) {
 	if stdout, stderr, _ := run(t, e, o); stdout != want || code != 0 || want == "" {
 		t.Errorf("%q, %q; want %q", stdout, stderr, want)
 	}
+	// One that is removed while its files are copied is not there.
+	front := get(t, e, "front")
+	if err := e.Remove(t.Context(), "front", RemoveOptions{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(e.dir(front.ID), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.copyFiles(front.ID, front); !errdefs.IsNotFound(err) || err.Error() != "No such container: "+front.ID {
+		t.Error(err)
+	}
+	os.Remove(e.dir(front.ID))
 }
 
 // A container that ends on a full disk has ended, with its exit code, and can be removed to make room.
