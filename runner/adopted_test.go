@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/cache/statefile"
+	"github.com/teu-dev/teu/runner/event"
 	"github.com/teu-dev/teu/runner/keeper"
 )
 
@@ -190,4 +191,33 @@ func TestStoppedBetweenRuns(t *testing.T) {
 		t.Errorf("state %+v", s)
 	}
 	await(t, "its finishing", func() bool { return get(t, e, c.ID).State.Finished })
+}
+
+// TestExecBehindItsKeeper: the end of a command whose keeper was killed is told once.
+func TestExecBehindItsKeeper(t *testing.T) {
+	e := newEngine(t)
+	c := detached(t, e, "", sh("sleep 60"))
+	x, err := e.Exec(t.Context(), c.ID, ExecOptions{Args: []string{"sh", "-c", "cat; exit 3"}, Stdin: true, Output: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	killKeeper(t, c)
+	x.Stdin.Close()
+	for range 2 {
+		if status, err := x.Wait(t.Context()); err != nil || status.Code != 3 {
+			t.Errorf("%+v, %v", status, err)
+		}
+	}
+	var codes []string
+	o := EventOptions{Until: time.Now(), Filters: map[string][]string{"event": {"exec_die"}}}
+	if err := e.Events(t.Context(), o, func(ev event.Event) error {
+		codes = append(codes, ev.Actor.Attributes["exitCode"])
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if len(codes) != 1 || codes[0] != "3" {
+		t.Errorf("told of %q", codes)
+	}
 }

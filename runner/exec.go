@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"sync"
 	"time"
 
@@ -43,6 +44,16 @@ type Exec struct {
 	Stdout, Stderr *os.File // Stderr is nil with TTY
 
 	forget func()
+	tell   func(keeper.ExitStatus) // of its end, once
+}
+
+// Wait returns how the process ended. Of one whose keeper has been killed we tell.
+func (x *Exec) Wait(ctx context.Context) (keeper.ExitStatus, error) {
+	status, err := x.Process.Wait(ctx)
+	if err == nil && x.Lost() {
+		x.tell(status)
+	}
+	return status, err
 }
 
 // Close stops waiting. The process goes on.
@@ -118,6 +129,12 @@ func (e *Engine) exec(ctx context.Context, c *Container, o ExecOptions, ko keepe
 		}
 		closeFiles([]*os.File{x.Stdin, x.Stdout, x.Stderr})
 		return nil, err
+	}
+	var once sync.Once
+	x.tell = func(status keeper.ExitStatus) {
+		once.Do(func() {
+			e.tell(c, "exec_die", map[string]string{"execID": ko.ID, "exitCode": strconv.Itoa(status.Code)})
+		})
 	}
 	if o.TTY && x.Console != nil {
 		return x, x.useConsole()

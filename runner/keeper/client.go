@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -350,7 +351,11 @@ type Process struct {
 	pidfd   *os.File
 	c       *conn
 	record  string // see ExecOptions
+	lost    atomic.Bool
 }
+
+// Lost says, after Wait, that the keeper was killed before the process ended: nobody has told of its end.
+func (p *Process) Lost() bool { return p.lost.Load() }
 
 // Wait returns how the process ended. If its keeper is killed meanwhile, the kernel tells.
 func (p *Process) Wait(ctx context.Context) (ExitStatus, error) {
@@ -368,6 +373,7 @@ func (p *Process) Wait(ctx context.Context) (ExitStatus, error) {
 			break
 		}
 	}
+	p.lost.Store(true)
 	e = adoptedStatus(fd, p.PID)
 	if p.record != "" {
 		end := ExecEnd{ExitCode: e.Code, Time: time.Now().UTC()}
