@@ -249,6 +249,9 @@ func (c *chaos) restarts(name string) {
 	lines := 50 + rand.IntN(200)
 	c.appear(name, "run", "-d", "--name", name, "--network", "none", "--restart", "on-failure", "busybox", "sh", "-c",
 		`n=$(cat /n || echo 0) 2>/dev/null; echo $((n+1)) >/n; [ $n -ge 3 ] && code=0 || code=1; `+strings.Replace(script(lines, 0), "exit 0", "echo end; exit $code", 1))
+	for s := c.status(name); s == "running" || s == "restarting"; s = c.status(name) {
+		c.insist("wait", name) // for one run
+	}
 	if out, _ := c.insist("wait", name); strings.TrimSpace(out) != "0" {
 		c.t.Errorf("%s ended with %q", name, out)
 	}
