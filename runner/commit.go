@@ -81,6 +81,14 @@ func (e *Engine) Commit(ctx context.Context, ref string, o CommitOptions) (_ dig
 	if err != nil {
 		return "", err
 	}
+	// Its size is that of what is unpacked, and who runs it need not wait.
+	img, err := content.Resolve(ctx, store.Content, target, content.Host())
+	if err != nil {
+		return "", err
+	}
+	if _, err := store.Unpack(ctx, img); err != nil {
+		return "", err
+	}
 	if err := store.Images.Put(ctx, image.Image{Name: name, Target: target}); err != nil {
 		return "", err
 	}
