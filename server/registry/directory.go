@@ -41,8 +41,8 @@ func openDirectory(root string, existing bool) (*directory, error) {
 	}
 	s := &directory{root: root, sync: newSyncer(root)}
 	err = s.checkLayout()
-	new := errdefs.IsNotFound(err) && !existing
-	if err != nil && !new {
+	missing := errdefs.IsNotFound(err) && !existing
+	if err != nil && !missing {
 		return nil, err
 	}
 	// Others on the machine have no business with private images: 0700.
@@ -54,7 +54,7 @@ func openDirectory(root string, existing bool) (*directory, error) {
 			return nil, err
 		}
 	}
-	if new {
+	if missing {
 		if err := s.putLayout(); err != nil {
 			return nil, err
 		}
