@@ -222,10 +222,10 @@ func (c *Container) create(ctx context.Context, l *keeper.Launcher, conf *specs.
 		}
 		opts.CgroupProcs, opts.InCgroup = h.Open(c.Cgroup).Joins(), true
 		limit = func() (err error) {
-			if warnings, err = c.makeGroup(h, conf, o); err != nil {
-				return err
+			if err = m.Set(ctx, c.Scope, h.Open(c.Cgroup).Files(conf.Linux.Resources)); err == nil {
+				warnings, err = c.makeGroup(h, conf, o) // the exact values, of which systemd has written rounded ones
 			}
-			return m.Set(ctx, c.Scope, h.Open(c.Cgroup).Files(conf.Linux.Resources))
+			return err
 		}
 	case h != nil:
 		if warnings, err = c.makeGroup(h, conf, o); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"github.com/teu-dev/teu/runner/cgroup"
 	"github.com/teu-dev/teu/runner/keeper"
 	"github.com/teu-dev/teu/runner/oci"
+	"github.com/teu-dev/teu/runner/systemd"
 )
 
 // ExecOptions are what the caller decides.
@@ -192,10 +194,16 @@ func (c *Container) Update(ctx context.Context, r *specs.LinuxResources) (warnin
 	}
 	limits := *r
 	limits.Devices = nil // as in runc: they are for those who make the container
-	if err := c.setScope(ctx, g, &limits); err != nil {
-		return nil, err
+	if c.Scope.Unit == "" {
+		return g.Update(&limits)
 	}
-	return g.Update(&limits)
+	err = withSystemd(ctx, func(m *systemd.Manager) (err error) {
+		warnings, err = g.UpdateTelling(&limits, func(files iter.Seq2[string, string]) (func() error, error) {
+			return m.Change(ctx, c.Scope, files)
+		})
+		return err
+	})
+	return warnings, err
 }
 
 // Stats reads the counters of the container.

@@ -38,14 +38,6 @@ func (c *Container) startScope(ctx context.Context, m *systemd.Manager, l *keepe
 	return m.Start(ctx, c.Scope, "Container "+c.ID+" of teu", pid, conf.Annotations)
 }
 
-// setScope tells systemd of new limits of a container.
-func (c *Container) setScope(ctx context.Context, g *cgroup.Group, r *specs.LinuxResources) error {
-	if c.Scope.Unit == "" {
-		return nil
-	}
-	return withSystemd(ctx, func(m *systemd.Manager) error { return m.Set(ctx, c.Scope, g.Files(r)) })
-}
-
 // stopScope ends the scope of a container whose processes have ended.
 func (c *Container) stopScope(ctx context.Context) error {
 	if c.Scope.Unit == "" {

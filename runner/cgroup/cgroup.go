@@ -79,7 +79,7 @@ func (h *Host) Create(path string, r *specs.LinuxResources) (g *Group, warnings 
 	if err := g.check(r); err != nil {
 		return g, nil, err
 	}
-	warnings, err = g.update(r)
+	warnings, err = g.update(g.settings(r), r.Devices)
 	return g, warnings, err
 }
 

@@ -34,6 +34,13 @@ type setting struct {
 // Update applies r to the existing group, as Create does. With an error limits are as they were, but for those
 // of single devices.
 func (g *Group) Update(r *specs.LinuxResources) (warnings []string, err error) {
+	return g.UpdateTelling(r, nil)
+}
+
+// UpdateTelling is Update of a group whose limits systemd keeps, too, and writes as it knows them, rounded. It
+// is told first of the files that will change, so that the exact values are the last; undo has it know again
+// what it knew.
+func (g *Group) UpdateTelling(r *specs.LinuxResources, tell func(files iter.Seq2[string, string]) (undo func() error, err error)) (warnings []string, err error) {
 	switch {
 	case r == nil:
 		return nil, nil
@@ -43,9 +50,22 @@ func (g *Group) Update(r *specs.LinuxResources) (warnings []string, err error) {
 	if err := g.check(r); err != nil {
 		return nil, err
 	}
-	before := g.present(g.settings(r))
-	warnings, err = g.update(r)
+	list, undo := g.settings(r), func() error { return nil }
+	before := g.present(list)
+	if tell != nil {
+		changes := list
+		if quota := (setting{file: "cpu.max", limit: "processor time"}); !slices.ContainsFunc(list, func(s setting) bool { return s.file == quota.file }) {
+			// Whichever limit it is told of, systemd writes all, and this is the one that it rounds.
+			now := g.present([]setting{quota})
+			list, before = slices.Concat(now, list), slices.Concat(now, before)
+		}
+		if undo, err = tell(files(changes)); err != nil {
+			return nil, err
+		}
+	}
+	warnings, err = g.update(list, r.Devices)
 	if err != nil {
+		err = errors.Join(err, undo())
 		_, failed := g.applyInTurn(before)
 		err = errors.Join(err, failed)
 	}
@@ -74,13 +94,13 @@ func (g *Group) present(list []setting) (now []setting) {
 }
 
 // update applies what was checked; an error leaves what was done.
-func (g *Group) update(r *specs.LinuxResources) (warnings []string, err error) {
-	if warnings, err = g.applyInTurn(g.settings(r)); err != nil {
+func (g *Group) update(list []setting, devices []specs.LinuxDeviceCgroup) (warnings []string, err error) {
+	if warnings, err = g.applyInTurn(list); err != nil {
 		return warnings, err
 	}
 	// Root of a user namespace may not load the filter, and needs none: it can neither make
 	// nodes nor open those of a filesystem that it has mounted (mount_namespaces(7)).
-	if err := g.devices(r.Devices); err != nil && !(errors.Is(err, unix.EPERM) && userns.Inside()) {
+	if err := g.devices(devices); err != nil && !(errors.Is(err, unix.EPERM) && userns.Inside()) {
 		return warnings, fmt.Errorf("restricting devices: %w", err)
 	}
 	return warnings, nil
@@ -155,11 +175,15 @@ func (g *Group) withQuota(r *specs.LinuxResources) *specs.LinuxResources {
 // Files are the names and values of what Update writes into the group, and of what it may
 // write instead.
 func (g *Group) Files(r *specs.LinuxResources) iter.Seq2[string, string] {
+	if r == nil {
+		return files(nil)
+	}
+	return files(g.settings(r))
+}
+
+func files(list []setting) iter.Seq2[string, string] {
 	return func(yield func(file, value string) bool) {
-		if r == nil {
-			return
-		}
-		for _, s := range g.settings(r) {
+		for _, s := range list {
 			if !yield(s.file, s.value) || s.instead != "" && !yield(s.instead, s.insteadValue) {
 				return
 			}

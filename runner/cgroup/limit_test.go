@@ -2,11 +2,13 @@ package cgroup
 
 import (
 	"errors"
+	"iter"
 	"maps"
 	"math"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -207,6 +209,55 @@ func TestFilesOfWeight(t *testing.T) {
 	want := map[string]string{"io.bfq.weight": "300", "io.weight": "2930"}
 	if diff := cmp.Diff(want, maps.Collect(g.Files(r))); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// systemd is told before the files are written, writes its rounded values into them, and is told again if
+// that comes to nothing.
+func TestUpdateTelling(t *testing.T) {
+	cpu := func(p specs.LinuxCPU) *specs.LinuxResources { return &specs.LinuxResources{CPU: &p} }
+	const present = "cpu.max=12300 100000 cpu.weight=27"
+	absent := cpu(specs.LinuxCPU{Quota: ptr[int64](45670)})
+	absent.Unified = map[string]string{"teu.max": "1"}
+	for _, tt := range []struct {
+		r                  *specs.LinuxResources
+		heard, then, error string
+	}{
+		{cpu(specs.LinuxCPU{Quota: ptr[int64](45670)}), "cpu.max=45670", "cpu.max=45670 100000 cpu.weight=27", ""},
+		{cpu(specs.LinuxCPU{Period: ptr[uint64](200000)}), "cpu.max=12300 200000", "cpu.max=12300 200000 cpu.weight=27", ""},
+		{cpu(specs.LinuxCPU{Shares: ptr[uint64](512)}), "cpu.weight=59", "cpu.max=12300 100000 cpu.weight=59", ""},
+		{absent, "cpu.max=45670 teu.max=1 undone", present, "no such file"},
+		{&specs.LinuxResources{CPU: absent.CPU, Memory: &specs.LinuxMemory{Limit: ptr[int64](5), Swap: ptr[int64](4)}}, "", present, "less than"},
+	} {
+		dir := t.TempDir()
+		g := (&Host{mode: V2, hierarchies: []Hierarchy{{Mountpoint: dir}}}).Open("/")
+		write := func(file, value string) {
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(value), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write("cpu.max", "12300 100000")
+		write("cpu.weight", "27")
+		var heard []string
+		_, err := g.UpdateTelling(tt.r, func(files iter.Seq2[string, string]) (func() error, error) {
+			for file, value := range files {
+				heard = append(heard, file+"="+value)
+			}
+			write("cpu.max", "46000 100000")
+			return func() error {
+				heard = append(heard, "undone")
+				write("cpu.max", "13000 100000")
+				return nil
+			}, nil
+		})
+		quota, _ := readFile(dir, "cpu.max")
+		weight, _ := readFile(dir, "cpu.weight")
+		if got := "cpu.max=" + quota + " cpu.weight=" + weight; strings.Join(heard, " ") != tt.heard || got != tt.then {
+			t.Errorf("told %q, then %s; want %q, %s", heard, got, tt.heard, tt.then)
+		}
+		if (err == nil) != (tt.error == "") || err != nil && !strings.Contains(err.Error(), tt.error) {
+			t.Errorf("%q: %v", tt.error, err)
+		}
 	}
 }
 

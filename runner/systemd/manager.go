@@ -85,12 +85,32 @@ func (d door) open(ctx context.Context) (m *Manager, err error) {
 	}
 	conn.Signal(m.signals)
 	if !d.bus {
-		return m, nil
+		return m, m.greet(ctx)
 	}
 	if err := conn.Hello(); err != nil {
 		return nil, err
 	}
 	return m, conn.AddMatchSignalContext(ctx, dbus.WithMatchInterface(managerInterface), dbus.WithMatchMember("JobRemoved"))
+}
+
+// greet waits until systemd answers. What it has read together with the end of the
+// authentication it looks at when more comes, so it is asked again.
+func (m *Manager) greet(ctx context.Context) error {
+	const most = 16
+	answered := make(chan *dbus.Call, most)
+	wait := 10 * time.Millisecond
+	for range most {
+		m.object().GoWithContext(ctx, "org.freedesktop.DBus.Peer.Ping", 0, answered)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case call := <-answered:
+			return call.Err
+		case <-time.After(wait):
+			wait = min(2*wait, patience/most)
+		}
+	}
+	return fmt.Errorf("systemd does not answer: %w", errdefs.ErrUnavailable)
 }
 
 // Close ends the connection, if there is one.
@@ -163,9 +183,50 @@ type auxiliary struct {
 }
 
 // Set tells systemd of the limits in the files of the scope's group, which it would undo
-// otherwise.
+// otherwise. It has written all that it knows, rounded, when this returns: it applies the
+// properties of a scope before it answers (src/core/dbus-scope.c, bus_scope_commit_properties).
 func (m *Manager) Set(ctx context.Context, s Scope, files iter.Seq2[string, string]) error {
+	return m.set(ctx, s, limits(files))
+}
+
+// Change is Set with a way back: undo tells systemd what it knew before.
+func (m *Manager) Change(ctx context.Context, s Scope, files iter.Seq2[string, string]) (undo func() error, err error) {
 	list := limits(files)
+	known, err := m.known(ctx, s, list)
+	if err != nil {
+		return nil, fmt.Errorf("asking systemd for the limits of scope %s: %w", s.Unit, err)
+	}
+	undo = func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+		defer cancel()
+		return m.set(ctx, s, known)
+	}
+	return undo, m.set(ctx, s, list)
+}
+
+// known is list with the values that systemd has for the scope now.
+func (m *Manager) known(ctx context.Context, s Scope, list []property) (now []property, err error) {
+	if len(list) == 0 {
+		return nil, nil
+	}
+	var unit dbus.ObjectPath
+	if err := m.call(ctx, "GetUnit", s.Unit).Store(&unit); err != nil {
+		return nil, err
+	}
+	var all map[string]dbus.Variant
+	call := m.conn.Object("org.freedesktop.systemd1", unit).CallWithContext(ctx, "org.freedesktop.DBus.Properties.GetAll", 0, "org.freedesktop.systemd1.Scope")
+	if err := call.Store(&all); err != nil {
+		return nil, err
+	}
+	for _, p := range list {
+		if value, ok := all[p.Name]; ok {
+			now = append(now, property{p.Name, value})
+		}
+	}
+	return now, nil
+}
+
+func (m *Manager) set(ctx context.Context, s Scope, list []property) error {
 	if len(list) == 0 {
 		return nil
 	}

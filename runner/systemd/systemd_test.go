@@ -1,10 +1,18 @@
 package systemd
 
 import (
+	"bufio"
+	"encoding/binary"
 	"fmt"
 	"maps"
+	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/godbus/dbus/v5"
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestParseScope(t *testing.T) {
@@ -66,6 +74,108 @@ func TestLimits(t *testing.T) {
 		if got != tt.want {
 			t.Errorf("%s %s: %s, want %s", tt.file, tt.value, got, tt.want)
 		}
+	}
+}
+
+// answer is a systemd that answers each call as it is told to.
+func answer(t *testing.T, reply func(method string, args []any) []any) *Manager {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		in := bufio.NewReader(conn)
+		for said := ""; said != "BEGIN\r\n"; { // D-Bus specification, "Authentication Protocol"
+			if said, err = in.ReadString('\n'); err != nil {
+				return
+			}
+			switch strings.Trim(said, "\x00\r\n") {
+			case "AUTH":
+				fmt.Fprint(conn, "REJECTED EXTERNAL\r\n")
+			case "AUTH EXTERNAL":
+				fmt.Fprint(conn, "DATA\r\n")
+			case "NEGOTIATE_UNIX_FD":
+				fmt.Fprint(conn, "ERROR\r\n")
+			case "BEGIN":
+			default:
+				fmt.Fprint(conn, "OK 0\r\n")
+			}
+		}
+		for first := true; ; first = false {
+			call, err := dbus.DecodeMessage(in)
+			if err != nil {
+				return
+			}
+			if first {
+				continue // as systemd may, until another one comes
+			}
+			member, _ := call.Headers[dbus.FieldMember].Value().(string)
+			back := &dbus.Message{Type: dbus.TypeMethodReply, Body: reply(member, call.Body), Headers: map[dbus.HeaderField]dbus.Variant{
+				dbus.FieldReplySerial: dbus.MakeVariant(call.Serial()),
+			}}
+			if len(back.Body) > 0 {
+				back.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(back.Body...))
+			}
+			if err := back.EncodeTo(conn, binary.LittleEndian); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	m, err := door{address: "unix:path=" + path, uid: os.Geteuid()}.open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		m.Close()
+		l.Close()
+		<-done
+	})
+	return m
+}
+
+// What is undone is what systemd knew, not what was in the files, and nothing else.
+func TestChange(t *testing.T) {
+	known := map[string]dbus.Variant{
+		"TasksMax": dbus.MakeVariant(uint64(7)), "CPUWeight": dbus.MakeVariant(uint64(100)), "AllowedCPUs": dbus.MakeVariant([]byte{}),
+	}
+	var heard []string
+	m := answer(t, func(method string, args []any) []any {
+		if method == "Ping" {
+			return nil
+		}
+		heard = append(heard, method+fmt.Sprint(args))
+		switch method {
+		case "GetUnit":
+			return []any{dbus.ObjectPath("/unit/x")}
+		case "GetAll":
+			return []any{known}
+		}
+		return nil
+	})
+	undo, err := m.Change(t.Context(), Scope{Unit: "x.scope"}, func(yield func(string, string) bool) {
+		_ = yield("pids.max", "9") && yield("cpuset.cpus", "1")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := undo(); err != nil {
+		t.Fatal(err)
+	}
+	const set = "SetUnitProperties[x.scope true "
+	want := []string{"GetUnit[x.scope]", "GetAll[org.freedesktop.systemd1.Scope]",
+		set + "[[TasksMax @t 9] [AllowedCPUs @ay [0x2]]]]", set + "[[TasksMax @t 7] [AllowedCPUs @ay []]]]"}
+	if diff := cmp.Diff(want, heard); diff != "" {
+		t.Error(diff)
 	}
 }
 
