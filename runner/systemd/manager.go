@@ -93,8 +93,8 @@ func (d door) open(ctx context.Context) (m *Manager, err error) {
 	return m, conn.AddMatchSignalContext(ctx, dbus.WithMatchInterface(managerInterface), dbus.WithMatchMember("JobRemoved"))
 }
 
-// greet waits until systemd answers. What it has read together with the end of the
-// authentication it looks at when more comes, so it is asked again.
+// greet waits until systemd answers. The first message may stay unanswered until another comes (seen with
+// systemd 252, perhaps where it was read together with the end of the authentication), so it is asked again.
 func (m *Manager) greet(ctx context.Context) error {
 	const most = 16
 	answered := make(chan *dbus.Call, most)
