@@ -134,6 +134,28 @@ func (b *bench) again() *bench {
 	return &bench{Builder: &builder, t: b.t, dir: b.dir}
 }
 
+// together runs a build of two processes' benches at once, and returns what their commands wrote, in order.
+func (b *bench) together(build func(name string, other *bench) (Result, *log, error)) (wrote []string) {
+	b.t.Helper()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, name := range []string{"one", "two"} {
+		other := b.again()
+		wg.Go(func() {
+			_, l, err := build(name, other)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				b.t.Error(err)
+			}
+			wrote = append(wrote, strings.TrimSpace(l.output.String()))
+		})
+	}
+	wg.Wait()
+	slices.Sort(wrote)
+	return wrote
+}
+
 // TestMissingIsNotCached removes a directory of which nothing was copied.
 func TestMissingIsNotCached(t *testing.T) {
 	b := newBench(t)
@@ -194,27 +216,13 @@ func TestCacheMountSharing(t *testing.T) {
 		t.Run(sharing, func(t *testing.T) {
 			b := newBench(t)
 			b.t = t
-			var mu sync.Mutex
-			var saw []string
-			var wg sync.WaitGroup
-			for _, name := range []string{"one", "two"} {
-				other := b.again()
+			saw := b.together(func(name string, other *bench) (Result, *log, error) {
 				other.dir = filepath.Join(b.dir, name)
 				if err := os.MkdirAll(other.dir, 0o755); err != nil {
-					t.Fatal(err)
+					return Result{}, &log{}, err
 				}
-				wg.Go(func() {
-					_, l, err := other.build(Options{}, "FROM busybox", fmt.Sprintf(step, sharing, name))
-					mu.Lock()
-					defer mu.Unlock()
-					if err != nil {
-						t.Error(err)
-					}
-					saw = append(saw, strings.TrimSpace(l.output.String()))
-				})
-			}
-			wg.Wait()
-			slices.Sort(saw)
+				return other.build(Options{}, "FROM busybox", fmt.Sprintf(step, sharing, name))
+			})
 			if diff := cmp.Diff(want, saw); diff != "" {
 				t.Errorf("steps with a %s cache mount (-want +got):\n%s", sharing, diff)
 			}
@@ -297,22 +305,7 @@ func TestBuildsWithoutTheCacheAtOnce(t *testing.T) {
 	b.write(map[string]string{"Dockerfile": "FROM busybox\n" +
 		"RUN --mount=type=cache,target=/c touch /c/$(cat /proc/sys/kernel/random/uuid); " +
 		"for i in $(seq 1000); do [ $(ls /c | wc -l) -ge 2 ] && break; sleep 0.01; done; echo \"saw $(ls /c | wc -l)\"\n"})
-	var mu sync.Mutex
-	var saw []string
-	var wg sync.WaitGroup
-	for range 2 {
-		other := b.again()
-		wg.Go(func() {
-			_, l, err := other.build(Options{NoCache: true})
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				t.Error(err)
-			}
-			saw = append(saw, strings.TrimSpace(l.output.String()))
-		})
-	}
-	wg.Wait()
+	saw := b.together(func(_ string, other *bench) (Result, *log, error) { return other.build(Options{NoCache: true}) })
 	if diff := cmp.Diff([]string{"saw 2", "saw 2"}, saw); diff != "" {
 		t.Errorf("steps of two builds (-want +got):\n%s", diff)
 	}

@@ -110,16 +110,7 @@ func TestAdoptedWithoutLog(t *testing.T) {
 func TestEndOfInputBehindItsKeeper(t *testing.T) {
 	e := newEngine(t)
 	for _, read := range []bool{false, true} { // by the keeper that was killed
-		o := sh("cat; echo end")
-		o.OpenStdin, o.StdinOnce = true, true
-		c, err := e.Create(t.Context(), "", o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s, err := e.Start(t.Context(), c.ID, StartOptions{Attach: &keeper.AttachOptions{Stdin: true, Stdout: true, Stderr: true}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		c, s := startInteractive(t, e, sh("cat; echo end"))
 		id := get(t, e, c.ID).State.Keeper
 		unix.Kill(id.PID, unix.SIGSTOP) // it takes nothing from its socket any more
 		if !read {

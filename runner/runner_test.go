@@ -398,9 +398,9 @@ func killKeeper(t *testing.T, c *Container) {
 	await(t, "the keeper's death", func() bool { return !c.State.Keeper.Alive() })
 }
 
-func TestSessionSurvivesItsKeeper(t *testing.T) {
-	e := newEngine(t)
-	o := sh(`read a; echo "got $a"; read b; echo "got $b"; exit 7`)
+// startInteractive starts a container as run -i does.
+func startInteractive(t *testing.T, e *Engine, o Options) (*Container, *Session) {
+	t.Helper()
 	o.OpenStdin, o.StdinOnce = true, true
 	c, err := e.Create(t.Context(), "", o)
 	if err != nil {
@@ -410,6 +410,12 @@ func TestSessionSurvivesItsKeeper(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return c, s
+}
+
+func TestSessionSurvivesItsKeeper(t *testing.T) {
+	e := newEngine(t)
+	c, s := startInteractive(t, e, sh(`read a; echo "got $a"; read b; echo "got $b"; exit 7`))
 	var out syncBuffer
 	ended := make(chan keeper.ExitStatus, 1)
 	go func() {

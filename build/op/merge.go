@@ -10,14 +10,12 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/teu-dev/teu/build/solver"
+	"github.com/teu-dev/teu/cache/layer"
 )
 
 // mergeOp lays states on top of each other: COPY --link. Layers do not know what is below
 // them, so there is nothing to do but to count them up.
 type mergeOp struct{ op *pb.MergeOp }
-
-// maxLayers is how many layers a merge may have, as many as a stack: sixty merges of a state with itself have 2^60.
-const maxLayers = 1000
 
 // Key implements solver.Op.
 func (m *mergeOp) Key(ctx context.Context) (solver.Key, error) {
@@ -47,8 +45,9 @@ func (m *mergeOp) Run(ctx context.Context, c *solver.Console, inputs []Result) (
 		if err != nil {
 			return nil, err
 		}
-		if out.Layers = append(out.Layers, r.Layers...); len(out.Layers) > maxLayers {
-			return nil, fmt.Errorf("merge of more than %d layers: %w", maxLayers, errdefs.ErrInvalidArgument)
+		// Nobody could mount more, and sixty merges of a state with itself have 2^60.
+		if out.Layers = append(out.Layers, r.Layers...); len(out.Layers) > layer.MaxStack {
+			return nil, fmt.Errorf("merge of more than %d layers: %w", layer.MaxStack, errdefs.ErrInvalidArgument)
 		}
 	}
 	return []Result{out}, nil

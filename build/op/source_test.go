@@ -31,6 +31,7 @@ import (
 	"github.com/teu-dev/teu/build/solver"
 	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/cache/image"
+	"github.com/teu-dev/teu/cache/layer"
 )
 
 func TestHTTP(t *testing.T) {
@@ -762,7 +763,7 @@ func TestMergeAndDiff(t *testing.T) {
 			twice = out[0]
 		}
 	}
-	if !errdefs.IsInvalidArgument(err) || len(twice.Layers) > maxLayers {
+	if !errdefs.IsInvalidArgument(err) || len(twice.Layers) > layer.MaxStack {
 		t.Errorf("%d layers, %v", len(twice.Layers), err)
 	}
 }

@@ -32,14 +32,14 @@ func (s *Store) Stack(ctx context.Context, ids []string) ([]string, error) {
 	return s.StackOn(ctx, []string{filepath.Join(s.dir, "empty")}, ids, 0)
 }
 
-// maxStack is how many layers a stack may have. Linux mounts 500 different ones; those that are there twice count once.
+// MaxStack is how many layers a stack may have. Linux mounts 500 different ones; those that are there twice count once.
 // A manifest has room for 30,000, and to make a directory for the chain of each takes time that grows with their square.
-const maxStack = 1000
+const MaxStack = 1000
 
 // StackOn is Stack where the first n of ids are known to be lowers.
 func (s *Store) StackOn(ctx context.Context, lowers, ids []string, n int) ([]string, error) {
-	if len(ids) > maxStack {
-		return nil, invalid("a stack of %d layers, more than %d", len(ids), maxStack)
+	if len(ids) > MaxStack {
+		return nil, invalid("a stack of %d layers, more than %d", len(ids), MaxStack)
 	}
 	for i := n; i < len(ids); i++ {
 		id := ids[i]

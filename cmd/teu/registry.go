@@ -82,6 +82,13 @@ func (p *registryPlace) options(a *app) registry.Options {
 	return o
 }
 
+// existing is options of a registry that is not to be made.
+func (p *registryPlace) existing(a *app) registry.Options {
+	o := p.options(a)
+	o.Existing = true
+	return o
+}
+
 // gcFlags adds the flags that say what is garbage.
 func gcFlags(cmd *cobra.Command, o *registry.GCOptions, prefix string) {
 	cmd.Flags().DurationVar(&o.Grace, prefix+"grace", registry.DefaultGrace, "how long blobs without a manifest are kept: longer than a push takes")

@@ -168,9 +168,7 @@ func newRegistryUserRemoveCommand(a *app, what string) *cobra.Command {
 		Short: "Remove a " + what + ": what it had is no good from then on",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o := at.options(a)
-			o.Existing = true
-			return registry.EditAccounts(cmd.Context(), o, func(c *registry.Accounts) error {
+			return registry.EditAccounts(cmd.Context(), at.existing(a), func(c *registry.Accounts) error {
 				for _, name := range args {
 					if _, ok := c.Users[name]; !ok || c.Users[name].Robot() != (what == "robot") {
 						return fmt.Errorf("no %s %s: %w", what, name, errdefs.ErrNotFound)
@@ -239,9 +237,7 @@ func newRegistryACLRemoveCommand(a *app) *cobra.Command {
 		Short: "Take a rule back",
 		Args:  cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o := at.options(a)
-			o.Existing = true
-			return registry.EditAccounts(cmd.Context(), o, func(c *registry.Accounts) error {
+			return registry.EditAccounts(cmd.Context(), at.existing(a), func(c *registry.Accounts) error {
 				before := len(c.Rules)
 				c.Rules = slices.DeleteFunc(c.Rules, sameRule(registry.AccessRule{Repositories: args[0], Who: args[1]}))
 				if len(c.Rules) == before {
