@@ -87,6 +87,7 @@ type applier struct {
 	names   int64 // bytes of the names remembered
 
 	times    map[string]unix.Timespec // of directories; set last, since each entry changes them
+	acls     map[string]string        // default ACLs of directories; set last, since each entry would take them over
 	implicit map[string]bool          // directories without an entry
 	replaced map[string]bool          // directories that took the place of something: nothing below shows through
 	opaque   map[string]bool          // directories with an opaque marker: what is in them below does not show
@@ -101,7 +102,7 @@ func newApplier(root int, tr *tar.Reader, o ApplyOptions) *applier {
 	}
 	a := &applier{
 		root: root, o: o, tr: tr, buf: make([]byte, bufferSize),
-		times: map[string]unix.Timespec{}, implicit: map[string]bool{"": true},
+		times: map[string]unix.Timespec{}, acls: map[string]string{}, implicit: map[string]bool{"": true},
 		replaced: map[string]bool{}, opaque: map[string]bool{},
 	}
 	a.parents.root = root

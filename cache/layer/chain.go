@@ -18,14 +18,14 @@ type chainBuilder struct {
 	noChown    bool
 	below, own *view // own is the layer itself
 	plan       chainPlan
-	times      []dirTime
+	last       []dressed
 	moved      map[string]string // directories of the layer that are elsewhere in the copy
 }
 
-// dirTime is the time of a directory, set when nothing more is put in.
-type dirTime struct {
-	path  string
-	mtime unix.Timespec
+// dressed is a directory that lacks its time and its default ACL until nothing more is put in.
+type dressed struct {
+	path string
+	attributes
 }
 
 // over makes the directories whose attributes come from below, and those on the way to them.
@@ -80,7 +80,7 @@ func (b *chainBuilder) mkdir(path string) error {
 	return nil
 }
 
-// dress gives a directory its attributes, but not yet its time.
+// dress gives a directory its attributes, but for what finish sets.
 func (b *chainBuilder) dress(path string, a attributes) error {
 	fd, err := openInside(b.root, path, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
@@ -93,25 +93,41 @@ func (b *chainBuilder) dress(path string, a attributes) error {
 		}
 	}
 	for _, x := range a.xattrs {
-		if err := unix.Fsetxattr(fd, x.name, []byte(x.value), 0); err != nil && !errors.Is(err, unix.EPERM) {
-			return os.NewSyscallError("fsetxattr", err)
+		if isDefaultACL(x) {
+			continue
+		}
+		if err := setXattr(fd, x); err != nil {
+			return err
 		}
 	}
-	b.times = append(b.times, dirTime{path, a.mtime})
+	b.last = append(b.last, dressed{path, a})
 	return os.NewSyscallError("fchmod", unix.Fchmod(fd, a.mode))
 }
 
 func (b *chainBuilder) finish() error {
-	for _, t := range b.times {
-		fd, err := openInside(b.root, t.path, unix.O_RDONLY|unix.O_DIRECTORY)
+	for _, d := range b.last {
+		fd, err := openInside(b.root, d.path, unix.O_RDONLY|unix.O_DIRECTORY)
 		if err != nil {
 			return err
 		}
-		err = futimens(fd, t.mtime, t.mtime)
+		if i := slices.IndexFunc(d.xattrs, isDefaultACL); i >= 0 {
+			err = setXattr(fd, d.xattrs[i])
+		}
+		if err == nil {
+			err = futimens(fd, d.mtime, d.mtime)
+		}
 		unix.Close(fd)
 		if err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// setXattr sets what this process may.
+func setXattr(fd int, x xattr) error {
+	if err := unix.Fsetxattr(fd, x.name, []byte(x.value), 0); err != nil && !errors.Is(err, unix.EPERM) {
+		return os.NewSyscallError("fsetxattr", err)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package layer
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"unsafe"
@@ -10,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// finish sets the times of the directories and says what the layer needs from those below.
+// finish sets what of the directories comes last and says what the layer needs from those below.
 func (a *applier) finish() error {
 	if a.aufs {
 		if err := statefile.RemoveAllAt(a.root, aufsLinks); err != nil {
@@ -35,7 +36,7 @@ func (a *applier) finish() error {
 	return a.finishLinks()
 }
 
-// finishDir sets the time of a directory, unless it was replaced later.
+// finishDir sets the time and the default ACL of a directory, unless it was replaced later.
 func (a *applier) finishDir(p string, t unix.Timespec) (bool, error) {
 	fd, err := openInside(a.root, p, unix.O_RDONLY|unix.O_DIRECTORY)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) {
@@ -49,6 +50,12 @@ func (a *applier) finishDir(p string, t unix.Timespec) (bool, error) {
 		return false, err
 	}
 	defer unix.Close(fd)
+	if acl, ok := a.acls[p]; ok {
+		e := &entry{path: p, xattrs: []xattr{{defaultACL, acl}}}
+		if err := a.setXattrs(e, func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) }); err != nil {
+			return false, fmt.Errorf("directory %q: %w", shorten(p), err)
+		}
+	}
 	return true, futimens(fd, t, t)
 }
 

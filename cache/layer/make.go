@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/teu-dev/teu/cache/statefile"
 	"golang.org/x/sys/unix"
@@ -66,6 +67,7 @@ func (a *applier) mkdir(at place) error {
 	if err := unix.Fchmodat(at.dir.fd, at.base, 0o755, 0); err != nil { // the umask
 		return &os.PathError{Op: "fchmodat", Path: p, Err: err}
 	}
+	delete(a.acls, p)
 	if !a.replaced[p] {
 		return nil
 	}
@@ -95,6 +97,13 @@ func (a *applier) directory(at place, e *entry) error {
 func (a *applier) rootEntry(e *entry) error { return a.dressDir(a.root, "", e) }
 
 func (a *applier) dressDir(fd int, path string, e *entry) error {
+	if i := slices.IndexFunc(e.xattrs, isDefaultACL); i >= 0 {
+		a.acls[path] = e.xattrs[i].value
+		if err := a.remember(e.xattrs[i].value); err != nil {
+			return err
+		}
+		e.xattrs = slices.Delete(e.xattrs, i, i+1)
+	}
 	if err := a.dress(fd, e); err != nil {
 		return err
 	}

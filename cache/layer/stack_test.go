@@ -343,3 +343,41 @@ func TestStackOfOtherMarks(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestDefaultACL makes files in a directory that would give them its own ACL: they have what the tar says.
+func TestDefaultACL(t *testing.T) {
+	privilege.NeedRoot(t)
+	const access, defaults = "system.posix_acl_access", "system.posix_acl_default"
+	// linux/posix_acl_xattr.h: the owner, user 1000, the group, the mask and others, each with all rights.
+	acl := "\x02\x00\x00\x00\x01\x00\x07\x00\xff\xff\xff\xff\x02\x00\x07\x00\xe8\x03\x00\x00" +
+		"\x04\x00\x07\x00\xff\xff\xff\xff\x10\x00\x07\x00\xff\xff\xff\xff\x20\x00\x07\x00\xff\xff\xff\xff"
+	of := func(path string) (names []string) {
+		for _, name := range []string{access, defaults} {
+			if _, err := unix.Lgetxattr(path, name, make([]byte, 100)); err == nil {
+				names = append(names, name)
+			}
+		}
+		return names
+	}
+	listed := d("a").xattr(defaults, acl)
+	for _, tc := range []struct {
+		name string
+		tars [][]file
+	}{
+		{"one layer", [][]file{{listed, d("a/b"), f("a/b/c", "x"), f("a/f", "y")}}},
+		{"implicit directories over it", [][]file{{listed, d("a/b")}, {f("a/b/c", "x"), f("a/f", "y")}}},
+		{"a layer that is made again", [][]file{{f("x", "")}, {listed, d("a/b"), f("a/b/c", "x"), f("a/f", "y"), hard("a/x", "x")}}},
+		{"said twice", [][]file{{listed, d("a"), d("a/b"), f("a/b/c", "x"), f("a/f", "y")}}},
+		{"in the place of one with an ACL", [][]file{{listed, d("a/b").xattr(defaults, acl), f("a/b", ""), d("a/b"), f("a/b/c", "x"), f("a/f", "y")}}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			dir, err := stacked(t, open(t, t.TempDir()), tc.tars...)
+			must(t, err)
+			for path, want := range map[string][]string{"a": {defaults}, "a/b": nil, "a/b/c": nil, "a/f": nil} {
+				if got := of(filepath.Join(dir, path)); !slices.Equal(got, want) {
+					t.Errorf("%s has %q, not %q", path, got, want)
+				}
+			}
+		})
+	}
+}

@@ -28,6 +28,11 @@ const (
 	libarchiveXattr = "LIBARCHIVE.xattr."
 )
 
+// defaultACL is what new files in a directory have as their ACL: acl(5).
+const defaultACL = "system.posix_acl_default"
+
+func isDefaultACL(x xattr) bool { return x.name == defaultACL }
+
 // wanted says whether an attribute is part of an image. Those of overlayfs would let a layer
 // redirect or hide what lies in others; labels belong to the policy of the host.
 func wanted(name string) bool {
@@ -38,7 +43,7 @@ func wanted(name string) bool {
 		return true
 	}
 	return name == "security.capability" ||
-		name == "system.posix_acl_access" || name == "system.posix_acl_default"
+		name == "system.posix_acl_access" || name == defaultACL
 }
 
 // checkXattrs returns the wanted attributes of hdr, sorted by name.
