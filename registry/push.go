@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -22,6 +23,8 @@ const (
 	fallbackChunk  = 32 << 20
 	maxPushBreaks  = 6
 	maxMountTrials = 3
+	// How long who gives up waits for the registry to hear of it.
+	cancelPatience = 5 * time.Second
 )
 
 // Push implements content.Pusher. Manifests are stored under their digest; Tag names
@@ -292,9 +295,11 @@ func (u *upload) ask(ctx context.Context) {
 // cancel ends the session, so that the registry need not keep what was sent.
 func (u *upload) cancel(ctx context.Context) {
 	if u.session != nil {
+		ctx, done := context.WithTimeout(context.WithoutCancel(ctx), cancelPatience)
+		defer done()
 		q := u.request(http.MethodDelete)
 		q.once = true
-		if resp, err := u.repository.host.do(context.WithoutCancel(ctx), q); err == nil {
+		if resp, err := u.repository.host.do(ctx, q); err == nil {
 			resp.Body.Close()
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -209,6 +210,32 @@ func TestPushEndsWithItsContext(t *testing.T) {
 	err := repository(t, c, server(t, s)+"/app").Push(ctx, desc, onlyReader{src})
 	if !errors.Is(err, context.Canceled) || len(waits.list) != 0 {
 		t.Errorf("%v after %v", err, waits.list)
+	}
+}
+
+// TestGiveUpPush: who gives up does not wait for a registry that does not answer.
+func TestGiveUpPush(t *testing.T) {
+	desc, data := blob(33, 1<<20)
+	stop := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	host := server(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Location", "/v2/app/blobs/uploads/1")
+		switch q.Method {
+		case http.MethodPost:
+			w.WriteHeader(http.StatusAccepted)
+		case http.MethodPatch:
+			cancel()
+			<-stop
+		case http.MethodDelete:
+			<-stop
+		}
+	}))
+	defer close(stop)
+	c, _ := newTestClient(Options{})
+	began := time.Now()
+	err := repository(t, c, host+"/app").Push(ctx, desc, bytes.NewReader(data))
+	if took := time.Since(began); !errors.Is(err, context.Canceled) || took > 2*cancelPatience {
+		t.Errorf("%v after %v", err, took)
 	}
 }
 
