@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/teu-dev/teu/cache/content"
@@ -233,6 +234,37 @@ func TestFetchEndsWithItsContext(t *testing.T) {
 	cancel()
 	if _, err := r.Read(make([]byte, 1)); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestDocumentsBreak: a document whose connection breaks is asked for again.
+func TestDocumentsBreak(t *testing.T) {
+	small, _ := blob(32, 1000)
+	manifest, data := document(t, ocispec.MediaTypeImageManifest, ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: small})
+	var n atomic.Int64
+	docs := map[string]string{"manifests": string(data), "tags": `{"tags":["a","b"]}`, "referrers": `{"manifests":[]}`}
+	host := server(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		doc := docs[strings.Split(q.URL.Path, "/")[3]]
+		w.Header().Set("Content-Type", manifest.MediaType)
+		w.Header().Set("Content-Length", strconv.Itoa(len(doc)))
+		if n.Add(1) < 3 {
+			w.Write([]byte(doc[:10]))
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		}
+		w.Write([]byte(doc))
+	}))
+	c, _ := newTestClient(Options{})
+	r := repository(t, c, host+"/app")
+	for name, f := range map[string]func() error{
+		"manifest":  func() error { _, _, err := r.Manifest(t.Context(), "v1"); return err },
+		"tags":      func() error { _, err := r.Tags(t.Context()); return err },
+		"referrers": func() error { _, err := r.Referrers(t.Context(), manifest.Digest); return err },
+	} {
+		n.Store(0)
+		if err := f(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

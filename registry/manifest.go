@@ -22,7 +22,7 @@ func (r *Repository) ResolveData(ctx context.Context, tagOrDigest string) (ocisp
 // there is an errdefs.ErrNotFound.
 func (r *Repository) Manifest(ctx context.Context, tagOrDigest string) (ocispec.Descriptor, []byte, error) {
 	d, data, err := r.manifest(ctx, tagOrDigest)
-	if errdefs.IsDataLoss(err) && r.Doubt() {
+	if (errdefs.IsDataLoss(err) || NoAnswer(err)) && r.Doubt() {
 		return r.manifest(ctx, tagOrDigest)
 	}
 	return d, data, err
@@ -31,12 +31,10 @@ func (r *Repository) Manifest(ctx context.Context, tagOrDigest string) (ocispec.
 func (r *Repository) manifest(ctx context.Context, tagOrDigest string) (ocispec.Descriptor, []byte, error) {
 	q := r.request(http.MethodGet, "manifests/"+tagOrDigest)
 	q.header = http.Header{"Accept": acceptManifests()}
-	resp, err := r.read(ctx, q, needed(tagOrDigest))
-	if err != nil {
+	resp, body, err := r.client.document(ctx, maxManifest, func() (*http.Response, error) { return r.read(ctx, q, needed(tagOrDigest)) })
+	if resp == nil {
 		return ocispec.Descriptor{}, nil, err
 	}
-	defer resp.Body.Close()
-	body, err := readLimited(resp.Body, maxManifest)
 	if err == nil {
 		body, err = decodeDocument(resp, body, maxManifest)
 	}

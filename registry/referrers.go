@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 
@@ -31,36 +30,33 @@ func (r *Repository) Referrers(ctx context.Context, d digest.Digest) ([]ocispec.
 	q := r.request(http.MethodGet, "referrers/"+d.String())
 	q.header = http.Header{"Accept": {ocispec.MediaTypeImageIndex}}
 	var all []ocispec.Descriptor
+	var length int
 	for page := 0; ; page++ {
-		resp, err := r.host.do(ctx, q)
+		resp, body, err := r.client.document(ctx, maxManifest, func() (*http.Response, error) { return r.host.do(ctx, q) })
 		if page == 0 && (errdefs.IsNotFound(err) || errdefs.IsInvalidArgument(err) || errdefs.IsNotImplemented(err)) {
 			return r.referrersByTag(ctx, d)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("listing referrers of %s: %w", d, err)
 		}
-		index, err := readIndex(resp.Body)
+		index, err := parseIndex(body)
 		if err != nil {
 			return nil, fmt.Errorf("listing referrers of %s: %w", d, err)
 		}
 		all = append(all, index.Manifests...)
+		length += len(body)
 		next, err := r.nextPage(ctx, resp)
 		if err != nil || next == nil {
 			return all, err
 		}
-		if page == maxReferrerPages || len(all) > maxReferrers {
+		if page == maxReferrerPages || len(all) > maxReferrers || length > maxList {
 			return nil, fmt.Errorf("listing referrers of %s: the registry's pages do not end: %w", d, errdefs.ErrUnavailable)
 		}
 		q.url = next
 	}
 }
 
-func readIndex(body io.ReadCloser) (index ocispec.Index, err error) {
-	defer body.Close()
-	data, err := readLimited(body, maxManifest)
-	if err != nil {
-		return index, err
-	}
+func parseIndex(data []byte) (index ocispec.Index, err error) {
 	if err := content.Unmarshal(data, &index); err != nil {
 		return index, fmt.Errorf("it is no index: %w: %w", errdefs.ErrUnavailable, err)
 	}
@@ -90,11 +86,11 @@ func (r *Repository) referrersByTag(ctx context.Context, d digest.Digest) ([]oci
 	if err != nil {
 		return nil, fmt.Errorf("listing referrers of %s: %w", d, err)
 	}
-	body, err := own.Fetch(ctx, root)
+	data, err := content.ReadAll(ctx, &own, root)
 	if err != nil {
 		return nil, fmt.Errorf("listing referrers of %s: %w", d, err)
 	}
-	index, err := readIndex(body)
+	index, err := parseIndex(data)
 	return index.Manifests, err
 }
 

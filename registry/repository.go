@@ -24,6 +24,7 @@ const (
 	maxTagPage  = 8 << 20
 	maxTagPages = 10000
 	maxTags     = 4 << 20 // in all pages
+	maxList     = 1 << 27 // bytes of all pages of a list
 )
 
 var (
@@ -173,40 +174,40 @@ func (r *Repository) putManifest(ctx context.Context, d ocispec.Descriptor, name
 func (r *Repository) Tags(ctx context.Context) ([]string, error) {
 	q := r.request(http.MethodGet, "tags/list")
 	var all []string
+	var length int
 	for page := 0; ; page++ {
-		tags, next, err := r.tagPage(ctx, q)
+		tags, n, next, err := r.tagPage(ctx, q)
 		if err != nil {
 			return nil, err
 		}
+		length += n
 		all = append(all, tags...)
 		if next == nil {
 			return all, nil
 		}
-		if page == maxTagPages || len(tags) == 0 || len(all) > maxTags {
+		if page == maxTagPages || len(tags) == 0 || len(all) > maxTags || length > maxList {
 			return nil, fmt.Errorf("listing tags: the registry's pages do not end: %w", errdefs.ErrUnavailable)
 		}
 		q.url = next
 	}
 }
 
-func (r *Repository) tagPage(ctx context.Context, q request) (tags []string, next *url.URL, err error) {
-	resp, err := r.host.do(ctx, q)
-	if err != nil {
-		return nil, nil, err
+func (r *Repository) tagPage(ctx context.Context, q request) (tags []string, length int, next *url.URL, err error) {
+	resp, body, err := r.client.document(ctx, maxTagPage, func() (*http.Response, error) { return r.host.do(ctx, q) })
+	if resp == nil {
+		return nil, 0, nil, err
 	}
-	defer resp.Body.Close()
-	body, err := readLimited(resp.Body, maxTagPage)
 	if err != nil {
-		return nil, nil, fmt.Errorf("listing tags: %w", err)
+		return nil, 0, nil, fmt.Errorf("listing tags: %w", err)
 	}
 	var doc struct {
 		Tags []string `json:"tags"`
 	}
 	if err := json.Unmarshal(body, &doc); err != nil {
-		return nil, nil, fmt.Errorf("listing tags: %w", err)
+		return nil, 0, nil, fmt.Errorf("listing tags: %w", err)
 	}
 	next, err = r.nextPage(ctx, resp)
-	return doc.Tags, next, err
+	return doc.Tags, len(body), next, err
 }
 
 // nextPage reads the Link header (distribution-spec, "Listing Tags").
@@ -254,6 +255,24 @@ func (r *Repository) request(method, path string) request {
 
 func isManifest(d ocispec.Descriptor) bool {
 	return content.IsManifest(d.MediaType) || content.IsIndex(d.MediaType)
+}
+
+// document returns an answer that ask gives, and its body of at most limit bytes. If the connection breaks before the end of
+// that, it is asked for again, as if there had been no answer. Without an answer resp is nil.
+func (c *Client) document(ctx context.Context, limit int64, ask func() (*http.Response, error)) (resp *http.Response, body []byte, err error) {
+	for attempt := 1; ; attempt++ {
+		if resp, err = ask(); err != nil {
+			return nil, nil, err
+		}
+		body, err = readLimited(resp.Body, limit)
+		resp.Body.Close()
+		if !NoAnswer(err) || attempt >= maxAttempts {
+			return resp, body, err
+		}
+		if err := c.pause(ctx, attempt, err); err != nil {
+			return nil, nil, err
+		}
+	}
 }
 
 // readLimited reads all of r, at most limit bytes.

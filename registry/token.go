@@ -1,10 +1,10 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -16,7 +16,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 )
 
-const clientID = "teu"
+const (
+	clientID       = "teu"
+	maxTokenAnswer = 1 << 20 // bytes
+)
 
 // tokenAnswer is the JSON of a token server (distribution, "Token Authentication
 // Specification" and "OAuth2 Token Authentication").
@@ -59,19 +62,20 @@ func (a *authorizer) exchange(ctx context.Context, cfg authn.AuthConfig, scopes 
 	if realm.Host != server.addr {
 		server = server.client.foreign(realm)
 	}
-	resp, err := a.host.client.repeat(ctx, true, func() (*http.Response, error) {
-		req, err := a.tokenRequest(ctx, realm, cfg, scopes)
-		if err != nil {
-			return nil, err
-		}
-		return a.ask(server, req)
+	_, body, err := a.host.client.document(ctx, maxTokenAnswer, func() (*http.Response, error) {
+		return a.host.client.repeat(ctx, true, func() (*http.Response, error) {
+			req, err := a.tokenRequest(ctx, realm, cfg, scopes)
+			if err != nil {
+				return nil, err
+			}
+			return a.ask(server, req)
+		})
 	})
 	if err != nil {
 		return tokenAnswer{}, &tokenError{realm.Host, err}
 	}
-	defer resp.Body.Close()
 	var answer tokenAnswer
-	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&answer); err != nil {
+	if err := json.NewDecoder(bytes.NewReader(body)).Decode(&answer); err != nil {
 		return tokenAnswer{}, fmt.Errorf("reading the token of %s: %w", realm.Host, err)
 	}
 	return answer, nil
