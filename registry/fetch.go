@@ -68,7 +68,7 @@ func (r *Repository) fetch(ctx context.Context, d ocispec.Descriptor, offset int
 		return b, nil // no server has a range there
 	}
 	err := b.open()
-	if errdefs.IsDataLoss(err) && r.Doubt() { // it is not even as long as it should be
+	if errdefs.IsDataLoss(err) && b.doubt() { // it is not even as long as it should be
 		err = b.open()
 	}
 	if err != nil {
@@ -98,6 +98,7 @@ type blobReader struct {
 	leave func() // ends being one of the client's readers; nil: it is none
 
 	restarts, fullRestarts int
+	doubted                bool  // no mirror is asked any more, see doubt
 	err                    error // how it ended
 }
 
@@ -152,7 +153,7 @@ func (b *blobReader) restart(err error) error {
 		if b.ctx.Err() != nil {
 			return context.Cause(b.ctx)
 		}
-		if b.restarts++; b.restarts > maxRestarts {
+		if b.restarts++; b.restarts > maxRestarts && !b.doubt() {
 			return fmt.Errorf("connection broke %d times at byte %d of %s: %w", b.restarts-1, b.offset, b.desc.Digest, notEOF(err))
 		}
 		if b.restarts > 1 {
@@ -163,11 +164,20 @@ func (b *blobReader) restart(err error) error {
 		if err = b.open(); err == nil {
 			return nil
 		}
-		var network *networkError
-		if !errors.As(err, &network) {
+		if !NoAnswer(err) && !b.doubt() {
 			return err
 		}
 	}
+}
+
+// doubt has the registry itself asked for the rest, once, where a mirror has not brought it.
+func (b *blobReader) doubt() bool {
+	if b.doubted || !b.repository.Doubt() {
+		return false
+	}
+	b.doubted, b.restarts, b.fullRestarts = true, 0, 0
+	b.direct.Store(nil) // it may be where the mirror led
+	return true
 }
 
 // open asks for the bytes from the offset on.
@@ -219,6 +229,7 @@ func (b *blobReader) open() error {
 	}
 	_, err = io.CopyN(io.Discard, resp.Body, b.offset)
 	if err != nil {
+		resp.Body.Close()
 		return &networkError{host: b.repository.host, err: notEOF(err)}
 	}
 	return nil

@@ -32,9 +32,9 @@ type host struct {
 	header http.Header       // sent with every request, to it alone
 
 	probe  lock
-	scheme string      // "" until known; guarded by probe
-	seen   atomic.Bool // it has answered once
-	down   atomic.Bool // a mirror that did not answer, or is doubted
+	scheme string                    // "" until known; guarded by probe
+	seen   atomic.Bool               // it has answered once
+	down   atomic.Pointer[time.Time] // until when a mirror that did not answer, or is doubted, is passed by
 	rate   atomic.Pointer[RateLimit]
 }
 

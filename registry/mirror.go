@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/BurntSushi/toml"
 	"github.com/containerd/errdefs"
@@ -261,7 +262,7 @@ func clientPairs(v any) ([][2]string, error) {
 // Whatever a mirror cannot do is the registry's to do.
 func (r *Repository) read(ctx context.Context, q request, capability string) (*http.Response, error) {
 	for _, m := range r.mirrors {
-		if m.host.down.Load() || !slices.Contains(m.capabilities, capability) {
+		if m.host.passed() || !slices.Contains(m.capabilities, capability) {
 			continue
 		}
 		resp, err := m.host.do(ctx, m.request(q, r.host.name))
@@ -269,17 +270,30 @@ func (r *Repository) read(ctx context.Context, q request, capability string) (*h
 			return resp, err
 		}
 		if !m.host.seen.Load() { // or every layer would wait for it again
-			m.host.down.Store(true)
+			m.host.passBy()
 		}
 	}
 	return r.host.do(ctx, q)
 }
 
-// Doubt says that what came of a blob were other bytes than it has, and whether somebody else may be asked for it: from
-// now on the registry itself is, and no mirror.
+// mirrorRest is how long a mirror is passed by. A server's client lives for long, and the mirror may come back.
+const mirrorRest = 10 * time.Minute
+
+func (h *host) passBy() {
+	until := h.client.now().Add(mirrorRest)
+	h.down.Store(&until)
+}
+
+func (h *host) passed() bool {
+	until := h.down.Load()
+	return until != nil && h.client.now().Before(*until)
+}
+
+// Doubt says that what came of a blob were other bytes than it has, and whether somebody else may be asked for it: for
+// a while now the registry itself is, and no mirror.
 func (r *Repository) Doubt() (again bool) {
 	for _, m := range r.mirrors {
-		m.host.down.Store(true)
+		m.host.passBy()
 	}
 	return len(r.mirrors) > 0
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -187,6 +188,104 @@ func TestMirrorThatLies(t *testing.T) {
 	c, _ := newTestClient(Options{})
 	if repository(t, c, upstream+"/app").Doubt() {
 		t.Error("without mirrors somebody else may be asked")
+	}
+}
+
+// TestMirrorThatBreaks: what a mirror does not bring to its end comes from the registry, also where the mirror redirected.
+func TestMirrorThatBreaks(t *testing.T) {
+	large, largeData := blob(31, maxManifest+1000)
+	small, smallData := blob(32, 1000)
+	manifest, manifestData := document(t, ocispec.MediaTypeImageManifest, ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: small})
+	blobs := map[string][]byte{large.Digest.String(): largeData, small.Digest.String(): smallData, manifest.Digest.String(): manifestData}
+	what := func(q *http.Request) []byte {
+		for d, data := range blobs {
+			if strings.HasSuffix(q.URL.Path, d) {
+				return data
+			}
+		}
+		return nil
+	}
+	upstream := server(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Content-Type", manifest.MediaType)
+		http.ServeContent(w, q, "", time.Time{}, bytes.NewReader(what(q)))
+	}))
+	for name, lie := range map[string]func(w http.ResponseWriter, data []byte){
+		"too short": func(w http.ResponseWriter, data []byte) {
+			w.Header().Set("Content-Length", "10")
+			_, _ = w.Write(make([]byte, 10))
+		},
+		"breaks": func(w http.ResponseWriter, data []byte) {
+			w.Header().Set("Content-Length", strconv.Itoa(len(data)))
+			_, _ = w.Write(data[:len(data)/2])
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		},
+		"breaks at once": func(w http.ResponseWriter, data []byte) {
+			w.Header().Set("Content-Length", strconv.Itoa(len(data)))
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		},
+	} {
+		for _, redirects := range []bool{false, true} {
+			store := server(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { lie(w, what(q)) }))
+			mirror := server(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+				if redirects {
+					http.Redirect(w, q, "http://"+store+q.URL.Path, http.StatusTemporaryRedirect)
+					return
+				}
+				lie(w, what(q))
+			}))
+			repo := func() *Repository {
+				c, _ := newTestClient(Options{HostDirs: hostDir(t, map[string]string{upstream + "/hosts.toml": "[host.\"http://" + mirror + "\"]\n"})})
+				return repository(t, c, upstream+"/app")
+			}
+			for _, d := range []ocispec.Descriptor{large, small} {
+				if got, err := fetch(t.Context(), repo(), d); err != nil || !bytes.Equal(got, blobs[d.Digest.String()]) {
+					t.Errorf("%s, redirects %v, %d bytes: %v", name, redirects, d.Size, err)
+				}
+			}
+			if _, got, err := repo().Manifest(t.Context(), manifest.Digest.String()); err != nil || !bytes.Equal(got, manifestData) {
+				t.Errorf("%s, redirects %v, manifest: %v", name, redirects, err)
+			}
+		}
+	}
+}
+
+// TestMirrorComesBack: a mirror that was not there is asked again after a while.
+func TestMirrorComesBack(t *testing.T) {
+	var asked atomic.Int64
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mirror := ln.Addr().String()
+	ln.Close()
+	upstream := server(t, http.NotFoundHandler())
+	c, _ := newTestClient(Options{HostDirs: hostDir(t, map[string]string{upstream + "/hosts.toml": "[host.\"http://" + mirror + "\"]\n"})})
+	now := time.Now()
+	c.now = func() time.Time { return now }
+	ask := func() {
+		if _, err := repository(t, c, upstream+"/app").Resolve(t.Context(), "v1"); !errdefs.IsNotFound(err) {
+			t.Errorf("got %v", err)
+		}
+	}
+	ask()
+	if ln, err = net.Listen("tcp", mirror); err != nil {
+		t.Skip(err)
+	}
+	go http.Serve(ln, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		asked.Add(1)
+		w.WriteHeader(http.StatusNotFound)
+	}))
+	t.Cleanup(func() { ln.Close() })
+	ask()
+	if asked.Load() != 0 {
+		t.Error("at once")
+	}
+	now = now.Add(mirrorRest)
+	ask()
+	if asked.Load() == 0 {
+		t.Error("never again")
 	}
 }
 
