@@ -438,6 +438,49 @@ func TestKillWithoutPIDNamespace(t *testing.T) {
 	}
 }
 
+// A control group that a container has left may be given to another, whose processes are not the first one's.
+func TestGroupOfAnother(t *testing.T) {
+	p := newPlace(t)
+	path := fmt.Sprintf("/teu-twice-%d", os.Getpid())
+	begin := func(id, script string) *Container {
+		c, err := p.create(t, id, script, func(s *specs.Spec) { s.Linux.CgroupsPath = path })
+		if err == nil {
+			err = c.Start(t.Context())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	first := begin("first", "true")
+	wantStatus(t, first, specs.StateStopped)
+	second := begin("second", "sleep 1000")
+	if err := first.Kill(unix.SIGKILL, KillOptions{All: true}); err != nil {
+		t.Error(err)
+	}
+	if _, err := first.Delete(t.Context(), DeleteOptions{Force: true}); err != nil {
+		t.Error(err)
+	}
+	if status, err := second.Status(); status != specs.StateRunning || err != nil {
+		t.Errorf("after the first was deleted, the second is %s, %v", status, err)
+	}
+	if pids, err := second.Pids(); len(pids) != 1 || err != nil {
+		t.Errorf("the second has processes %v, %v", pids, err)
+	}
+	if _, err := second.Delete(t.Context(), DeleteOptions{Force: true}); err != nil {
+		t.Error(err)
+	}
+	h, err := cgroup.Detect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range h.Open(path).Procs() {
+		if _, err := os.Stat(file); err == nil {
+			t.Errorf("%s is left", file)
+		}
+	}
+}
+
 // A process that joins a frozen control group would never come to its start.
 func TestFrozenGroup(t *testing.T) {
 	p := newPlace(t)

@@ -23,6 +23,9 @@ import (
 // killTime is how long processes that were killed may take to go away.
 const killTime = 10 * time.Second
 
+// strayTime is how long commands may take to fail that were being executed when the container ended.
+const strayTime = time.Second
+
 // Start lets the process of a created container execute its command.
 func (c *Container) Start(ctx context.Context) (err error) {
 	unlock, err := c.lock(ctx)
@@ -132,6 +135,9 @@ func (c *Container) Kill(sig unix.Signal, o KillOptions) error {
 		return err
 	}
 	if g != nil && (o.All || sig == unix.SIGKILL && c.sharesPIDs()) {
+		if c.Init.PID != 0 && !c.Init.Alive() && !c.sharesPIDs() {
+			return nil // see endGroup
+		}
 		pids, err := g.Pids()
 		if err != nil {
 			return err
@@ -274,6 +280,7 @@ type DeleteOptions struct{ Force bool }
 func (c *Container) discard(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, killTime)
 	defer cancel()
+	ended := c.Init.PID != 0 && !c.Init.Alive()
 	if f, err := c.pidfd(); err == nil {
 		defer f.Close()
 		if err := unix.PidfdSendSignal(int(f.Fd()), unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
@@ -283,10 +290,7 @@ func (c *Container) discard(ctx context.Context) error {
 	if g, err := c.group(); err != nil {
 		return err
 	} else if g != nil && (c.Scope.Unit != "" || !g.RemoveEmpty()) {
-		if err := c.thawKilled(g, unix.SIGKILL); err != nil {
-			return err
-		}
-		if err := errors.Join(g.Kill(ctx), c.stopScope(ctx), g.Remove(ctx)); err != nil {
+		if err := c.endGroup(ctx, g, ended); err != nil {
 			return fmt.Errorf("removing the control group of container %s: %w", c.ID, err)
 		}
 	}
@@ -305,6 +309,18 @@ func (c *Container) discard(ctx context.Context) error {
 		return &os.PathError{Op: "rmdir", Path: c.dir, Err: err}
 	}
 	return nil
+}
+
+// endGroup kills what is left in the control group and removes it. Of a container whose PID namespace has ended nothing
+// is left: whatever is there is of another container, which was given the same path after that, and stays.
+func (c *Container) endGroup(ctx context.Context, g *cgroup.Group, ended bool) error {
+	if ended && !c.sharesPIDs() {
+		if empty, err := g.AwaitEmpty(ctx, strayTime); err != nil || !empty {
+			return err
+		}
+		return errors.Join(c.stopScope(ctx), g.Remove(ctx))
+	}
+	return errors.Join(c.thawKilled(g, unix.SIGKILL), g.Kill(ctx), c.stopScope(ctx), g.Remove(ctx))
 }
 
 // awaitEnd waits for the killed process to be gone.

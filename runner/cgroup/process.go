@@ -163,6 +163,20 @@ func (g *Group) killOnce() (left int, err error) {
 	return len(again), err
 }
 
+// AwaitEmpty says whether no process is left in the group, which it may take some time to find.
+func (g *Group) AwaitEmpty(ctx context.Context, within time.Duration) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	err := poll(ctx, func() (bool, error) {
+		pids, err := g.Pids()
+		return len(pids) == 0, err
+	})
+	if errors.Is(err, context.DeadlineExceeded) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // End kills what is left in the group and removes it with the groups below. A group that
 // does not exist is no error.
 func (g *Group) End(ctx context.Context) error {
