@@ -31,11 +31,18 @@ type table struct {
 // x32Bit marks calls of the x32 ABI, which shares AUDIT_ARCH_X86_64; asm/unistd.h.
 const x32Bit = 0x40000000
 
+// known are the architectures of runtime-spec 1.3, config-linux.md, "Seccomp".
+var known = []specs.Arch{
+	specs.ArchX86, specs.ArchX86_64, specs.ArchX32, specs.ArchARM, specs.ArchAARCH64, specs.ArchMIPS, specs.ArchMIPS64, specs.ArchMIPS64N32,
+	specs.ArchMIPSEL, specs.ArchMIPSEL64, specs.ArchMIPSEL64N32, specs.ArchPPC, specs.ArchPPC64, specs.ArchPPC64LE, specs.ArchS390,
+	specs.ArchS390X, specs.ArchPARISC, specs.ArchPARISC64, specs.ArchRISCV64, specs.ArchLOONGARCH64, specs.ArchM68K, specs.ArchSH, specs.ArchSHEB,
+}
+
 // archsOf finds the tables for the named architectures. The native one is always there;
 // those this machine cannot execute are left out, for they can never be seen.
 func archsOf(names []specs.Arch, goarch string) ([]arch, error) {
 	for _, n := range names {
-		if !strings.HasPrefix(string(n), "SCMP_ARCH_") {
+		if !slices.Contains(known, n) {
 			return nil, fmt.Errorf("architecture %q: %w", n, errdefs.ErrInvalidArgument)
 		}
 	}

@@ -345,7 +345,7 @@ func TestCompileRefuses(t *testing.T) {
 		"action":   {DefaultAction: "SCMP_ACT_X"},
 		"errno":    {DefaultAction: specs.ActErrno, DefaultErrnoRet: &big},
 		"flag":     {DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{"X"}},
-		"arch":     {DefaultAction: specs.ActAllow, Architectures: []specs.Arch{"X"}},
+		"arch":     {DefaultAction: specs.ActAllow, Architectures: []specs.Arch{"SCMP_ARCH_NOSUCH"}},
 		"operator": {DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"read"}, Action: specs.ActTrap, Args: []specs.LinuxSeccompArg{{Op: "X"}}}}},
 		"argument": {DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"read"}, Action: specs.ActTrap, Args: []specs.LinuxSeccompArg{{Index: 6, Op: specs.OpEqualTo}}}}},
 	} {
