@@ -62,7 +62,9 @@ type Record struct {
 	Init    statefile.Process // zero until there is one
 	// KeepGroups says that its processes have the groups of who starts them.
 	KeepGroups bool `json:",omitzero"`
-	Plain      bool // has a command, no hooks and no seccomp listener: start and delete need not read its spec
+	// SharedKeyring says that it has no session keyring of its own.
+	SharedKeyring bool `json:",omitzero"`
+	Plain         bool // has a command, no hooks and no seccomp listener: start and delete need not read its spec
 }
 
 // Container is a container that exists.
@@ -218,6 +220,9 @@ func (c *Container) group() (*cgroup.Group, error) {
 	}
 	return h.Open(c.Cgroup), nil
 }
+
+// keyring is the name of the session keyring, which is runc's.
+func (c *Container) keyring() string { return "_ses." + c.ID }
 
 // needGroup is group for what cannot be done without.
 func (c *Container) needGroup() (*cgroup.Group, error) {

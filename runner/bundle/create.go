@@ -103,6 +103,7 @@ func (s *Store) Create(ctx context.Context, id, dir string, o CreateOptions) (c 
 			warnings = append(warnings, "the caller's groups are not kept: the annotation "+keepGroups+" may be an image's and counts with the option --keep-groups only")
 		}
 	}
+	c.SharedKeyring = o.SharedKeyring
 	more, err := c.create(ctx, l, conf, o)
 	return c, slices.Concat(warnings, oci.Ungrantable(conf.Process), more), err
 }
@@ -270,7 +271,7 @@ func (c *Container) create(ctx context.Context, l *keeper.Launcher, conf *specs.
 // options are those of the launch program, whose FIFOs are made. Their mode lets in root
 // of any user namespace; the directory, nobody but us.
 func (c *Container) options(conf *specs.Spec, o CreateOptions) (oci.Options, error) {
-	opts := oci.Options{Preserve: len(o.Extra), NoPivot: o.NoPivot, SharedKeyring: o.SharedKeyring, KeepGroups: c.KeepGroups,
+	opts := oci.Options{Preserve: len(o.Extra), NoPivot: o.NoPivot, SharedKeyring: o.SharedKeyring, Keyring: c.keyring(), KeepGroups: c.KeepGroups,
 		Pause: filepath.Join(c.dir, fifoName)}
 	fifos := []string{opts.Pause}
 	if conf.Hooks != nil || len(conf.Linux.NetDevices) > 0 {

@@ -50,7 +50,7 @@ func (c *Container) Exec(p *specs.Process, o ExecOptions) (id statefile.Process,
 		return id, err
 	}
 	p.Env = withHome(p.Env, fmt.Sprintf("/proc/%d/root", c.Init.PID), p.User.UID)
-	opts := oci.ExecOptions{Preserve: len(o.Extra), KeepGroups: c.KeepGroups}
+	opts := oci.ExecOptions{Preserve: len(o.Extra), KeepGroups: c.KeepGroups, SharedKeyring: c.SharedKeyring, Keyring: c.keyring()}
 	if g, err := c.group(); err != nil {
 		return id, err
 	} else if g != nil {

@@ -209,6 +209,38 @@ func TestExecNamespaces(t *testing.T) {
 	}
 }
 
+// An exec has the session keyring of the container, or with a shared one the caller's.
+func TestExecKeyring(t *testing.T) {
+	p := newPlace(t)
+	const look = "id=$(grep -c ' keyring *_ses.ring-' /proc/keys); echo $id rings"
+	for name, change := range map[string]func(*specs.Spec){"host": nil, "user": mapped} {
+		c, err := p.create(t, "ring-"+name, "while :; do read x; done", change)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = c.Exec(&specs.Process{Args: []string{"sh", "-c", look}, Cwd: "/", Env: []string{"PATH=/bin"}},
+				ExecOptions{Stdio: Stdio{Files: [3]*os.File{p.out, w, w}}})
+			w.Close()
+			var out bytes.Buffer
+			if _, copyErr := out.ReadFrom(r); copyErr != nil || err != nil || out.String() != "1 rings\n" {
+				t.Errorf("%s: %v, %v, %q", name, err, copyErr, out.String())
+			}
+			r.Close()
+		}
+		if _, err := c.Delete(t.Context(), DeleteOptions{Force: true}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // The agent of a seccomp profile gets its listener, of the command and of an exec.
 func TestListener(t *testing.T) {
 	p := newPlace(t)

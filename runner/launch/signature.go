@@ -158,7 +158,7 @@ func processSignature(nr uint32) (signature, bool) {
 	case unix.SYS_CAPSET:
 		return signature{"capset", "hex,hex"}, true
 	case unix.SYS_KEYCTL:
-		return signature{"keyctl", "int,str"}, true
+		return signature{"keyctl", "int,hex,hex"}, true
 	case unix.SYS_SOCKET:
 		return signature{"socket", "int,int,int"}, true
 	case unix.SYS_PERSONALITY:

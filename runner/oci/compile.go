@@ -260,9 +260,26 @@ func (c *compiler) arrive() error {
 	if !c.opts.SharedKeyring {
 		c.Note("making a keyring")
 		c.labelKeys()
-		c.CallIf(ignore(unix.ENOSYS, unix.EPERM, unix.EACCES), unix.SYS_KEYCTL, launch.Int(unix.KEYCTL_JOIN_SESSION_KEYRING), launch.Int(0))
+		c.joinKeyring(c.opts.Keyring)
 	}
 	return nil
+}
+
+// joinKeyring makes the session keyring of a name, or enters it if it is there; one without a name is always made.
+func (c *compiler) joinKeyring(name string) {
+	cond := ignore(unix.ENOSYS, unix.EPERM, unix.EACCES)
+	if name == "" {
+		c.CallIf(cond, unix.SYS_KEYCTL, launch.Int(unix.KEYCTL_JOIN_SESSION_KEYRING), launch.Int(0))
+		return
+	}
+	// A name is looked up in the user namespace, and only by who may search: root in the host's, and who comes from
+	// there into another. The rest is what the kernel lets the owner and the possessor do; keyctl_setperm(3).
+	perm := 0x3f1b0000
+	if c.user {
+		perm = 0x3f130008
+	}
+	ring := c.CallIf(cond, unix.SYS_KEYCTL, launch.Int(unix.KEYCTL_JOIN_SESSION_KEYRING), c.Str(name))
+	c.CallIf(ignore(launch.AnyError), unix.SYS_KEYCTL, launch.Int(unix.KEYCTL_SETPERM), launch.Result(ring), launch.Int(perm))
 }
 
 // hide keeps other containers of a shared PID namespace from tracing this process until

@@ -49,7 +49,9 @@ func (c *compiler) compileExec(o ExecOptions) error {
 		c.Call(unix.SYS_FCHDIR, launch.Int(RootSlot))
 		c.Call(unix.SYS_CHROOT, c.Str("."))
 	}
-	c.CallIf(ignore(unix.ENOSYS, unix.EPERM, unix.EACCES), unix.SYS_KEYCTL, launch.Int(unix.KEYCTL_JOIN_SESSION_KEYRING), launch.Int(0))
+	if !o.SharedKeyring {
+		c.joinKeyring(o.Keyring)
+	}
 	for fd := 3; fd < 3+o.Preserve; fd++ { // over what has served
 		c.Call(unix.SYS_DUP3, launch.Int(fd+fixed-3), launch.Int(fd), launch.Int(0))
 	}

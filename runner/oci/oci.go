@@ -82,6 +82,8 @@ type Options struct {
 	UserOfNetwork bool
 	// SharedKeyring keeps the session keyring of the caller.
 	SharedKeyring bool
+	// Keyring is the name of the container's session keyring, which those need who are to enter it too.
+	Keyring string
 	// KeepGroups lets the command have the groups of the caller instead of the spec's.
 	KeepGroups bool
 	// HoldSignals executes the command with all signals blocked: those that come before it
@@ -134,8 +136,9 @@ type ExecOptions struct {
 	Preserve int
 	// Command is executed instead of the process's first argument, if not empty.
 	Command string
-	// KeepGroups is that of Options.
-	KeepGroups bool
+	// KeepGroups, SharedKeyring and Keyring are those of Options. Without a name the process has a keyring of its own.
+	KeepGroups, SharedKeyring bool
+	Keyring                   string
 }
 
 // Compile makes the program that starts s.Process in a new container. The program wants
