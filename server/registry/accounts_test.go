@@ -138,6 +138,32 @@ func TestAccounts(t *testing.T) {
 	}
 }
 
+// TestAccountsCatalog: a token leads to the list of repositories if it was given for that, as at distribution's registry,
+// and who has one sees what he may pull.
+func TestAccountsCatalog(t *testing.T) {
+	c, robot := accountsServer(t)
+	c.as(basic("ann", "ann's password")).tagged("team/app", "v1")
+	c.as(basic("ann", "ann's password")).tagged("public/x", "v1")
+	for _, scope := range []string{"", "repository:team/app:pull", "registry:catalog:pull", "registry:other:*", "repository:catalog:*"} {
+		a := c.want(c.as("Bearer "+c.token("ann", "ann's password", scope)).do("GET", "/v2/_catalog", nil), 401, codeUnauthorized)
+		if got := a.header.Get("WWW-Authenticate"); !strings.HasSuffix(got, `,scope="registry:catalog:*",error="insufficient_scope"`) {
+			t.Errorf("%q: got %s", scope, got)
+		}
+	}
+	for _, test := range []struct {
+		user, password string
+		want           []string
+	}{{"ann", "ann's password", []string{"public/x", "team/app"}}, {"ci", robot, []string{"public/x", "team/app"}}, {"bob", "bob's password", []string{"public/x"}}, {"", "", []string{"public/x"}}} {
+		token := c.token(test.user, test.password, "repository:public/x:pull registry:catalog:*")
+		if got := pages(c.as("Bearer "+token), "/v2/_catalog?n=1"); !slices.Equal(got, test.want) {
+			t.Errorf("%q: got %v, want %v", test.user, got, test.want)
+		}
+		if token := c.token(test.user, test.password, "registry:catalog:*"); c.as("Bearer "+token).do("GET", "/v2/public/x/manifests/v1", nil).status != 401 {
+			t.Errorf("%q: the catalog's token opens repositories", test.user)
+		}
+	}
+}
+
 // TestAccountsChallenge: what a client is told to ask for, which is the same whether the
 // repository is there or not.
 func TestAccountsChallenge(t *testing.T) {

@@ -43,6 +43,8 @@ func (d *door) admitAccount(w http.ResponseWriter, r *http.Request, rt route) (v
 	}
 	action, repo := needs(r, rt)
 	switch {
+	case rt.kind == routeCatalog && v.bearer && !v.token.catalog():
+		return v, d.challenge(w, r, rt, "insufficient_scope")
 	case repo == "" && loggedIn, repo != "" && v.may(action, repo):
 		return v, nil
 	case loggedIn && !v.bearer:

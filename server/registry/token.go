@@ -103,10 +103,22 @@ func parseScopes(scopes []string) (list []tokenAccess) {
 	return list
 }
 
-// grant narrows what was asked for to what the accounts allow.
+// catalog reports whether the token was given for the list of repositories.
+func (c claims) catalog() bool { return slices.ContainsFunc(c.Access, tokenAccess.catalog) }
+
+// catalog reports whether x is "registry:catalog:*", as distribution's "Token Scope Documentation" writes it.
+func (x tokenAccess) catalog() bool {
+	return x.Type == "registry" && x.Name == "catalog" && slices.Contains(x.Actions, "*")
+}
+
+// grant narrows what was asked for to what the accounts allow. Everybody has a catalog, of what he may pull.
 func (c *Accounts) grant(name string, asked []tokenAccess) []tokenAccess {
 	granted := []tokenAccess{}
 	for _, x := range asked {
+		if x.catalog() {
+			granted = append(granted, tokenAccess{x.Type, x.Name, []string{"*"}})
+			continue
+		}
 		if x.Type != "repository" || !validName(x.Name) {
 			continue
 		}
