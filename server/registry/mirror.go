@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -159,6 +160,10 @@ func (s *mirrors) GetManifest(ctx context.Context, repo, ref string) (record, er
 		if err == nil || have.digest == "" || errdefs.IsNotFound(err) {
 			return r, err
 		}
+		if errors.As(err, new(*keepError)) {
+			have.warning = "stale: what " + m.Registry + " has now cannot be kept"
+			return have, nil
+		}
 	}
 	have.warning = "stale: " + m.Registry + " cannot be asked now"
 	return have, nil
@@ -179,7 +184,7 @@ func (s *mirrors) ask(ctx context.Context, m Mirror, repo, name, ref string, hav
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
-		if !errdefs.IsNotFound(err) {
+		if !errdefs.IsNotFound(err) && !errors.As(err, new(*keepError)) {
 			s.down[m.Registry] = time.Now()
 		}
 		return record{}, err
@@ -250,10 +255,16 @@ func (s *mirrors) fetchManifest(ctx context.Context, m Mirror, repo, name, ref s
 		tags = []string{ref}
 	}
 	if err := s.storage.PutManifest(ctx, repo, parsed, tags); err != nil {
-		return record{}, err
+		return record{}, &keepError{err}
 	}
 	return record{digest: d.Digest, mediaType: parsed.mediaType, body: b}, nil
 }
+
+// keepError is a failure to store what the upstream gave.
+type keepError struct{ err error }
+
+func (e *keepError) Error() string { return "keeping what was mirrored: " + e.err.Error() }
+func (e *keepError) Unwrap() error { return e.err }
 
 // upstreamError hides why an upstream does not let us in: to a client it has nothing.
 func upstreamError(err error) error {

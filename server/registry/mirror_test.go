@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	upstream "github.com/teu-dev/teu/registry"
 )
@@ -196,6 +198,42 @@ func TestMirror(t *testing.T) {
 	c.want(c.do("POST", "/v2/hub/library/app/blobs/uploads/", nil), 405, codeUnsupported)
 	c.want(c.do("POST", "/v2/hub/library/app/blobs/uploads/?mount="+layer, nil), 405, codeUnsupported)
 	c.tagged("own/app", "v1")
+}
+
+// keepless is a storage that cannot take manifests.
+type keepless struct {
+	storage
+	full bool
+}
+
+func (s *keepless) PutManifest(ctx context.Context, repo string, m manifest, tags []string) error {
+	if s.full {
+		return unix.ENOSPC
+	}
+	return s.storage.PutManifest(ctx, repo, m, tags)
+}
+
+// TestMirrorFull: that a manifest cannot be kept is no fault of the upstream, which is asked again at once.
+func TestMirrorFull(t *testing.T) {
+	u := newUpstream(t)
+	c, s := mirrorOf(t, u)
+	disk := &keepless{storage: s.storage}
+	s.storage = disk
+	u.tagged("app", "v1")
+	c.want(c.do("GET", "/v2/hub/app/manifests/v1", nil), 200, "")
+	moved := u.put("app", "v1", u.image("app", "c", "other"))
+	disk.full = true
+	c.want(c.do("GET", "/v2/hub/app/manifests/none", nil), 404, codeManifestUnknown)
+	a := c.want(c.do("GET", "/v2/hub/app/manifests/v1", nil), 200, "")
+	if got := a.header.Get("Warning"); !strings.Contains(got, "cannot be kept") || strings.Contains(string(a.body), "other") {
+		t.Errorf("got Warning %q", got)
+	}
+	u.tagged("app", "v2")
+	c.want(c.do("GET", "/v2/hub/app/manifests/v2", nil), 507, codeUnknown)
+	disk.full = false
+	if a := c.want(c.do("GET", "/v2/hub/app/manifests/v1", nil), 200, ""); a.header.Get("Docker-Content-Digest") != moved.Digest.String() || a.header.Get("Warning") != "" {
+		t.Errorf("got %v", a.header)
+	}
 }
 
 // settled waits until a blob that was read along is kept.
