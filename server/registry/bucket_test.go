@@ -130,7 +130,7 @@ func openTestBucket(t testing.TB, url string) *bucket {
 }
 
 // serveBucket serves from b.
-func serveBucket(t testing.TB, b *bucket) *client {
+func serveBucket(t testing.TB, b storage) *client {
 	t.Helper()
 	g, err := New(Options{Root: t.TempDir(), AllowDelete: true})
 	if err != nil {
@@ -189,6 +189,17 @@ func TestBucketRedirect(t *testing.T) {
 	}
 	c.want(c.do("HEAD", "/v2/a/blobs/"+d.String(), nil), 200, "")
 	c.want(c.do("GET", "/v2/b/blobs/"+d.String(), nil), 404, codeBlobUnknown)
+
+	mirrored, err := newMirrors(b, Options{Mirrors: []Mirror{{Prefix: "hub", Registry: "registry.example"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.blob("hub/a", []byte("blob"))
+	m := serveBucket(t, mirrored)
+	m.http.CheckRedirect = c.http.CheckRedirect
+	for _, repo := range []string{"a", "hub/a"} { // its own, and what was kept of another's
+		m.want(m.do("GET", "/v2/"+repo+"/blobs/"+d.String(), nil), 307, "")
+	}
 }
 
 // TestBucketGC collects what nothing refers to, and nothing else.

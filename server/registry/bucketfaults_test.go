@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -327,6 +328,74 @@ func TestBucketCatalogAfterFault(t *testing.T) {
 			t.Errorf("got %s", a.body)
 		}
 	}
+}
+
+// TestBucketCatalogKilled: a repository whose last manifest was removed by a server that was killed then is in the catalog
+// until the next collection.
+func TestBucketCatalogKilled(t *testing.T) {
+	b := openTestBucket(t, startS3(t))
+	c := serveBucket(t, b)
+	gone := c.tagged("a/gone", "x")
+	c.tagged("a/stays", "x")
+	if _, err := b.untag(t.Context(), "a/gone", gone.Digest); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.drop(t.Context(), recordKey("a/gone", gone.Digest)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Collect(t.Context(), GCOptions{DryRun: true}); err != nil {
+		t.Fatal(err)
+	}
+	if got := pages(c, "/v2/_catalog"); !slices.Equal(got, []string{"a/gone", "a/stays"}) {
+		t.Errorf("got %v", got)
+	}
+	if _, err := b.Collect(t.Context(), GCOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := pages(c, "/v2/_catalog"); !slices.Equal(got, []string{"a/stays"}) {
+		t.Errorf("got %v", got)
+	}
+}
+
+// TestBucketGCBrokenManifest: who cannot read a manifest, or a tag, does not know what is garbage, there.
+func TestBucketGCBrokenManifest(t *testing.T) {
+	url := startS3(t)
+	c := serveBucket(t, openTestBucket(t, url))
+	kept, lost := c.blob("a", []byte("kept")).Digest, c.blob("b", []byte("lost")).Digest
+	broken, layer := c.tagged("a", "t").Digest, digest.FromString("layer of t")
+	since := moment()
+	for name, key := range map[string]string{"manifest": recordKey("a", broken), "tag": tagKey("a", "t")} {
+		b := openTestBucket(t, url) // which remembers nothing of manifests
+		b.minGrace = 0
+		good, err := b.get(t.Context(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, bytes := range []string{"manifest ", strings.Replace(string(good.body), broken.Encoded()[:4], "0000", 1), strings.Replace(string(good.body), layer.Encoded()[:4], "0000", 1)} {
+			if err := b.put(t.Context(), key, []byte(bytes)); err != nil {
+				t.Fatal(err)
+			}
+			var err error
+			for range 50 { // what is known of the bucket's clock may be late
+				_, err = b.Collect(t.Context(), GCOptions{Untagged: true, Grace: time.Since(since)})
+				if c.do("GET", "/v2/b/blobs/"+lost.String(), nil).status == 404 {
+					break
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+			if !errdefs.IsDataLoss(err) || !strings.Contains(err.Error(), "repository a") {
+				t.Errorf("%s, %.30q: got %v", name, bytes, err)
+			}
+		}
+		if err := b.put(t.Context(), key, good.body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, d := range []digest.Digest{kept, layer} {
+		c.want(c.do("GET", "/v2/a/blobs/"+d.String(), nil), 200, "")
+	}
+	c.want(c.do("GET", "/v2/a/manifests/"+broken.String(), nil), 200, "")
+	c.want(c.do("GET", "/v2/b/blobs/"+lost.String(), nil), 404, codeBlobUnknown)
 }
 
 // TestBucketQuarantineBesidePush: what was pushed again since it was found bad stays, a quarantine

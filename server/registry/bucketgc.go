@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"strings"
 	"sync"
 	"time"
@@ -25,7 +26,8 @@ type bucketCollector struct {
 	o    GCOptions
 	cut  time.Time
 	pace pacer
-	live marks // digests with a marker, in any repository
+	live marks           // digests with a marker, in any repository
+	full map[uint64]bool // repositories with manifests, by a hash of the name
 
 	report GCReport
 	errs   []error
@@ -59,7 +61,7 @@ func (b *bucket) Collect(ctx context.Context, o GCOptions) (GCReport, error) {
 		}
 		defer end()
 	}
-	c := &bucketCollector{b: b, o: o, cut: b.now().Add(-o.Grace), pace: pacer{rate: o.Rate, start: time.Now()}, live: marks{}}
+	c := &bucketCollector{b: b, o: o, cut: b.now().Add(-o.Grace), pace: pacer{rate: o.Rate, start: time.Now()}, live: marks{}, full: map[uint64]bool{}}
 	err := c.run(ctx)
 	if err == nil && !o.DryRun {
 		err = b.put(ctx, "gc/last", nil)
@@ -122,6 +124,9 @@ func (c *bucketCollector) run(ctx context.Context) error {
 	if err == nil {
 		err = c.pointers(ctx)
 	}
+	if err == nil && !c.o.DryRun {
+		err = c.names(ctx)
+	}
 	return errors.Join(append(c.errs, err)...)
 }
 
@@ -152,6 +157,9 @@ func (c *bucketCollector) repository(ctx context.Context, r *repoList) {
 		return
 	}
 	c.report.Repositories++
+	if len(r.manifests) > 0 {
+		c.full[nameHash(r.name)] = true
+	}
 	gone, err := c.sweep(ctx, r)
 	if err != nil && len(c.errs) < maxGCErrors {
 		c.errs = append(c.errs, fmt.Errorf("repository %s: %w", r.name, err))
@@ -230,7 +238,7 @@ func (c *bucketCollector) references(ctx context.Context, repo string, d digest.
 		return nil, "", err
 	}
 	if !r.is(d) { // other repositories are not to suffer for what this one has
-		return nil, "", fmt.Errorf("manifest %s has other bytes: %w", d, errdefs.ErrDataLoss)
+		return nil, "", otherBytes(d)
 	}
 	refs, subject, err := referencesOf(r)
 	if err != nil {
@@ -263,6 +271,9 @@ func (c *bucketCollector) sweepManifests(ctx context.Context, r *repoList) (map[
 		rec, err := c.b.record(ctx, tagKey(r.name, tag.key))
 		if errdefs.IsNotFound(err) {
 			continue
+		}
+		if err == nil && !rec.is(rec.digest) {
+			err = fmt.Errorf("tag %s: %w", tag.key, otherBytes(rec.digest))
 		}
 		if err != nil {
 			return nil, err
@@ -353,6 +364,32 @@ func (c *bucketCollector) pointers(ctx context.Context) error {
 		return err
 	}
 	return ignoreNotFound(c.b.drop(ctx, removing))
+}
+
+// names takes the repositories without a manifest from the catalog, where whoever removed the last was killed before he did.
+func (c *bucketCollector) names(ctx context.Context) error {
+	for e, err := range c.b.list(ctx, "names/", "") {
+		if err != nil {
+			return err
+		}
+		repo := strings.TrimSuffix(e.key, "!")
+		if c.full[nameHash(repo)] {
+			continue
+		}
+		if err := c.b.dropName(ctx, repo); err != nil {
+			return fmt.Errorf("repository %s: %w", repo, err)
+		}
+		if err := c.pace.did(ctx, 10); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func nameHash(repo string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(repo))
+	return h.Sum64()
 }
 
 // finishRemoving removes the data of blobs that a collection left which was killed.

@@ -238,12 +238,16 @@ func (c *collector) eachRecord(ctx context.Context, repo string, f func(record) 
 			return err
 		}
 		for _, name := range names {
-			if _, err := parseDigest(a.String() + ":" + name); err != nil {
+			d, err := parseDigest(a.String() + ":" + name)
+			if err != nil {
 				continue // not ours
 			}
 			r, _, err := readRecord(filepath.Join(dir, name))
 			if errdefs.IsNotFound(err) {
 				continue // deleted meanwhile
+			}
+			if err == nil && !r.is(d) {
+				err = otherBytes(d)
 			}
 			if err == nil {
 				err = f(r)

@@ -28,6 +28,11 @@ func referencesOf(r record) (refs []digest.Digest, subject digest.Digest, err er
 	return refs, subject, nil
 }
 
+// otherBytes says that nobody knows what a manifest leads to.
+func otherBytes(d digest.Digest) error {
+	return fmt.Errorf("manifest %s has other bytes: %w", d, errdefs.ErrDataLoss)
+}
+
 // manifestGraph is what leads to what among the manifests of a repository: indexes to
 // manifests, and subjects to their referrers.
 type manifestGraph struct {
@@ -142,6 +147,9 @@ func (c *collector) graph(ctx context.Context, repo string) (*manifestGraph, err
 		r, _, err := readRecord(c.s.tagPath(repo, tag))
 		if errdefs.IsNotFound(err) {
 			continue
+		}
+		if err == nil && !r.is(r.digest) {
+			err = fmt.Errorf("tag %s: %w", tag, otherBytes(r.digest))
 		}
 		if err != nil {
 			return nil, err

@@ -105,8 +105,16 @@ func (s *directory) PutManifest(ctx context.Context, repo string, m manifest, ta
 			return err
 		}
 	}
-	err := errNoRecord
-	if _, missing := lstat(path); missing == nil { // what is pushed again to set a tag is not written again
+	r, _, err := readRecord(path)
+	switch {
+	case errdefs.IsNotFound(err):
+		err = errNoRecord
+	case err != nil || !r.is(m.digest):
+		if err = s.healRecord(ctx, repo, m); err != nil {
+			break
+		}
+		fallthrough
+	default: // what is pushed again to set a tag is not written again
 		err = s.linkManifest(ctx, repo, m, tags, "")
 	}
 	if errors.Is(err, errNoRecord) {
@@ -121,6 +129,54 @@ func (s *directory) PutManifest(ctx context.Context, repo string, m manifest, ta
 		return err
 	}
 	return s.sync.dirs(dirs)
+}
+
+// healRecord replaces a record that a disk has changed, for its tags too. They get the new one first: who is killed
+// between leaves a record that still needs it. errNoRecord when it is not there any more.
+func (s *directory) healRecord(ctx context.Context, repo string, m manifest) error {
+	tmp, err := s.writeTemp(append(encodeHeader(m.digest, m.mediaType, true), m.body...))
+	if err != nil {
+		return err
+	}
+	defer unix.Unlink(tmp)
+	unlock, err := s.lockRepository(ctx, repo, unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := s.checkReferences(repo, m.references); err != nil {
+		return err
+	}
+	path := s.recordPath(repo, m.digest)
+	if r, _, err := readRecord(path); errdefs.IsNotFound(err) {
+		return errNoRecord
+	} else if err == nil && r.is(m.digest) {
+		return nil // another push was faster
+	}
+	bad, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	dir := s.repo(repo) + "/_tags"
+	tags, err := readNames(dir)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	for _, tag := range tags {
+		fi, err := os.Lstat(filepath.Join(dir, tag))
+		if err == nil && os.SameFile(fi, bad) {
+			err = s.linkRecord(tmp, filepath.Join(dir, tag), "")
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if len(tags) > 0 {
+		if err := s.sync.dir(dir); err != nil {
+			return err
+		}
+	}
+	return os.Rename(tmp, path)
 }
 
 // errNoRecord says that a manifest is not there and was not brought along.

@@ -199,16 +199,26 @@ func TestGCBrokenManifest(t *testing.T) {
 	c, s := serveDirectory(t)
 	kept, lost := c.blob("a", []byte("kept")), c.blob("b", []byte("lost"))
 	broken := c.tagged("a", "t")
-	if err := os.WriteFile(s.recordPath("a", broken.Digest), []byte("manifest "), 0o600); err != nil {
+	path := s.recordPath("a", broken.Digest)
+	good, err := os.ReadFile(path)
+	if err != nil {
 		t.Fatal(err)
 	}
-	collector := s.newCollector(GCOptions{})
-	collector.cut = time.Now().Add(time.Hour)
-	if err := collector.run(t.Context()); !errdefs.IsDataLoss(err) || !strings.Contains(err.Error(), "repository a") {
-		t.Errorf("got %v", err)
-	}
-	if !c.has("a", kept.Digest) || c.has("b", lost.Digest) {
-		t.Error("the garbage of a should be kept, and that of b removed")
+	layer := digest.FromString("layer of t")
+	for _, bytes := range []string{"manifest ", strings.Replace(string(good), layer.Encoded()[:4], "0000", 1)} {
+		if err := os.WriteFile(path, []byte(bytes), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, untagged := range []bool{false, true} {
+			collector := s.newCollector(GCOptions{Untagged: untagged})
+			collector.cut = time.Now().Add(time.Hour)
+			if err := collector.run(t.Context()); !errdefs.IsDataLoss(err) || !strings.Contains(err.Error(), "repository a") {
+				t.Errorf("got %v", err)
+			}
+		}
+		if !c.has("a", kept.Digest) || !c.has("a", layer) || c.has("b", lost.Digest) {
+			t.Error("what is in a should be kept, and the garbage of b removed")
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -43,6 +44,9 @@ func (g *Registry) getManifest(w http.ResponseWriter, r *http.Request, rt route)
 		}
 	}
 	m, err := g.store.GetManifest(r.Context(), rt.repo, rt.ref)
+	if r.Method == http.MethodHead && strings.Contains(rt.ref, ":") && (errdefs.IsDataLoss(err) || err == nil && !m.is(digest.Digest(rt.ref))) {
+		err = errdefs.ErrNotFound // who hears that pushes it again, which heals it
+	}
 	if err != nil {
 		return unknownManifest(err, rt)
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -268,6 +269,54 @@ func TestGetManifestErrors(t *testing.T) {
 	c.want(c.do("GET", "/v2/a/manifests/sha256:y", nil), 400, codeDigestInvalid)
 	c.want(c.do("GET", "/v2/b/manifests/x", nil), 404, codeManifestUnknown)
 	c.want(c.do("GET", "/v2/a/x/manifests/x", nil), 404, codeManifestUnknown)
+}
+
+// TestPushHealsManifest: a manifest that a disk has changed is not there for who asks whether it need be pushed, and
+// a push brings it back, for all its tags.
+func TestPushHealsManifest(t *testing.T) {
+	o := Options{Root: t.TempDir(), Anonymous: true, AllowDelete: true}
+	c := serveOptions(t, o)
+	s, err := openDirectory(o.Root, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	subject := c.tagged("a", "subject")
+	m := c.image("a", "config", "layer")
+	m.Subject = &subject
+	d := c.put("a", "one", m).Digest
+	c.put("a", "two", m)
+	body := encode(t, m)
+	good, err := os.ReadFile(s.recordPath("a", d))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, bad := range map[string][]byte{
+		"empty": {}, "zeros": make([]byte, len(good)), "short": good[:len(good)-10], "other bytes": bytes.Replace(good, []byte("image"), []byte("imago"), 2),
+		"another digest": bytes.Replace(good, []byte(d.Encoded()[:4]), []byte("0000"), 1),
+	} {
+		for push, path := range map[string]string{"by tag": "one", "by digest": d.String()} {
+			if err := os.WriteFile(s.recordPath("a", d), bad, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if a := c.do("HEAD", "/v2/a/manifests/"+d.String(), nil); a.status != 404 {
+				t.Errorf("%s: HEAD is answered %d", name, a.status)
+			}
+			c.want(c.do("PUT", "/v2/a/manifests/"+path, bytes.NewReader(body), "Content-Type", m.MediaType), 201, "")
+			for _, ref := range []string{"one", "two", d.String()} {
+				if a := c.do("GET", "/v2/a/manifests/"+ref, nil); a.status != 200 || !bytes.Equal(a.body, body) || a.header.Get("Docker-Content-Digest") != d.String() {
+					t.Errorf("%s, pushed %s: %s is %d %.50s", name, push, ref, a.status, a.body)
+				}
+			}
+			c.want(c.do("HEAD", "/v2/a/manifests/"+d.String(), nil), 200, "")
+			if a := c.want(c.do("GET", "/v2/a/referrers/"+subject.Digest.String(), nil), 200, ""); !strings.Contains(string(a.body), d.String()) {
+				t.Errorf("%s: the referrers are %s", name, a.body)
+			}
+		}
+	}
+	c.want(c.do("DELETE", "/v2/a/manifests/"+d.String(), nil), 202, "")
+	for _, ref := range []string{"one", "two", d.String()} {
+		c.want(c.do("GET", "/v2/a/manifests/"+ref, nil), 404, codeManifestUnknown)
+	}
 }
 
 func TestMoveTag(t *testing.T) {
