@@ -279,6 +279,65 @@ func TestLockedCacheMountsInAnyOrder(t *testing.T) {
 	wg.Wait()
 }
 
+// TestFailingStepOfManyBuilds: of several builds with a step that fails, those that waited for the first to run it run it
+// at the same time, not one after another, and each has its output.
+func TestFailingStepOfManyBuilds(t *testing.T) {
+	b := newBench(t)
+	b.must(Options{}, "FROM busybox", "RUN --mount=type=cache,id=runs,target=/c touch /c/runs")
+	const others = 3
+	step := fmt.Sprintf(`RUN --mount=type=cache,id=runs,target=/c echo a run >>/c/runs; echo the output; n=1; i=0; [ -e /c/waiting ] && n=%d; \
+		while [ ! -e /c/waiting -o $(wc -l </c/runs) -lt $n ]; do i=$((i+1)); [ $i = 2000 ] && exit 4; usleep 10000; done; exit 3`, 1+others)
+	mounts, err := b.mounts().CacheMounts()
+	if err != nil || len(mounts) != 1 {
+		t.Fatalf("cache mounts %v, %v", mounts, err)
+	}
+	dir := filepath.Join(b.Store.Root(), "build/cache-mounts", mounts[0].Key, "0")
+	if err := os.WriteFile(filepath.Join(b.dir, "Dockerfile"), []byte("FROM busybox\n"+step+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	run := func() {
+		other := b.again()
+		wg.Go(func() {
+			_, l, err := other.build(Options{})
+			if err == nil || !strings.Contains(err.Error(), "exit code: 3") || !strings.Contains(l.output.String(), "the output") {
+				t.Errorf("a build ended with %v, its step printed %q", err, l.output.String())
+			}
+		})
+	}
+	run()
+	runs := func() int {
+		text, err := os.ReadFile(filepath.Join(dir, "runs"))
+		if err != nil {
+			t.Error(err)
+		}
+		return strings.Count(string(text), "a run")
+	}
+	for runs() == 0 && !t.Failed() {
+		time.Sleep(time.Millisecond)
+	}
+	for range others {
+		run()
+	}
+	locks, err := filepath.Glob(filepath.Join(b.Store.Root(), "results/locks/*"))
+	if err != nil || len(locks) == 0 {
+		t.Fatalf("locks %v, %v", locks, err)
+	}
+	for waits := 0; waits < others && !t.Failed(); time.Sleep(time.Millisecond) {
+		waits = 0
+		for _, l := range locks {
+			waits += waiting(t, l)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "waiting"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+	if n := runs(); n != 1+others {
+		t.Errorf("the step ran %d times, want %d", n, 1+others)
+	}
+}
+
 // waiting returns how many wait for the lock path.
 func waiting(t *testing.T, path string) (n int) {
 	t.Helper()

@@ -82,7 +82,7 @@ func (s *sharedCache) Alias(ctx context.Context, key, canonical digest.Digest) e
 }
 
 // Lock implements solver.Cache.
-func (s *sharedCache) Lock(ctx context.Context, key digest.Digest) (unlock func() error, err error) {
+func (s *sharedCache) Lock(ctx context.Context, key digest.Digest) (unlock func(failed error) error, err error) {
 	return s.local.Lock(ctx, key)
 }
 

@@ -76,6 +76,6 @@ func (c *Cache) Alias(ctx context.Context, key, canonical digest.Digest) error {
 }
 
 // Lock implements solver.Cache.
-func (c *Cache) Lock(ctx context.Context, key digest.Digest) (unlock func() error, err error) {
+func (c *Cache) Lock(ctx context.Context, key digest.Digest) (unlock func(failed error) error, err error) {
 	return c.store.Lock(ctx, key)
 }

@@ -36,6 +36,7 @@ type Cache[R any] interface {
 	Put(ctx context.Context, r Record[R]) error
 	// Alias makes key another name of the record of canonical, replacing what key named.
 	Alias(ctx context.Context, key, canonical digest.Digest) error
-	// Lock waits until nobody else, in this process or another, works on key.
-	Lock(ctx context.Context, key digest.Digest) (unlock func() error, err error)
+	// Lock waits until nobody else, in this process or another, works on key. unlock takes what the work came to. Those
+	// who waited for work that failed hold no lock: they would fail one after another.
+	Lock(ctx context.Context, key digest.Digest) (unlock func(failed error) error, err error)
 }

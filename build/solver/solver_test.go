@@ -22,6 +22,7 @@ type memory struct {
 	records map[digest.Digest]Record[string]
 	aliases map[digest.Digest]digest.Digest
 	locks   map[digest.Digest]chan struct{}
+	failed  []error // of the work under each lock, in order
 }
 
 func newMemory() *memory {
@@ -61,7 +62,7 @@ func (m *memory) forget(names []string) {
 	maps.DeleteFunc(m.records, func(_ digest.Digest, r Record[string]) bool { return slices.Contains(names, r.Description) })
 }
 
-func (m *memory) Lock(ctx context.Context, key digest.Digest) (func() error, error) {
+func (m *memory) Lock(ctx context.Context, key digest.Digest) (func(error) error, error) {
 	m.mu.Lock()
 	l, ok := m.locks[key]
 	if !ok {
@@ -71,7 +72,13 @@ func (m *memory) Lock(ctx context.Context, key digest.Digest) (func() error, err
 	m.mu.Unlock()
 	select {
 	case l <- struct{}{}:
-		return func() error { <-l; return nil }, nil
+		return func(failed error) error {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.failed = append(m.failed, failed)
+			<-l
+			return nil
+		}, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
@@ -334,8 +341,8 @@ func TestFailure(t *testing.T) {
 			ended[e.Name] = e.Err
 		}
 	}
-	rec := &recorder{}
-	_, err := New[string](newMemory(), Options{Parallel: 2, Events: events}).Solve(t.Context(), build(rec, steps))
+	rec, cache := &recorder{}, newMemory()
+	_, err := New[string](cache, Options{Parallel: 2, Events: events}).Solve(t.Context(), build(rec, steps))
 	var vertex *VertexError
 	if !errors.As(err, &vertex) || vertex.Name != "bad" || !errors.Is(err, broken) {
 		t.Fatalf("got %v, want the failure of bad", err)
@@ -345,6 +352,14 @@ func TestFailure(t *testing.T) {
 	}
 	if err, ok := ended["slow"]; ok && !errors.Is(err, context.Canceled) {
 		t.Errorf("slow ended with %v", err)
+	}
+	for _, err := range cache.failed {
+		if err != nil && !errors.Is(err, broken) {
+			t.Errorf("those who wait are told that %v", err) // slow was given up
+		}
+	}
+	if !slices.ContainsFunc(cache.failed, func(err error) bool { return errors.Is(err, broken) }) {
+		t.Error("those who wait are not told of the failure")
 	}
 	for _, name := range rec.ran {
 		if name == "end" {
@@ -494,12 +509,12 @@ type crowd struct {
 	now, most atomic.Int64
 }
 
-func (c *crowd) Lock(ctx context.Context, key digest.Digest) (func() error, error) {
+func (c *crowd) Lock(ctx context.Context, key digest.Digest) (func(error) error, error) {
 	n := c.now.Add(1)
 	for old := c.most.Load(); n > old && !c.most.CompareAndSwap(old, n); old = c.most.Load() {
 	}
 	unlock, err := c.memory.Lock(ctx, key)
-	return func() error { defer c.now.Add(-1); return unlock() }, err
+	return func(failed error) error { defer c.now.Add(-1); return unlock(failed) }, err
 }
 
 func (c *crowd) Get(ctx context.Context, key digest.Digest) (Record[string], bool, error) {

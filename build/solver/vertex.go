@@ -68,8 +68,9 @@ type keys struct {
 }
 
 // findOrRun looks for the content key, which may be the same as that of the definition, and runs v if there is
-// nothing. It holds the lock of the content key, so that of several builds only one runs it. One that is run in spite
-// of the cache is nobody else's, nor is another's of use for it: only this Solver has to wait.
+// nothing. It holds the lock of the content key, so that of several builds only one runs it; when that fails, those that
+// waited run it all at once. One that is run in spite of the cache is nobody else's, nor is another's of use for it: only
+// this Solver has to wait.
 func (s *Solver[R]) findOrRun(ctx context.Context, c *Console, v *Vertex[R], in []input[R], k keys) (n node[R], found bool, err error) {
 	lock := k.content.digest
 	if v.IgnoreCache {
@@ -86,7 +87,11 @@ func (s *Solver[R]) findOrRun(ctx context.Context, c *Console, v *Vertex[R], in 
 		return n, false, err
 	}
 	defer func() {
-		if e := unlock(); e != nil {
+		failed := err
+		if ctx.Err() != nil {
+			failed = nil // it was given up: that says nothing of the next who tries
+		}
+		if e := unlock(failed); e != nil {
 			err = errors.Join(err, e)
 		}
 	}()

@@ -2,7 +2,7 @@
 //
 //	DIR/records/HH/HEX    the record whose canonical key is sha256:HHHEX
 //	DIR/aliases/HH/HEX    the canonical key that the key sha256:HHHEX stands for
-//	DIR/locks/HHH         locks of keys, held by whoever works on one
+//	DIR/locks/HHH         locks of keys, held by whoever works on one, with the key whose work failed last
 //
 // Everything in it can be made again, so nothing is fsynced; a document that is missing,
 // damaged or not understood is one that was never written. Any number of processes may
@@ -11,12 +11,14 @@ package result
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -181,13 +183,44 @@ func (s *Store) Delete(ctx context.Context, key digest.Digest) error {
 	return remove(s.path("records", key))
 }
 
-// Lock waits until nobody else, in this process or another, holds key. Two keys may share a
-// lock, so who holds one must not ask for another.
-func (s *Store) Lock(ctx context.Context, key digest.Digest) (unlock func() error, err error) {
+// Lock waits until nobody else, in this process or another, holds key. unlock takes what the work under the lock came
+// to: if it failed, those who waited for it hold no lock, and need not wait for each other. Two keys may share a lock, so
+// who holds one must not ask for another.
+func (s *Store) Lock(ctx context.Context, key digest.Digest) (unlock func(failed error) error, err error) {
 	if err := check(key); err != nil {
 		return nil, err
 	}
-	// A lock file can never be removed, so there is not one for each key that ever was.
+	// A lock file can never be removed, so there is not one for each key that ever was. It says what failed last.
 	path := filepath.Join(s.dir, "locks", key.Encoded()[:3])
-	return statefile.Lock(ctx, path, statefile.LockOptions{})
+	before, err := lastFailure(path)
+	if err != nil {
+		return nil, err
+	}
+	release, err := statefile.Lock(ctx, path, statefile.LockOptions{})
+	if err != nil {
+		return nil, err
+	}
+	now, err := lastFailure(path)
+	if err != nil {
+		return nil, errors.Join(err, release())
+	}
+	if now != before && strings.HasPrefix(now, key.String()+" ") {
+		return func(error) error { return nil }, release()
+	}
+	return func(failed error) error {
+		if failed != nil {
+			// Where it cannot be written, for the disk is full, they wait for each other.
+			_ = os.WriteFile(path, []byte(key.String()+" "+rand.Text()), 0o600)
+		}
+		return release()
+	}, nil
+}
+
+// lastFailure returns what the lock file path says: a key, and what no other failure has.
+func lastFailure(path string) (string, error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return string(text), err
 }

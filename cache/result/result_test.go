@@ -3,11 +3,13 @@ package result
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -219,16 +221,96 @@ func TestLockWaitsAndGivesUp(t *testing.T) {
 	if _, err := s.Lock(ctx, key("a")); err == nil {
 		t.Error("locked twice")
 	}
-	if err := unlock(); err != nil {
+	if err := unlock(nil); err != nil {
 		t.Fatal(err)
 	}
 	again, err := s.Lock(t.Context(), key("a"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := again(); err != nil {
+	if err := again(nil); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestWaitingForAFailure: of those who wait, for a key whose work fails and for another that has the same lock, the
+// former go on together, and the latter has the lock.
+func TestWaitingForAFailure(t *testing.T) {
+	s := open(t)
+	other := digest.Digest(key("a").String()[:len("sha256:000")] + strings.Repeat("0", 61))
+	first, err := s.Lock(t.Context(), key("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	failed := errors.New("failed")
+	type waiter struct {
+		key    digest.Digest
+		unlock func(error) error
+	}
+	ready := make(chan waiter)
+	for _, k := range []digest.Digest{key("a"), key("a"), key("a"), other} {
+		go func() {
+			unlock, err := s.Lock(t.Context(), k)
+			if err != nil {
+				t.Error(err)
+			}
+			ready <- waiter{k, unlock}
+		}()
+	}
+	for waiting(t, filepath.Join(s.dir, "locks", key("a").Encoded()[:3])) < 4 {
+		time.Sleep(time.Millisecond)
+	}
+	if err := first(failed); err != nil {
+		t.Fatal(err)
+	}
+	var together []waiter
+	for len(together) < 3 {
+		select {
+		case w := <-ready:
+			if w.key != other {
+				together = append(together, w)
+			} else if err := w.unlock(nil); err != nil {
+				t.Error(err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%d go on, want 3", len(together))
+		}
+	}
+	for _, w := range together {
+		if err := w.unlock(failed); err != nil {
+			t.Error(err)
+		}
+	}
+	later, err := s.Lock(t.Context(), key("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer later(nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := s.Lock(ctx, key("a")); err == nil {
+		t.Error("who came after the failure has no lock")
+	}
+}
+
+// waiting returns how many wait for the lock path.
+func waiting(t *testing.T, path string) (n int) {
+	t.Helper()
+	fi, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	locks, err := os.ReadFile("/proc/locks")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inode := fmt.Sprintf(":%d ", fi.Sys().(*syscall.Stat_t).Ino)
+	for line := range strings.Lines(string(locks)) {
+		if strings.Contains(line, "->") && strings.Contains(line, inode) {
+			n++
+		}
+	}
+	return n
 }
 
 // TestManyProcesses lets several processes write the same keys while others read them: a
