@@ -163,7 +163,7 @@ func forwards(s network.Sandbox, ground string) []keeper.Forward {
 	}
 	var all []keeper.Forward
 	for _, p := range s.Ports {
-		if p.Protocol != "tcp" && p.Protocol != "udp" {
+		if p.Protocol != "tcp" && p.Protocol != "udp" || p.HostPort == 0 {
 			continue
 		}
 		target := main.Address.Addr()

@@ -184,7 +184,10 @@ func (c *Container) joined(id string) string {
 
 // bindings show a port as docker does: one that is published everywhere is so by IPv4 and IPv6.
 func bindings(p network.Port) []PortBinding {
-	port := fmt.Sprint(p.HostPort)
+	port := ""
+	if p.HostPort != 0 { // in a routed network none is the host's
+		port = fmt.Sprint(p.HostPort)
+	}
 	if p.HostIP.IsValid() {
 		return []PortBinding{{HostIP: p.HostIP.String(), HostPort: port}}
 	}

@@ -101,10 +101,20 @@ func (m *Manager) choose(s *Sandbox, o Options, present map[string]Sandbox) (pla
 		s.Endpoints = append(s.Endpoints, w.ep)
 		plan = append(plan, w)
 	}
-	if s.Ports, err = choosePorts(o.Ports, present); err != nil {
+	if s.Ports, err = s.choosePorts(o, present); err != nil {
 		return nil, err
 	}
 	return plan, m.addDNS(s)
+}
+
+// choosePorts settles the ports of s, whose endpoints are settled.
+func (s *Sandbox) choosePorts(o Options, present map[string]Sandbox) ([]Port, error) {
+	main := s.Main()
+	i := slices.IndexFunc(o.Networks, func(a Attachment) bool { return main != nil && a.Network.ID == main.Network })
+	if i < 0 {
+		return choosePorts(o.Ports, nil, bridge{}, present)
+	}
+	return choosePorts(o.Ports, main, bridgeOf(o.Networks[i].Network), present)
 }
 
 // interfaceOpt names the interface of an endpoint.
@@ -290,7 +300,7 @@ func (m *Manager) revive(s Sandbox, o Options, present map[string]Sandbox) (_ Sa
 	for _, ep := range old {
 		stale = append(stale, wire{ep: ep})
 	}
-	if s.Ports, err = choosePorts(o.Ports, present); err != nil {
+	if s.Ports, err = s.choosePorts(o, present); err != nil {
 		return Sandbox{}, err
 	}
 	if err := errors.Join(m.addDNS(&s), m.save(s, present)); err != nil {

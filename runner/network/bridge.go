@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -35,7 +36,39 @@ type bridge struct {
 	Internal bool       `json:",omitempty"`
 	Closed   bool       `json:",omitempty"` // no traffic between its containers
 	Plain    bool       `json:",omitempty"` // no masquerading
-	HostIP   netip.Addr `json:",omitzero"`  // where its ports are published by default
+	Mode     string     `json:",omitempty"` // of the gateway
+	Mode6    string     `json:",omitempty"`
+	Source   netip.Addr `json:",omitzero"` // of what goes out; zero is that of the interface it goes out by
+	Source6  netip.Addr `json:",omitzero"`
+	Trusted  []string   `json:",omitempty"` // interfaces of the host behind which published ports are reached inside
+}
+
+// Modes of a gateway beside docker's default, nat.
+const (
+	modeRouted      = "routed"          // no address is rewritten, and a published port is open at the container's
+	modeUnprotected = "nat-unprotected" // all ports of the containers are open to who has a route to them
+	modeIsolated    = "isolated"        // the host has no address in the network
+)
+
+// A family is what a bridge has of one version of IP.
+type family struct {
+	subnet netip.Prefix // not masked
+	mode   string       // of the gateway
+	source netip.Addr
+}
+
+// families lists the one or two that a bridge has.
+func (br bridge) families() []family {
+	list := []family{{br.Subnet, br.Mode, br.Source}, {br.Subnet6, br.Mode6, br.Source6}}
+	return slices.DeleteFunc(list, func(f family) bool { return !f.subnet.IsValid() })
+}
+
+// mode is that of the gateway for an address.
+func (br bridge) mode(a netip.Addr) string {
+	if a.Is6() {
+		return br.Mode6
+	}
+	return br.Mode
 }
 
 // Default is the network of containers that ask for none.
@@ -64,6 +97,10 @@ const (
 	gatewayMode4 = "com.docker.network.bridge.gateway_mode_ipv4"
 	gatewayMode6 = "com.docker.network.bridge.gateway_mode_ipv6"
 	inhibitIPv4  = "com.docker.network.bridge.inhibit_ipv4"
+	hostIPv4     = "com.docker.network.host_ipv4"
+	hostIPv6     = "com.docker.network.host_ipv6"
+
+	trustedInterfaces = "com.docker.network.bridge.trusted_host_interfaces" // separated by colons
 )
 
 // is says whether an option has a truth value, in any of the words docker takes, such as 1 and False.
@@ -77,9 +114,9 @@ func (n Network) is(option string, want bool) bool {
 // would use it, so that a /31 has room for two containers.
 func (n Network) hasGateway(subnet netip.Prefix) bool {
 	if subnet.Addr().Is6() {
-		return n.Options[gatewayMode6] != "isolated"
+		return n.Options[gatewayMode6] != modeIsolated
 	}
-	return n.Options[gatewayMode4] != "isolated" && !(n.Internal && n.is(inhibitIPv4, true))
+	return n.Options[gatewayMode4] != modeIsolated && !(n.Internal && n.is(inhibitIPv4, true))
 }
 
 // bridgeOf is the bridge of a network that is defined.
@@ -101,10 +138,13 @@ func bridgeOf(n Network) bridge {
 	}
 	br.MTU, _ = strconv.Atoi(n.Options["com.docker.network.driver.mtu"])
 	br.Closed = n.is(enableICC, false)
-	br.Plain = n.is(enableMasquerade, false) || n.Options[gatewayMode4] == "routed"
-	br.Bare = n.is(inhibitIPv4, true) || n.Options[gatewayMode4] == "isolated"
-	br.Bare6 = n.Options[gatewayMode6] == "isolated"
-	br.HostIP, _ = netip.ParseAddr(n.Options["com.docker.network.bridge.host_binding_ipv4"])
+	br.Plain = n.is(enableMasquerade, false)
+	br.Mode, br.Mode6 = n.Options[gatewayMode4], n.Options[gatewayMode6]
+	br.Bare = n.is(inhibitIPv4, true) || br.Mode == modeIsolated
+	br.Bare6 = br.Mode6 == modeIsolated
+	br.Source, _ = netip.ParseAddr(n.Options[hostIPv4])
+	br.Source6, _ = netip.ParseAddr(n.Options[hostIPv6])
+	br.Trusted = strings.FieldsFunc(n.Options[trustedInterfaces], func(r rune) bool { return r == ':' })
 	return br
 }
 
@@ -371,6 +411,8 @@ func enableForwarding6(name string) error {
 	return errors.Join(
 		os.WriteFile(conf+name+"/disable_ipv6", []byte("0"), 0),
 		os.WriteFile(conf+name+"/accept_ra", []byte("0"), 0),
+		// Nobody else has its link-local address. Until that is found out no neighbour is asked for what comes from elsewhere.
+		os.WriteFile(conf+name+"/accept_dad", []byte("0"), 0),
 	)
 }
 

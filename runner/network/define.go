@@ -382,8 +382,8 @@ func (n *Network) checkOptions() error {
 			mtu, err := strconv.Atoi(value)
 			invalid = err != nil || mtu < 0 || mtu > 65535
 		case gatewayMode4, gatewayMode6:
-			invalid = !slices.Contains([]string{"", "nat", "nat-unprotected", "routed", "isolated"}, value)
-			if value == "isolated" && !n.Internal {
+			invalid = !slices.Contains([]string{"", "nat", modeUnprotected, modeRouted, modeIsolated}, value)
+			if value == modeIsolated && !n.Internal {
 				return worded(errdefs.ErrInvalidArgument, "gateway mode 'isolated' can only be used for an internal network")
 			}
 		case enableICC, enableMasquerade, inhibitIPv4:
@@ -392,6 +392,11 @@ func (n *Network) checkOptions() error {
 		case "com.docker.network.bridge.host_binding_ipv4":
 			_, err := netip.ParseAddr(value)
 			invalid = err != nil
+		case hostIPv4, hostIPv6:
+			a, err := netip.ParseAddr(value)
+			invalid = err != nil || a.Is4() != (key == hostIPv4)
+		case trustedInterfaces:
+			invalid = slices.ContainsFunc(strings.Split(value, ":"), func(name string) bool { return !validInterface(name) })
 		case "parent":
 			invalid = !validInterface(value)
 		}

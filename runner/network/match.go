@@ -26,8 +26,8 @@ const (
 	destination
 )
 
-// family matches packets of the protocol of a.
-func family(a netip.Addr) []expr.Any {
+// version matches packets of the version of IP that a is of.
+func version(a netip.Addr) []expr.Any {
 	proto := byte(unix.NFPROTO_IPV4)
 	if a.Is6() {
 		proto = unix.NFPROTO_IPV6
@@ -46,7 +46,7 @@ func address(s side, prefix netip.Prefix) []expr.Any {
 	if s == destination {
 		offset += size
 	}
-	return append(family(prefix.Addr()),
+	return append(version(prefix.Addr()),
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: uint32(offset), Len: uint32(size)},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: uint32(size), Mask: net.CIDRMask(prefix.Bits(), size*8), Xor: make([]byte, size)},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: prefix.Addr().AsSlice()},
@@ -57,15 +57,33 @@ func address(s side, prefix netip.Prefix) []expr.Any {
 // port is at offset 2 of the headers of TCP, UDP and SCTP.
 func ports(protocol string, first, last uint16) []expr.Any {
 	number := map[string]byte{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP, "sctp": unix.IPPROTO_SCTP}[protocol]
-	match := []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{number}},
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-	}
+	match := append(carries(number), &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2})
 	if first == last {
 		return append(match, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: bigEndian(first)})
 	}
 	return append(match, &expr.Range{Op: expr.CmpOpEq, Register: 1, FromData: bigEndian(first), ToData: bigEndian(last)})
+}
+
+// carries matches packets of a protocol above IP.
+func carries(number byte) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{number}}}
+}
+
+// icmp matches ICMP of the version of IP that a is of.
+func icmp(a netip.Addr) []expr.Any {
+	if a.Is6() {
+		return carries(unix.IPPROTO_ICMPV6)
+	}
+	return carries(unix.IPPROTO_ICMP)
+}
+
+// rewrite changes an address of a packet to a.
+func rewrite(nat *expr.NAT, a netip.Addr) []expr.Any {
+	nat.RegAddrMin, nat.Family = 1, unix.NFPROTO_IPV4
+	if a.Is6() {
+		nat.Family = unix.NFPROTO_IPV6
+	}
+	return []expr.Any{&expr.Immediate{Register: 1, Data: a.AsSlice()}, nat}
 }
 
 func bigEndian(port uint16) []byte { return binaryutil.BigEndian.PutUint16(port) }

@@ -73,7 +73,7 @@ func Open(root, runRoot string) *Manager {
 type Port struct {
 	Protocol  string     // "tcp", "udp" or "sctp"
 	HostIP    netip.Addr // the zero Addr means every address of the host
-	HostPort  uint16     // 0 lets Attach choose
+	HostPort  uint16     // 0 lets Attach choose; in a Sandbox it says that there is none
 	HostEnd   uint16     `json:",omitempty"` // if set, Attach chooses from HostPort to it
 	Container uint16
 }

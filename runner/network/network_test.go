@@ -102,12 +102,20 @@ func enterNS(path string) error {
 	return unix.Setns(int(f.Fd()), unix.CLONE_NEWNET)
 }
 
+// versionOf is the network an address is of. What Go finds out of IPv6 was so before lo was up.
+func versionOf(address string) string {
+	if strings.HasPrefix(address, "[") {
+		return "tcp6"
+	}
+	return "tcp4"
+}
+
 // serve answers every connection in the namespace at path with the client's address.
 func serve(t *testing.T, path, address string) {
 	t.Helper()
 	var l net.Listener
 	in(t, path, func() (err error) {
-		l, err = net.Listen("tcp4", address)
+		l, err = net.Listen(versionOf(address), address)
 		return err
 	})
 	t.Cleanup(func() { l.Close() })
@@ -140,7 +148,7 @@ func askFor(t *testing.T, patience time.Duration, path, address string) (string,
 	var answer string
 	var failure error
 	in(t, path, func() error {
-		c, err := net.DialTimeout("tcp4", address, patience)
+		c, err := net.DialTimeout(versionOf(address), address, patience)
 		if err != nil {
 			failure = err
 			return nil

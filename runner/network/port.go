@@ -11,17 +11,47 @@ import (
 )
 
 // choosePorts fills in the host ports that were left open and refuses those that are
-// taken, by another container or by a socket of the host.
-func choosePorts(want []Port, present map[string]Sandbox) ([]Port, error) {
+// taken, by another container or by a socket of the host. Where main is reached by its own
+// address there is no port of the host: it becomes 0.
+func choosePorts(want []Port, main *Endpoint, br bridge, present map[string]Sandbox) ([]Port, error) {
 	var ports []Port
-	for _, p := range want {
-		chosen, err := choosePort(p, ports, present)
-		if err != nil {
-			return nil, err
+	for _, w := range want {
+		for _, p := range byFamily(w, main, br) {
+			var err error
+			if opened(p, main, br) {
+				p.HostPort, p.HostEnd = 0, 0
+			} else if p, err = choosePort(p, ports, present); err != nil {
+				return nil, err
+			}
+			ports = append(ports, p)
 		}
-		ports = append(ports, chosen)
 	}
 	return ports, nil
+}
+
+// byFamily is p, for each version of IP if these are led in differently.
+func byFamily(p Port, main *Endpoint, br bridge) []Port {
+	p4, p6 := p, p
+	p4.HostIP, p6.HostIP = netip.IPv4Unspecified(), netip.IPv6Unspecified()
+	if p.HostIP.IsValid() || opened(p4, main, br) == opened(p6, main, br) {
+		return []Port{p}
+	}
+	return []Port{p4, p6}
+}
+
+// opened says whether what is to reach p is sent to the address of main itself, not to one of the host.
+func opened(p Port, main *Endpoint, br bridge) bool {
+	if main == nil {
+		return false
+	}
+	to, other := main.Address.Addr(), main.Address6.Addr()
+	if p.HostIP.Unmap().Is6() {
+		to, other = other, to
+	}
+	if !to.IsValid() { // the keeper's listener leads to the other
+		to = other
+	}
+	return br.mode(to) == modeRouted
 }
 
 func choosePort(p Port, own []Port, present map[string]Sandbox) (Port, error) {

@@ -9,12 +9,12 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"golang.org/x/sys/unix"
 )
 
 // The table, as `nft list table inet teu0` would show it:
 //
 //	chain published   { }  # per port: [ip daddr A] tcp dport H dnat ip to C:P
+//	chain opened      { }  # per port of a container that is reached by its own address: ip daddr C tcp dport P accept
 //	chain prerouting  { type nat hook prerouting priority dstnat;  fib daddr type local jump published }
 //	chain output      { type nat hook output priority dstnat;
 //	                    ip daddr 127.0.0.0/8 return; ip6 daddr ::1 return; fib daddr type local jump published }
@@ -26,6 +26,7 @@ import (
 //	                    iifname I oifname != I drop        # per internal bridge I
 //	                    iifname B oifname B accept         # per bridge B
 //	                    oifname B ct status dnat accept
+//	                    [iifname T] oifname B jump opened  # if B is routed, or T trusted
 //	                    oifname B drop }                   # nobody routes into it, no other bridge either
 //
 // Connections to a loopback address are not rewritten: the keeper's listener takes them.
@@ -35,6 +36,7 @@ type rules struct {
 	conn      *nftables.Conn
 	table     *nftables.Table
 	published *nftables.Chain
+	opened    *nftables.Chain
 }
 
 // applyRules replaces the content of the table by that for the present sandboxes,
@@ -58,8 +60,11 @@ func (m *Manager) applyRules(present map[string]Sandbox, changed bool) error {
 	r := rules{conn: conn, table: conn.AddTable(table)}
 	conn.FlushTable(table)
 	r.published = conn.AddChain(&nftables.Chain{Name: "published", Table: table})
+	r.opened = conn.AddChain(&nftables.Chain{Name: "opened", Table: table})
 	for _, s := range sorted(present) {
-		r.publishAll(s)
+		if ep := s.Main(); ep != nil {
+			r.publishAll(s.Ports, *ep, bridges)
+		}
 	}
 	r.nat()
 	r.outbound(bridges)
@@ -154,13 +159,14 @@ func (r *rules) outbound(bridges []bridge) {
 	post := r.base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
 	masquerade := []expr.Any{&expr.Masq{}}
 	for _, br := range bridges {
-		for _, subnet := range []netip.Prefix{br.Subnet, br.Subnet6} {
-			if !subnet.Addr().IsValid() {
-				continue
-			}
-			inside := address(source, subnet.Masked())
-			if !br.Internal && !br.Plain {
-				r.add(post, inside, device(expr.MetaKeyOIFNAME, expr.CmpOpNeq, br.Name), masquerade)
+		for _, f := range br.families() {
+			inside := address(source, f.subnet.Masked())
+			if !br.Internal && !br.Plain && f.mode != modeRouted {
+				out := masquerade
+				if f.source.IsValid() {
+					out = rewrite(&expr.NAT{Type: expr.NATTypeSourceNAT}, f.source)
+				}
+				r.add(post, inside, device(expr.MetaKeyOIFNAME, expr.CmpOpNeq, br.Name), out)
 			}
 			r.add(post, inside, device(expr.MetaKeyOIFNAME, expr.CmpOpEq, br.Name), wasPublished(), masquerade)
 		}
@@ -181,27 +187,52 @@ func (r *rules) forward(bridges []bridge) {
 		r.add(chain, device(expr.MetaKeyIIFNAME, expr.CmpOpEq, br.Name), to, accept)
 		if !br.Internal {
 			r.add(chain, to, wasPublished(), accept)
+			r.inbound(chain, br)
 		}
 		r.add(chain, to, drop)
 	}
 }
 
-// publishAll rewrites what comes to the host's ports of s to its container.
-func (r *rules) publishAll(s Sandbox) {
-	ep := s.Main()
-	if ep == nil || ep.Driver != "bridge" {
+// inbound lets in what is sent to the containers' own addresses.
+func (r *rules) inbound(chain *nftables.Chain, br bridge) {
+	to := device(expr.MetaKeyOIFNAME, expr.CmpOpEq, br.Name)
+	accept, jump := verdict(expr.VerdictAccept, ""), verdict(expr.VerdictJump, r.opened.Name)
+	for _, trusted := range br.Trusted {
+		r.add(chain, device(expr.MetaKeyIIFNAME, expr.CmpOpEq, trusted), to, jump)
+	}
+	for _, f := range br.families() {
+		a := f.subnet.Addr()
+		switch f.mode {
+		case modeRouted:
+			r.add(chain, to, version(a), icmp(a), accept)
+			r.add(chain, to, version(a), jump)
+		case modeUnprotected:
+			r.add(chain, to, version(a), accept)
+		}
+	}
+}
+
+// publishAll rewrites what comes to the host's ports to the container at ep, or opens the container's.
+func (r *rules) publishAll(list []Port, ep Endpoint, bridges []bridge) {
+	i := slices.IndexFunc(bridges, func(br bridge) bool { return br.Name == ep.Bridge })
+	if ep.Driver != "bridge" || i < 0 {
 		return
 	}
-	for _, run := range portRuns(s.Ports) {
-		ip := run.first.HostIP.Unmap()
-		if ip.IsValid() && ip.IsLoopback() {
+	for _, to := range []netip.Addr{ep.Address.Addr(), ep.Address6.Addr()} {
+		if !to.IsValid() {
 			continue
 		}
-		if ep.Address.IsValid() && (!ip.IsValid() || ip.Is4()) {
-			r.add(r.published, publish(run, ep.Address.Addr()))
-		}
-		if ep.Address6.IsValid() && (!ip.IsValid() || ip.Is6()) {
-			r.add(r.published, publish(run, ep.Address6.Addr()))
+		mode := bridges[i].mode(to)
+		for _, run := range portRuns(list) {
+			if ip := run.first.HostIP.Unmap(); ip.IsValid() && ip.Is4() != to.Is4() {
+				continue
+			}
+			if mode == modeRouted || len(bridges[i].Trusted) > 0 {
+				r.add(r.opened, address(destination, netip.PrefixFrom(to, to.BitLen())), ports(run.first.Protocol, run.first.Container, run.inside()), verdict(expr.VerdictAccept, ""))
+			}
+			if mode != modeRouted && !run.first.HostIP.Unmap().IsLoopback() {
+				r.add(r.published, publish(run, to))
+			}
 		}
 	}
 }
@@ -211,6 +242,9 @@ type portRun struct {
 	first Port
 	last  uint16
 }
+
+// inside is the last port of the container.
+func (r portRun) inside() uint16 { return r.first.Container + r.last - r.first.HostPort }
 
 // portRuns joins neighbours, so that a range of ports is one rule.
 func portRuns(ports []Port) (runs []portRun) {
@@ -234,19 +268,15 @@ func portRuns(ports []Port) (runs []portRun) {
 // publish rewrites the destination of what comes to the host ports of a run.
 func publish(run portRun, to netip.Addr) []expr.Any {
 	p := run.first
-	match := family(to)
+	match := version(to)
 	if !anyAddress(p.HostIP) {
 		match = address(destination, netip.PrefixFrom(p.HostIP.Unmap(), p.HostIP.Unmap().BitLen()))
 	}
-	nat := &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1}
-	if to.Is6() {
-		nat.Family = unix.NFPROTO_IPV6
-	}
 	match = append(match, ports(p.Protocol, p.HostPort, run.last)...)
-	match = append(match, &expr.Immediate{Register: 1, Data: to.AsSlice()})
+	nat := &expr.NAT{Type: expr.NATTypeDestNAT, RegAddrMin: 1}
 	if run.last == p.HostPort && p.HostPort != p.Container {
 		nat.RegProtoMin = 2
 		match = append(match, &expr.Immediate{Register: 2, Data: bigEndian(p.Container)})
 	}
-	return append(match, nat)
+	return append(match, rewrite(nat, to)...)
 }
