@@ -5,6 +5,7 @@ import (
 	"net"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,8 +25,9 @@ const (
 
 // unsent is the limit of a connection.
 type unsent struct {
-	conn syscall.RawConn
-	now  atomic.Int64
+	conn     syscall.RawConn
+	now      atomic.Int64
+	patience atomic.Int64
 }
 
 type unsentKey struct{}
@@ -58,6 +60,18 @@ func ExpectAnswer(ctx context.Context, size int64) {
 	default:
 		u.limit(maxUnsent)
 	}
+}
+
+// CutStalled ends the connection of a request, whose context is ctx, when the client has taken nothing for so long of
+// what the kernel has for it, whether it is gone or only does not read: tcp(7), TCP_USER_TIMEOUT.
+func CutStalled(ctx context.Context, patience time.Duration) {
+	u, ok := ctx.Value(unsentKey{}).(*unsent)
+	if !ok || u.patience.Swap(int64(patience)) == int64(patience) {
+		return
+	}
+	_ = u.conn.Control(func(fd uintptr) { // else it goes when the answer should be finished
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(patience.Milliseconds()))
+	})
 }
 
 func (u *unsent) limit(n int64) {

@@ -2,8 +2,10 @@ package server
 
 import (
 	"crypto/tls"
+	"errors"
 	"net"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,6 +48,53 @@ func TestLimitUnsent(t *testing.T) {
 	defer a.Close()
 	defer b.Close()
 	ExpectAnswer(limitUnsent(t.Context(), a), 1e8)
+}
+
+// TestCutStalled: who reads nothing is cut off by the kernel, and who goes on in time is not.
+func TestCutStalled(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	const patience = 2 * time.Second
+	for name, reads := range map[string]bool{"nothing": false, "now and then": true} {
+		t.Run(name, func(t *testing.T) {
+			client, err := net.Dial("tcp", ln.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.Close()
+			conn, err := ln.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx := limitUnsent(t.Context(), conn)
+			CutStalled(ctx, patience)
+			if reads {
+				go func() {
+					for b := make([]byte, 8<<20); ; time.Sleep(patience / 4) {
+						if _, err := client.Read(b); err != nil {
+							return
+						}
+					}
+				}()
+			}
+			begun := time.Now()
+			_ = conn.SetWriteDeadline(begun.Add(5 * patience))
+			for b := make([]byte, 1<<20); err == nil; {
+				_, err = conn.Write(b)
+			}
+			conn.Close()
+			if cut := errors.Is(err, unix.ETIMEDOUT); cut == reads {
+				t.Errorf("after %s: %v", time.Since(begun), err)
+			}
+		})
+	}
+	a, b := net.Pipe()
+	defer a.Close()
+	defer b.Close()
+	CutStalled(limitUnsent(t.Context(), a), patience)
 }
 
 func unsentLimit(t *testing.T, c *net.TCPConn) (limit int) {

@@ -48,6 +48,10 @@ func (g *Registry) getBlob(w http.ResponseWriter, r *http.Request, rt route) err
 	}
 	limitWriting(w, size)
 	server.ExpectAnswer(r.Context(), size)
+	server.CutStalled(r.Context(), stallTime)
+	if r.ProtoMajor > 1 { // which sends no file by the kernel anyway
+		w = &streamWriter{w, http.NewResponseController(w), time.Now().Add(timeToSend(size))}
+	}
 	http.ServeContent(w, r, "", time.Time{}, f)
 	return nil
 }
@@ -92,7 +96,7 @@ func (g *Registry) mayDelete() error {
 }
 
 // A connection over which nothing moves for stallTime is cut. Sending is done by the
-// kernel, where we do not see it move, so it gets stallTime and a second per slowest
+// kernel, which knows when nothing moves; all together gets stallTime and a second per slowest
 // bytes. Who sends has to make slowestBody bytes a second after stallTime, so that nobody
 // keeps connections by a byte now and then.
 const (
@@ -104,8 +108,29 @@ const (
 // limitWriting bounds the time in which size bytes have to be sent. net/http lifts the
 // limit when the request is done.
 func limitWriting(w http.ResponseWriter, size int64) {
-	limit := stallTime + time.Duration(size/slowest)*time.Second
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit)) // not supported: tests without a connection
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(timeToSend(size))) // not supported: tests without a connection
+}
+
+func timeToSend(size int64) time.Duration {
+	return stallTime + time.Duration(size/slowest)*time.Second
+}
+
+// streamWriter is the answer on a stream of HTTP/2. Its client can stop reading one stream while the connection moves, so
+// each piece of the answer has to go within stallTime.
+type streamWriter struct {
+	http.ResponseWriter
+	rc  *http.ResponseController
+	end time.Time // of the whole answer
+}
+
+// Write implements io.Writer.
+func (s *streamWriter) Write(p []byte) (int, error) {
+	until := time.Now().Add(stallTime)
+	if s.end.Before(until) {
+		until = s.end
+	}
+	_ = s.rc.SetWriteDeadline(until)
+	return s.ResponseWriter.Write(p)
 }
 
 // limitUnread bounds the time in which the body of r has to come if no handler reads it: net/http does, before it

@@ -12,6 +12,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
 	"github.com/teu-dev/teu/server"
 )
 
@@ -61,7 +64,7 @@ func TestSlowClients(t *testing.T) {
 		{"a blob that is not read", "GET /v2/a/blobs/BLOB HTTP/1.1\r\nHost: x\r\n\r\n", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			o := Options{Root: t.TempDir()}
+			o := Options{Root: t.TempDir(), Anonymous: true} // a pipe is no loopback address
 			g, err := New(o)
 			if err != nil {
 				t.Fatal(err)
@@ -96,4 +99,61 @@ func TestSlowClients(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestSlowStreams: over HTTP/2 who stops reading one answer loses that, soon and not when all of it should have been sent,
+// and keeps the connection.
+func TestSlowStreams(t *testing.T) {
+	g, err := New(Options{Root: t.TempDir(), Anonymous: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	blob := serveRegistry(t, g).blob("a", bytes.Repeat([]byte("x"), 32<<20)).Digest.String()
+	synctest.Test(t, func(t *testing.T) {
+		ln := pipeListener{make(chan net.Conn), make(chan struct{})}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- server.Serve(ctx, ln, g, server.Options{Drain: -1, PlainHTTP2: true}) }()
+		here, there := net.Pipe()
+		ln.conns <- there
+		frames := http2.NewFramer(here, here)
+		var block bytes.Buffer
+		fields := hpack.NewEncoder(&block)
+		get := func(stream uint32, path string) {
+			block.Reset()
+			for _, f := range [][2]string{{":method", "GET"}, {":scheme", "http"}, {":authority", "localhost"}, {":path", path}} {
+				_ = fields.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
+			}
+			if err := frames.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true}); err != nil {
+				t.Error(err)
+			}
+		}
+		go func() {
+			_, _ = io.WriteString(here, http2.ClientPreface)
+			_ = frames.WriteSettings() // the window of a stream has 64 KiB, and never more
+			get(1, "/v2/a/blobs/"+blob)
+		}()
+		begun := time.Now()
+		for stream := uint32(1); stream < 5; {
+			f, err := frames.ReadFrame()
+			if err != nil {
+				t.Error(err)
+				break
+			}
+			switch f := f.(type) {
+			case *http2.RSTStreamFrame:
+				if took := time.Since(begun); f.StreamID != 1 || took < stallTime || took > 2*stallTime {
+					t.Errorf("stream %d ended after %s", f.StreamID, took)
+				}
+				go get(3, "/v2/")
+			case *http2.HeadersFrame:
+				if f.StreamID == 3 {
+					stream = 5
+				}
+			}
+		}
+		here.Close()
+		stop()
+		<-done
+	})
 }
