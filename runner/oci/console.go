@@ -30,10 +30,17 @@ func (c *compiler) makeConsole() error {
 	}
 	c.Note("making the terminal")
 	peer := c.terminal(launch.Result(pts))
+	var target launch.Ref
 	if dev != 0 {
-		target := c.Target(launch.Result(dev), "console", unix.S_IFREG|0o600)
-		c.moveMount(c.cloneMount(launch.Cond{}, peer, 0), launch.Result(target), "")
+		target = c.Target(launch.Result(dev), "console", unix.S_IFREG|0o600)
+	} else { // the image's, or one of the host, whose console must not be the container's
+		target = c.Target(launch.Result(c.root), "dev/console", unix.S_IFREG|0o600)
+		c.notInProc(target, "/dev/console")
+		c.fstat(launch.Cond{}, target, c.stat)
+		c.Differ(launch.Cond{}, c.stat, c.self, sameFile, unix.ELOOP)
 	}
+	c.moveMount(c.cloneMount(launch.Cond{}, peer, 0), launch.Result(target), "")
+	c.Call(unix.SYS_CLOSE, launch.Result(target))
 	c.useTerminal(peer)
 	c.Call(unix.SYS_IOCTL, launch.Int(0), launch.Int(unix.TIOCSCTTY), launch.Int(0))
 	return nil

@@ -3,6 +3,7 @@ package oci
 import (
 	"errors"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -58,5 +59,30 @@ func TestConsoleDevice(t *testing.T) {
 	s.Linux.Devices = append(s.Linux.Devices, specs.LinuxDevice{Path: "/dev/console", Type: "c", Major: 5, Minor: 1})
 	if r := b.run(s); r.err != nil || r.out != "88:0\n" {
 		t.Errorf("with a terminal: %+v", r)
+	}
+}
+
+// With a terminal /dev/console is that, whoever made /dev; config-linux.md, "Default Devices".
+func TestConsoleInForeignDev(t *testing.T) {
+	for name, change := range map[string]func(b *bundle, s *specs.Spec){
+		"image": func(*bundle, *specs.Spec) {},
+		"bind": func(b *bundle, s *specs.Spec) {
+			dir := t.TempDir()
+			if err := os.Mkdir(dir+"/pts", 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(dir+"/console", nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			s.Mounts = slices.Insert(s.Mounts, 0, specs.Mount{Destination: "/dev", Type: "bind", Source: dir, Options: []string{"rbind"}})
+		},
+	} {
+		b := newBundle(t)
+		s := b.spec("stat -c %t:%T /dev/console", func(o *spec.Options) { o.TTY = true })
+		s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool { return m.Destination == "/dev" })
+		change(b, s)
+		if r := b.run(s); r.err != nil || r.out != "88:0\n" {
+			t.Errorf("%s: %+v", name, r)
+		}
 	}
 }
