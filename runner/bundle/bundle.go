@@ -72,6 +72,7 @@ type Container struct {
 	Record
 	store *Store
 	dir   string
+	begun bool // hooks have been run for the container that is being made
 }
 
 // Status is that of runtime-spec, runtime.md, "State", and runc's "paused".

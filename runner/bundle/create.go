@@ -90,6 +90,9 @@ func (s *Store) Create(ctx context.Context, id, dir string, o CreateOptions) (c 
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.discard(context.WithoutCancel(ctx)))
+			if c.begun { // runtime.md, "Lifecycle", steps 3 to 5: what hooks have begun, others end
+				warnings = append(warnings, c.hooks(conf).RunAll(context.WithoutCancel(ctx), hook.Poststop)...)
+			}
 		}
 	}()
 	if o.Notify && conf.Process != nil {
@@ -385,6 +388,7 @@ func (c *Container) launch(ctx context.Context, l *keeper.Launcher, p *launch.Pr
 		}
 		h := c.hooks(conf)
 		h.PIDFD = child.PIDFD
+		c.begun = true
 		for _, at := range []hook.Point{hook.Prestart, hook.CreateRuntime, hook.CreateContainer} {
 			if err := h.Run(ctx, at); err != nil {
 				return err

@@ -89,6 +89,20 @@ func TestFailingHooks(t *testing.T) {
 	if left, err := p.All(); len(left) != 0 || err != nil {
 		t.Errorf("left: %v, %v", left, err)
 	}
+	note := p.bundle + "/note"
+	for _, at := range []func(h *specs.Hooks){
+		func(h *specs.Hooks) { h.CreateRuntime = sh("exit 3") },
+		func(h *specs.Hooks) { h.CreateContainer = sh("exit 3") },
+	} {
+		hooks := specs.Hooks{Poststop: sh("cat >>" + note)}
+		at(&hooks)
+		_, err := p.create(t, "c", "", func(s *specs.Spec) { s.Hooks = &hooks })
+		text, readErr := os.ReadFile(note)
+		if err == nil || readErr != nil || strings.Count(string(text), `"status":"stopped"`) != 1 {
+			t.Errorf("poststop of a failed create: %v, %v, %s", err, readErr, text)
+		}
+		os.Remove(note)
+	}
 	c, err := p.create(t, "d", "while :; do :; done", func(s *specs.Spec) {
 		s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "exit 1"}}}}
 	})
