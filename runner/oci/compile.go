@@ -39,6 +39,7 @@ type compiler struct {
 	proc   launch.Ref // a procfs that is mounted nowhere
 	mounts launch.Ref // the mount namespace to be joined
 	userFD launch.Ref // the user namespace that was made
+	there  launch.Ref // the working directory has been entered
 	stat   launch.Arg // where fstat writes
 	self   launch.Arg // what fstat wrote of the root
 	placed []placed   // filesystems we made, in order

@@ -67,6 +67,11 @@ func (r *running) wantExec(script, want string, o spec.ExecOptions) {
 	}
 }
 
+// The working directory may be one that only a process of the PID namespace has.
+func TestExecInOwnDirectory(t *testing.T) {
+	newBundle(t).running(nil).wantExec("readlink ns/mnt | grep -c mnt; [ $(basename $(pwd -P)) = $$ ] && echo own", "1\nown\n", spec.ExecOptions{WorkingDir: "/proc/self"})
+}
+
 func TestExec(t *testing.T) {
 	r := newBundle(t).running(func(o *spec.Options) { o.Env, o.WorkingDir = []string{"A=1"}, "/tmp" })
 	r.wantExec("hostname; pwd; id; echo $A $B $HOME; [ $$ -gt 1 ] && cat /proc/1/cmdline", "box\n/tmp\nuid=0(root) gid=0(root) groups=0(root),10(wheel)\n1 2 /root\nsleep\x001000\x00",

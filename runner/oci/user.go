@@ -40,7 +40,7 @@ func (c *compiler) becomeUser() error {
 	}
 	c.Note("closing files")
 	c.closeFiles()
-	there := c.changeDir()
+	c.changeDir()
 	c.setUmask()
 	if !c.process.NoNewPrivileges {
 		if err := c.loadSeccomp(); err != nil {
@@ -48,7 +48,6 @@ func (c *compiler) becomeUser() error {
 		}
 	}
 	c.ids(caps)
-	c.enterDir(there)
 	return nil
 }
 
@@ -75,17 +74,16 @@ func (c *compiler) closeFiles() {
 // changeDir tries to enter the working directory with the capabilities of root, as docker
 // does: it may be the home of another user. It comes before the seccomp filter, which may
 // forbid looking where it is.
-func (c *compiler) changeDir() launch.Ref {
+func (c *compiler) changeDir() {
 	c.Note("entering the working directory %s", c.process.Cwd)
-	there := c.CallIf(ignore(unix.EACCES, unix.EPERM), unix.SYS_CHDIR, c.Str(c.process.Cwd))
-	c.checkDir(launch.Cond{When: there})
-	return there
+	c.there = c.CallIf(ignore(unix.EACCES, unix.EPERM, unix.ENOENT), unix.SYS_CHDIR, c.Str(c.process.Cwd))
+	c.checkDir(launch.Cond{When: c.there})
 }
 
-// enterDir tries again as the user.
-func (c *compiler) enterDir(there launch.Ref) {
+// enterDir tries again as the user and, of an exec, in the PID namespace: there is no /proc/self before.
+func (c *compiler) enterDir() {
 	c.Note("entering the working directory %s", c.process.Cwd)
-	again := c.CallIf(launch.Cond{Unless: there}, unix.SYS_CHDIR, c.Str(c.process.Cwd))
+	again := c.CallIf(launch.Cond{Unless: c.there}, unix.SYS_CHDIR, c.Str(c.process.Cwd))
 	c.checkDir(launch.Cond{When: again})
 }
 
@@ -149,6 +147,7 @@ func (c *compiler) setGroups(list []uint32) {
 
 // execute sets what comes last and executes the command.
 func (c *compiler) execute() error {
+	c.enterDir()
 	if c.opts.NoCommand {
 		c.Note("executing nothing: the spec has no process")
 		c.Fail(launch.Cond{}, unix.EINVAL)
