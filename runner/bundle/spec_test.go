@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -237,6 +238,32 @@ func TestExecKeyring(t *testing.T) {
 		}
 		if _, err := c.Delete(t.Context(), DeleteOptions{Force: true}); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// The terminal of an exec is its user's, also where users are mapped.
+func TestExecTerminalOfMappedUser(t *testing.T) {
+	p := newPlace(t)
+	c, err := p.create(t, "a", "while :; do read x; done", mapped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, user := range []specs.User{{}, {UID: 1000, GID: 1000}} {
+		var master *os.File
+		_, err := c.Exec(&specs.Process{Terminal: true, User: user, Args: []string{"sh", "-c", ": </dev/pts/0 && ls -ln /dev/pts/0; ls -ln /proc/self/fd/0"},
+			Cwd: "/", Env: []string{"PATH=/bin"}}, ExecOptions{Stdio: Stdio{Files: p.stdio().Files, Terminal: func(f *os.File) { master = f }}})
+		if err != nil {
+			t.Errorf("user %d: %v", user.UID, err)
+			continue
+		}
+		out, _ := io.ReadAll(master) // EIO at its end
+		master.Close()
+		if want := fmt.Sprintf(" %d ", user.UID); !strings.Contains(string(out), want) || !strings.Contains(string(out), "/dev/pts/0\r\n") || strings.Contains(string(out), "can't open") {
+			t.Errorf("user %d: %q", user.UID, out)
 		}
 	}
 }

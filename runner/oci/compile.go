@@ -273,12 +273,9 @@ func (c *compiler) joinKeyring(name string) {
 		c.CallIf(cond, unix.SYS_KEYCTL, launch.Int(unix.KEYCTL_JOIN_SESSION_KEYRING), launch.Int(0))
 		return
 	}
-	// A name is looked up in the user namespace, and only by who may search: root in the host's, and who comes from
-	// there into another. The rest is what the kernel lets the owner and the possessor do; keyctl_setperm(3).
-	perm := 0x3f1b0000
-	if c.user {
-		perm = 0x3f130008
-	}
+	// A name is looked up in the user namespace, and is found by who may search: its owner too. The rest is what the
+	// kernel lets the owner and the possessor do; keyctl_setperm(3).
+	const perm = 0x3f1b0000
 	ring := c.CallIf(cond, unix.SYS_KEYCTL, launch.Int(unix.KEYCTL_JOIN_SESSION_KEYRING), c.Str(name))
 	c.CallIf(ignore(launch.AnyError), unix.SYS_KEYCTL, launch.Int(unix.KEYCTL_SETPERM), launch.Result(ring), launch.Int(perm))
 }

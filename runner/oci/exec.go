@@ -110,7 +110,7 @@ func (c *compiler) beginExec(o ExecOptions) error {
 	return c.labels()
 }
 
-// enterContainer is the one setns.
+// enterContainer is the one setns, after which the process is root of the container.
 func (c *compiler) enterContainer() {
 	c.Note("entering the container")
 	var flags uint64
@@ -122,6 +122,10 @@ func (c *compiler) enterContainer() {
 	}
 	if flags != 0 {
 		c.Call(unix.SYS_SETNS, launch.Int(pidfdSlot), launch.Int(flags))
+	}
+	if c.user { // what it makes, such as a terminal, is to have an owner there
+		c.Call(unix.SYS_SETRESGID, launch.Int(0), launch.Int(0), launch.Int(0))
+		c.Call(unix.SYS_SETRESUID, launch.Int(0), launch.Int(0), launch.Int(0))
 	}
 }
 

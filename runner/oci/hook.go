@@ -24,10 +24,6 @@ func CompileHook(s *specs.Spec, h specs.Hook, dir string) (*launch.Program, erro
 	c.DefaultSignals()
 	c.Call(unix.SYS_UMASK, launch.Int(0o022))
 	c.enterContainer()
-	if c.user {
-		c.Call(unix.SYS_SETRESGID, launch.Int(0), launch.Int(0), launch.Int(0))
-		c.Call(unix.SYS_SETRESUID, launch.Int(0), launch.Int(0), launch.Int(0))
-	}
 	c.Note("entering the directory %s", dir)
 	c.Call(unix.SYS_FCHDIR, launch.Int(RootSlot))
 	c.Call(unix.SYS_CHROOT, c.Str("."))
