@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -16,11 +17,16 @@ const (
 	maxValue = 1 << 20   // bytes of one
 	maxWords = 256 << 20 // bytes of all words of a Dockerfile, and of the variables of each RUN
 
-	// The frontend looks through all variables at each ENV, and each stage has a copy, some hundred bytes for one:
-	// a Dockerfile of 100 KiB could take all memory, one of 1 MiB a day. What is smaller than that cannot do harm.
-	maxVariables = 10_000    // that ENV sets, or a base image has
-	maxCopies    = 1_000_000 // stages times those
-	harmless     = 16 << 10  // bytes of a Dockerfile
+	// The frontend looks through all variables at each ENV and ARG, and each stage has a copy, some hundred bytes for
+	// one; a global one that is made of others has a copy of all before it. So a Dockerfile of 100 KiB could take all
+	// memory, one of 1 MiB a day. What is smaller than that cannot do harm.
+	maxVariables    = 10_000    // that ENV and ARG set, or a base image has
+	maxCopies       = 1_000_000 // stages times those
+	maxReferring    = 2000      // of which the value is made of others
+	maxInstructions = 100_000   // some KiB each, and more when they are looked at
+	maxLines        = 1_000_000 // some hundred bytes each, also of one instruction
+	maxPorts        = 4_000_000 // that EXPOSE names: each is a string, and a range of all of them has nine bytes
+	harmless        = 16 << 10  // bytes of a Dockerfile
 )
 
 // An expansion refuses a Dockerfile whose variables would grow without bounds: twelve lines of ten
@@ -69,7 +75,12 @@ func (e *expansion) base(config []byte) error {
 
 // check is called with the lock.
 func (e *expansion) check() error {
-	grows := strings.Count(strings.Join(e.triggers, "\n"), "$")+bytes.Count(e.text, []byte("$")) > 1
+	if n := bytes.Count(e.text, []byte("\n")); n > maxLines {
+		return e.refused(&parser.Node{StartLine: maxLines + 1, EndLine: maxLines + 1}, fmt.Errorf("%d lines: at most %d are taken", n, maxLines))
+	}
+	triggers := strings.Join(e.triggers, "\n")
+	grows := strings.Count(triggers, "$")+bytes.Count(e.text, []byte("$")) > 1 ||
+		strings.Contains(strings.ToUpper(triggers), "EXPOSE") || bytes.Contains(bytes.ToUpper(e.text), []byte("EXPOSE"))
 	many := len(e.text) > harmless || e.most > maxVariables/10 || len(e.triggers) > maxVariables/10
 	if !grows && !many {
 		return nil
@@ -95,39 +106,65 @@ func (e *expansion) check() error {
 		}
 	}
 	for _, node := range res.AST.Children {
-		if name, n := s.line(node); n > maxValue || s.total > maxWords {
-			what := "the variables of the Dockerfile"
-			if name != "" {
-				what = "the value of " + name
-			}
-			return &Error{
-				Where: Location{File: e.file, Text: e.text, Start: node.StartLine, End: node.EndLine},
-				Err:   fmt.Errorf("%s would be too large: more than %d bytes: %w", what, maxValue, errdefs.ErrInvalidArgument),
-			}
+		var much error
+		switch name, n := s.line(node); {
+		case (n > maxValue || s.total > maxWords) && name != "":
+			much = fmt.Errorf("the value of %s would be too large: more than %d bytes", name, maxValue)
+		case n > maxValue || s.total > maxWords:
+			much = fmt.Errorf("the variables of the Dockerfile would be too large: more than %d bytes", maxValue)
+		case s.ports > maxPorts:
+			much = fmt.Errorf("EXPOSE may come to %d ports: at most %d are taken", s.ports, maxPorts)
+		}
+		if much != nil {
+			return e.refused(node, much)
 		}
 	}
 	return nil
 }
 
-// count refuses more variables than the frontend can bear.
+// refused is the error that an instruction is too much.
+func (e *expansion) refused(node *parser.Node, err error) error {
+	return &Error{
+		Where: Location{File: e.file, Text: e.text, Start: node.StartLine, End: node.EndLine},
+		Err:   fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument),
+	}
+}
+
+// count refuses more variables and instructions than the frontend can bear.
 func (e *expansion) count(nodes []*parser.Node) error {
-	stages, variables := 0, e.most+len(e.triggers)
-	for _, node := range nodes {
+	stages, variables, referring := 0, e.most+len(e.triggers), 0
+	set := func(value string) {
+		variables++
+		if strings.Contains(value, "$") {
+			referring++
+		}
+	}
+	for i, node := range nodes {
 		switch strings.ToUpper(node.Value) {
 		case "FROM":
 			stages++
 		case "ONBUILD":
 			variables++
+		case "ARG":
+			for n := node.Next; n != nil; n = n.Next {
+				set(n.Value)
+			}
 		case "ENV":
 			for n := node.Next; n != nil && n.Next != nil && n.Next.Next != nil; n = n.Next.Next.Next {
-				variables++
+				set(n.Next.Value)
 			}
 		}
-		if variables > maxVariables || variables*stages > maxCopies {
-			return &Error{
-				Where: Location{File: e.file, Text: e.text, Start: node.StartLine, End: node.EndLine},
-				Err:   fmt.Errorf("%d variables of ENV in %d stages: at most %d variables, and %d in all stages together, are taken: %w", variables, stages, maxVariables, maxCopies, errdefs.ErrInvalidArgument),
-			}
+		var much error
+		switch {
+		case variables > maxVariables || variables*stages > maxCopies:
+			much = fmt.Errorf("%d variables of ENV and ARG in %d stages: at most %d variables, and %d in all stages together, are taken", variables, stages, maxVariables, maxCopies)
+		case referring > maxReferring:
+			much = fmt.Errorf("%d variables made of others: at most %d are taken", referring, maxReferring)
+		case i >= maxInstructions:
+			much = fmt.Errorf("%d instructions: at most %d are taken", len(nodes), maxInstructions)
+		}
+		if much != nil {
+			return e.refused(node, much)
 		}
 	}
 	return nil
@@ -138,6 +175,7 @@ type sizes struct {
 	of    map[string]int64
 	all   int64 // their sum
 	total int64 // of what was made so far
+	ports int64 // that were named so far
 
 	triggers []*parser.Node // instructions that any FROM may run
 }
@@ -179,6 +217,10 @@ func (s *sizes) line(node *parser.Node) (name string, most int64) {
 	case "RUN":
 		s.total += s.all
 		return "", 0
+	case "EXPOSE":
+		for n := node.Next; n != nil; n = n.Next {
+			s.ports += s.portsOf(n.Value)
+		}
 	case "ARG":
 		for n := node.Next; n != nil; n = n.Next {
 			key, value, _ := strings.Cut(n.Value, "=")
@@ -194,6 +236,35 @@ func (s *sizes) line(node *parser.Node) (name string, most int64) {
 		s.total += s.word(doc.Content)
 	}
 	return name, most
+}
+
+// portsOf returns how many ports a word of EXPOSE can be, 8000-8010/tcp or what variables say.
+func (s *sizes) portsOf(word string) int64 {
+	const all = 1 << 16
+	for _, protocol := range []string{"/tcp", "/udp", "/sctp"} {
+		word = strings.TrimSuffix(word, protocol)
+	}
+	if strings.Contains(word, "$") {
+		switch n := s.word(word); {
+		case n <= int64(len("1-99")):
+			return 100
+		case n < int64(len("1-65535")):
+			return 10_000
+		default:
+			return (n + 1) / int64(len("1-65535 ")) * all
+		}
+	}
+	word, _, _ = strings.Cut(word, "/")
+	first, last, isRange := strings.Cut(word[strings.LastIndexByte(word, ':')+1:], "-")
+	if !isRange {
+		return 1
+	}
+	from, err := strconv.ParseUint(first, 10, 16)
+	to, err2 := strconv.ParseUint(last, 10, 16)
+	if err != nil || err2 != nil || to < from {
+		return all
+	}
+	return int64(to - from + 1)
 }
 
 // word returns the most bytes that a word can come to.
