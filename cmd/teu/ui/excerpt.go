@@ -47,15 +47,20 @@ func excerpt(places []graph.Location) string {
 		return false
 	}
 	lines := strings.Split(strings.TrimRight(string(first.Text), "\n"), "\n")
-	const around = 2
+	const around, mostLines, mostBytes = 2, 200, 2000
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s:%d\n--------------------\n", first.File, start)
-	for n := max(start-around, 1); n <= min(end+around, len(lines)); n++ {
+	from, to := max(start-around, 1), min(end+around, len(lines))
+	for n := from; n <= to; n++ {
+		if n == from+mostLines {
+			fmt.Fprintf(&b, "     |     [%d lines left out]\n", to-n+1)
+			break
+		}
 		mark := "   "
 		if marked(n) {
 			mark = ">>>"
 		}
-		fmt.Fprintf(&b, " %3d | %s %s\n", n, mark, strings.TrimRight(lines[n-1], "\r"))
+		fmt.Fprintf(&b, " %3d | %s %s\n", n, mark, shortened(strings.TrimRight(lines[n-1], "\r"), mostBytes))
 	}
 	b.WriteString("--------------------\n")
 	return b.String()

@@ -5,9 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
@@ -129,5 +132,27 @@ func TestExcerpt(t *testing.T) {
 `
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("excerpt (-want +got):\n%s", diff)
+	}
+}
+
+// TestLongErrors: what is printed of an error has bounds, whatever it names.
+func TestLongErrors(t *testing.T) {
+	long := strings.Repeat("é", 1<<20)
+	if got := excerpt([]graph.Location{{File: "Dockerfile", Text: []byte("FROM a\nCOPY " + long + " /\n"), Start: 2, End: 2}}); len(got) > 3000 || !strings.Contains(got, "bytes left out") || !utf8.ValidString(got) {
+		t.Errorf("%d bytes of a long line: %.100q", len(got), got)
+	}
+	got := excerpt([]graph.Location{{File: "Dockerfile", Text: []byte(strings.Repeat("RUN a\n", 1000)), Start: 3, End: 900}})
+	if n := strings.Count(got, "\n"); n > 210 || !strings.Contains(got, "[702 lines left out]") {
+		t.Errorf("%d lines of many:\n%s", n, got)
+	}
+	file, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	New(nil, nil, file).Error(errors.New("reading " + long + ": no such file"))
+	out, err := os.ReadFile(file.Name())
+	if text := string(out); err != nil || !strings.HasSuffix(text, ": no such file\n") || !strings.HasPrefix(text, "teu: reading é") || len(text) > maxMessage+100 || !utf8.Valid(out) {
+		t.Errorf("%d bytes, %v: %.100q", len(out), err, text)
 	}
 }

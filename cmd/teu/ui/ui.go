@@ -142,10 +142,22 @@ func message(err error) string {
 	return text
 }
 
+// maxMessage is how many bytes of an error are printed: it may name a path, or a command, of a megabyte.
+const maxMessage = 8 << 10
+
+// shortened leaves the middle of a text out that is longer than most bytes: an error ends with what is most useful.
+func shortened(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	head, tail := text[:most/2], text[len(text)-most/2:]
+	return fmt.Sprintf("%s [%d bytes left out] %s", strings.ToValidUTF8(head, ""), len(text)-len(head)-len(tail), strings.ToValidUTF8(tail, ""))
+}
+
 // Error prints err, and its hint if it has one.
 func (u *UI) Error(err error) {
 	w := u.errText()
-	fmt.Fprintf(w, "teu: %s\n", message(err))
+	fmt.Fprintf(w, "teu: %s\n", shortened(message(err), maxMessage))
 	var h hinter
 	if errors.As(err, &h) && h.Hint() != "" {
 		fmt.Fprintf(w, "hint: %s\n", h.Hint())
