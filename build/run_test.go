@@ -207,3 +207,14 @@ func TestStagesRunAtOnce(t *testing.T) {
 		"FROM busybox AS b", wait("b", "a"), "RUN touch /b",
 		"FROM busybox", "COPY --from=a /a /", "COPY --from=b /b /")
 }
+
+// TestTooLongCommands: a command is too long for Linux, whatever it is that cannot take it.
+func TestTooLongCommands(t *testing.T) {
+	b := newBench(t)
+	for _, lines := range []int{200 << 6, 9 << 16} {
+		_, _, err := b.build(Options{}, "FROM busybox", "RUN <<E\n"+strings.Repeat(": xxxxxxxxxxxxx\n", lines)+"E")
+		if err == nil || !strings.Contains(err.Error(), "argument list too long") {
+			t.Errorf("%d KiB: %v", lines>>6, err)
+		}
+	}
+}

@@ -94,6 +94,9 @@ func (c *conn) Close() error {
 }
 
 func (c *conn) write(kind byte, payload []byte, files ...*os.File) error {
+	if len(payload) > maxFrame { // the other end would hang up. Linux takes arguments of 6 MiB at the most
+		return fmt.Errorf("%d bytes: %w", len(payload), unix.E2BIG)
+	}
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
 	header := [5]byte{kind}
@@ -287,6 +290,9 @@ func (c *conn) readReply() (reply, error) {
 func gone(err error) error {
 	if errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
 		return fmt.Errorf("%w: %w", ErrNoAnswer, err)
+	}
+	if errors.Is(err, unix.E2BIG) {
+		return err // it was not sent
 	}
 	return fmt.Errorf("the keeper ended the connection (%w): %w", err, errdefs.ErrUnavailable)
 }
