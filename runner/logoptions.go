@@ -2,6 +2,7 @@ package runner
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"regexp"
@@ -43,7 +44,7 @@ func (o *Options) SetLog(driver string, options map[string]string) error {
 		case k == "mode" || k == "max-buffer-size":
 		case cached && (name == "disabled" || isFileOption(name)):
 			err = o.cacheOption(name, v)
-		case isCommonOption(k) && o.LogDriver != "local":
+		case isCommonOption(k):
 			err = checkCommonOption(k, v)
 		default:
 			err = check(k, v)
@@ -183,15 +184,22 @@ func (o *Options) compressLog() bool {
 	return err != nil || compress
 }
 
-// logDetails are the labels and variables that the log options name, as `logs --details`
-// shows them: "a=b,c=d ".
-func (c *Container) logDetails() string {
-	var list []string
-	for k, v := range c.logAttributes(nil) {
-		list = append(list, k+"="+v)
+// logAttrs are the attributes of each line in the log's file as a JSON object, "" if it has none: what the log
+// options name, and the tag if there is one.
+func (c *Container) logAttrs() (string, error) {
+	attrs := c.logAttributes(nil)
+	if c.Options.LogOptions["tag"] != "" {
+		tag, err := logTag(c)
+		if err != nil {
+			return "", fmt.Errorf("failed to initialize logging driver: %w", err)
+		}
+		attrs["tag"] = tag
 	}
-	slices.Sort(list)
-	return strings.Join(list, ",") + " "
+	if len(attrs) == 0 {
+		return "", nil
+	}
+	b, err := json.Marshal(attrs)
+	return string(b), err
 }
 
 // logAttributes are the labels and variables that the log options name, under the names that

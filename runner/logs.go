@@ -7,7 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net/url"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -42,9 +45,6 @@ func (e *Engine) Logs(ctx context.Context, ref string, o LogOptions, stdout, std
 	}
 	defer func() { closeFiles(files) }()
 	p := &logPrinter{o: o, w: newLogWriters(stdout, stderr)}
-	if o.Details {
-		p.info = c.logDetails()
-	}
 	if o.Tail >= 0 {
 		if files, err = tail(files, o.Tail); err != nil {
 			return err
@@ -208,9 +208,11 @@ type logPrinter struct {
 	line []byte  // the beginning of a line that is not whole yet
 	past bool    // a line after Until has been seen
 	part [2]bool // the last entry of the stream had no end of line
-	info string  // shown before each line: details
 	text []byte  // of ParseLogLine
-	buf  []byte  // for reading
+	// What is shown of the attributes of the last line: few have others than the one before.
+	attrs   []byte
+	details string
+	buf     []byte // for reading
 
 	of    *os.File // what was printed last begins with first
 	first []byte
@@ -287,9 +289,28 @@ func (p *logPrinter) emptied(f *os.File) bool {
 
 // parseAny parses a line that is JSON of another form.
 func parseAny(line []byte) (keeper.LogLine, error) {
-	var l struct{ Log, Stream, Time string }
+	var l struct {
+		Log, Stream, Time string
+		Attrs             json.RawMessage
+	}
 	err := json.Unmarshal(line, &l)
-	return keeper.LogLine{Text: []byte(l.Log), Stream: []byte(l.Stream), Time: []byte(l.Time)}, err
+	return keeper.LogLine{Text: []byte(l.Log), Stream: []byte(l.Stream), Time: []byte(l.Time), Attrs: l.Attrs}, err
+}
+
+// detailsOf are the attributes of a line as docker shows them: "a=b,c=d ".
+func (p *logPrinter) detailsOf(attrs []byte) string {
+	if p.details != "" && bytes.Equal(attrs, p.attrs) {
+		return p.details
+	}
+	var all map[string]string
+	_ = json.Unmarshal(attrs, &all) // what is none shows none
+	var list []string
+	for k, v := range all {
+		list = append(list, url.QueryEscape(k)+"="+url.QueryEscape(v))
+	}
+	slices.Sort(list)
+	p.attrs, p.details = bytes.Clone(attrs), strings.Join(list, ",")+" "
+	return p.details
 }
 
 // entry prints one line. A line that is no log line, which a disk that was full can
@@ -322,7 +343,11 @@ func (p *logPrinter) entry(line []byte) error {
 		}
 	}
 	// A line comes in one write, unless it is longer than the buffer: the reader may take a write for a message.
-	if w.Available() < len(l.Time)+len(p.info)+len(l.Text)+2 {
+	info := ""
+	if p.o.Details {
+		info = p.detailsOf(l.Attrs)
+	}
+	if w.Available() < len(l.Time)+len(info)+len(l.Text)+2 {
 		if err := w.Flush(); err != nil {
 			return err
 		}
@@ -332,7 +357,7 @@ func (p *logPrinter) entry(line []byte) error {
 			w.Write(l.Time)
 			w.WriteByte(' ')
 		}
-		w.WriteString(p.info)
+		w.WriteString(info)
 	}
 	*part = !l.Newline && !bytes.HasSuffix(l.Text, []byte("\n"))
 	_, err := w.Write(l.Text)

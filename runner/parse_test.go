@@ -27,6 +27,9 @@ func FuzzLogLine(f *testing.F) {
 		if err != nil {
 			return // bytes that our keeper does not write
 		}
+		if !bytes.Equal(got.Attrs, want.Attrs) {
+			t.Errorf("%q: attrs %q, want %q", line, got.Attrs, want.Attrs)
+		}
 		text := bytes.Clone(got.Text)
 		if got.Newline {
 			text = append(text, '\n')

@@ -131,6 +131,9 @@ func (e *Engine) begin(ctx context.Context, c *Container, keeps *spare, o StartO
 		return nil, err
 	}
 	cfg := e.keeperConfig(c, p, o)
+	if cfg.Log.Attrs, err = c.logAttrs(); err != nil {
+		return nil, err
+	}
 	if cfg.Log.Send, err = e.logSender(ctx, c); err != nil {
 		return nil, err
 	}

@@ -9,7 +9,8 @@ import (
 	"unicode/utf8"
 )
 
-// jsonLog is docker's json-file: one JSON object per line with keys log, stream, time.
+// jsonLog is docker's json-file: one JSON object per line with keys log, stream, time and, if
+// the log has some, attrs (moby, daemon/logger/jsonfilelog/jsonlog).
 // The current file is path; older ones are path.1, path.2 and so on.
 type jsonLog struct {
 	cfg   Log
@@ -68,9 +69,12 @@ func (l *jsonLog) add(line, end []byte) (before int) {
 }
 
 // appendEnd appends what follows the text of all lines of a stream at one moment.
-func appendEnd(b []byte, stream string, now time.Time) []byte {
-	b = append(append(b, `","stream":"`...), stream...)
-	b = appendTime(append(b, `","time":"`...), now)
+func appendEnd(b []byte, stream, attrs string, now time.Time) []byte {
+	b = append(append(append(b, `","stream":"`...), stream...), '"')
+	if attrs != "" {
+		b = append(append(b, `,"attrs":`...), attrs...)
+	}
+	b = appendTime(append(b, `,"time":"`...), now)
 	return append(b, '"', '}', '\n')
 }
 

@@ -71,6 +71,7 @@ type Log struct {
 	MaxSize  int64   // bytes of one file before it is rotated; 0: never
 	MaxFiles int     // files kept, the current one included
 	Compress bool    // the older ones
+	Attrs    string  `json:",omitempty"` // of every line: a JSON object, or "" for none
 	Send     *Sender `json:",omitempty"` // nil: it goes nowhere else
 }
 

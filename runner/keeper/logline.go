@@ -10,7 +10,8 @@ import (
 // LogLine is a line of the log. The fields are parts of it.
 type LogLine struct {
 	Text, Stream, Time []byte
-	Newline            bool // Text ends with one that is not in it
+	Attrs              []byte // a JSON object, if the line has one
+	Newline            bool   // Text ends with one that is not in it
 }
 
 // ParseLogLine parses a line as a keeper and docker write it, many times as fast as
@@ -21,11 +22,14 @@ func ParseLogLine(line []byte, scratch *[]byte) (l LogLine, ok bool) {
 	if !ok {
 		return l, false
 	}
-	// Behind the text are no escapes, so its end is found from the end of the line.
+	// Behind the text are no escapes but those of attrs, so its end is found from the end of the line.
 	if rest, ok = bytes.CutSuffix(rest, []byte(`"}`)); !ok {
 		return l, false
 	}
-	if rest, l.Time, ok = cutLast(rest, `","time":"`); !ok {
+	if rest, l.Time, ok = cutLast(rest, `,"time":"`); !ok {
+		return l, false
+	}
+	if rest, l.Attrs, ok = cutAttrs(rest); !ok {
 		return l, false
 	}
 	if l.Text, l.Stream, ok = cutLast(rest, `","stream":"`); !ok {
@@ -40,6 +44,19 @@ func ParseLogLine(line []byte, scratch *[]byte) (l LogLine, ok bool) {
 	*scratch, ok = unescape((*scratch)[:0], l.Text)
 	l.Text = *scratch
 	return l, ok
+}
+
+// cutAttrs cuts attrs off, and the quote before them. Its values are strings: none of its keys looks like it.
+func cutAttrs(b []byte) (before, attrs []byte, ok bool) {
+	if before, ok = bytes.CutSuffix(b, []byte{'"'}); ok {
+		return before, nil, true
+	}
+	const mark = `","attrs":`
+	i := bytes.LastIndex(b, []byte(mark+"{"))
+	if i < 0 || b[len(b)-1] != '}' {
+		return nil, nil, false
+	}
+	return b[:i], b[i+len(mark):], true
 }
 
 // cutLast cuts around mark, which ends in a quote, if it ends at the last quote of b. What is

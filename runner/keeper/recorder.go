@@ -100,7 +100,7 @@ func (r *recorder) record(index int, chunk []byte) {
 		r.commit(index, chunk)
 		return
 	}
-	r.tail = appendEnd(r.tail[:0], streamNames[index], time.Now())
+	r.setTail(index)
 	carry := &r.cur.note.carry[index]
 	rest := chunk
 	for {
@@ -121,7 +121,7 @@ func (r *recorder) record(index int, chunk []byte) {
 			if r.send != nil {
 				r.send.room()
 			}
-			r.tail = appendEnd(r.tail[:0], streamNames[index], time.Now())
+			r.setTail(index)
 			r.log.add(line, r.tail)
 		}
 		rest = rest[n:]
@@ -132,6 +132,11 @@ func (r *recorder) record(index int, chunk []byte) {
 	}
 	*carry = append(*carry, rest...)
 	r.commit(index, chunk)
+}
+
+// setTail makes the tail of the lines of a stream that are logged now.
+func (r *recorder) setTail(index int) {
+	r.tail = appendEnd(r.tail[:0], streamNames[index], r.log.cfg.Attrs, time.Now())
 }
 
 // cut returns the length of what goes into the next entry of the log after what was carried; 0 means that more
@@ -190,7 +195,7 @@ func (r *recorder) end(index int) {
 	defer r.mu.Unlock()
 	r.next(index)
 	if carry := &r.cur.note.carry[index]; len(*carry) > 0 {
-		r.tail = appendEnd(r.tail[:0], streamNames[index], time.Now())
+		r.setTail(index)
 		r.log.add(*carry, r.tail)
 		*carry = nil
 	}

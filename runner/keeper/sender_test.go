@@ -730,9 +730,14 @@ func FuzzEntry(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var scratch []byte
 		parseEntry(b, &scratch)
+		attrs := ""
+		if len(b)%2 == 1 {
+			object, _ := json.Marshal(map[string]string{"a": string(b), `","attrs":{`: "x"})
+			attrs = string(object)
+		}
 		now := time.Unix(1e9, 5)
 		line := append([]byte(`{"log":"`), appendEscaped(nil, b, true)...)
-		line = appendEnd(line, "stderr", now)
+		line = appendEnd(line, "stderr", attrs, now)
 		e, ok := parseEntry(line, &scratch)
 		text, whole := bytes.CutSuffix(b, []byte{'\n'})
 		if !ok || !bytes.Equal(e.text, text) || e.part == whole || e.stream != 1 || !e.time.Equal(now) {
