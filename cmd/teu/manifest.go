@@ -6,8 +6,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"path/filepath"
 
+	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
@@ -173,12 +175,36 @@ func printIndented(a *app, data []byte, err error) error {
 	if err != nil {
 		return err
 	}
-	var b bytes.Buffer
-	if err := json.Indent(&b, data, "", "\t"); err != nil {
+	text, err := indented(data)
+	if err != nil {
 		return err
 	}
-	a.ui.Println(b.String())
+	a.ui.Println(text)
 	return nil
+}
+
+// indented returns a document with a line for each value. Each gets as many tabs as it is deep, so a document of a
+// million values ten thousand deep, which has room in a manifest, would take ten gigabytes.
+func indented(data []byte) (string, error) {
+	const deepest = 100
+	depth, quoted := 0, false
+	for i := 0; i < len(data); i++ {
+		switch c := data[i]; {
+		case c == '"':
+			quoted = !quoted
+		case c == '\\' && quoted:
+			i++
+		case !quoted && (c == '{' || c == '['):
+			if depth++; depth > deepest {
+				return "", fmt.Errorf("the document is more than %d deep: %w", deepest, errdefs.ErrResourceExhausted)
+			}
+		case !quoted && (c == '}' || c == ']'):
+			depth--
+		}
+	}
+	var b bytes.Buffer
+	err := json.Indent(&b, data, "", "\t")
+	return b.String(), err
 }
 
 func newManifestPushCommand(a *app) *cobra.Command {
