@@ -71,6 +71,9 @@ func (r *Repository) fetch(ctx context.Context, d ocispec.Descriptor, offset int
 	if errdefs.IsDataLoss(err) && b.doubt() { // it is not even as long as it should be
 		err = b.open()
 	}
+	if err != nil && isManifest(d) { // who fetches other blobs says what they are for
+		err = fmt.Errorf("manifest %s: %w", d.Digest, err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -242,3 +242,31 @@ func TestHelperNames(t *testing.T) {
 		t.Error("it was run")
 	}
 }
+
+// TestUploadLocations: an upload goes nowhere but to a server of HTTP, and an error says where it was to go.
+func TestUploadLocations(t *testing.T) {
+	desc, data := blob(34, 100<<10)
+	for location, text := range map[string]string{
+		"file:///etc/passwd": `unusable address "file:///etc/passwd"`, "gopher://x/y": `unusable address "gopher://x/y"`, "": `unusable address ""`,
+		"http://169.254.169.254/x": "link-local address 169.254.169.254",
+	} {
+		host := server(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			w.Header().Set("Location", location)
+			w.WriteHeader(http.StatusAccepted)
+		}))
+		c, _ := newTestClient(Options{})
+		if err := repository(t, c, host+"/app").Push(t.Context(), desc, bytes.NewReader(data)); err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("%s: %v", location, err)
+		}
+	}
+}
+
+// TestMissingManifestIsNamed: an error tells which of many manifests there is not.
+func TestMissingManifestIsNamed(t *testing.T) {
+	c, _ := newTestClient(Options{})
+	d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("x"), Size: 10}
+	_, err := fetch(t.Context(), repository(t, c, server(t, http.NotFoundHandler())+"/app"), d)
+	if !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), d.Digest.String()) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -227,7 +227,7 @@ func (r *Repository) nextPage(ctx context.Context, resp *http.Response) (*url.UR
 // scheme is ours: registries behind a TLS proxy often do not know it.
 func (r *Repository) location(ctx context.Context, resp *http.Response, s string) (*url.URL, error) {
 	u, err := resp.Request.URL.Parse(s)
-	if err != nil || s == "" {
+	if err != nil || s == "" || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
 		return nil, fmt.Errorf("%s gave the unusable address %q: %w", r.host.name, printable(s), errdefs.ErrUnavailable)
 	}
 	if r.host.serves(u) {
