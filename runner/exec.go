@@ -116,6 +116,11 @@ func (e *Engine) exec(ctx context.Context, c *Container, o ExecOptions, ko keepe
 	if err != nil {
 		return nil, err
 	}
+	for _, end := range []*os.File{x.Stdout, x.Stderr} {
+		if end != nil {
+			ko.Ends = append(ko.Ends, end)
+		}
+	}
 	err = e.ask(ctx, c, func(k *keeper.Client) (err error) {
 		x.Process, err = k.Exec(ctx, program, theirs, ko)
 		return err

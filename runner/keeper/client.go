@@ -298,11 +298,14 @@ type ExecOptions struct {
 	ID     string // for the event of its end; without one there is none
 	Record string // file for an [ExecEnd]; none without a name
 	Detach bool   // its terminal, if it has one, stays with the keeper
+	// Ends are the caller's ends of its output, and stay the caller's. Who has called reads from them; after that one has
+	// gone the keeper does, and throws away what comes, so that the program goes on.
+	Ends []*os.File
 }
 
 // Exec runs another program. files become its descriptors from 0 on and stay the
 // caller's. A program with one slot more gets a pidfd of the container's pid 1 there, and
-// one that makes a terminal gives its master in [Process.Console].
+// one that makes a terminal gives its master in [Process.Console]. The program outlives its caller.
 func (k *Client) Exec(ctx context.Context, p *launch.Program, files []*os.File, o ExecOptions) (*Process, error) {
 	program, err := p.MarshalBinary()
 	if err != nil {
@@ -334,8 +337,8 @@ func (k *Client) Exec(ctx context.Context, p *launch.Program, files []*os.File, 
 }
 
 func (c *conn) exec(ctx context.Context, program []byte, files []*os.File, o ExecOptions) (reply, error) {
-	q := request{Op: "exec", Files: len(files), ExecID: o.ID, Record: o.Record, Detach: o.Detach}
-	if err := c.writeJSON(frameRequest, q, files...); err != nil {
+	q := request{Op: "exec", Files: len(files), Ends: len(o.Ends), ExecID: o.ID, Record: o.Record, Detach: o.Detach}
+	if err := c.writeJSON(frameRequest, q, append(files[:len(files):len(files)], o.Ends...)...); err != nil {
 		return reply{}, gone(err)
 	}
 	if err := c.write(frameProgram, program); err != nil {

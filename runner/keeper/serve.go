@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -85,15 +86,17 @@ func (s *supervisor) serve(c *conn) {
 	if err := coldjson.Unmarshal(payload, &q); err != nil {
 		return
 	}
-	if q.Op == "attach" {
+	switch q.Op {
+	case "attach":
 		s.serveAttach(c, q)
+		return
+	case "exec":
+		s.serveExec(c, q)
 		return
 	}
 	s.work.Add(1)
 	defer s.work.Done()
 	switch q.Op {
-	case "exec":
-		s.serveExec(c, q)
 	case "wait":
 		c.c.SetReadDeadline(time.Time{})
 		s.serveWait(c)
@@ -277,43 +280,78 @@ func (s *supervisor) serveWait(c *conn) {
 	c.write(frameExit, encode(last))
 }
 
-// serveExec runs another program and reports how it ended.
+// serveExec runs another program and reports how it ended. It returns when the client has gone and
+// nobody writes to the program's streams any more.
 func (s *supervisor) serveExec(c *conn, q request) {
-	child, err := s.exec(c, q)
+	s.work.Add(1)
+	child, ends, err := s.exec(c, q)
 	if err != nil {
 		c.writeJSON(frameReply, failure(err))
+		s.work.Done()
 		return
 	}
 	files := []*os.File{child.PIDFD}
-	if q.Detach && child.Console != nil {
-		go io.Copy(io.Discard, child.Console)
-	} else if child.Console != nil {
-		files = append(files, child.Console)
+	if child.Console != nil {
+		ends = append(ends, child.Console)
+		if !q.Detach {
+			files = append(files, child.Console)
+		}
 	}
 	c.writeJSON(frameReply, reply{PID: child.PID, File: len(files) > 1}, files...)
-	if len(files) > 1 {
-		child.Console.Close() // the client's alone: its end hangs the process up
-	}
-	e, err := child.Wait()
-	status := ExitStatus{Code: e.Code}
-	if err != nil {
-		status = ExitStatus{Code: codeUnknown, Error: err.Error()}
-	}
-	s.noteExec(q, status)
-	c.write(frameExit, encode(status))
+	go func() {
+		defer s.work.Done()
+		e, err := child.Wait()
+		status := ExitStatus{Code: e.Code}
+		if err != nil {
+			status = ExitStatus{Code: codeUnknown, Error: err.Error()}
+		}
+		s.noteExec(q, status)
+		c.write(frameExit, encode(status))
+	}()
+	c.c.SetReadDeadline(time.Time{})
+	c.read() // the client says nothing more, and goes
+	c.c.Close()
+	discard(ends)
 }
 
-func (s *supervisor) exec(c *conn, q request) (*launch.Child, error) {
+// discard reads what a command writes whose client has gone, until nobody writes any more: without a reader the
+// command would be ended by SIGPIPE or SIGHUP. It closes the files.
+func discard(ends []*os.File) {
+	var read sync.WaitGroup
+	for _, f := range ends {
+		polled, err := usePoller(f)
+		f.Close()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "reading the output of a command:", err)
+			continue
+		}
+		read.Go(func() {
+			defer polled.Close()
+			io.Copy(io.Discard, launch.ConsoleReader{Master: polled})
+		})
+	}
+	read.Wait()
+}
+
+// exec starts a program. ends are the files that came for [ExecOptions.Ends].
+func (s *supervisor) exec(c *conn, q request) (child *launch.Child, ends []*os.File, err error) {
 	program, files, err := readProgram(c, q.Files)
 	defer closeAll(files)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		ends, err = c.takeFiles(q.Ends)
 	}
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			closeAll(ends)
+		}
+	}()
 	p, _, err := s.running()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var child *launch.Child
 	err = p.use(func(pidfd *os.File) (err error) {
 		slots := files
 		if program.Slots() == len(files)+1 {
@@ -322,7 +360,7 @@ func (s *supervisor) exec(c *conn, q request) (*launch.Child, error) {
 		s.oom.normal(func() { child, err = launch.Start(program, slots) })
 		return err
 	})
-	return child, err
+	return child, ends, err
 }
 
 // readProgram reads the frame with a program, and takes the files that came before it.

@@ -143,17 +143,25 @@ func (s *stdio) openOutputs() error {
 
 // useConsole takes the master of the terminal a program made. f stays the caller's.
 func (s *stdio) useConsole(f *os.File) error {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	console, err := usePoller(f)
 	if err != nil {
 		return err
 	}
+	s.console, s.in = console, console
+	return nil
+}
+
+// usePoller returns another descriptor of f whose reads cost no thread and end when it is closed.
+func usePoller(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(uintptr(descriptor(f)), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
 	if err := unix.SetNonblock(fd, true); err != nil {
 		unix.Close(fd)
-		return err
+		return nil, err
 	}
-	s.console = os.NewFile(uintptr(fd), "console") // with the poller, being non-blocking
-	s.in = s.console
-	return nil
+	return os.NewFile(uintptr(fd), "stream"), nil // with the poller, being non-blocking
 }
 
 // pump moves output to the sink until the last process of the container has closed it.

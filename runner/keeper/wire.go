@@ -55,6 +55,7 @@ type request struct {
 	ExecID  string         `json:",omitempty"`
 	Record  string         `json:",omitempty"` // exec: where its end is noted
 	Detach  bool           `json:",omitempty"` // exec: nobody has its terminal
+	Ends    int            `json:",omitempty"` // exec: files after those of Files, see ExecOptions
 	Network NetworkOptions `json:",omitzero"`
 }
 
