@@ -35,6 +35,7 @@ func (s *supervisor) adopt(c *conn) bool {
 	if h := s.io.holder; h == nil || !h.id.Alive() {
 		s.hold(s.proc)
 	}
+	s.adoptCommands()
 	c.writeJSON(frameReply, reply{PID: s.proc.id.PID})
 	c.Close()
 	return true
@@ -101,7 +102,7 @@ func (s *supervisor) reopen(streams *stdio) error {
 // may have left in the middle of a change.
 func (s *supervisor) findHolder() *holder {
 	found := &holder{id: s.state.Holder}
-	all, err := recorded(s.cfg.RunDir)
+	all, err := recorded(s.cfg.RunDir, recordPrefix)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}

@@ -38,6 +38,9 @@ type holder struct {
 	record string   // path of its record, should it be ours; or ""
 }
 
+// Commands that were executed in the container, and whose clients have gone, have holders too: of the ends of their
+// output, as heldOutput.
+
 // The descriptors of a holder. Only one of heldInput and heldConsole is there.
 const (
 	heldPidfd = 3 + iota
@@ -52,7 +55,7 @@ func startHolder(pidfd *os.File, s *stdio) (*holder, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := h.keep(s.cfg.RunDir); err != nil {
+	if err := h.keep(s.cfg.RunDir, recordPrefix); err != nil {
 		h.end()
 		return nil, err
 	}
@@ -77,8 +80,8 @@ func forkHolder(pidfd *os.File, s *stdio) (*holder, error) {
 }
 
 // keep puts the holder on record and tells it to stay.
-func (h *holder) keep(runDir string) error {
-	if err := h.putOnRecord(runDir); err != nil {
+func (h *holder) keep(runDir, prefix string) error {
+	if err := h.putOnRecord(runDir, prefix); err != nil {
 		return err
 	}
 	h.stay.Write([]byte{1}) // it fails if the holder was killed, which is noticed elsewhere
@@ -128,16 +131,19 @@ func executeHolder(in, pidfd *os.File, s *stdio) (*holder, error) {
 	return h, nil
 }
 
-// recordPrefix begins the names of the records of holders: symbolic links, whose target says
-// which process it is.
-const recordPrefix = "holder."
+// recordPrefix and commandPrefix begin the names of the records of holders, of the container and of commands: symbolic
+// links, whose target says which process it is.
+const (
+	recordPrefix  = "holder."
+	commandPrefix = "command."
+)
 
-func (h *holder) putOnRecord(runDir string) error {
+func (h *holder) putOnRecord(runDir, prefix string) error {
 	b, err := coldjson.Marshal(h.id)
 	if err != nil {
 		return err
 	}
-	h.record = filepath.Join(runDir, recordPrefix+strconv.Itoa(h.id.PID))
+	h.record = filepath.Join(runDir, prefix+strconv.Itoa(h.id.PID))
 	err = os.Symlink(string(b), h.record)
 	if errors.Is(err, fs.ErrExist) { // of an earlier process with this pid
 		err = errors.Join(os.Remove(h.record), os.Symlink(string(b), h.record))
@@ -146,14 +152,14 @@ func (h *holder) putOnRecord(runDir string) error {
 }
 
 // recorded returns the holders on record in a run directory, dead ones too.
-func recorded(runDir string) ([]*holder, error) {
+func recorded(runDir, prefix string) ([]*holder, error) {
 	entries, err := os.ReadDir(runDir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	var all []*holder
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), recordPrefix) {
+		if !strings.HasPrefix(e.Name(), prefix) {
 			continue
 		}
 		h := &holder{record: filepath.Join(runDir, e.Name())}
@@ -235,11 +241,12 @@ func (h *holder) end() {
 // EndHolders ends what holders there are of a container that has no keeper and does not run.
 // s is its state.
 func EndHolders(runDir string, s State) error {
-	all, err := recorded(runDir)
-	for _, h := range append(all, &holder{id: s.Holder}) { // which may be of a keeper that made no records
+	all, err := recorded(runDir, recordPrefix)
+	commands, e := recorded(runDir, commandPrefix)
+	for _, h := range append(append(all, commands...), &holder{id: s.Holder}) { // which may be of a keeper that made no records
 		h.end()
 	}
-	return err
+	return errors.Join(err, e)
 }
 
 // identifyChild is statefile.Identify for a child that has not been waited for; it may

@@ -25,7 +25,7 @@ func unluckyKeeper(point, runDir string) error {
 	streams := &stdio{cfg: &Config{RunDir: runDir}}
 	h, err := forkHolder(os.NewFile(uintptr(pidfd), "pidfd"), streams)
 	if err == nil && point != "forked" {
-		err = h.putOnRecord(runDir)
+		err = h.putOnRecord(runDir, recordPrefix)
 	}
 	if err == nil && point == "told" {
 		_, err = h.stay.Write([]byte{1})
@@ -94,7 +94,7 @@ func TestEndHoldersTogether(t *testing.T) {
 	dir := t.TempDir()
 	for pid := 1; pid < 1000; pid++ {
 		dead := &holder{id: statefile.Process{PID: pid, BootID: "another"}}
-		if err := dead.putOnRecord(dir); err != nil {
+		if err := dead.putOnRecord(dir, recordPrefix); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -129,7 +129,7 @@ func TestAdoptFindsHolder(t *testing.T) {
 		t.Errorf("found %v, want %v", h.id, c)
 	}
 	h.end()
-	if left, err := recorded(dir); len(left) > 0 || err != nil {
+	if left, err := recorded(dir, recordPrefix); len(left) > 0 || err != nil {
 		t.Errorf("left: %v, %v", left, err)
 	}
 }

@@ -28,6 +28,7 @@
 //	program       the marshaled launch program
 //	keeper.err    what a crashed keeper said
 //	holder.PID    symbolic link: start time and boot of a holder, see there
+//	command.PID   and of a holder of a command's output
 //	stdin, stdout, stderr   FIFOs of a container without a terminal
 //	log           output that is only sent, see Sender
 package keeper

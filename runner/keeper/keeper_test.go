@@ -344,7 +344,7 @@ func TestFailedLaunch(t *testing.T) {
 	if st := readState(cfg); st.ExitCode != 127 || !strings.Contains(st.Error, "/no/such") || st.Holder.PID != 0 {
 		t.Errorf("state %+v", st)
 	}
-	if left, err := recorded(cfg.RunDir); err != nil || len(left) > 0 {
+	if left, err := recorded(cfg.RunDir, recordPrefix); err != nil || len(left) > 0 {
 		t.Errorf("a holder of a run that was none: %+v, %v", left, err)
 	}
 }

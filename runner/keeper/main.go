@@ -237,6 +237,7 @@ func (s *supervisor) retire() {
 	s.closeNetwork()
 	s.listener.Close() // its name may be the next keeper's already
 	s.rec.Close()
+	s.endLeft()
 	s.unlock()
 	if s.claim == nil || !<-s.claim {
 		s.finish()

@@ -5,11 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -311,26 +309,7 @@ func (s *supervisor) serveExec(c *conn, q request) {
 	c.c.SetReadDeadline(time.Time{})
 	c.read() // the client says nothing more, and goes
 	c.c.Close()
-	discard(ends)
-}
-
-// discard reads what a command writes whose client has gone, until nobody writes any more: without a reader the
-// command would be ended by SIGPIPE or SIGHUP. It closes the files.
-func discard(ends []*os.File) {
-	var read sync.WaitGroup
-	for _, f := range ends {
-		polled, err := usePoller(f)
-		f.Close()
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "reading the output of a command:", err)
-			continue
-		}
-		read.Go(func() {
-			defer polled.Close()
-			io.Copy(io.Discard, launch.ConsoleReader{Master: polled})
-		})
-	}
-	read.Wait()
+	s.outlive(ends)
 }
 
 // exec starts a program. ends are the files that came for [ExecOptions.Ends].

@@ -55,7 +55,8 @@ type supervisor struct {
 	renew    bool // the present run ends because it is unhealthy, and another shall follow
 	// endHealth ends the watching of the present run, if there is any.
 	endHealth context.CancelFunc
-	claim     chan bool // the claimant's word: done or gone; nil without a claimant
+	claim     chan bool        // the claimant's word: done or gone; nil without a claimant
+	left      map[*holder]bool // of commands whose clients have gone
 }
 
 func newSupervisor(cfg *Config, unlock func() error) *supervisor {
@@ -119,7 +120,7 @@ func (s *supervisor) launch() error {
 		held, err = forkHolder(child.PIDFD, streams)
 	}
 	if err == nil {
-		err = held.keep(s.cfg.RunDir)
+		err = held.keep(s.cfg.RunDir, recordPrefix)
 	}
 	if err != nil {
 		held.end()
