@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 )
@@ -51,6 +52,47 @@ func (d *DetachReader) Read(b []byte) (int, error) {
 		d.held, d.matched = nil, 0
 	}
 	return len(out), err
+}
+
+// typedAhead is how many reads of a terminal wait for who does not read, as much as a connection holds; typedLate how
+// long what waits is awaited in the end.
+const (
+	typedAhead = 64
+	typedLate  = 100 * time.Millisecond
+)
+
+// CopyTyped passes on what is typed until its end, which is ErrDetached if the keys were typed: they are seen also while
+// to takes nothing. What was typed before them has been passed on then, if that took no longer than typedLate.
+func CopyTyped(to io.Writer, in *DetachReader) error {
+	chunks, written := make(chan []byte, typedAhead), make(chan error, 1)
+	go func() {
+		var err error
+		for b := range chunks {
+			if err == nil { // else the rest is for nobody
+				_, err = to.Write(b)
+			}
+		}
+		written <- err
+	}()
+	for {
+		b := make([]byte, 4<<10)
+		n, err := in.Read(b)
+		if n > 0 {
+			chunks <- b[:n]
+		}
+		if err == nil {
+			continue
+		}
+		close(chunks)
+		if err == io.EOF {
+			return <-written
+		}
+		select {
+		case <-written:
+		case <-time.After(typedLate):
+		}
+		return err
+	}
 }
 
 // ParseDetachKeys understands docker's notation: letters, and ctrl- with a small letter or

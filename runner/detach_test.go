@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 	"testing/iotest"
 )
@@ -17,6 +18,16 @@ func TestDetachKeys(t *testing.T) {
 		}
 	}
 	keys := []byte{16, 17}
+	// A command that reads nothing.
+	_, w := io.Pipe()
+	pasted := strings.Repeat("pasted ", 10<<10) + "\x10\x11"
+	if err := CopyTyped(w, &DetachReader{R: strings.NewReader(pasted), Keys: keys}); !errors.Is(err, ErrDetached) {
+		t.Errorf("after a large paste: %v", err)
+	}
+	var typed bytes.Buffer
+	if err := CopyTyped(&typed, &DetachReader{R: iotest.DataErrReader(strings.NewReader(pasted[:70000])), Keys: keys}); err != nil || typed.String() != pasted[:70000] {
+		t.Errorf("%d bytes, %v", typed.Len(), err)
+	}
 	for in, want := range map[string]string{
 		"abc\x10\x11never":       "abc|detached",
 		"a\x10b":                 "a\x10b|EOF",

@@ -135,15 +135,12 @@ func followExec(ctx context.Context, a *app, p *runner.Exec, x *execFlags, keys 
 }
 
 func copyExecInput(a *app, p *runner.Exec, keys []byte, detached chan<- struct{}) {
-	in := a.ui.In
-	if p.Console != nil {
-		in = &runner.DetachReader{R: in, Keys: keys}
-	}
-	_, err := io.Copy(p.Stdin, in)
-	switch {
-	case errors.Is(err, runner.ErrDetached):
-		close(detached)
-	case p.Console == nil:
+	if p.Console == nil {
+		io.Copy(p.Stdin, a.ui.In)
 		p.Stdin.Close()
+		return
+	}
+	if err := runner.CopyTyped(p.Stdin, &runner.DetachReader{R: a.ui.In, Keys: keys}); errors.Is(err, runner.ErrDetached) {
+		close(detached)
 	}
 }
