@@ -141,21 +141,21 @@ const removedPrefix = ".removed-"
 
 // dropAnonymous removes the container's anonymous volumes which nobody else uses.
 func (e *Engine) dropAnonymous(ctx context.Context, c *Container) error {
-	return e.dropVolumes(ctx, c, func(p MountPoint) bool { return p.Anonymous })
+	return e.dropVolumes(c, func(p MountPoint) bool { return p.Anonymous }, func(name string) error { return e.RemoveVolume(ctx, name, false) })
 }
 
 // dropMade removes the volumes that the create of the container has made, unless somebody else uses one meanwhile.
 func (e *Engine) dropMade(ctx context.Context, c *Container) error {
-	return e.dropVolumes(ctx, c, func(p MountPoint) bool { return p.made })
+	return e.dropVolumes(c, func(p MountPoint) bool { return p.made }, func(name string) error { return e.removeMadeVolume(ctx, name) })
 }
 
-func (e *Engine) dropVolumes(ctx context.Context, c *Container, which func(MountPoint) bool) error {
+func (e *Engine) dropVolumes(c *Container, which func(MountPoint) bool, remove func(name string) error) error {
 	var errs []error
 	for _, p := range c.Mounts {
 		if p.Type != "volume" || !which(p) {
 			continue
 		}
-		err := e.RemoveVolume(ctx, p.Name, false)
+		err := remove(p.Name)
 		if !errors.Is(err, errdefs.ErrConflict) && !errors.Is(err, errdefs.ErrNotFound) {
 			errs = append(errs, err)
 		}

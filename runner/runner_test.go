@@ -268,6 +268,29 @@ func TestVolumeOfUnfinishedCreate(t *testing.T) {
 	}
 }
 
+// A create that fails takes the volumes along that it has made, unless somebody has been told meanwhile that there is one.
+func TestVolumeOfFailedCreate(t *testing.T) {
+	e, ctx := newEngine(t), t.Context()
+	c := new(Container)
+	c.ID = "0123456789ab"
+	for _, name := range []string{"own", "wanted"} {
+		_, made, err := e.makeVolume(ctx, VolumeOptions{Name: name, user: c.ID})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Mounts = append(c.Mounts, MountPoint{Type: "volume", Name: name, made: made})
+	}
+	if _, err := e.CreateVolume(ctx, VolumeOptions{Name: "wanted"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.RemoveAll(e.dir(c.ID)), e.dropMade(ctx, c)); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := e.Volumes(nil); err != nil || len(all) != 1 || all[0].Name != "wanted" {
+		t.Errorf("left are %v, %v", all, err)
+	}
+}
+
 // Who dies while a container is renamed, or made, leaves a link that leads nowhere: no other name of the container, and
 // nothing that stays.
 func TestNamesThatWereLeft(t *testing.T) {

@@ -91,6 +91,9 @@ func (e *Engine) makeVolume(ctx context.Context, o VolumeOptions) (v Volume, mad
 		}
 	}
 	if v, err := e.Volume(name); !errors.Is(err, errdefs.ErrNotFound) {
+		if err == nil && o.user == "" {
+			err = os.WriteFile(e.askedFor(name), nil, 0o600)
+		}
 		return v, false, err
 	}
 	if anonymous {
@@ -174,6 +177,11 @@ func (e *Engine) allVolumes() ([]Volume, error) {
 // one that has been picked up before the container is recorded. It stays with the container.
 const usesName = "uses"
 
+// askedFor is a file that says that somebody wants a volume for itself which may be that of a container that is being made.
+func (e *Engine) askedFor(volume string) string {
+	return filepath.Join(e.volumeDir(volume), "asked-for")
+}
+
 // claimVolume notes that a container that is being made has a volume. The volumes are locked.
 func (e *Engine) claimVolume(container, volume string) error {
 	dir := filepath.Join(e.dir(container), usesName)
@@ -234,6 +242,24 @@ func (e *Engine) RemoveVolume(ctx context.Context, name string, force bool) erro
 		return err
 	}
 	defer unlock()
+	return e.removeVolume(name, force)
+}
+
+// removeMadeVolume removes a volume that a container was to have, unless somebody else has been told that there is one.
+func (e *Engine) removeMadeVolume(ctx context.Context, name string) error {
+	unlock, err := e.lockVolumes(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, err := os.Lstat(e.askedFor(name)); err == nil {
+		return nil
+	}
+	return e.removeVolume(name, false)
+}
+
+// removeVolume is RemoveVolume while the volumes are locked.
+func (e *Engine) removeVolume(name string, force bool) error {
 	if _, err := e.Volume(name); err != nil {
 		if force && errors.Is(err, errdefs.ErrNotFound) {
 			return nil
