@@ -117,7 +117,7 @@ func readHost() hostCounters {
 			continue
 		}
 		n, _ := strconv.ParseInt(field, 10, 64)
-		h.cpu += time.Duration(n) * time.Second / ticks
+		h.cpu += time.Duration(n) * statefile.Tick
 	}
 	b, _ = os.ReadFile("/proc/meminfo")
 	fmt.Sscanf(string(b), "MemTotal: %d", &h.memory)

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/teu-dev/teu/cache/statefile"
 )
 
 // Top lists the processes of a running container with the columns ps(1) would show for
@@ -137,9 +139,6 @@ type procStat struct {
 	started time.Time
 }
 
-// ticks per second, USER_HZ, is 100 on every architecture we build for.
-const ticks = 100
-
 func readProcess(pid int) (*procStat, error) {
 	dir := fmt.Sprintf("/proc/%d/", pid)
 	b, err := os.ReadFile(dir + "stat")
@@ -169,7 +168,7 @@ func readProcess(pid int) (*procStat, error) {
 			}
 		}
 	}
-	p.started = bootTime().Add(time.Duration(p.number(22)) * time.Second / ticks)
+	p.started = bootTime().Add(time.Duration(p.number(22)) * statefile.Tick)
 	return p, nil
 }
 
@@ -191,7 +190,7 @@ func (p *procStat) number(field int) int64 {
 }
 
 func (p *procStat) column(name string) string {
-	used := time.Duration(p.number(14)+p.number(15)) * time.Second / ticks
+	used := time.Duration(p.number(14)+p.number(15)) * statefile.Tick
 	life := time.Since(p.started)
 	switch name {
 	case "uid", "user":

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -19,6 +20,19 @@ type Process struct {
 	PID       int    `json:"pid"`
 	StartTime uint64 `json:"startTime"` // clock ticks after boot, proc_pid_stat(5) field 22
 	BootID    string `json:"bootID"`
+}
+
+// Tick is the unit of times in /proc, 1/USER_HZ: 100 on every architecture we build for.
+const Tick = 10 * time.Millisecond
+
+// Age is how long ago the process began, whatever has been done to the clock since. Of one that had ended before it could
+// be identified it is 0.
+func (p Process) Age() time.Duration {
+	var now unix.Timespec
+	if p.StartTime == 0 || unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) != nil {
+		return 0
+	}
+	return max(0, time.Duration(now.Nano())-time.Duration(p.StartTime)*Tick)
 }
 
 // BootID returns the kernel's identity of this boot.

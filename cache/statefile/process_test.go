@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 func FuzzParseStat(f *testing.F) {
@@ -93,5 +94,20 @@ func TestHold(t *testing.T) {
 	}
 	if p.Holds(path + ".none") {
 		t.Error("a document that is not there is held")
+	}
+}
+
+func TestAge(t *testing.T) {
+	if a := (Process{PID: 1}).Age(); a != 0 {
+		t.Errorf("a process without a start is %v old", a)
+	}
+	self, err := Self()
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := self.Age()
+	time.Sleep(30 * time.Millisecond)
+	if now := self.Age(); now < before+30*time.Millisecond || now > time.Hour {
+		t.Errorf("%v old after %v and 30ms", now, before)
 	}
 }

@@ -25,17 +25,6 @@ type process struct {
 	pidfd *os.File // nil once the end has been seen
 }
 
-// age is how long ago the process began, whatever has been done to the clock since. Of one that had ended before it could
-// be looked at it is 0.
-func (p *process) age() time.Duration {
-	var now unix.Timespec
-	if p.id.StartTime == 0 || unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) != nil {
-		return 0
-	}
-	const tick = 10 * time.Millisecond // USER_HZ is 100
-	return max(0, time.Duration(now.Nano())-time.Duration(p.id.StartTime)*tick)
-}
-
 // use calls f with the pidfd, which stays open meanwhile. If the process has ended it
 // returns ESRCH.
 func (p *process) use(f func(pidfd *os.File) error) error {

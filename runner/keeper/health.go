@@ -44,7 +44,7 @@ const (
 // success, and a paused container is left alone.
 func (s *supervisor) watchHealth(ctx context.Context, p *process) {
 	h := s.cfg.Health
-	began := time.Now().Add(-p.age()) // another keeper may have been there before
+	began := time.Now().Add(-p.id.Age()) // another keeper may have been there before
 	for {
 		wait := h.Interval
 		if s.healthStarting() && time.Since(began) < h.Period {

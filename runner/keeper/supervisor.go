@@ -215,7 +215,7 @@ func (s *supervisor) life() {
 		killAll(s.cfg.Cgroup)
 		s.awaitReturn()
 		s.drain()
-		ran := s.proc.age()
+		ran := s.proc.id.Age()
 		again := s.exit(exit, ran)
 		if !again {
 			return
