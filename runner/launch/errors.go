@@ -56,7 +56,23 @@ func (e *StepError) ExitCode() int {
 func (p *Program) stepError(m message) error {
 	e := &StepError{Step: int(m.step), Errno: unix.Errno(m.value)}
 	if e.Step < len(p.ops) {
-		e.Name, e.Note = opName(p.ops[e.Step].nr), p.notes[p.ops[e.Step].note]
+		o := &p.ops[e.Step]
+		e.Name, e.Note = opName(o.nr), p.notes[o.note]
+		if key, ok := p.option(o); ok {
+			e.Note += ": the option " + key
+		}
 	}
 	return e
+}
+
+// option is what an operation sets of a filesystem, if it does.
+func (p *Program) option(o *op) (key string, ok bool) {
+	if o.nr != unix.SYS_FSCONFIG || o.kinds[2] != argData || max(o.args[2], o.args[3]) > uint64(len(p.data)) {
+		return "", false
+	}
+	key = p.str(o.args[2])
+	if o.kinds[3] == argData {
+		key += "=" + p.str(o.args[3])
+	}
+	return quote(key), true
 }
