@@ -264,15 +264,20 @@ func (x *Exec) useConsole() error {
 const lateOutput = 2 * time.Second
 
 // CopyOutput copies what the process writes and returns at the end of that, or lateOutput after
-// the process has ended.
-func (x *Exec) CopyOutput(ended <-chan struct{}, stdout, stderr io.Writer) {
+// the process has ended, or when it cannot be written.
+func (x *Exec) CopyOutput(ended <-chan struct{}, stdout, stderr io.Writer) error {
 	var wg sync.WaitGroup
+	failed := make(chan error, 2)
 	for _, s := range []struct {
 		to   io.Writer
 		from *os.File
 	}{{stdout, x.Stdout}, {stderr, x.Stderr}} {
 		if s.from != nil {
-			wg.Go(func() { x.copyOutput(s.to, s.from) })
+			wg.Go(func() {
+				if err := x.copyOutput(s.to, s.from); err != nil {
+					failed <- err
+				}
+			})
 		}
 	}
 	copied := make(chan struct{})
@@ -282,8 +287,10 @@ func (x *Exec) CopyOutput(ended <-chan struct{}, stdout, stderr io.Writer) {
 	}()
 	select {
 	case <-ended:
+	case err := <-failed:
+		return err
 	case <-copied:
-		return
+		return firstOf(failed)
 	}
 	for _, f := range []*os.File{x.Stdout, x.Stderr} {
 		if f != nil {
@@ -291,21 +298,35 @@ func (x *Exec) CopyOutput(ended <-chan struct{}, stdout, stderr io.Writer) {
 		}
 	}
 	<-copied
+	return firstOf(failed)
+}
+
+func firstOf(errs <-chan error) error {
+	select {
+	case err := <-errs:
+		return err
+	default:
+		return nil
+	}
 }
 
 // copyOutput copies until the end, or until the time is over: then what is there, for whoever
-// reads it may have been slow.
-func (x *Exec) copyOutput(to io.Writer, from *os.File) {
+// reads it may have been slow. Its error is that of writing.
+func (x *Exec) copyOutput(to io.Writer, from *os.File) error {
 	var all io.Reader = from
 	if from == x.Console {
 		all = launch.ConsoleReader{Master: from}
 	}
-	if _, err := io.Copy(to, all); !errors.Is(err, os.ErrDeadlineExceeded) {
-		return
+	_, err := io.Copy(to, all)
+	if errors.Is(err, os.ErrClosed) { // by who wants no more
+		return nil
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
 	}
 	raw, err := from.SyscallConn()
 	if err != nil {
-		return
+		return nil
 	}
 	var waiting int
 	raw.Control(func(fd uintptr) { waiting, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
@@ -319,13 +340,14 @@ func (x *Exec) copyOutput(to io.Writer, from *os.File) {
 			continue
 		}
 		if n <= 0 {
-			return
+			return nil
 		}
 		if _, err := to.Write(buf[:n]); err != nil {
-			return
+			return err
 		}
 		waiting -= n
 	}
+	return nil
 }
 
 // Resize sets the size of the process's terminal.

@@ -114,7 +114,12 @@ func followExec(ctx context.Context, a *app, p *runner.Exec, x *execFlags, keys 
 	}
 	over, ended := make(chan struct{}), make(chan error, 1)
 	var copied sync.WaitGroup
-	copied.Go(func() { p.CopyOutput(over, a.ui.Out, a.ui.Err) })
+	unwritten := make(chan error, 1)
+	copied.Go(func() {
+		if err := p.CopyOutput(over, a.ui.Out, a.ui.Err); err != nil {
+			unwritten <- withExitCode(exitFailure, err)
+		}
+	})
 	go func() {
 		status, err := p.Wait(context.WithoutCancel(ctx))
 		if err == nil && status.Code != 0 {
@@ -126,6 +131,12 @@ func followExec(ctx context.Context, a *app, p *runner.Exec, x *execFlags, keys 
 	select {
 	case err := <-ended:
 		copied.Wait()
+		select {
+		case err = <-unwritten:
+		default:
+		}
+		return err
+	case err := <-unwritten: // the command goes on, as with docker
 		return err
 	case <-detached:
 		return errEscaped()
