@@ -60,8 +60,8 @@ func (c *compiler) compileExec(o ExecOptions) error {
 		return err
 	}
 	c.Note("starting the process in the PID namespace")
+	c.hide() // as above
 	c.Fork(0)
-	c.hide()
 	c.Call(unix.SYS_SETSID)
 	if c.process.Terminal {
 		c.Call(unix.SYS_IOCTL, launch.Int(0), launch.Int(unix.TIOCSCTTY), launch.Int(0))
@@ -126,6 +126,7 @@ func (c *compiler) enterContainer() {
 	if c.user { // what it makes, such as a terminal, is to have an owner there
 		c.Call(unix.SYS_SETRESGID, launch.Int(0), launch.Int(0), launch.Int(0))
 		c.Call(unix.SYS_SETRESUID, launch.Int(0), launch.Int(0), launch.Int(0))
+		c.hide() // a change of user may have shown it: proc(5), fs.suid_dumpable
 	}
 }
 
