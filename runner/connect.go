@@ -287,6 +287,9 @@ func (e *Engine) checkNetworks(o *Options) error {
 	if len(list) == 0 && len(o.Endpoints) > 1 {
 		return worded(errdefs.ErrInvalidArgument, conflict)
 	}
+	if len(list) == 0 && slices.ContainsFunc(o.Endpoints, hasAddress) {
+		return worded(errdefs.ErrInvalidArgument, noAddress)
+	}
 	seen := map[string]bool{}
 	for _, ep := range list {
 		n, err := e.networkOf(ep)
@@ -309,13 +312,17 @@ func (e *Engine) checkNetworks(o *Options) error {
 	return nil
 }
 
+const noAddress = "user specified IP address is supported on user defined networks only"
+
+func hasAddress(ep Endpoint) bool { return ep.IPv4.IsValid() || ep.IPv6.IsValid() }
+
 func (e *Engine) checkEndpoint(n network.Network, ep Endpoint) error {
 	if err := ep.CheckDriverOpts(); err != nil {
 		return worded(errdefs.ErrInvalidArgument, "invalid config for network %s: invalid endpoint settings:\n%s", n.Name, err)
 	}
 	if n.ID == e.network.Default().ID {
-		if ep.IPv4.IsValid() || ep.IPv6.IsValid() {
-			return worded(errdefs.ErrInvalidArgument, "user specified IP address is supported on user defined networks only")
+		if hasAddress(ep) {
+			return worded(errdefs.ErrInvalidArgument, noAddress)
 		}
 		if len(ep.Aliases) > 0 {
 			return worded(errdefs.ErrInvalidArgument, "network-scoped aliases are only supported for user-defined networks")

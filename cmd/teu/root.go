@@ -206,9 +206,28 @@ func newRootCommand(a *app, commands []command) *cobra.Command {
 	for _, c := range commands {
 		root.AddCommand(c.make(a))
 	}
+	teachHelp(root)
 	adoptUsageErrors(root)
 	teachCompletion(a, root)
 	return root
+}
+
+// teachHelp makes it an error, as docker does, to ask for help about what there is not.
+func teachHelp(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	help, _, err := root.Find([]string{"help"})
+	if err != nil || help == root {
+		return // the root has no commands
+	}
+	help.Run = nil
+	help.RunE = func(_ *cobra.Command, args []string) error {
+		topic, rest, err := root.Find(args)
+		if err != nil || len(rest) > 0 {
+			return fmt.Errorf("unknown help topic: %s", strings.Join(args, " "))
+		}
+		topic.InitDefaultHelpFlag()
+		return topic.Help()
+	}
 }
 
 // helpTemplate is one screen: what the command does, examples, then the rest.
