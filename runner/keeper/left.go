@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/teu-dev/teu/runner/launch"
 )
@@ -18,6 +21,10 @@ const soonOver = 20 * time.Millisecond
 
 // outlive reads from the ends of a command's output until nobody writes there any more, and closes them.
 func (s *supervisor) outlive(ends []*os.File) {
+	if hungUp(ends) { // as nearly always
+		closeAll(ends)
+		return
+	}
 	over := make(chan struct{})
 	held := polled(ends)
 	go func() {
@@ -35,6 +42,18 @@ func (s *supervisor) outlive(ends []*os.File) {
 	}
 	<-over
 	s.endCommand(h)
+}
+
+// hungUp says whether nobody writes to any of the files: poll(2).
+func hungUp(files []*os.File) bool {
+	fds := make([]unix.PollFd, 0, 3)
+	for _, f := range files {
+		fds = append(fds, unix.PollFd{Fd: int32(descriptor(f))})
+	}
+	if _, err := unix.Poll(fds, 0); err != nil {
+		return false
+	}
+	return !slices.ContainsFunc(fds, func(fd unix.PollFd) bool { return fd.Revents&unix.POLLHUP == 0 })
 }
 
 // polled takes files and returns them with the poller.
