@@ -28,21 +28,34 @@ const (
 // Unmarshal is json.Unmarshal of a manifest, index or config, whoever wrote it. One of more values than an image needs is
 // an errdefs.ErrResourceExhausted: as "{}," each takes three bytes there, and a hundred and more in memory.
 func Unmarshal(data []byte, v any) error {
-	values, quoted := 0, false
+	if values, _ := Measure(data); values > maxValues {
+		return fmt.Errorf("it has more than %d values: %w", maxValues, errdefs.ErrResourceExhausted)
+	}
+	return coldjson.Unmarshal(data, v)
+}
+
+// Measure counts the values of a JSON document, about, and how deep they are in each other.
+func Measure(data []byte) (values, depth int) {
+	quoted, at := false, 0
 	for i := 0; i < len(data); i++ {
 		switch c := data[i]; {
 		case c == '"':
 			quoted = !quoted
-		case c == '\\' && quoted:
-			i++
-		case !quoted && (c == ',' || c == '{' || c == '['):
+		case quoted:
+			if c == '\\' {
+				i++
+			}
+		case c == ',':
 			values++
+		case c == '{' || c == '[':
+			values++
+			at++
+			depth = max(depth, at)
+		case c == '}' || c == ']':
+			at--
 		}
 	}
-	if values > maxValues {
-		return fmt.Errorf("it has more than %d values: %w", maxValues, errdefs.ErrResourceExhausted)
-	}
-	return coldjson.Unmarshal(data, v)
+	return values, depth
 }
 
 // ReadAll returns the bytes of a manifest or another small blob, at most 4 MiB.

@@ -117,13 +117,9 @@ func (s *stress) killTogether(who, host string, n int, random *rand.Rand) (kille
 	}
 	defer said.Close()
 	cmd.Stdout, cmd.Stderr = said, said
-	if err := cmd.Start(); err != nil {
-		s.t.Error(err)
+	if !s.begin(cmd) {
 		return false
 	}
-	s.mu.Lock()
-	s.pids = append(s.pids, cmd.Process.Pid)
-	s.mu.Unlock()
 	signal := []syscall.Signal{syscall.SIGKILL, syscall.SIGKILL, syscall.SIGKILL, syscall.SIGTERM}[random.IntN(4)]
 	timer := time.AfterFunc(time.Duration(random.IntN(1000))*time.Millisecond, func() { _ = cmd.Process.Signal(signal) })
 	err = cmd.Wait()

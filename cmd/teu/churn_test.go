@@ -112,13 +112,9 @@ func (s *stress) churn(random *rand.Rand) (killed bool) {
 	cmd.Stderr = &out
 	cmd.WaitDelay = 10 * time.Second
 	began := time.Now()
-	if err := cmd.Start(); err != nil {
-		s.t.Error(err)
+	if !s.begin(cmd) {
 		return false
 	}
-	s.mu.Lock()
-	s.pids = append(s.pids, cmd.Process.Pid)
-	s.mu.Unlock()
 	if random.IntN(8) == 0 {
 		defer time.AfterFunc(time.Duration(random.IntN(60))*time.Millisecond, func() { cmd.Process.Kill() }).Stop()
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
+	"github.com/teu-dev/teu/cache/content"
 	"github.com/teu-dev/teu/registry/manifestlist"
 )
 
@@ -187,20 +188,8 @@ func printIndented(a *app, data []byte, err error) error {
 // million values ten thousand deep, which has room in a manifest, would take ten gigabytes.
 func indented(data []byte) (string, error) {
 	const deepest = 100
-	depth, quoted := 0, false
-	for i := 0; i < len(data); i++ {
-		switch c := data[i]; {
-		case c == '"':
-			quoted = !quoted
-		case c == '\\' && quoted:
-			i++
-		case !quoted && (c == '{' || c == '['):
-			if depth++; depth > deepest {
-				return "", fmt.Errorf("the document is more than %d deep: %w", deepest, errdefs.ErrResourceExhausted)
-			}
-		case !quoted && (c == '}' || c == ']'):
-			depth--
-		}
+	if _, depth := content.Measure(data); depth > deepest {
+		return "", fmt.Errorf("the document is more than %d deep: %w", deepest, errdefs.ErrResourceExhausted)
 	}
 	var b bytes.Buffer
 	err := json.Indent(&b, data, "", "\t")

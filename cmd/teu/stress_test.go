@@ -74,6 +74,18 @@ func (s *stress) start(args ...string) *exec.Cmd {
 	return cmd
 }
 
+// begin starts a command that may be killed, and notes its process.
+func (s *stress) begin(cmd *exec.Cmd) bool {
+	if err := cmd.Start(); err != nil {
+		s.t.Error(err)
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pids = append(s.pids, cmd.Process.Pid)
+	return true
+}
+
 // verify runs an image, which reads all of itself that was made here.
 func (s *stress) verify(image string, allowed ...string) bool {
 	_, ok := s.teu(allowed, "run", "--rm", "--network", "none", "--pull", "never", image, "md5sum", "-s", "-c", "/sums")
@@ -234,13 +246,9 @@ func (s *stress) killOne(who string, random *rand.Rand) (killed bool) {
 		{"system", "prune", "-f"}, {"builder", "prune", "-af"}, {"save", "-o", s.path(own + ".tar"), image},
 	}
 	cmd := s.start(commands[random.IntN(len(commands))]...)
-	if err := cmd.Start(); err != nil {
-		s.t.Error(err)
+	if !s.begin(cmd) {
 		return false
 	}
-	s.mu.Lock()
-	s.pids = append(s.pids, cmd.Process.Pid)
-	s.mu.Unlock()
 	timer := time.AfterFunc(time.Duration(random.IntN(250))*time.Millisecond, func() { _ = cmd.Process.Kill() })
 	err := cmd.Wait()
 	timer.Stop()
