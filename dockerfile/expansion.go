@@ -106,17 +106,15 @@ func (e *expansion) check() error {
 		}
 	}
 	for _, node := range res.AST.Children {
-		var much error
-		switch name, n := s.line(node); {
-		case (n > maxValue || s.total > maxWords) && name != "":
-			much = fmt.Errorf("the value of %s would be too large: more than %d bytes", name, maxValue)
-		case n > maxValue || s.total > maxWords:
-			much = fmt.Errorf("the variables of the Dockerfile would be too large: more than %d bytes", maxValue)
-		case s.ports > maxPorts:
-			much = fmt.Errorf("EXPOSE may come to %d ports: at most %d are taken", s.ports, maxPorts)
+		if name, n := s.line(node); n > maxValue || s.total > maxWords {
+			what := "the variables of the Dockerfile"
+			if name != "" {
+				what = "the value of " + name
+			}
+			return e.refused(node, fmt.Errorf("%s would be too large: more than %d bytes", what, maxValue))
 		}
-		if much != nil {
-			return e.refused(node, much)
+		if s.ports > maxPorts {
+			return e.refused(node, fmt.Errorf("EXPOSE may come to %d ports: at most %d are taken", s.ports, maxPorts))
 		}
 	}
 	return nil

@@ -342,11 +342,11 @@ func (p *logPrinter) entry(line []byte) error {
 			return err
 		}
 	}
-	// A line comes in one write, unless it is longer than the buffer: the reader may take a write for a message.
 	info := ""
 	if p.o.Details {
 		info = p.detailsOf(l.Attrs)
 	}
+	// A line comes in one write, unless it is longer than the buffer: the reader may take a write for a message.
 	if w.Available() < len(l.Time)+len(info)+len(l.Text)+2 {
 		if err := w.Flush(); err != nil {
 			return err

@@ -21,16 +21,7 @@ func TestLimitUnsent(t *testing.T) {
 		"plain": func(c net.Conn) net.Conn { return c },
 		"TLS":   func(c net.Conn) net.Conn { return tls.Server(c, &tls.Config{}) },
 	} {
-		client, err := net.Dial("tcp", ln.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer client.Close()
-		conn, err := ln.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
+		_, conn := connected(t, ln)
 		ctx := limitUnsent(t.Context(), wrap(conn))
 		for _, step := range []struct {
 			size int64 // of the answer that is expected; -1: none
@@ -60,15 +51,7 @@ func TestCutStalled(t *testing.T) {
 	const patience = 2 * time.Second
 	for name, reads := range map[string]bool{"nothing": false, "now and then": true} {
 		t.Run(name, func(t *testing.T) {
-			client, err := net.Dial("tcp", ln.Addr().String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer client.Close()
-			conn, err := ln.Accept()
-			if err != nil {
-				t.Fatal(err)
-			}
+			client, conn := connected(t, ln)
 			ctx := limitUnsent(t.Context(), conn)
 			CutStalled(ctx, patience)
 			if reads {
@@ -82,6 +65,7 @@ func TestCutStalled(t *testing.T) {
 			}
 			begun := time.Now()
 			_ = conn.SetWriteDeadline(begun.Add(5 * patience))
+			var err error
 			for b := make([]byte, 1<<20); err == nil; {
 				_, err = conn.Write(b)
 			}
@@ -95,6 +79,21 @@ func TestCutStalled(t *testing.T) {
 	defer a.Close()
 	defer b.Close()
 	CutStalled(limitUnsent(t.Context(), a), patience)
+}
+
+// connected are the two ends of a connection to ln, until the test has ended.
+func connected(t *testing.T, ln net.Listener) (client, conn net.Conn) {
+	t.Helper()
+	client, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	if conn, err = ln.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return client, conn
 }
 
 func unsentLimit(t *testing.T, c *net.TCPConn) (limit int) {

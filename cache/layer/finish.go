@@ -52,7 +52,7 @@ func (a *applier) finishDir(p string, t unix.Timespec) (bool, error) {
 	defer unix.Close(fd)
 	if acl, ok := a.acls[p]; ok {
 		e := &entry{path: p, xattrs: []xattr{{defaultACL, acl}}}
-		if err := a.setXattrs(e, func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) }); err != nil {
+		if err := a.setXattrs(e, setterOf(fd)); err != nil {
 			return false, fmt.Errorf("directory %q: %w", shorten(p), err)
 		}
 	}

@@ -209,7 +209,7 @@ func (a *applier) dress(fd int, e *entry) error {
 		}
 	}
 	if len(e.xattrs) > 0 {
-		err := a.setXattrs(e, func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) })
+		err := a.setXattrs(e, setterOf(fd))
 		if err != nil {
 			return err
 		}

@@ -108,6 +108,11 @@ func (a *applier) setXattrs(e *entry, set func(name string, value []byte) error)
 	return nil
 }
 
+// setterOf sets attributes of an open file.
+func setterOf(fd int) func(name string, value []byte) error {
+	return func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) }
+}
+
 // fdPath names what lies in an open directory for calls that take no descriptor. Its parent
 // is the directory itself, wherever that has been moved to.
 func fdPath(dirfd int, base string) string {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -152,14 +153,14 @@ func (h *holder) putOnRecord(runDir, prefix string) error {
 }
 
 // recorded returns the holders on record in a run directory, dead ones too.
-func recorded(runDir, prefix string) ([]*holder, error) {
+func recorded(runDir string, prefixes ...string) ([]*holder, error) {
 	entries, err := os.ReadDir(runDir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	var all []*holder
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), prefix) {
+		if !slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(e.Name(), p) }) {
 			continue
 		}
 		h := &holder{record: filepath.Join(runDir, e.Name())}
@@ -241,12 +242,11 @@ func (h *holder) end() {
 // EndHolders ends what holders there are of a container that has no keeper and does not run.
 // s is its state.
 func EndHolders(runDir string, s State) error {
-	all, err := recorded(runDir, recordPrefix)
-	commands, e := recorded(runDir, commandPrefix)
-	for _, h := range append(append(all, commands...), &holder{id: s.Holder}) { // which may be of a keeper that made no records
+	all, err := recorded(runDir, recordPrefix, commandPrefix)
+	for _, h := range append(all, &holder{id: s.Holder}) { // which may be of a keeper that made no records
 		h.end()
 	}
-	return errors.Join(err, e)
+	return err
 }
 
 // identifyChild is statefile.Identify for a child that has not been waited for; it may

@@ -218,12 +218,13 @@ func (r *rules) publishAll(list []Port, ep Endpoint, bridges []bridge) {
 	if ep.Driver != "bridge" || i < 0 {
 		return
 	}
+	runs := portRuns(list)
 	for _, to := range []netip.Addr{ep.Address.Addr(), ep.Address6.Addr()} {
 		if !to.IsValid() {
 			continue
 		}
 		mode := bridges[i].mode(to)
-		for _, run := range portRuns(list) {
+		for _, run := range runs {
 			if ip := run.first.HostIP.Unmap(); ip.IsValid() && ip.Is4() != to.Is4() {
 				continue
 			}
@@ -273,7 +274,7 @@ func publish(run portRun, to netip.Addr) []expr.Any {
 		match = address(destination, netip.PrefixFrom(p.HostIP.Unmap(), p.HostIP.Unmap().BitLen()))
 	}
 	match = append(match, ports(p.Protocol, p.HostPort, run.last)...)
-	nat := &expr.NAT{Type: expr.NATTypeDestNAT, RegAddrMin: 1}
+	nat := &expr.NAT{Type: expr.NATTypeDestNAT}
 	if run.last == p.HostPort && p.HostPort != p.Container {
 		nat.RegProtoMin = 2
 		match = append(match, &expr.Immediate{Register: 2, Data: bigEndian(p.Container)})

@@ -60,7 +60,7 @@ func (c *compiler) compileExec(o ExecOptions) error {
 		return err
 	}
 	c.Note("starting the process in the PID namespace")
-	c.hide() // as above
+	c.hide() // the user has changed again, and the others of the namespace will see it
 	c.Fork(0)
 	c.Call(unix.SYS_SETSID)
 	if c.process.Terminal {

@@ -139,14 +139,11 @@ func (s *directory) healRecord(ctx context.Context, repo string, m manifest) err
 		return err
 	}
 	defer unix.Unlink(tmp)
-	unlock, err := s.lockRepository(ctx, repo, unix.LOCK_EX)
+	unlock, err := s.lockReferences(ctx, repo, m, unix.LOCK_EX)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := s.checkReferences(repo, m.references); err != nil {
-		return err
-	}
 	path := s.recordPath(repo, m.digest)
 	if r, _, err := readRecord(path); errdefs.IsNotFound(err) {
 		return errNoRecord
@@ -179,20 +176,29 @@ func (s *directory) healRecord(ctx context.Context, repo string, m manifest) err
 	return os.Rename(tmp, path)
 }
 
+// lockReferences is lockRepository for who makes m visible, and refuses it if what it refers to is not there.
+func (s *directory) lockReferences(ctx context.Context, repo string, m manifest, how int) (unlock func(), err error) {
+	if unlock, err = s.lockRepository(ctx, repo, how); err != nil {
+		return nil, err
+	}
+	if err := s.checkReferences(repo, m.references); err != nil {
+		unlock()
+		return nil, err
+	}
+	return unlock, nil
+}
+
 // errNoRecord says that a manifest is not there and was not brought along.
 var errNoRecord = errors.New("no record of the manifest")
 
 // linkManifest makes m and its tags visible. tmp is a file with its record, or "" if it
 // should be there already.
 func (s *directory) linkManifest(ctx context.Context, repo string, m manifest, tags []string, tmp string) error {
-	unlock, err := s.lockRepository(ctx, repo, unix.LOCK_SH)
+	unlock, err := s.lockReferences(ctx, repo, m, unix.LOCK_SH)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := s.checkReferences(repo, m.references); err != nil {
-		return err
-	}
 	path := s.recordPath(repo, m.digest)
 	if tmp == "" {
 		if err := touch(path); errors.Is(err, fs.ErrNotExist) {
