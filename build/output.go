@@ -180,7 +180,9 @@ func (r *run) makeImage(ctx context.Context, s solved, v variant, then func(c *s
 			return err
 		}
 		made := madeImage{target: img.Target, config: img.Config, index: index || stated}
-		made.target.Annotations = notes.at("index-descriptor", ocispec.Platform{})
+		if made.index {
+			made.target.Annotations = notes.at("index-descriptor", ocispec.Platform{})
+		}
 		if made.labels, err = labelsOf(sources[0].Config); err != nil {
 			return err
 		}

@@ -43,10 +43,13 @@ func (o *Options) SetImage(out *Output, v map[string]string) error {
 	}
 	for name, value := range v {
 		if key, ok := strings.CutPrefix(name, "annotation"); ok {
-			// annotation.NAME, annotation-index.NAME, annotation-manifest[linux/amd64].NAME
+			// annotation.NAME, annotation-index.NAME, annotation-manifest[linux/amd64].NAME, annotation[linux/amd64].NAME
 			level, key, found := strings.Cut(key, ".")
 			if !found || key == "" {
 				return invalidf("%q names no annotation", name)
+			}
+			if strings.HasPrefix(level, "[") {
+				level = "manifest" + level
 			}
 			if level != "" {
 				key = strings.TrimPrefix(level, "-") + ":" + key
