@@ -18,7 +18,7 @@ import (
 // TreeOptions change how a filesystem is copied out.
 type TreeOptions struct {
 	Prefix string     // directory in the output, for one of several platforms
-	Epoch  *time.Time // no file is later
+	Epoch  *time.Time // of all files, instead of theirs
 	// Taken are the paths in the output of what was put there, in the end also by this tree.
 	Taken map[string]bool
 }

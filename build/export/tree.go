@@ -38,13 +38,13 @@ func (e entry) permissions() uint32 {
 	return e.stat.Mode & 0o777
 }
 
-// mtime is the modification time, not later than epoch.
+// mtime is the modification time it leaves with: the epoch if there is one. Files that are put out get that
+// whatever theirs was (exporter/local of BuildKit); in layers it is the latest they may have.
 func (e entry) mtime(epoch *time.Time) time.Time {
-	t := time.Unix(e.stat.Mtim.Unix())
-	if epoch != nil && t.After(*epoch) {
+	if epoch != nil {
 		return *epoch
 	}
-	return t
+	return time.Unix(e.stat.Mtim.Unix())
 }
 
 // open opens a regular file for reading.
