@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/distribution/reference"
@@ -135,6 +136,8 @@ type Output struct {
 	// Names of the image of image, oci and docker, if the build has no Tags.
 	Names []string
 	Push  bool // of image: push it under its names
+	// Insecure says that the registries it is pushed to need no verified TLS. It counts for all that the build asks of them.
+	Insecure bool
 	// Form of the image; nil: that of all. The annotations of all are in it too.
 	Form *Form
 	// Mirror removes what is in the directory of local and not in the result.
@@ -192,6 +195,9 @@ func (b *Builder) Build(ctx context.Context, o Options) (res Result, err error) 
 			return res, err
 		}
 	}
+	if b, err = b.insecurely(o, names); err != nil {
+		return res, err
+	}
 	unpin, err := b.Store.Pin(ctx)
 	if err != nil {
 		return res, err
@@ -219,6 +225,26 @@ func (b *Builder) Build(ctx context.Context, o Options) (res Result, err error) 
 	}
 	r.tell(res)
 	return res, nil
+}
+
+// insecurely returns a builder for which what o calls an insecure registry is one.
+func (b *Builder) insecurely(o Options, names naming) (*Builder, error) {
+	registries := names.insecure
+	for _, c := range slices.Concat(o.CacheFrom, o.CacheTo) {
+		insecure, err := c.flag(insecureSetting)
+		if err != nil {
+			return nil, err
+		}
+		if named, err := reference.ParseNormalizedNamed(c.Args["ref"]); err == nil && insecure {
+			registries = append(registries, reference.Domain(named))
+		}
+	}
+	if len(registries) == 0 {
+		return b, nil
+	}
+	other := *b
+	other.Registry = b.Registry.Insecurely(registries...)
+	return &other, nil
 }
 
 // A run is one build.

@@ -15,6 +15,8 @@ type naming struct {
 	// The forms that the image is written in, and by output which of them. The first is that of all outputs.
 	forms  []Form
 	formOf []int
+	// Registries that an output calls insecure.
+	insecure []string
 }
 
 // A pushing is a name that a form of the image is pushed under.
@@ -51,6 +53,11 @@ func nameOutputs(o Options) (naming, error) {
 			return n, invalidf("a push needs a tag")
 		}
 		n.pushAs(names, form)
+		if out.Insecure {
+			for _, name := range names {
+				n.insecure = append(n.insecure, reference.Domain(name))
+			}
+		}
 	}
 	if o.Push {
 		n.pushAs(tags, 0) // unless an image that stays here goes there too

@@ -10,11 +10,14 @@ import (
 	"github.com/teu-dev/teu/build/provenance"
 )
 
+// insecureSetting says of an output or a cache that its registry needs no verified TLS.
+const insecureSetting = "registry.insecure"
+
 // SetImage takes what the settings of an output say of the image itself, by the names of BuildKit's
 // exporters. Those it does not know are not for it.
 func (o *Options) SetImage(out *Output, v map[string]string) error {
 	form := &Form{FileStatements: Yes(v["attestation-inline"]), ByDigest: Yes(v["push-by-digest"])}
-	out.Form = form
+	out.Form, out.Insecure = form, Yes(v[insecureSetting])
 	if artifact, ok := v["oci-artifact"]; ok {
 		form.StatementsAsImage = !Yes(artifact)
 	}

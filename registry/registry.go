@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -93,6 +94,13 @@ func New(o Options) *Client {
 		hosts:    make(map[string]*host),
 		mirrored: make(map[string][]mirror),
 	}
+}
+
+// Insecurely returns a client that is the same but for more registries that need no verified TLS.
+func (c *Client) Insecurely(registries ...string) *Client {
+	o := c.options
+	o.Insecure = slices.Concat(o.Insecure, registries)
+	return New(o)
 }
 
 // Repository is one repository of a registry. It is safe for concurrent use.

@@ -22,7 +22,7 @@ func parseCache(flag string, list []string) ([]build.CacheRef, error) {
 		}
 		// Those that say how other tools make things which are always so here are taken and not looked at.
 		v, err := fields(flag, s, "type", "ref", "src", "dest", "mode", "compression", "ignore-error", "mounts",
-			"tag", "digest", "compression-level", "force-compression", "oci-mediatypes", "image-manifest")
+			"registry.insecure", "tag", "digest", "compression-level", "force-compression", "oci-mediatypes", "image-manifest")
 		if err != nil {
 			return nil, err
 		}
