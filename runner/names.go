@@ -96,9 +96,15 @@ func isHex(s string) bool {
 	return strings.Trim(s, "0123456789abcdef") == ""
 }
 
+// longestName is how many bytes the name of a container or volume may have: those of a file's.
+const longestName = 255
+
 // checkName is docker's rule: [a-zA-Z0-9][a-zA-Z0-9_.-]+
 func checkName(name string) error {
-	ok := len(name) >= 2 && len(name) <= 255
+	if len(name) > longestName {
+		return worded(errdefs.ErrInvalidArgument, "Invalid container name (%.20s...): it is longer than %d bytes", name, longestName)
+	}
+	ok := len(name) >= 2
 	for i := range len(name) {
 		c := name[i]
 		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'

@@ -62,6 +62,8 @@ func checkVolumeName(name string) error {
 	switch {
 	case len(name) == 1:
 		return worded(errdefs.ErrInvalidArgument, "create %s: volume name is too short, names should be at least two alphanumeric characters", name)
+	case len(name) > longestName:
+		return worded(errdefs.ErrInvalidArgument, "create %.20s...: volume name is longer than %d bytes", name, longestName)
 	case checkName(name) != nil:
 		return worded(errdefs.ErrInvalidArgument, "create %s: %q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. "+
 			"If you intended to pass a host directory, use absolute path", name, name)

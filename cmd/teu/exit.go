@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"io/fs"
+	"os"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -109,6 +111,12 @@ func (e *fullError) Error() string { return e.err.Error() }
 func (e *fullError) Unwrap() error { return e.err }
 func (e *fullError) Hint() string  { return "the disk is full; `teu system prune` makes room" }
 
+// isOutput says whether err is of writing to who started the command.
+func isOutput(err error) bool {
+	var path *fs.PathError
+	return errors.As(err, &path) && (path.Path == os.Stdout.Name() || path.Path == os.Stderr.Name())
+}
+
 // exitCode maps the error of a command to the exit code of the process.
 func exitCode(err error) int {
 	var exit *exitError
@@ -133,7 +141,7 @@ func report(u *ui.UI, err error) int {
 	if err == nil || (errors.As(err, &exit) && exit.err == nil) || err == context.Canceled { // who interrupts knows it
 		return code
 	}
-	if errors.Is(err, unix.ENOSPC) {
+	if errors.Is(err, unix.ENOSPC) && !isOutput(err) {
 		err = &fullError{err}
 	}
 	u.Error(err)

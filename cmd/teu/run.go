@@ -58,6 +58,8 @@ func engineFailure(err error) error {
 		return err
 	case errors.As(err, &failed):
 		return withExitCode(failed.Code, err)
+	case isOutput(err):
+		return withExitCode(exitFailure, err)
 	}
 	return withExitCode(exitEngine, err)
 }

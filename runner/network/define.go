@@ -298,7 +298,9 @@ func newNetwork(o CreateOptions) (Network, error) {
 	switch {
 	case strings.TrimSpace(n.Name) == "":
 		return n, worded(errdefs.ErrInvalidArgument, "invalid name: name is empty")
-	case strings.ContainsFunc(n.Name, func(r rune) bool { return r < ' ' || r == 0x7f }) || len(n.Name) > 255:
+	case len(n.Name) > 255:
+		return n, worded(errdefs.ErrInvalidArgument, "invalid network name: %.20q... is longer than 255 bytes", n.Name)
+	case strings.ContainsFunc(n.Name, func(r rune) bool { return r < ' ' || r == 0x7f }):
 		return n, worded(errdefs.ErrInvalidArgument, "invalid network name: %q", n.Name)
 	case n.Driver == "host" || n.Driver == "null":
 		return n, worded(errdefs.ErrPermissionDenied, "only one instance of %q network is allowed", n.Driver)
