@@ -139,7 +139,7 @@ func (c *Container) mergeInto(fields map[string]json.RawMessage) error {
 	for name, v := range map[string]any{
 		"User": in.User, "ExposedPorts": in.ExposedPorts, "Env": in.Env, "Cmd": in.Cmd, "Entrypoint": in.Entrypoint,
 		"Volumes": in.Volumes, "WorkingDir": in.WorkingDir, "Labels": in.Labels, "StopSignal": in.StopSignal,
-		"Healthcheck": in.Healthcheck,
+		"Healthcheck": in.Healthcheck, "Shell": in.Shell,
 	} {
 		b, err := json.Marshal(v)
 		if err != nil {

@@ -88,10 +88,13 @@ type Options struct {
 	AutoRemove  bool                 `json:",omitzero"`
 	StopSignal  string               `json:",omitzero"`
 	StopTimeout *int                 `json:",omitzero"` // seconds
-	LogDriver   string               `json:",omitzero"`
-	LogSize     int64                `json:",omitzero"` // bytes; 0: the default
-	LogFiles    int                  `json:",omitzero"`
-	LogOptions  map[string]string    `json:",omitempty"` // all that was said, in docker's words
+	// Shell runs the commands of health checks that are one string; empty: the image's.
+	Shell []string `json:",omitempty"`
+
+	LogDriver  string            `json:",omitzero"`
+	LogSize    int64             `json:",omitzero"` // bytes; 0: the default
+	LogFiles   int               `json:",omitzero"`
+	LogOptions map[string]string `json:",omitempty"` // all that was said, in docker's words
 
 	Privileged      bool     `json:",omitzero"`
 	CapAdd, CapDrop []string `json:",omitzero"`

@@ -116,10 +116,18 @@ func (e *Engine) healthCheck(c *Container, p *plan) (*keeper.HealthCheck, *launc
 	return k, program, err
 }
 
-// shell is what the image's SHELL says, or sh.
+// givenShell is what the container was made with, or the image's SHELL; nil if there is neither.
+func (c *Container) givenShell() []string {
+	if len(c.Options.Shell) > 0 {
+		return c.Options.Shell
+	}
+	return c.ImageShell
+}
+
+// shell is the one that was given, or sh.
 func (c *Container) shell() []string {
-	if len(c.ImageShell) > 0 {
-		return slices.Clone(c.ImageShell)
+	if given := c.givenShell(); len(given) > 0 {
+		return slices.Clone(given)
 	}
 	return []string{"/bin/sh", "-c"}
 }

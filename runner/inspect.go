@@ -77,6 +77,7 @@ type InspectConfig struct {
 	Healthcheck                             *HealthCheck `json:",omitempty"`
 	StopSignal                              string       `json:",omitempty"`
 	StopTimeout                             *int         `json:",omitempty"`
+	Shell                                   []string     `json:",omitempty"`
 }
 
 // PortBinding is where a port is published.
@@ -184,7 +185,7 @@ func (c *Container) inspectConfig() InspectConfig {
 		Env: spec.MergeEnv(o.Env, img.Env), Cmd: img.Cmd, Image: o.Image, Volumes: img.Volumes,
 		WorkingDir: cmp.Or(o.WorkingDir, img.WorkingDir), Entrypoint: img.Entrypoint, Labels: c.Labels(),
 		StopSignal: cmp.Or(o.StopSignal, img.StopSignal), StopTimeout: o.StopTimeout, ExposedPorts: map[string]struct{}{},
-		Healthcheck: c.health(),
+		Healthcheck: c.health(), Shell: c.givenShell(),
 	}
 	if len(o.Entrypoint) > 0 || o.ClearEntrypoint {
 		in.Entrypoint, in.Cmd = o.Entrypoint, nil

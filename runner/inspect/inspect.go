@@ -193,6 +193,7 @@ func config(c *runner.Container, in *runner.Inspection) *container.Config {
 		Tty: k.Tty, OpenStdin: k.OpenStdin, StdinOnce: k.StdinOnce, Env: k.Env, Cmd: k.Cmd, Image: k.Image,
 		Volumes: volumesOf(c), WorkingDir: k.WorkingDir, Entrypoint: k.Entrypoint, Labels: k.Labels,
 		StopSignal: k.StopSignal, StopTimeout: k.StopTimeout, Healthcheck: healthConfig(k.Healthcheck),
+		Shell: k.Shell,
 	}
 	if out.Env == nil {
 		out.Env = []string{}

@@ -132,7 +132,7 @@ func options(b *createRequest) (o runner.Options, warnings []string, err error) 
 		Links: h.Links, VolumesFrom: h.VolumesFrom, PublishAll: h.PublishAllPorts, ExtraHosts: h.ExtraHosts,
 		DNSSearch: h.DNSSearch, DNSOptions: h.DNSOptions,
 		Restart:    keeper.RestartPolicy{Name: string(h.RestartPolicy.Name), MaxRetries: h.RestartPolicy.MaximumRetryCount},
-		AutoRemove: h.AutoRemove, StopSignal: c.StopSignal, StopTimeout: c.StopTimeout,
+		AutoRemove: h.AutoRemove, StopSignal: c.StopSignal, StopTimeout: c.StopTimeout, Shell: c.Shell,
 		Privileged: h.Privileged, CapAdd: h.CapAdd, CapDrop: h.CapDrop, ReadOnly: h.ReadonlyRootfs, ShmSize: h.ShmSize, Sysctls: h.Sysctls,
 		Columns: uint16(h.ConsoleSize[1]), Rows: uint16(h.ConsoleSize[0]),
 	}
@@ -264,6 +264,9 @@ func setPorts(b *createRequest, o *runner.Options) error {
 	for port, bindings := range b.HostConfig.PortBindings {
 		if port.Num() == 0 {
 			return invalid("invalid port specification: %q", port)
+		}
+		if p := port.Proto(); p != network.TCP && p != network.UDP && p != network.SCTP {
+			return invalid("invalid proto: %s", p)
 		}
 		if len(bindings) == 0 {
 			bindings = []network.PortBinding{{}}

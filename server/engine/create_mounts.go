@@ -94,6 +94,9 @@ func mountRequest(s mount.Mount) (m runner.MountRequest, err error) {
 			return m, bad("field Source must not be specified")
 		}
 		if t := s.TmpfsOptions; t != nil {
+			if t.SizeBytes < 0 {
+				return m, bad("field TmpfsOptions.SizeBytes must not be negative")
+			}
 			if t.SizeBytes > 0 {
 				m.Options = append(m.Options, fmt.Sprintf("size=%d", t.SizeBytes))
 			}
@@ -132,6 +135,14 @@ func bindRequest(m runner.MountRequest, s mount.Mount, bad func(string) error) (
 			return m, bad("invalid propagation mode: " + p)
 		}
 		m.Propagation, m.NoRecursive, m.MakeSource = string(b.Propagation), b.NonRecursive, b.CreateMountpoint
+		switch {
+		case !m.ReadOnly && b.ReadOnlyNonRecursive:
+			return m, bad("mount options conflict: !ReadOnly && BindOptions.ReadOnlyNonRecursive")
+		case !m.ReadOnly && b.ReadOnlyForceRecursive:
+			return m, bad("mount options conflict: !ReadOnly && BindOptions.ReadOnlyForceRecursive")
+		case b.ReadOnlyNonRecursive && b.ReadOnlyForceRecursive:
+			return m, bad("mount options conflict: ReadOnlyNonRecursive && BindOptions.ReadOnlyForceRecursive")
+		}
 		m.ReadOnlyNonRecursive, m.ReadOnlyForceRecursive = b.ReadOnlyNonRecursive, b.ReadOnlyForceRecursive
 	}
 	return m, nil

@@ -135,6 +135,10 @@ func testRefusals(t *testing.T, w *world) {
 		{"POST", "/build?remote=/etc", "", 400, "remoteURL (/etc) could not be recognized as URL"},
 		{"POST", "/build?cachefrom=x", "", 400, "error reading cache-from: invalid character"},
 		{"POST", "/build?outputs=%5B1%5D", "", 400, "invalid outputs specified: json: cannot unmarshal number"},
+		{"POST", "/containers/create", `{"Image":"busybox","HostConfig":{"PortBindings":{"80/foo":[{"HostPort":"0"}]}}}`, 400, "invalid proto: foo"},
+		{"POST", "/containers/create", `{"Image":"busybox","HostConfig":{"Mounts":[{"Type":"bind","Source":"/dev","Target":"/x","BindOptions":{"ReadOnlyForceRecursive":true}}]}}`, 400, "!ReadOnly \u0026\u0026 BindOptions.ReadOnlyForceRecursive"},
+		{"POST", "/containers/create", `{"Image":"busybox","HostConfig":{"Mounts":[{"Type":"bind","Source":"/dev","Target":"/x","ReadOnly":true,"BindOptions":{"ReadOnlyForceRecursive":true,"ReadOnlyNonRecursive":true}}]}}`, 400, "ReadOnlyNonRecursive \u0026\u0026 "},
+		{"POST", "/containers/create", `{"Image":"busybox","HostConfig":{"Mounts":[{"Type":"tmpfs","Target":"/x","TmpfsOptions":{"SizeBytes":-5}}]}}`, 400, "SizeBytes must not be negative"},
 		{"POST", "/containers/create?name=/", `{"Image":"busybox"}`, 400, "Invalid container name (/)"},
 		{"POST", "/containers/create", `{"Image":"busybox","HostConfig":{"AutoRemove":true,"RestartPolicy":{"Name":"always"}}}`, 400, "can't create 'AutoRemove' container"},
 		{"GET", "/system/df?type=x", "", 400, "unknown object type: x"},
@@ -250,6 +254,13 @@ func testStarted(t *testing.T, w *world) {
 	w.docker("rm", "healthy")
 	w.docker("rmi", "healthy")
 	w.docker("network", "rm", "aliased")
+	w.api("POST", "/containers/create?name=shelled", `{"Image":"busybox","Cmd":["sleep","1000"],"Shell":["/bin/echo","by the shell:"],"Healthcheck":{"Test":["CMD-SHELL","true"],"Interval":100000000}}`)
+	w.docker("start", "shelled")
+	w.want(`^\[/bin/echo by the shell:\]$`, "inspect", "-f", "{{.Config.Shell}}", "shelled")
+	w.soon("a check by the shell it was made with", func() bool {
+		return strings.Contains(w.docker("inspect", "-f", "{{json .State.Health.Log}}", "shelled"), "by the shell: true")
+	})
+	w.docker("rm", "-f", "shelled")
 }
 
 // testJoined: which networks a container is in, and what it calls them.
