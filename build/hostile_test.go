@@ -194,6 +194,12 @@ func TestHostileContexts(t *testing.T) {
 	if _, _, err := b.build(Options{Dockerfile: filepath.Join(b.dir, "Dockerfile.link")}); err == nil || strings.Contains(err.Error(), hostSecret) {
 		t.Errorf("a Dockerfile that is a link: %v", err)
 	}
+	// A million regular expressions of 3 KB each.
+	b.write(map[string]string{"many/.dockerignore": strings.Repeat("*a*\n", 1_000_000), "many/Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"})
+	_, _, err := b.build(Options{Context: filepath.Join(b.dir, "many")})
+	if err == nil || !strings.Contains(err.Error(), ".dockerignore: 1000000 lines with wildcards") {
+		t.Errorf("a .dockerignore of a million lines: %v", err)
+	}
 	entries := map[string]tar.Header{
 		"dots":           {Name: "../../../../../../../.." + host.dir + "/evil", Typeflag: tar.TypeReg},
 		"absolute":       {Name: host.dir + "/evil", Typeflag: tar.TypeReg},

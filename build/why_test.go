@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -76,6 +77,14 @@ func TestHiddenFile(t *testing.T) {
 		if !strings.Contains(e.Hint(), want) || (want == "") != (e.Hint() == "") {
 			t.Errorf("%s: the hint is %q, want it to name %s", src, e.Hint(), want)
 		}
+	}
+	// One rule of many is found at once: trying 20,000 beginnings of the list took minutes.
+	b.write(map[string]string{".dockerignore": strings.Repeat("other/*.x\n", 20_000) + "! docs/guide\n*.log\n"})
+	start := time.Now()
+	_, _, err := b.build(Options{}, "FROM busybox", "COPY a.log /x")
+	var e *Error
+	if !errors.As(err, &e) || !strings.Contains(e.Hint(), `"*.log"`) || time.Since(start) > 30*time.Second {
+		t.Errorf("20,000 rules: %v after %v", err, time.Since(start))
 	}
 	// With --parents what is missing is a path below the source.
 	b.write(map[string]string{".dockerignore": "*\n!a.log\n"})

@@ -213,5 +213,11 @@ func (g *gateway) build(ctx context.Context) (res *client.Result, err error) {
 			err = fmt.Errorf("the Dockerfile frontend panicked: %v: %w", p, errdefs.ErrInternal)
 		}
 	}()
-	return builder.Build(ctx, g)
+	res, err = builder.Build(ctx, g)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ignores != nil {
+		return nil, g.ignores
+	}
+	return res, err
 }

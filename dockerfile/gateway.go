@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"path"
@@ -26,6 +27,9 @@ type gateway struct {
 	words   *expansion
 	session string
 	inputs  map[string]*pb.Definition
+
+	mu      sync.Mutex
+	ignores error // why what a .dockerignore says is not taken: the frontend passes over a failure to read one
 }
 
 var _ client.Client = (*gateway)(nil)
@@ -63,7 +67,7 @@ func (g *gateway) Solve(ctx context.Context, req client.SolveRequest) (*client.R
 	if req.Definition == nil {
 		return res, nil
 	}
-	ref := &reference{backend: g.backend, def: req.Definition, words: g.words}
+	ref := &reference{g: g, def: req.Definition}
 	res.SetRef(ref)
 	if req.Evaluate {
 		return res, ref.Evaluate(ctx)
@@ -183,9 +187,8 @@ func (g *gateway) Warn(_ context.Context, vertex digest.Digest, msg string, o cl
 
 // A reference is a filesystem that the frontend may look into.
 type reference struct {
-	backend Backend
-	def     *pb.Definition
-	words   *expansion
+	g   *gateway
+	def *pb.Definition
 
 	mu    sync.Mutex
 	files Files
@@ -199,7 +202,7 @@ func (r *reference) open(ctx context.Context) (Files, error) {
 	if r.files != nil {
 		return r.files, nil
 	}
-	files, err := r.backend.Files(ctx, r.def)
+	files, err := r.g.backend.Files(ctx, r.def)
 	if err != nil {
 		return nil, err
 	}
@@ -236,10 +239,35 @@ func (r *reference) ReadFile(ctx context.Context, req client.ReadRequest) ([]byt
 		return nil, fmt.Errorf("reading anything but the beginning of a file: %w", errdefs.ErrNotImplemented)
 	}
 	b, err := files.ReadFile(ctx, req.Filename, 0, int64(req.Range.Length))
-	if err == nil && req.Range.Length > headerSize && !strings.HasSuffix(req.Filename, ".dockerignore") {
-		err = r.words.read(path.Base(req.Filename), b)
+	switch {
+	case err != nil || req.Range.Length <= headerSize:
+	case strings.HasSuffix(req.Filename, ".dockerignore"):
+		err = r.g.ignore(path.Base(req.Filename), b)
+	default:
+		err = r.g.words.read(path.Base(req.Filename), b)
 	}
 	return b, err
+}
+
+// maxIgnored bounds the lines with wildcards of a .dockerignore: the frontend makes a regular expression
+// of 3 KB of each.
+const maxIgnored = 50_000
+
+// ignore checks a .dockerignore before the frontend has it.
+func (g *gateway) ignore(file string, text []byte) error {
+	n := 0
+	for line := range bytes.Lines(text) {
+		if bytes.ContainsAny(line, `*?[\`) {
+			n++
+		}
+	}
+	if n <= maxIgnored {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.ignores = fmt.Errorf("%s: %d lines with wildcards: at most %d are taken: %w", file, n, maxIgnored, errdefs.ErrInvalidArgument)
+	return g.ignores
 }
 
 // StatFile implements client.Reference.

@@ -18,6 +18,7 @@ import (
 	mode "github.com/tonistiigi/dchapes-mode"
 	"golang.org/x/sys/unix"
 
+	"github.com/teu-dev/teu/cache/contenthash"
 	"github.com/teu-dev/teu/cache/rootfs"
 	"github.com/teu-dev/teu/cache/statefile"
 )
@@ -72,10 +73,10 @@ func copyTree(ctx context.Context, src *source, srcPath string, dst destination,
 	c.buffers.New = func() any { b := make([]byte, copyBuffer); return &b }
 	c.serializeWarnings()
 	var err error
-	if c.included, err = matcher(o.include); err != nil {
+	if c.included, err = contenthash.NewMatcher(o.include); err != nil {
 		return err
 	}
-	if c.excluded, err = matcher(o.exclude); err != nil {
+	if c.excluded, err = contenthash.NewMatcher(o.exclude); err != nil {
 		return err
 	}
 	from, err := realPath(src.Dir, srcPath, o.followLinks)
@@ -107,17 +108,6 @@ func (c *copier) serializeWarnings() {
 		defer mu.Unlock()
 		warn(format, args...)
 	}
-}
-
-func matcher(patterns []string) (*patternmatcher.PatternMatcher, error) {
-	if len(patterns) == 0 {
-		return nil, nil
-	}
-	m, err := patternmatcher.New(patterns)
-	if err != nil {
-		return nil, fmt.Errorf("patterns %q: %w: %w", patterns, errdefs.ErrInvalidArgument, err)
-	}
-	return m, nil
 }
 
 // target decides what the copy is called and makes the directories above it.

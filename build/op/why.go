@@ -68,19 +68,24 @@ func (e *Env) HiddenBy(name string, attrs map[string]string, p string) (pattern 
 	if _, err := dir.Lstat(p); err != nil && !errors.Is(err, fs.ErrPermission) {
 		return "", false
 	}
-	for i := range l.patterns.Exclude { // the last that changes something from in to out
-		m, err := patternmatcher.New(l.patterns.Exclude[:i+1])
+	for _, x := range l.patterns.Exclude { // the last that changes something from in to out
+		rule := strings.TrimSpace(x)
+		shown, except := strings.CutPrefix(rule, "!")
+		if rule == "" || except != hidden {
+			continue // it changes nothing here
+		}
+		m, err := patternmatcher.New([]string{shown})
 		if err != nil {
 			return "", false
 		}
-		out, err := m.MatchesOrParentMatches(p)
-		if err != nil {
+		switch match, err := m.MatchesOrParentMatches(p); {
+		case err != nil:
 			return "", false
+		case match && except:
+			hidden = false
+		case match:
+			pattern, hidden = x, true
 		}
-		if out && !hidden {
-			pattern = l.patterns.Exclude[i]
-		}
-		hidden = out
 	}
 	return pattern, hidden
 }

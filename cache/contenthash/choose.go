@@ -41,10 +41,10 @@ func (t *Tree) choose(ctx context.Context, p string, sel Selection) (prefix stri
 	c := &chooser{t: t, ctx: ctx, sel: sel, path: keyPath(p)}
 	c.contents = sel.DirContents || strings.HasSuffix(p, "/")
 	c.parts = strings.Split(c.path, "/")
-	if c.include, err = newMatcher(sel.Include); err != nil {
+	if c.include, err = NewMatcher(sel.Include); err != nil {
 		return "", nil, err
 	}
-	if c.exclude, err = newMatcher(sel.Exclude); err != nil {
+	if c.exclude, err = NewMatcher(sel.Exclude); err != nil {
 		return "", nil, err
 	}
 	prefix, last := c.path, false

@@ -37,10 +37,10 @@ func newFilter(d *rootfs.Dir, o TreeOptions) (*filter, error) {
 	}
 	f := &filter{}
 	var err error
-	if f.include, err = newMatcher(include); err != nil {
+	if f.include, err = NewMatcher(include); err != nil {
 		return nil, err
 	}
-	if f.exclude, err = newMatcher(o.Exclude); err != nil {
+	if f.exclude, err = NewMatcher(o.Exclude); err != nil {
 		return nil, err
 	}
 	f.includePrefixes = prefixes(f.include, false)
@@ -49,9 +49,22 @@ func newFilter(d *rootfs.Dir, o TreeOptions) (*filter, error) {
 	return f, nil
 }
 
-func newMatcher(patterns []string) (*patternmatcher.PatternMatcher, error) {
+// maxWildcards bounds the patterns with wildcards of one list: each is a regular expression of 3 KB.
+const maxWildcards = 50_000
+
+// NewMatcher returns what matches the patterns, in the form of .dockerignore; nil if there are none.
+func NewMatcher(patterns []string) (*patternmatcher.PatternMatcher, error) {
 	if len(patterns) == 0 {
 		return nil, nil
+	}
+	wildcards := 0
+	for _, p := range patterns {
+		if strings.ContainsAny(p, `*?[\`) {
+			wildcards++
+		}
+	}
+	if wildcards > maxWildcards {
+		return nil, fmt.Errorf("%d patterns with wildcards: at most %d are taken: %w", wildcards, maxWildcards, errdefs.ErrInvalidArgument)
 	}
 	m, err := patternmatcher.New(patterns)
 	if err != nil {
