@@ -34,7 +34,7 @@ func (f *fixture) client(t *testing.T) *client.Client {
 	t.Helper()
 	c, err := client.New(t.Context(), "tcp://server", client.WithContextDialer(func(context.Context, string) (net.Conn, error) {
 		here, there := net.Pipe()
-		go f.Serve(context.Background(), there)
+		f.served.Go(func() { f.Serve(context.Background(), there) })
 		return here, nil
 	}))
 	if err != nil {

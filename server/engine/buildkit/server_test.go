@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -47,6 +48,7 @@ type fixture struct {
 	store    *cache.Store
 	executor op.Executor
 	devices  []string // directories
+	served   sync.WaitGroup
 	ask      func(context.Context, string) (registry.Credential, error)
 }
 
@@ -77,6 +79,7 @@ func newFixture(t *testing.T) *fixture {
 		t.Fatal(err)
 	}
 	f := &fixture{store: store}
+	t.Cleanup(f.served.Wait) // what the server still writes when its clients have gone is in those directories
 	f.Server, err = New(Options{
 		Builder: func(ask func(context.Context, string) (registry.Credential, error)) (*build.Builder, error) {
 			f.ask = ask
@@ -98,7 +101,7 @@ func (f *fixture) connect(t *testing.T) *grpc.ClientConn {
 	cc, err := grpc.NewClient("passthrough:server", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
 			here, there := net.Pipe()
-			go f.Serve(context.Background(), there)
+			f.served.Go(func() { f.Serve(context.Background(), there) })
 			return here, nil
 		}))
 	if err != nil {
